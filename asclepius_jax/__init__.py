@@ -1,0 +1,1 @@
+"""The accelerator side: packed rows to a trained model to a Hugging Face folder. Never imports TensorFlow."""

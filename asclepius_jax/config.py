@@ -1,0 +1,184 @@
+"""One tree of frozen dataclasses: the schema of a training run, and the only home of its defaults.
+
+A file in `configs/` holds values, the command line edits a leaf (`--optimizer.learning-rate 1e-5`), and a function
+receives its branch.
+"""
+
+import dataclasses
+import difflib
+import json
+import runpy
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.records import UserError
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Where the parameters come from; random where both are empty. A run that continues itself ignores them."""
+
+    hf: str = ""
+    """Hugging Face folder with safetensors."""
+    checkpoint: str = ""
+    """Run folder, or one step of it; parameters alone are taken."""
+    seed: int = 0
+    """Of random parameters."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    path: str = ""
+    """Folder that `asclepius pack` wrote."""
+    eval_path: str = ""
+    """Packed folder that is held out; empty: no evaluation."""
+    row_length: int = 2048
+    """Tokens of a row; both folders must have been packed to it."""
+    epochs: float = 1.0
+    """Passes over the data; the number of steps follows."""
+    seed: int = 0
+    """Of the order of the rows."""
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    global_batch: int = 128
+    """Rows in one update, over all devices."""
+    microbatches: int = 1
+    """Parts that a batch is computed in, one after another; the result is the same."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; one of them may be -1: all that are left."""
+
+    data: int = 1
+    """Replicas of the model."""
+    fsdp: int = -1
+    """Devices that share parameters, optimizer state and batch."""
+    tensor: int = 1
+    """Devices that share heads and feed-forward columns."""
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of activations and of parameters as they are used; masters and optimizer state are float32."""
+    remat: Literal["none", "projections", "attention", "full"] = "full"
+    """What the backward pass finds saved: everything, projections and attention, attention, block inputs alone."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warmup and cosine decay."""
+
+    learning_rate: float = 2e-5
+    final_fraction: float = 0.0
+    """Of the learning rate, at the last step."""
+    warmup_fraction: float = 0.03
+    """Of all steps."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    """Applies to matrices, not to norm scales."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int = 500
+    """The last step is always saved."""
+    keep: int = 2
+    """Newest steps that stay."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    every_steps: int = 500
+    """The last step is always evaluated, where there is held-out data."""
+    max_rows: int = 1024
+    """Rows of the held-out folder that are used."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    every_steps: int = 10
+    tensorboard: bool = True
+    progress: bool = True
+    """A live line on a terminal; a plain line elsewhere."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a LLaMA on packed rows."""
+
+    run_dir: str = "runs/train"
+    """Folder of this run; an interrupted run in it continues."""
+    model: str = "llama2_7b"
+    """A size by name, or a folder with a Hugging Face config.json."""
+    init: InitConfig = field(default_factory=InitConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+def load_config(path: str) -> TrainConfig:
+    """The `config` of a Python file of values."""
+    file = Path(path)
+    if not file.is_file():
+        folder = file.parent if file.parent.is_dir() else Path("configs")
+        names = sorted(str(p) for p in folder.glob("*.py"))
+        near = difflib.get_close_matches(path, names, 1) or names
+        raise UserError(f"{path}: no such config file" + (f"; is it {' or '.join(near)}?" if near else ""))
+    sys.path.insert(0, str(file.parent))  # a config may start from one beside it
+    try:
+        found = runpy.run_path(str(file)).get("config")
+    finally:
+        sys.path.pop(0)
+    if not isinstance(found, TrainConfig):
+        raise UserError(f"{path} sets no `config = TrainConfig(...)`")
+    return found
+
+
+def to_json(config: TrainConfig) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse values that no run can have; what depends on devices or data is checked where those are known."""
+    positive: dict[str, Any] = {
+        "batch.global_batch": config.batch.global_batch,
+        "batch.microbatches": config.batch.microbatches,
+        "data.epochs": config.data.epochs,
+        "checkpoint.every_steps": config.checkpoint.every_steps,
+        "checkpoint.keep": config.checkpoint.keep,
+        "evaluation.every_steps": config.evaluation.every_steps,
+        "log.every_steps": config.log.every_steps,
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "optimizer.clip_norm": config.optimizer.clip_norm,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise UserError(f"{name} is {value}: it must be above 0")
+    if not config.data.path:
+        raise UserError("data.path is empty: name a folder that `asclepius pack` wrote with --data.path")
+    if config.init.hf and config.init.checkpoint:
+        raise UserError("init.hf and init.checkpoint are both set: choose one")
+    if config.batch.global_batch % config.batch.microbatches:
+        raise UserError(
+            f"batch.microbatches {config.batch.microbatches} does not divide batch.global_batch "
+            f"{config.batch.global_batch}: use one of {divisors(config.batch.global_batch)}"
+        )
+
+
+def divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

@@ -1,0 +1,153 @@
+"""Cached decoding on a mesh, greedy or sampled: for a quick look, and for evaluation."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from asclepius_jax.checkpoints import find_step, read_meta, restore_params
+from asclepius_jax.config import MeshConfig
+from asclepius_jax.model.llama import Model, Params, build, empty_cache
+from asclepius_jax.sharding import make_mesh, param_shardings
+from data_prep.prompts import TRAINING_TEMPLATE, load_template, render_prompt
+from data_prep.records import UserError
+from data_prep.tokenizer import JsonTokenizer, encode
+
+# Prompts are padded to a multiple of this, so that few lengths are ever compiled.
+BUCKET = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    """0 takes the likeliest token each time."""
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that together have this probability."""
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig:
+    """Ask a checkpoint."""
+
+    checkpoint: Path
+    """Run folder, or one step of it."""
+    prompt: str = ""
+    """Text to continue, as it is."""
+    note: Path | None = None
+    """File with a note; with --instruction it is rendered into the prompt of training."""
+    instruction: str = ""
+    prompt_template: str | None = None
+    """File with another prompt; the checkpoint's own is the default."""
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+def run(config: GenerateConfig) -> None:
+    _, step_folder = find_step(config.checkpoint)
+    meta = read_meta(step_folder)
+    own = meta.prompt_template or TRAINING_TEMPLATE
+    prompt = read_prompt(config, load_template(config.prompt_template) if config.prompt_template else own)
+    model, params, tokenizer = load(config.checkpoint, config.mesh)
+    ids = ([] if tokenizer.bos_id is None else [tokenizer.bos_id]) + encode(tokenizer, prompt)
+    print(tokenizer.decode(generate(model, params, [ids], tokenizer.eos_id, config.sampling, config.dtype)[0]))
+
+
+def read_prompt(config: GenerateConfig, template: str) -> str:
+    if config.prompt and (config.note or config.instruction):
+        raise UserError("--prompt stands alone, or --note with --instruction")
+    if config.prompt:
+        return config.prompt
+    if config.note is None or not config.instruction:
+        raise UserError("nothing to answer: give --prompt TEXT, or --note FILE with --instruction TEXT")
+    if not config.note.is_file():
+        raise UserError(f"--note {config.note}: no such file")
+    return render_prompt(template, config.note.read_text(encoding="utf-8"), config.instruction)
+
+
+def load(checkpoint: Path, mesh_config: MeshConfig) -> tuple[Model, Params, JsonTokenizer]:
+    """A checkpoint's model and parameters on a mesh, and its tokenizer."""
+    run_dir, step_folder = find_step(checkpoint)
+    meta = read_meta(step_folder)
+    tokenizer = JsonTokenizer(run_dir / "tokenizer")
+    if tokenizer.hash != meta.tokenizer_hash:
+        raise UserError(f"{run_dir}/tokenizer is not the one that {step_folder} was trained with")
+    model = build(meta.model)
+    params = restore_params(step_folder, model.shapes, param_shardings(make_mesh(mesh_config), model))
+    return model, params, tokenizer
+
+
+def generate(
+    model: Model, params: Params, prompts: Sequence[Sequence[int]], eos_id: int, sampling: Sampling, dtype: str
+) -> list[list[int]]:
+    """New ids for each prompt, up to and without EOS."""
+    longest = -(-max(map(len, prompts)) // BUCKET) * BUCKET
+    if longest + sampling.max_new_tokens > model.config.max_length + BUCKET:
+        raise UserError(
+            f"{max(map(len, prompts))} prompt tokens and {sampling.max_new_tokens} new ones are beyond the model's "
+            f"{model.config.max_length}: shorten the note or --sampling.max-new-tokens"
+        )
+    tokens_BT = np.zeros((len(prompts), longest), np.int32)
+    for row, prompt in zip(tokens_BT, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    lengths_B = np.array([len(prompt) for prompt in prompts], np.int32)
+    decode = compiled(model.config, dtype, sampling.max_new_tokens, sampling.temperature, sampling.top_p)
+    new_BT = np.asarray(decode(params, tokens_BT, lengths_B, eos_id, jax.random.key(sampling.seed)))
+    ends = [np.flatnonzero(row == eos_id) for row in new_BT]
+    return [row[: end[0] if len(end) else len(row)].tolist() for row, end in zip(new_BT, ends, strict=True)]
+
+
+@functools.lru_cache(maxsize=8)
+def compiled(config, dtype: str, max_new_tokens: int, temperature: float, top_p: float):  # type: ignore[no-untyped-def]
+    """jitted (params, tokens_BT, lengths_B, eos_id, key) -> new tokens (B, max_new_tokens), EOS after the end."""
+    model = build(config)
+
+    def decode(params, tokens_BT, lengths_B, eos_id, key):  # type: ignore[no-untyped-def]
+        llama = model.merge(params)
+        B, T = tokens_BT.shape
+        cache = empty_cache(config, B, T + max_new_tokens, dtype)
+        # Padding after a prompt fills slots that its new tokens overwrite before anything may look at them.
+        positions_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
+        x_BTD, cache = llama.decode(tokens_BT, positions_BT, cache, dtype)
+        last_B1D = jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1)
+        first_B = pick(llama.logits(last_B1D)[:, 0], jax.random.fold_in(key, 0), temperature, top_p)
+        new_BT = jnp.full((B, max_new_tokens), eos_id, jnp.int32).at[:, 0].set(first_B)
+
+        def unfinished(carry):  # type: ignore[no-untyped-def]
+            n, new_BT, _, done_B = carry
+            return (n < max_new_tokens) & ~jnp.all(done_B)
+
+        def step(carry):  # type: ignore[no-untyped-def]
+            n, new_BT, cache, done_B = carry
+            token_B1 = jax.lax.dynamic_slice_in_dim(new_BT, n - 1, 1, axis=1)
+            x_B1D, cache = llama.decode(token_B1, (lengths_B + n - 1)[:, None], cache, dtype)
+            next_B = pick(llama.logits(x_B1D)[:, 0], jax.random.fold_in(key, n), temperature, top_p)
+            next_B = jnp.where(done_B, eos_id, next_B)
+            new_BT = jax.lax.dynamic_update_slice_in_dim(new_BT, next_B[:, None], n, axis=1)
+            return n + 1, new_BT, cache, done_B | (next_B == eos_id)
+
+        carry = (jnp.int32(1), new_BT, cache, first_B == eos_id)
+        return jax.lax.while_loop(unfinished, step, carry)[1]
+
+    return jax.jit(decode)
+
+
+def pick(logits_BV: jax.Array, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
+    """The next token of each sequence, (B,)."""
+    if temperature == 0.0:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    logits_BV /= temperature
+    if top_p < 1.0:
+        sorted_BV = jnp.sort(logits_BV, axis=-1)[:, ::-1]
+        before_BV = jnp.cumsum(jax.nn.softmax(sorted_BV, axis=-1), axis=-1) - jax.nn.softmax(sorted_BV, axis=-1)
+        # The least likely token that is still within the nucleus; the likeliest always is.
+        floor_B1 = jnp.min(jnp.where(before_BV < top_p, sorted_BV, jnp.inf), axis=-1, keepdims=True)
+        logits_BV = jnp.where(logits_BV >= floor_B1, logits_BV, -jnp.inf)
+    return jax.random.categorical(key, logits_BV).astype(jnp.int32)

@@ -1,0 +1,32 @@
+"""Rotary position embedding in Hugging Face's layout: the pair of channel i is i + H/2, not i + 1."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from asclepius_jax.model.variants import LlamaConfig, RopeScaling
+
+
+def frequencies(config: LlamaConfig) -> np.ndarray:
+    """Radians a position for each channel pair, (H/2,), in float32 as transformers has them."""
+    H = config.head_dim
+    frequency = 1.0 / np.float32(config.rope_theta) ** (np.arange(0, H, 2, dtype=np.float32) / np.float32(H))
+    return frequency if config.rope_scaling is None else stretch(frequency, config.rope_scaling)
+
+
+def stretch(frequency: np.ndarray, scaling: RopeScaling) -> np.ndarray:
+    """Llama 3.1: slow frequencies divided by `factor`, fast ones kept, a ramp between (arXiv 2407.21783)."""
+    turns = scaling.original_length * frequency / (2 * math.pi)  # turns within the original context
+    ramp = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    kept = np.clip(ramp, 0.0, 1.0)
+    return (frequency * (kept + (1.0 - kept) / scaling.factor)).astype(np.float32)
+
+
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequency: np.ndarray) -> jax.Array:
+    # float32: bfloat16 rounds position 257 to 256, and the rotation is then visibly wrong.
+    angle = positions_BT[:, :, None, None].astype(jnp.float32) * frequency
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)

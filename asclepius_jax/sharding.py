@@ -1,0 +1,97 @@
+"""Where every array lives: the device mesh, and which mesh axis each logical axis is split over."""
+
+import math
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from asclepius_jax.config import BatchConfig, MeshConfig, divisors
+from asclepius_jax.model.llama import Model
+from asclepius_jax.model.variants import LlamaConfig
+from data_prep.records import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axis. The model names its axes; only this table knows the mesh.
+RULES: dict[str, str | None] = {
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "layers": None,
+    "head_dim": None,
+    "norm": None,
+}
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """One device is a 1 x 1 x 1 mesh: there is no unsharded code path."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    written = " x ".join(map(str, sizes))
+    if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
+        raise UserError(f"mesh {written}: every axis is 1 or more, and one of them may be -1")
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        raise UserError(
+            f"mesh {written} (data x fsdp x tensor) does not make {len(devices)} devices: "
+            f"set --mesh.fsdp -1 and let the others divide {len(devices)} ({divisors(len(devices))})"
+        )
+    return jax.make_mesh(tuple(sizes), MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * 3)
+
+
+def check_model_divides(mesh: Mesh, model: LlamaConfig) -> None:
+    """Refuse a mesh that does not divide the model, with the sizes that would."""
+    fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
+    for axis, devices, name, size in (
+        ("fsdp", fsdp, "model width", model.embed_dim),
+        ("tensor", tensor, "attention heads", model.num_heads),
+        ("tensor", tensor, "key/value heads", model.num_kv_heads),
+        ("tensor", tensor, "feed-forward width", model.mlp_dim),
+        ("tensor", tensor, "vocabulary", model.vocab_size),
+    ):
+        if size % devices:
+            fitting = [n for n in divisors(size) if n <= mesh.size]
+            raise UserError(f"mesh.{axis} {devices} does not divide the {name} of {size}: use one of {fitting}")
+
+
+def check_batch_divides(mesh: Mesh, batch: BatchConfig) -> None:
+    """Refuse a mesh that does not divide a microbatch, with the batch sizes that would."""
+    rows, parts = batch.global_batch // batch.microbatches, batch_parts(mesh)
+    if rows % parts:
+        raise UserError(
+            f"a microbatch of {rows} rows does not spread over mesh.data x mesh.fsdp = {parts} devices: "
+            f"make batch.global_batch a multiple of {parts * batch.microbatches}"
+        )
+
+
+def batch_parts(mesh: Mesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def param_specs(model: Model) -> Any:
+    """A PartitionSpec for each parameter; a logical axis without a rule is an error."""
+    return jax.tree.map(
+        lambda axes: PartitionSpec(*(RULES[axis] for axis in axes)),
+        model.axes,
+        is_leaf=lambda leaf: isinstance(leaf, tuple),
+    )
+
+
+def param_shardings(mesh: Mesh, model: Model) -> Any:
+    check_model_divides(mesh, model.config)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), param_specs(model))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over data and fsdp; tensor-parallel devices see the same rows."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))

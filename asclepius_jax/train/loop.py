@@ -1,0 +1,243 @@
+"""The training run, top to bottom."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from asclepius_jax.checkpoints import Checkpoints, Meta, State, check_model, find_step, read_meta, restore_params
+from asclepius_jax.config import TrainConfig, check, to_json
+from asclepius_jax.data import PackedRows, TrainBatches, eval_batches, prefetched
+from asclepius_jax.model.hf import load_params, read_config
+from asclepius_jax.model.llama import Model, Params, build
+from asclepius_jax.model.variants import VARIANTS, LlamaConfig
+from asclepius_jax.sharding import batch_sharding, check_batch_divides, make_mesh, param_shardings
+from asclepius_jax.train.metrics import Clock, Metrics, Throughput
+from asclepius_jax.train.optimizer import make_optimizer
+from asclepius_jax.train.report import write_report
+from asclepius_jax.train.step import (
+    abstract_state,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    random_params,
+    state_shardings,
+)
+from data_prep.records import UserError
+from data_prep.tokenizer import load_tokenizer
+
+DATA_FACTS = ("phase", "rows", "tokens", "loss_tokens", "documents", "packing_efficiency", "licences", "sources")
+
+
+def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
+    """Run to the end, or to a signal; returns the run folder. An interrupted run in it continues by itself."""
+    clock = Clock()
+    with clock("start-up"):
+        check(config)
+        run_dir = Path(config.run_dir)
+        model = build(resolve_model(config.model))
+        mesh = make_mesh(config.mesh, devices)
+        check_batch_divides(mesh, config.batch)
+        rows, held_out = open_data(config, model.config)
+        batches = TrainBatches(rows, config.batch.global_batch, config.data.seed, batch_sharding(mesh))
+        total_steps = max(1, int(config.data.epochs * len(rows) / config.batch.global_batch))
+        optimizer = make_optimizer(config.optimizer, total_steps)
+        shardings = state_shardings(mesh, model, optimizer)
+        meta = describe(config, model, rows)
+        checkpoints = Checkpoints(run_dir, config.checkpoint.keep)
+        state = start_state(config, model, rows, optimizer, shardings, checkpoints)
+        first = int(state["step"])
+        write_run_folder(run_dir, config, rows)
+        train_step = make_train_step(config, model, total_steps, shardings)
+        eval_step = make_eval_step(config, model)
+        metrics = Metrics(run_dir, config.log, first, total_steps)
+        throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length)
+
+    stop = StopSignal()
+    coming = prefetched(batches, first, total_steps)
+    metrics.start_clock()
+    with stop.caught():
+        for step in range(first + 1, total_steps + 1):
+            with clock("input"):
+                batch = next(coming)
+            with clock("compile" if step == first + 1 else "step"):
+                state, numbers = train_step(state, batch)
+            metrics.add(step, numbers)
+            leave = step < total_steps and stop.reached(step)
+            if metrics.due(step) or leave or step == first + 1:
+                # The first step is fetched by itself, so that compiling it does not count in any other's time.
+                with clock("compile" if step == first + 1 else "step"):
+                    metrics.fetch(throughput)
+            if held_out is not None and due(step, config.evaluation.every_steps, total_steps):
+                with clock("evaluation"), metrics.pause():
+                    evaluated = evaluate(state["params"], eval_step, held_out, config, batch_sharding(mesh))
+                metrics.write([{"step": step, **evaluated}])
+            if due(step, config.checkpoint.every_steps, total_steps) or leave:
+                with clock("save"), metrics.pause():
+                    checkpoints.save(step, state, meta)
+            if leave:
+                break
+    coming.close()
+    with clock("save"):
+        checkpoints.close()
+    metrics.close()
+    write_summary(run_dir, step if first < total_steps else first, total_steps, clock)
+    if jax.process_index() == 0:
+        write_report(run_dir)
+    return run_dir
+
+
+def due(step: int, every: int, total: int) -> bool:
+    return step % every == 0 or step == total
+
+
+def resolve_model(name: str) -> LlamaConfig:
+    """A size by name, or a folder with config.json."""
+    if name in VARIANTS:
+        return VARIANTS[name]
+    if Path(name).is_dir():
+        return read_config(Path(name))
+    raise UserError(f"model {name!r} is neither a folder with config.json nor one of {', '.join(VARIANTS)}")
+
+
+def open_data(config: TrainConfig, model: LlamaConfig) -> tuple[PackedRows, PackedRows | None]:
+    """Training and held-out rows, checked against the model and against each other."""
+    length = config.data.row_length
+    if length > model.max_length:
+        raise UserError(f"data.row_length {length} is beyond the model's {model.max_length} tokens")
+    rows = PackedRows(Path(config.data.path), length)
+    if rows.manifest["vocab_size"] > model.vocab_size:
+        raise UserError(
+            f"{config.data.path} has token ids up to {rows.manifest['vocab_size'] - 1}, the model's vocabulary holds "
+            f"{model.vocab_size}: pack with the model's own tokenizer"
+        )
+    if not config.data.eval_path:
+        return rows, None
+    held_out = PackedRows(Path(config.data.eval_path), length)
+    check_tokenizer(held_out.manifest["tokenizer_hash"], config.data.eval_path, rows)
+    return rows, held_out
+
+
+def check_tokenizer(theirs: str, where: str, rows: PackedRows) -> None:
+    ours = rows.manifest["tokenizer_hash"]
+    if theirs != ours:
+        raise UserError(
+            f"{where} has a tokenizer with hash {theirs[:12]}, {rows.folder} was packed with {ours[:12]}: "
+            f"pack with the same tokenizer"
+        )
+
+
+def describe(config: TrainConfig, model: Model, rows: PackedRows) -> Meta:
+    return Meta(
+        model=model.config,
+        tokenizer_hash=rows.manifest["tokenizer_hash"],
+        prompt_template=rows.manifest["prompt_template"],
+        row_length=config.data.row_length,
+        phase=rows.manifest["phase"],
+        config=dataclasses.asdict(config),
+        data={name: rows.manifest[name] for name in DATA_FACTS},
+    )
+
+
+def start_state(
+    config: TrainConfig, model: Model, rows: PackedRows, optimizer: Any, shardings: State, checkpoints: Checkpoints
+) -> State:
+    """The state to start from, in this order:
+    1. an interrupted run in this folder   2. init.checkpoint   3. init.hf   4. random
+    """
+    latest = checkpoints.latest()
+    if latest is not None:
+        folder = checkpoints.folder / str(latest)
+        meta = read_meta(folder)
+        check_model(meta, model.config, folder)
+        check_tokenizer(meta.tokenizer_hash, str(folder), rows)
+        check_same_course(meta.config, config)
+        print(f"continuing {config.run_dir} from step {latest}")
+        return checkpoints.restore(latest, abstract_state(model, optimizer, shardings))
+    return init_state(start_params(config, model, rows, shardings["params"]), optimizer, shardings)
+
+
+def start_params(config: TrainConfig, model: Model, rows: PackedRows, shardings: Params) -> Params:
+    if config.init.checkpoint:
+        _, folder = find_step(Path(config.init.checkpoint))
+        meta = read_meta(folder)
+        check_model(meta, model.config, folder)
+        check_tokenizer(meta.tokenizer_hash, str(folder), rows)
+        return restore_params(folder, model.shapes, shardings)
+    if config.init.hf:
+        folder = Path(config.init.hf)
+        check_model(Meta(read_config(folder), "", "", 0, "import", {}), model.config, folder)
+        check_tokenizer(load_tokenizer(folder).hash, config.init.hf, rows)
+        return load_params(folder, model, shardings)
+    return random_params(model, config.init.seed, shardings)
+
+
+def check_same_course(saved: dict[str, Any], config: TrainConfig) -> None:
+    """A run that continues sees the batches and rates that it would have seen: what decides them must be the same."""
+    now = dataclasses.asdict(config)
+    pairs = [("data", "seed"), ("data", "epochs"), ("data", "row_length"), ("batch", "global_batch")]
+    changed = [f"{a}.{b} {saved[a][b]} -> {now[a][b]}" for a, b in pairs if saved[a][b] != now[a][b]]
+    if saved["optimizer"] != now["optimizer"]:
+        changed.append(f"optimizer {saved['optimizer']} -> {now['optimizer']}")
+    if changed:
+        raise UserError(
+            f"{config.run_dir} holds an interrupted run with other settings ({'; '.join(changed)}): "
+            "continue with the old ones, or choose another --run-dir"
+        )
+
+
+def evaluate(params: Params, eval_step: Any, rows: PackedRows, config: TrainConfig, sharding: Any) -> dict[str, float]:
+    """Mean loss in nats and perplexity over the loss-bearing tokens of the held-out rows."""
+    size = max(1, config.batch.global_batch // config.batch.microbatches)
+    parts = [eval_step(params, b) for b in eval_batches(rows, size, config.evaluation.max_rows, sharding)]
+    total, tokens = (math.fsum(map(float, values)) for values in zip(*parts, strict=True))
+    loss = total / max(tokens, 1.0)
+    return {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 80.0))}
+
+
+def write_run_folder(run_dir: Path, config: TrainConfig, rows: PackedRows) -> None:
+    """What a run folder holds beside its steps: the configuration, and the data's tokenizer and manifest."""
+    if jax.process_index() == 0:
+        (run_dir / "config.json").write_text(to_json(config) + "\n")
+        shutil.copytree(rows.folder / "tokenizer", run_dir / "tokenizer", dirs_exist_ok=True)
+        shutil.copyfile(rows.folder / "manifest.json", run_dir / "data_manifest.json")
+
+
+def write_summary(run_dir: Path, step: int, total_steps: int, clock: Clock) -> None:
+    summary = {"step": step, "total_steps": total_steps, "seconds": dict(clock.seconds)}
+    if jax.process_index() == 0:
+        (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+
+class StopSignal:
+    """SIGTERM or Ctrl-C asks a run to save and leave; every process of it leaves after the same step."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals reach the main thread alone
+            return
+        handlers = {s: signal.signal(s, self.ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        yield
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def ask(self, *_: Any) -> None:
+        self.asked = True
+
+    def reached(self, step: int) -> bool:
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.asked

@@ -1,0 +1,166 @@
+"""What a run tells of itself: metrics.jsonl, TensorBoard, and a line on the terminal."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from asclepius_jax.config import LogConfig
+from asclepius_jax.hardware import peak_flops
+from asclepius_jax.model.variants import LlamaConfig
+
+
+def flops_per_token(model: LlamaConfig, row_length: int, causal: bool) -> float:
+    """Floating point operations of forward and backward for one token slot of a row, without recomputation.
+
+    Six for each parameter of a matrix (looking up an embedding is none) and twelve for each score's channel; causal
+    attention does half of the scores (arXiv 2204.02311, appendix B, counts them all).
+    """
+    embedding = model.vocab_size * model.embed_dim
+    norms = (2 * model.num_layers + 1) * model.embed_dim
+    matrices = model.num_params - norms - (0 if model.tie_embeddings else embedding)
+    attention = 12 * model.num_layers * model.num_heads * model.head_dim * row_length
+    return 6 * matrices + attention * (0.5 if causal else 1.0)
+
+
+class Clock:
+    """Seconds spent in each phase of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[phase] += time.monotonic() - started
+
+
+class Metrics:
+    """Keeps each step's numbers on the device and fetches them every `every_steps`, so that no step waits for them."""
+
+    def __init__(self, run_dir: Path, config: LogConfig, first_step: int, total_steps: int):
+        self.config, self.total_steps = config, total_steps
+        self.pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self.last_fetch = time.monotonic()
+        self.paused = 0.0
+        self.writes = jax.process_index() == 0
+        self.path = run_dir / "metrics.jsonl"
+        self.tensorboard: Any = None
+        self.progress: Progress | None = None
+        if self.writes:
+            self.open(run_dir, first_step)
+
+    def open(self, run_dir: Path, first_step: int) -> None:
+        # Steps that a crash undid are taken again; their old rows would stand twice.
+        rows = read_metrics(self.path)
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= first_step))
+        if self.config.tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self.tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1)
+        console = Console(stderr=True)
+        if self.config.progress and console.is_terminal:
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            self.progress = Progress(*columns, console=console)
+            self.bar = self.progress.add_task("starting", total=self.total_steps, completed=first_step)
+            self.progress.start()
+
+    def start_clock(self) -> None:
+        self.last_fetch, self.paused = time.monotonic(), 0.0
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time inside does not count as step time."""
+        started = time.monotonic()
+        yield
+        self.paused += time.monotonic() - started
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        self.pending.append((step, metrics))
+
+    def due(self, step: int) -> bool:
+        return step % self.config.every_steps == 0 or step == self.total_steps
+
+    def fetch(self, throughput: "Throughput") -> list[dict[str, Any]]:
+        """Wait for the pending steps and write their rows."""
+        if not self.pending:
+            return []
+        fetched = jax.device_get([metrics for _, metrics in self.pending])
+        seconds = (time.monotonic() - self.last_fetch - self.paused) / len(self.pending)
+        rows = [
+            {"step": step, **{name: float(value) for name, value in values.items()}, **throughput.of(seconds)}
+            for (step, _), values in zip(self.pending, fetched, strict=True)
+        ]
+        self.pending = []
+        self.start_clock()
+        self.write(rows)
+        if self.writes:
+            self.show(rows[-1])
+        return rows
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        if not self.writes:
+            return
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        if self.tensorboard is not None:
+            for row in rows:
+                for name, value in row.items():
+                    if name != "step" and value is not None:
+                        self.tensorboard.add_scalar(name, value, row["step"])
+
+    def show(self, row: dict[str, Any]) -> None:
+        mfu = "" if row["mfu"] is None else f"  MFU {row['mfu']:.1%}"
+        speed = f"{row['tokens_per_second']:,.0f} tokens/s"
+        text = f"loss {row['loss']:.4f}  lr {row['learning_rate']:.2e}  {speed}{mfu}"
+        if self.progress is not None:
+            self.progress.update(self.bar, completed=row["step"], description=text)
+        elif self.config.progress:
+            left = (self.total_steps - row["step"]) * row["seconds"]
+            print(f"step {row['step']}/{self.total_steps}  {text}  {left / 60:.1f} min left", flush=True)
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+
+class Throughput:
+    """Speed from seconds a step: padding slots count as tokens, since the hardware works on them."""
+
+    def __init__(self, model: LlamaConfig, global_batch: int, row_length: int):
+        self.tokens = global_batch * row_length
+        peak = peak_flops(jax.devices()[0].device_kind)
+        self.peak = None if peak is None else peak * jax.device_count()
+        self.flops = {
+            "mfu": self.tokens * flops_per_token(model, row_length, causal=False),
+            "mfu_causal": self.tokens * flops_per_token(model, row_length, causal=True),
+        }
+
+    def of(self, seconds: float) -> dict[str, float | None]:
+        return {
+            "seconds": seconds,
+            "tokens_per_second": self.tokens / seconds,
+            "tokens_per_second_per_device": self.tokens / seconds / jax.device_count(),
+            **{name: None if self.peak is None else flops / seconds / self.peak for name, flops in self.flops.items()},
+        }
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line that a kill cut short is dropped."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,45 @@
+"""AdamW with warmup and cosine decay, on plain pytrees."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from asclepius_jax.config import OptimizerConfig
+from asclepius_jax.model.llama import Params
+
+
+def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """The rate of update n (from 0): a linear rise over the warmup, then half a cosine to the final fraction.
+
+    As in transformers' `get_cosine_schedule_with_warmup`: update 0 has rate 0 where there is any warmup.
+    """
+    warmup = math.ceil(config.warmup_fraction * total_steps)
+
+    def rate(count: jax.Array) -> jax.Array:
+        done = jnp.clip((count - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
+        cosine = config.final_fraction + (1 - config.final_fraction) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+        return config.learning_rate * jnp.where(count < warmup, count / max(warmup, 1), cosine)
+
+    return rate
+
+
+def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+    """Clip, then AdamW; the order and the constants of PyTorch's AdamW."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            learning_rate(config, total_steps),
+            b1=config.beta1,
+            b2=config.beta2,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            mask=decayed,
+        ),
+    )
+
+
+def decayed(params: Params) -> Params:
+    """Matrices decay, norm scales do not. By name: a stacked norm scale has two dimensions, like a matrix."""
+    return jax.tree.map_with_path(lambda path, _: path[-1].key != "scale", params)

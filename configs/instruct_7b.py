@@ -1,0 +1,12 @@
+"""Instruction-tune LLaMA-2 7B on packed instructions: three epochs, loss on the answers alone.
+
+launch/train.sh configs/instruct_7b.py --init.checkpoint runs/pretrain_7b --data.path data/packed/instructions
+8 x A100-80G."""
+
+import dataclasses
+
+from pretrain_7b import config as pretrain_7b
+
+from asclepius_jax.config import DataConfig
+
+config = dataclasses.replace(pretrain_7b, run_dir="runs/instruct_7b", data=DataConfig(row_length=2048, epochs=3))

@@ -1,0 +1,15 @@
+"""Instruction-tune Llama 3 8B on packed instructions, in rows of 8,192 tokens.
+
+launch/train.sh configs/instruct_llama3_8b.py --init.checkpoint runs/pretrain_llama3_8b \\
+    --data.path data/packed8k/instructions
+64 x H100."""
+
+import dataclasses
+
+from pretrain_llama3_8b import config as pretrain_llama3_8b
+
+from asclepius_jax.config import DataConfig
+
+config = dataclasses.replace(
+    pretrain_llama3_8b, run_dir="runs/instruct_llama3_8b", data=DataConfig(row_length=8192, epochs=3)
+)

@@ -1,0 +1,1 @@
+"""The text side: case reports to notes to instructions to packed rows. Never imports JAX."""

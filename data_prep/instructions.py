@@ -1,0 +1,251 @@
+"""Stage 3: note + task → question, then, in a separate call, the answer → example.
+
+    asclepius instructions --source notes --out instructions --teacher offline --per-note 2
+
+Few-shot examples for the question come from the seed instructions and, with an API, from a pool of the run's own:
+before anything else the first `pool_notes` notes get their questions from the seed instructions alone, and those that
+pass the filters are frozen in the ledger. Every later question is shown some of each, drawn by a hash of its id. So
+what a request says depends neither on the order in which replies arrive nor on whether the run was interrupted.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from data_prep.filters import Duplicates, reason_to_reject
+from data_prep.ledger import Ledger
+from data_prep.prompts import ANSWER_PROMPT, QUESTION_PROMPT, answer_messages, question_messages
+from data_prep.records import (
+    TASKS,
+    Example,
+    Generation,
+    Note,
+    Record,
+    Reject,
+    UserError,
+    check_replaceable,
+    read_manifest,
+    read_parquet,
+    seeded_fraction,
+    text_hash,
+    verified_files,
+)
+from data_prep.seed_instructions import SEED_INSTRUCTIONS
+from data_prep.shards import ShardsConfig, Stage, check_shards, run_stage
+from data_prep.teacher import Reply, Request, Teacher, TeacherConfig, check_teacher, ledger_path, request_seed, sampling
+
+# How many examples a question prompt shows, and how many of them may come from the pool.
+SHOWN, SHOWN_FROM_POOL = 4, 2
+
+
+@dataclass(frozen=True)
+class TaskWeights:
+    """How often each task is drawn, relative to the others; 0 leaves it out."""
+
+    named_entity_recognition: float = 1.0
+    abbreviation_expansion: float = 1.0
+    relation_extraction: float = 1.0
+    temporal_information_extraction: float = 1.0
+    coreference_resolution: float = 1.0
+    paraphrasing: float = 1.0
+    summarization: float = 1.0
+    question_answering: float = 1.0
+
+    def by_task(self) -> dict[str, float]:
+        """The tasks that take part, with their weights."""
+        weights = asdict(self)
+        for name, weight in weights.items():
+            if not 0 <= weight < math.inf:
+                raise UserError(f"--task-weights.{name.replace('_', '-')} {weight}: it must be 0 or above")
+        if not any(weights.values()):
+            raise UserError("--task-weights: all are 0, so no task is left")
+        # Strict: a task without a field of its own, or a field without a task, must not pass unseen.
+        named = {task: weights.pop(task.lower().replace(" ", "_")) for task in TASKS}
+        assert not weights, f"no such tasks: {weights}"
+        return {task: weight for task, weight in named.items() if weight}
+
+
+@dataclass(frozen=True)
+class InstructionsConfig:
+    source: Path
+    """A finished folder of notes."""
+
+    out: Path
+    """The folder to write; a finished one of the same kind is replaced."""
+
+    per_note: int = 1
+    """Instructions for each note; up to the number of tasks they are of different tasks."""
+
+    task_weights: TaskWeights = field(default_factory=TaskWeights)
+    teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
+    shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
+
+    pool_notes: int = 100
+    """Notes whose questions become few-shot examples for the rest of an API run; 0 shows seed instructions only."""
+
+    seed: int = 0
+    """Task choice, examples shown and sampling seeds are derived from it and from the record's id."""
+
+
+def tasks_of_note(note_id: str, per_note: int, weights: dict[str, float], seed: int) -> list[str]:
+    """The tasks of a note's instructions, drawn by weight without replacement; all drawn, it begins again.
+
+    Each task draws an exponential waiting time of its own rate, and the shortest come first (Efraimidis and Spirakis,
+    2006): a weighted draw in which one task's number never depends on another's.
+    """
+
+    def waiting_time(task: str, turn: int) -> float:
+        return -math.log1p(-seeded_fraction(seed, "task", note_id, task, turn)) / weights[task]
+
+    tasks: list[str] = []
+    for turn in range(math.ceil(per_note / len(weights))):
+        tasks += sorted(weights, key=lambda task: waiting_time(task, turn))
+    return tasks[:per_note]
+
+
+def shown_examples(example_id: str, task: str, pool: Sequence[str], seed: int) -> list[str]:
+    """The few-shot examples of one question: some of the pool's, the rest from the seed instructions."""
+
+    def draw(texts: Sequence[str], count: int) -> list[str]:
+        return sorted(texts, key=lambda text: seeded_fraction(seed, "shown", example_id, text))[:count]
+
+    own = draw(pool, SHOWN_FROM_POOL)
+    return draw(SEED_INSTRUCTIONS[task], SHOWN - len(own)) + own
+
+
+@dataclass(frozen=True)
+class WriteExamples:
+    """The work on one note: `per_note` questions, each with its answer."""
+
+    per_note: int
+    weights: dict[str, float]
+    seed: int
+    pool: dict[str, list[str]]  # task → frozen questions; empty where seed instructions are all there is
+    pool_notes: frozenset[str]  # notes whose questions made the pool: they see seed instructions only
+    questions_only: bool = False
+
+    async def __call__(self, note: Note, teacher: Teacher) -> list[Record]:
+        tasks = tasks_of_note(note.id, self.per_note, self.weights, self.seed)
+        return [await self.example(note, task, f"{note.id}-{k}", teacher) for k, task in enumerate(tasks)]
+
+    async def example(self, note: Note, task: str, example_id: str, teacher: Teacher) -> Record:
+        pool = [] if note.id in self.pool_notes else self.pool.get(task, [])
+        messages = question_messages(note.text, task, shown_examples(example_id, task, pool, self.seed))
+        seed = request_seed(self.seed, "question", example_id)
+        inputs = {"note": note.text, "task": task}
+        reply = await teacher.ask(Request("question", example_id, messages, inputs, seed))
+        question = reply.text.strip()
+        example = Example(
+            id=example_id,
+            note_id=note.id,
+            report_id=note.report_id,
+            task=task,
+            note=note.text,
+            question=question,
+            answer="",
+            source=note.source,
+            licence=note.licence,
+            article=note.article,
+            question_generation=generation(teacher, reply, QUESTION_PROMPT.hash, seed),
+            answer_generation=Generation("", "", "", 0, ""),
+        )
+        broken = reason_to_reject("question", reply)
+        if broken:
+            return Reject.of(example, *broken)
+        return example if self.questions_only else await self.answered(example, teacher)
+
+    async def answered(self, example: Example, teacher: Teacher) -> Record:
+        seed = request_seed(self.seed, "answer", example.id)
+        inputs = {"note": example.note, "task": example.task, "question": example.question}
+        messages = answer_messages(example.note, example.question)
+        reply = await teacher.ask(Request("answer", example.id, messages, inputs, seed))
+        example = replace(
+            example,
+            answer=reply.text.strip(),
+            answer_generation=generation(teacher, reply, ANSWER_PROMPT.hash, seed),
+        )
+        broken = reason_to_reject("answer", reply)
+        return Reject.of(example, *broken) if broken else example
+
+
+def generation(teacher: Teacher, reply: Reply, prompt_hash: str, seed: int) -> Generation:
+    return Generation(teacher.name, reply.model, prompt_hash, seed, reply.finish_reason)
+
+
+def read_notes(paths: Sequence[Path]) -> Iterator[Note]:
+    for path in paths:
+        yield from read_parquet(path, Note)
+
+
+def frozen_pool(config: InstructionsConfig, name: str, work: WriteExamples, notes: list[Note]) -> dict[str, list[str]]:
+    """The questions of the first notes by task, asked with seed instructions alone; made once, then the ledger's."""
+
+    def make() -> dict[str, list[str]]:
+        stage = Stage("questions", Example, config.out, config.teacher, config.shards, {}, {})
+        pool: dict[str, list[str]] = {}
+        for results in stage.map(work, notes):
+            for example in results:
+                if isinstance(example, Example) and example.question not in pool.setdefault(example.task, []):
+                    pool[example.task].append(example.question)
+        return pool
+
+    ledger = Ledger(ledger_path(config.teacher, config.out))
+    try:
+        return ledger.frozen(name, make)
+    finally:
+        ledger.close()
+
+
+def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path]) -> WriteExamples:
+    """What is done to each note, with the pool of questions if this run has one."""
+    weights = config.task_weights.by_task()
+    seeds_only = WriteExamples(config.per_note, weights, config.seed, {}, frozenset())
+    # The offline teacher reads no examples.
+    if config.teacher.teacher == "offline" or not config.pool_notes:
+        return seeds_only
+    count = min(config.pool_notes, config.shards.limit or config.pool_notes)
+    notes = list(itertools.islice(read_notes(paths), count))
+    # All that the pool's requests are made of: another of any of these is another pool.
+    name = text_hash(
+        content, QUESTION_PROMPT.hash, repr(SEED_INSTRUCTIONS), repr(sampling(config.teacher)), repr(weights),
+        f"{config.seed} {config.per_note} {count}",
+    )  # fmt: skip
+    pool = frozen_pool(config, f"questions {name}", replace(seeds_only, questions_only=True), notes)
+    return replace(seeds_only, pool=pool, pool_notes=frozenset(note.id for note in notes))
+
+
+def run(config: InstructionsConfig) -> dict[str, Any]:
+    """Write the instructions folder; its manifest. UserError for what the caller can mend."""
+    check_teacher(config.teacher)
+    check_shards(config.shards)
+    if config.per_note < 1:
+        raise UserError(f"--per-note {config.per_note}: it must be at least 1")
+    if config.pool_notes < 0:
+        raise UserError(f"--pool-notes {config.pool_notes}: it must be 0 or above")
+    check_replaceable(config.out, "instructions")
+    manifest = read_manifest(config.source, "notes")
+    paths = verified_files(config.source, manifest)
+    # Over the notes alone: the manifest also holds seconds, and a pool must survive a second run of the notes stage.
+    content = text_hash(*(file["sha256"] for file in manifest["files"]))
+    work = work_of_run(config, content, paths)
+    seen = Duplicates()
+
+    def judge(example: Example) -> Reject | None:
+        if seen.is_duplicate(example.note, example.question):
+            return Reject.of(example, "duplicate", "the same note and question as an earlier example")
+        return None
+
+    facts = {
+        "teacher": sampling(config.teacher),
+        "seed": config.seed,
+        "per_note": config.per_note,
+        "task_weights": work.weights,
+    }
+    inputs = {str(config.source): content}
+    stage = Stage("instructions", Example, config.out, config.teacher, config.shards, inputs, facts)
+    return run_stage(stage, work, read_notes(paths), judge)

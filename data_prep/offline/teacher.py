@@ -1,0 +1,87 @@
+"""The offline teacher: dispatches a request to the rules for notes, questions and answers."""
+
+import re
+
+from data_prep.offline.coreference import COREFERENCE_FORMS
+from data_prep.offline.forms import Form, ask, find_form
+from data_prep.offline.naming import ABBREVIATION_FORMS, NER_FORMS
+from data_prep.offline.note import write_note
+from data_prep.offline.reading import QUESTION_FORMS
+from data_prep.offline.relations import RELATION_FORMS
+from data_prep.offline.rewording import PARAPHRASE_FORMS
+from data_prep.offline.summary import SUMMARY_FORMS
+from data_prep.offline.timeline import TEMPORAL_FORMS
+from data_prep.offline.view import NOT_STATED, NoteView, read_note, sentence_case
+from data_prep.records import TASKS
+from data_prep.teacher import Reply, Request
+
+FORMS: dict[str, tuple[Form, ...]] = dict(
+    zip(
+        TASKS,
+        (
+            NER_FORMS,
+            ABBREVIATION_FORMS,
+            RELATION_FORMS,
+            TEMPORAL_FORMS,
+            COREFERENCE_FORMS,
+            PARAPHRASE_FORMS,
+            SUMMARY_FORMS,
+            QUESTION_FORMS,
+        ),
+        strict=True,
+    )
+)
+CONTENT_WORD = re.compile(r"[a-z][a-z-]{3,}")
+QUESTION_WORDS = frozenset(
+    """what which when where whom whose does note patient patient's this that these those with from according there have about list give
+    were would could should describe describes state states stated mention mentions mentioned record recorded section please""".split()
+)
+
+
+class OfflineTeacher:
+    """A `Teacher` without a model: extractive, deterministic, free."""
+
+    name = "offline"
+    model = "rules-1"
+
+    async def ask(self, request: Request) -> Reply:
+        inputs = request.inputs
+        match request.kind:
+            case "note":
+                text = write_note(inputs["report"])
+            case "question":
+                text = ask_question(inputs["note"], inputs["task"], request.seed)
+            case "answer":
+                text = answer_question(inputs["note"], inputs["task"], inputs["question"])
+            case _:
+                raise ValueError(f"request kind {request.kind!r}: the offline teacher knows note, question and answer")
+        return Reply(text, "stop", self.model)
+
+
+def ask_question(note: str, task: str, seed: int) -> str:
+    """A question of this task on this note; the seed picks its form and what it is about."""
+    return ask(forms_of(task), read_note(note), seed)
+
+
+def answer_question(note: str, task: str, question: str) -> str:
+    """The answer in the note's own words, or NOT_STATED. Questions from elsewhere get the sentences nearest to them."""
+    view = read_note(note)
+    found = find_form(forms_of(task), question)
+    if found:
+        form, slot = found
+        return form.answer(view, slot)
+    return nearest(view, question)
+
+
+def forms_of(task: str) -> tuple[Form, ...]:
+    if task not in FORMS:
+        raise ValueError(f"task {task!r}: choose one of {', '.join(TASKS)}")
+    return FORMS[task]
+
+
+def nearest(view: NoteView, question: str) -> str:
+    """The sentence that shares most content words with a free question; at least two, and half of them."""
+    wanted = set(CONTENT_WORD.findall(question.lower())) - QUESTION_WORDS
+    shared = [(len(wanted & set(CONTENT_WORD.findall(s.text.lower()))), -s.index, s.text) for s in view.sentences]
+    count, _, text = max(shared, default=(0, 0, ""))
+    return sentence_case(text) if count >= 2 and count * 2 >= len(wanted) else NOT_STATED

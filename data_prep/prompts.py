@@ -1,0 +1,193 @@
+"""Every prompt, once. Training, inference and the exported chat template share TRAINING_TEMPLATE.
+
+The generation prompts, which teach a chat model to write notes, questions and answers, follow it: each is a
+`Prompt` whose hash is kept with every text that it made.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.records import TASKS, UserError, text_hash
+
+# What turns a note and an instruction into model input. It ends in a newline, so that prompt and answer
+# tokenize apart exactly as they do together.
+TRAINING_TEMPLATE = """\
+A clinician asks for help with a clinical note. The answer uses the note alone and says so where the note is silent.
+
+### Note
+{note}
+
+### Instruction
+{instruction}
+
+### Answer
+"""
+
+
+def load_template(path: str | None) -> str:
+    """The training template from a file, or the one above. It holds {note} and {instruction} once each."""
+    if not path:
+        return TRAINING_TEMPLATE
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"--prompt-template {path}: no such file")
+    template = file.read_text(encoding="utf-8")
+    for field in ("{note}", "{instruction}"):
+        if template.count(field) != 1:
+            raise UserError(f"--prompt-template {path} holds {field} {template.count(field)} times: it must stand once")
+    return template
+
+
+def split_template(template: str) -> tuple[tuple[str, str], ...]:
+    """The template as (literal, field) pairs; the last field is empty. Text in a note is never read as a field."""
+    first, second = sorted(("{note}", "{instruction}"), key=template.index)
+    head, rest = template.split(first)
+    middle, tail = rest.split(second)
+    return (head, first.strip("{}")), (middle, second.strip("{}")), (tail, "")
+
+
+def render_prompt(template: str, note: str, instruction: str) -> str:
+    values = {"note": note.strip(), "instruction": instruction.strip(), "": ""}
+    return "".join(literal + values[field] for literal, field in split_template(template))
+
+
+def chat_template(template: str, bos_token: str, special_tokens: list[str]) -> str:
+    """The same prompt as a Jinja chat template: the system message is the note, the user message the instruction.
+
+    A special token's literal text inside a message is broken up by a space, since the text that a chat template
+    makes is read with control tokens switched on. `bos_token` is empty where the tokenizer adds none.
+    """
+    breaks = "".join(f" | replace({token!r}, {token[0] + ' ' + token[1:]!r})" for token in special_tokens)
+    contents = {"note": "messages[0]", "instruction": "messages[1]"}
+    body = "".join(
+        jinja_literal(literal) + (f"{{{{ {contents[field]}['content'] | trim{breaks} }}}}" if field else "")
+        for literal, field in split_template(template)
+    )
+    return (
+        "{%- if messages | length != 2 or messages[0]['role'] != 'system' or messages[1]['role'] != 'user' -%}"
+        "{{ raise_exception('Send two messages: the note as system, the instruction as user.') }}"
+        "{%- endif -%}" + jinja_literal(bos_token) + body
+    )
+
+
+def jinja_literal(text: str) -> str:
+    """A Jinja expression for a text, so that braces and trailing newlines in it survive."""
+    return f"{{{{ {text!r} }}}}" if text else ""
+
+
+# ---------------------------------------------------------------- generation
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A system and a user message; {fields} in the user message are filled in."""
+
+    system: str
+    user: str
+
+    @property
+    def hash(self) -> str:
+        return text_hash(self.system, self.user)
+
+    def messages(self, **values: str) -> tuple[dict[str, str], ...]:
+        """Both messages. One pass over the template, so that braces in a note or a report are never read as a field."""
+        user = re.sub(r"\{(\w+)\}", lambda match: values[match.group(1)], self.user)
+        return {"role": "system", "content": self.system}, {"role": "user", "content": user}
+
+
+NOTE_PROMPT = Prompt(
+    system="You are a hospital physician who writes notes into the electronic health record.",
+    user="""\
+Below is a published case report. Write the discharge summary that the treating team would have filed for this patient.
+
+How to write it:
+1. Output the note and nothing else: no introduction, no closing remark, no comment on the task.
+2. Everything in the note stands in the report. Keep numbers, units, doses, dates, sides and negations exactly as they \
+are. Where the report gives no name, date, result or drug, leave it out; do not fill gaps and do not guess.
+3. Use short headings in the order a chart has them, each only where the report has something for it. For instance: \
+Chief complaint, HPI, PMH, Medications, Exam, Labs, Imaging, Hospital course, Condition at discharge, Follow-up.
+4. Write as clinicians chart: clipped phrases, common abbreviations (y/o, h/o, c/o, s/p, BP, CT), lists where they help.
+5. Leave out what belongs to a journal and not to a chart: references, figures and tables, reviews of the literature, \
+lessons learned, remarks on consent or on publication.
+6. If the patient died, stayed, or was never admitted, do not invent a discharge: tell the course up to where the \
+report ends, under Hospital course or Clinical course.
+
+Case report:
+{report}
+
+Discharge summary:""",
+)
+
+# What each task asks for, in one sentence; it must cover records.TASKS, and a test holds it to that.
+TASK_RULES = {
+    "Named Entity Recognition": "ask to find and list mentions of one or more kinds (problems, drugs, tests, "
+    "procedures, anatomy, findings and the like)",
+    "Abbreviation Expansion": "ask for the long forms of abbreviations or acronyms that are used in the note",
+    "Relation Extraction": "ask how things in the note are connected, such as a drug with its indication, a test with "
+    "its result, or a finding with its cause",
+    "Temporal Information Extraction": "ask when things happened, how long they lasted, or in which order",
+    "Coreference Resolution": "ask what a word or phrase in the note, such as a pronoun or 'the lesion', stands for",
+    "Paraphrasing": "ask to say a part of the note in other words, for a named reader or purpose, without a change of "
+    "meaning",
+    "Summarization": "ask for a shorter version of the note or of one of its parts, with a named focus or length",
+    "Question Answering": "ask one specific question that a clinician would want this note to answer",
+}
+
+QUESTION_PROMPT = Prompt(
+    system="You design exercises that test how well a clinical language model reads a patient's note.",
+    user="""\
+Write one instruction of the type "{task}" about the note below: {rule}.
+
+How to write it:
+1. Output the instruction alone, in one or two sentences, without its answer and without quotation marks.
+2. The note by itself is enough to carry it out; outside knowledge is at most needed to understand its language.
+3. It is about this patient: name what you ask about, so that it would not fit just any note.
+4. Say it as a busy colleague would, and differently from the examples, which belong to other notes.
+
+Examples of this type:
+{examples}
+
+Note:
+{note}
+
+Instruction:""",
+)
+
+ANSWER_PROMPT = Prompt(
+    system="You are a careful clinical assistant. You read one note and do what a clinician asks.",
+    user="""\
+Carry out the instruction, using nothing but the note.
+
+How to answer:
+1. Output the answer alone. Be brief, and complete as far as the note goes.
+2. Keep numbers, units, doses, dates, sides and negations as the note has them. Add no advice, no explanation from \
+textbooks and no conclusion that the note does not draw.
+3. For each thing asked for that the note does not give, say that it is not stated in the note.
+4. Do not ask anything in return.
+
+Note:
+{note}
+
+Instruction:
+{question}
+
+Answer:""",
+)
+
+
+def note_messages(report: str) -> tuple[dict[str, str], ...]:
+    return NOTE_PROMPT.messages(report=report.strip())
+
+
+def question_messages(note: str, task: str, examples: Sequence[str]) -> tuple[dict[str, str], ...]:
+    """What asks for an instruction; `examples` are earlier instructions of the same task."""
+    assert task in TASKS
+    shown = "\n".join(f"- {example}" for example in examples)
+    return QUESTION_PROMPT.messages(task=task, rule=TASK_RULES[task], examples=shown, note=note.strip())
+
+
+def answer_messages(note: str, question: str) -> tuple[dict[str, str], ...]:
+    """What asks for the answer: note and instruction only, so that nothing else can leak into it."""
+    return ANSWER_PROMPT.messages(note=note.strip(), question=question.strip())

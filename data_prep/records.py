@@ -1,0 +1,379 @@
+"""The types on disk, and the folders that hold them.
+
+Every text stage writes a folder of Parquet shards with `rejected.parquet` beside them and `manifest.json` last:
+
+    notes/
+      notes-00000-of-00002.parquet   notes-00001-of-00002.parquet
+      rejected.parquet               what was left out, with the reason
+      manifest.json                  counts, reasons, seconds, hashes; its presence means "finished"
+"""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import typing
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+DATASET_CARD = """\
+---
+configs:
+- config_name: default
+  data_files: {kind}-*.parquet
+---
+Synthetic {kind} written by asclepius-jax. Counts, hashes and reasons for rejects: `manifest.json`; what was left out:
+`rejected.parquet`; where each record comes from, and its licence: the columns `source`, `licence` and `article`.
+"""
+
+# The eight tasks of the recipe (arXiv 2309.00237, section 3).
+TASKS = (
+    "Named Entity Recognition",
+    "Abbreviation Expansion",
+    "Relation Extraction",
+    "Temporal Information Extraction",
+    "Coreference Resolution",
+    "Paraphrasing",
+    "Summarization",
+    "Question Answering",
+)
+
+
+class UserError(ValueError):
+    """Something that the person at the keyboard can mend: one line with the value and the remedy, exit code 2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseReport:
+    """A published case report, as it came.
+
+    `id` is the collection's own identifier, unique within it; `article` names the publication (PMID or DOI), so that
+    a split can keep all patients of one article together.
+    """
+
+    id: str
+    text: str
+    source: str
+    licence: str
+    article: str = ""
+    title: str = ""
+    url: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """Where a generated text comes from."""
+
+    teacher: str  # "offline" or "openai"
+    model: str
+    prompt_hash: str
+    seed: int
+    finish_reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """A synthetic clinical note, made from one case report."""
+
+    id: str
+    report_id: str
+    note_type: str
+    text: str
+    source: str
+    licence: str
+    article: str
+    generation: Generation
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One instruction–answer pair on one note."""
+
+    id: str
+    note_id: str
+    report_id: str
+    task: str
+    note: str
+    question: str
+    answer: str
+    source: str
+    licence: str
+    article: str
+    question_generation: Generation
+    answer_generation: Generation
+
+
+@dataclasses.dataclass(frozen=True)
+class Reject:
+    """What a stage left out: the reason is a short fixed word, the record is kept whole as JSON."""
+
+    id: str
+    reason: str
+    detail: str
+    record: str
+
+    @classmethod
+    def of(cls, record: Any, reason: str, detail: str = "") -> "Reject":
+        return cls(record.id, reason, detail, json.dumps(dataclasses.asdict(record), ensure_ascii=False))
+
+
+Record = CaseReport | Note | Example | Reject
+
+
+def seeded_fraction(seed: int, *parts: object) -> float:
+    """A number in [0, 1) that depends on the seed and the parts alone: the same on every machine, in any order."""
+    digest = hashlib.sha256(json.dumps([seed, *map(str, parts)]).encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def text_hash(*texts: str) -> str:
+    """Sixteen hex digits over the texts in order."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------- Parquet
+
+
+def arrow_schema(record_type: type) -> Any:
+    """The Parquet columns of a record type; a nested dataclass is a struct."""
+    import pyarrow as pa
+
+    scalars = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+    def arrow_type(annotation: Any) -> Any:
+        if dataclasses.is_dataclass(annotation):
+            return pa.struct(arrow_schema(typing.cast(type, annotation)))
+        return scalars[annotation]
+
+    hints = typing.get_type_hints(record_type)
+    return pa.schema([(field.name, arrow_type(hints[field.name])) for field in dataclasses.fields(record_type)])
+
+
+def write_parquet(path: Path, records: Iterable[Record], record_type: type) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([dataclasses.asdict(r) for r in records], schema=arrow_schema(record_type))
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_parquet(path: Path, record_type: type) -> Iterator[Any]:
+    """The records of one file, a batch at a time, so that a large file never sits in memory whole."""
+    import pyarrow.parquet as pq
+
+    hints = typing.get_type_hints(record_type)
+    nested: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    for batch in pq.ParquetFile(path).iter_batches(1024):
+        for row in batch.to_pylist():
+            row.update({name: kind(**row[name]) for name, kind in nested.items()})
+            yield record_type(**row)
+
+
+# ---------------------------------------------------------------- folders
+
+
+class FolderWriter:
+    """Collects the shards of one output folder; see `writing_folder`."""
+
+    def __init__(self, path: Path, kind: str):
+        self.path, self.kind = path, kind
+        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.rejects: list[Reject] = []
+        self.files: list[dict[str, Any]] = []
+        self.shards: list[dict[str, Any]] = []
+        self.facts: dict[str, Any] = {}
+
+    def reject(self, rejects: Iterable[Reject]) -> None:
+        for reject in rejects:
+            self.rejects.append(reject)
+            self.reasons[reject.reason] += 1
+
+    def add_file(self, name: str, count: int) -> None:
+        """Enter a finished file with its record count; its hash is taken here."""
+        sync(self.path / name)
+        self.files.append({"name": name, "records": count, "sha256": file_hash(self.path / name)})
+        self.counts["out"] += count
+
+    def add_shard(self, records: Sequence[Record], record_type: type) -> None:
+        """Write the next Parquet shard. Its name is provisional: how many there will be is known at the end."""
+        name = f"{self.kind}-{len(self.shards):05d}.parquet"
+        write_parquet(self.path / name, records, record_type)
+        self.add_file(name, len(records))
+        self.shards.append(self.files[-1])
+
+    def name_shards(self) -> None:
+        """Give the shards their final names, and tell `datasets` which files are the data."""
+        if not self.shards:
+            return
+        for index, file in enumerate(self.shards):
+            name = f"{self.kind}-{index:05d}-of-{len(self.shards):05d}.parquet"
+            (self.path / file["name"]).rename(self.path / name)
+            file["name"] = name
+        # Without it, load_dataset would read rejected.parquet as data too.
+        write_durably(self.path / "README.md", DATASET_CARD.format(kind=self.kind))
+
+
+@contextmanager
+def writing_folder(out: Path, kind: str, inputs: dict[str, str], rejects: bool = True) -> Iterator[FolderWriter]:
+    """Write a stage's output folder so that `out` holds either the old result or the whole new one, never half.
+
+    Everything goes to a hidden folder beside `out`; on success the manifest is written last and the folder renamed.
+    A finished folder of the same kind is replaced; anything else that stands at `out` is refused.
+    `inputs` maps the names of what was read to their hashes; `rejects` is off for a folder that is not of records.
+    """
+    check_replaceable(out, kind)
+    started = time.monotonic()
+    partial = out.parent / f".{out.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write into {out.parent} ({error.strerror}): choose another --out") from error
+    writer = FolderWriter(partial, kind)
+    try:
+        yield writer
+        writer.name_shards()
+        rejects = sorted(writer.rejects, key=lambda reject: (reject.id, reject.reason))
+        if rejects:
+            write_parquet(partial / "rejected.parquet", rejects, Reject)
+        manifest = {
+            "schema": SCHEMA_VERSION,
+            "kind": kind,
+            "in": writer.counts["in"],
+            "out": writer.counts["out"],
+            "rejected": dict(sorted(writer.reasons.items())),
+            "seconds": round(time.monotonic() - started, 3),
+            "inputs": inputs,
+            "files": sorted(writer.files, key=lambda file: file["name"]),
+            **writer.facts,
+        }
+        write_durably(partial / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        replace_folder(partial, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{out}: the disk is full; nothing was left behind, make room and run again") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file that someone else wrote onto the disk, so that the manifest never gets there first."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_folder(new: Path, out: Path) -> None:
+    """Put `new` in the place of `out`. A kill between the two renames leaves the old one beside it, whole."""
+    old = out.parent / f".{out.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_replaceable(out: Path, kind: str) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
+        raise UserError(f"{out} exists and is not a finished {kind} folder: choose another --out, or remove it")
+
+
+def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
+    """The manifest of a finished folder of one of these kinds, or a UserError that says what is wrong with it."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: name the output folder of a {' or '.join(kinds)} run")
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} has no {MANIFEST}: it is not finished, run its stage again")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}): run its stage again") from error
+    if not isinstance(manifest, dict) or "schema" not in manifest:
+        raise UserError(f"{path} was not written by asclepius: name the output folder of a {' or '.join(kinds)} run")
+    if manifest["schema"] != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema {manifest['schema']}, this version reads {SCHEMA_VERSION}: run its stage again"
+        )
+    if manifest["kind"] not in kinds:
+        raise UserError(f"{folder} holds {manifest['kind']}, wanted {' or '.join(kinds)}")
+    return manifest
+
+
+def verified_files(folder: Path, manifest: dict[str, Any]) -> list[Path]:
+    """The data files of a folder in order, each checked against its hash."""
+    paths = []
+    for file in manifest["files"]:
+        path = folder / file["name"]
+        if not path.is_file():
+            raise UserError(f"{path} is missing: run the stage that writes {folder} again")
+        if file_hash(path) != file["sha256"]:
+            raise UserError(f"{path} does not match the hash in {MANIFEST}: run the stage that writes {folder} again")
+        paths.append(path)
+    return paths
+
+
+# ---------------------------------------------------------------- packed rows
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedRow:
+    """One row of training data: documents end to end, without their padding.
+
+    On disk, little-endian: the number of segments (uint32), their lengths (uint32 each), the token ids (uint16 where
+    the vocabulary fits, else uint32), and one bit a token that says whether the token is trained on.
+    """
+
+    tokens: np.ndarray  # (used,) ids
+    segment_lengths: np.ndarray  # (segments,) sums to `used`
+    loss_mask: np.ndarray  # (used,) bool: this token is a target that counts
+
+    def to_bytes(self, token_dtype: str) -> bytes:
+        lengths = np.asarray(self.segment_lengths, "<u4")
+        tokens = np.asarray(self.tokens, np.dtype(token_dtype).newbyteorder("<"))
+        mask = np.packbits(np.asarray(self.loss_mask, bool))
+        return np.uint32(len(lengths)).tobytes() + lengths.tobytes() + tokens.tobytes() + mask.tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, token_dtype: str) -> "PackedRow":
+        segments = int(np.frombuffer(data, "<u4", 1)[0])
+        lengths = np.frombuffer(data, "<u4", segments, 4)
+        used = int(lengths.sum())
+        start = 4 + 4 * segments
+        dtype = np.dtype(token_dtype).newbyteorder("<")
+        tokens = np.frombuffer(data, dtype, used, start)
+        bits = np.frombuffer(data, np.uint8, -1, start + used * dtype.itemsize)
+        return cls(tokens, lengths, np.unpackbits(bits, count=used).astype(bool))
+
+
+def token_dtype(vocab_size: int) -> str:
+    return "uint16" if vocab_size <= 2**16 else "uint32"

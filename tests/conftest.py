@@ -1,0 +1,26 @@
+"""Eight virtual CPU devices in every test process, and the real inputs that lie beside the repository, if any."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+def shared(name: str) -> Path:
+    """A real input, or skip."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"no ../shared/{name} beside the repository")
+    return path
+
+
+@pytest.fixture(scope="session")
+def mistral_tokenizer() -> Path:
+    return shared("tokenizers/mistral-7b-v0.1.model")

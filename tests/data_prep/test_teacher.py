@@ -1,0 +1,249 @@
+"""The OpenAI-compatible teacher against an endpoint that misbehaves in every way it should survive."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from fake_endpoint import AT_ONCE, FakeEndpoint, completion, failure
+
+from data_prep import teacher as teacher_module
+from data_prep.ledger import Ledger
+from data_prep.records import UserError
+from data_prep.teacher import (
+    OpenAITeacher,
+    Reply,
+    Request,
+    TeacherConfig,
+    check_teacher,
+    ledger_path,
+    make_teacher,
+    read_response,
+    request_seed,
+)
+
+
+def ask(endpoint, folder, count=1, **settings):
+    """The replies to `count` different requests, and the teacher after it."""
+    settings = {"model": "m", "max_retries": 1, "timeout_seconds": 5, **settings}
+    config = TeacherConfig(teacher="openai", base_url=endpoint.url, **settings)
+
+    async def go():
+        teacher = OpenAITeacher(config, Ledger(folder / "ledger.sqlite"))
+        requests = [Request("note", f"r{k}", ({"role": "user", "content": f"say {k}"},), seed=k) for k in range(count)]
+        try:
+            return await asyncio.gather(*map(teacher.ask, requests)), teacher
+        finally:
+            await teacher.close()
+
+    return asyncio.run(go())
+
+
+def test_a_reply_has_text_finish_reason_and_the_model_that_answered(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with FakeEndpoint(lambda body, n: completion("hello")) as endpoint:
+        replies, _ = ask(endpoint, tmp_path, temperature=0.5, max_tokens=77)
+    assert replies == [Reply("hello", "stop", "fake-1")]
+    sent = endpoint.requests[0]
+    assert (sent["model"], sent["temperature"], sent["max_tokens"], sent["seed"]) == ("m", 0.5, 77, 0)
+    assert endpoint.keys == ["Bearer sk-secret"]
+    assert b"sk-secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_a_rerun_sends_no_request(tmp_path):
+    with FakeEndpoint(lambda body, n: completion(f"answer {body['seed']}")) as endpoint:
+        first, _ = ask(endpoint, tmp_path, count=5)
+        again, teacher = ask(endpoint, tmp_path, count=5)
+    assert first == again
+    assert len(endpoint.requests) == 5
+    assert teacher.requests_sent == 0
+
+
+@pytest.mark.parametrize(("status", "says"), [(401, "OPENAI_API_KEY"), (403, "OPENAI_API_KEY"), (404, "--model")])
+def test_a_refusal_of_the_endpoint_ends_the_run_and_names_it(tmp_path, status, says):
+    with FakeEndpoint(lambda body, n: failure(status)) as endpoint:
+        with pytest.raises(UserError, match=f"model m answered {status}.*{says}") as caught:
+            ask(endpoint, tmp_path, count=4)
+    assert endpoint.url in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", ["rate_limit_exceeded", "insufficient_quota"])
+def test_429_for_ever_ends_the_run_after_the_retries(tmp_path, code):
+    with FakeEndpoint(lambda body, n: failure(429, code, **AT_ONCE)) as endpoint:
+        with pytest.raises(UserError, match="429 after 2 retries"):
+            ask(endpoint, tmp_path, max_retries=2)
+    assert len(endpoint.requests) == 3
+
+
+def test_a_server_error_is_tried_again(tmp_path):
+    with FakeEndpoint(lambda body, n: failure(500, **AT_ONCE) if n == 0 else completion("better")) as endpoint:
+        replies, _ = ask(endpoint, tmp_path)
+    assert replies[0].text == "better"
+    assert len(endpoint.requests) == 2
+
+
+def test_a_server_error_that_lasts_costs_that_record_only(tmp_path):
+    def answer(body, n):
+        return failure(500, **AT_ONCE) if body["seed"] == 1 else completion("fine")
+
+    with FakeEndpoint(answer) as endpoint:
+        replies, _ = ask(endpoint, tmp_path, count=3)
+    assert [reply.finish_reason for reply in replies] == ["stop", "error", "stop"]
+    assert "status 500" in replies[1].text
+
+
+GARBAGE = {
+    "not JSON": (200, {}, "<html>busy</html>"),
+    "a list": (200, {}, "[]"),
+    "no choices": (200, {}, '{"choices": []}'),
+    "choices null": (200, {}, '{"choices": null}'),
+    "no message": (200, {}, '{"choices": [{"finish_reason": "stop"}]}'),
+    "content is a number": completion(5),
+    "content is a list": completion([{"type": "text", "text": "x"}]),
+    "content is null": completion(None),
+    "no finish reason": completion("half", None),
+    "an odd finish reason": completion("half", "tool_calls"),
+    "nothing": (200, {}, ""),
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage_costs_that_record_only_and_is_asked_again_next_time(tmp_path, name):
+    sick = True
+
+    def answer(body, n):
+        return GARBAGE[name] if sick and body["seed"] == 0 else completion("fine")
+
+    with FakeEndpoint(answer) as endpoint:
+        replies, _ = ask(endpoint, tmp_path, count=3)
+        sick = False
+        again, _ = ask(endpoint, tmp_path, count=3)
+    assert [reply.finish_reason for reply in replies] == ["error", "stop", "stop"]
+    assert [reply.finish_reason for reply in again] == ["stop"] * 3
+    assert len(endpoint.requests) == 4
+
+
+def test_the_raw_response_is_committed_before_it_is_parsed(tmp_path, monkeypatch):
+    def crash(raw, model):
+        raise KeyboardInterrupt
+
+    with FakeEndpoint(lambda body, n: completion("paid")) as endpoint:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(teacher_module, "read_response", crash)
+            ask(endpoint, tmp_path)
+        replies, _ = ask(endpoint, tmp_path)
+    assert replies[0].text == "paid"
+    assert len(endpoint.requests) == 1
+
+
+def test_a_request_is_in_flight_in_the_ledger_while_it_is_sent(tmp_path):
+    seen = []
+
+    def answer(body, n):
+        seen.append(Ledger(tmp_path / "ledger.sqlite").in_flight())
+        return completion("x")
+
+    with FakeEndpoint(answer) as endpoint:
+        ask(endpoint, tmp_path)
+    assert seen == [1]
+
+
+def test_when_all_fail_the_run_stops_early(tmp_path):
+    with FakeEndpoint(lambda body, n: (200, {}, "{}")) as endpoint:
+        with pytest.raises(UserError, match="the first 20 requests all failed"):
+            ask(endpoint, tmp_path, count=100, concurrency=4)
+    assert len(endpoint.requests) < 30
+
+
+def test_concurrency_is_bounded(tmp_path):
+    most = now = 0
+
+    def answer(body, n):
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        pause.wait(0.02)
+        now -= 1
+        return completion("x")
+
+    import threading
+
+    pause = threading.Event()
+    with FakeEndpoint(answer) as endpoint:
+        ask(endpoint, tmp_path, count=20, concurrency=3)
+    assert 2 <= most <= 3
+
+
+def test_an_endpoint_that_is_not_there_is_named(tmp_path):
+    with FakeEndpoint(lambda body, n: completion("x")) as endpoint:
+        pass
+    with pytest.raises(UserError, match=r"cannot reach http://127.0.0.1:\d+/v1"):
+        ask(endpoint, tmp_path, max_retries=0)
+
+
+def test_a_slow_reply_is_an_error_of_its_record(tmp_path):
+    import time
+
+    def answer(body, n):
+        time.sleep(0.6 if body["seed"] == 0 else 0)
+        return completion("x")
+
+    with FakeEndpoint(answer) as endpoint:
+        replies, _ = ask(endpoint, tmp_path, count=2, timeout_seconds=0.3, max_retries=0)
+    assert [reply.finish_reason for reply in replies] == ["error", "stop"]
+    assert "within 0.3 seconds" in replies[0].text
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (completion("cut of", "length"), Reply("cut of", "length", "fake-1")),
+        (completion("", "content_filter"), Reply("", "content_filter", "fake-1")),
+        (completion(None, "stop", refusal="I won't"), Reply("I won't", "content_filter", "fake-1")),
+        (completion(None, "length"), Reply("", "length", "fake-1")),
+    ],
+)
+def test_finish_reasons(answer, expected):
+    assert read_response(answer[2], "m") == expected
+
+
+def test_the_model_asked_for_stands_in_where_none_is_named():
+    raw = json.dumps({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]})
+    assert read_response(raw, "m").model == "m"
+
+
+def test_settings_that_cannot_work_are_refused_before_anything_is_sent(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match="OPENAI_API_KEY"):
+        check_teacher(TeacherConfig(teacher="openai", model="m"))
+    with pytest.raises(UserError, match="--model"):
+        check_teacher(TeacherConfig(teacher="openai", base_url="http://x"))
+    with pytest.raises(UserError, match="--base-url"):
+        check_teacher(TeacherConfig(teacher="openai", model="m", base_url="localhost:8000"))
+    with pytest.raises(UserError, match="--concurrency 0"):
+        check_teacher(TeacherConfig(concurrency=0))
+    check_teacher(TeacherConfig(teacher="openai", model="m", base_url="http://x/v1"))
+    check_teacher(TeacherConfig())
+
+
+def test_a_server_of_ones_own_needs_no_key(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with FakeEndpoint(lambda body, n: completion("x")) as endpoint:
+        ask(endpoint, tmp_path)
+    assert endpoint.keys == ["Bearer none"]
+
+
+def test_seeds_differ_by_record_and_by_kind():
+    seeds = {request_seed(0, kind, f"r{k}") for kind in ("note", "question", "answer") for k in range(100)}
+    assert len(seeds) == 300
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert request_seed(0, "note", "r1") == request_seed(0, "note", "r1")
+
+
+def test_make_teacher_keeps_a_ledger_for_the_paid_one(tmp_path):
+    config = TeacherConfig(teacher="openai", model="m", base_url="http://x/v1")
+    assert ledger_path(config, tmp_path / "notes") == tmp_path / "notes.ledger.sqlite"
+    teacher = make_teacher(config, ledger_path(config, tmp_path / "notes"))
+    assert teacher.name == "openai"
+    assert Path(tmp_path / "notes.ledger.sqlite").is_file()

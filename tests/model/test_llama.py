@@ -1,0 +1,108 @@
+"""The decoder computes what transformers computes, and documents in a row do not see each other."""
+
+import jax
+import numpy as np
+import pytest
+
+from asclepius_jax.data import unpack
+from asclepius_jax.model.llama import Model, Params, build, empty_cache, init_params
+from asclepius_jax.model.variants import VARIANTS
+from data_prep.records import PackedRow
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[Model, Params]:
+    return build(VARIANTS["tiny"]), init_params(VARIANTS["tiny"], 0)
+
+
+def forward(model: Model, params: Params, row: dict[str, np.ndarray], **options: str) -> np.ndarray:
+    arrays = (row[name][None] for name in ("tokens", "positions", "segment_ids"))
+    call = jax.jit(lambda params, *arrays: model.merge(params)(*arrays, dtype="float32", **options))
+    return np.asarray(call(params, *arrays))[0]
+
+
+def packed(*documents: np.ndarray, length: int = 48) -> dict[str, np.ndarray]:
+    tokens = np.concatenate(documents)
+    return unpack(PackedRow(tokens, np.array([len(d) for d in documents]), np.ones(len(tokens), bool)), length)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("llama2_7b", 6_738_415_616),
+        ("llama2_13b", 13_015_864_320),
+        ("llama3_8b", 8_030_261_248),
+        ("mistral_7b", 7_248_023_552),
+        ("smollm2_135m", 134_515_008),
+    ],
+)
+def test_sizes_are_the_published_ones(name: str, count: int):
+    model = build(VARIANTS[name])
+    assert sum(shape.size for shape in jax.tree.leaves(model.shapes)) == count
+    assert VARIANTS[name].num_params == count
+
+
+def test_a_document_in_a_row_computes_what_it_computes_alone(tiny):
+    random = np.random.default_rng(0)
+    first, second = random.integers(3, 256, 17), random.integers(3, 256, 20)
+    together = forward(*tiny, packed(first, second))
+    np.testing.assert_allclose(together[:17], forward(*tiny, packed(first))[:17], atol=1e-5)
+    np.testing.assert_allclose(together[17:37], forward(*tiny, packed(second))[:20], atol=1e-5)
+
+
+def test_a_document_cannot_change_its_neighbour(tiny):
+    random = np.random.default_rng(1)
+    second = random.integers(3, 256, 20)
+    one = forward(*tiny, packed(random.integers(3, 256, 17), second))
+    other = forward(*tiny, packed(random.integers(3, 256, 17), second))
+    np.testing.assert_array_equal(one[17:37], other[17:37])
+    assert np.abs(one[:17] - other[:17]).max() > 1e-3
+
+
+def test_a_token_cannot_see_the_future(tiny):
+    tokens = np.arange(3, 33)
+    changed = tokens.copy()
+    changed[20] = 99
+    one, other = forward(*tiny, packed(tokens)), forward(*tiny, packed(changed))
+    np.testing.assert_array_equal(one[:20], other[:20])
+    assert np.abs(one[20:30] - other[20:30]).max() > 1e-3
+
+
+@pytest.mark.parametrize("remat", ["projections", "attention", "full"])
+def test_remat_changes_no_gradient(tiny, remat: str):
+    model, params = tiny
+    row = packed(np.arange(3, 40))
+
+    def total(params: Params, remat: str) -> jax.Array:
+        arrays = (row[name][None] for name in ("tokens", "positions", "segment_ids"))
+        return (model.merge(params)(*arrays, dtype="float32", remat=remat) ** 2).mean()
+
+    gradient = jax.jit(jax.grad(total), static_argnums=1)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7),
+        gradient(params, "none"),
+        gradient(params, remat),
+    )
+
+
+def test_decoding_with_a_cache_gives_the_logits_of_the_whole_text(tiny):
+    model, params = tiny
+    tokens = np.random.default_rng(2).integers(3, 256, (2, 24))
+    whole = [forward(model, params, packed(row, length=24)) for row in tokens]
+
+    @jax.jit
+    def decode(params, tokens_BT, positions_BT, cache):
+        llama = model.merge(params)
+        x_BTD, cache = llama.decode(tokens_BT, positions_BT, cache, "float32")
+        return llama.logits(x_BTD), cache
+
+    cache = empty_cache(model.config, 2, 24, "float32")
+    positions = np.broadcast_to(np.arange(24), (2, 24))
+    # A prompt of 16, of which the last 4 are padding that later tokens overwrite.
+    padded = tokens[:, :16].copy()
+    padded[:, 12:] = 0
+    logits, cache = decode(params, padded, positions[:, :16], cache)
+    np.testing.assert_allclose(logits[:, :12], np.stack(whole)[:, :12], atol=1e-5)
+    for t in range(12, 24):
+        logits, cache = decode(params, tokens[:, t : t + 1], positions[:, t : t + 1], cache)
+        np.testing.assert_allclose(logits[:, 0], np.stack(whole)[:, t], atol=1e-5)
