@@ -123,12 +123,26 @@ def assemble(row: Any, global_batch: int, row_length: int, sharding: NamedShardi
     }
 
 
-def prefetched(batches: TrainBatches, first: int, end: int) -> Iterator[Batch]:
-    """Batches of the steps [first, end), one made in the background while the last is used."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(batches.__getitem__, first) if first < end else None
-        for step in range(first, end):
-            assert coming is not None
-            batch = coming.result()
-            coming = pool.submit(batches.__getitem__, step + 1) if step + 1 < end else None
-            yield batch
+class Prefetch:
+    """Batches of the steps [first, end) in order, one made in the background while the last is used."""
+
+    def __init__(self, batches: TrainBatches, first: int, end: int):
+        self.batches, self.next, self.end = batches, first, end
+        self.pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> "Prefetch":
+        self._ask()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _ask(self) -> None:
+        if self.next < self.end:
+            self.coming = self.pool.submit(self.batches.__getitem__, self.next)
+            self.next += 1
+
+    def get(self) -> Batch:
+        batch = self.coming.result()
+        self._ask()
+        return batch

@@ -61,7 +61,7 @@ def run_export(config: ExportConfig) -> None:
         raise UserError(f"{run_dir}/tokenizer is not the one that {step_folder} was trained with")
     if config.max_shard_size <= 0:
         raise UserError(f"--max-shard-size {config.max_shard_size}: it must be above 0 GB")
-    with writing_folder(config.out, "export", {str(step_folder): ""}, rejects=False) as folder:
+    with writing_folder(config.out, "export", {str(step_folder): ""}, of_records=False) as folder:
         files = write_weights(folder.path, step_folder, build(meta.model), config)
         for name, count in files.items():
             folder.add_file(name, count)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 from asclepius_jax.checkpoints import find_step, read_meta, restore_params
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.model.llama import Model, Params, build, empty_cache
+from asclepius_jax.model.variants import LlamaConfig
 from asclepius_jax.sharding import make_mesh, param_shardings
 from data_prep.prompts import TRAINING_TEMPLATE, load_template, render_prompt
 from data_prep.records import UserError
@@ -105,11 +106,11 @@ def generate(
 
 
 @functools.lru_cache(maxsize=8)
-def compiled(config, dtype: str, max_new_tokens: int, temperature: float, top_p: float):  # type: ignore[no-untyped-def]
+def compiled(config: LlamaConfig, dtype: str, max_new_tokens: int, temperature: float, top_p: float) -> Any:
     """jitted (params, tokens_BT, lengths_B, eos_id, key) -> new tokens (B, max_new_tokens), EOS after the end."""
     model = build(config)
 
-    def decode(params, tokens_BT, lengths_B, eos_id, key):  # type: ignore[no-untyped-def]
+    def decode(params: Params, tokens_BT: Any, lengths_B: Any, eos_id: Any, key: Any) -> jax.Array:
         llama = model.merge(params)
         B, T = tokens_BT.shape
         cache = empty_cache(config, B, T + max_new_tokens, dtype)
@@ -120,11 +121,11 @@ def compiled(config, dtype: str, max_new_tokens: int, temperature: float, top_p:
         first_B = pick(llama.logits(last_B1D)[:, 0], jax.random.fold_in(key, 0), temperature, top_p)
         new_BT = jnp.full((B, max_new_tokens), eos_id, jnp.int32).at[:, 0].set(first_B)
 
-        def unfinished(carry):  # type: ignore[no-untyped-def]
-            n, new_BT, _, done_B = carry
+        def unfinished(carry: Any) -> jax.Array:
+            n, _, _, done_B = carry
             return (n < max_new_tokens) & ~jnp.all(done_B)
 
-        def step(carry):  # type: ignore[no-untyped-def]
+        def step(carry: Any) -> Any:
             n, new_BT, cache, done_B = carry
             token_B1 = jax.lax.dynamic_slice_in_dim(new_BT, n - 1, 1, axis=1)
             x_B1D, cache = llama.decode(token_B1, (lengths_B + n - 1)[:, None], cache, dtype)

@@ -72,7 +72,7 @@ class Job:
 
     config: PackConfig
     index: int
-    kind: str  # "notes" or "examples"
+    kind: str  # "notes" or "instructions"
     files: tuple[tuple[Path, int, int], ...]  # (file, first record, end)
     template: str
     folder: Path  # where the shard is written
@@ -94,7 +94,7 @@ class ShardResult:
 def run(config: PackConfig) -> None:
     if config.row_length < 16 or config.shards < 1:
         raise UserError(f"--row-length {config.row_length} --shards {config.shards}: at least 16 and 1")
-    manifest = read_manifest(config.source, "notes", "examples")
+    manifest = read_manifest(config.source, "notes", "instructions")
     if not manifest["out"]:
         raise UserError(f"{config.source} holds no records: see its rejected.parquet")
     template = load_template(config.prompt_template)

@@ -230,12 +230,12 @@ class FolderWriter:
 
 
 @contextmanager
-def writing_folder(out: Path, kind: str, inputs: dict[str, str], rejects: bool = True) -> Iterator[FolderWriter]:
+def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: bool = True) -> Iterator[FolderWriter]:
     """Write a stage's output folder so that `out` holds either the old result or the whole new one, never half.
 
     Everything goes to a hidden folder beside `out`; on success the manifest is written last and the folder renamed.
     A finished folder of the same kind is replaced; anything else that stands at `out` is refused.
-    `inputs` maps the names of what was read to their hashes; `rejects` is off for a folder that is not of records.
+    `inputs` maps the names of what was read to their hashes; `of_records` is off for a folder of weights.
     """
     check_replaceable(out, kind)
     started = time.monotonic()
@@ -250,7 +250,7 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], rejects: bool =
         yield writer
         writer.name_shards()
         rejects = sorted(writer.rejects, key=lambda reject: (reject.id, reject.reason))
-        if rejects:
+        if of_records:
             write_parquet(partial / "rejected.parquet", rejects, Reject)
         manifest = {
             "schema": SCHEMA_VERSION,

@@ -84,6 +84,7 @@ async def work_on_shard(work: Work, shard: list[Any], teacher: Teacher) -> list[
         # Where one record ends the run, the others must not go on sending.
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # ---------------------------------------------------------------- processes
@@ -151,26 +152,29 @@ def map_on_one_loop(
 
     The teacher bounds how many requests are in flight.
     """
-    loop = asyncio.new_event_loop()
     running: deque[asyncio.Task[list[Record]]] = deque()
     shards = iter(shards)
     teacher: Teacher | None = None
-    try:
-        teacher = make()
-        while True:
-            for shard in itertools.islice(shards, ahead - len(running)):
-                running.append(loop.create_task(work_on_shard(work, shard, teacher)))
-            if not running:
-                return
-            loop.run_until_complete(until_first(running))
-            yield running.popleft().result()
-    finally:
-        for task in running:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*running, return_exceptions=True))
-        if isinstance(teacher, OpenAITeacher):
-            loop.run_until_complete(teacher.close())
-        loop.close()
+    with asyncio.Runner() as runner:
+        try:
+            teacher = make()
+            while True:
+                for shard in itertools.islice(shards, ahead - len(running)):
+                    running.append(runner.get_loop().create_task(work_on_shard(work, shard, teacher)))
+                if not running:
+                    return
+                runner.run(until_first(running))
+                yield running.popleft().result()
+        finally:
+            runner.run(wind_up(running, teacher))
+
+
+async def wind_up(running: Iterable[asyncio.Task[list[Record]]], teacher: Teacher | None) -> None:
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    if isinstance(teacher, OpenAITeacher):
+        await teacher.close()
 
 
 # ---------------------------------------------------------------- a whole stage

@@ -115,7 +115,7 @@ class JsonTokenizer:
         return self.fast.decode([i for i in ids if i not in control], skip_special_tokens=True)
 
     def token(self, token_id: int | None) -> str:
-        return "" if token_id is None else self.fast.id_to_token(token_id)
+        return "" if token_id is None else self.fast.id_to_token(token_id) or ""
 
     def special_tokens(self) -> list[str]:
         """Every spelling that a reader with control tokens switched on would take for one."""

@@ -16,11 +16,11 @@ from jax.experimental import multihost_utils
 
 from asclepius_jax.checkpoints import Checkpoints, Meta, State, check_model, find_step, read_meta, restore_params
 from asclepius_jax.config import TrainConfig, check, to_json
-from asclepius_jax.data import PackedRows, TrainBatches, eval_batches, prefetched
+from asclepius_jax.data import PackedRows, Prefetch, TrainBatches, eval_batches
 from asclepius_jax.model.hf import load_params, read_config
 from asclepius_jax.model.llama import Model, Params, build
 from asclepius_jax.model.variants import VARIANTS, LlamaConfig
-from asclepius_jax.sharding import batch_sharding, check_batch_divides, make_mesh, param_shardings
+from asclepius_jax.sharding import batch_sharding, check_batch_divides, make_mesh
 from asclepius_jax.train.metrics import Clock, Metrics, Throughput
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.report import write_report
@@ -63,12 +63,11 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length)
 
     stop = StopSignal()
-    coming = prefetched(batches, first, total_steps)
     metrics.start_clock()
-    with stop.caught():
+    with stop.caught(), Prefetch(batches, first, total_steps) as coming:
         for step in range(first + 1, total_steps + 1):
             with clock("input"):
-                batch = next(coming)
+                batch = coming.get()
             with clock("compile" if step == first + 1 else "step"):
                 state, numbers = train_step(state, batch)
             metrics.add(step, numbers)
@@ -86,7 +85,6 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                     checkpoints.save(step, state, meta)
             if leave:
                 break
-    coming.close()
     with clock("save"):
         checkpoints.close()
     metrics.close()

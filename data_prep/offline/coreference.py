@@ -3,7 +3,7 @@
 import re
 
 from data_prep.offline.forms import Form
-from data_prep.offline.note import WHO
+from data_prep.offline.note import SEVERAL, WHO
 from data_prep.offline.view import NOT_STATED, NoteView, Sentence, quote, unique
 
 FEMALE = re.compile(r"\b(?:female|woman|girl|lady)\b", re.IGNORECASE)
@@ -17,12 +17,6 @@ OTHERS = re.compile(
 HE = {"male": ("he", "his", "him", "himself"), "female": ("she", "her", "hers", "herself")}
 PRONOUN = re.compile(r"\b(?:he|his|him|himself|she|her|hers|herself)\b", re.IGNORECASE)
 PATIENT = re.compile(r"(?<!\w)(?:the |our |this )?patient\b(?!['’]s? (?:mother|father))", re.IGNORECASE)
-
-# More than one patient in one note: nobody can say who "she" is.
-SEVERAL = re.compile(
-    r"\b(?:two|three|four|five|both|all|these|our|\d) (?:\w+ )?(?:patients|cases|siblings|twins)\b|\b(?:second|third|other|first) (?:patient|case)\b|\b(?:case|patient) (?:no\. ?)?[12]\b",
-    re.IGNORECASE,
-)
 
 HEADS = (
     "mass|masses|lesion|lesions|tumor|tumour|tumors|tumours|nodule|nodules|cyst|cysts|fistula|aneurysm|abscess|fracture|hematoma|haematoma|"

@@ -26,7 +26,8 @@ ENDING = re.compile(r"(?:" + "|".join(sorted(SUFFIX_KINDS, key=len, reverse=True
 
 WORD = re.compile(r"[A-Za-zÀ-ÿα-ω0-9][\wÀ-ÿα-ω'’/.-]*[\wÀ-ÿα-ω]|[A-Za-z0-9]")
 NEGATION = re.compile(
-    r"\b(?:no|not|without|denie[sd]|denying|absence of|absent|negative for|free of|neither|nor|never|excluded|ruled out|rule out|did not|none of)\b",
+    r"\b(?:no|without|denie[sd]|denying|absence of|negative for|free of|neither|nor|never|excluded|ruled out|none of|"
+    r"not (?:have|had|show|shown|reveal|find|found|detect|note|experience|develop|demonstrate|identify|complain of|report|suffer from|suggest|any|a|an|present with|associated with|accompanied by))\b",
     re.IGNORECASE,
 )
 # Where the reach of a negation ends.
@@ -47,6 +48,8 @@ PSEUDO = re.compile(
 
 CAPITALISED = re.compile(r"(?<![\w'’-])[A-Z][a-z]+\b(?!['’]s)")
 PROPER = frozenset("Gram Doppler Glasgow Mantoux Holter Hodgkin Ewing Kaposi Wegener Candida Japanese".split())
+# "insulin resistance", "steroid receptor": a substance of the body, not a treatment.
+NOT_GIVEN = re.compile(r"[- ](?:regulated|receptors?|levels?|resistan\w+|antibod\w+|deficien\w+|dependent|sensitivity|allergy|growth factor|secretion)\b", re.IGNORECASE)
 SIDES = frozenset("left right upper lower bilateral both proximal distal anterior posterior".split())
 
 
@@ -67,7 +70,7 @@ def find_entities(sentence: str) -> tuple[Entity, ...]:
     taken = 0
     while index < len(words):
         kind, length = match_at(words, index)
-        if not kind:
+        if not kind or (kind == "drug" and NOT_GIVEN.match(sentence, words[index + length - 1][1])):
             index += 1
             continue
         first = extend_left(sentence, words, index, taken, kind)

@@ -110,7 +110,7 @@ d-dimer, prothrombin time, international normalized ratio, inr, fibrinogen, ferr
 afp, alpha-fetoprotein, cea, carcinoembryonic antigen, ca-125, ca 125, ca 19-9, ca19-9, psa, prostate-specific antigen, hcg, procalcitonin
 blood pressure, heart rate, pulse rate, pulse, respiratory rate, temperature, body temperature, oxygen saturation, body mass index, bmi
 glasgow coma scale, visual acuity, intraocular pressure, ejection fraction, antinuclear antibodies, antinuclear antibody, rheumatoid factor, complement
-physical examination, neurological examination, clinical examination, autopsy, mantoux test, tuberculin test, arterial blood gas, blood gas analysis
+examination, physical examination, neurological examination, clinical examination, autopsy, mantoux test, tuberculin test, arterial blood gas, blood gas analysis
 """)
 TEST_SUFFIXES = ("graphy", "gram", "grams", "scopy", "metry", "graph", "graphs")
 PROCEDURES = table("""
@@ -160,6 +160,16 @@ kidney, blood, muscle, joint, soft, tissue, tube, wound, urine, sputum, stool, l
 squamous, vein, artery, valve, septal, duct, node, nerve, foot, leg, arm, hand, face, facial, back, flank, groin, throat, ear, b, t, weight-bearing, dull, sharp, new-onset
 """)
 QUALIFIER_SUFFIXES = ("al", "ic", "ous", "ary", "ar", "oid", "ine", "ular", "atic", "ative", "genic", "itious", "ive")
+
+# Units as a chart writes them, in full.
+UNITS = {
+    "mg/dL": "milligrams per decilitre", "mg/dl": "milligrams per decilitre", "g/dL": "grams per decilitre", "g/dl": "grams per decilitre", "mg/L": "milligrams per litre", "mg/l": "milligrams per litre",
+    "g/L": "grams per litre", "g/l": "grams per litre", "mmol/L": "millimoles per litre", "mmol/l": "millimoles per litre", "ng/mL": "nanograms per millilitre", "ng/ml": "nanograms per millilitre",
+    "mmHg": "millimetres of mercury", "mm Hg": "millimetres of mercury", "mm": "millimetres", "cm": "centimetres", "kg": "kilograms", "mg": "milligrams", "mL": "millilitres", "ml": "millilitres",
+    "mg/kg": "milligrams per kilogram", "mg/kg/day": "milligrams per kilogram per day", "mg/m2": "milligrams per square metre", "kg/m2": "kilograms per square metre",
+    "IU/L": "international units per litre", "U/L": "units per litre", "/mm3": "per cubic millimetre", "cells/mm3": "cells per cubic millimetre", "mm/h": "millimetres per hour", "bpm": "beats per minute",
+    "mEq/L": "milliequivalents per litre", "pg/mL": "picograms per millilitre", "mg/day": "milligrams per day", "µmol/L": "micromoles per litre", "μmol/L": "micromoles per litre", "Gy": "gray", "°C": "degrees Celsius",
+}  # fmt: skip
 
 # Exact plain words. A word with a second meaning is not here.
 PLAIN_WORDS = {

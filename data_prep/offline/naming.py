@@ -4,6 +4,7 @@ import re
 
 from data_prep.offline.entities import Entity
 from data_prep.offline.forms import Form
+from data_prep.offline.lexicon import UNITS
 from data_prep.offline.view import (
     NOT_STATED,
     NoteView,
@@ -44,6 +45,12 @@ def entity_names(sentences: list[Sentence], *kinds: str, negated: bool = False) 
     return unique(found)
 
 
+def denied_names(sentences: list[Sentence]) -> list[str]:
+    """The problems that are denied everywhere they are named."""
+    present = {name.lower() for name in entity_names(sentences, "problem")}
+    return [name for name in entity_names(sentences, "problem", negated=True) if name.lower() not in present]
+
+
 def listing(label: str, items: list[str]) -> str:
     return f"{label}: {'; '.join(items)}." if items else NOT_STATED
 
@@ -51,7 +58,7 @@ def listing(label: str, items: list[str]) -> str:
 def list_kind(kind: str, view: NoteView) -> str:
     sentences = list(view.sentences)
     answer = listing(PLURALS[kind].capitalize(), entity_names(sentences, kind))
-    denied = entity_names(sentences, kind, negated=True) if kind == "problem" else []
+    denied = denied_names(sentences) if kind == "problem" else []
     return answer + (f" Stated to be absent: {'; '.join(denied)}." if denied and answer != NOT_STATED else "")
 
 
@@ -67,7 +74,7 @@ def name_in_section(view: NoteView, section: str, *kinds: str) -> str:
     sentences = view.section(section)
     parts = [listing(PLURALS[kind].capitalize(), entity_names(sentences, kind)) for kind in kinds]
     if "problem" in kinds:
-        denied = entity_names(sentences, "problem", negated=True)
+        denied = denied_names(sentences)
         parts += [f"Stated to be absent: {'; '.join(denied)}."] if denied else []
     return " ".join(part for part in parts if part != NOT_STATED) or NOT_STATED
 
@@ -90,7 +97,7 @@ def name_in_sentence(view: NoteView, text: str) -> str:
 
 
 def list_denied(view: NoteView) -> str:
-    return listing("Stated to be absent", entity_names(list(view.sentences), "problem", negated=True))
+    return listing("Stated to be absent", denied_names(list(view.sentences)))
 
 
 def drugs_with_doses(view: NoteView) -> list[str]:
@@ -242,6 +249,20 @@ def list_undefined(view: NoteView) -> str:
     return f"{join_words(list(view.undefined))} {verb} used without being spelled out."
 
 
+UNIT = re.compile(r"\d\s?(" + "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True)) + r")(?![\w/])")
+
+
+def units_used(view: NoteView) -> list[str]:
+    return list(dict.fromkeys(unit for s in view.sentences for unit in UNIT.findall(s.text)))
+
+
+def expand_unit(view: NoteView, unit: str) -> str:
+    where = next((s.text for s in view.sentences if unit in UNIT.findall(s.text)), "")
+    if unit not in UNITS or not where:
+        return NOT_STATED
+    return f"{unit} stands for {UNITS[unit]}." + (f" It appears in: {quote(where)}" if len(where) < 260 else "")
+
+
 ABBREVIATION_FORMS = (
     Form(
         ("What does {} stand for in this note?", "Expand the abbreviation {}.", "The note uses the short form {}. What is its long form?"),
@@ -251,7 +272,7 @@ ABBREVIATION_FORMS = (
     ),
     Form(
         ("Which abbreviation does the note use for “{}”?", "How is “{}” abbreviated in the note?"),
-        lambda view: list(view.abbreviations.values()),
+        lambda view: [lower_first(long) for long in view.abbreviations.values()],
         shorten,
     ),
     Form(
@@ -269,6 +290,11 @@ ABBREVIATION_FORMS = (
         ("Write this sentence out in full, without the abbreviations that the note defines: “{}”",),
         expandable_sentences,
         write_out_answer,
+    ),
+    Form(
+        ("What does the unit {} mean in this note?", "Write out the unit {} as it is used in the note."),
+        units_used,
+        expand_unit,
     ),
     Form(
         ("Which abbreviations does the note use without spelling them out?", "Which short forms in this note would a reader have to look up elsewhere?"),

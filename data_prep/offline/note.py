@@ -36,6 +36,11 @@ WHO = re.compile(
     rf"|{SEXES} aged (?:of )?\d{{1,3}} (?:years|months|weeks|days))",
     re.IGNORECASE,
 )
+# More than one patient in one note: nobody can say who "she" is.
+SEVERAL = re.compile(
+    r"\b(?:two|three|four|five|both|all|these|our|\d) (?:\w+ )?(?:patients|cases|siblings|twins)\b|\b(?:second|third|other|first) (?:patient|case)\b|\b(?:case|patient) (?:no\. ?)?[12]\b",
+    re.IGNORECASE,
+)
 COMPLAINT = re.compile(
     r"\b(?:present(?:ed|ing|s)|admitted|referred|complain(?:ed|ing|s|ts?)|visited|consulted|evaluated|seen|brought|attended|came|hospitali[sz]ed|suffer(?:ed|ing))\b"
     r"[^.;]{0,90}?\b(?:with|for|of|due to|because of|from|complaining of)\s+(?:a\s+|an\s+|the\s+)?"
@@ -87,6 +92,8 @@ def without_lead_in(sentence: str) -> str:
 
 def header(sentences: list[str]) -> str:
     """Age, sex and complaint, where the first sentences state them in so many words."""
+    if SEVERAL.search(" ".join(sentences)):
+        return ""
     opening = sentences[:4]
     who = next((match[1] for match in map(WHO.search, opening) if match), "")
     complaint = next((found for found in map(find_complaint, opening) if found), "")

@@ -154,7 +154,7 @@ QUESTION_FORMS = (
         absent=("allergies", "smoking", "alcohol use", "family history", "vaccinations", "occupation", "travel", "body weight"),
     ),
     Form(
-        ("Which value does the note give for {}?", "What is recorded for {}?", "What did {} measure?"),
+        ("Which value does the note give for {}?", "What is recorded for {}?"),
         tests_with_value,
         value_of,
         absent=("serum sodium", "HbA1c", "serum ferritin", "oxygen saturation", "INR", "serum lactate"),

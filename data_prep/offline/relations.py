@@ -45,7 +45,7 @@ def specific(name: str) -> bool:
 
 VAGUE = frozenset(
     """lesion lesions mass masses tumor tumour tumors tumours injury infection cyst nodule pain wound collection complications dissection compression
-    culture complement removal repair operation surgery isolation graft flap aspiration reconstruction cancer disease recurrence inflammation""".split()
+    culture complement removal repair operation surgery isolation graft flap aspiration reconstruction cancer disease recurrence inflammation examination""".split()
 )
 
 

@@ -11,26 +11,27 @@ from data_prep.offline.view import NOT_STATED, NoteView, Sentence, sentence_case
 
 # Turns of phrase with one meaning; the replacement fits the same place in the sentence.
 REWORDINGS = {
-    "presented to": "came to", "presented with": "came in with", "presented at": "came in at", "was admitted": "was taken in", "complained of": "reported",
-    "complaining of": "reporting", "complaints of": "reports of", "underwent": "had", "revealed": "showed", "demonstrated": "showed", "disclosed": "showed",
+    "presented to": "came to", "presented with": "came in with", "presented at": "came in at", "complained of": "reported",
+    "complaining of": "reporting", "underwent": "had", "revealed": "showed", "demonstrated": "showed", "disclosed": "showed",
     "exhibited": "showed", "showed": "revealed", "was commenced on": "was started on", "was initiated": "was started", "were initiated": "were started",
-    "was administered": "was given", "were administered": "were given", "received": "was given", "prior to": "before", "due to": "because of",
+    "was administered": "was given", "were administered": "were given", "prior to": "before", "due to": "because of",
     "owing to": "because of", "because of": "due to", "subsequently": "afterwards", "approximately": "about", "whereas": "while", "was referred to": "was sent to",
     "was unremarkable": "showed nothing unusual", "were unremarkable": "showed nothing unusual", "was uneventful": "went without problems",
     "was performed": "was carried out", "were performed": "were carried out", "was noted": "was seen", "were noted": "were seen", "was observed": "was seen",
     "were observed": "were seen", "was detected": "was found", "were detected": "were found", "at the time of": "at", "suffered from": "had",
-    "suffering from": "with", "initially": "at first", "therefore": "for this reason", "consequently": "as a result", "additionally": "in addition",
+    "suffering from": "affected by", "initially": "at first", "therefore": "for this reason", "consequently": "as a result", "additionally": "in addition",
     "furthermore": "in addition", "moreover": "in addition", "thereafter": "after that", "in order to": "to", "was excised": "was cut out",
     "was resected": "was cut out", "was removed": "was taken out", "were removed": "were taken out", "secondary to": "caused by",
-    "was discharged": "left the hospital", "was diagnosed with": "was found to have", "immediately": "at once", "consisted of": "was made up of",
-    "prescribed": "given", "attempted": "tried", "located in": "situated in", "located at": "situated at", "was located": "was situated", "was normal": "was within normal limits",
-    "were normal": "were within normal limits", "no evidence of": "no sign of", "evidence of": "signs of", "measuring": "with a size of", "was treated with": "was given treatment with",
+    "was diagnosed with": "was found to have", "consisted of": "was made up of",
+    "attempted": "tried", "located in": "situated in", "located at": "situated at", "was located": "was situated", "was normal": "was within normal limits",
+    "were normal": "were within normal limits", "no evidence of": "no sign of", "evidence of": "signs of", "was treated with": "was given treatment with",
     "were treated with": "were given treatment with", "at presentation": "when first seen", "on examination": "when examined", "was done": "was carried out", "were done": "were carried out",
-    "was started on": "was put on", "however": "even so", "was initially": "was at first", "improved": "got better", "deteriorated": "got worse", "worsened": "got worse", "no history of": "no record of",
-    "a history of": "a record of", "confirmed": "proved", "diagnosis of": "finding of", "postoperative course": "course after the operation", "post-operative course": "course after the operation", "postoperatively": "after the operation",
-    "preoperatively": "before the operation", "intraoperatively": "during the operation", "administered": "given", "utilized": "used", "rapidly": "quickly", "gradually": "little by little", "was decided to": "was agreed to",
+    "was started on": "was put on", "however": "even so", "was initially": "was at first", "no history of": "no record of",
+    "a history of": "a record of", "postoperative course": "course after the operation", "post-operative course": "course after the operation", "postoperatively": "after the operation",
+    "preoperatively": "before the operation", "intraoperatively": "during the operation", "administered": "given", "utilized": "used", "rapidly": "quickly", "was decided to": "was agreed to",
     "in addition": "also", "as well as": "and also", "subsequent": "later", "adjacent to": "next to", "with no": "without any", "ceased": "stopped", "discontinued": "stopped", "commenced": "began", "occurred": "took place",
 }  # fmt: skip
+# After an auxiliary ("had undergone", "has been noted") another form of the verb would be needed.
 REWORDABLE = re.compile(
     rf"(?<![\w-])(?:{'|'.join(sorted(map(re.escape, REWORDINGS), key=len, reverse=True))})(?![\w-])", re.IGNORECASE
 )

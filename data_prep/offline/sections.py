@@ -141,6 +141,8 @@ FINDINGS: tuple[tuple[str, re.Pattern[str]], ...] = (
 )  # fmt: skip
 
 # What cannot be understood without the sentence before it.
+# "Based on these findings" goes with them, unless it names a diagnosis, which closes them all.
+POINTS_BACK = re.compile(r"\b(?:this|these|those) (?:findings?|results?|observations?)\b", re.IGNORECASE)
 LEANING = re.compile(r"^(?:It|They|These|This|Those|Both|Such|The (?:latter|former|same|other)|Its|Their|Which)\b")
 # A new point in time, so not the rest of a description.
 LATER = cues(r"later\b", r"after\b", r"then\b", r"\w*day\b", r"weeks?\b", r"months?\b", r"she\b", r"he\b", r"patient\b")
@@ -172,7 +174,7 @@ def place(sentence: str, index: int, progress: Progress) -> str:
     """The section of one sentence; `progress` moves on with it."""
     if index == 0:
         section = PRESENT
-    elif LEANING.match(sentence):
+    elif LEANING.match(sentence) or (POINTS_BACK.search(sentence[:60]) and not DIAGNOSED.search(sentence[40:])):
         section = progress.section
     else:
         section = place_by_cues(sentence, progress)

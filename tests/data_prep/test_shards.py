@@ -124,9 +124,12 @@ def test_an_error_of_the_users_ends_the_run_at_once():
     with pytest.raises(UserError, match="the key is refused"):
         # The first shard sleeps for a minute, unless the error of the second reaches it.
         list(map_on_one_loop(refuse, Echo, in_shards(reports(12), 4)))
-    with pytest.raises(UserError, match="the key is refused"):
-        list(map_in_processes(refuse, Echo, in_shards(reports(8)[4:], 2), 2))
     assert time.monotonic() - started < 20
+
+
+def test_an_error_of_the_users_comes_out_of_a_worker_as_it_was():
+    with pytest.raises(UserError, match="the key is refused"):
+        list(map_in_processes(refuse, Echo, in_shards([reports(6)[5]] * 2, 1), 2))
 
 
 def test_a_killed_worker_is_reported():
