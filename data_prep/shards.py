@@ -26,7 +26,6 @@ from data_prep.teacher import OpenAITeacher, Teacher, TeacherConfig, ledger_path
 SHARDS_AHEAD = 4
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 MakeTeacher = Callable[[], Teacher]
 
 

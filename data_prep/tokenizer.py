@@ -8,7 +8,7 @@ in a note never becomes a control token.
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -248,3 +248,28 @@ def to_fast(model: Any) -> Any:
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     return fast
+
+
+def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int) -> None:
+    """A SentencePiece model with LLaMA's options: BPE, byte fallback, single digits, text as it is."""
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(line for text in texts for line in text.splitlines() if line.strip()),
+        model_prefix=str(path.with_suffix("")),
+        vocab_size=vocab_size,
+        model_type="bpe",
+        byte_fallback=True,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        character_coverage=0.9999,
+        normalization_rule_name="identity",
+        add_dummy_prefix=True,
+        remove_extra_whitespaces=False,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        minloglevel=2,
+    )
+    path.with_suffix(".vocab").unlink()

@@ -9,16 +9,20 @@ found in the words before it, and its first letter must begin a word.
 
 import re
 
+from data_prep.offline.lexicon import word_set
+
 BRACKET = re.compile(r"\(([^()]{2,80})\)")
 SHORT = re.compile(r"^(?=[^\s]*[A-Z])(?=(?:[^A-Za-z]*[A-Za-z]){2})[A-Za-zα-ω0-9][\wα-ω/&.-]{1,9}$")
 LAST_WORD = re.compile(r"([A-Za-z0-9][\w/&-]{1,9})\s*$")
 WORD_SPAN = re.compile(r"\S+")
 # Capital tokens that are not abbreviations of words: Roman numerals, headings, units, stages.
 UNDEFINED = re.compile(r"(?<![\w/-])[A-Z]{2,6}\b(?![-/]?\w)")
-NOT_SHORT = frozenset(
-    """II III IV VI VII VIII IX XI XII XIII IU MHz HU AND OR THE OF NO NOT NOTE PATIENT HISTORY PRESENT ILLNESS PAST MEDICAL FAMILY SOCIAL
-    DATA OTHER COURSE DISCHARGE CHIEF IMAGING USA UK MD PHYSICAL AM PM DR MBq Gy MPa KV KDA IN ON AS AT""".split()
-)
+STAGE = re.compile(r"[IVX]+[ABC]?")
+NOT_SHORT = word_set("""
+II III IV VI VII VIII IX XI XII XIII IU MHz HU AND OR THE OF NO NOT NOTE PATIENT HISTORY PRESENT ILLNESS PAST
+MEDICAL FAMILY SOCIAL DATA OTHER COURSE DISCHARGE CHIEF IMAGING USA UK MD PHYSICAL AM PM DR MBq Gy MPa KV KDA IN
+ON AS AT
+""")
 # "α-fetoprotein (AFP)": a Greek letter counts as its Latin one.
 GREEK = str.maketrans("αβγδκλμµ", "abgdklmm")
 
@@ -84,7 +88,7 @@ def match_backwards(short: str, text: str) -> str:
 
 def plausible(letters: list[str], long: str) -> bool:
     """At least half of the letters begin a word or a part of a compound; else the match is chance."""
-    initials = [word[0].lower() for word in re.split(r"[\s/-]+", long) if word]
+    initials = [word[0].lower().translate(GREEK) for word in re.split(r"[\s/-]+", long) if word]
     content = [initial for initial in initials if initial in letters]
     return len(initials) == 1 or len(content) >= max(2, len([c for c in letters if c.isalpha()]) // 2)
 
@@ -92,4 +96,4 @@ def plausible(letters: list[str], long: str) -> bool:
 def find_undefined(text: str, defined: dict[str, str]) -> list[str]:
     """Short forms in capitals that the text uses and never spells out."""
     found = dict.fromkeys(UNDEFINED.findall(text))
-    return [short for short in found if short not in defined and short not in NOT_SHORT]
+    return [short for short in found if short not in defined and short not in NOT_SHORT and not STAGE.fullmatch(short)]

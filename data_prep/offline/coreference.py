@@ -10,7 +10,8 @@ FEMALE = re.compile(r"\b(?:female|woman|girl|lady)\b", re.IGNORECASE)
 MALE = re.compile(r"\b(?:male|man|boy|gentleman)\b", re.IGNORECASE)
 # Anyone else in reach makes "he" or "she" unsafe.
 OTHERS = re.compile(
-    r"\b(?:mother|father|parents?|sister|brother|siblings?|wife|husband|daughter|son|uncle|aunt|cousin|grand\w+|partner|spouse|surgeon|physician|"
+    r"\b(?:mother|father|parents?|sister|brother|siblings?|wife|husband|daughter|son|uncle|aunt|cousin|grand\w+|"
+    r"partner|spouse|surgeon|physician|"
     r"doctor|neighbou?r|friend|relatives?|donor|infant|neonate|newborn|baby|fetus|foetus|patients|women|men)\b",
     re.IGNORECASE,
 )
@@ -19,20 +20,25 @@ PRONOUN = re.compile(r"\b(?:he|his|him|himself|she|her|hers|herself)\b", re.IGNO
 PATIENT = re.compile(r"(?<!\w)(?:the |our |this )?patient\b(?!['’]s? (?:mother|father))", re.IGNORECASE)
 
 HEADS = (
-    "mass|masses|lesion|lesions|tumor|tumour|tumors|tumours|nodule|nodules|cyst|cysts|fistula|aneurysm|abscess|fracture|hematoma|haematoma|"
-    "collection|ulcer|swelling|thrombus|polyp|effusion|defect|stenosis|catheter|tube|stent|graft|flap|biopsy|specimen|scan|rash|infection|"
-    "hernia|perforation|foreign body|implant|procedure|drain|stone|calculus|wound|obstruction|aneurysms|fracture|plaque|pseudoaneurysm"
+    "mass|masses|lesion|lesions|tumor|tumour|tumors|tumours|nodule|nodules|cyst|cysts|fistula|aneurysm|abscess|"
+    "fracture|hematoma|haematoma|"
+    "collection|ulcer|swelling|thrombus|polyp|effusion|defect|stenosis|catheter|tube|stent|graft|flap|biopsy|"
+    "specimen|scan|rash|infection|"
+    "hernia|perforation|foreign body|implant|procedure|drain|stone|calculus|wound|obstruction|aneurysms|fracture|"
+    "plaque|pseudoaneurysm"
 )
 DEFINITE = re.compile(rf"\b(?:[Tt]he|[Tt]his|[Tt]hese|[Tt]hat) ({HEADS})\b")
 INDEFINITE = r"\b(?:an?|two|three|four|several|multiple|some)\s(?:[^\s,;.()]+\s){0,7}?"
 NOUN_STOP = re.compile(
-    r"\b(?:and|with|that|which|in|on|at|was|were|is|had|showed|for|from|by|to|after|due|as|when|while|or|but|through|during|revealing|showing|into|followed|under)\b"
+    r"\b(?:and|with|that|which|in|on|at|was|were|is|had|showed|for|from|by|to|after|due|as|when|while|or|but|through|"
+    r"during|revealing|showing|into|followed|under)\b"
 )
 RELATIVE = re.compile(
     r"\b((?:an?|the|The|An?|his|her|His|Her)\s(?:[^\s,;.()]+\s){0,5}?[^\s,;.()]{3,})(?:\s\([^()]{1,30}\))?, which\b"
 )
 SUBJECT = re.compile(
-    r"^((?:An? |The |His |Her |Repeat |Repeated )?(?:[\w’'/-]+ ){0,6}?[\w’'/-]+)(?:\s\([^()]{1,20}\))? (?:showed|revealed|demonstrated|disclosed|suggested|confirmed|detected)\b"
+    r"^((?:An? |The |His |Her |Repeat |Repeated )?(?:[\w’'/-]+ ){0,6}?[\w’'/-]+)(?:\s\([^()]{1,20}\))? (?:showed|"
+    r"revealed|demonstrated|disclosed|suggested|confirmed|detected)\b"
 )
 IT_SHOWED = re.compile(
     r"^(It|This) (?:also )?(?:showed|revealed|demonstrated|disclosed|suggested|confirmed|detected)\b"
@@ -91,7 +97,8 @@ def resolve_pronoun(view: NoteView, text: str) -> str:
     if text not in pronouns(view):
         return NOT_STATED
     mention = SLOT.fullmatch(text)
-    return f"“{mention[1] if mention else text}” refers to the patient, introduced in the note as “{patient_phrase(view)}.”"
+    said = mention[1] if mention else text
+    return f"“{said}” refers to the patient, introduced in the note as “{patient_phrase(view)}.”"
 
 
 def antecedent(view: NoteView, sentence: Sentence, head: str, start: int) -> tuple[str, Sentence] | None:
@@ -195,7 +202,8 @@ def resolve_section(view: NoteView, section: str) -> str:
         return NOT_STATED
     words = count_in(view, section, gender)[1]
     mentions = " and ".join(f"“{word}”" for word in words[:3])
-    return f"{mentions} under {section} refer{'s' if len(words) == 1 else ''} to the patient, introduced as “{patient_phrase(view)}.”"
+    verb = "refers" if len(words) == 1 else "refer"
+    return f"{mentions} under {section} {verb} to the patient, introduced as “{patient_phrase(view)}.”"
 
 
 def who_is_patient(view: NoteView) -> str:
@@ -205,15 +213,18 @@ def who_is_patient(view: NoteView) -> str:
 
 COREFERENCE_FORMS = (
     Form(("Who is meant by {}", "To whom does the pronoun refer: {}"), pronouns, resolve_pronoun),
-    Form(("What does the note mean by {}", "Which earlier mention does this phrase take up: {}"), definites, resolve_definite),
+    Form(("What does the note mean by {}", "Which earlier mention does this phrase take up: {}"), definites,
+    resolve_definite),
     Form(("What does the relative pronoun refer to: {}",), relatives, resolve_relative),
     Form(("What does this word point back to: {}",), it_mentions, resolve_it),
     Form(
-        ("List all expressions by which the note refers to the patient.", "Collect the coreference chain of the patient: every kind of mention in the note."),
+        ("List all expressions by which the note refers to the patient.",
+        "Collect the coreference chain of the patient: every kind of mention in the note."),
         lambda view: [""],
         lambda view, _: list_mentions(view),
     ),
-    Form(("To whom do the personal pronouns under {} refer?", "Resolve the personal pronouns in the section {}."), section_mentions, resolve_section),
+    Form(("To whom do the personal pronouns under {} refer?", "Resolve the personal pronouns in the section {}."),
+    section_mentions, resolve_section),
     Form(
         ("Who is “the patient” in this note?",),
         lambda view: [""],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from data_prep.offline import lexicon
+from data_prep.offline.lexicon import word_set
 
 KINDS = ("drug", "problem", "test", "procedure", "anatomy")
 TABLES = {
@@ -27,30 +28,42 @@ ENDING = re.compile(r"(?:" + "|".join(sorted(SUFFIX_KINDS, key=len, reverse=True
 WORD = re.compile(r"[A-Za-zÀ-ÿα-ω0-9][\wÀ-ÿα-ω'’/.-]*[\wÀ-ÿα-ω]|[A-Za-z0-9]")
 NEGATION = re.compile(
     r"\b(?:no|without|denie[sd]|denying|absence of|negative for|free of|neither|nor|never|excluded|ruled out|none of|"
-    r"not (?:have|had|show|shown|reveal|find|found|detect|note|experience|develop|demonstrate|identify|complain of|report|suffer from|suggest|any|a|an|present with|associated with|accompanied by))\b",
+    r"not (?:have|had|show|shown|reveal|find|found|detect|note|experience|develop|demonstrate|identify|complain of|"
+    r"report|suffer from|suggest|any|a|an|present with|associated with|accompanied by))\b",
     re.IGNORECASE,
 )
 # Where the reach of a negation ends.
 SCOPE_END = re.compile(
-    r"[;:]|\b(?:but|however|although|except|apart from|other than|which|that|who|because|due to|and (?:the|he|she|was|had|his|her|showed)|was|were|is|had|showed|revealed)\b"
+    r"[;:]|\b(?:but|however|although|except|apart from|other than|which|that|who|because|due to|and (?:the|he|she|"
+    r"was|had|his|her|showed)|was|were|is|had|showed|revealed)\b"
     r"|, (?:and (?:he|she|the|was|had)|he|she|the|with)\b",
     re.IGNORECASE,
 )
 NEGATED_AFTER = re.compile(
-    r"^[^,;.]{0,40}?\b(?:was|were|is|are|been) (?:\w+ )?(?:absent|negative|excluded|ruled out|not (?:found|seen|present|detected|observed|noted|identified|palpable|reported|demonstrated))\b",
+    r"^[^,;.]{0,40}?\b(?:was|were|is|are|been) (?:\w+ )?(?:absent|negative|excluded|ruled out|not (?:found|seen|"
+    r"present|detected|observed|noted|identified|palpable|reported|demonstrated))\b",
     re.IGNORECASE,
 )
 # Negations that say something else: "no longer", "not only", "no significant change in".
 PSEUDO = re.compile(
-    r"\b(?:not only|no longer|no (?:significant |further )?(?:change|increase|decrease|improvement|response)|not (?:improve|respond|resolve))",
+    r"\b(?:not only|no longer|no (?:significant |further )?(?:change|increase|decrease|improvement|response)|"
+    r"not (?:improve|respond|resolve))",
     re.IGNORECASE,
 )
 
 CAPITALISED = re.compile(r"(?<![\w'’-])[A-Z][a-z]+\b(?!['’]s)")
-PROPER = frozenset("Gram Doppler Glasgow Mantoux Holter Hodgkin Ewing Kaposi Wegener Candida Japanese".split())
+PROPER = word_set("""
+Gram Doppler Glasgow Mantoux Holter Hodgkin Ewing Kaposi Wegener Candida Japanese
+""")
 # "insulin resistance", "steroid receptor": a substance of the body, not a treatment.
-NOT_GIVEN = re.compile(r"[- ](?:regulated|receptors?|levels?|resistan\w+|antibod\w+|deficien\w+|dependent|sensitivity|allergy|growth factor|secretion)\b", re.IGNORECASE)
-SIDES = frozenset("left right upper lower bilateral both proximal distal anterior posterior".split())
+NOT_GIVEN = re.compile(
+    r"[- ](?:regulated|receptors?|levels?|resistan\w+|antibod\w+|deficien\w+|dependent|"
+    r"sensitivity|allergy|growth factor|secretion)\b",
+    re.IGNORECASE,
+)
+SIDES = word_set("""
+left right upper lower bilateral both proximal distal anterior posterior
+""")
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,7 @@ def extend_left(sentence: str, words: list[tuple[int, int, str]], index: int, ta
     """Take in the qualifiers before a term: "severe left-sided chest pain"."""
     first = index
     while kind != "drug" and first > taken and index - first < 4:
-        start, end, word = words[first - 1]
+        _, end, word = words[first - 1]
         if sentence[end : words[first][0]] != " " or not (word in SIDES if kind == "anatomy" else is_qualifier(word)):
             break
         first -= 1
@@ -153,13 +166,14 @@ def is_qualifier(word: str) -> bool:
     return len(word) > 4 and word.endswith(lexicon.QUALIFIER_SUFFIXES) and word not in NOT_QUALIFIERS
 
 
-NOT_QUALIFIERS = frozenset(
-    """several hospital clinic medical topic arrival approval removal survival withdrawal total referral interval initial general clinical
-    physical historical final additional additional usual external typical gradual critical during examine determine urine routine
-    remarkable similar particular regular five give receive have twelve above active positive negative significant specific public
-    previous various obvious material biological radiological surgical medicine line combine magazine summary january february necessary
-    ordinary arrive alive achieve individual normal abnormal""".split()
-)
+NOT_QUALIFIERS = word_set("""
+several hospital clinic medical topic arrival approval removal survival withdrawal total referral interval
+initial general clinical physical historical final additional additional usual external typical gradual critical
+during examine determine urine routine remarkable similar particular regular five give receive have twelve above
+active positive negative significant specific public previous various obvious material biological radiological
+surgical medicine line combine magazine summary january february necessary ordinary arrive alive achieve
+individual normal abnormal
+""")
 
 
 def is_negated(sentence: str, start: int, end: int) -> bool:

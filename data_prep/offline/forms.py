@@ -32,7 +32,9 @@ def draw(seed: int, *parts: object) -> int:
 def ask(forms: tuple[Form, ...], view: NoteView, seed: int) -> str:
     """A question that the note answers, or, now and then, one that it does not."""
     wanted_absent = draw(seed, "absent") % 1000 < ABSENT_SHARE * 1000
-    order = sorted(range(len(forms)), key=lambda index: draw(seed, "form", index))
+    # Forms with a slot come up three times as often: their questions name something of this very note.
+    weights = [3 if "{}" in form.wordings[0] else 1 for form in forms]
+    order = sorted(range(len(forms)), key=lambda index: (draw(seed, "form", index) % 9973) / weights[index])
     # A short list or a bare name makes a poor exercise: forms with a fuller answer go first.
     for absent, least in ((True, 0), (False, 5), (False, 1)) if wanted_absent else ((False, 5), (False, 1), (True, 0)):
         for index in order:

@@ -2,9 +2,9 @@
 
 import re
 
-from data_prep.offline.entities import Entity
+from data_prep.offline.entities import KIND_OF, Entity
 from data_prep.offline.forms import Form
-from data_prep.offline.lexicon import UNITS
+from data_prep.offline.lexicon import QUALIFIERS, UNITS
 from data_prep.offline.view import (
     NOT_STATED,
     NoteView,
@@ -25,12 +25,16 @@ PLURALS = {
 }
 LONGEST_LIST = 24
 MEASUREMENT = re.compile(
-    r"(?<![\w./-])[<>≤≥~]?\s?\d[\d.,]*(?:\s?(?:[x×X*/–-]|to)\s?\d[\d.,]*){0,2}\s?(?:mg/kg(?:/day|/d)?|mg/m2|mg/d[lL]|g/d[lL]|[mµμn]g/m[lL]|ng/dL|pg/m[lL]|[mµμ]?mol/[lL]|"
-    r"m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|mm\s?Hg|mm/h(?:r|our)?|beats per minute|bpm|kg/m2|mg/day|g/day|mg|mcg|µg|μg|g|kg|m[lL]|L|cm|mm|%|°\s?C|℃|Gy)(?![\w/])"
+    r"(?<![\w./-])[<>≤≥~]?\s?\d[\d.,]*(?:\s?(?:[x×X*/–-]|to)\s?\d[\d.,]*){0,2}\s?(?:mg/kg(?:/day|/d)?|mg/m2|mg/d[lL]|"
+    r"g/d[lL]|[mµμn]g/m[lL]|ng/dL|pg/m[lL]|[mµμ]?mol/[lL]|"
+    r"m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|mm\s?Hg|mm/h(?:r|our)?|beats per minute|bpm|kg/m2|mg/day|"
+    r"g/day|mg|mcg|µg|μg|g|kg|m[lL]|L|cm|mm|%|°\s?C|℃|Gy)(?![\w/])"
 )
 DOSE = re.compile(
-    r"^[^,;.]{0,25}?(\(?\b\d[\d.,]*\s?(?:[-–]\s?\d[\d.,]*\s?)?(?:mg|g|mcg|µg|μg|IU|units?|U|mL|ml|mEq)(?:/(?:kg|m2|day|d|h|hour|dose|week|min))*(?: per (?:kg|day|week|hour|dose))?\b\)?"
-    r"(?:,? (?:once|twice|three times|four times|every \w+(?: \w+)?|per|a|daily|orally|intravenously|IV|weekly|monthly|bid|tid|day|week|in|divided|doses)\b)*)"
+    r"^[^,;.]{0,25}?(\(?\b\d[\d.,]*\s?(?:[-–]\s?\d[\d.,]*\s?)?(?:mg|g|mcg|µg|μg|micrograms?|million units|IU|units?|"
+    r"U|mL|ml|mEq|mmol)(?:/(?:kg|m2|day|d|h|hour|dose|week|min))*(?: per (?:kg|day|week|hour|dose))?\b\)?"
+    r"(?:,? (?:once|twice|three times|four times|every \w+(?: \w+)?|per|a|daily|orally|intravenously|IV|weekly|"
+    r"monthly|bid|tid|day|week|in|divided|doses)\b)*)"
 )
 
 
@@ -127,19 +131,27 @@ NER_FORMS = (
         absent=("",),
     ),
     Form(
-        ("List the symptoms and diagnoses in the note, and say which are stated to be absent.",
-         "Extract every problem that the note names: symptoms, signs and diagnoses."),
+        (
+            "List the symptoms and diagnoses in the note, and say which are stated to be absent.",
+            "Extract every problem that the note names: symptoms, signs and diagnoses.",
+        ),
         lambda view: whole_note_slots("problem", view),
         lambda view, _: list_kind("problem", view),
-    ),  # fmt: skip
+    ),
     Form(
-        ("Which procedures and treatments are named in the note?", "Extract the procedures and treatments from this note."),
+        (
+            "Which procedures and treatments are named in the note?",
+            "Extract the procedures and treatments from this note.",
+        ),
         lambda view: whole_note_slots("procedure", view),
         lambda view, _: list_kind("procedure", view),
         absent=("",),
     ),
     Form(
-        ("Which tests and examinations does the note name?", "List the investigations and measured quantities named in the note."),
+        (
+            "Which tests and examinations does the note name?",
+            "List the investigations and measured quantities named in the note.",
+        ),
         lambda view: whole_note_slots("test", view),
         lambda view, _: list_kind("test", view),
     ),
@@ -149,7 +161,10 @@ NER_FORMS = (
         lambda view, section: name_in_section(view, section, "anatomy"),
     ),
     Form(
-        ("Extract the problems, procedures and medications named under {}.", "Which clinical entities (problems, procedures, medications) appear under {}?"),
+        (
+            "Extract the problems, procedures and medications named under {}.",
+            "Which clinical entities (problems, procedures, medications) appear under {}?",
+        ),
         lambda view: sections_naming(view, "problem", "procedure", "drug"),
         lambda view, section: name_in_section(view, section, "problem", "procedure", "drug"),
     ),
@@ -159,7 +174,10 @@ NER_FORMS = (
         name_in_sentence,
     ),
     Form(
-        ("Which symptoms, signs or diseases does the note state to be absent?", "List the negated findings in the note."),
+        (
+            "Which symptoms, signs or diseases does the note state to be absent?",
+            "List the negated findings in the note.",
+        ),
         lambda view: [""],
         lambda view, _: list_denied(view),
         absent=("",),
@@ -175,16 +193,25 @@ NER_FORMS = (
         measured_sections,
         lambda view, section: listing("Measurements", measurements(view.section(section))),
     ),
-)  # fmt: skip
+)
 
 
 # ---------------------------------------------------------------- abbreviations
 
 
+ORDINARY_ENDINGS = (
+    "al", "ic", "ive", "ary", "ed", "ing", "ion", "phy", "ous", "ity", "ular", "osis", "itis", "oma", "ory", "ase",
+    "ment", "our", "ness", "white", "ness", "ist", "ulin", "ate", "ent", "sis",
+)  # fmt: skip
+
+
 def lower_first(text: str) -> str:
-    """A long form inside a sentence: small initial, unless it is a name or itself in capitals."""
-    first = text.split()[0]
-    return text[0].lower() + text[1:] if first[1:].islower() and len(first) > 1 else text
+    """A long form inside a sentence: small initial where its first word is surely no name: "Magnetic",
+    not "Bartter"."""
+    first = re.split(r"[\s-]", text)[0]
+    small = first.lower()
+    known = small in QUALIFIERS or small in KIND_OF or small.endswith(ORDINARY_ENDINGS)
+    return text[0].lower() + text[1:] if known and first[1:].islower() else text
 
 
 def expand(view: NoteView, short: str) -> str:
@@ -230,9 +257,8 @@ def write_out(view: NoteView, sentence: str) -> str:
     """The sentence with each defined short form replaced by its long form; a definition in it loses its bracket."""
     for short, long in view.abbreviations.items():
         sentence = re.sub(rf"\s*\({re.escape(short)}\)(?!\w)", "", sentence) if long in sentence else sentence
-        sentence = re.sub(
-            rf"(?<![\w-]){re.escape(short)}(?![\w-]|\s?\()", lambda _, long=long: lower_first(long), sentence
-        )
+        full = lower_first(long).replace("\\", "")
+        sentence = re.sub(rf"(?<![\w-]){re.escape(short)}(?![\w-]|\s?\()", full, sentence)
     return sentence
 
 
@@ -265,7 +291,8 @@ def expand_unit(view: NoteView, unit: str) -> str:
 
 ABBREVIATION_FORMS = (
     Form(
-        ("What does {} stand for in this note?", "Expand the abbreviation {}.", "The note uses the short form {}. What is its long form?"),
+        ("What does {} stand for in this note?", "Expand the abbreviation {}.",
+        "The note uses the short form {}. What is its long form?"),
         lambda view: [*view.abbreviations, *view.abbreviations, *view.undefined[:3]],
         expand,
         absent=("TAVI", "PCOS", "DVT", "GERD", "ARDS", "COPD", "BPH"),
@@ -276,7 +303,8 @@ ABBREVIATION_FORMS = (
         shorten,
     ),
     Form(
-        ("List every abbreviation that the note spells out, with its long form.", "Make a key of the abbreviations that are defined in this note."),
+        ("List every abbreviation that the note spells out, with its long form.",
+        "Make a key of the abbreviations that are defined in this note."),
         lambda view: [""],
         lambda view, _: list_defined(view),
         absent=("",),
@@ -297,7 +325,8 @@ ABBREVIATION_FORMS = (
         expand_unit,
     ),
     Form(
-        ("Which abbreviations does the note use without spelling them out?", "Which short forms in this note would a reader have to look up elsewhere?"),
+        ("Which abbreviations does the note use without spelling them out?",
+        "Which short forms in this note would a reader have to look up elsewhere?"),
         lambda view: [""] if len(view.undefined) <= 15 else [],
         lambda view, _: list_undefined(view),
     ),

@@ -28,33 +28,43 @@ PATIENT = "PATIENT"
 SEXES = r"(?:male|female|man|woman|boy|girl|gentleman|lady|infant|neonate|newborn|child|toddler|adolescent|teenager)"
 TENS = r"twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
 SPELLED = (
-    r"(?<!and a )(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|"
+    r"(?<!and a )(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
+    r"seventeen|eighteen|nineteen|"
     rf"(?:{TENS})(?:-(?:one|two|three|four|five|six|seven|eight|nine))?)"
 )
 WHO = re.compile(
-    rf"\b((?:\d{{1,3}}(?:\.\d)?|{SPELLED})[- ](?:years?|yr|y|months?|weeks?|days?)[- ](?:old|of age)\b(?:,?[ -](?:[A-Za-z-]+\s){{0,4}}?{SEXES}\b)?"
+    rf"\b((?:\d{{1,3}}(?:\.\d)?|{SPELLED})[- ](?:years?|yr|y|months?|weeks?|days?)[- ](?:old|"
+    rf"of age)\b(?:,?[ -](?:[A-Za-z-]+\s){{0,4}}?{SEXES}\b)?"
     rf"|{SEXES} aged (?:of )?\d{{1,3}} (?:years|months|weeks|days))",
     re.IGNORECASE,
 )
 # More than one patient in one note: nobody can say who "she" is.
+LONGEST_COMPLAINT = 22  # words
 SEVERAL = re.compile(
-    r"\b(?:two|three|four|five|both|all|these|our|\d) (?:\w+ )?(?:patients|cases|siblings|twins)\b|\b(?:second|third|other|first) (?:patient|case)\b|\b(?:case|patient) (?:no\. ?)?[12]\b",
+    r"\b(?:two|three|four|five|both|all|these|our|\d) (?:\w+ )?(?:patients|cases|siblings|twins)\b|\b(?:second|third|"
+    r"other|first) (?:patient|case)\b|\b(?:case|patient) (?:no\. ?)?[12]\b",
     re.IGNORECASE,
 )
 COMPLAINT = re.compile(
-    r"\b(?:present(?:ed|ing|s)|admitted|referred|complain(?:ed|ing|s|ts?)|visited|consulted|evaluated|seen|brought|attended|came|hospitali[sz]ed|suffer(?:ed|ing))\b"
+    r"\b(?:present(?:ed|ing|s)|admitted|referred|complain(?:ed|ing|s|ts?)|visited|consulted|evaluated|seen|brought|"
+    r"attended|came|hospitali[sz]ed|suffer(?:ed|ing))\b"
     r"[^.;]{0,90}?\b(?:with|for|of|due to|because of|from|complaining of)\s+(?:a\s+|an\s+|the\s+)?"
-    r"((?!her |his |further|evaluation|our |management|medical|surgical|treatment|\d+[- ]year|age\b|investigation)[^.;()]{5,140})",
+    r"((?!her |his |further|evaluation|our |management|medical|surgical|treatment|\d+[- ]year|age\b|"
+    r"investigation)(?:[^.;()]|\.(?=\d)){5,})",
     re.IGNORECASE,
 )
 COMPLAINT_END = re.compile(
-    r",?\s+(?:and (?:was|had|he|she|is|his|her|the|underwent)\b|which\b|who\b|that\b|where\b|he\b|she\b|was\b|were\b|had (?!been)|but\b|after which|as well as he)"
-    r"|,\s+(?=[A-Z][a-z])|,\s+(?:and\s+)?(?:associated|accompanied|without|with no|starting|started|beginning|although|since|all|but|except)\b"
+    r",?\s+(?:and (?:was|had|he|she|is|his|her|the|underwent)\b|which\b|who\b|that\b|where\b|he\b|she\b|was\b|were\b|"
+    r"had (?!been)|but\b|after which|as well as he)"
+    r"|,\s+(?=[A-Z][a-z])|,\s+(?:and\s+)?(?:associated|accompanied|without|with no|starting|started|beginning|"
+    r"although|since|all|but|except)\b"
 )
 # Articles that a chart leaves out. Only before these words: "a few" without its article is another quantity.
 LEADING_ARTICLE = re.compile(
-    r"^(?:The (?=(?:patient|abdomen|lungs?|remainder|rest|examination|physical|laboratory|neurological|cardiovascular|initial|blood|serum|chest|"
-    r"white|liver|renal|electrocardiogram|echocardiogram|urine|histolog\w+|patholog\w+|biopsy|histopath\w+|past|family|vital)\b)"
+    r"^(?:The (?=(?:patient|abdomen|lungs?|remainder|rest|examination|physical|laboratory|neurological|"
+    r"cardiovascular|initial|blood|serum|chest|"
+    r"white|liver|renal|electrocardiogram|echocardiogram|urine|histolog\w+|patholog\w+|biopsy|histopath\w+|past|"
+    r"family|vital)\b)"
     r"|An? (?=(?:\d|[a-z]+[- ]year|chest|abdominal|computed|magnetic|CT|MRI|repeat|biopsy)))"
 )
 THERE_WAS = re.compile(
@@ -64,10 +74,13 @@ EMPTY_OPENING = re.compile(r"^(?:On|At|In) (?:the )?(?:physical |clinical )?exam
 
 # "... were white cells 12,000/mm3 (70% poly), haemoglobin 12.8 g/dL, ...": what stands before the list, and the list.
 LIST_HEAD = re.compile(
-    r"^(.{0,100}?\b(?:findings?|results?|values?|tests?|data|examinations?|parameters|analys[ie]s|investigations|signs|studies|count|work-?up|profile)\b.{0,40}?"
+    r"^(.{0,100}?\b(?:findings?|results?|values?|tests?|data|examinations?|parameters|analys[ie]s|investigations|"
+    r"signs|studies|count|work-?up|profile)\b.{0,40}?"
     r"\b(?:were as follows|as follows|findings were|results were|values were|included|revealed|showed|were|was|"
     r"demonstrated|disclosed|indicated|with))[:,]?\s+(?=.*\d)"
 )
+# A value without its name: the comma before it was no separator.
+BARE_VALUE = re.compile(r"^[<>≥≤~]?\s?\d[\d.,]*\s?\S*$")
 LIST_COMMA = re.compile(r"[,;]\s+(?:and\s+)?(?![^()]*\))")
 
 
@@ -106,7 +119,10 @@ def find_complaint(sentence: str) -> str:
     if not match:
         return ""
     phrase = COMPLAINT_END.split(match[1])[0].rstrip(" ,.")
-    return phrase if 1 < len(phrase.split()) <= 18 or len(phrase) > 6 else ""
+    # A long phrase ends at a comma, or is no headline at all: it never stops inside a thought.
+    while len(phrase.split()) > LONGEST_COMPLAINT and ", " in phrase:
+        phrase = phrase[: phrase.rindex(", ")]
+    return phrase if len(phrase.split()) <= LONGEST_COMPLAINT and len(phrase) > 3 else ""
 
 
 def trim(sentence: str) -> str:
@@ -123,6 +139,12 @@ def bullet(sentence: str) -> str:
     match = LIST_HEAD.match(sentence)
     items = LIST_COMMA.split(sentence[match.end() :].rstrip(".")) if match else []
     measured = [item for item in items if re.search(r"\d", item) and len(item.split()) <= 12]
-    if match and len(items) >= 4 and len(measured) >= 0.8 * len(items) and all(len(item) < 90 for item in items):
+    if (
+        match
+        and not any(BARE_VALUE.match(item) for item in items)
+        and len(items) >= 4
+        and len(measured) >= 0.8 * len(items)
+        and all(len(item) < 90 for item in items)
+    ):
         return "\n".join([f"- {match[1]}:", *(f"  - {item.strip()}" for item in items)])
     return f"- {sentence}"

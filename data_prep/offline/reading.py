@@ -6,20 +6,36 @@ from data_prep.offline.entities import Entity
 from data_prep.offline.forms import Form
 from data_prep.offline.relations import specific
 from data_prep.offline.sections import (
-    ASSESSMENT, COURSE, EXAMINATION, FAMILY_SOCIAL, FOLLOW_UP, IMAGING, MEDICATIONS, PAST, PATHOLOGY, PRESENT, STUDIES,
+    ASSESSMENT,
+    COURSE,
+    EXAMINATION,
+    FAMILY_SOCIAL,
+    FOLLOW_UP,
+    IMAGING,
+    MEDICATIONS,
+    PAST,
+    PATHOLOGY,
+    PRESENT,
+    STUDIES,
 )  # fmt: skip
 from data_prep.offline.summary import ACTION, FINAL, OUTCOME, best, tell
 from data_prep.offline.view import NOT_STATED, NoteView, Sentence, quote, sentence_case, unique, word_pattern
 
 VALUE = re.compile(
-    r"^\s*(?:\((?![\d<>])[^()]{1,25}\)\s*)?(?:levels?|counts?|values?|concentrations?)?\s*(?:was|were|is|of|at|as|:|=|to|being|measured|only|about|approximately|reached|increased to|decreased to|elevated at|normal at|"
-    r"elevated to|elevated|raised|high|low|normal|,|-|\(|up|\s)*\s*([<>≥≤~]?\s?\d[\d.,]*(?:\s?[/–-]\s?\d[\d.,]*)?(?:\s?[x×]\s?10\s?[\^]?\s?\d+)?(?:\s?(?:%|°\s?C|℃|[A-Za-zµμ]+(?:/[A-Za-zµμ]*[\d.]*[A-Za-z]*[23²³]?)*|/[A-Za-zµμ]+[23³]?)(?![\w]))?)"
+    r"^\s*(?:\((?![\d<>])[^()]{1,25}\)\s*)?(?:levels?|counts?|values?|concentrations?)?\s*(?:was|were|is|of|at|as|:|"
+    r"=|to|being|measured|only|about|approximately|reached|increased to|decreased to|elevated at|normal at|"
+    r"elevated to|elevated|raised|high|low|normal|,|-|\(|up|"
+    r"\s)*\s*([<>≥≤~]?\s?\d[\d.,]*(?:\s?[/–-]\s?\d[\d.,]*)?(?:\s?[x×]\s?10\s?[\^]?\s?\d+)?(?:\s?(?:%|°\s?C|℃|"
+    r"(?:beats |breaths )?per (?:minute|min)|(?!per\b|beats\b)"
+    r"[A-Za-zµμ]+(?:/[A-Za-zµμ]*[\d.]*[A-Za-z]*[23²³]?)*|/[A-Za-zµμ]+[23³]?)(?![\w]))?)"
 )
 UNITLESS = re.compile(
-    r"^[<>≥≤~]?\s?\d[\d.,]*\s?(?:and|or|on|in|with|at|to|by|for|of|year|years|days?|months?|weeks?|hours?|cases?|the|after|from|were|was)$"
+    r"^[<>≥≤~]?\s?\d[\d.,]*\s?(?:and|or|on|in|with|at|to|by|for|of|year|years|days?|months?|weeks?|hours?|cases?|the|"
+    r"after|from|were|was)$"
 )
 UNSURE = re.compile(
-    r"\b(?:suspect\w*|possib\w+|probab\w+|likely|may|might|could|differential|family|mother|father|brother|sister|history of|risk|rule out|considered|if|to prevent|prophylaxis)\b",
+    r"\b(?:suspect\w*|possib\w+|probab\w+|likely|may|might|could|differential|family|mother|father|brother|sister|"
+    r"history of|risk|rule out|considered|if|to prevent|prophylaxis)\b",
     re.IGNORECASE,
 )
 
@@ -27,16 +43,20 @@ TOPICS: dict[str, re.Pattern[str]] = {
     "allergies": re.compile(r"\ballerg(?:y|ies|ic to)\b", re.IGNORECASE),
     "smoking": re.compile(r"\b(?:smok(?:ed|er|ing|es)|tobacco|cigarettes?|pack[- ]years?)\b", re.IGNORECASE),
     "alcohol use": re.compile(r"\balcohol(?! dehydrogenase)(?:ic|ism)?\b|\bdr(?:a|u)nk\b", re.IGNORECASE),
-    "family history": re.compile(r"\bfamil(?:y|ial) (?:medical )?history\b|\b(?:mother|father|brother|sister|siblings?|parents|consanguin\w+)\b", re.IGNORECASE),
+    "family history": re.compile(r"\bfamil(?:y|ial) (?:medical )?history\b|\b(?:mother|father|brother|sister|"
+    r"siblings?|parents|consanguin\w+)\b", re.IGNORECASE),
     "vaccinations": re.compile(r"\b(?:vaccin\w+|immuni[sz](?:ed|ation)s?)\b", re.IGNORECASE),
     "occupation": re.compile(r"\b(?:occupation|worked as|works as|retired|farmer|employed|housewife)\b", re.IGNORECASE),
-    "body weight": re.compile(r"\b(?:weigh(?:ed|ing|s|t) (?:was |of |is )?\d|body weight|birth weight|BMI|body mass index|weight \d)", re.IGNORECASE),
+    "body weight": re.compile(r"\b(?:weigh(?:ed|ing|s|t) (?:was |of |is )?\d|body weight|birth weight|BMI|"
+    r"body mass index|weight \d)", re.IGNORECASE),
     "complications": re.compile(r"\bcomplicat(?:ion|ions|ed)\b", re.IGNORECASE),
     "recurrence": re.compile(r"\b(?:recurrence|recurred|relapse[ds]?)\b", re.IGNORECASE),
-    "surgery": re.compile(r"\b(?:surgery|surgical|operat(?:ion|ed)|\w+ectomy|\w+otomy|resection|excision)\b", re.IGNORECASE),
+    "surgery": re.compile(r"\b(?:surgery|surgical|operat(?:ion|ed)|\w+ectomy|\w+otomy|resection|excision)\b",
+    re.IGNORECASE),
     "travel": re.compile(r"\btravel\w*\b|\btrip\b", re.IGNORECASE),
     "pregnancy": re.compile(r"\b(?:pregnan\w+|gravida|gestation\w*)\b", re.IGNORECASE),
-    "vital signs": re.compile(r"\b(?:vital signs|blood pressure|heart rate|pulse rate|respiratory rate|temperature|oxygen saturation)\b", re.IGNORECASE),
+    "vital signs": re.compile(r"\b(?:vital signs|blood pressure|heart rate|pulse rate|respiratory rate|temperature|"
+    r"oxygen saturation)\b", re.IGNORECASE),
     "follow-up": re.compile(r"\bfollow(?:ed)?[- ]?up\b", re.IGNORECASE),
     "biopsy results": re.compile(r"\bbiops(?:y|ies)\b", re.IGNORECASE),
 }  # fmt: skip
@@ -151,7 +171,8 @@ QUESTION_FORMS = (
         ("What does the note say about {}?", "Is anything recorded about {}? If so, what?"),
         topics_found,
         on_topic,
-        absent=("allergies", "smoking", "alcohol use", "family history", "vaccinations", "occupation", "travel", "body weight"),
+        absent=("allergies", "smoking", "alcohol use", "family history", "vaccinations", "occupation", "travel",
+        "body weight"),
     ),
     Form(
         ("Which value does the note give for {}?", "What is recorded for {}?"),
@@ -159,16 +180,21 @@ QUESTION_FORMS = (
         value_of,
         absent=("serum sodium", "HbA1c", "serum ferritin", "oxygen saturation", "INR", "serum lactate"),
     ),
-    Form(("How old is the patient, and of which sex, as far as the note says?",), lambda view: [""], lambda view, _: age_and_sex(view), absent=("",)),
-    Form(("Why did the patient seek care?", "What was the presenting complaint?"), lambda view: [""], lambda view, _: complaint(view)),
+    Form(("How old is the patient, and of which sex, as far as the note says?",), lambda view: [""], lambda view,
+    _: age_and_sex(view), absent=("",)),
+    Form(("Why did the patient seek care?", "What was the presenting complaint?"), lambda view: [""], lambda view,
+    _: complaint(view)),
     Form(
         ("Does the note say that the patient had {}?", "Does the note report {}, yes or no?"),
         askable_problems,
         was_present,
     ),
-    Form(("What was the diagnosis?", "Which diagnosis does the note arrive at?"), lambda view: [""], lambda view, _: diagnosis(view)),
-    Form(("How was the patient treated?", "Which treatment did the patient receive?"), lambda view: [""], lambda view, _: treatment(view), absent=("",)),
-    Form(("What was the outcome?", "How was the patient at the end of the note?"), lambda view: [""], lambda view, _: outcome(view), absent=("",)),
+    Form(("What was the diagnosis?", "Which diagnosis does the note arrive at?"), lambda view: [""], lambda view,
+    _: diagnosis(view)),
+    Form(("How was the patient treated?", "Which treatment did the patient receive?"), lambda view: [""], lambda view,
+    _: treatment(view), absent=("",)),
+    Form(("What was the outcome?", "How was the patient at the end of the note?"), lambda view: [""], lambda view,
+    _: outcome(view), absent=("",)),
     Form(
         ("What did the imaging show?", "Summarise the imaging findings for the treating team."),
         lambda view: [""],

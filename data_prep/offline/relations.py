@@ -4,23 +4,32 @@ import re
 
 from data_prep.offline.entities import Entity
 from data_prep.offline.forms import Form
+from data_prep.offline.lexicon import word_set
 from data_prep.offline.naming import DOSE
-from data_prep.offline.view import NOT_STATED, NoteView, Sentence, sentence_case, unique, word_pattern
+from data_prep.offline.view import NOT_STATED, NoteView, Sentence, quote, sentence_case, unique, word_pattern
 
 SHOWED = re.compile(
-    r"\b(?:showed|shows|revealed|reveals|demonstrated|disclosed|confirmed|detected|suggested|indicated|identified|objectified|found|displayed|documented)\b"
+    r"\b(?:showed|shows|revealed|reveals|demonstrated|disclosed|confirmed|detected|suggested|indicated|identified|"
+    r"objectified|found|displayed|documented)\b"
 )
 # Between a treatment and the problem it was for.
 FOR_PROBLEM = re.compile(
     r"\b(?:for|because of|due to|as treatment of|against|to treat|in view of|to control|to prevent)\b", re.IGNORECASE
 )
+# "Aspirin was stopped because of bleeding" gives no indication for aspirin.
+STOPPED = re.compile(
+    r"\b(?:stopp|discontinu|withdr|withheld|replac|chang|reduc|not|avoid|switch|taper|refus|convert)", re.IGNORECASE
+)
 TREATED_WITH = re.compile(
-    r"\b(?:treated|managed|controlled|resected|removed|repaired|drained|corrected|excised)\b[^.;]{0,40}?\b(?:with|by|using|under)\b|\bunderwent\b|\b(?:was|were) (?:started|given|administered|performed|initiated|commenced|prescribed|done|removed|resected|excised|drained)\b|\breceived\b|"
+    r"\b(?:treated|managed|controlled|resected|removed|repaired|drained|corrected|excised)\b[^.;]{0,40}?\b(?:with|by|"
+    r"using|under)\b|\bunderwent\b|\b(?:was|were) (?:started|given|administered|performed|initiated|commenced|"
+    r"prescribed|done|removed|resected|excised|drained)\b|\breceived\b|"
     r"\btreatment (?:of|for)\b|\bresponded to\b|\b(?:resolved|improved) (?:with|after|following)\b",
     re.IGNORECASE,
 )
 CAUSE = re.compile(
-    r"\b(?:due to|because of|secondary to|caused by|as a result of|owing to|resulting from|attributed to)\s+(?!the fact)([^.;,]{4,110})",
+    r"\b(?:due to|because of|secondary to|caused by|as a result of|owing to|resulting from|"
+    r"attributed to)\s+(?!the fact)((?:[^.;,]|[.,](?=\d)){4,})",
     re.IGNORECASE,
 )
 DIAGNOSED_BY = re.compile(
@@ -43,10 +52,11 @@ def specific(name: str) -> bool:
     return name.lower() not in VAGUE and len(name) > 3
 
 
-VAGUE = frozenset(
-    """lesion lesions mass masses tumor tumour tumors tumours injury infection cyst nodule pain wound collection complications dissection compression
-    culture complement removal repair operation surgery isolation graft flap aspiration reconstruction cancer disease recurrence inflammation examination""".split()
-)
+VAGUE = word_set("""
+lesion lesions mass masses tumor tumour tumors tumours injury infection cyst nodule pain wound collection
+complications dissection compression culture complement removal repair operation surgery isolation graft flap
+aspiration reconstruction cancer disease recurrence inflammation examination
+""")
 
 
 def reason_for(view: NoteView, treatment: str) -> str:
@@ -56,7 +66,12 @@ def reason_for(view: NoteView, treatment: str) -> str:
         after = sentence.text[name.end() :] if name else ""
         link = FOR_PROBLEM.search(after)
         between = after[: link.start()] if link else ""
-        if not link or len(between) > 70 or re.search(r"[;.]|, (?:and|but|which)|\bwho\b|\bwhich\b", between):
+        if (
+            not link
+            or len(between) > 70
+            or STOPPED.search(between)
+            or re.search(r"[;.]|, (?:and|but|which)|\bwho\b|\bwhich\b", between)
+        ):
             continue
         target = after[link.end() :]
         problem = next(
@@ -90,6 +105,7 @@ def with_continuation(view: NoteView, sentence: Sentence) -> str:
     if (
         following
         and following.section == sentence.section
+        and len(following.text) < 300
         and re.match(r"(?:It|This|These|They) (?:also )?(?:showed|revealed|demonstrated)", following.text)
     ):
         return f"{sentence_case(sentence.text)} {sentence_case(following.text)}"
@@ -153,14 +169,15 @@ def site_of(view: NoteView, problem: str) -> str:
                 None,
             )
             if link and site and not re.search(r"[,;.]| and ", sentence.text[name.end() : site.start]):
-                return f"{sentence_case(sentence.text[name.start() : site.end])} The note says: “{sentence.text.rstrip('.')}.”"
+                phrase = sentence_case(sentence.text[name.start() : site.end])
+                return f"{phrase} The note says: {quote(sentence.text)}"
     return NOT_STATED
 
 
 def problems_with_site(view: NoteView) -> list[str]:
     names = unique([e.text for _, e in entities_of(view, "problem")])
     return [
-        name for name in names if 2 < len(name) and site_of(view, name) != NOT_STATED and len(site_of(view, name)) < 420
+        name for name in names if len(name) > 2 and site_of(view, name) != NOT_STATED and len(site_of(view, name)) < 420
     ]
 
 
@@ -205,7 +222,8 @@ RELATION_FORMS = (
         absent=ABSENT_DRUGS,
     ),
     Form(
-        ("What did {} show?", "Which findings does the note link to {}?", "Relate {} to its findings as the note reports them."),
+        ("What did {} show?", "Which findings does the note link to {}?",
+        "Relate {} to its findings as the note reports them."),
         tests_with_findings,
         findings_of,
         absent=("colonoscopy", "electroencephalogram", "bone scan", "echocardiogram"),

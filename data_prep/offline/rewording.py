@@ -11,39 +11,54 @@ from data_prep.offline.view import NOT_STATED, NoteView, Sentence, sentence_case
 
 # Turns of phrase with one meaning; the replacement fits the same place in the sentence.
 REWORDINGS = {
-    "presented to": "came to", "presented with": "came in with", "presented at": "came in at", "complained of": "reported",
-    "complaining of": "reporting", "underwent": "had", "revealed": "showed", "demonstrated": "showed", "disclosed": "showed",
-    "exhibited": "showed", "showed": "revealed", "was commenced on": "was started on", "was initiated": "was started", "were initiated": "were started",
+    "presented to": "came to", "presented with": "came in with", "presented at": "came in at",
+    "complained of": "reported", "complaining of": "reporting", "underwent": "had", "revealed": "showed",
+    "demonstrated": "showed", "disclosed": "showed", "exhibited": "showed", "showed": "revealed",
+    "was commenced on": "was started on", "was initiated": "was started", "were initiated": "were started",
     "was administered": "was given", "were administered": "were given", "prior to": "before", "due to": "because of",
-    "owing to": "because of", "because of": "due to", "subsequently": "afterwards", "approximately": "about", "whereas": "while", "was referred to": "was sent to",
-    "was unremarkable": "showed nothing unusual", "were unremarkable": "showed nothing unusual", "was uneventful": "went without problems",
-    "was performed": "was carried out", "were performed": "were carried out", "was noted": "was seen", "were noted": "were seen", "was observed": "was seen",
-    "were observed": "were seen", "was detected": "was found", "were detected": "were found", "at the time of": "at", "suffered from": "had",
-    "suffering from": "affected by", "initially": "at first", "therefore": "for this reason", "consequently": "as a result", "additionally": "in addition",
-    "furthermore": "in addition", "moreover": "in addition", "thereafter": "after that", "in order to": "to", "was excised": "was cut out",
-    "was resected": "was cut out", "was removed": "was taken out", "were removed": "were taken out", "secondary to": "caused by",
-    "was diagnosed with": "was found to have", "consisted of": "was made up of",
-    "attempted": "tried", "located in": "situated in", "located at": "situated at", "was located": "was situated", "was normal": "was within normal limits",
-    "were normal": "were within normal limits", "no evidence of": "no sign of", "evidence of": "signs of", "was treated with": "was given treatment with",
-    "were treated with": "were given treatment with", "at presentation": "when first seen", "on examination": "when examined", "was done": "was carried out", "were done": "were carried out",
-    "was started on": "was put on", "however": "even so", "was initially": "was at first", "no history of": "no record of",
-    "a history of": "a record of", "postoperative course": "course after the operation", "post-operative course": "course after the operation", "postoperatively": "after the operation",
-    "preoperatively": "before the operation", "intraoperatively": "during the operation", "administered": "given", "utilized": "used", "rapidly": "quickly", "was decided to": "was agreed to",
-    "in addition": "also", "as well as": "and also", "subsequent": "later", "adjacent to": "next to", "with no": "without any", "ceased": "stopped", "discontinued": "stopped", "commenced": "began", "occurred": "took place",
+    "owing to": "because of", "because of": "due to", "subsequently": "afterwards", "approximately": "about",
+    "whereas": "while", "was referred to": "was sent to", "was unremarkable": "showed nothing unusual",
+    "were unremarkable": "showed nothing unusual", "was uneventful": "went smoothly",
+    "was performed": "was carried out", "were performed": "were carried out", "was noted": "was seen",
+    "were noted": "were seen", "was observed": "was seen", "were observed": "were seen", "was detected": "was found",
+    "were detected": "were found", "at the time of": "at", "suffered from": "had", "suffering from": "affected by",
+    "initially": "at first", "therefore": "for this reason", "consequently": "as a result",
+    "additionally": "in addition", "furthermore": "in addition", "moreover": "in addition",
+    "thereafter": "after that", "in order to": "to", "was excised": "was cut out", "was resected": "was cut out",
+    "was removed": "was taken out", "were removed": "were taken out", "secondary to": "caused by",
+    "was diagnosed with": "was found to have", "consisted of": "was made up of", "attempted": "tried",
+    "located in": "situated in", "located at": "situated at", "was located": "was situated",
+    "was normal": "was within normal limits", "were normal": "were within normal limits",
+    "no evidence of": "no sign of", "evidence of": "signs of", "was treated with": "was given treatment with",
+    "were treated with": "were given treatment with", "at presentation": "when first seen",
+    "on examination": "when examined", "was done": "was carried out", "were done": "were carried out",
+    "was started on": "was put on", "however": "even so", "was initially": "was at first",
+    "no history of": "no record of", "a history of": "a record of",
+    "postoperative course": "course after the operation", "post-operative course": "course after the operation",
+    "postoperatively": "after the operation", "preoperatively": "before the operation",
+    "intraoperatively": "during the operation", "administered": "given", "utilized": "used", "rapidly": "quickly",
+    "was decided to": "was agreed to", "in addition": "also", "as well as": "and also", "subsequent": "later",
+    "adjacent to": "next to", "with no": "without any", "ceased": "stopped", "discontinued": "stopped",
+    "commenced": "began", "occurred": "took place",
 }  # fmt: skip
 # After an auxiliary ("had undergone", "has been noted") another form of the verb would be needed.
 REWORDABLE = re.compile(
-    rf"(?<![\w-])(?:{'|'.join(sorted(map(re.escape, REWORDINGS), key=len, reverse=True))})(?![\w-])", re.IGNORECASE
+    r"(?<![\w-])(?<!had )(?<!has )(?<!have )(?<!been )(?<!having )(?:"
+    + "|".join(sorted(map(re.escape, REWORDINGS), key=len, reverse=True))
+    + r")(?![\w-])",
+    re.IGNORECASE,
 )
 # A plain word stands only where the technical one is not part of a longer term: "portal hypertension" stays.
 PLAIN = re.compile(
-    r"(?:(?<=^)|(?<=with )|(?<=of )|(?<=and )|(?<=, )|(?<=for )|(?<=had )|(?<=no )|(?<=without )|(?<=the )|(?<=showed )|(?<=or )|(?<=revealed )|(?<=: ))(?<!\w-)("
-    + "|".join(sorted(map(re.escape, PLAIN_WORDS), key=len, reverse=True))
+    r"(?:(?<=^)|(?<=with )|(?<=of )|(?<=and )|(?<=, )|(?<=for )|(?<=had )|(?<=no )|(?<=without )|(?<=the )|"
+    r"(?<=showed )|(?<=or )|(?<=revealed )|(?<=: ))(?<!\w-)("
+    + "|".join(sorted(map(re.escape, PLAIN_WORDS.keys() - {"renal", "hepatic"}), key=len, reverse=True))
     + r")\b(?![-/(])(?=[.,;]| and\b| or\b| with\b| for\b| in\b| on\b| after\b| was\b| were\b| since\b|$)",
     re.IGNORECASE,
 )
 ADJECTIVES = re.compile(
-    r"\b(renal|hepatic) (failure|function|biopsy|disease|transplantation|transplant|insufficiency|impairment|abscess|cyst|stones?|lesions?|mass)\b",
+    r"\b(renal|hepatic) (failure|function|biopsy|disease|transplantation|transplant|insufficiency|impairment|abscess|"
+    r"cyst|stones?|lesions?|mass)\b",
     re.IGNORECASE,
 )
 FRONTED = re.compile(r"^([^,]{3,60}), ((?:the|she|he|her|his|a|an|patient|we|this)\b[^,;:()]*)\.$", re.IGNORECASE)
@@ -72,12 +87,14 @@ def keep_case(old: str, new: str) -> str:
 
 
 def move_front(text: str) -> str:
-    """ "On day 2, the drain was removed." -> "The drain was removed on day 2."; only a time, and only before one clause."""
+    """Put a time at the end: "On day 2, the drain was removed." Only a time, and only before a single clause."""
     match = FRONTED.match(text)
     times = find_times(text)
     if not match or UNSAFE_FRONT.search(match[2]) or len(times) != 1 or times[0].start or times[0].end != len(match[1]):
         return text
-    return f"{match[2][0].upper()}{match[2][1:]} {match[1][0].lower() if match[1][1:2].islower() and not is_month(match[1]) else match[1][0]}{match[1][1:]}."
+    time, clause = match[1], match[2]
+    front = time if is_month(time) or not time[1:2].islower() else time[0].lower() + time[1:]
+    return f"{clause[0].upper()}{clause[1:]} {front}."
 
 
 def is_month(text: str) -> bool:
@@ -99,7 +116,8 @@ def paraphrase(view: NoteView, sentence: str) -> str:
 def paraphrasable(view: NoteView, *sections: str) -> list[str]:
     return [
         s.text for s in view.sentences
-        if 8 <= len(s.text.split()) <= 45 and (not sections or s.section in sections) and paraphrase(view, s.text) != NOT_STATED
+        if 8 <= len(s.text.split()) <= 45 and (not sections or s.section in sections) and paraphrase(view,
+        s.text) != NOT_STATED
     ]  # fmt: skip
 
 
@@ -146,12 +164,14 @@ def first_line(view: NoteView, *sections: str) -> str:
 
 PARAPHRASE_FORMS = (
     Form(
-        ("Paraphrase this sentence without changing its meaning: “{}”", "Say the following in other words: “{}”", "Reword this line of the note: “{}”"),
+        ("Paraphrase this sentence without changing its meaning: “{}”", "Say the following in other words: “{}”",
+        "Reword this line of the note: “{}”"),
         paraphrasable,
         asked,
     ),
     Form(
-        ("Rewrite this sentence in words that a patient would understand: “{}”", "How could this be put in plain language: “{}”?"),
+        ("Rewrite this sentence in words that a patient would understand: “{}”",
+        "How could this be put in plain language: “{}”?"),
         plain_sentences,
         in_plain_words,
     ),
@@ -167,12 +187,14 @@ PARAPHRASE_FORMS = (
         asked,
     ),
     Form(
-        ("Choose a sentence on how the illness began and paraphrase it.", "Put one sentence of the history of present illness in other words."),
+        ("Choose a sentence on how the illness began and paraphrase it.",
+        "Put one sentence of the history of present illness in other words."),
         lambda view: [""],
         lambda view, _: first_line(view, PRESENT),
     ),
     Form(
-        ("Choose a sentence on treatment or outcome and paraphrase it.", "Put one sentence on the hospital course or follow-up in other words."),
+        ("Choose a sentence on treatment or outcome and paraphrase it.",
+        "Put one sentence on the hospital course or follow-up in other words."),
         lambda view: [""],
         lambda view, _: first_line(view, COURSE, FOLLOW_UP),
     ),

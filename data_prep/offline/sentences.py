@@ -6,21 +6,22 @@ split_sentences("Seen by Dr. Adams at 3.5 mg. E. coli grew (Fig. 2).")
 
 import re
 
+from data_prep.offline.lexicon import word_set
+
 # Written with a full stop inside a sentence, whatever follows.
-NEVER_END = frozenset(
-    "dr mr mrs ms prof st fig figs figure eq ref refs vs approx ca cf resp viz eg ie e.g i.e et al spp var dept vol".split()
-)
+NEVER_END = word_set("""
+dr mr mrs ms prof st fig figs figure eq ref refs vs approx ca cf resp viz eg ie e.g i.e et al spp var dept vol
+""")
 # A full stop after these ends the sentence unless a digit follows: "10 mg. 3 times a day", "No. 5".
-NEVER_END_BEFORE_DIGIT = frozenset(
-    "no nos mg g kg ml l mcg cm mm hr hrs min sec day days wk wks yr yrs no tab tabs".split()
-)
+NEVER_END_BEFORE_DIGIT = word_set("""
+no nos mg g kg ml l mcg cm mm hr hrs min sec day days wk wks yr yrs no tab tabs
+""")
 # A capital that begins a sentence after a single letter ("vitamin D. The ..."); other capitals follow an initial.
-STARTERS = frozenset(
-    """the a an he she it his her they their there this that these those we in on at after before during with no
-    both all by for from to as following however then thus therefore when while although since despite initially
-    patient subsequently physical laboratory blood serum chest abdominal ct mri given based due histology examination
-    """.split()
-)
+STARTERS = word_set("""
+the a an he she it his her they their there this that these those we in on at after before during with no both
+all by for from to as following however then thus therefore when while although since despite initially patient
+subsequently physical laboratory blood serum chest abdominal ct mri given based due histology examination
+""")
 
 SPACES = re.compile(r"[ \t\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 INVISIBLE = re.compile(r"[\u200b-\u200f\u2060\ufeff\u00ad]")
@@ -29,7 +30,8 @@ FIGURE_WORD = (
 )
 FIGURE_REFERENCE = re.compile(
     rf"\s*[(\[](?:see |as in |shown in )?(?:{FIGURE_WORD}|[Aa]rrows?)\b"
-    rf"(?:[\s.,;:&*–-]|\d+[A-Za-z]?(?:\b|[–-])|\b[A-Za-z]\b|\band\b|\bto\b|\barrow(?:s|heads?)?\b|\bpanels?\b|\bleft\b|\bright\b"
+    rf"(?:[\s.,;:&*–-]|\d+[A-Za-z]?(?:\b|[–-])|\b[A-Za-z]\b|\band\b|\bto\b|\barrow(?:s|heads?)?\b|\bpanels?\b|"
+    rf"\bleft\b|\bright\b"
     rf"|{FIGURE_WORD})*[)\]]"
 )
 CITATION = re.compile(r"\s*\[\s*\d{1,3}(?:\s*[-–,]\s*\d{1,3})*\s*\]")

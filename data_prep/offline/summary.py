@@ -4,7 +4,19 @@ import re
 
 from data_prep.offline.forms import Form
 from data_prep.offline.sections import (
-    ASSESSMENT, COURSE, EXAMINATION, FAMILY_SOCIAL, FOLLOW_UP, IMAGING, LABORATORY, LEANING, MEDICATIONS, PAST, PATHOLOGY, PRESENT, STUDIES,
+    ASSESSMENT,
+    COURSE,
+    EXAMINATION,
+    FAMILY_SOCIAL,
+    FOLLOW_UP,
+    IMAGING,
+    LABORATORY,
+    LEANING,
+    MEDICATIONS,
+    PAST,
+    PATHOLOGY,
+    PRESENT,
+    STUDIES,
 )  # fmt: skip
 from data_prep.offline.view import NOT_STATED, NoteView, Sentence, sentence_case
 
@@ -12,15 +24,18 @@ DIAGNOSIS = re.compile(
     r"\b(?:diagnos(?:is|ed|es)|confirmed|consistent with|compatible with|concluded|revealed|showed)\b", re.IGNORECASE
 )
 FINAL = re.compile(
-    r"\b(?:(?:final|definitive|definite|histolog\w+|patholog\w+) diagnosis|diagnosis of|diagnosed (?:with|as)|was diagnosed|confirmed)\b",
+    r"\b(?:(?:final|definitive|definite|histolog\w+|patholog\w+) diagnosis|diagnosis of|diagnosed (?:with|as)|"
+    r"was diagnosed|confirmed)\b",
     re.IGNORECASE,
 )
 ACTION = re.compile(
-    r"\b(?:underwent|treated|started|performed|received|given|administered|resect\w+|remov\w+|operat\w+|excis\w+|transplant\w+|surgery|therapy)\b",
+    r"\b(?:underwent|treated|started|performed|received|given|administered|resect\w+|remov\w+|operat\w+|excis\w+|"
+    r"transplant\w+|surgery|therapy)\b",
     re.IGNORECASE,
 )
 OUTCOME = re.compile(
-    r"\b(?:discharged|recovered|resolved|improved|improvement|asymptomatic|died|death|alive|remission|recurrence|uneventful|well|follow[- ]?up|symptom[- ]free)\b",
+    r"\b(?:discharged|recovered|resolved|improved|improvement|asymptomatic|died|death|alive|remission|recurrence|"
+    r"uneventful|well|follow[- ]?up|symptom[- ]free)\b",
     re.IGNORECASE,
 )
 LONGEST = 50
@@ -30,7 +45,8 @@ def score(sentence: Sentence, *keys: re.Pattern[str]) -> float:
     """More for key words and named entities, less for length beyond a line or two and for sentences that lean."""
     words = len(sentence.text.split())
     entities = len({(e.kind, e.text.lower()) for e in sentence.entities})
-    return 3.0 * sum(bool(key.search(sentence.text)) for key in keys) + min(entities, 4) * 0.5 - 0.08 * max(0, words - 25) - 2.0 * bool(
+    return 3.0 * sum(bool(key.search(sentence.text)) for key in keys) + min(entities, 4) * 0.5 - 0.08 * max(0,
+    words - 25) - 2.0 * bool(
         LEANING.match(sentence.text)
     )  # fmt: skip
 
@@ -52,7 +68,7 @@ def within(sentences: list[Sentence], words: int = 120) -> list[Sentence]:
 
 def tell(sentences: list[Sentence]) -> str:
     """The sentences in the order of the note, each once."""
-    chosen = sorted({s.index: s for s in sentences}.values(), key=lambda s: s.index)
+    chosen = within(sorted({s.index: s for s in sentences}.values(), key=lambda s: s.index))
     return " ".join(sentence_case(s.text) for s in chosen) or NOT_STATED
 
 
@@ -126,7 +142,8 @@ def about(view: NoteView, problem: str) -> str:
 
 SUMMARY_FORMS = (
     Form(
-        ("Summarize this note in three or four sentences.", "Give a brief summary of the case for handover.", "Write a short summary of this discharge summary."),
+        ("Summarize this note in three or four sentences.", "Give a brief summary of the case for handover.",
+        "Write a short summary of this discharge summary."),
         lambda view: [""],
         lambda view, _: whole(view, 4),
     ),

@@ -4,6 +4,7 @@ import re
 
 from data_prep.offline.coreference import COREFERENCE_FORMS
 from data_prep.offline.forms import Form, ask, find_form
+from data_prep.offline.lexicon import word_set
 from data_prep.offline.naming import ABBREVIATION_FORMS, NER_FORMS
 from data_prep.offline.note import write_note
 from data_prep.offline.reading import QUESTION_FORMS
@@ -32,10 +33,11 @@ FORMS: dict[str, tuple[Form, ...]] = dict(
     )
 )
 CONTENT_WORD = re.compile(r"[a-z][a-z-]{3,}")
-QUESTION_WORDS = frozenset(
-    """what which when where whom whose does note patient patient's this that these those with from according there have about list give
-    were would could should describe describes state states stated mention mentions mentioned record recorded section please""".split()
-)
+QUESTION_WORDS = word_set("""
+what which when where whom whose does note patient patient's this that these those with from according there
+have about list give were would could should describe describes state states stated mention mentions mentioned
+record recorded section please
+""")
 
 
 class OfflineTeacher:

@@ -129,7 +129,8 @@ def after_discharge(view: NoteView) -> str:
 
 TEMPORAL_FORMS = (
     Form(
-        ("When did this take place, according to the note: “{}”?", "Which time does the note give for the following: “{}”?"),
+        ("When did this take place, according to the note: “{}”?",
+        "Which time does the note give for the following: “{}”?"),
         lambda view: [event for _, _, event in events(view)],
         when,
     ),
@@ -140,17 +141,20 @@ TEMPORAL_FORMS = (
         absent=("In January 1998", "on hospital day 21", "Eleven years later"),
     ),
     Form(
-        ("List the dated or timed events under {} in the order of the note, each with its time.", "Make a timeline of {}: one line per event, the time first."),
+        ("List the dated or timed events under {} in the order of the note, each with its time.",
+        "Make a timeline of {}: one line per event, the time first."),
         timeline_sections,
         lambda view, section: timeline(view.section(section)),
     ),
     Form(
-        ("Which durations does the note state, and what do they refer to?", "How long did things last according to the note? Give each duration with its sentence."),
+        ("Which durations does the note state, and what do they refer to?",
+        "How long did things last according to the note? Give each duration with its sentence."),
         lambda view: [""],
         lambda view, _: durations(view),
     ),
     Form(
-        ("Extract all time expressions from the note: dates, relative times and durations.", "List every temporal expression in this note."),
+        ("Extract all time expressions from the note: dates, relative times and durations.",
+        "List every temporal expression in this note."),
         lambda view: [""],
         lambda view, _: bare_times(view),
     ),
@@ -165,7 +169,8 @@ TEMPORAL_FORMS = (
         lambda view, _: edge_event(view, last=True),
     ),
     Form(
-        ("Which times does the note give for discharge and follow-up?", "Over what time was the patient followed up, and with what result?"),
+        ("Which times does the note give for discharge and follow-up?",
+        "Over what time was the patient followed up, and with what result?"),
         lambda view: [""],
         lambda view, _: after_discharge(view),
         absent=("",),

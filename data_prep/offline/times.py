@@ -8,41 +8,91 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 NUMBER = (
-    r"(?:\d+(?:\.\d+)?(?:\s?(?:-|–|to)\s?\d+)?|an?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|twenty|thirty|several|"
-    r"a few|few|half a|a couple of)"
+    r"(?:\d+(?:\.\d+)?(?:\s?(?:-|–|to)\s?\d+)?|an?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+    r"|fifteen|twenty|thirty|several|a few|few|half a|a couple of)"
 )
 UNIT = r"(?:seconds?|minutes?|min|hours?|hrs?|h|days?|d|weeks?|wks?|wk|months?|years?|yrs?|yr)"
-MONTH = r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sep(?:t|tember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
-ORDINAL = r"(?:\d+(?:st|nd|rd|th)|first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|thirteenth|fourteenth|next|following|same|previous)"
+LONG_UNIT = r"(?:hours?|days?|weeks?|months?|years?)"
+MONTH = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sep(?:t|tember)?"
+    r"|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
+)
+YEAR = r"(?:19|20)\d\d\b"
+DAY = r"\d{1,2}(?:st|nd|rd|th)?"
+ORDINAL = (
+    r"(?:\d+(?:st|nd|rd|th)|first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth"
+    r"|thirteenth|fourteenth|next|following|same|previous)"
+)
+ABOUT = r"(?:(?:about|approximately|around|almost|over|only|nearly|another|more than|at least|the first|a total of) )?"
+THE = r"(?:(?:the|her|his|this|initial|first|second|last|current|hospital) )*"
+EVENT = (
+    r"(?:surgery|operation|admission|discharge|presentation|delivery|birth|treatment|transplantation|diagnosis|therapy"
+    r"|procedure|injury|onset|chemotherapy)"
+)
+STAY = r"(?: (?:of|after) (?:follow-?up|admission|treatment|therapy|life|hospitali[sz]ation|surgery|the operation))?"
+
 # Turns of care that date a sentence without a number.
 ANCHORS = (
-    r"\b(?:(?:on|at|upon|before|after|since|during|following|prior to|at the time of) (?:the |her |his |this )?(?:initial |first |second |current |hospital )?(?:admission|discharge|birth|presentation|delivery|surgery|operation|pregnancy|"
-    r"hospitali[sz]ation|childhood|follow-?up)|post-?operatively|pre-?operatively|intra-?operatively|the (?:next|same|following) (?:day|morning|night|week|month|year)|in (?:early |late )?childhood|in infancy)\b"
+    r"\b(?:(?:on|at|upon|before|after|since|during|following|prior to|at the time of) "
+    + THE
+    + r"(?:admission|discharge|birth"
+    r"|presentation|delivery|surgery|operation|pregnancy|hospitali[sz]ation|childhood|follow-?up)"
+    r"|post-?operatively|pre-?operatively|intra-?operatively|the (?:next|same|following) (?:day|morning|night|week"
+    r"|month|year)|in (?:early |late )?childhood|in infancy)\b"
 )
 PATTERNS: tuple[tuple[str, str], ...] = (
-    ("date", rf"(?:(?:[Oo]n|[Ii]n|[Aa]t|[Ss]ince|[Ff]rom|[Bb]y|[Uu]ntil) )?(?:the )?(?:early |late |mid-?)?(?:\d{{1,2}}(?:st|nd|rd|th)? (?:of )?)?{MONTH},? (?:\d{{1,2}}(?:st|nd|rd|th)?,? )?(?:of )?(?:19|20)\d\d\b"),
-    ("date", r"(?:[Oo]n )?(?:the )?\b\d{1,2}[/.-]\d{1,2}[/.-](?:19|20)\d\d\b"),
-    ("date", r"\b(?:[Ii]n|[Ss]ince|[Dd]uring|[Uu]ntil|[Bb]y) (?:the year |early |late )?(?:19|20)\d\d\b(?! ?(?:mg|ml|m|g|/|µ|cells|IU|cc))"),
-    ("relative", rf"(?:[Aa]bout |[Aa]pproximately |[Aa]round |[Aa]lmost |[Oo]ver |[Oo]nly |[Nn]early )?\b{NUMBER} (?:\w+ )?{UNIT} (?:later|earlier|ago|afterwards?|before (?:admission|presentation)|prior to (?:admission|presentation|this admission|this presentation)|post-?operatively|"
-                 rf"(?:after|following|prior to|before) (?:the |her |his |this |initial |first |second |last )*(?:surgery|operation|admission|discharge|presentation|delivery|birth|treatment|transplantation|diagnosis|therapy|procedure|injury|onset|birth|chemotherapy))"),
-    ("relative", rf"\b(?:[Aa]fter|[Ww]ithin|[Bb]y) (?:about |approximately |only |the first |a total of |another )?{NUMBER} {UNIT}\b(?: of (?:follow-?up|treatment|therapy|admission|hospitali[sz]ation))?"),
-    ("relative", rf"\b(?:[Oo]n|[Bb]y|[Aa]t|[Ff]rom|[Uu]ntil) (?:the )?(?:hospital |post-?operative |postpartum |admission |treatment )?days? \d+\b(?: (?:of|after) (?:admission|treatment|life|hospitali[sz]ation|surgery|therapy))?"),
-    ("relative", rf"\b(?:(?:[Oo]n|[Bb]y|[Aa]t|[Ii]n) )?[Tt]he {ORDINAL} (?:post-?operative |hospital |follow-?up )?(?:day|week|month|year|morning|night)\b(?: (?:of|after) (?:admission|treatment|life|hospitali[sz]ation|surgery|the operation|therapy))?"),
-    ("relative", rf"\b[Aa]t (?:the |her |his |a )?{NUMBER}[- ](?:days?|weeks?|months?|years?)(?:[- ]follow-?up|(?: of)? follow-?up| of age| after \w+|(?=[,.]))"),
-    ("relative", rf"\b(?:[Aa]t|[Oo]n|[Bb]y) {NUMBER} (?:{UNIT} )?(?:post-?operative(?:ly)?|after (?:surgery|discharge|treatment|admission|delivery))"),
-    ("duration", rf"\b(?:[Ff]or|[Oo]ver|[Dd]uring|[Ff]or up to|[Ff]or at least) (?:the |a |an )?(?:past |last |next |first |previous |preceding |about |approximately |another |total of |more than |over |at least |almost |nearly )*{NUMBER}[- ]{UNIT}\b(?: period)?"),
-    ("duration", rf"\b(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|several|few)[- ](?:hours?|days?|weeks?|months?|years?)[- ](?:long )?(?:history|course|duration)\b"),
+    # "On 12 March 2019", "in early June 2014", "March 3rd, 2020"
+    (
+        "date",
+        rf"(?:\b(?:on|in|at|since|from|by|until) )?(?:the )?(?:early |late |mid-?)?(?:{DAY} (?:of )?)?\b{MONTH},? "
+        rf"(?:{DAY},? )?(?:of )?{YEAR}",
+    ),
+    ("date", rf"(?:on )?(?:the )?\b\d{{1,2}}[/.-]\d{{1,2}}[/.-]{YEAR}"),
+    ("date", rf"\b(?:in|since|during|until|by) (?:the year |early |late )?{YEAR}(?! ?(?:mg|ml|m|g|/|µ|cells|IU|cc))"),
+    # "about three months later", "2 days before admission"
+    (
+        "relative",
+        rf"{ABOUT}\b{NUMBER} (?:\w+ )?{UNIT} (?:later|earlier|ago|afterwards?|post-?operatively"
+        rf"|(?:after|following|prior to|before) {THE}{EVENT})",
+    ),
+    ("relative", rf"\b(?:after|within|by) {ABOUT}{NUMBER} {UNIT}\b{STAY}"),
+    # "on hospital day 5", "on the ninth postoperative day"
+    (
+        "relative",
+        rf"\b(?:on|by|at|from|until|since) (?:the )?(?:hospital |post-?operative |postpartum |admission |"
+        rf"treatment )?days? \d+\b{STAY}",
+    ),
+    (
+        "relative",
+        rf"\b(?:(?:on|by|at|in) )?the {ORDINAL} (?:post-?operative |hospital |follow-?up )?(?:day|week|month|year|"
+        rf"morning|night)\b{STAY}",
+    ),
+    # "at the 6-month follow-up", "at 12 months, "
+    (
+        "relative",
+        rf"\bat (?:the |her |his |a )?{NUMBER}[- ]{LONG_UNIT}(?:(?: of)?[- ]follow-?up| of age| after \w+|(?=[,.]))",
+    ),
+    ("relative", rf"\b(?:at|on|by) {NUMBER} (?:{UNIT} )?(?:post-?operative(?:ly)?|after {EVENT})"),
     ("relative", rf"\bat (?:the )?age (?:of )?{NUMBER}(?: (?:and a half )?{UNIT})?\b"),
-    ("duration", rf"\b(?:since|over|in|during|for) (?:the |her |his )?(?:past |last |next |first |previous |preceding )?{NUMBER} {UNIT}\b(?! (?:later|ago|earlier|after))"),
-    ("duration", rf"\b{NUMBER}[- ](?:hours?|days?|weeks?|months?|years?)['’](?:s)? (?:history|duration|course|follow-?up)\b"),
-    ("anchor", ANCHORS),
+    # "for the past 2 weeks", "a 3-week history", "2 months' duration"
+    (
+        "duration",
+        rf"\b(?:for|over|during|since|in) (?:the |a |an |her |his )?(?:up to )?(?:(?:past|last|next|first|previous"
+        rf"|preceding|about|approximately|another|total of|more than|over|at least|almost|nearly) )*{NUMBER}[- ]"
+        rf"{UNIT}\b(?: period)?(?! (?:later|ago|earlier|after))",
+    ),
+    ("duration", rf"\b{NUMBER}[- ]{LONG_UNIT}(?:['’]s?|[- ]long)?[- ](?:history|course|duration|follow-?up)\b"),
     ("duration", rf"\b(?:of|with) {NUMBER} {UNIT}['’]? (?:duration|evolution)"),
-)  # fmt: skip
+    ("anchor", ANCHORS),
+)
 COMPILED = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in PATTERNS)
+CLAUSE = re.compile(r"(?:she|he|the|his|her|it|a|an|no)\b")
 AGE_AFTER = re.compile(r"^[- ]?(?:old\b|of age)")
 # What any time expression holds; most sentences are done after this one look.
 HINT = re.compile(
-    r"(?:19|20)\d\d|\d ?(?:days?|weeks?|months?|years?)|operativ|admission|discharge|birth|presentation|delivery|surgery|operation|pregnancy|hospitali|childhood|infancy|\b(?:day|week|wk|month|year|yr|hour|hr|minute|min|h|d|night|morning)s?\b",
+    r"(?:19|20)\d\d|\d ?(?:days?|weeks?|months?|years?)|operativ|admission|discharge|birth|presentation|delivery"
+    r"|surgery|operation|pregnancy|hospitali|childhood|infancy|follow-?up|\bat (?:the )?age\b"
+    r"|\b(?:day|week|wk|month|year|yr|hour|hr|minute|min|h|d|night|morning)s?\b",
     re.IGNORECASE,
 )
 
@@ -76,7 +126,7 @@ def find_times(sentence: str) -> tuple[Time, ...]:
 def without_time(sentence: str, time: Time) -> str:
     """The event alone, where the time stands at the very start or end of the sentence; else the empty string."""
     before, after = sentence[: time.start].strip(), sentence[time.end :].strip(" .")
-    if not before and after.startswith(","):
+    if not before and (after.startswith(",") or CLAUSE.match(after)):
         event = after.lstrip(" ,")
     elif not after and before and before[-1] not in ",;(" and time.kind != "duration":
         event = before

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,12 +156,14 @@ def test_a_pool_with_failures_stays_when_they_are_mended(source, tmp_path):
         return failure(500) if sick and n == 3 else answer_by_prompt(body, n)
 
     with FakeEndpoint(answer) as endpoint:
-        config = InstructionsConfig(source, tmp_path / "out", teacher=api(endpoint, concurrency=1), pool_notes=6)
+        config = InstructionsConfig(
+            source, tmp_path / "out", per_note=8, teacher=api(endpoint, concurrency=1), pool_notes=6
+        )
         first = instructions.run(config)
         sick = False
         asked = len(endpoint.requests)
-        second = instructions.run(config)
-    assert first["out"] == second["out"] == 12, "what failed in the pool is asked again in the run itself"
+        second = instructions.run(replace(config, teacher=api(endpoint, concurrency=3)))
+    assert first["out"] == second["out"] == 96, "what failed in the pool is asked again in the run itself"
     assert len(endpoint.requests) == asked
 
 
@@ -168,11 +171,7 @@ def test_bad_questions_and_answers_are_kept_with_their_reason(source, tmp_path):
     def answer(body, n):
         prompt = body["messages"][1]["content"]
         if prompt.startswith("Write one instruction"):
-            return (
-                completion("As an AI, I would ask about the ECG.")
-                if "20-year" in prompt
-                else completion("Why was the ECG done?")
-            )
+            return completion("As an AI, I ask about the ECG." if "20-year" in prompt else "Why was the ECG done?")
         return completion("Because of", "length") if "21-year" in prompt else completion("Chest pain.")
 
     with FakeEndpoint(answer) as endpoint:
@@ -206,7 +205,8 @@ def test_sources_and_settings_that_cannot_work(source, tmp_path):
 
 
 def test_the_flags_read_as_users_know_them():
-    line = "--source a --out b --teacher openai --base-url http://x/v1 --model m --per-note 2 --task-weights.summarization 3"
+    line = "--source a --out b --teacher openai --base-url http://x/v1 --model m --per-note 2"
+    line += " --task-weights.summarization 3"
     assert tyro.cli(InstructionsConfig, args=line.split()) == InstructionsConfig(
         Path("a"), Path("b"), 2, TaskWeights(summarization=3), TeacherConfig("openai", "http://x/v1", "m")
     )

@@ -57,7 +57,7 @@ def test_a_frozen_value_is_made_once(tmp_path):
 
 def test_a_file_that_is_no_database_is_named(tmp_path):
     (tmp_path / "a.sqlite").write_text("not a database, but long enough to be looked at" * 40)
-    with pytest.raises(UserError, match="cannot use .*a.sqlite as the ledger"):
+    with pytest.raises(UserError, match=r"cannot use .*a\.sqlite as the ledger"):
         Ledger(tmp_path / "a.sqlite")
 
 

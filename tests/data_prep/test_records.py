@@ -65,11 +65,24 @@ def test_a_second_run_replaces_the_first_whole(tmp_path):
 
 def test_a_run_that_fails_leaves_the_old_folder(tmp_path):
     old = write(tmp_path / "notes")
-    with pytest.raises(RuntimeError), writing_folder(tmp_path / "notes", "notes", {}) as writer:
-        writer.add_shard([note(1)], Note)
-        raise RuntimeError
+
+    def fail():
+        with writing_folder(tmp_path / "notes", "notes", {}) as writer:
+            writer.add_shard([note(1)], Note)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert read_manifest(tmp_path / "notes", "notes") == old
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_what_a_killed_run_left_is_in_nobodys_way(tmp_path):
+    (tmp_path / ".notes.partial").mkdir()
+    (tmp_path / ".notes.partial" / "notes-00009.parquet").write_text("half")
+    assert write(tmp_path / "notes")["out"] == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+    assert not list((tmp_path / "notes").glob("*00009*"))
 
 
 @pytest.mark.parametrize("function", ["write_parquet", "write_durably"])
@@ -125,7 +138,7 @@ def test_a_changed_or_missing_shard_is_refused(tmp_path):
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(UserError, match="00001-of-00003.parquet does not match"):
+    with pytest.raises(UserError, match=r"00001-of-00003\.parquet does not match"):
         verified_files(tmp_path / "notes", manifest)
     shard.unlink()
     with pytest.raises(UserError, match="is missing"):

@@ -144,7 +144,7 @@ def test_settings_that_cannot_work():
 
 
 def test_stage_modules_import_in_an_instant():
-    heavy = "pyarrow datasets openai tensorflow jax pandas".split()
+    heavy = ["pyarrow", "datasets", "openai", "tensorflow", "jax", "pandas"]
     code = f"import sys, data_prep.notes, data_prep.instructions; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -61,18 +63,18 @@ def test_a_rerun_sends_no_request(tmp_path):
 
 @pytest.mark.parametrize(("status", "says"), [(401, "OPENAI_API_KEY"), (403, "OPENAI_API_KEY"), (404, "--model")])
 def test_a_refusal_of_the_endpoint_ends_the_run_and_names_it(tmp_path, status, says):
-    with FakeEndpoint(lambda body, n: failure(status)) as endpoint:
-        with pytest.raises(UserError, match=f"model m answered {status}.*{says}") as caught:
-            ask(endpoint, tmp_path, count=4)
+    said = pytest.raises(UserError, match=f"model m answered {status}.*{says}")
+    with FakeEndpoint(lambda body, n: failure(status)) as endpoint, said as caught:
+        ask(endpoint, tmp_path, count=4)
     assert endpoint.url in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("code", ["rate_limit_exceeded", "insufficient_quota"])
 def test_429_for_ever_ends_the_run_after_the_retries(tmp_path, code):
-    with FakeEndpoint(lambda body, n: failure(429, code, **AT_ONCE)) as endpoint:
-        with pytest.raises(UserError, match="429 after 2 retries"):
-            ask(endpoint, tmp_path, max_retries=2)
+    said = pytest.raises(UserError, match="429 after 2 retries")
+    with FakeEndpoint(lambda body, n: failure(429, code, **AT_ONCE)) as endpoint, said:
+        ask(endpoint, tmp_path, max_retries=2)
     assert len(endpoint.requests) == 3
 
 
@@ -129,9 +131,10 @@ def test_the_raw_response_is_committed_before_it_is_parsed(tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with FakeEndpoint(lambda body, n: completion("paid")) as endpoint:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(teacher_module, "read_response", crash)
-            ask(endpoint, tmp_path)
+            with pytest.raises(KeyboardInterrupt):
+                ask(endpoint, tmp_path)
         replies, _ = ask(endpoint, tmp_path)
     assert replies[0].text == "paid"
     assert len(endpoint.requests) == 1
@@ -150,9 +153,9 @@ def test_a_request_is_in_flight_in_the_ledger_while_it_is_sent(tmp_path):
 
 
 def test_when_all_fail_the_run_stops_early(tmp_path):
-    with FakeEndpoint(lambda body, n: (200, {}, "{}")) as endpoint:
-        with pytest.raises(UserError, match="the first 20 requests all failed"):
-            ask(endpoint, tmp_path, count=100, concurrency=4)
+    said = pytest.raises(UserError, match="the first 20 requests all failed")
+    with FakeEndpoint(lambda body, n: (200, {}, "{}")) as endpoint, said:
+        ask(endpoint, tmp_path, count=100, concurrency=4)
     assert len(endpoint.requests) < 30
 
 
@@ -166,8 +169,6 @@ def test_concurrency_is_bounded(tmp_path):
         pause.wait(0.02)
         now -= 1
         return completion("x")
-
-    import threading
 
     pause = threading.Event()
     with FakeEndpoint(answer) as endpoint:
@@ -183,8 +184,6 @@ def test_an_endpoint_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_slow_reply_is_an_error_of_its_record(tmp_path):
-    import time
-
     def answer(body, n):
         time.sleep(0.6 if body["seed"] == 0 else 0)
         return completion("x")

@@ -1,0 +1,209 @@
+"""The whole pipeline, small, on this machine: two dozen fictional case reports to a model that answers.
+
+The offline teacher writes notes and instructions; a tokenizer is trained; a small LLaMA is pretrained and tuned over a
+mesh of virtual devices, exported, compared with transformers, and asked.
+"""
+
+import dataclasses
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from asclepius_jax.config import TrainConfig, load_config
+from asclepius_jax.export import ExportConfig, run_export
+from asclepius_jax.generate import Sampling, generate, load
+from asclepius_jax.train.loop import train
+from asclepius_jax.train.metrics import read_metrics
+from data_prep import instructions, notes, pack
+from data_prep.prompts import TRAINING_TEMPLATE, render_prompt
+from data_prep.records import Example, Note, UserError, read_manifest, read_parquet
+from data_prep.tokenizer import encode, load_tokenizer, train_sentencepiece
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORTS = ROOT / "data_prep" / "demo_reports.jsonl"
+MARKER = "demo.json"
+QUESTIONS = 16
+PRETRAIN_EPOCHS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """Case reports to a model that answers, in a few minutes."""
+
+    out: Path = Path("runs/demo")
+    """Folder for everything that is made; an earlier demo in it is replaced."""
+    config: Path = ROOT / "configs" / "demo.py"
+    """Of the tuning run; pretraining differs in its data and epochs."""
+
+
+@dataclasses.dataclass
+class Stages:
+    """What each stage took and gave, for the table at the end."""
+
+    rows: list[tuple[str, str, str, str, float]] = dataclasses.field(default_factory=list)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[dict[str, Any]]:
+        told: dict[str, Any] = {"in": "", "out": "", "rejected": ""}
+        started = time.monotonic()
+        yield told
+        self.rows.append((name, str(told["in"]), str(told["out"]), str(told["rejected"]), time.monotonic() - started))
+
+    def table(self) -> Table:
+        table = Table("stage", "in", "out", "rejected", "seconds", title="asclepius demo")
+        for *texts, seconds in self.rows:
+            table.add_row(*texts, f"{seconds:.1f}")
+        table.add_section()
+        table.add_row("together", "", "", "", f"{sum(row[-1] for row in self.rows):.1f}")
+        return table
+
+
+def run(config: DemoConfig) -> None:
+    out, console, stages = config.out, Console(width=118), Stages()
+    tuning = load_config(str(config.config))
+    start_anew(out)
+    make_text(out, stages)
+    make_rows(out, stages, tuning)
+    losses = make_model(out, stages, tuning)
+    with stages("export") as told:
+        run_export(ExportConfig(out / "instruct", out / "hf", dtype="float32"))
+        told["in"], told["out"] = "checkpoint", f"{read_manifest(out / 'hf', 'export')['out']} tensors"
+    examples = read_examples(out)
+    with stages("compare") as told:
+        compared = compare(out, [example.note for example in examples[:3]])
+        told["in"], told["out"] = "3 notes", compared
+    with stages("answer") as told:
+        scores = answer(out, examples, console)
+        told["in"], told["out"] = f"{len(scores)} questions", f"mean token F1 {np.mean(scores):.2f}"
+    console.print(stages.table())
+    first, last = losses
+    console.print(f"Tuning loss {first:.3f} -> {last:.3f}: {1 - last / first:.1%} of the initial loss is gone.")
+    console.print(f"Logits against transformers: {compared}")
+    console.print(f"Mean token F1 of {len(scores)} greedy answers: {np.mean(scores):.3f}")
+    made = {
+        "notes": "notes", "instructions": "instructions", "packed rows": "packed_instructions", "run": "instruct",
+        "report": "instruct/report.html", "Hugging Face folder": "hf",
+    }  # fmt: skip
+    for name, path in made.items():
+        console.print(f"  {name:<20} {out / path}")
+
+
+def start_anew(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARKER).is_file():
+            raise UserError(f"{out} holds something that is not a demo: choose another --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).write_text("{}\n")
+
+
+def make_text(out: Path, stages: Stages) -> None:
+    for name, run_stage, stage_config in (
+        ("notes", notes.run, notes.NotesConfig(source=str(REPORTS), out=out / "notes")),
+        ("instructions", instructions.run, instructions.InstructionsConfig(out / "notes", out / "instructions")),
+    ):
+        with stages(name) as told:
+            run_stage(stage_config)
+            tell_counts(told, read_manifest(out / name, name))
+
+
+def tell_counts(told: dict[str, Any], manifest: dict[str, Any]) -> None:
+    told["in"], told["out"], told["rejected"] = manifest["in"], manifest["out"], sum(manifest["rejected"].values())
+
+
+def make_rows(out: Path, stages: Stages, tuning: TrainConfig) -> None:
+    tokenizer = out / "tokenizer.model"
+    with stages("tokenizer") as told:
+        texts = [note.text for path in sorted((out / "notes").glob("notes-*.parquet")) for note in read_parquet(path, Note)]
+        train_sentencepiece([*texts, TRAINING_TEMPLATE], tokenizer, vocab_size=2048)
+        told["in"], told["out"] = f"{len(texts)} notes", "2048 pieces"
+    for name in ("notes", "instructions"):
+        with stages(f"pack {name}") as told:
+            folder = out / f"packed_{name}"
+            pack.run(pack.PackConfig(out / name, folder, tokenizer, tuning.data.row_length))
+            manifest = read_manifest(folder, "packed")
+            tell_counts(told, manifest)
+            told["out"] = f"{manifest['rows']} rows, {manifest['packing_efficiency']:.0%} full"
+
+
+def make_model(out: Path, stages: Stages, tuning: TrainConfig) -> tuple[float, float]:
+    """Pretrain, then tune; returns the first and the last loss of tuning."""
+    pretraining = dataclasses.replace(
+        tuning,
+        run_dir=str(out / "pretrain"),
+        data=dataclasses.replace(tuning.data, path=str(out / "packed_notes"), epochs=PRETRAIN_EPOCHS),
+    )
+    tuning = dataclasses.replace(
+        tuning,
+        run_dir=str(out / "instruct"),
+        init=dataclasses.replace(tuning.init, checkpoint=str(out / "pretrain")),
+        data=dataclasses.replace(tuning.data, path=str(out / "packed_instructions")),
+    )
+    for name, config in (("pretrain", pretraining), ("instruct", tuning)):
+        with stages(name) as told:
+            train(config)
+            rows = [row for row in read_metrics(Path(config.run_dir) / "metrics.jsonl") if "loss" in row]
+            told["in"] = f"{jax.device_count()} devices"
+            told["out"] = f"{len(rows)} steps, loss {rows[-1]['loss']:.3f}"
+    return rows[0]["loss"], rows[-1]["loss"]
+
+
+def read_examples(out: Path) -> list[Example]:
+    paths = sorted((out / "instructions").glob("instructions-*.parquet"))
+    return [example for path in paths for example in read_parquet(path, Example)]
+
+
+def compare(out: Path, texts: list[str]) -> str:
+    """The exported folder in transformers against the trainer's own model, on the same texts."""
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ModuleNotFoundError as error:
+        return f"not compared: {error.name} is not installed"
+    theirs = AutoModelForCausalLM.from_pretrained(out / "hf", dtype=torch.float32).eval()
+    their_tokenizer = AutoTokenizer.from_pretrained(out / "hf")
+    model, params, tokenizer = load(out / "instruct", load_config(str(ROOT / "configs" / "demo.py")).mesh)
+    largest = 0.0
+    for text in texts:
+        ids = np.array([[tokenizer.bos_id, *encode(tokenizer, text)]])
+        assert their_tokenizer(text)["input_ids"] == ids[0].tolist(), "transformers tokenizes the export differently"
+        positions = np.arange(ids.shape[1])[None]
+        ours = model.merge(params)(ids, positions, np.ones_like(ids), dtype="float32")
+        with torch.no_grad():
+            largest = max(largest, float(np.abs(np.asarray(ours) - theirs(torch.tensor(ids)).logits.numpy()).max()))
+    return f"max |Δ| {largest:.1e}"
+
+
+def answer(out: Path, examples: list[Example], console: Console) -> list[float]:
+    """Greedy answers to questions of the training set, beside the expected ones; the token F1 of each."""
+    asked = examples[:: max(1, len(examples) // QUESTIONS)][:QUESTIONS]
+    model, params, tokenizer = load(out / "instruct", load_config(str(ROOT / "configs" / "demo.py")).mesh)
+    prompts = [
+        [tokenizer.bos_id, *encode(tokenizer, render_prompt(TRAINING_TEMPLATE, e.note, e.question))] for e in asked
+    ]
+    answers = generate(model, params, prompts, tokenizer.eos_id, Sampling(max_new_tokens=192), "float32")
+    table = Table("question", "expected", "answer", "F1", title="Greedy answers", show_lines=True)
+    scores = []
+    for example, ids in zip(asked, answers, strict=True):
+        text = tokenizer.decode(ids).strip()
+        scores.append(token_f1(text, example.answer))
+        table.add_row(example.question, example.answer, text, f"{scores[-1]:.2f}")
+    console.print(table)
+    return scores
+
+
+def token_f1(answer: str, expected: str) -> float:
+    """Harmonic mean of precision and recall over words, as in SQuAD (arXiv 1606.05250)."""
+    ours, theirs = (Counter(re.findall(r"\w+", text.lower())) for text in (answer, expected))
+    common = (ours & theirs).total()
+    return 2 * common / max(ours.total() + theirs.total(), 1)

@@ -1,0 +1,27 @@
+"""A LLaMA of 1.0M parameters on two dozen fictional case reports: what `asclepius demo` pretrains and then tunes.
+
+launch/train.sh configs/demo.py --data.path runs/demo/packed_instructions
+Four virtual devices on a laptop's processor; two minutes. It learns its few answers by heart."""
+
+from asclepius_jax.config import (
+    BatchConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    DataConfig,
+    LogConfig,
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+
+config = TrainConfig(
+    run_dir="runs/demo/instruct",
+    model="demo",
+    data=DataConfig(path="runs/demo/packed_instructions", row_length=1024, epochs=20),
+    batch=BatchConfig(global_batch=4),
+    mesh=MeshConfig(data=2, fsdp=2, tensor=1),
+    compute=ComputeConfig(dtype="float32", remat="none"),
+    optimizer=OptimizerConfig(learning_rate=2e-3, warmup_fraction=0.1, beta2=0.99),
+    checkpoint=CheckpointConfig(every_steps=100, keep=1),
+    log=LogConfig(every_steps=20),
+)
