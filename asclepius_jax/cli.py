@@ -98,9 +98,21 @@ def train(command: Command, arguments: list[str]) -> None:
     default = TrainConfig() if file is None else load_config(file)
     flags = arguments if file is None else arguments[1:]
     config = tyro.cli(TrainConfig, prog="asclepius train CONFIG", default=default, args=flags)
+    join_job()
     module = importlib.import_module(command.module)
     run: Callable[[Any], Any] = getattr(module, command.function)
     run(config)
+
+
+def join_job() -> None:
+    """Meet the other processes where Slurm, a TPU pod, Kubernetes or MPI started several; alone elsewhere."""
+    import jax
+
+    try:
+        jax.distributed.initialize()
+    except ValueError as error:
+        if "coordinator_address" not in str(error):  # what JAX says where it finds no such job
+            raise
 
 
 def explain(error: Exception, name: str) -> str | None:
@@ -110,8 +122,8 @@ def explain(error: Exception, name: str) -> str | None:
     if isinstance(error, ModuleNotFoundError) and name in COMMANDS:
         extra = COMMANDS[name].extra
         return f"{error.name} is not installed: pip install 'asclepius-jax[{extra}]'"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full ({error.filename or 'while writing'}): free some space and run this again"
+    if os.strerror(errno.ENOSPC) in str(error):  # TensorStore wraps it in an error of its own
+        return f"the disk is full: make room and run this again ({str(error).splitlines()[0][:200]})"
     if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return f"{error.filename}: {error.strerror}"
     hf = sys.modules.get("asclepius_jax.model.hf")

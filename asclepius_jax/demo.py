@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from asclepius_jax.config import TrainConfig, load_config
+from asclepius_jax.config import MeshConfig, TrainConfig, load_config
 from asclepius_jax.export import ExportConfig, run_export
 from asclepius_jax.generate import Sampling, generate, load
 from asclepius_jax.train.loop import train
@@ -27,13 +27,13 @@ from asclepius_jax.train.metrics import read_metrics
 from data_prep import instructions, notes, pack
 from data_prep.prompts import TRAINING_TEMPLATE, render_prompt
 from data_prep.records import Example, Note, UserError, read_manifest, read_parquet
-from data_prep.tokenizer import encode, load_tokenizer, train_sentencepiece
+from data_prep.tokenizer import encode_prompt, train_sentencepiece
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "data_prep" / "demo_reports.jsonl"
 MARKER = "demo.json"
 QUESTIONS = 16
-PRETRAIN_EPOCHS = 10
+PRETRAIN_EPOCHS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +80,10 @@ def run(config: DemoConfig) -> None:
         told["in"], told["out"] = "checkpoint", f"{read_manifest(out / 'hf', 'export')['out']} tensors"
     examples = read_examples(out)
     with stages("compare") as told:
-        compared = compare(out, [example.note for example in examples[:3]])
+        compared = compare(out, tuning.mesh, [example.note for example in examples[:3]])
         told["in"], told["out"] = "3 notes", compared
     with stages("answer") as told:
-        scores = answer(out, examples, console)
+        scores = answer(out, tuning.mesh, examples, console)
         told["in"], told["out"] = f"{len(scores)} questions", f"mean token F1 {np.mean(scores):.2f}"
     console.print(stages.table())
     first, last = losses
@@ -108,13 +108,12 @@ def start_anew(out: Path) -> None:
 
 
 def make_text(out: Path, stages: Stages) -> None:
-    for name, run_stage, stage_config in (
-        ("notes", notes.run, notes.NotesConfig(source=str(REPORTS), out=out / "notes")),
-        ("instructions", instructions.run, instructions.InstructionsConfig(out / "notes", out / "instructions")),
-    ):
-        with stages(name) as told:
-            run_stage(stage_config)
-            tell_counts(told, read_manifest(out / name, name))
+    with stages("notes") as told:
+        notes.run(notes.NotesConfig(str(REPORTS), out / "notes"))
+        tell_counts(told, read_manifest(out / "notes", "notes"))
+    with stages("instructions") as told:
+        instructions.run(instructions.InstructionsConfig(out / "notes", out / "instructions"))
+        tell_counts(told, read_manifest(out / "instructions", "instructions"))
 
 
 def tell_counts(told: dict[str, Any], manifest: dict[str, Any]) -> None:
@@ -124,7 +123,9 @@ def tell_counts(told: dict[str, Any], manifest: dict[str, Any]) -> None:
 def make_rows(out: Path, stages: Stages, tuning: TrainConfig) -> None:
     tokenizer = out / "tokenizer.model"
     with stages("tokenizer") as told:
-        texts = [note.text for path in sorted((out / "notes").glob("notes-*.parquet")) for note in read_parquet(path, Note)]
+        texts = [
+            note.text for path in sorted((out / "notes").glob("notes-*.parquet")) for note in read_parquet(path, Note)
+        ]
         train_sentencepiece([*texts, TRAINING_TEMPLATE], tokenizer, vocab_size=2048)
         told["in"], told["out"] = f"{len(texts)} notes", "2048 pieces"
     for name in ("notes", "instructions"):
@@ -163,7 +164,7 @@ def read_examples(out: Path) -> list[Example]:
     return [example for path in paths for example in read_parquet(path, Example)]
 
 
-def compare(out: Path, texts: list[str]) -> str:
+def compare(out: Path, mesh: MeshConfig, texts: list[str]) -> str:
     """The exported folder in transformers against the trainer's own model, on the same texts."""
     try:
         import torch
@@ -172,10 +173,10 @@ def compare(out: Path, texts: list[str]) -> str:
         return f"not compared: {error.name} is not installed"
     theirs = AutoModelForCausalLM.from_pretrained(out / "hf", dtype=torch.float32).eval()
     their_tokenizer = AutoTokenizer.from_pretrained(out / "hf")
-    model, params, tokenizer = load(out / "instruct", load_config(str(ROOT / "configs" / "demo.py")).mesh)
+    model, params, tokenizer = load(out / "instruct", mesh)
     largest = 0.0
     for text in texts:
-        ids = np.array([[tokenizer.bos_id, *encode(tokenizer, text)]])
+        ids = np.array([encode_prompt(tokenizer, text)])
         assert their_tokenizer(text)["input_ids"] == ids[0].tolist(), "transformers tokenizes the export differently"
         positions = np.arange(ids.shape[1])[None]
         ours = model.merge(params)(ids, positions, np.ones_like(ids), dtype="float32")
@@ -184,13 +185,11 @@ def compare(out: Path, texts: list[str]) -> str:
     return f"max |Δ| {largest:.1e}"
 
 
-def answer(out: Path, examples: list[Example], console: Console) -> list[float]:
+def answer(out: Path, mesh: MeshConfig, examples: list[Example], console: Console) -> list[float]:
     """Greedy answers to questions of the training set, beside the expected ones; the token F1 of each."""
     asked = examples[:: max(1, len(examples) // QUESTIONS)][:QUESTIONS]
-    model, params, tokenizer = load(out / "instruct", load_config(str(ROOT / "configs" / "demo.py")).mesh)
-    prompts = [
-        [tokenizer.bos_id, *encode(tokenizer, render_prompt(TRAINING_TEMPLATE, e.note, e.question))] for e in asked
-    ]
+    model, params, tokenizer = load(out / "instruct", mesh)
+    prompts = [encode_prompt(tokenizer, render_prompt(TRAINING_TEMPLATE, e.note, e.question)) for e in asked]
     answers = generate(model, params, prompts, tokenizer.eos_id, Sampling(max_new_tokens=192), "float32")
     table = Table("question", "expected", "answer", "F1", title="Greedy answers", show_lines=True)
     scores = []

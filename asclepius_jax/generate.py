@@ -17,7 +17,7 @@ from asclepius_jax.model.variants import LlamaConfig
 from asclepius_jax.sharding import make_mesh, param_shardings
 from data_prep.prompts import TRAINING_TEMPLATE, load_template, render_prompt
 from data_prep.records import UserError
-from data_prep.tokenizer import JsonTokenizer, encode
+from data_prep.tokenizer import JsonTokenizer, encode_prompt
 
 # Prompts are padded to a multiple of this, so that few lengths are ever compiled.
 BUCKET = 64
@@ -57,7 +57,7 @@ def run(config: GenerateConfig) -> None:
     own = meta.prompt_template or TRAINING_TEMPLATE
     prompt = read_prompt(config, load_template(config.prompt_template) if config.prompt_template else own)
     model, params, tokenizer = load(config.checkpoint, config.mesh)
-    ids = ([] if tokenizer.bos_id is None else [tokenizer.bos_id]) + encode(tokenizer, prompt)
+    ids = encode_prompt(tokenizer, prompt)
     print(tokenizer.decode(generate(model, params, [ids], tokenizer.eos_id, config.sampling, config.dtype)[0]))
 
 

@@ -1,4 +1,4 @@
-"""A LLaMA of 1.0M parameters on two dozen fictional case reports: what `asclepius demo` pretrains and then tunes.
+"""A LLaMA of 2.4M parameters on two dozen fictional case reports: what `asclepius demo` pretrains and then tunes.
 
 launch/train.sh configs/demo.py --data.path runs/demo/packed_instructions
 Four virtual devices on a laptop's processor; two minutes. It learns its few answers by heart."""
@@ -17,11 +17,11 @@ from asclepius_jax.config import (
 config = TrainConfig(
     run_dir="runs/demo/instruct",
     model="demo",
-    data=DataConfig(path="runs/demo/packed_instructions", row_length=1024, epochs=20),
+    data=DataConfig(path="runs/demo/packed_instructions", row_length=864, epochs=28),
     batch=BatchConfig(global_batch=4),
-    mesh=MeshConfig(data=2, fsdp=2, tensor=1),
+    mesh=MeshConfig(data=1, fsdp=2, tensor=2),
     compute=ComputeConfig(dtype="float32", remat="none"),
-    optimizer=OptimizerConfig(learning_rate=2e-3, warmup_fraction=0.1, beta2=0.99),
+    optimizer=OptimizerConfig(learning_rate=2e-3, warmup_fraction=0.1, beta2=0.98),
     checkpoint=CheckpointConfig(every_steps=100, keep=1),
     log=LogConfig(every_steps=20),
 )

@@ -33,7 +33,7 @@ from data_prep.records import (
     verified_files,
     writing_folder,
 )
-from data_prep.tokenizer import Tokenizer, encode_continuations, load_tokenizer
+from data_prep.tokenizer import Tokenizer, beginning, encode_continuations, encode_prompt, load_tokenizer
 
 BATCH = 256  # texts in one call of the tokenizer
 
@@ -239,10 +239,6 @@ def note_documents(notes: Sequence[Note], tokenizer: Tokenizer, row_length: int)
             yield Document(tokens[start:end], mask[start:end])
 
 
-def beginning(tokenizer: Tokenizer) -> list[int]:
-    return [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-
-
 def example_documents(
     examples: Sequence[Example], tokenizer: Tokenizer, row_length: int, template: str
 ) -> tuple[list[Document], int, list[Reject]]:
@@ -272,7 +268,7 @@ def shorten_note(example: Example, tokenizer: Tokenizer, room: int, template: st
     while low <= high:
         middle = (low + high) // 2
         text = render_prompt(template, example.note[: ends[middle]], example.question)
-        prompt = beginning(tokenizer) + tokenizer.encode_batch([text])[0]
+        prompt = encode_prompt(tokenizer, text)
         if len(prompt) <= room:
             best, low = prompt, middle + 1
         else:

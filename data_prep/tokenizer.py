@@ -49,6 +49,16 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode_batch([text])[0]
 
 
+def beginning(tokenizer: Tokenizer) -> list[int]:
+    """What opens a document or a prompt: the one BOS, or nothing."""
+    return [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids that a model sees before it answers."""
+    return beginning(tokenizer) + encode(tokenizer, prompt)
+
+
 def encode_continuations(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Ids of texts that follow a newline, as an answer follows its prompt: without a beginning-of-text space."""
     newline = encode(tokenizer, "\n")

@@ -24,3 +24,11 @@ def shared(name: str) -> Path:
 @pytest.fixture(scope="session")
 def mistral_tokenizer() -> Path:
     return shared("tokenizers/mistral-7b-v0.1.model")
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(tmp_path_factory) -> Path:
+    """A folder with the tokenizer.json of 320 pieces that the small models of these tests share."""
+    from made_inputs import make_tokenizer
+
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))

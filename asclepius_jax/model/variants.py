@@ -53,6 +53,6 @@ VARIANTS = {
     "smollm2_135m": LlamaConfig(
         49_152, 576, 1536, 30, 9, 3, head_dim=64, max_length=8192, rope_theta=100_000.0, tie_embeddings=True
     ),
-    "demo": LlamaConfig(2048, 128, 384, 3, 2, 1, head_dim=64, max_length=2048),
+    "demo": LlamaConfig(2048, 256, 704, 2, 2, 2, head_dim=64, max_length=2048),
     "tiny": LlamaConfig(256, 32, 64, 2, 4, 2, head_dim=8, max_length=256),
 }  # fmt: skip

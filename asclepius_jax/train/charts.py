@@ -1,0 +1,209 @@
+"""The charts of report.html: each function returns one `<svg>` element to stand inside a page.
+
+matplotlib draws on a bare Figure, without pyplot, a display or a global state, and is imported where it draws: a
+trainer starts without it. Text stays text, in the fonts of the page.
+"""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+INK, GRID, LINE, PALE, SECOND = "#1f2933", "#dfe3e8", "#1d4ed8", "#a9c0f5", "#b45309"
+PARTS = ("#1d4ed8", "#7aa2f7", "#d3d9e0")  # darkest for what is trained on, palest for what is wasted
+WIDTH_INCHES = 5.6  # about 400 units of the viewBox, so that ten-point text is still nine pixels on a telephone
+LOG_FROM = 20.0  # largest over smallest value from which a linear axis would hide the end of the curve
+SMOOTH_FROM = 60  # steps; fewer show their course by themselves
+
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#7b8794",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+Values = Sequence[float]
+
+
+def draw(name: str, description: str, paint: Callable[[Any], None], height: float = 2.7) -> str:
+    """An SVG element of what `paint` does to fresh axes; `name` sets its ids apart from those of the other charts."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+        paint(figure.subplots())
+        buffer = io.StringIO()
+        empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].strip()  # XML declaration and DOCTYPE belong to a file of its own
+    for reference in (' id="', 'href="#', "url(#"):
+        svg = svg.replace(reference, f"{reference}{name}-")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
+
+
+def loss_chart(steps: Values, loss: Values, eval_steps: Values, eval_loss: Values) -> str:
+    def paint(axes: Any) -> None:
+        course(axes, steps, loss, "loss of a step", "training")
+        if len(eval_steps):
+            axes.plot(eval_steps, eval_loss, "o-", color=SECOND, markersize=4.5, lw=1, label="held out", gid="held-out")
+        axes.set_ylabel("loss (nats per token)")
+        logarithmic(axes, [*loss, *eval_loss])
+        legend(axes)
+
+    return draw("loss", "Training and held-out loss over steps", paint)
+
+
+def learning_rate_chart(steps: Values, rates: Values) -> str:
+    power = math.floor(math.log10(max(rates))) if max(rates) > 0 else 0
+
+    def paint(axes: Any) -> None:
+        course(axes, steps, [rate / 10.0**power for rate in rates], smooth=False)
+        axes.set_ylabel("learning rate" + (f" (× 10{superscript(power)})" if power else ""))
+        axes.set_ylim(bottom=0)
+
+    return draw("learning-rate", "Learning rate over steps", paint)
+
+
+def gradient_chart(steps: Values, norms: Values, clip_norm: float | None) -> str:
+    def paint(axes: Any) -> None:
+        course(axes, steps, norms, "norm of a step", "mean of neighbours")
+        axes.set_ylabel("gradient norm")
+        if not logarithmic(axes, norms):
+            axes.set_ylim(bottom=0)
+        if clip_norm is not None:
+            limits = axes.get_ylim()
+            axes.axhline(clip_norm, color=SECOND, ls="--", lw=1.2, label=f"clipped above {clip_norm:g}")
+            if clip_norm > 2 * limits[1]:
+                axes.set_ylim(limits)  # so far above the curve, the line would only flatten it
+        legend(axes)
+
+    return draw("gradient", "Norm of the gradient over steps", paint)
+
+
+def throughput_chart(steps: Values, speeds: Values, mfu: Values) -> str:
+    """Tokens a second, and on the right the same curve's scale in percent of the hardware's peak, where known."""
+    thousands = max(speeds) >= 10_000
+
+    def paint(axes: Any) -> None:
+        scale = 1000.0 if thousands else 1.0
+        course(axes, steps, [speed / scale for speed in speeds], smooth=False)
+        axes.set_ylabel("thousand tokens per second" if thousands else "tokens per second")
+        axes.set_ylim(bottom=0, top=1.15 * max(speeds) / scale)
+        if len(mfu) == len(speeds):
+            # One factor turns one into the other, as long as the run stayed on the same devices.
+            percent = 100 * mfu[-1] / (speeds[-1] / scale)
+            right = axes.secondary_yaxis("right", functions=(lambda x: x * percent, lambda x: x / percent))
+            right.set_ylabel("MFU (%)")
+
+    return draw("throughput", "Tokens per second over steps", paint)
+
+
+def time_chart(seconds: dict[str, float]) -> str:
+    longest, total = max(seconds.values()), sum(seconds.values())
+    size, unit = (1.0, "seconds") if longest < 180 else (60.0, "minutes") if longest < 7200 else (3600.0, "hours")
+
+    def paint(axes: Any) -> None:
+        bars = axes.barh(list(seconds), [value / size for value in seconds.values()], color=LINE, height=0.62)
+        labels = [f"{duration(value)} · {value / total:.1%}" for value in seconds.values()]
+        axes.bar_label(bars, labels, padding=5)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(0, 1.45 * longest / size)  # room for the labels
+        axes.set_xlabel(unit)
+
+    return draw("time", "Seconds in each part of the run", paint, height=0.9 + 0.3 * len(seconds))
+
+
+def token_chart(parts: dict[str, int]) -> str:
+    """One bar of all slots of the packed rows, split into `parts`."""
+    total = sum(parts.values())
+
+    def paint(axes: Any) -> None:
+        start = 0.0
+        for (name, count), colour in zip(parts.items(), PARTS, strict=True):
+            share = 100 * count / total
+            axes.barh(0, share, left=start, color=colour, height=0.9, label=f"{name}: {count:,} ({share:.1f}%)")
+            start += share
+        axes.set_xlim(0, 100)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False)
+        axes.set_xlabel("% of all slots in the rows")
+        legend(axes, columns=1, handlelength=1.0, handleheight=1.0)
+
+    return draw("tokens", "Share of the packed rows that carries loss, is read, and is padding", paint, height=2.1)
+
+
+def course(axes: Any, steps: Values, values: Values, raw: str = "", smoothed: str = "", smooth: bool = True) -> None:
+    """Values over steps: one line, or, where many steps jitter, a pale one with its moving mean over it."""
+    from matplotlib.ticker import MaxNLocator
+
+    finite = [value if math.isfinite(value) else math.nan for value in values]
+    if smooth and len(steps) >= SMOOTH_FROM:
+        axes.plot(steps, finite, color=PALE, lw=0.9, label=raw, gid="raw")
+        axes.plot(steps, moving_mean(finite, len(steps) // 25), color=LINE, label=smoothed)
+    else:
+        marker = "o" if len(steps) <= 30 else ""
+        axes.plot(steps, finite, color=LINE, marker=marker, markersize=3.5, label=smoothed, gid="raw")
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+
+
+def legend(axes: Any, columns: int = 3, **shape: float) -> None:
+    """Above the axes, where it covers no spike; none for a single unlabelled line."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, borderpad=0, **shape)
+
+
+def moving_mean(values: Values, window: int) -> np.ndarray:
+    """Centred mean of the finite ones among `window` neighbours; the window is cut at both ends."""
+    array, kernel = np.asarray(values, dtype=float), np.ones(min(window | 1, len(values)))
+    finite = np.isfinite(array)
+    count = np.convolve(finite, kernel, "same")
+    return np.where(count > 0, np.convolve(np.where(finite, array, 0.0), kernel, "same") / np.maximum(count, 1), np.nan)
+
+
+def logarithmic(axes: Any, values: Values) -> bool:
+    """Make the y axis logarithmic, with plain numbers, where the values span too much for a linear one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite or min(finite) <= 0 or max(finite) / min(finite) < LOG_FROM:
+        return False
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(finite) / min(finite) < 1000 else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel(axes.get_ylabel().removesuffix(")") + (", log)" if "(" in axes.get_ylabel() else " (log)"))
+    return True
+
+
+def superscript(number: int) -> str:
+    return str(number).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def duration(seconds: float) -> str:
+    if seconds < 180:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"

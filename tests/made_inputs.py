@@ -1,0 +1,82 @@
+"""Small inputs for the accelerator side's tests: a tokenizer, notes, examples, packed folders, a model of their size."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from asclepius_jax.model.variants import LlamaConfig
+from data_prep import pack
+from data_prep.records import Example, Generation, Note, PackedRow, writing_folder
+from data_prep.tokenizer import SentencePieceTokenizer, train_sentencepiece
+
+# 320 pieces hold the 256 bytes of the made tokenizer and what it learns beside them.
+MODEL = LlamaConfig(320, 32, 64, 2, 4, 2, head_dim=8, max_length=256)
+GENERATION = Generation("offline", "rules", "0" * 16, 0, "stop")
+WORDS = (
+    "the patient was admitted with fever cough dyspnea and left chest pain history of asthma CT showed no embolism "
+    "amoxicillin 500 mg was given for 7 days discharged home stable"
+).split()
+
+
+def sentences(count: int, longest: int, seed: int = 0) -> list[str]:
+    """Made texts of 3 to `longest` words, each with a newline somewhere."""
+    random = np.random.default_rng(seed)
+    texts = []
+    for _ in range(count):
+        words = list(random.choice(WORDS, random.integers(3, longest + 1)))
+        words.insert(len(words) // 2, "\n")
+        texts.append(" ".join(words).strip())
+    return texts
+
+
+def make_tokenizer(folder: Path, vocab_size: int = MODEL.vocab_size) -> Path:
+    """A folder with the `tokenizer.json` of a SentencePiece model trained here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train_sentencepiece(sentences(200, 30), folder / "trained.model", vocab_size)
+    SentencePieceTokenizer(folder / "trained.model").save(folder)
+    return folder
+
+
+def note(name: str, text: str) -> Note:
+    return Note(name, f"report-{name}", "discharge summary", text, "made", "CC0", "article", GENERATION)
+
+
+def example(name: str, text: str, question: str, answer: str) -> Example:
+    origin = (f"note-{name}", f"report-{name}", "Question Answering")
+    return Example(name, *origin, text, question, answer, "made", "CC0", "article", GENERATION, GENERATION)
+
+
+def write_records(folder: Path, records: list[Note] | list[Example], per_file: int = 1000) -> Path:
+    """The finished folder of a stage, as the stage would write it."""
+    kind = "notes" if isinstance(records[0], Note) else "instructions"
+    with writing_folder(folder, kind, {}) as writer:
+        for start in range(0, len(records), per_file):
+            writer.add_shard(records[start : start + per_file], type(records[0]))
+        writer.counts["in"] = len(records)
+    return folder
+
+
+def packed_notes(folder: Path, tokenizer: Path, count: int, row_length: int, seed: int = 0) -> Path:
+    """`count` made notes, packed for pretraining."""
+    texts = sentences(count, row_length // 4, seed)
+    write_records(folder / "notes", [note(f"n{i:03d}", text) for i, text in enumerate(texts)])
+    pack.run(pack.PackConfig(folder / "notes", folder / "packed", tokenizer, row_length, workers=1))
+    return folder / "packed"
+
+
+def packed_rows(folder: Path, tokenizer: Path, rows: list[PackedRow], row_length: int) -> Path:
+    """A packed folder of exactly these rows."""
+    source = write_records(folder / "notes", [note("n", "well")])
+    pack.run(pack.PackConfig(source, folder / "packed", tokenizer, row_length, workers=1))
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    manifest = json.loads((folder / "packed/manifest.json").read_text())
+    name = manifest["files"][0]["name"]
+    writer = ArrayRecordWriter(str(folder / "packed" / name), "group_size:1")
+    for row in rows:
+        writer.write(row.to_bytes(manifest["token_dtype"]))
+    writer.close()
+    manifest["files"][0]["records"] = manifest["rows"] = len(rows)
+    (folder / "packed/manifest.json").write_text(json.dumps(manifest))
+    return folder / "packed"

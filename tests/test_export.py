@@ -1,0 +1,261 @@
+"""What leaves as a Hugging Face folder is what was trained, bit for bit, and transformers computes the same with it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from made_inputs import MODEL, example, packed_notes, write_records
+
+from asclepius_jax.checkpoints import find_step, read_stored
+from asclepius_jax.config import (
+    BatchConfig,
+    ComputeConfig,
+    DataConfig,
+    InitConfig,
+    LogConfig,
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from asclepius_jax.export import ExportConfig, ImportConfig, plan_shards, run_export, run_import
+from asclepius_jax.generate import load
+from asclepius_jax.model import hf
+from asclepius_jax.model.llama import build
+from asclepius_jax.train.loop import train
+from data_prep import pack
+from data_prep.records import UserError
+from data_prep.tokenizer import JsonTokenizer
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+LENGTH = 64
+TOKEN_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+@pytest.fixture(scope="module")
+def start(small_tokenizer: Path, tmp_path_factory) -> Path:
+    """A random model that transformers made and saved, with a tokenizer."""
+    folder = tmp_path_factory.mktemp("start")
+    JsonTokenizer(small_tokenizer).save(folder)
+    (folder / "config.json").write_text(hf.write_config(MODEL, "float32", TOKEN_IDS))
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.float().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def imported(start: Path, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("imported") / "run"
+    run_import(ImportConfig(start, out, MeshConfig(2, 2, 2)))
+    return out
+
+
+@pytest.fixture(scope="module")
+def tuned(start: Path, imported: Path, small_tokenizer: Path, tmp_path_factory) -> Path:
+    """The imported model after four steps on packed examples."""
+    root = tmp_path_factory.mktemp("tuned")
+    examples = [example(f"e{i}", f"fever for {i} days", "How long?", f"For {i} days.") for i in range(60)]
+    write_records(root / "examples", examples)
+    (root / "prompt.txt").write_text("{note}\n{instruction}\n")
+    prompt = str(root / "prompt.txt")
+    pack.run(pack.PackConfig(root / "examples", root / "packed", small_tokenizer, LENGTH, 1, prompt, 1))
+    rows = json.loads((root / "packed/manifest.json").read_text())["rows"]
+    config = TrainConfig(
+        run_dir=str(root / "run"),
+        model=str(start),
+        init=InitConfig(checkpoint=str(imported)),
+        data=DataConfig(str(root / "packed"), row_length=LENGTH, epochs=4.5 * 8 / rows),
+        batch=BatchConfig(8),
+        mesh=MeshConfig(2, 2, 2),
+        compute=ComputeConfig("float32", "none"),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        log=LogConfig(tensorboard=False, progress=False),
+    )
+    return train(config)
+
+
+@pytest.fixture(scope="module")
+def exported(tuned: Path, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "folder"
+    run_export(ExportConfig(tuned, out, "float32", max_shard_size=50e-6))
+    return out
+
+
+def stored(run_dir: Path) -> dict[str, np.ndarray]:
+    """Hugging Face name -> tensor of a run's newest checkpoint."""
+    folder = find_step(run_dir)[1]
+    model = build(MODEL)
+    return {name: x for row in hf.names(model) for name, x in hf.to_hf(row, read_stored(folder, row[0]))}
+
+
+# ---------------------------------------------------------------- weights
+
+
+def test_float32_tensors_are_those_of_the_checkpoint_bit_for_bit(tuned: Path, exported: Path):
+    expected, tensors = stored(tuned), hf.open_folder(exported)
+    assert tensors.keys() == expected.keys() == hf.hf_shapes(build(MODEL)).keys()
+    for name, value in expected.items():
+        assert tensors[name].dtype == np.float32
+        np.testing.assert_array_equal(tensors[name], value, err_msg=name)
+
+
+def test_bfloat16_tensors_are_the_nearest_ones(tuned: Path, tmp_path: Path):
+    run_export(ExportConfig(tuned, tmp_path / "folder"))
+    tensors = hf.open_folder(tmp_path / "folder")
+    for name, value in stored(tuned).items():
+        assert tensors[name].dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(tensors[name], value.astype(ml_dtypes.bfloat16), err_msg=name)
+        # Eight bits of mantissa: rounded to nearest, a value moves by at most one part in 256 of itself.
+        assert (np.abs(tensors[name].astype(np.float32) - value) <= np.abs(value) / 256).all()
+    assert json.loads((tmp_path / "folder/config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert not (tmp_path / "folder/model.safetensors.index.json").exists()
+
+
+def test_what_was_imported_leaves_unchanged(start: Path, imported: Path, tmp_path: Path):
+    run_export(ExportConfig(imported, tmp_path / "folder", "float32"))
+    before, after = hf.open_folder(start), hf.open_folder(tmp_path / "folder")
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+    assert hf.read_config(tmp_path / "folder") == hf.read_config(start) == MODEL
+
+
+def test_a_small_shard_size_makes_shards_and_their_index(exported: Path):
+    index = json.loads((exported / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in exported.glob("*.safetensors"))
+    assert len(files) >= 3
+    assert files == sorted(set(index["weight_map"].values()))
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    held = {file: hf.open_safetensors(exported / file) for file in files}
+    assert {name: file for file in files for name in held[file]} == index["weight_map"]
+    assert index["metadata"]["total_size"] == sum(x.nbytes for tensors in held.values() for x in tensors.values())
+    assert all(sum(x.nbytes for x in tensors.values()) <= 50_000 for tensors in held.values())
+
+
+def test_a_tensor_larger_than_a_shard_has_one_of_its_own():
+    assert plan_shards({"a": 3, "b": 9, "c": 2, "d": 2}, 5) == {
+        "model-00001-of-00003.safetensors": ["a"],
+        "model-00002-of-00003.safetensors": ["b"],
+        "model-00003-of-00003.safetensors": ["c", "d"],
+    }
+    assert plan_shards({"a": 3, "b": 2}, 5) == {"model.safetensors": ["a", "b"]}
+
+
+def test_training_changed_every_tensor(start: Path, tuned: Path):
+    before, after = hf.open_folder(start), stored(tuned)
+    assert not [name for name, value in before.items() if np.array_equal(value, after[name])]
+
+
+# ---------------------------------------------------------------- transformers
+
+
+def test_transformers_computes_our_logits_after_training(tuned: Path, exported: Path):
+    theirs, told = transformers.AutoModelForCausalLM.from_pretrained(
+        exported, dtype=torch.float32, output_loading_info=True
+    )
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    model, params, _ = load(tuned, MeshConfig(2, 2, 2))
+    tokens = np.random.default_rng(0).integers(3, MODEL.vocab_size, (8, 50))
+    positions = np.broadcast_to(np.arange(50), tokens.shape)
+    call = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens), dtype="float32"))
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).logits.numpy()
+    assert np.abs(np.asarray(call(params, tokens, positions)) - expected).max() < 1e-4
+    assert np.abs(expected).max() > 0.1
+
+
+def test_transformers_reads_the_tokenizer_and_the_settings(tuned: Path, exported: Path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported, split_special_tokens=True)
+    ours = JsonTokenizer(tuned / "tokenizer")
+    text = "  fever </s> for 7 days\n\n"
+    assert tokenizer(text)["input_ids"] == [ours.bos_id, *ours.encode_batch([text])[0]]
+    settings = transformers.GenerationConfig.from_pretrained(exported)
+    assert (settings.bos_token_id, settings.eos_token_id, settings.do_sample) == (1, 2, False)
+    assert settings.pad_token_id not in (1, 2)
+    assert (exported / "tokenizer.model").is_file() == (tuned / "tokenizer/tokenizer.model").is_file()
+
+
+def test_the_chat_template_renders_the_prompt_of_the_checkpoint(exported: Path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    messages = [{"role": "system", "content": "fever"}, {"role": "user", "content": "How long?"}]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "<s>fever\nHow long?\n"
+
+
+def test_a_pretrained_model_has_no_chat_template(imported: Path, tmp_path: Path):
+    run_export(ExportConfig(imported, tmp_path / "folder"))
+    assert not (tmp_path / "folder/chat_template.jinja").exists()
+    assert (tmp_path / "folder/generation_config.json").is_file()
+
+
+def test_the_card_and_the_manifest_say_where_the_weights_come_from(exported: Path):
+    card = (exported / "README.md").read_text()
+    assert f"{MODEL.num_params:,}" in card
+    assert "CC0 (60)" in card
+    assert "Not for clinical use" in card
+    manifest = json.loads((exported / "manifest.json").read_text())
+    assert (manifest["kind"], manifest["step"], manifest["dtype"]) == ("export", 4, "float32")
+    assert manifest["out"] == len(hf.hf_shapes(build(MODEL)))
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_a_folder_of_something_else_is_not_overwritten(tuned: Path, tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="exists and is not a finished export folder"):
+        run_export(ExportConfig(tuned, tmp_path / "folder"))
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["thesis.tex"]
+
+
+def test_an_earlier_export_is_replaced_whole(tuned: Path, tmp_path: Path):
+    run_export(ExportConfig(tuned, tmp_path / "folder", "float32", max_shard_size=50e-6))
+    run_export(ExportConfig(tuned, tmp_path / "folder", "float32"))
+    assert [path.name for path in (tmp_path / "folder").glob("*.safetensors")] == ["model.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_tokenizer_that_was_swapped_is_refused(imported: Path, tmp_path: Path, tmp_path_factory):
+    import shutil
+
+    from made_inputs import make_tokenizer
+
+    shutil.copytree(imported, tmp_path / "run")
+    JsonTokenizer(make_tokenizer(tmp_path_factory.mktemp("other"), 300)).save(tmp_path / "run/tokenizer")
+    with pytest.raises(UserError, match="is not the one that .* was trained with"):
+        run_export(ExportConfig(tmp_path / "run", tmp_path / "folder"))
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="holds no checkpoint: name a run folder"):
+        run_export(ExportConfig(tmp_path, tmp_path / "folder"))
+
+
+def test_an_import_never_replaces_a_run(start: Path, imported: Path):
+    with pytest.raises(UserError, match="holds checkpoints already"):
+        run_import(ImportConfig(start, imported))
+
+
+def test_an_embedding_smaller_than_the_vocabulary_is_refused(start: Path, small_tokenizer: Path, tmp_path: Path):
+    JsonTokenizer(small_tokenizer).save(tmp_path)
+    smaller = dataclasses.replace(MODEL, vocab_size=256)
+    (tmp_path / "config.json").write_text(hf.write_config(smaller, "float32", TOKEN_IDS))
+    with pytest.raises(UserError, match="320 pieces, the embedding 256 rows"):
+        run_import(ImportConfig(tmp_path, tmp_path / "run"))
+
+
+def test_a_pretraining_folder_packs_with_the_exported_tokenizer(exported: Path, tmp_path: Path):
+    """The exported folder is itself a tokenizer for the next phase, with the same hash."""
+    folder = packed_notes(tmp_path, exported, 5, LENGTH)
+    hashes = [json.loads((path / "manifest.json").read_text())["tokenizer_hash"] for path in (folder, exported)]
+    assert hashes[0] == hashes[1]

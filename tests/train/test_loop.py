@@ -1,0 +1,264 @@
+"""A run that is killed, stopped, moved to another mesh or started twice ends where an unbroken one ends."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from made_inputs import MODEL, packed_notes
+
+from asclepius_jax.checkpoints import Checkpoints, find_step, read_meta, read_stored
+from asclepius_jax.config import (
+    BatchConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    DataConfig,
+    EvalConfig,
+    InitConfig,
+    LogConfig,
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from asclepius_jax.data import PackedRows, TrainBatches
+from asclepius_jax.export import ExportConfig, run_export
+from asclepius_jax.model.hf import flatten, write_config
+from asclepius_jax.model.llama import build
+from asclepius_jax.train.loop import train
+from data_prep.records import UserError
+
+LENGTH, ROWS, TOTAL, EVERY, STRUCK = 32, 8, 9, 4, 7
+SCRIPT = Path(__file__).with_name("run_training.py")
+
+
+@pytest.fixture(scope="module")
+def base(small_tokenizer: Path, tmp_path_factory) -> TrainConfig:
+    """A model of 320 pieces, nine steps, a checkpoint after every fourth and after the last."""
+    root = tmp_path_factory.mktemp("inputs")
+    (root / "model").mkdir()
+    token_ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    (root / "model/config.json").write_text(write_config(MODEL, "float32", token_ids))
+    data = packed_notes(root / "train", small_tokenizer, 150, LENGTH)
+    held_out = packed_notes(root / "held_out", small_tokenizer, 25, LENGTH, seed=1)
+    rows = PackedRows(data, LENGTH)
+    return TrainConfig(
+        model=str(root / "model"),
+        data=DataConfig(str(data), str(held_out), LENGTH, epochs=(TOTAL + 0.5) * ROWS / len(rows)),
+        batch=BatchConfig(ROWS),
+        mesh=MeshConfig(2, 2, 2),
+        compute=ComputeConfig("float32", "none"),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        checkpoint=CheckpointConfig(every_steps=EVERY, keep=5),
+        evaluation=EvalConfig(every_steps=6),
+        log=LogConfig(every_steps=1, tensorboard=False, progress=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(base: TrainConfig, tmp_path_factory) -> Path:
+    return train(dataclasses.replace(base, run_dir=str(tmp_path_factory.mktemp("unbroken"))))
+
+
+def run_and_strike(config: TrainConfig, step: int, number: int) -> int:
+    """Exit code of a run in a process of its own."""
+    path = Path(config.run_dir) / "values.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"from asclepius_jax.config import *\n\nconfig = {config!r}\n")
+    command = [sys.executable, str(SCRIPT), str(path), str(step), str(int(number))]
+    return subprocess.run(command, timeout=300, check=False, env=os.environ).returncode
+
+
+@pytest.fixture(scope="module")
+def killed(base: TrainConfig, tmp_path_factory) -> TrainConfig:
+    """A run that `kill -9` ended after step 7, three steps after its last checkpoint."""
+    config = dataclasses.replace(base, run_dir=str(tmp_path_factory.mktemp("killed") / "run"))
+    assert run_and_strike(config, STRUCK, signal.SIGKILL) == -signal.SIGKILL
+    return config
+
+
+def copied(config: TrainConfig, to: Path) -> TrainConfig:
+    """The same run in another folder."""
+    import shutil
+
+    shutil.copytree(config.run_dir, to)
+    return dataclasses.replace(config, run_dir=str(to))
+
+
+def steps_of(run_dir: Path | str) -> list[int]:
+    return sorted(int(path.name) for path in (Path(run_dir) / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def params_of(run_dir: Path | str) -> dict[str, np.ndarray]:
+    folder = find_step(Path(run_dir))[1]
+    return {name: read_stored(folder, name) for name in flatten(build(MODEL).shapes)}
+
+
+def metrics_of(run_dir: Path | str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses_of(run_dir: Path | str) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in metrics_of(run_dir) if "loss" in row}
+
+
+def assert_same_params(one: Path | str, other: Path | str) -> None:
+    for name, value in params_of(one).items():
+        np.testing.assert_array_equal(value, params_of(other)[name], err_msg=name)
+
+
+# ---------------------------------------------------------------- an unbroken run
+
+
+def test_a_run_learns_and_leaves_what_its_readers_need(base: TrainConfig, unbroken: Path):
+    losses = losses_of(unbroken)
+    assert list(losses) == list(range(1, TOTAL + 1))
+    assert losses[TOTAL] < losses[1] - 0.5
+    assert steps_of(unbroken) == [4, 8, 9]
+    assert json.loads((unbroken / "summary.json").read_text())["step"] == TOTAL
+    assert (unbroken / "tokenizer/tokenizer.json").is_file()
+    meta = read_meta(find_step(unbroken)[1])
+    assert (meta.model, meta.phase, meta.row_length) == (MODEL, "pretrain", LENGTH)
+    assert meta.tokenizer_hash == PackedRows(Path(base.data.path), LENGTH).manifest["tokenizer_hash"]
+
+
+def test_the_held_out_loss_is_that_of_a_direct_computation(base: TrainConfig, unbroken: Path):
+    evaluated = {row["step"]: row for row in metrics_of(unbroken) if "eval_loss" in row}
+    assert list(evaluated) == [6, TOTAL]
+    rows = PackedRows(Path(base.data.eval_path), LENGTH)
+    assert len(rows) % ROWS  # the last batch is not full
+    row = {name: np.stack([rows[i][name] for i in range(len(rows))]) for name in rows[0]}
+    model, (run_dir, _) = build(MODEL), find_step(unbroken)
+    merged = model.merge(nested(params_of(run_dir)))
+    logits = np.asarray(merged(row["tokens"], row["positions"], row["segment_ids"], "float32"), np.float64)
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    picked = np.take_along_axis(log_probabilities, row["targets"][..., None], -1)[..., 0]
+    expected = -(picked * row["loss_mask"]).sum() / row["loss_mask"].sum()
+    assert evaluated[TOTAL]["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    assert evaluated[TOTAL]["eval_perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
+
+
+def nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
+    from asclepius_jax.model.hf import unflatten
+
+    return unflatten({name: jax.numpy.asarray(value) for name, value in flat.items()})
+
+
+# ---------------------------------------------------------------- broken runs
+
+
+def test_a_killed_run_ends_in_the_parameters_of_an_unbroken_one(killed: TrainConfig, unbroken: Path, tmp_path: Path):
+    config = copied(killed, tmp_path / "run")
+    assert steps_of(config.run_dir) == [4]
+    train(config)
+    assert_same_params(config.run_dir, unbroken)
+    # The steps that the kill undid stand once, and none is missing.
+    assert [row["step"] for row in metrics_of(config.run_dir)] == [row["step"] for row in metrics_of(unbroken)]
+    assert losses_of(config.run_dir) == losses_of(unbroken)
+
+
+def test_on_another_mesh_it_sees_the_same_batches(killed: TrainConfig, unbroken: Path, tmp_path: Path, monkeypatch):
+    config = dataclasses.replace(copied(killed, tmp_path / "run"), mesh=MeshConfig(4, 1, 1))
+    seen: dict[int, list[int]] = {}
+    row_ids = TrainBatches.row_ids
+
+    def noted(self: TrainBatches, step: int) -> list[int]:
+        seen[step] = row_ids(self, step)
+        return seen[step]
+
+    monkeypatch.setattr(TrainBatches, "row_ids", noted)
+    train(config, jax.devices()[:4])
+    assert list(seen) == list(range(4, TOTAL))
+    monkeypatch.undo()
+    rows = PackedRows(Path(config.data.path), LENGTH)
+    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    batches = TrainBatches(rows, ROWS, config.data.seed, one_device)
+    assert seen == {step: batches.row_ids(step) for step in seen}
+    # float32 sums in another order, through four steps of AdamW.
+    ours, theirs = losses_of(config.run_dir), losses_of(unbroken)
+    np.testing.assert_allclose([ours[s] for s in range(1, 10)], [theirs[s] for s in range(1, 10)], rtol=1e-4)
+
+
+def test_sigterm_saves_and_the_next_start_continues(base: TrainConfig, unbroken: Path, tmp_path: Path):
+    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"))
+    assert run_and_strike(config, 6, signal.SIGTERM) == 0
+    assert steps_of(config.run_dir) == [4, 6]
+    assert list(losses_of(config.run_dir)) == list(range(1, 7))
+    train(config)
+    assert_same_params(config.run_dir, unbroken)
+    assert losses_of(config.run_dir) == losses_of(unbroken)
+
+
+def test_a_finished_run_started_again_does_nothing(base: TrainConfig, unbroken: Path, tmp_path: Path):
+    config = copied(dataclasses.replace(base, run_dir=str(unbroken)), tmp_path / "run")
+    before = metrics_of(config.run_dir)
+    train(config)
+    assert metrics_of(config.run_dir) == before
+    assert steps_of(config.run_dir) == [4, 8, 9]
+    assert_same_params(config.run_dir, unbroken)
+    assert json.loads((Path(config.run_dir) / "summary.json").read_text())["step"] == TOTAL
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "told"),
+    [
+        ("optimizer", {"learning_rate": 5e-3}, "optimizer .*0.01.* -> .*0.005"),
+        ("batch", {"global_batch": 16}, "batch.global_batch 8 -> 16"),
+        ("data", {"seed": 1}, "data.seed 0 -> 1"),
+    ],
+)
+def test_an_interrupted_run_keeps_its_course(killed: TrainConfig, section: str, values: dict, told: str):
+    changed = dataclasses.replace(killed, **{section: dataclasses.replace(getattr(killed, section), **values)})
+    with pytest.raises(UserError, match=rf"interrupted run with other settings \({told}"):
+        train(changed)
+    assert steps_of(killed.run_dir) == [4]
+
+
+def test_only_the_newest_steps_stay(base: TrainConfig, tmp_path: Path):
+    few = dataclasses.replace(base.data, eval_path="", epochs=base.data.epochs * 4.5 / 9.5)
+    config = dataclasses.replace(base, run_dir=str(tmp_path), data=few, checkpoint=CheckpointConfig(1, keep=2))
+    train(config)
+    assert steps_of(tmp_path) == [3, 4]
+
+
+# ---------------------------------------------------------------- where the parameters come from
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "hf"])
+def test_a_run_starts_from_the_weights_it_is_told_to(base: TrainConfig, unbroken: Path, tmp_path: Path, source: str):
+    if source == "hf":
+        run_export(ExportConfig(unbroken, tmp_path / "folder", "float32"))
+        init = InitConfig(hf=str(tmp_path / "folder"))
+    else:
+        init = InitConfig(checkpoint=str(unbroken))
+    # One step at the rate that warmup begins with, which is zero: what is saved is what it started from.
+    one = dataclasses.replace(base.data, eval_path="", epochs=base.data.epochs * 1.5 / 9.5)
+    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), data=one, init=init)
+    train(config)
+    assert_same_params(config.run_dir, unbroken)
+    assert losses_of(config.run_dir)[1] < losses_of(unbroken)[1] - 0.5
+
+
+def test_a_run_from_a_checkpoint_of_another_shape_is_refused(base: TrainConfig, unbroken: Path, tmp_path: Path):
+    init = InitConfig(checkpoint=str(unbroken))
+    wider = dataclasses.replace(MODEL, mlp_dim=128)
+    (tmp_path / "config.json").write_text(write_config(wider, "float32", {}))
+    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), model=str(tmp_path), init=init)
+    with pytest.raises(UserError, match="is another model: mlp_dim 64 there, 128 here"):
+        train(config)
+
+
+def test_a_continued_run_ignores_where_it_once_started(killed: TrainConfig, unbroken: Path, tmp_path: Path):
+    config = copied(killed, tmp_path / "run")
+    checkpoints = Checkpoints(Path(config.run_dir))
+    assert checkpoints.latest() == 4
+    checkpoints.close()
+    train(dataclasses.replace(config, init=InitConfig(checkpoint=str(unbroken))))
+    assert_same_params(config.run_dir, unbroken)
