@@ -7,6 +7,7 @@ in a note never becomes a control token.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -161,8 +162,12 @@ class SentencePieceTokenizer:
 
     @cached_property
     def _op(self) -> Any:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        import tensorflow
         import tensorflow_text
 
+        # Text needs no accelerator, and TensorFlow would take all of its memory.
+        tensorflow.config.set_visible_devices([], "GPU")
         return tensorflow_text.SentencepieceTokenizer(model=self.path.read_bytes(), add_bos=False, add_eos=False)
 
     @property

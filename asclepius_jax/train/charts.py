@@ -14,7 +14,7 @@ import numpy as np
 
 INK, GRID, LINE, PALE, SECOND = "#1f2933", "#dfe3e8", "#1d4ed8", "#a9c0f5", "#b45309"
 PARTS = ("#1d4ed8", "#7aa2f7", "#d3d9e0")  # darkest for what is trained on, palest for what is wasted
-WIDTH_INCHES = 5.6  # about 400 units of the viewBox, so that ten-point text is still nine pixels on a telephone
+WIDTH_INCHES = 5.2  # about 375 units of the viewBox, so that ten-point text is still nine pixels on a telephone
 LOG_FROM = 20.0  # largest over smallest value from which a linear axis would hide the end of the curve
 SMOOTH_FROM = 60  # steps; fewer show their course by themselves
 
@@ -62,7 +62,7 @@ def draw(name: str, description: str, paint: Callable[[Any], None], height: floa
 
 def loss_chart(steps: Values, loss: Values, eval_steps: Values, eval_loss: Values) -> str:
     def paint(axes: Any) -> None:
-        course(axes, steps, loss, "loss of a step", "training")
+        course(axes, steps, loss)
         if len(eval_steps):
             axes.plot(eval_steps, eval_loss, "o-", color=SECOND, markersize=4.5, lw=1, label="held out", gid="held-out")
         axes.set_ylabel("loss (nats per token)")
@@ -85,15 +85,13 @@ def learning_rate_chart(steps: Values, rates: Values) -> str:
 
 def gradient_chart(steps: Values, norms: Values, clip_norm: float | None) -> str:
     def paint(axes: Any) -> None:
-        course(axes, steps, norms, "norm of a step", "mean of neighbours")
+        course(axes, steps, norms)
         axes.set_ylabel("gradient norm")
         if not logarithmic(axes, norms):
             axes.set_ylim(bottom=0)
-        if clip_norm is not None:
-            limits = axes.get_ylim()
+        # Far above the curve, the line would only flatten it.
+        if clip_norm is not None and clip_norm < 2 * axes.get_ylim()[1]:
             axes.axhline(clip_norm, color=SECOND, ls="--", lw=1.2, label=f"clipped above {clip_norm:g}")
-            if clip_norm > 2 * limits[1]:
-                axes.set_ylim(limits)  # so far above the curve, the line would only flatten it
         legend(axes)
 
     return draw("gradient", "Norm of the gradient over steps", paint)
@@ -153,33 +151,39 @@ def token_chart(parts: dict[str, int]) -> str:
     return draw("tokens", "Share of the packed rows that carries loss, is read, and is padding", paint, height=2.1)
 
 
-def course(axes: Any, steps: Values, values: Values, raw: str = "", smoothed: str = "", smooth: bool = True) -> None:
+def course(axes: Any, steps: Values, values: Values, smooth: bool = True) -> None:
     """Values over steps: one line, or, where many steps jitter, a pale one with its moving mean over it."""
     from matplotlib.ticker import MaxNLocator
 
     finite = [value if math.isfinite(value) else math.nan for value in values]
     if smooth and len(steps) >= SMOOTH_FROM:
-        axes.plot(steps, finite, color=PALE, lw=0.9, label=raw, gid="raw")
-        axes.plot(steps, moving_mean(finite, len(steps) // 25), color=LINE, label=smoothed)
+        axes.plot(steps, finite, color=PALE, lw=0.9, label="each step", gid="raw")
+        axes.plot(steps, moving_mean(finite, len(steps) // 25), color=LINE, label="mean")
     else:
         marker = "o" if len(steps) <= 30 else ""
-        axes.plot(steps, finite, color=LINE, marker=marker, markersize=3.5, label=smoothed, gid="raw")
+        axes.plot(steps, finite, color=LINE, marker=marker, markersize=3.5, label="each step", gid="raw")
+    if steps[-1] - steps[0] < 4:
+        axes.set_xlim(steps[0] - 2, steps[-1] + 2)  # wide enough for ticks at whole steps
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
 
 
 def legend(axes: Any, columns: int = 3, **shape: float) -> None:
-    """Above the axes, where it covers no spike; none for a single unlabelled line."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, borderpad=0, **shape)
+    """Above the axes, where it covers no spike; none for a single line."""
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.5, "borderpad": 0}
+        axes.legend(**place, ncols=columns, **{"handlelength": 1.4, "columnspacing": 1.4, **shape})
 
 
 def moving_mean(values: Values, window: int) -> np.ndarray:
-    """Centred mean of the finite ones among `window` neighbours; the window is cut at both ends."""
+    """Centred mean of the finite ones among `window` neighbours; nan where the value itself is none.
+
+    At both ends the window is cut to what there is.
+    """
     array, kernel = np.asarray(values, dtype=float), np.ones(min(window | 1, len(values)))
     finite = np.isfinite(array)
-    count = np.convolve(finite, kernel, "same")
-    return np.where(count > 0, np.convolve(np.where(finite, array, 0.0), kernel, "same") / np.maximum(count, 1), np.nan)
+    total = np.convolve(np.where(finite, array, 0.0), kernel, "same")
+    return np.where(finite, total / np.maximum(np.convolve(finite, kernel, "same"), 1), np.nan)
 
 
 def logarithmic(axes: Any, values: Values) -> bool:

@@ -127,7 +127,7 @@ def head(run: Run) -> str:
     broken = [row["step"] for row in run.steps if not math.isfinite(row["loss"])]
     warning = (
         f'<p class="warning">The loss of {len(broken):,} steps is not a number, first at step {broken[0]:,}. '
-        "What the model learned after that is lost: continue from an earlier checkpoint with a lower learning rate.</p>"
+        "Parameters that are not numbers do not recover: start a new run from an earlier checkpoint.</p>"
         if broken
         else ""
     )
@@ -208,7 +208,7 @@ def training(run: Run) -> str:
 def loss_caption(run: Run) -> str:
     text = "Look for: a fall that flattens, without jumps that stay."
     if len(run.steps) >= charts.SMOOTH_FROM:
-        text += f" The dark line is the mean of {(len(run.steps) // 25) | 1} neighbouring steps."
+        text += f" The dark line is the mean over {(len(run.steps) // 25) | 1} neighbouring steps."
     if not run.evals:
         return text + " No held-out data: nothing here tells learning from learning by heart."
     best = min(run.evals, key=lambda row: row["eval_loss"])
@@ -248,7 +248,7 @@ def time_spent(run: Run) -> str:
 
 def pace(run: Run) -> str:
     rows = []
-    if run.steps:
+    if len(run.steps) > 1:
         seconds = sorted(column(run.steady, "seconds"))
         slow = seconds[math.ceil(0.95 * len(seconds)) - 1]
         rows += [
@@ -260,7 +260,10 @@ def pace(run: Run) -> str:
         rows += [
             ("Rows per step", f"{batch['global_batch']:,} in {batch['microbatches']:,} microbatches"),
             ("Token slots per step", f"{batch['global_batch'] * length:,}"),
-            ("Mesh", " × ".join(f"{name} {size}" for name, size in run.config["mesh"].items())),
+            (
+                "Mesh",
+                " × ".join(f"{name} {size if size > 0 else '(rest)'}" for name, size in run.config["mesh"].items()),
+            ),
         ]
         if run.manifest and run.manifest["rows"]:
             passes = run.summary["step"] * batch["global_batch"] / run.manifest["rows"]
