@@ -17,7 +17,7 @@ from asclepius_jax.config import (
 config = TrainConfig(
     run_dir="runs/demo/instruct",
     model="demo",
-    data=DataConfig(path="runs/demo/packed_instructions", row_length=864, epochs=28),
+    data=DataConfig(path="runs/demo/packed_instructions", row_length=864, epochs=24),
     batch=BatchConfig(global_batch=4),
     mesh=MeshConfig(data=1, fsdp=2, tensor=2),
     compute=ComputeConfig(dtype="float32", remat="none"),

@@ -121,7 +121,9 @@ def test_the_command_line_alone_imports_nothing_heavy():
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("instruction", "instructions"), ("Export", "export")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("trian", "train"), ("instruction", "instructions"), ("Export", "export")]
+)
 def test_a_misspelt_subcommand_is_suggested(refused: Ask, typed: str, meant: str):
     assert one_line(refused(typed)) == f"asclepius {typed}: no such subcommand; is it {meant}?\n"
 

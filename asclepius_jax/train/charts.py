@@ -88,7 +88,7 @@ def gradient_chart(steps: Values, norms: Values, clip_norm: float | None) -> str
         course(axes, steps, norms)
         axes.set_ylabel("gradient norm")
         if not logarithmic(axes, norms):
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.15 * max([norm for norm in norms if math.isfinite(norm)], default=1.0) or 1.0)
         # Far above the curve, the line would only flatten it.
         if clip_norm is not None and clip_norm < 2 * axes.get_ylim()[1]:
             axes.axhline(clip_norm, color=SECOND, ls="--", lw=1.2, label=f"clipped above {clip_norm:g}")
@@ -155,15 +155,14 @@ def course(axes: Any, steps: Values, values: Values, smooth: bool = True) -> Non
     """Values over steps: one line, or, where many steps jitter, a pale one with its moving mean over it."""
     from matplotlib.ticker import MaxNLocator
 
-    finite = [value if math.isfinite(value) else math.nan for value in values]
     if smooth and len(steps) >= SMOOTH_FROM:
-        axes.plot(steps, finite, color=PALE, lw=0.9, label="each step", gid="raw")
-        axes.plot(steps, moving_mean(finite, len(steps) // 25), color=LINE, label="mean")
+        axes.plot(steps, values, color=PALE, lw=0.9, label="each step", gid="raw")
+        axes.plot(steps, moving_mean(values, len(steps) // 25), color=LINE, label="mean")
     else:
         marker = "o" if len(steps) <= 30 else ""
-        axes.plot(steps, finite, color=LINE, marker=marker, markersize=3.5, label="each step", gid="raw")
+        axes.plot(steps, values, color=LINE, marker=marker, markersize=3.5, label="each step", gid="raw")
     if steps[-1] - steps[0] < 4:
-        axes.set_xlim(steps[0] - 2, steps[-1] + 2)  # wide enough for ticks at whole steps
+        axes.set_xlim(max(0, steps[0] - 2), steps[-1] + 2)  # wide enough for ticks at whole steps
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
 

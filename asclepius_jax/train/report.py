@@ -49,6 +49,7 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .5rem .35rem 0; 
   overflow-wrap: anywhere; }
 th { font-weight: 400; color: var(--quiet); }
 td { text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; }
+.settings table { max-width: 48rem; }
 .settings td { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .875rem; }
 pre { background: #f5f7f9; border: 1px solid var(--line); border-radius: 8px; padding: 1rem; font-size: .875rem;
   font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
@@ -103,7 +104,7 @@ def write_report(run_dir: Path) -> None:
 
 
 def read_run(run_dir: Path) -> Run:
-    rows = sorted(read_metrics(run_dir / "metrics.jsonl"), key=lambda row: row["step"])
+    rows = read_metrics(run_dir / "metrics.jsonl")
     return Run(
         name=run_dir.resolve().name,
         steps=[row for row in rows if "loss" in row],
@@ -153,7 +154,7 @@ def tiles(run: Run) -> Iterable[str]:
         last = run.evals[-1]
         note = f"loss {last['eval_loss']:.4f} at step {last['step']:,}"
         yield tile("Held-out perplexity", short(last["eval_perplexity"]), note)
-    else:
+    elif run.steps:
         yield tile("Held-out perplexity", "–", "no evaluation in this run")
     if run.steps:
         speed = statistics.median(row["tokens_per_second"] for row in run.steady)
@@ -258,7 +259,8 @@ def pace(run: Run) -> str:
     if run.config:
         batch, length = run.config["batch"], run.config["data"]["row_length"]
         rows += [
-            ("Rows per step", f"{batch['global_batch']:,} in {batch['microbatches']:,} microbatches"),
+            ("Rows per step", f"{batch['global_batch']:,}"),
+            ("Microbatches per step", f"{batch['microbatches']:,}"),
             ("Token slots per step", f"{batch['global_batch'] * length:,}"),
             (
                 "Mesh",
@@ -294,8 +296,8 @@ def data(run: Run) -> str:
         ("Notes shortened to fit a row", f"{facts['truncated']:,}"),
         ("Rejected", "; ".join(f"{name}: {n:,}" for name, n in facts["rejected"].items()) or "none"),
         ("Vocabulary", f"{facts['vocab_size']:,}"),
-        ("Tokenizer hash", facts["tokenizer_hash"][:16]),
-        *((f"Packed from {path}", digest[:16]) for path, digest in facts["inputs"].items()),
+        ("Tokenizer hash", facts["tokenizer_hash"][:12]),
+        *((f"Packed from {path}", digest[:12]) for path, digest in facts["inputs"].items()),
     ]
     chart = figure("", charts.token_chart(parts), caption) if slots else ""
     return f'<h2>Data and packing</h2><div class="grid">{chart}<div>{table(rows)}</div></div>'

