@@ -1,4 +1,4 @@
-"""Small inputs for the accelerator side's tests: a tokenizer, notes, examples, packed folders, a model of their size."""
+"""Small inputs for the tests: a tokenizer, notes, examples, packed folders, and a model that they fit."""
 
 import json
 from pathlib import Path

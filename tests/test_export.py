@@ -232,7 +232,7 @@ def test_a_tokenizer_that_was_swapped_is_refused(imported: Path, tmp_path: Path,
 
     shutil.copytree(imported, tmp_path / "run")
     JsonTokenizer(make_tokenizer(tmp_path_factory.mktemp("other"), 300)).save(tmp_path / "run/tokenizer")
-    with pytest.raises(UserError, match="is not the one that .* was trained with"):
+    with pytest.raises(UserError, match=r"is not the one that .* was trained with"):
         run_export(ExportConfig(tmp_path / "run", tmp_path / "folder"))
 
 

@@ -72,15 +72,18 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                 state, numbers = train_step(state, batch)
             metrics.add(step, numbers)
             leave = step < total_steps and stop.reached(step)
-            if metrics.due(step) or leave or step == first + 1:
-                # The first step is fetched by itself, so that compiling it does not count in any other's time.
+            evaluating = held_out is not None and due(step, config.evaluation.every_steps, total_steps)
+            saving = leave or due(step, config.checkpoint.every_steps, total_steps)
+            # The first step is fetched by itself, so that compiling it counts in no other's time; and what is under
+            # way is fetched before a pause, so that it does not finish uncounted.
+            if metrics.due(step) or evaluating or saving or step == first + 1:
                 with clock("compile" if step == first + 1 else "step"):
                     metrics.fetch(throughput)
-            if held_out is not None and due(step, config.evaluation.every_steps, total_steps):
+            if held_out is not None and evaluating:
                 with clock("evaluation"), metrics.pause():
                     evaluated = evaluate(state["params"], eval_step, held_out, config, batch_sharding(mesh))
                 metrics.write([{"step": step, **evaluated}])
-            if due(step, config.checkpoint.every_steps, total_steps) or leave:
+            if saving:
                 with clock("save"), metrics.pause():
                     checkpoints.save(step, state, meta)
             if leave:
