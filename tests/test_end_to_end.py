@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from asclepius_jax import cli
 from asclepius_jax.demo import DemoConfig
 from asclepius_jax.demo import run as run_demo
 from data_prep.records import PackedRow
 from data_prep.tokenizer import train_sentencepiece
-from conftest import ROOT
 
 REPORTS = ROOT / "data_prep" / "demo_reports.jsonl"
 
