@@ -12,10 +12,9 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader
 from jax.sharding import NamedSharding
 
-from data_prep.records import PackedRow, UserError, read_manifest
+from data_prep.records import PackedRow, UserError, read_manifest, verified_files
 
 Batch = dict[str, Any]  # tokens, targets, positions, segment_ids: int32 (B, T); loss_mask: float32 (B, T)
 
@@ -31,9 +30,9 @@ class PackedRows:
                 f"{folder} has rows of {self.manifest['row_length']} tokens, data.row_length is {row_length}: "
                 f"pack again with --row-length {row_length}, or set --data.row-length {self.manifest['row_length']}"
             )
-        for file in self.manifest["files"]:
-            check_file(folder / file["name"], file["records"])
-        self.source = grain.sources.ArrayRecordDataSource([str(folder / f["name"]) for f in self.manifest["files"]])
+        # The hashes stand guard: an ArrayRecord file that was cut short opens without an error and holds nothing.
+        files = verified_files(folder, self.manifest)
+        self.source = grain.sources.ArrayRecordDataSource([str(path) for path in files])
 
     def __len__(self) -> int:
         return self.manifest["rows"]
@@ -41,16 +40,6 @@ class PackedRows:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         row = PackedRow.from_bytes(self.source[index], self.manifest["token_dtype"])
         return unpack(row, self.row_length)
-
-
-def check_file(path: Path, records: int) -> None:
-    """An ArrayRecord file that was cut short opens without an error and holds nothing."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: pack again")
-    reader = ArrayRecordReader(str(path))
-    if not reader.ok() or reader.num_records() != records:
-        raise UserError(f"{path} is damaged: it does not hold its {records} rows; pack again")
-    reader.close()
 
 
 def unpack(row: PackedRow, row_length: int) -> dict[str, np.ndarray]:

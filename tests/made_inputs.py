@@ -7,7 +7,7 @@ import numpy as np
 
 from asclepius_jax.model.variants import LlamaConfig
 from data_prep import pack
-from data_prep.records import Example, Generation, Note, PackedRow, writing_folder
+from data_prep.records import Example, Generation, Note, PackedRow, file_hash, writing_folder
 from data_prep.tokenizer import SentencePieceTokenizer, train_sentencepiece
 
 # 320 pieces hold the 256 bytes of the made tokenizer and what it learns beside them.
@@ -78,5 +78,6 @@ def packed_rows(folder: Path, tokenizer: Path, rows: list[PackedRow], row_length
         writer.write(row.to_bytes(manifest["token_dtype"]))
     writer.close()
     manifest["files"][0]["records"] = manifest["rows"] = len(rows)
+    manifest["files"][0]["sha256"] = file_hash(folder / "packed" / name)
     (folder / "packed/manifest.json").write_text(json.dumps(manifest))
     return folder / "packed"

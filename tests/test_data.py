@@ -138,7 +138,7 @@ def test_another_row_length_is_refused(folder: Path):
         PackedRows(folder, 128)
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "another file", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "another file", "a flipped bit", "missing"])
 def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path, small_tokenizer: Path, damage: str):
     copy = packed_notes(tmp_path, small_tokenizer, 20, LENGTH)
     (path,) = copy.glob("*.array_record")
@@ -148,9 +148,13 @@ def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path, small_tokenizer
         path.write_bytes(b"")
     elif damage == "another file":  # whole, but with other rows than the manifest says
         path.write_bytes(next(folder.glob("*.array_record")).read_bytes())
+    elif damage == "a flipped bit":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
     else:
         path.unlink()
-    with pytest.raises(UserError, match=rf"{path.name} is (damaged|missing).*pack again"):
+    with pytest.raises(UserError, match=rf"{path.name} (does not match the hash|is missing)"):
         PackedRows(copy, LENGTH)
 
 
