@@ -61,37 +61,25 @@ class Checkpoints:
             items["optimizer"] = ocp.args.StandardSave(state["optimizer"])
         self.manager.save(step, args=ocp.args.Composite(**items))
 
-    def latest(self) -> int | None:
-        return self.manager.latest_step()
-
-    def restore(self, step: int, abstract: State) -> State:
-        """The state of a step, on the shardings that `abstract` names."""
-        items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(abstract["params"]),
-            optimizer=ocp.args.StandardRestore(abstract["optimizer"]),
-        )
-        restored = self.manager.restore(step, args=items)
-        counter = jax.device_put(jnp.int32(step), abstract["step"].sharding)
-        return {"step": counter, "params": restored["params"], "optimizer": restored["optimizer"]}
-
-    def wait(self) -> None:
-        self.manager.wait_until_finished()
-
     def close(self) -> None:
         self.manager.close()
 
 
+def newest_step(run_dir: Path) -> Path | None:
+    """The folder of a run's newest finished step; one that a kill left half-written has another name."""
+    folder = run_dir / STEPS
+    steps = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    return max(steps, key=lambda path: int(path.name), default=None)
+
+
 def find_step(path: Path) -> tuple[Path, Path]:
     """(run folder, step folder) of a run folder's newest step, or of the step folder that is named."""
-    if path.parent.name == STEPS and path.name.isdigit():
-        run, steps = path.parent.parent, [path] if path.is_dir() else []
-    else:
-        run = path
-        found = (path / STEPS).iterdir() if (path / STEPS).is_dir() else iter(())
-        steps = sorted((p for p in found if p.name.isdigit()), key=lambda p: int(p.name))
-    if not steps:
+    if path.parent.name == STEPS and path.name.isdigit() and path.is_dir():
+        return path.parent.parent, path
+    step = newest_step(path)
+    if step is None:
         raise UserError(f"{path} holds no checkpoint: name a run folder, or RUN/{STEPS}/STEP")
-    return run, steps[-1]
+    return path, step
 
 
 def read_meta(step_folder: Path) -> Meta:
@@ -101,13 +89,25 @@ def read_meta(step_folder: Path) -> Meta:
     return Meta.from_json(json.loads(path.read_text()))
 
 
+def restore_state(step_folder: Path, abstract: State) -> State:
+    """The whole state of a step, on the shardings that `abstract` names."""
+    items = {name: restore_item(step_folder, name, abstract[name]) for name in ("params", "optimizer")}
+    return {"step": jax.device_put(jnp.int32(int(step_folder.name)), abstract["step"].sharding), **items}
+
+
 def restore_params(step_folder: Path, shapes: Params, shardings: Params) -> Params:
     """The parameters alone, on any mesh."""
     abstract = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
     )
+    return restore_item(step_folder, "params", abstract)
+
+
+def restore_item(step_folder: Path, name: str, abstract: Any) -> Any:
+    if not (step_folder / name / "_METADATA").is_file():
+        raise UserError(f"{step_folder} holds no {name}: it is not a whole checkpoint, remove it to use the one before")
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(step_folder.absolute() / "params", abstract)
+        return checkpointer.restore(step_folder.absolute() / name, abstract)
 
 
 def read_stored(step_folder: Path, name: str) -> np.ndarray:

@@ -29,7 +29,7 @@ COMMANDS = {
         "notes to instruction-answer pairs", "data_prep.instructions", "InstructionsConfig", "run", "prep"
     ),
     "pack": Command("notes or pairs to packed rows", "data_prep.pack", "PackConfig", "run", "prep"),
-    "train": Command("pretrain or tune on packed rows", "asclepius_jax.train.loop", "", "train", "tpu, cuda or train"),
+    "train": Command("pretrain or tune on packed rows", "asclepius_jax.train.loop", "", "train", "train"),
     "import": Command(
         "Hugging Face folder to checkpoint", "asclepius_jax.export", "ImportConfig", "run_import", "train"
     ),
@@ -124,7 +124,8 @@ def explain(error: Exception, name: str) -> str | None:
         return f"{error.name} is not installed: pip install 'asclepius-jax[{extra}]'"
     if os.strerror(errno.ENOSPC) in str(error):  # TensorStore wraps it in an error of its own
         return f"the disk is full: make room and run this again ({str(error).splitlines()[0][:200]})"
-    if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
+    files = FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError
+    if isinstance(error, files) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     hf = sys.modules.get("asclepius_jax.model.hf")
     if hf is not None and isinstance(error, hf.FolderError):

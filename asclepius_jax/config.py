@@ -142,6 +142,8 @@ def load_config(path: str) -> TrainConfig:
     sys.path.insert(0, str(file.parent))  # a config may start from one beside it
     try:
         found = runpy.run_path(str(file)).get("config")
+    except Exception as error:
+        raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(found, TrainConfig):
@@ -169,6 +171,27 @@ def check(config: TrainConfig) -> None:
     for name, value in positive.items():
         if value <= 0:
             raise UserError(f"{name} is {value}: it must be above 0")
+    optimizer = config.optimizer
+    fractions = {
+        "optimizer.warmup_fraction": optimizer.warmup_fraction,
+        "optimizer.beta1": optimizer.beta1,
+        "optimizer.beta2": optimizer.beta2,
+    }
+    for name, value in fractions.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{name} is {value}: it must be from 0 up to, not including, 1")
+    places = {
+        "run_dir": config.run_dir,
+        "data.path": config.data.path,
+        "data.eval_path": config.data.eval_path,
+        "init.hf": config.init.hf,
+        "init.checkpoint": config.init.checkpoint,
+    }
+    for name, place in places.items():
+        if "://" in place:
+            raise UserError(
+                f"{name} {place}: buckets are read as mounted folders; mount it (gcsfuse) and name the folder"
+            )
     if not config.data.path:
         raise UserError("data.path is empty: name a folder that `asclepius pack` wrote with --data.path")
     if config.init.hf and config.init.checkpoint:

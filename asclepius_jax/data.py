@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from data_prep.records import PackedRow, UserError, read_manifest, verified_files
+from data_prep.records import PackedRow, UserError, read_manifest, text_hash, verified_files
 
 Batch = dict[str, Any]  # tokens, targets, positions, segment_ids: int32 (B, T); loss_mask: float32 (B, T)
 
@@ -33,6 +33,11 @@ class PackedRows:
         # The hashes stand guard: an ArrayRecord file that was cut short opens without an error and holds nothing.
         files = verified_files(folder, self.manifest)
         self.source = grain.sources.ArrayRecordDataSource([str(path) for path in files])
+
+    @property
+    def content(self) -> str:
+        """A hash of the rows themselves, the same wherever the folder lies and whenever it was packed."""
+        return text_hash(*(file["sha256"] for file in self.manifest["files"]))
 
     def __len__(self) -> int:
         return self.manifest["rows"]
@@ -82,13 +87,14 @@ class TrainBatches:
 
 
 def eval_batches(rows: PackedRows, global_batch: int, max_rows: int, sharding: NamedSharding) -> Iterator[Batch]:
-    """The first `max_rows` rows in order; the last batch is filled up with empty rows."""
+    """`max_rows` rows, evenly spaced: a file begins with its longest documents. Empty rows fill the last batch."""
     count = min(len(rows), max_rows)
+    chosen = [i * len(rows) // count for i in range(count)]
     empty = unpack(PackedRow(np.zeros(0), np.zeros(0), np.zeros(0)), rows.row_length)
     for start in range(0, count, global_batch):
 
         def row(i: int, start: int = start) -> dict[str, np.ndarray]:
-            return rows[start + i] if start + i < count else empty
+            return rows[chosen[start + i]] if start + i < count else empty
 
         yield assemble(row, global_batch, rows.row_length, sharding)
 

@@ -6,6 +6,7 @@ Export needs no accelerator: it reads one parameter at a time from storage and w
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from asclepius_jax.model.hf import hf_shapes, load_params, names, read_config, t
 from asclepius_jax.model.llama import Model, build
 from asclepius_jax.sharding import make_mesh, param_shardings
 from data_prep.prompts import chat_template
-from data_prep.records import UserError, writing_folder
+from data_prep.records import MANIFEST, SCHEMA_VERSION, UserError, file_hash, write_durably, writing_folder
 from data_prep.tokenizer import JsonTokenizer, load_tokenizer
 
 SAFETENSORS_DTYPES = {"bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16)), "float32": ("F32", np.dtype("<f4"))}
@@ -61,7 +62,8 @@ def run_export(config: ExportConfig) -> None:
         raise UserError(f"{run_dir}/tokenizer is not the one that {step_folder} was trained with")
     if config.max_shard_size <= 0:
         raise UserError(f"--max-shard-size {config.max_shard_size}: it must be above 0 GB")
-    with writing_folder(config.out, "export", {str(step_folder): ""}, of_records=False) as folder:
+    inputs = {str(step_folder): file_hash(step_folder / "params" / "manifest.ocdbt")}
+    with writing_folder(config.out, "export", inputs, of_records=False) as folder:
         files = write_weights(folder.path, step_folder, build(meta.model), config)
         for name, count in files.items():
             folder.add_file(name, count)
@@ -189,6 +191,7 @@ decide on a patient's care.
 
 
 def run_import(config: ImportConfig) -> None:
+    started = time.monotonic()
     model = build(read_config(config.hf))
     source = load_tokenizer(config.hf)
     if source.vocab_size > model.config.vocab_size:
@@ -199,8 +202,19 @@ def run_import(config: ImportConfig) -> None:
         raise UserError(f"{config.out} holds checkpoints already: choose another --out, or remove it")
     params = load_params(config.hf, model, param_shardings(make_mesh(config.mesh), model))
     meta = Meta(model.config, source.hash, prompt_template="", row_length=0, phase="import", config={})
+    source.save(config.out / "tokenizer")
     checkpoints = Checkpoints(config.out)
     checkpoints.save(0, {"params": params}, meta)
-    source.save(config.out / "tokenizer")
     checkpoints.close()
+    count = len(hf_shapes(model))
+    manifest = {
+        "schema": SCHEMA_VERSION,
+        "kind": "import",
+        "in": count,
+        "out": count,
+        "rejected": {},
+        "seconds": round(time.monotonic() - started, 3),
+        "inputs": {str(config.hf): file_hash(config.hf / "config.json")},
+    }
+    write_durably(config.out / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     print(f"imported {config.hf} to {config.out}: {model.config.num_params:,} parameters")

@@ -89,13 +89,13 @@ def generate(
     model: Model, params: Params, prompts: Sequence[Sequence[int]], eos_id: int, sampling: Sampling, dtype: str
 ) -> list[list[int]]:
     """New ids for each prompt, up to and without EOS."""
-    longest = -(-max(map(len, prompts)) // BUCKET) * BUCKET
-    if longest + sampling.max_new_tokens > model.config.max_length + BUCKET:
+    longest = max(map(len, prompts))
+    if longest + sampling.max_new_tokens > model.config.max_length:
         raise UserError(
-            f"{max(map(len, prompts))} prompt tokens and {sampling.max_new_tokens} new ones are beyond the model's "
+            f"{longest} prompt tokens and {sampling.max_new_tokens} new ones are beyond the model's "
             f"{model.config.max_length}: shorten the note or --sampling.max-new-tokens"
         )
-    tokens_BT = np.zeros((len(prompts), longest), np.int32)
+    tokens_BT = np.zeros((len(prompts), -(-longest // BUCKET) * BUCKET), np.int32)
     for row, prompt in zip(tokens_BT, prompts, strict=True):
         row[: len(prompt)] = prompt
     lengths_B = np.array([len(prompt) for prompt in prompts], np.int32)

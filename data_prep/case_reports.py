@@ -30,10 +30,10 @@ COLUMNS = {
 PMC_PATIENTS = {"patient_uid", "patient"}
 PMC_PATIENTS_LICENCE = "CC BY-NC-SA 4.0"
 
-# Over this share a collection is not merely damaged but wrong. One bad row is always forgiven. Half-way, a verdict
-# needs enough rows and enough bad ones among them: two close together say nothing about the rest.
+# Over this share a collection is not merely damaged but wrong. One bad row is always forgiven. Half-way only a
+# hopeless collection is stopped: bad rows come in clusters, and one of them says nothing about the rest.
 MOST_MALFORMED = 0.01
-ROWS_TO_JUDGE, MALFORMED_TO_JUDGE = 100, 10
+ROWS_TO_JUDGE, HOPELESS = 100, 0.5
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,15 @@ class Reports:
         """
         seen: set[bytes] = set()
         tally = Tally(self.name)
+        found: dict[tuple[str, ...], dict[str, str]] = {}
         columns: dict[str, str] = {}
         for row in self.rows:
-            if row.values is not None and not columns:
-                columns = find_columns(row.values, self.config, row.place)
+            if row.values is not None:
+                # Each row by its own columns: in JSON a row may leave out what is empty.
+                names = tuple(row.values)
+                if names not in found:
+                    found[names] = find_columns(row.values, self.config, row.place, first=not found)
+                columns = found[names]
             try:
                 report = to_report(row, columns, self.config, self.name)
             except ValueError as error:
@@ -101,7 +106,7 @@ class Tally:
         if malformed:
             self.malformed += 1
             self.last = malformed
-        if self.rows >= ROWS_TO_JUDGE and self.malformed >= MALFORMED_TO_JUDGE:
+        if self.rows >= ROWS_TO_JUDGE and self.malformed > HOPELESS * self.rows:
             self.finish()
 
     def finish(self) -> None:
@@ -131,15 +136,15 @@ def open_reports(source: str, config: ReportsConfig) -> Reports:
     return Reports(path.stem, rows_of(files), {source: content}, config)
 
 
-def find_columns(values: Mapping[str, Any], config: ReportsConfig, place: str) -> dict[str, str]:
-    """Which column holds which field, by the names in the first row; UserError where none holds the text."""
+def find_columns(values: Mapping[str, Any], config: ReportsConfig, place: str, first: bool) -> dict[str, str]:
+    """Which column holds which field, by their names; UserError where none holds the text of the first row."""
     seen = ", ".join(map(str, values)) or "none"
     columns = {field: next((name for name in names if name in values), "") for field, names in COLUMNS.items()}
     if config.text_column:
         columns["text"] = config.text_column
-        if config.text_column not in values:
+        if first and config.text_column not in values:
             raise UserError(f"{place}: --text-column {config.text_column} is not among the columns: {seen}")
-    if not columns["text"]:
+    if first and not columns["text"]:
         raise UserError(f"{place}: no text column among the columns: {seen}; name it with --text-column")
     return columns
 
@@ -150,7 +155,7 @@ def to_report(row: Row, columns: dict[str, str], config: ReportsConfig, collecti
         raise ValueError(row.error)
     values = row.values
     if columns["text"] not in values:
-        raise ValueError(f"no column {columns['text']!r}")
+        raise ValueError(f"no text column among {', '.join(map(str, values)) or 'none'}")
 
     def field(name: str) -> str:
         return as_text(values.get(columns[name]), columns[name])

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,15 +21,14 @@ import tyro
 from data_prep.packing import cut, pack
 from data_prep.prompts import load_template, render_prompt
 from data_prep.records import (
-    MANIFEST,
     Example,
     Note,
     PackedRow,
     Reject,
     UserError,
-    file_hash,
     read_manifest,
     read_parquet,
+    text_hash,
     token_dtype,
     verified_files,
     writing_folder,
@@ -100,7 +100,8 @@ def run(config: PackConfig) -> None:
     template = load_template(config.prompt_template)
     tokenizer = load_tokenizer(config.tokenizer)
     verified_files(config.source, manifest)
-    inputs = {str(config.source): file_hash(config.source / MANIFEST)}
+    # Of the records alone: the manifest also holds seconds.
+    inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
     with writing_folder(config.out, "packed", inputs) as folder:
         tokenizer.save(folder.path / "tokenizer")
         ranges = split_files(config.source, manifest, config.shards)
@@ -159,8 +160,11 @@ def run_jobs(jobs: list[Job], workers: int) -> list[ShardResult]:
     if workers == 1 or len(jobs) == 1:
         return [pack_shard(job) for job in jobs]
     context = multiprocessing.get_context("spawn")  # TensorFlow's threads do not survive a fork
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        return list(pool.map(pack_shard, jobs))
+    try:
+        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+            return list(pool.map(pack_shard, jobs))
+    except BrokenProcessPool as error:
+        raise UserError(f"a packing process was killed, probably for memory: lower --workers {workers}") from error
 
 
 @lru_cache(maxsize=1)
@@ -233,10 +237,9 @@ def note_documents(notes: Sequence[Note], tokenizer: Tokenizer, row_length: int)
     """A note ends in EOS and begins with the one BOS; one longer than a row becomes consecutive pieces."""
     for ids in tokenizer.encode_batch([note.text for note in notes]):
         tokens = beginning(tokenizer) + ids + [tokenizer.eos_id]
-        # BOS opens the document; nothing predicts it.
-        mask = [True] * len(tokens) if tokenizer.bos_id is None else [False] + [True] * (len(tokens) - 1)
         for start, end in cut(len(tokens), row_length):
-            yield Document(tokens[start:end], mask[start:end])
+            # The first token of a piece has nothing before it in its row to be predicted from.
+            yield Document(tokens[start:end], [False] + [True] * (end - start - 1))
 
 
 def example_documents(

@@ -27,7 +27,8 @@ A clinician asks for help with a clinical note. The answer uses the note alone a
 
 
 def load_template(path: str | None) -> str:
-    """The training template from a file, or the one above. It holds {note} and {instruction} once each."""
+    """The training template from a file, or the one above. It holds {note} and {instruction} once each and ends
+    in a newline."""
     if not path:
         return TRAINING_TEMPLATE
     file = Path(path)
@@ -37,6 +38,11 @@ def load_template(path: str | None) -> str:
     for field in ("{note}", "{instruction}"):
         if template.count(field) != 1:
             raise UserError(f"--prompt-template {path} holds {field} {template.count(field)} times: it must stand once")
+    if not template.endswith("\n"):
+        raise UserError(
+            f"--prompt-template {path} must end in a newline: only then are the answer's first tokens the same in "
+            "training and in inference, whatever the tokenizer"
+        )
     return template
 
 

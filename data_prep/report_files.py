@@ -198,7 +198,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
 
 def text_rows(path: Path) -> Iterator[Row]:
     with open_text(path) as file:
-        yield Row(path.name, path.stem, {"text": file.read()})
+        yield Row(path.name, path.stem, {"text": file.read().replace("\r\n", "\n")})
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

@@ -230,6 +230,8 @@ def run_stage(
                 show(f"{stage.kind}: {summary(writer)}", end="\r")
         if not writer.counts["in"]:
             raise UserError(f"{', '.join(stage.inputs)} holds no records: there is nothing to do")
+        if not writer.shards and set(writer.reasons) == {"error"}:
+            raise UserError(f"every request failed, the last one with: {writer.rejects[-1].detail}")
         if not writer.shards:
             writer.add_shard([], stage.record_type)
     show(f"{stage.kind}: {summary(writer)}, {time.monotonic() - started:.1f} s -> {stage.out}")

@@ -103,7 +103,8 @@ class OpenAITeacher:
             max_retries=config.max_retries,
         )
         self.turns = asyncio.Semaphore(config.concurrency)
-        self.answered = self.failed = self.requests_sent = 0
+        self.answered = False  # in this run: an endpoint that never did is probably the wrong one
+        self.failed_in_a_row = self.requests_sent = 0
 
     async def ask(self, request: Request) -> Reply:
         body = self._body(request)
@@ -112,17 +113,17 @@ class OpenAITeacher:
             reply = read_response(earlier, self.config.model)
             # An unreadable response is worth another attempt; anything else stands.
             if reply.finish_reason != "error":
-                self.answered += 1
                 return reply
         async with self.turns:
             reply = await self._send(body)
         if reply.finish_reason != "error":
-            self.answered += 1
+            self.answered, self.failed_in_a_row = True, 0
             return reply
-        self.failed += 1
-        if self.failed >= HOPELESS and not self.answered:
+        self.failed_in_a_row += 1
+        if self.failed_in_a_row >= HOPELESS:
             raise UserError(
-                f"{self.where}: the first {self.failed} requests all failed, the last one with: {reply.text}"
+                f"{self.where}: {self.failed_in_a_row} requests in a row failed, the last one with: {reply.text}; "
+                "what was answered is kept, run this again when the endpoint is well"
             )
         return reply
 

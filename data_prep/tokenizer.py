@@ -84,14 +84,23 @@ class JsonTokenizer:
         from tokenizers import Tokenizer as FastTokenizer
 
         self.folder = folder
-        self.fast = FastTokenizer.from_file(str(folder / "tokenizer.json"))
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: a run folder holds its tokenizer, copy it with its checkpoints")
+        try:
+            self.fast = FastTokenizer.from_file(str(path))
+        except Exception as error:
+            raise UserError(f"{path} is not a tokenizer: {error}") from error
         self.fast.no_padding()
         self.fast.no_truncation()
         self.fast.encode_special_tokens = True  # control tokens spelled out in a text are text
         config_path = folder / "tokenizer_config.json"
         if not config_path.is_file():
             raise UserError(f"{config_path} is missing: it names the end-of-text token")
-        self.config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
+        try:
+            self.config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{config_path} is not JSON: {error}") from error
         self.eos_id = self._id_of("eos_token")
         self.bos_id = self._prepended_id()
 

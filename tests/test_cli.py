@@ -154,6 +154,18 @@ def test_a_config_without_a_config_is_refused(refused: Ask, tmp_path: Path):
     assert "sets no `config = TrainConfig(...)`" in one_line(refused("train", tmp_path / "values.py"))
 
 
+def test_a_config_that_does_not_run_is_refused(refused: Ask, tmp_path: Path):
+    (tmp_path / "broken.py").write_text("config = TrainConfig(")
+    assert "broken.py does not run: SyntaxError" in refused("train", tmp_path / "broken.py")
+
+
+def test_a_broken_tokenizer_is_refused(refused: Ask, tmp_path: Path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    source = write_records(tmp_path / "notes", [note("n", "well")])
+    told = refused("pack", "--source", source, "--out", tmp_path / "out", "--tokenizer", tmp_path)
+    assert "tokenizer.json is not a tokenizer" in told
+
+
 def test_a_training_without_a_config_is_refused(refused: Ask):
     assert "name a config file first" in one_line(refused("train", "--batch.global-batch", "8"))
 

@@ -30,6 +30,15 @@ PER_BLOCK = (
     ("attention_norm.scale", "input_layernorm.weight", "d -> d"),
     ("mlp_norm.scale", "post_attention_layernorm.weight", "d -> d"),
 )
+REQUIRED = (  # of config.json; what else it may hold has a default in transformers
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+)
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -95,7 +104,7 @@ def open_folder(folder: Path) -> dict[str, np.ndarray]:
     """Every tensor of a folder's safetensors files as a memory map: bytes are read where they are indexed."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        files = sorted(set(read_json(index, ("weight_map",))["weight_map"].values()))
     elif (folder / "model.safetensors").is_file():
         files = ["model.safetensors"]
     else:
@@ -110,6 +119,18 @@ def open_folder(folder: Path) -> dict[str, np.ndarray]:
             raise FolderError(f"{index} names {file}, which is missing")
         tensors |= open_safetensors(folder / file)
     return tensors
+
+
+def read_json(path: Path, required: tuple[str, ...]) -> dict[str, Any]:
+    """A JSON object that holds the required keys."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FolderError(f"{path} is not JSON: {error}") from error
+    missing = [key for key in required if not isinstance(raw, dict) or key not in raw]
+    if missing:
+        raise FolderError(f"{path} lacks {', '.join(missing)}")
+    return raw
 
 
 def open_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -203,7 +224,7 @@ def read_config(folder: Path) -> LlamaConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise FolderError(f"{folder} has no config.json")
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = read_json(path, REQUIRED)
     refused = {
         "model_type": raw.get("model_type") not in ("llama", "mistral"),
         "hidden_act": raw.get("hidden_act", "silu") != "silu",

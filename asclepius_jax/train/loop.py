@@ -14,7 +14,17 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from asclepius_jax.checkpoints import Checkpoints, Meta, State, check_model, find_step, read_meta, restore_params
+from asclepius_jax.checkpoints import (
+    Checkpoints,
+    Meta,
+    State,
+    check_model,
+    find_step,
+    newest_step,
+    read_meta,
+    restore_params,
+    restore_state,
+)
 from asclepius_jax.config import TrainConfig, check, to_json
 from asclepius_jax.data import PackedRows, Prefetch, TrainBatches, eval_batches
 from asclepius_jax.model.hf import load_params, read_config
@@ -53,9 +63,10 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         optimizer = make_optimizer(config.optimizer, total_steps)
         shardings = state_shardings(mesh, model, optimizer)
         meta = describe(config, model, rows)
-        checkpoints = Checkpoints(run_dir, config.checkpoint.keep)
-        state = start_state(config, model, rows, optimizer, shardings, checkpoints)
+        # Before anything is written: a start that is refused leaves no run folder behind.
+        state = start_state(config, model, rows, optimizer, shardings)
         first = int(state["step"])
+        checkpoints = Checkpoints(run_dir, config.checkpoint.keep)
         write_run_folder(run_dir, config, rows)
         train_step = make_train_step(config, model, total_steps, shardings)
         eval_step = make_eval_step(config, model)
@@ -91,7 +102,8 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
     with clock("save"):
         checkpoints.close()
     metrics.close()
-    write_summary(run_dir, step if first < total_steps else first, total_steps, clock)
+    if first < total_steps:  # a finished run that is started again keeps its story
+        write_summary(run_dir, step, total_steps, clock)
     if jax.process_index() == 0:
         write_report(run_dir)
     return run_dir
@@ -145,25 +157,27 @@ def describe(config: TrainConfig, model: Model, rows: PackedRows) -> Meta:
         row_length=config.data.row_length,
         phase=rows.manifest["phase"],
         config=dataclasses.asdict(config),
-        data={name: rows.manifest[name] for name in DATA_FACTS},
+        data={"content": rows.content, **{name: rows.manifest[name] for name in DATA_FACTS}},
     )
 
 
-def start_state(
-    config: TrainConfig, model: Model, rows: PackedRows, optimizer: Any, shardings: State, checkpoints: Checkpoints
-) -> State:
+def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: Any, shardings: State) -> State:
     """The state to start from, in this order:
     1. an interrupted run in this folder   2. init.checkpoint   3. init.hf   4. random
     """
-    latest = checkpoints.latest()
-    if latest is not None:
-        folder = checkpoints.folder / str(latest)
+    folder = newest_step(Path(config.run_dir))
+    if folder is not None:
         meta = read_meta(folder)
+        if meta.phase == "import":
+            raise UserError(
+                f"{config.run_dir} holds imported weights: start from them with --init.checkpoint {config.run_dir}, "
+                "and choose another --run-dir"
+            )
         check_model(meta, model.config, folder)
         check_tokenizer(meta.tokenizer_hash, str(folder), rows)
-        check_same_course(meta.config, config)
-        print(f"continuing {config.run_dir} from step {latest}")
-        return checkpoints.restore(latest, abstract_state(model, optimizer, shardings))
+        check_same_course(meta, config, rows)
+        print(f"continuing {config.run_dir} from step {folder.name}")
+        return restore_state(folder, abstract_state(model, optimizer, shardings))
     return init_state(start_params(config, model, rows, shardings["params"]), optimizer, shardings)
 
 
@@ -182,13 +196,15 @@ def start_params(config: TrainConfig, model: Model, rows: PackedRows, shardings:
     return random_params(model, config.init.seed, shardings)
 
 
-def check_same_course(saved: dict[str, Any], config: TrainConfig) -> None:
+def check_same_course(meta: Meta, config: TrainConfig, rows: PackedRows) -> None:
     """A run that continues sees the batches and rates that it would have seen: what decides them must be the same."""
-    now = dataclasses.asdict(config)
+    saved, now = meta.config, dataclasses.asdict(config)
     pairs = [("data", "seed"), ("data", "epochs"), ("data", "row_length"), ("batch", "global_batch")]
     changed = [f"{a}.{b} {saved[a][b]} -> {now[a][b]}" for a, b in pairs if saved[a][b] != now[a][b]]
     if saved["optimizer"] != now["optimizer"]:
         changed.append(f"optimizer {saved['optimizer']} -> {now['optimizer']}")
+    if meta.data["content"] != rows.content:
+        changed.append(f"the rows of data.path, packed anew or others than those of {saved['data']['path']}")
     if changed:
         raise UserError(
             f"{config.run_dir} holds an interrupted run with other settings ({'; '.join(changed)}): "
@@ -220,20 +236,25 @@ def write_summary(run_dir: Path, step: int, total_steps: int, clock: Clock) -> N
 
 
 class StopSignal:
-    """SIGTERM or Ctrl-C asks a run to save and leave; every process of it leaves after the same step."""
+    """SIGTERM or Ctrl-C asks a run to save and leave; every process of it leaves after the same step.
+
+    With several processes JAX's own handler listens for SIGTERM and tells the others; another one would deafen it.
+    """
 
     def __init__(self) -> None:
         self.asked = False
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
+        if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
             yield  # signals reach the main thread alone
             return
         handlers = {s: signal.signal(s, self.ask) for s in (signal.SIGTERM, signal.SIGINT)}
-        yield
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def ask(self, *_: Any) -> None:
         self.asked = True

@@ -39,8 +39,10 @@ class Clock:
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         started = time.monotonic()
-        yield
-        self.seconds[phase] += time.monotonic() - started
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.monotonic() - started
 
 
 class Metrics:
@@ -80,8 +82,10 @@ class Metrics:
     def pause(self) -> Iterator[None]:
         """Time inside does not count as step time."""
         started = time.monotonic()
-        yield
-        self.paused += time.monotonic() - started
+        try:
+            yield
+        finally:
+            self.paused += time.monotonic() - started
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         self.pending.append((step, metrics))

@@ -269,6 +269,18 @@ def test_a_hopeless_file_stops_long_before_its_end(tmp_path):
         read(tmp_path / "a.jsonl")
 
 
+def test_a_cluster_of_bad_rows_at_the_start_is_no_verdict(tmp_path):
+    good = [json.dumps({"text": f"t{k}"}) for k in range(2000)]
+    (tmp_path / "a.jsonl").write_text("\n".join([good[0], *["{"] * 11, *good[1:]]))
+    assert len(read(tmp_path / "a.jsonl")[0]) == 2000
+
+
+def test_what_the_first_row_leaves_out_is_read_from_the_others(tmp_path):
+    rows = [{"text": "t0"}, {"text": "t1", "licence": "CC0", "doi": "10.1/x"}, {"note": "t2", "licence": "CC BY-NC"}]
+    reports, _ = read(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert [(r.licence, r.article) for r in reports] == [("unknown", ""), ("CC0", "10.1/x"), ("CC BY-NC", "")]
+
+
 def test_columns_are_named_where_none_holds_the_text(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"body_text": "t", "n": 1}])
     with pytest.raises(UserError, match=r"no text column among the columns: body_text, n; name it with --text-column"):

@@ -120,6 +120,14 @@ def test_a_bad_key_ends_the_run_and_leaves_no_folder(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "out.ledger.sqlite"]
 
 
+def test_a_run_of_which_every_request_failed_is_not_finished(tmp_path):
+    source = write_reports(tmp_path / "a.jsonl", 5)
+    said = pytest.raises(UserError, match="every request failed, the last one with: note: not a chat completion")
+    with FakeEndpoint(lambda body, n: (200, {}, "<html>")) as endpoint, said:
+        notes.run(NotesConfig(source, tmp_path / "out", teacher=api(endpoint), shards=ShardsConfig(2)))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_was_broken_off_pays_for_the_rest_only(tmp_path):
     source = write_reports(tmp_path / "a.jsonl", 12)
     healthy = False

@@ -87,8 +87,8 @@ def test_a_long_note_becomes_consecutive_pieces(tmp_path: Path, small_tokenizer:
     found = {tuple(ids): mask for ids, mask in documents(folder)}
     pieces = [tuple(whole[start : start + 64]) for start in range(0, len(whole), 64)]
     assert set(found) == set(pieces)
-    # BOS is the one token that nothing predicts; a later piece begins with a token like any other.
-    assert [found[piece].count(False) for piece in pieces] == [1] + [0] * (len(pieces) - 1)
+    # Nothing in its row predicts the first token of a piece.
+    assert [found[piece] for piece in pieces] == [[False] + [True] * (len(piece) - 1) for piece in pieces]
 
 
 # ---------------------------------------------------------------- tuning

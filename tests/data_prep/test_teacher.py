@@ -152,8 +152,20 @@ def test_a_request_is_in_flight_in_the_ledger_while_it_is_sent(tmp_path):
     assert seen == [1]
 
 
+def test_an_endpoint_that_breaks_down_stops_the_run(tmp_path):
+    """Not only from the start: a server that dies half-way must not leave a folder that calls itself finished."""
+
+    def answer(body, n):
+        return completion("well") if n < 30 else (200, {}, "<html>")
+
+    said = pytest.raises(UserError, match="20 requests in a row failed")
+    with FakeEndpoint(answer) as endpoint, said:
+        ask(endpoint, tmp_path, count=100, concurrency=4)
+    assert 50 <= len(endpoint.requests) < 60
+
+
 def test_when_all_fail_the_run_stops_early(tmp_path):
-    said = pytest.raises(UserError, match="the first 20 requests all failed")
+    said = pytest.raises(UserError, match="20 requests in a row failed")
     with FakeEndpoint(lambda body, n: (200, {}, "{}")) as endpoint, said:
         ask(endpoint, tmp_path, count=100, concurrency=4)
     assert len(endpoint.requests) < 30

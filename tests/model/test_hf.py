@@ -143,6 +143,13 @@ def test_what_the_model_cannot_honour_is_refused(tmp_path: Path, key: str, value
         hf.read_config(tmp_path)
 
 
+@pytest.mark.parametrize(("content", "told"), [("{", "is not JSON"), ('{"vocab_size": 3}', "lacks hidden_size")])
+def test_a_broken_config_is_refused(tmp_path: Path, content: str, told: str):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(hf.FolderError, match=told):
+        hf.read_config(tmp_path)
+
+
 def test_a_sliding_window_limits_the_row(tmp_path: Path):
     raw = json.loads(hf.write_config(SMALL, "float32", TOKEN_IDS))
     (tmp_path / "config.json").write_text(json.dumps({**raw, "model_type": "mistral", "sliding_window": 64}))

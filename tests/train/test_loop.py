@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from made_inputs import MODEL, packed_notes
 
-from asclepius_jax.checkpoints import Checkpoints, find_step, read_meta, read_stored
+from asclepius_jax.checkpoints import find_step, read_meta, read_stored
 from asclepius_jax.config import (
     BatchConfig,
     CheckpointConfig,
@@ -29,7 +30,7 @@ from asclepius_jax.config import (
     TrainConfig,
 )
 from asclepius_jax.data import PackedRows, TrainBatches
-from asclepius_jax.export import ExportConfig, run_export
+from asclepius_jax.export import ExportConfig, ImportConfig, run_export, run_import
 from asclepius_jax.model.hf import flatten, write_config
 from asclepius_jax.model.llama import build
 from asclepius_jax.train.loop import train
@@ -67,13 +68,16 @@ def unbroken(base: TrainConfig, tmp_path_factory) -> Path:
     return train(dataclasses.replace(base, run_dir=str(tmp_path_factory.mktemp("unbroken"))))
 
 
-def run_and_strike(config: TrainConfig, step: int, number: int) -> int:
-    """Exit code of a run in a process of its own."""
+def command_of(config: TrainConfig, step: int, number: int) -> list[str]:
     path = Path(config.run_dir) / "values.py"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"from asclepius_jax.config import *\n\nconfig = {config!r}\n")
-    command = [sys.executable, str(SCRIPT), str(path), str(step), str(int(number))]
-    return subprocess.run(command, timeout=300, check=False, env=os.environ).returncode
+    return [sys.executable, str(SCRIPT), str(path), str(step), str(int(number))]
+
+
+def run_and_strike(config: TrainConfig, step: int, number: int) -> int:
+    """Exit code of a run in a process of its own."""
+    return subprocess.run(command_of(config, step, number), timeout=300, check=False, env=os.environ).returncode
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +200,46 @@ def test_sigterm_saves_and_the_next_start_continues(base: TrainConfig, unbroken:
     assert losses_of(config.run_dir) == losses_of(unbroken)
 
 
+def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(base: TrainConfig, tmp_path: Path):
+    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
+    processes = [
+        # The second process alone is struck.
+        subprocess.Popen([*command_of(config, 2 * rank, signal.SIGTERM), address, str(rank), "2"], env=environment)
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    stopped = max(steps_of(config.run_dir))
+    assert 2 < stopped < TOTAL
+    assert list(losses_of(config.run_dir)) == list(range(1, stopped + 1))
+    train(config)
+    assert list(losses_of(config.run_dir)) == list(range(1, TOTAL + 1))
+
+
+def test_a_run_never_continues_on_other_rows(killed: TrainConfig, small_tokenizer: Path, tmp_path: Path):
+    config = copied(killed, tmp_path / "run")
+    other = packed_notes(tmp_path / "other", small_tokenizer, 150, LENGTH, seed=7)
+    with pytest.raises(UserError, match=r"other settings.*rows of data\.path, packed anew"):
+        train(dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(other))))
+
+
+def test_imported_weights_are_no_interrupted_run(base: TrainConfig, unbroken: Path, tmp_path: Path):
+    run_export(ExportConfig(unbroken, tmp_path / "hf", dtype="float32"))
+    run_import(ImportConfig(tmp_path / "hf", tmp_path / "imported"))
+    with pytest.raises(UserError, match=r"imported weights: start from them with --init\.checkpoint"):
+        train(dataclasses.replace(base, run_dir=str(tmp_path / "imported")))
+
+
+def test_a_refused_start_leaves_nothing_behind(base: TrainConfig, tmp_path: Path):
+    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), init=InitConfig(checkpoint=str(tmp_path)))
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_started_again_does_nothing(base: TrainConfig, unbroken: Path, tmp_path: Path):
     config = copied(dataclasses.replace(base, run_dir=str(unbroken)), tmp_path / "run")
     before = metrics_of(config.run_dir)
@@ -257,8 +301,6 @@ def test_a_run_from_a_checkpoint_of_another_shape_is_refused(base: TrainConfig, 
 
 def test_a_continued_run_ignores_where_it_once_started(killed: TrainConfig, unbroken: Path, tmp_path: Path):
     config = copied(killed, tmp_path / "run")
-    checkpoints = Checkpoints(Path(config.run_dir))
-    assert checkpoints.latest() == 4
-    checkpoints.close()
+    assert steps_of(config.run_dir) == [4]
     train(dataclasses.replace(config, init=InitConfig(checkpoint=str(unbroken))))
     assert_same_params(config.run_dir, unbroken)
