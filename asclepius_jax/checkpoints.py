@@ -106,8 +106,14 @@ def restore_params(step_folder: Path, shapes: Params, shardings: Params) -> Para
 def restore_item(step_folder: Path, name: str, abstract: Any) -> Any:
     if not (step_folder / name / "_METADATA").is_file():
         raise UserError(f"{step_folder} holds no {name}: it is not a whole checkpoint, remove it to use the one before")
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(step_folder.absolute() / name, abstract)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(step_folder.absolute() / name, abstract)
+    except (ValueError, OSError) as error:  # a file of it is gone or cut short
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"{step_folder}/{name} cannot be read: remove the step to use the one before ({reason})"
+        ) from error
 
 
 def read_stored(step_folder: Path, name: str) -> np.ndarray:

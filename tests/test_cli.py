@@ -295,6 +295,16 @@ def test_an_unfinished_checkpoint_is_refused(refused: Ask, tmp_path: Path):
     assert "checkpoints/5 is not a finished asclepius checkpoint" in told
 
 
+def test_a_checkpoint_with_a_lost_file_is_refused(refused: Ask, checkpoint: Path, tmp_path: Path):
+    shutil.copytree(checkpoint, tmp_path / "run")
+    data = [path for path in (tmp_path / "run/checkpoints/0/params").rglob("d/*") if path.is_file()]
+    assert data
+    for path in data:
+        path.unlink()
+    told = one_line(refused("generate", "--checkpoint", tmp_path / "run", "--prompt", "fever"))
+    assert "checkpoints/0/params cannot be read: remove the step to use the one before" in told
+
+
 def test_asking_nothing_is_refused(refused: Ask, checkpoint: Path):
     told = one_line(refused("generate", "--checkpoint", checkpoint))
     assert "give --prompt TEXT, or --note FILE with --instruction TEXT" in told
