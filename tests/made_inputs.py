@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from data_prep.records import Example, Generation, Note, PackedRow, file_hash, w
 from data_prep.tokenizer import SentencePieceTokenizer, train_sentencepiece
 
 # 320 pieces hold the 256 bytes of the made tokenizer and what it learns beside them.
+TOKEN_IDS: dict[str, int | None] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 MODEL = LlamaConfig(320, 32, 64, 2, 4, 2, head_dim=8, max_length=256)
 GENERATION = Generation("offline", "rules", "0" * 16, 0, "stop")
 WORDS = (
@@ -81,3 +83,24 @@ def packed_rows(folder: Path, tokenizer: Path, rows: list[PackedRow], row_length
     manifest["files"][0]["sha256"] = file_hash(folder / "packed" / name)
     (folder / "packed/manifest.json").write_text(json.dumps(manifest))
     return folder / "packed"
+
+
+def transformers_model(folder: Path, config: LlamaConfig, noise: float = 0.1, max_shard_size: str = "5GB") -> Any:
+    """A random model that transformers makes from our config.json and saves itself; returned in float32.
+
+    `noise` moves every parameter: norm scales that are all 1 would hide a mix-up, near-equal logits a wrong argmax.
+    """
+    import torch
+    import transformers
+
+    from asclepius_jax.model.hf import write_config
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(write_config(config, "float32", TOKEN_IDS))
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(noise * torch.randn_like(parameter))
+    model.float().eval().save_pretrained(folder, max_shard_size=max_shard_size)
+    return model

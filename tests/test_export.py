@@ -8,7 +8,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from made_inputs import MODEL, example, packed_notes, write_records
+from made_inputs import MODEL, TOKEN_IDS, example, packed_notes, transformers_model, write_records
 
 from asclepius_jax.checkpoints import find_step, read_stored
 from asclepius_jax.config import (
@@ -34,7 +34,6 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 LENGTH = 64
-TOKEN_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +41,7 @@ def start(small_tokenizer: Path, tmp_path_factory) -> Path:
     """A random model that transformers made and saved, with a tokenizer."""
     folder = tmp_path_factory.mktemp("start")
     JsonTokenizer(small_tokenizer).save(folder)
-    (folder / "config.json").write_text(hf.write_config(MODEL, "float32", TOKEN_IDS))
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    model.float().save_pretrained(folder)
+    transformers_model(folder, MODEL)
     return folder
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_inputs import MODEL
+from made_inputs import MODEL, transformers_model
 
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.export import ImportConfig, run_import
@@ -30,15 +30,7 @@ def folder(small_tokenizer: Path, tmp_path_factory) -> Path:
     """A random model that transformers made and saved; its logits are far enough apart to have one greatest."""
     path = tmp_path_factory.mktemp("model")
     JsonTokenizer(small_tokenizer).save(path)
-    (path / "config.json").write_text(
-        hf.write_config(MODEL, "float32", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
-    )
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(path))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    model.float().save_pretrained(path)
+    transformers_model(path, MODEL, noise=0.2)
     return path
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from made_inputs import TOKEN_IDS, transformers_model
 
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.model import hf
@@ -26,25 +27,11 @@ FAMILIES = {
     "mistral": dataclasses.replace(SMALL, num_kv_heads=2, head_dim=16, rope_theta=1e6),
     "smollm2": dataclasses.replace(SMALL, tie_embeddings=True, num_kv_heads=1, norm_eps=1e-6),
 }
-TOKEN_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-
-
-def make_folder(folder: Path, config: LlamaConfig, max_shard_size: str = "5GB"):
-    """A random model that transformers made from our config.json and saved itself."""
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(hf.write_config(config, "float32", TOKEN_IDS))
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))  # norm scales that are all 1 would hide a mix-up
-    model.float().eval().save_pretrained(folder, max_shard_size=max_shard_size)
-    return model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_same_weights_give_the_logits_of_transformers(tmp_path: Path, family: str):
-    theirs = make_folder(tmp_path, FAMILIES[family])
+    theirs = transformers_model(tmp_path, FAMILIES[family])
     config = hf.read_config(tmp_path)
     assert config == FAMILIES[family]
     model = build(config)
@@ -62,7 +49,7 @@ def test_the_same_weights_give_the_logits_of_transformers(tmp_path: Path, family
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_reading_and_writing_are_inverse(tmp_path: Path, family: str):
-    make_folder(tmp_path, FAMILIES[family], max_shard_size="20KB")
+    transformers_model(tmp_path, FAMILIES[family], max_shard_size="20KB")
     assert (tmp_path / "model.safetensors.index.json").is_file()
     model = build(FAMILIES[family])
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
@@ -76,7 +63,7 @@ def test_reading_and_writing_are_inverse(tmp_path: Path, family: str):
 
 def test_a_permuted_projection_is_seen(tmp_path: Path):
     """Rotary pairs interleaved instead of half-split run without an error; the logits tell."""
-    theirs = make_folder(tmp_path, SMALL)
+    theirs = transformers_model(tmp_path, SMALL)
     model = build(SMALL)
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     params = hf.load_params(tmp_path, model, param_shardings(mesh, model))
@@ -110,7 +97,7 @@ def rewrite(folder: Path, change) -> None:
     ],
 )
 def test_a_foreign_folder_is_refused_with_a_list(tmp_path: Path, change, told: str):
-    make_folder(tmp_path, SMALL)
+    transformers_model(tmp_path, SMALL)
     rewrite(tmp_path, change)
     model = build(SMALL)
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
@@ -119,7 +106,7 @@ def test_a_foreign_folder_is_refused_with_a_list(tmp_path: Path, change, told: s
 
 
 def test_a_file_that_was_cut_short_is_refused(tmp_path: Path):
-    make_folder(tmp_path, SMALL)
+    transformers_model(tmp_path, SMALL)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(hf.FolderError, match="cut short"):

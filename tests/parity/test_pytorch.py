@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from made_inputs import transformers_model
 
 from asclepius_jax.config import BatchConfig, ComputeConfig, MeshConfig, OptimizerConfig, TrainConfig
 from asclepius_jax.data import unpack
@@ -43,15 +44,7 @@ class Document:
 def folder(tmp_path_factory) -> Path:
     """A random model that transformers made and saved."""
     path = tmp_path_factory.mktemp("model")
-    (path / "config.json").write_text(
-        hf.write_config(SMALL, "float32", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
-    )
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(path))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    model.float().save_pretrained(path)
+    transformers_model(path, SMALL)
     return path
 
 
