@@ -46,8 +46,8 @@ class DataConfig:
 class BatchConfig:
     global_batch: int = 128
     """Rows in one update, over all devices."""
-    microbatches: int = 1
-    """Parts that a batch is computed in, one after another; the result is the same."""
+    microbatches: int = 0
+    """Parts that a batch is computed in, one after another; the result is the same. 0: as few as fit."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,21 @@ class MeshConfig:
     """Devices that share parameters, optimizer state and batch."""
     tensor: int = 1
     """Devices that share heads and feed-forward columns."""
+    context: int = 1
+    """Devices that share the positions of a row; for rows of 8,192 tokens and more."""
 
 
 @dataclass(frozen=True)
 class ComputeConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of activations and of parameters as they are used; masters and optimizer state are float32."""
-    remat: Literal["none", "projections", "attention", "full"] = "full"
-    """What the backward pass finds saved: everything, projections and attention, attention, block inputs alone."""
+    remat: Literal["auto", "none", "projections", "attention", "full", "offload"] = "auto"
+    """What the backward pass finds saved of a block: all, projections and attention, attention, its input alone, not
+    even that (it waits in the host's memory). `auto`: the least recomputation that fits."""
+    attention: Literal["auto", "splash", "cudnn", "xla"] = "auto"
+    """Kernel; `auto`: splash on TPU, cuDNN on NVIDIA, plain XLA elsewhere."""
+    reduce_dtype: Literal["bfloat16", "float32"] = "float32"
+    """Of gradients while they are summed over fsdp devices; bfloat16 sends half as many bytes."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,8 @@ class OptimizerConfig:
     """Applies to matrices, not to norm scales."""
     clip_norm: float = 1.0
     """Largest global norm of the gradient."""
+    first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 saves 2 bytes a parameter."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,6 @@ def check(config: TrainConfig) -> None:
     """Refuse values that no run can have; what depends on devices or data is checked where those are known."""
     positive: dict[str, Any] = {
         "batch.global_batch": config.batch.global_batch,
-        "batch.microbatches": config.batch.microbatches,
         "data.epochs": config.data.epochs,
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "checkpoint.keep": config.checkpoint.keep,
@@ -196,7 +204,11 @@ def check(config: TrainConfig) -> None:
         raise UserError("data.path is empty: name a folder that `asclepius pack` wrote with --data.path")
     if config.init.hf and config.init.checkpoint:
         raise UserError("init.hf and init.checkpoint are both set: choose one")
-    if config.batch.global_batch % config.batch.microbatches:
+    if config.batch.microbatches < 0:
+        raise UserError(
+            f"batch.microbatches is {config.batch.microbatches}: it must be 1 or more, or 0 for as few as fit"
+        )
+    if config.batch.microbatches and config.batch.global_batch % config.batch.microbatches:
         raise UserError(
             f"batch.microbatches {config.batch.microbatches} does not divide batch.global_batch "
             f"{config.batch.global_batch}: use one of {divisors(config.batch.global_batch)}"

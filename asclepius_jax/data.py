@@ -39,11 +39,21 @@ class PackedRows:
         """A hash of the rows themselves, the same wherever the folder lies and whenever it was packed."""
         return text_hash(*(file["sha256"] for file in self.manifest["files"]))
 
+    @property
+    def max_segments(self) -> int:
+        """Documents of the row that has most of them, and its padding."""
+        return self.manifest["most_documents"] + 1
+
     def __len__(self) -> int:
         return self.manifest["rows"]
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         row = PackedRow.from_bytes(self.source[index], self.manifest["token_dtype"])
+        if len(row.segment_lengths) >= self.max_segments:
+            raise UserError(
+                f"{self.folder}: row {index} has {len(row.segment_lengths)} documents, the manifest says "
+                f"{self.max_segments - 1} at most: pack again"
+            )
         return unpack(row, self.row_length)
 
 

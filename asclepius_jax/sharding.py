@@ -8,10 +8,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from asclepius_jax.config import BatchConfig, MeshConfig, divisors
 from asclepius_jax.model.llama import Model
+from asclepius_jax.model.parallel import Parallel
 from asclepius_jax.model.variants import LlamaConfig
 from data_prep.records import UserError
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "tensor", "context")
 
 # Logical axis -> mesh axis. The model names its axes; only this table knows the mesh.
 RULES: dict[str, str | None] = {
@@ -24,13 +25,13 @@ RULES: dict[str, str | None] = {
     "head_dim": None,
     "norm": None,
 }
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp")  # of rows; the positions of a row are spread over context
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """One device is a 1 x 1 x 1 mesh: there is no unsharded code path."""
+    """One device is a 1 x 1 x 1 x 1 mesh: there is no unsharded code path."""
     devices = jax.devices() if devices is None else devices
-    sizes = [config.data, config.fsdp, config.tensor]
+    sizes = [config.data, config.fsdp, config.tensor, config.context]
     written = " x ".join(map(str, sizes))
     if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
         raise UserError(f"mesh {written}: every axis is 1 or more, and one of them may be -1")
@@ -39,39 +40,64 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         raise UserError(
-            f"mesh {written} (data x fsdp x tensor) does not make {len(devices)} devices: "
+            f"mesh {written} (data x fsdp x tensor x context) does not make {len(devices)} devices: "
             f"set --mesh.fsdp -1 and let the others divide {len(devices)} ({divisors(len(devices))})"
         )
-    return jax.make_mesh(tuple(sizes), MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh(tuple(sizes), MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def check_model_divides(mesh: Mesh, model: LlamaConfig) -> None:
     """Refuse a mesh that does not divide the model, with the sizes that would."""
-    fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
+    fsdp, tensor, context = mesh.shape["fsdp"], mesh.shape["tensor"], mesh.shape["context"]
     for axis, devices, name, size in (
         ("fsdp", fsdp, "model width", model.embed_dim),
         ("tensor", tensor, "attention heads", model.num_heads),
         ("tensor", tensor, "key/value heads", model.num_kv_heads),
         ("tensor", tensor, "feed-forward width", model.mlp_dim),
         ("tensor", tensor, "vocabulary", model.vocab_size),
+        # Around attention, context devices share the heads that tensor leaves.
+        ("tensor x mesh.context", tensor * context, "attention heads", model.num_heads),
+        ("tensor x mesh.context", tensor * context, "key/value heads", model.num_kv_heads),
     ):
         if size % devices:
             fitting = [n for n in divisors(size) if n <= mesh.size]
             raise UserError(f"mesh.{axis} {devices} does not divide the {name} of {size}: use one of {fitting}")
 
 
+def check_layout(mesh: Mesh, model: LlamaConfig, row_length: int, global_batch: int) -> None:
+    """Refuse a mesh that does not divide the model, the rows or the batch, with the sizes that would."""
+    check_model_divides(mesh, model)
+    parts = mesh.shape["tensor"] * mesh.shape["context"]
+    if row_length % parts:
+        raise UserError(
+            f"data.row_length {row_length} does not spread over mesh.tensor x mesh.context = {parts} devices: "
+            f"pack rows of a multiple of {parts} tokens"
+        )
+    if global_batch % batch_parts(mesh):
+        raise UserError(
+            f"batch.global_batch {global_batch} does not spread over mesh.data x mesh.fsdp = {batch_parts(mesh)} "
+            f"devices: make it a multiple of {batch_parts(mesh)}, or let devices share rows by mesh.tensor or "
+            "mesh.context"
+        )
+
+
 def check_batch_divides(mesh: Mesh, batch: BatchConfig) -> None:
-    """Refuse a mesh that does not divide a microbatch, with the batch sizes that would."""
+    """Refuse microbatches whose rows do not spread over the mesh, with the numbers that would."""
     rows, parts = batch.global_batch // batch.microbatches, batch_parts(mesh)
     if rows % parts:
+        fitting = [n for n in divisors(batch.global_batch // parts) if n > 0]
         raise UserError(
-            f"a microbatch of {rows} rows does not spread over mesh.data x mesh.fsdp = {parts} devices: "
-            f"make batch.global_batch a multiple of {parts * batch.microbatches}"
+            f"batch.microbatches {batch.microbatches} leaves {rows} rows, which do not spread over mesh.data x "
+            f"mesh.fsdp = {parts} devices: use one of {fitting}"
         )
 
 
 def batch_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def parallel_of(mesh: Mesh, reduce_dtype: str) -> Parallel:
+    return Parallel(mesh.shape["fsdp"], mesh.shape["tensor"], mesh.shape["context"], reduce_dtype)
 
 
 def param_specs(model: Model) -> Any:
@@ -93,5 +119,5 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over data and fsdp; tensor-parallel devices see the same rows."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    """Rows over data and fsdp, their positions over context; tensor-parallel devices see the same."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))

@@ -85,6 +85,7 @@ class ShardResult:
     tokens: int
     loss_tokens: int
     documents: int
+    most_documents: int  # of a row
     truncated: int
     rejects: list[Reject]
     licences: dict[str, int]
@@ -124,6 +125,7 @@ def run(config: PackConfig) -> None:
             "tokens": tokens,
             "loss_tokens": sum(result.loss_tokens for result in results),
             "documents": sum(result.documents for result in results),
+            "most_documents": max((result.most_documents for result in results), default=0),
             "truncated": sum(result.truncated for result in results),
             "packing_efficiency": round(tokens / (rows * config.row_length), 4),
             "vocab_size": tokenizer.vocab_size,
@@ -205,6 +207,7 @@ def pack_shard(job: Job) -> ShardResult:
         tokens=sum(len(document.tokens) for document in documents),
         loss_tokens=sum(sum(document.loss_mask) for document in documents),
         documents=len(documents),
+        most_documents=max(map(len, rows), default=0),
         truncated=truncated,
         rejects=rejects,
         licences=count(licences),

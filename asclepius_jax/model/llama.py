@@ -7,7 +7,6 @@ Shape suffixes, as in x_BTD:
 The module is built and split once (`build`); from then on its parameters are a plain nested dict of arrays.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,19 +14,45 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from asclepius_jax.model.attention import attend, cached_mask, packed_mask
-from asclepius_jax.model.rope import frequencies, rotate
+from asclepius_jax.model import vocabulary
+from asclepius_jax.model.attention import SAVED_NAME, Kernel, attend, cached_mask, plain, prepare
+from asclepius_jax.model.parallel import Parallel
+from asclepius_jax.model.rope import angles, frequencies, rotate
 from asclepius_jax.model.variants import LlamaConfig
 
 Params = dict[str, Any]
+ALONE = Parallel()
 
-# What the backward pass finds saved, beside the input of every block. The rest is computed again.
+# What the backward pass finds saved, beside the input of every block; the rest, gathered weights included, is made
+# again. `offload` keeps the block inputs themselves in the host's memory.
 REMAT_SAVES: dict[str, tuple[str, ...]] = {
+    "none": ("normed", "q", "k", "v", SAVED_NAME, "attended", "mlp_normed", "gate", "up", "hidden"),
+    "projections": (SAVED_NAME, "q", "k", "v", "gate", "up"),
+    "attention": (SAVED_NAME,),
     "full": (),
-    "attention": ("attention_out",),
-    "projections": ("attention_out", "q", "k", "v", "gate", "up"),
+    "offload": (),
 }
-REMAT_POLICIES = ("none", *REMAT_SAVES)
+REMAT_POLICIES = tuple(REMAT_SAVES)
+
+
+class Inputs(NamedTuple):
+    """Packed rows, (B, T) each: in a mesh with `context`, this device's part of the positions."""
+
+    tokens_BT: jax.Array
+    positions_BT: jax.Array
+    segments_BT: jax.Array
+
+
+class Rows(NamedTuple):
+    """What every layer reads of the rows."""
+
+    kernel: Kernel
+    cos_sin: tuple[jax.Array, jax.Array]
+    positions_BT: jax.Array
+    documents: Any  # of attention.prepare; with a cache: mask_BTS
+
+
+PLAIN = Kernel()
 
 
 class Cache(NamedTuple):
@@ -60,25 +85,27 @@ class Attention(nnx.Module):
         self.k_DKH = weight(rngs, (D, K, H), ("embed", "kv_heads", "head_dim"))
         self.v_DKH = weight(rngs, (D, K, H), ("embed", "kv_heads", "head_dim"))
         self.o_NHD = weight(rngs, (N, H, D), ("heads", "head_dim", "embed"), residual_std(config))
-        self.frequency = tuple(frequencies(config).tolist())
 
-    def __call__(
-        self, x_BTD: jax.Array, positions_BT: jax.Array, mask_BTS: jax.Array, cache: Any = None
-    ) -> tuple[jax.Array, Any]:
+    def __call__(self, x_BTD: jax.Array, rows: Rows, parallel: Parallel, cache: Any = None) -> tuple[jax.Array, Any]:
         """`cache` is this layer's (k_BSKH, v_BSKH), or None to attend within x; returns it with x's keys written."""
-        cast = functools.partial(jnp.asarray, dtype=x_BTD.dtype)
-        frequency = jnp.asarray(self.frequency, jnp.float32)
-        q_BTNH = rotate(jnp.einsum("BTD,DNH->BTNH", x_BTD, cast(self.q_DNH[...])), positions_BT, frequency)
-        k_BSKH = rotate(jnp.einsum("BSD,DKH->BSKH", x_BTD, cast(self.k_DKH[...])), positions_BT, frequency)
-        v_BSKH = jnp.einsum("BSD,DKH->BSKH", x_BTD, cast(self.v_DKH[...]))
-        q_BTNH, k_BSKH, v_BSKH = map(checkpoint_name, (q_BTNH, k_BSKH, v_BSKH), "qkv")
+        dtype, scale = x_BTD.dtype, self.q_DNH.shape[-1] ** -0.5
+        q_DNH, k_DKH, v_DKH = (parallel.weight(w[...], 0, dtype) for w in (self.q_DNH, self.k_DKH, self.v_DKH))
+        q_BTNH = rotate(jnp.einsum("BTD,DNH->BTNH", x_BTD, q_DNH), rows.cos_sin, scale)
+        k_BSKH = rotate(jnp.einsum("BSD,DKH->BSKH", x_BTD, k_DKH), rows.cos_sin)
+        v_BSKH = jnp.einsum("BSD,DKH->BSKH", x_BTD, v_DKH)
         if cache is not None:
             rows_B1 = jnp.arange(x_BTD.shape[0])[:, None]
-            k_BSKH = cache[0].at[rows_B1, positions_BT].set(k_BSKH)
-            v_BSKH = cache[1].at[rows_B1, positions_BT].set(v_BSKH)
+            k_BSKH = cache[0].at[rows_B1, rows.positions_BT].set(k_BSKH)
+            v_BSKH = cache[1].at[rows_B1, rows.positions_BT].set(v_BSKH)
             cache = (k_BSKH, v_BSKH)
-        out_BTNH = checkpoint_name(attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS), "attention_out")
-        return jnp.einsum("BTNH,NHD->BTD", out_BTNH, cast(self.o_NHD[...])), cache
+            out_BTNH = plain(q_BTNH, k_BSKH, v_BSKH, rows.documents)
+        else:
+            q, k, v = (
+                checkpoint_name(parallel.heads_apart(x), name)
+                for x, name in zip((q_BTNH, k_BSKH, v_BSKH), "qkv", strict=True)
+            )
+            out_BTNH = parallel.positions_apart(attend(rows.kernel, q, k, v, rows.documents))
+        return jnp.einsum("BTNH,NHD->BTD", out_BTNH, parallel.weight(self.o_NHD[...], 2, dtype)), cache
 
 
 class Mlp(nnx.Module):
@@ -88,11 +115,13 @@ class Mlp(nnx.Module):
         self.up_DF = weight(rngs, (D, F), ("embed", "mlp"))
         self.down_FD = weight(rngs, (F, D), ("mlp", "embed"), residual_std(config))
 
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        cast = functools.partial(jnp.asarray, dtype=x_BTD.dtype)
-        gate_BTF = checkpoint_name(jnp.einsum("BTD,DF->BTF", x_BTD, cast(self.gate_DF[...])), "gate")
-        up_BTF = checkpoint_name(jnp.einsum("BTD,DF->BTF", x_BTD, cast(self.up_DF[...])), "up")
-        return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate_BTF) * up_BTF, cast(self.down_FD[...]))
+    def __call__(self, x_BTD: jax.Array, parallel: Parallel) -> jax.Array:
+        dtype = x_BTD.dtype
+        gate_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, parallel.weight(self.gate_DF[...], 0, dtype))
+        up_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, parallel.weight(self.up_DF[...], 0, dtype))
+        gate_BTF, up_BTF = checkpoint_name(gate_BTF, "gate"), checkpoint_name(up_BTF, "up")
+        hidden_BTF = checkpoint_name(jax.nn.silu(gate_BTF) * up_BTF, "hidden")
+        return jnp.einsum("BTF,FD->BTD", hidden_BTF, parallel.weight(self.down_FD[...], 1, dtype))
 
 
 def residual_std(config: LlamaConfig) -> float:
@@ -108,17 +137,21 @@ class Block(nnx.Module):
         self.mlp = Mlp(config, rngs)
 
     def __call__(
-        self, x_BTD: jax.Array, positions_BT: jax.Array, mask_BTS: jax.Array, cache: Any = None
+        self, x_BTD: jax.Array, rows: Rows, parallel: Parallel = ALONE, cache: Any = None
     ) -> tuple[jax.Array, Any]:
-        attended_BTD, cache = self.attention(self.attention_norm(x_BTD), positions_BT, mask_BTS, cache)
-        x_BTD += attended_BTD
-        x_BTD += self.mlp(self.mlp_norm(x_BTD))
+        """x is this tensor device's part of the positions; norms and sums work on that part alone."""
+        normed_BTD = checkpoint_name(self.attention_norm(x_BTD), "normed")
+        attended_BTD, cache = self.attention(parallel.gather_positions(normed_BTD), rows, parallel, cache)
+        x_BTD = checkpoint_name(x_BTD + parallel.sum_positions(attended_BTD), "attended")
+        normed_BTD = checkpoint_name(self.mlp_norm(x_BTD), "mlp_normed")
+        x_BTD += parallel.sum_positions(self.mlp(parallel.gather_positions(normed_BTD), parallel))
         return x_BTD, cache
 
 
 class Llama(nnx.Module):
     def __init__(self, config: LlamaConfig, rngs: nnx.Rngs):
         V, D = config.vocab_size, config.embed_dim
+        self.config = config
 
         @nnx.split_rngs(splits=config.num_layers)
         @nnx.vmap
@@ -136,20 +169,40 @@ class Llama(nnx.Module):
         positions_BT: jax.Array,
         segments_BT: jax.Array,
         dtype: str = "bfloat16",
-        remat: str = "none",
     ) -> jax.Array:
         """Logits (B, T, V) in float32 of packed rows; `dtype` is the activations'."""
-        mask_BTS = packed_mask(segments_BT)
+        return self.logits(self.hidden(Inputs(tokens_BT, positions_BT, segments_BT), dtype))
+
+    def hidden(
+        self,
+        inputs: Inputs,
+        dtype: str = "bfloat16",
+        remat: str = "none",
+        kernel: Kernel = PLAIN,
+        parallel: Parallel = ALONE,
+    ) -> jax.Array:
+        """Hidden states (B, T, D) before the last norm: this tensor device's part of the positions."""
         graphdef, blocks = nnx.split(self.blocks)
+        cos_sin = angles(inputs.positions_BT, frequencies(self.config))
+        documents = prepare(kernel, parallel.whole_rows(inputs.segments_BT))
+        rows = Rows(kernel, cos_sin, inputs.positions_BT, documents)
 
         def run(x_BTD: jax.Array, block: Any) -> tuple[jax.Array, None]:
-            return nnx.merge(graphdef, block)(x_BTD, positions_BT, mask_BTS)[0], None
+            x_BTD = checkpoint_name(x_BTD, "block_input")
+            return nnx.merge(graphdef, block)(x_BTD, rows, parallel)[0], None
 
-        if remat != "none":
-            policy = jax.checkpoint_policies.save_only_these_names(*REMAT_SAVES[remat])
-            run = jax.checkpoint(run, policy=policy, prevent_cse=False)  # the scan itself prevents it
-        x_BTD, _ = jax.lax.scan(run, self.embed_VD[...].astype(dtype)[tokens_BT], blocks)
-        return self.logits(x_BTD)
+        x_BTD = vocabulary.lookup(self.embed_VD[...], inputs.tokens_BT, parallel, dtype)
+        run = jax.checkpoint(run, policy=remat_policy(remat), prevent_cse=False)  # the scan itself prevents it
+        return jax.lax.scan(run, x_BTD, blocks)[0]
+
+    def loss_sum(
+        self, inputs: Inputs, targets_BT: jax.Array, weights_BT: jax.Array, dtype: str, remat: str, kernel: Kernel,
+        parallel: Parallel = ALONE,
+    ) -> jax.Array:  # fmt: skip
+        """Cross entropy in nats, weighted and summed over this device's tokens; float32."""
+        x_BTD = self.norm(self.hidden(inputs, dtype, remat, kernel, parallel))
+        weight = (self.embed_VD if self.head_DV is None else self.head_DV)[...]
+        return vocabulary.loss_sum(x_BTD, weight, targets_BT, weights_BT, parallel, 1 if self.head_DV is None else 0)
 
     def decode(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Cache, dtype: str = "bfloat16"
@@ -157,12 +210,13 @@ class Llama(nnx.Module):
         """Hidden states (B, T, D) of the tokens at `positions_BT`, for `logits`, and the cache with them in it."""
         mask_BTS = cached_mask(positions_BT, cache.k_LBSKH.shape[2])
         graphdef, blocks = nnx.split(self.blocks)
+        rows = Rows(PLAIN, angles(positions_BT, frequencies(self.config)), positions_BT, mask_BTS)
 
         def run(x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
             block, kv = layer
-            return nnx.merge(graphdef, block)(x_BTD, positions_BT, mask_BTS, kv)
+            return nnx.merge(graphdef, block)(x_BTD, rows, cache=kv)
 
-        x_BTD = self.embed_VD[...].astype(dtype)[tokens_BT]
+        x_BTD = vocabulary.lookup(self.embed_VD[...], tokens_BT, ALONE, dtype)
         x_BTD, (k_LBSKH, v_LBSKH) = jax.lax.scan(run, x_BTD, (blocks, tuple(cache)))
         return x_BTD, Cache(k_LBSKH, v_LBSKH)
 
@@ -171,6 +225,17 @@ class Llama(nnx.Module):
         x_BTD = self.norm(x_BTD)
         head_DV = self.embed_VD[...].T if self.head_DV is None else self.head_DV[...]
         return jnp.einsum("BTD,DV->BTV", x_BTD, head_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+
+
+def remat_policy(name: str) -> Any:
+    if name == "offload":
+        return jax.checkpoint_policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=["block_input"],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    return jax.checkpoint_policies.save_only_these_names(*REMAT_SAVES[name])
 
 
 class Model(NamedTuple):

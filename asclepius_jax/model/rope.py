@@ -24,9 +24,16 @@ def stretch(frequency: np.ndarray, scaling: RopeScaling) -> np.ndarray:
     return (frequency * (kept + (1.0 - kept) / scaling.factor)).astype(np.float32)
 
 
-def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequency: np.ndarray) -> jax.Array:
+def angles(positions_BT: jax.Array, frequency: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of every position's angles, (B, T, 1, H/2) in float32: made once, used by every layer."""
     # float32: bfloat16 rounds position 257 to 256, and the rotation is then visibly wrong.
     angle = positions_BT[:, :, None, None].astype(jnp.float32) * frequency
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x_BTNH: jax.Array, cos_sin: tuple[jax.Array, jax.Array], scale: float = 1.0) -> jax.Array:
+    """x turned by its position's angles, times `scale`, which is thus rounded once and not again."""
+    cos, sin = cos_sin
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
+    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return (turned * scale).astype(x_BTNH.dtype)

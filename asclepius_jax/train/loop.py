@@ -30,7 +30,9 @@ from asclepius_jax.data import PackedRows, Prefetch, TrainBatches, eval_batches
 from asclepius_jax.model.hf import load_params, read_config
 from asclepius_jax.model.llama import Model, Params, build
 from asclepius_jax.model.variants import VARIANTS, LlamaConfig
-from asclepius_jax.sharding import batch_sharding, check_batch_divides, make_mesh
+from asclepius_jax.settle import settle
+from asclepius_jax.sharding import batch_sharding, check_layout, make_mesh
+from asclepius_jax.train.kernel import choose_kernel
 from asclepius_jax.train.metrics import Clock, Metrics, Throughput
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.report import write_report
@@ -56,8 +58,12 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         run_dir = Path(config.run_dir)
         model = build(resolve_model(config.model))
         mesh = make_mesh(config.mesh, devices)
-        check_batch_divides(mesh, config.batch)
         rows, held_out = open_data(config, model.config)
+        check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
+        config = settle(config, model.config, mesh)
+        kernel = choose_kernel(
+            config.compute, mesh, model.config, config.data.row_length, most_segments(rows, held_out)
+        )
         batches = TrainBatches(rows, config.batch.global_batch, config.data.seed, batch_sharding(mesh))
         total_steps = max(1, int(config.data.epochs * len(rows) / config.batch.global_batch))
         optimizer = make_optimizer(config.optimizer, total_steps)
@@ -68,8 +74,8 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         first = int(state["step"])
         checkpoints = Checkpoints(run_dir, config.checkpoint.keep)
         write_run_folder(run_dir, config, rows)
-        train_step = make_train_step(config, model, total_steps, shardings)
-        eval_step = make_eval_step(config, model)
+        train_step = make_train_step(config, model, total_steps, shardings, mesh, kernel)
+        eval_step = make_eval_step(config, model, shardings, mesh, kernel)
         metrics = Metrics(run_dir, config.log, first, total_steps)
         throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length)
 
@@ -138,6 +144,12 @@ def open_data(config: TrainConfig, model: LlamaConfig) -> tuple[PackedRows, Pack
     held_out = PackedRows(Path(config.data.eval_path), length)
     check_tokenizer(held_out.manifest["tokenizer_hash"], config.data.eval_path, rows)
     return rows, held_out
+
+
+def most_segments(rows: PackedRows, held_out: PackedRows | None) -> int:
+    """Documents of a row at most, padding counted as one. A power of two: more data rarely means another program."""
+    most = max(part.max_segments for part in (rows, held_out) if part is not None)
+    return 1 << (most - 1).bit_length()
 
 
 def check_tokenizer(theirs: str, where: str, rows: PackedRows) -> None:

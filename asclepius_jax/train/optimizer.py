@@ -36,6 +36,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
             eps=config.epsilon,
             weight_decay=config.weight_decay,
             mask=decayed,
+            mu_dtype=config.first_moment_dtype,
         ),
     )
 

@@ -5,14 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from asclepius_jax.checkpoints import State
 from asclepius_jax.config import TrainConfig
 from asclepius_jax.data import Batch
-from asclepius_jax.model.llama import Model, Params, init_params
-from asclepius_jax.sharding import param_shardings, replicated
+from asclepius_jax.model.attention import Kernel
+from asclepius_jax.model.llama import Inputs, Model, Params, init_params
+from asclepius_jax.model.parallel import Parallel
+from asclepius_jax.sharding import MESH_AXES, batch_sharding, parallel_of, param_shardings, replicated
 from asclepius_jax.train.optimizer import learning_rate, make_optimizer
+
+ROW_AXES = ("data", "fsdp", "context")  # what tokens are spread over
 
 
 def state_shardings(mesh: Mesh, model: Model, optimizer: optax.GradientTransformation) -> State:
@@ -49,34 +53,54 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, sharding
     return {"step": jax.device_put(jnp.int32(0), shardings["step"]), "params": params, "optimizer": moments}
 
 
-def loss_sum(params: Params, model: Model, batch: Batch, dtype: str, remat: str) -> jax.Array:
-    """Cross entropy in nats, summed over the tokens that loss_mask keeps; float32."""
-    logits_BTV = model.merge(params)(batch["tokens"], batch["positions"], batch["segment_ids"], dtype, remat)
-    losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
-    return jnp.sum(losses_BT * batch["loss_mask"])
+def make_loss(config: TrainConfig, model: Model, kernel: Kernel, parallel: Parallel) -> Any:
+    """(params, batch, weight of a loss token) -> cross entropy in nats, weighted and summed; float32. Every argument
+    is a device's own part."""
+
+    def loss(params: Params, batch: Batch, weight: jax.Array) -> jax.Array:
+        inputs = Inputs(batch["tokens"], batch["positions"], batch["segment_ids"])
+        weights_BT = batch["loss_mask"] * weight
+        compute = config.compute
+        return model.merge(params).loss_sum(
+            inputs, batch["targets"], weights_BT, compute.dtype, compute.remat, kernel, parallel
+        )
+
+    return loss
 
 
-def make_train_step(config: TrainConfig, model: Model, total_steps: int, shardings: State) -> Any:
+def make_train_step(
+    config: TrainConfig, model: Model, total_steps: int, shardings: State, mesh: Mesh, kernel: Kernel
+) -> Any:
     """jitted (state, batch) -> (state, metrics); the state that goes in is donated.
 
     The loss is the sum over loss-bearing tokens divided by their number in the whole global batch, so that neither
-    microbatches nor sharding change it.
+    microbatches nor sharding change it. Loss and gradient are made inside shard_map, each device on its own part of
+    parameters and rows; the optimizer's sums over parameters are the compiler's.
     """
-    dtype, remat, parts = config.compute.dtype, config.compute.remat, config.batch.microbatches
     optimizer, rate = make_optimizer(config.optimizer, total_steps), learning_rate(config.optimizer, total_steps)
+    loss = make_loss(config, model, kernel, parallel_of(mesh, config.compute.reduce_dtype))
+    specs = jax.tree.map(lambda sharding: sharding.spec, shardings["params"])
+
+    def loss_and_grads(params: Params, batch: Batch) -> tuple[jax.Array, Params, jax.Array]:
+        loss_tokens = jax.lax.psum(jnp.sum(batch["loss_mask"]), ROW_AXES)
+        weight = 1 / jnp.maximum(loss_tokens, 1.0)
+        value, grads = accumulate(
+            lambda params, part: loss(params, part, weight), params, batch, config.batch.microbatches
+        )
+        # A parameter's gradient is a sum over every axis that does not split it; over fsdp it is summed already.
+        grads = jax.tree.map(lambda grad, spec: sum_over(grad, axes_beside(mesh, spec)), grads, specs)
+        return jax.lax.psum(value, ROW_AXES), grads, loss_tokens
+
+    spread = shard_map(
+        loss_and_grads, mesh, (specs, batch_sharding(mesh).spec), (PartitionSpec(), specs, PartitionSpec())
+    )
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-        loss_tokens = jnp.sum(batch["loss_mask"])
-        denominator = jnp.maximum(loss_tokens, 1.0)
-
-        def part_of_mean(params: Params, microbatch: Batch) -> jax.Array:
-            return loss_sum(params, model, microbatch, dtype, remat) / denominator
-
-        loss, grads = accumulate(part_of_mean, state["params"], batch, parts)
+        value, grads, loss_tokens = spread(state["params"], batch)
         updates, moments = optimizer.update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         metrics = {
-            "loss": loss,
+            "loss": value,
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": rate(state["step"]),
             "loss_tokens": loss_tokens,
@@ -87,15 +111,26 @@ def make_train_step(config: TrainConfig, model: Model, total_steps: int, shardin
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def accumulate(function: Any, params: Params, batch: Batch, parts: int) -> tuple[jax.Array, Params]:
-    """Value and gradient of `function` summed over the parts of a batch, one part in memory at a time.
+def shard_map(function: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
+    # Unchecked: JAX's check of what is equal on which devices knows neither Pallas kernels nor cuDNN's calls.
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
-    Part i takes rows i, i + parts, ...: each device then finds its share of every part in its own rows.
-    """
+
+def sum_over(grad: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    return jax.lax.psum(grad, axes) if axes else grad
+
+
+def axes_beside(mesh: Mesh, spec: PartitionSpec) -> tuple[str, ...]:
+    """The mesh axes of more than one device that a parameter is not split over."""
+    return tuple(axis for axis in MESH_AXES if axis not in spec and mesh.shape[axis] > 1)
+
+
+def accumulate(function: Any, params: Params, batch: Batch, parts: int) -> tuple[jax.Array, Params]:
+    """Value and gradient of `function` summed over the parts of a device's batch, one part in memory at a time."""
     value_and_grad = jax.value_and_grad(function)
     if parts == 1:
         return value_and_grad(params, batch)
-    split = jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
 
     def add(total: Any, part: Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
@@ -104,11 +139,12 @@ def accumulate(function: Any, params: Params, batch: Batch, parts: int) -> tuple
     return jax.lax.scan(add, zeros, split)[0]
 
 
-def make_eval_step(config: TrainConfig, model: Model) -> Any:
+def make_eval_step(config: TrainConfig, model: Model, shardings: State, mesh: Mesh, kernel: Kernel) -> Any:
     """jitted (params, batch) -> (loss sum, loss tokens)."""
+    loss = make_loss(config, model, kernel, parallel_of(mesh, config.compute.reduce_dtype))
+    specs = jax.tree.map(lambda sharding: sharding.spec, shardings["params"])
 
     def eval_step(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        total = loss_sum(params, model, batch, config.compute.dtype, "none")
-        return total, jnp.sum(batch["loss_mask"])
+        return jax.lax.psum((loss(params, batch, jnp.float32(1)), jnp.sum(batch["loss_mask"])), ROW_AXES)
 
-    return jax.jit(eval_step)
+    return jax.jit(shard_map(eval_step, mesh, (specs, batch_sharding(mesh).spec), (PartitionSpec(), PartitionSpec())))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from asclepius_jax.data import unpack
-from asclepius_jax.model.llama import Model, Params, build, empty_cache, init_params
+from asclepius_jax.model.llama import Inputs, Model, Params, build, empty_cache, init_params
 from asclepius_jax.model.variants import VARIANTS
 from data_prep.records import PackedRow
 
@@ -74,8 +74,9 @@ def test_remat_changes_no_gradient(tiny, remat: str):
     row = packed(np.arange(3, 40))
 
     def total(params: Params, remat: str) -> jax.Array:
-        arrays = (row[name][None] for name in ("tokens", "positions", "segment_ids"))
-        return (model.merge(params)(*arrays, dtype="float32", remat=remat) ** 2).mean()
+        inputs = Inputs(*(row[name][None] for name in ("tokens", "positions", "segment_ids")))
+        llama = model.merge(params)
+        return (llama.logits(llama.hidden(inputs, "float32", remat)) ** 2).mean()
 
     gradient = jax.jit(jax.grad(total), static_argnums=1)
     jax.tree.map(

@@ -13,6 +13,7 @@ from made_inputs import transformers_model
 from asclepius_jax.config import BatchConfig, ComputeConfig, MeshConfig, OptimizerConfig, TrainConfig
 from asclepius_jax.data import unpack
 from asclepius_jax.model import hf
+from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import build
 from asclepius_jax.model.variants import LlamaConfig
 from asclepius_jax.sharding import batch_sharding, make_mesh, param_shardings
@@ -81,7 +82,7 @@ def ours(folder: Path, batches: list, mesh_shape: tuple[int, int, int]) -> tuple
     optimizer = make_optimizer(CONFIG.optimizer, STEPS)
     shardings = state_shardings(mesh, model, optimizer)
     state = init_state(hf.load_params(folder, model, param_shardings(mesh, model)), optimizer, shardings)
-    step = make_train_step(CONFIG, model, STEPS, shardings)
+    step = make_train_step(CONFIG, model, STEPS, shardings, mesh, Kernel())
     losses, norms = [], []
     for rows in batches:
         unpacked = [

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from asclepius_jax.checkpoints import State
 from asclepius_jax.config import BatchConfig, ComputeConfig, MeshConfig, OptimizerConfig, TrainConfig
 from asclepius_jax.data import unpack
+from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import build, init_params
 from asclepius_jax.model.variants import VARIANTS
 from asclepius_jax.sharding import batch_sharding, make_mesh
@@ -67,15 +68,15 @@ class Program(NamedTuple):
 
 
 @functools.cache
-def program(mesh_shape: tuple[int, int, int], microbatches: int) -> Program:
+def program(mesh_shape: tuple[int, int, int, int], microbatches: int) -> Program:
     mesh = make_mesh(MeshConfig(*mesh_shape), jax.devices()[: math.prod(mesh_shape)])
     config = dataclasses.replace(CONFIG, batch=BatchConfig(ROWS, microbatches))
     optimizer = make_optimizer(config.optimizer, STEPS)
     shardings = state_shardings(mesh, MODEL, optimizer)
-    return Program(mesh, optimizer, shardings, make_train_step(config, MODEL, STEPS, shardings))
+    return Program(mesh, optimizer, shardings, make_train_step(config, MODEL, STEPS, shardings, mesh, Kernel()))
 
 
-def run(mesh_shape: tuple[int, int, int], microbatches: int) -> tuple[list[float], Any, int]:
+def run(mesh_shape: tuple[int, int, int, int], microbatches: int) -> tuple[list[float], Any, int]:
     """(losses, final parameters, programs compiled) of three steps."""
     on = program(mesh_shape, microbatches)
     state, losses = on.start(), []
@@ -87,19 +88,20 @@ def run(mesh_shape: tuple[int, int, int], microbatches: int) -> tuple[list[float
 
 @pytest.fixture(scope="module")
 def reference() -> tuple[list[float], Any, int]:
-    return run((1, 1, 1), 1)
+    return run((1, 1, 1, 1), 1)
 
 
 # Each mesh and each number of parts here, the rest of the grid in slow: a program takes six seconds to compile.
-QUICK = [((1, 1, 1), 4), ((8, 1, 1), 1), ((8, 1, 1), 4), ((1, 8, 1), 2), ((2, 2, 2), 4)]
-MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)]
-REST = [(m, n) for m in MESHES for n in (1, 2, 4) if (m, n) not in QUICK and (m, n) != ((1, 1, 1), 1)]
+ONE = (1, 1, 1, 1)
+QUICK = [(ONE, 4), ((8, 1, 1, 1), 1), ((1, 8, 1, 1), 2), ((2, 2, 2, 1), 4), ((2, 2, 1, 2), 2)]
+MESHES = [ONE, (8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (2, 2, 1, 2), (4, 1, 2, 1), (1, 4, 1, 2)]
+REST = [(m, n) for m in MESHES for n in (1, 2, 4) if (m, n) not in QUICK and (m, n) != (ONE, 1)]
 
 
 @pytest.mark.parametrize(
     ("mesh_shape", "microbatches"), [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)]
 )
-def test_meshes_and_microbatches_change_nothing(reference, mesh_shape: tuple[int, int, int], microbatches: int):
+def test_meshes_and_microbatches_change_nothing(reference, mesh_shape: tuple[int, int, int, int], microbatches: int):
     losses, params, programs = run(mesh_shape, microbatches)
     np.testing.assert_allclose(losses, reference[0], rtol=LOSS_RTOL)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=PARAM_ATOL, rtol=0), params, reference[1])
@@ -125,7 +127,8 @@ def test_a_mean_of_means_would_be_another_loss(reference):
 
 @functools.cache
 def eval_step() -> Any:
-    return make_eval_step(CONFIG, MODEL)
+    on = program(ONE, 1)
+    return make_eval_step(CONFIG, MODEL, on.shardings, on.mesh, Kernel())
 
 
 def parts_of_loss(part: int) -> tuple[float, float]:
@@ -134,7 +137,7 @@ def parts_of_loss(part: int) -> tuple[float, float]:
 
 
 def test_no_loss_token_is_no_loss_and_no_nan():
-    on = program((1, 1, 1), 1)
+    on = program(ONE, 1)
     batch = {**made_batch(0), "loss_mask": np.zeros((ROWS, LENGTH), np.float32)}
     state, numbers = on.step(on.start(), jax.device_put(batch, batch_sharding(on.mesh)))
     assert float(numbers["loss"]) == float(numbers["grad_norm"]) == 0.0

@@ -1,0 +1,192 @@
+"""cuDNN's fused attention for NVIDIA GPUs, as XLA's custom calls.
+
+JAX's own wrapper asks the GPU at hand whether a layout may be used, so that no program can be compiled for another
+machine; and up to jax 0.10 it places packed keys by the number of *query* heads, which is wrong where they differ.
+The calls are therefore made here.
+
+Shape suffixes: B batch, T position, N query heads, K key/value heads, H head width, M documents of a row at most.
+"""
+
+import functools
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+# Far below any score, and a power of two, so that bfloat16 holds it. Twice infinity would be no number.
+MASKED = -(2.0**41)
+
+
+def runs(segments_BT: jax.Array, max_segments: int) -> tuple[jax.Array, jax.Array]:
+    """Where documents begin and how long they are, over all rows one after another: cuDNN's packed layout.
+
+    Returns starts (B*M + 1,) in tokens from the first token of the batch, the rest filled with the end of the batch,
+    and lengths (B*M,), the rest filled with 0. Padding is a document of its own. The caller vouches that no row has
+    more than M documents: the surplus would be one document.
+    """
+    B, T = segments_BT.shape
+    begins_BT = jnp.concatenate([jnp.ones((B, 1), bool), segments_BT[:, 1:] != segments_BT[:, :-1]], axis=1)
+    starts = jnp.nonzero(begins_BT.ravel(), size=B * max_segments, fill_value=B * T)[0]
+    starts = jnp.append(starts, B * T).astype(jnp.int32)
+    return starts, jnp.diff(starts)
+
+
+def bias(segments_BT: jax.Array) -> jax.Array:
+    """(B, 1, T, T) in bfloat16, added to the scores: 0 within a document, far below zero across."""
+    same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
+    return jnp.where(same_BTT, 0.0, MASKED).astype(jnp.bfloat16)[:, None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def attend_packed(
+    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, starts: jax.Array, lengths: jax.Array,
+    max_segments: int, saved_name: str,
+) -> jax.Array:  # fmt: skip
+    """(B, T, N, H) by the packed layout, on Hopper and later. The residuals carry `saved_name` for remat policies."""
+    return packed_forward(q_BTNH, k_BTKH, v_BTKH, starts, lengths, max_segments, saved_name)[0]
+
+
+def packed_forward(q_BTNH, k_BTKH, v_BTKH, starts, lengths, max_segments, saved_name):
+    where = packed_operands(q_BTNH, k_BTKH, starts, lengths)
+    out, stats = forward_call(q_BTNH, k_BTKH, v_BTKH, where, max_segments, "Softmax")
+    out, stats = checkpoint_name(out, saved_name), checkpoint_name(stats, saved_name)
+    return out, (q_BTNH, k_BTKH, v_BTKH, where, out, stats)
+
+
+def packed_backward(max_segments, saved_name, residuals, d_out):
+    del saved_name
+    q, k, v, where, out, stats = residuals
+    grads = backward_call((q, k, v, stats, d_out, out, *where), max_segments, "SoftmaxBackward")
+    return (*grads, no_gradient(where[2]), no_gradient(where[0]))
+
+
+attend_packed.defvjp(packed_forward, packed_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def attend_masked(
+    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, bias_B1TT: jax.Array, saved_name: str
+) -> jax.Array:
+    """(B, T, N, H) with a mask as bias, on Ampere. The residuals carry `saved_name` for remat policies."""
+    return masked_forward(q_BTNH, k_BTKH, v_BTKH, bias_B1TT, saved_name)[0]
+
+
+def masked_forward(q_BTNH, k_BTKH, v_BTKH, bias_B1TT, saved_name):
+    out, stats = forward_call(q_BTNH, k_BTKH, v_BTKH, (bias_B1TT,), 1, "ScaleBiasSoftmax")
+    out, stats = checkpoint_name(out, saved_name), checkpoint_name(stats, saved_name)
+    return out, (q_BTNH, k_BTKH, v_BTKH, bias_B1TT, out, stats)
+
+
+def masked_backward(saved_name, residuals, d_out):
+    del saved_name
+    q, k, v, bias_B1TT, out, stats = residuals
+    grads = backward_call((q, k, v, stats, d_out, bias_B1TT, out), 1, "ScaleBiasSoftmaxBackward")
+    return (*grads, jnp.zeros_like(bias_B1TT))
+
+
+attend_masked.defvjp(masked_forward, masked_backward)
+
+
+def packed_operands(q_BTNH: jax.Array, k_BTKH: jax.Array, starts: jax.Array, lengths: jax.Array) -> tuple[Any, ...]:
+    """Lengths in tokens for queries and keys, then starts in *elements*: keys have K heads, queries N."""
+    q_stride, k_stride = (x.shape[2] * x.shape[3] for x in (q_BTNH, k_BTKH))
+    assert q_BTNH.size < 2**31, "cuDNN's offsets are 32 bits wide: use more microbatches"
+    return lengths, lengths, starts * q_stride, starts * k_stride
+
+
+def forward_call(
+    q: jax.Array, k: jax.Array, v: jax.Array, extra: tuple[Any, ...], max_segments: int, kind: str
+) -> tuple[jax.Array, jax.Array]:
+    """(out (B, T, N, H), log-sum-exp (B*M, N, T) in float32)."""
+    B, T, N, H = q.shape
+    shapes = (
+        jax.ShapeDtypeStruct((B, N, T, H), q.dtype),
+        jax.ShapeDtypeStruct((B * max_segments, N, T), jnp.float32),
+        WORKSPACE,
+    )
+    call = jax.ffi.ffi_call(
+        f"__cudnn$fmha{kind}",
+        shapes,
+        output_layouts=[HEADS_INSIDE, (0, 1, 2), (0,)],
+        custom_call_api_version=2,
+        legacy_backend_config=backend_config(q, k, max_segments, FORWARD_PRODUCTS),
+    )
+    out, stats, _ = call(q, k, v, *extra)
+    return out.swapaxes(1, 2), stats
+
+
+def backward_call(operands: tuple[Any, ...], max_segments: int, kind: str) -> tuple[jax.Array, ...]:
+    """(dq, dk, dv), shaped as q, k, v, the first three operands."""
+    q, k, v = operands[:3]
+    grads = [jax.ShapeDtypeStruct((x.shape[0], x.shape[2], x.shape[1], x.shape[3]), x.dtype) for x in (q, k, v)]
+    call = jax.ffi.ffi_call(
+        f"__cudnn$fmha{kind}",
+        (*grads, WORKSPACE),
+        output_layouts=[HEADS_INSIDE] * 3 + [(0,)],
+        custom_call_api_version=2,
+        legacy_backend_config=backend_config(q, k, max_segments, BACKWARD_PRODUCTS),
+    )
+    return tuple(grad.swapaxes(1, 2) for grad in call(*operands)[:3])
+
+
+WORKSPACE = jax.ShapeDtypeStruct((0,), jnp.uint8)
+HEADS_INSIDE = (0, 2, 1, 3)  # (B, N, T, H) by name, (B, T, N, H) in memory: the transpose back moves nothing
+
+# Contracted and batch dimensions of each product, as XLA spells them: (name, lhs, rhs, lhs batch, rhs batch).
+FORWARD_PRODUCTS = (
+    ("bmm1", 3, 3, (0, 2), (0, 2)),  # BTNH, BSNH -> BNTS
+    ("bmm2", 3, 1, (0, 1), (0, 2)),  # BNTS, BSNH -> BTNH
+)
+BACKWARD_PRODUCTS = (
+    ("bmm1_grad_gemm1", 2, 1, (0, 1), (0, 2)),  # BNTS, BTNH -> BSNH
+    ("bmm1_grad_gemm2", 3, 1, (0, 1), (0, 2)),  # BNTS, BSNH -> BTNH
+    ("bmm2_grad_gemm1", 2, 1, (0, 1), (0, 2)),  # BNTS, BTNH -> BSNH
+    ("bmm2_grad_gemm2", 3, 3, (0, 2), (0, 2)),  # BTNH, BSNH -> BNTS
+)
+
+
+def backend_config(q_BTNH: jax.Array, k_BTKH: jax.Array, max_segments: int, products: tuple[Any, ...]) -> str:
+    """The JSON that XLA's cuDNN calls are described by; queries are scaled already."""
+    B, T, N, _ = q_BTNH.shape
+    dimensions = {
+        f"{name}_dot_dimension_numbers": {
+            "lhs_contracting_dimensions": [str(lhs)],
+            "rhs_contracting_dimensions": [str(rhs)],
+            "lhs_batch_dimensions": [str(d) for d in lhs_batch],
+            "rhs_batch_dimensions": [str(d) for d in rhs_batch],
+        }
+        for name, lhs, rhs, lhs_batch, rhs_batch in products
+    }
+    scores = {
+        "element_type": {"bfloat16": "BF16", "float16": "F16"}[q_BTNH.dtype.name],
+        "dimensions": [str(n) for n in (B, N, T, k_BTKH.shape[1])],
+        "layout": {"minor_to_major": ["3", "2", "1", "0"]},
+        "is_dynamic_dimension": [False] * 4,
+    }
+    attention = {
+        "algorithm": {
+            "algo_id": "0",
+            "math_type": "TENSOR_OP_MATH",
+            "tuning_knobs": {"17": "1", "24": "0"},
+            "is_cudnn_frontend": True,
+            "workspace_size": "0",
+        },
+        "fmha_scale": 1.0,
+        "intermediate_tensor_shape": scores,
+        "is_flash_attention": True,
+        "mask_type": "PADDING_CAUSAL" if max_segments > 1 else "CAUSAL",
+        "dropout_rate": 0.0,
+        "seed": 0,
+        "sliding_window_length": 0,
+        "max_seg_per_batch": max_segments,
+        "is_paged_attention": False,
+        **dimensions,
+    }
+    return json.dumps({"operation_queue_id": "0", "cudnn_fmha_backend_config": attention})
+
+
+def no_gradient(integers: jax.Array) -> np.ndarray:
+    return np.zeros(integers.shape, jax.dtypes.float0)

@@ -1,0 +1,111 @@
+"""What one device does with the others, spelled out: the model runs inside `jax.shard_map`.
+
+A collective that stands in the code is the one that stands in the program: weights are gathered once a pass, gradients
+are reduced once, and nothing is left to a partitioner's guess. Each has its transpose beside it, so that a gradient is
+that of the loss summed over all devices.
+
+  fsdp     a weight's slices are gathered as it is used; its gradient is summed and sliced again
+  tensor   heads and feed-forward columns are split; between blocks the *positions* are, which moves as many bytes
+  context  positions are split; around attention the heads are instead, so that every kernel sees whole rows
+"""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Sizes of the mesh axes that the model speaks to. The default is a device alone, or a whole array under jit."""
+
+    fsdp: int = 1
+    tensor: int = 1
+    context: int = 1
+    reduce_dtype: str = "float32"  # of gradients while they are summed over devices
+
+    def weight(self, slice_: jax.Array, axis: int, dtype: jnp.dtype) -> jax.Array:
+        """The whole weight in `dtype`, from this device's float32 slice along `axis`."""
+        return (
+            gather_weight(slice_, axis, jnp.dtype(dtype), self.reduce_dtype) if self.fsdp > 1 else slice_.astype(dtype)
+        )
+
+    def gather_positions(self, x_BTD: jax.Array) -> jax.Array:
+        """All positions of x, of which each tensor device holds a part."""
+        return gather_positions(x_BTD) if self.tensor > 1 else x_BTD
+
+    def sum_positions(self, x_BTD: jax.Array) -> jax.Array:
+        """The sum over tensor devices, of which each keeps its part of the positions."""
+        return sum_positions(x_BTD) if self.tensor > 1 else x_BTD
+
+    def own_positions(self, x_BT: jax.Array) -> jax.Array:
+        """This tensor device's part of what all of them hold. Not differentiated."""
+        if self.tensor == 1:
+            return x_BT
+        size = x_BT.shape[1] // self.tensor
+        return jax.lax.dynamic_slice_in_dim(x_BT, jax.lax.axis_index("tensor") * size, size, axis=1)
+
+    def heads_apart(self, x_BTNH: jax.Array) -> jax.Array:
+        """From a part of the positions and all heads to all positions and a part of the heads."""
+        if self.context == 1:
+            return x_BTNH
+        return jax.lax.all_to_all(x_BTNH, "context", split_axis=2, concat_axis=1, tiled=True)
+
+    def positions_apart(self, x_BTNH: jax.Array) -> jax.Array:
+        """The way back of `heads_apart`."""
+        if self.context == 1:
+            return x_BTNH
+        return jax.lax.all_to_all(x_BTNH, "context", split_axis=1, concat_axis=2, tiled=True)
+
+    def whole_rows(self, x_BT: jax.Array) -> jax.Array:
+        """All positions of x, of which each context device holds a part. Not differentiated."""
+        return jax.lax.all_gather(x_BT, "context", axis=1, tiled=True) if self.context > 1 else x_BT
+
+    def tensor_index(self) -> jax.Array | int:
+        return jax.lax.axis_index("tensor") if self.tensor > 1 else 0
+
+    def tensor_sum(self, x: jax.Array) -> jax.Array:
+        """Not differentiated."""
+        return jax.lax.psum(x, "tensor") if self.tensor > 1 else x
+
+    def tensor_max(self, x: jax.Array) -> jax.Array:
+        """Not differentiated."""
+        return jax.lax.pmax(x, "tensor") if self.tensor > 1 else x
+
+    def sum_weight(self, grad: jax.Array, axis: int) -> jax.Array:
+        """The transpose of `weight`: summed over fsdp devices, sliced along `axis`, in float32."""
+        if self.fsdp == 1:
+            return grad.astype(jnp.float32)
+        return scatter_weight(grad, axis, self.reduce_dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def gather_weight(slice_: jax.Array, axis: int, dtype: jnp.dtype, reduce_dtype: str) -> jax.Array:
+    # Cast first: half the bytes travel.
+    return jax.lax.all_gather(slice_.astype(dtype), "fsdp", axis=axis, tiled=True)
+
+
+def scatter_weight(grad: jax.Array, axis: int, reduce_dtype: str) -> jax.Array:
+    grad = grad.astype(reduce_dtype)
+    return jax.lax.psum_scatter(grad, "fsdp", scatter_dimension=axis, tiled=True).astype(jnp.float32)
+
+
+gather_weight.defvjp(
+    lambda slice_, axis, dtype, reduce_dtype: (gather_weight(slice_, axis, dtype, reduce_dtype), None),
+    lambda axis, dtype, reduce_dtype, _, grad: (scatter_weight(grad, axis, reduce_dtype),),
+)
+
+
+@jax.custom_vjp
+def gather_positions(x_BTD: jax.Array) -> jax.Array:
+    return jax.lax.all_gather(x_BTD, "tensor", axis=1, tiled=True)
+
+
+@jax.custom_vjp
+def sum_positions(x_BTD: jax.Array) -> jax.Array:
+    return jax.lax.psum_scatter(x_BTD, "tensor", scatter_dimension=1, tiled=True)
+
+
+gather_positions.defvjp(lambda x: (gather_positions(x), None), lambda _, grad: (sum_positions(grad),))
+sum_positions.defvjp(lambda x: (sum_positions(x), None), lambda _, grad: (gather_positions(grad),))
