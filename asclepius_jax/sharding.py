@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from asclepius_jax.config import BatchConfig, MeshConfig, divisors
@@ -43,7 +44,17 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             f"mesh {written} (data x fsdp x tensor x context) does not make {len(devices)} devices: "
             f"set --mesh.fsdp -1 and let the others divide {len(devices)} ({divisors(len(devices))})"
         )
-    return jax.make_mesh(tuple(sizes), MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes), MESH_AXES, devices=devices, axis_types=types)
+    if sizes[0] % slices:
+        raise UserError(
+            f"mesh.data {sizes[0]} over {slices} slices: only replicas may reach over the network between slices; "
+            f"make mesh.data a multiple of {slices}"
+        )
+    inner, outer = [sizes[0] // slices, *sizes[1:]], [slices, 1, 1, 1]
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inner, outer, devices), MESH_AXES, axis_types=types)
 
 
 def check_model_divides(mesh: Mesh, model: LlamaConfig) -> None:

@@ -102,7 +102,7 @@ def test_what_was_exported_and_imported_is_what_was_trained(made: Path):
     from asclepius_jax.checkpoints import find_step, read_stored
 
     trained, imported = find_step(made / "instruct")[1], find_step(made / "imported")[1]
-    for name in ("embed_VD", "blocks.attention.q_DNH", "blocks.mlp.down_FD", "norm.scale"):
+    for name in ("embed_VD", "blocks.attention.q_DNH", "blocks.mlp.down_DF", "norm.scale"):
         np.testing.assert_array_equal(read_stored(trained, name), read_stored(imported, name))
 
 

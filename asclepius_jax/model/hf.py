@@ -23,10 +23,10 @@ PER_BLOCK = (
     ("attention.q_DNH", "self_attn.q_proj.weight", "(n h) d -> d n h"),
     ("attention.k_DKH", "self_attn.k_proj.weight", "(k h) d -> d k h"),
     ("attention.v_DKH", "self_attn.v_proj.weight", "(k h) d -> d k h"),
-    ("attention.o_NHD", "self_attn.o_proj.weight", "d (n h) -> n h d"),
+    ("attention.o_DNH", "self_attn.o_proj.weight", "d (n h) -> d n h"),
     ("mlp.gate_DF", "mlp.gate_proj.weight", "f d -> d f"),
     ("mlp.up_DF", "mlp.up_proj.weight", "f d -> d f"),
-    ("mlp.down_FD", "mlp.down_proj.weight", "d f -> f d"),
+    ("mlp.down_DF", "mlp.down_proj.weight", "d f -> d f"),
     ("attention_norm.scale", "input_layernorm.weight", "d -> d"),
     ("mlp_norm.scale", "post_attention_layernorm.weight", "d -> d"),
 )

@@ -78,13 +78,15 @@ class RMSNorm(nnx.Module):
         return (x32_BTD * self.scale[...]).astype(x_BTD.dtype)
 
 
+# Every matrix of a block has D first, the dimension that fsdp splits: its slices then lie one after another when they
+# are gathered, and nothing is transposed.
 class Attention(nnx.Module):
     def __init__(self, config: LlamaConfig, rngs: nnx.Rngs):
         D, N, K, H = config.embed_dim, config.num_heads, config.num_kv_heads, config.head_dim
         self.q_DNH = weight(rngs, (D, N, H), ("embed", "heads", "head_dim"))
         self.k_DKH = weight(rngs, (D, K, H), ("embed", "kv_heads", "head_dim"))
         self.v_DKH = weight(rngs, (D, K, H), ("embed", "kv_heads", "head_dim"))
-        self.o_NHD = weight(rngs, (N, H, D), ("heads", "head_dim", "embed"), residual_std(config))
+        self.o_DNH = weight(rngs, (D, N, H), ("embed", "heads", "head_dim"), residual_std(config))
 
     def __call__(self, x_BTD: jax.Array, rows: Rows, parallel: Parallel, cache: Any = None) -> tuple[jax.Array, Any]:
         """`cache` is this layer's (k_BSKH, v_BSKH), or None to attend within x; returns it with x's keys written."""
@@ -105,7 +107,7 @@ class Attention(nnx.Module):
                 for x, name in zip((q_BTNH, k_BSKH, v_BSKH), "qkv", strict=True)
             )
             out_BTNH = parallel.positions_apart(attend(rows.kernel, q, k, v, rows.documents))
-        return jnp.einsum("BTNH,NHD->BTD", out_BTNH, parallel.weight(self.o_NHD[...], 2, dtype)), cache
+        return jnp.einsum("BTNH,DNH->BTD", out_BTNH, parallel.weight(self.o_DNH[...], 0, dtype)), cache
 
 
 class Mlp(nnx.Module):
@@ -113,7 +115,7 @@ class Mlp(nnx.Module):
         D, F = config.embed_dim, config.mlp_dim
         self.gate_DF = weight(rngs, (D, F), ("embed", "mlp"))
         self.up_DF = weight(rngs, (D, F), ("embed", "mlp"))
-        self.down_FD = weight(rngs, (F, D), ("mlp", "embed"), residual_std(config))
+        self.down_DF = weight(rngs, (D, F), ("embed", "mlp"), residual_std(config))
 
     def __call__(self, x_BTD: jax.Array, parallel: Parallel) -> jax.Array:
         dtype = x_BTD.dtype
@@ -121,7 +123,7 @@ class Mlp(nnx.Module):
         up_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, parallel.weight(self.up_DF[...], 0, dtype))
         gate_BTF, up_BTF = checkpoint_name(gate_BTF, "gate"), checkpoint_name(up_BTF, "up")
         hidden_BTF = checkpoint_name(jax.nn.silu(gate_BTF) * up_BTF, "hidden")
-        return jnp.einsum("BTF,FD->BTD", hidden_BTF, parallel.weight(self.down_FD[...], 1, dtype))
+        return jnp.einsum("BTF,DF->BTD", hidden_BTF, parallel.weight(self.down_DF[...], 0, dtype))
 
 
 def residual_std(config: LlamaConfig) -> float:

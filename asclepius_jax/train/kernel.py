@@ -3,7 +3,7 @@
 import jax
 from jax.sharding import Mesh
 
-from asclepius_jax.config import ComputeConfig
+from asclepius_jax.config import ComputeConfig, TrainConfig
 from asclepius_jax.model import splash
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.variants import LlamaConfig
@@ -13,11 +13,10 @@ from data_prep.records import UserError
 TYPICAL_SEGMENTS = 16
 
 
-def choose_kernel(
-    compute: ComputeConfig, mesh: Mesh, model: LlamaConfig, row_length: int, max_segments: int = TYPICAL_SEGMENTS
-) -> Kernel:
+def choose_kernel(config: TrainConfig, mesh: Mesh, model: LlamaConfig, max_segments: int = TYPICAL_SEGMENTS) -> Kernel:
     """Splash on TPU, cuDNN on NVIDIA, plain XLA elsewhere; raises UserError where the wanted one cannot run."""
     device = mesh.devices.flat[0]
+    compute, row_length = config.compute, config.data.row_length
     choice: str = compute.attention
     if choice == "auto":
         choice = {"tpu": "splash", "gpu": "cudnn"}.get(device.platform, "xla")

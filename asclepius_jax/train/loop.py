@@ -60,10 +60,8 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         mesh = make_mesh(config.mesh, devices)
         rows, held_out = open_data(config, model.config)
         check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
-        config = settle(config, model.config, mesh)
-        kernel = choose_kernel(
-            config.compute, mesh, model.config, config.data.row_length, most_segments(rows, held_out)
-        )
+        kernel = choose_kernel(config, mesh, model.config, most_segments(rows, held_out))
+        config = settle(config, model.config, mesh, kernel)
         batches = TrainBatches(rows, config.batch.global_batch, config.data.seed, batch_sharding(mesh))
         total_steps = max(1, int(config.data.epochs * len(rows) / config.batch.global_batch))
         optimizer = make_optimizer(config.optimizer, total_steps)

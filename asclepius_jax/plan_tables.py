@@ -1,0 +1,84 @@
+"""A plan as tables on a terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+GIB = 2**30
+
+
+def show(report: dict[str, Any]) -> None:
+    console = Console()
+    chosen = report["chosen"]
+    mesh = " x ".join(f"{axis} {size}" for axis, size in chosen["mesh"].items() if size > 1) or "one device"
+    console.print(
+        f"[bold]{report['topology']}[/bold]: {report['devices']} x {report['device']}, {mesh}; "
+        f"{chosen['microbatches']} x {chosen['rows_per_device']} rows a device, remat {chosen['remat']}, "
+        f"attention {chosen['attention']}; compiled in {report['compile_seconds']} s"
+    )
+    console.print(verdict(report))
+    console.print(memory_table(report["memory"]))
+    if report["collectives"]:
+        console.print(traffic_table(report["collectives"]))
+    console.print(speed_table(report))
+
+
+def verdict(report: dict[str, Any]) -> str:
+    memory = report["memory"]
+    needs, limit = memory["peak_bytes"] / GIB, memory["limit_bytes"] / GIB
+    if report["fits"]:
+        return f"[green]fits[/green]: {needs:.1f} of {limit:.1f} GiB a device"
+    return (
+        f"[red]does not fit[/red]: {needs:.1f} GiB a device, {needs - limit:.1f} more than the {limit:.1f} there are; "
+        "more microbatches, --compute.remat full or more devices need less"
+    )
+
+
+def memory_table(memory: dict[str, int]) -> Table:
+    table = Table("memory of a device", "GiB")
+    rows = (
+        "parameters",
+        "optimizer",
+        "gradients",
+        "activations",
+        "working",
+        "arguments",
+        "temporaries",
+        "peak",
+        "limit",
+    )
+    notes = {"activations": " saved for the backward pass", "working": " memory of a block and of the loss"}
+    notes |= {"arguments": " (parameters, optimizer, batch)", "temporaries": " (the rest)"}
+    for name in rows:
+        table.add_row(name + notes.get(name, ""), f"{memory[f'{name}_bytes'] / GIB:.2f}", end_section=name == "working")
+    return table
+
+
+def traffic_table(collectives: list[dict[str, Any]]) -> Table:
+    table = Table("communication of a step", "mesh axes", "links", "count", "GB of whole tensors")
+    for each in collectives:
+        table.add_row(
+            each["kind"], " ".join(each["axes"]), each["links"], str(each["count"]), f"{each['bytes'] / 1e9:.3f}"
+        )
+    return table
+
+
+def speed_table(report: dict[str, Any]) -> Table:
+    predicted, flops = report["predicted"], report["flops"]
+    errors = f"median error {predicted['median_error']:.0%}, worst {predicted['worst_error']:.0%}"
+    table = Table(f"predicted ({errors})", "")
+    table.add_row("step", f"{predicted['step_seconds']:.2f} s")
+    table.add_row("tokens/s a device", f"{predicted['tokens_per_second_per_device']:,.0f}")
+    table.add_row("MFU, all scores counted / causal half", f"{predicted['mfu']:.1%} / {predicted['mfu_causal']:.1%}")
+    parts = [(name, seconds) for name, seconds in predicted["parts"].items() if seconds >= 0.0005]
+    table.add_row("seconds of", ", ".join(f"{name.replace('_', ' ')} {seconds:.3f}" for name, seconds in parts))
+    table.add_row("model PFLOP a step / causal", f"{flops['model'] / 1e15:.2f} / {flops['model_causal'] / 1e15:.2f}")
+    table.add_row("recomputation", f"{flops['recomputation'] / 1e15:.2f} PFLOP")
+    training = report["training"]
+    if training:
+        table.add_row("steps", f"{training['steps']:,} ({training['rows']:,} rows)")
+        table.add_row("hours / device-hours", f"{training['hours']:.1f} / {training['device_hours']:,.0f}")
+        if "cost" in training:
+            table.add_row("cost", f"{training['cost']:,.0f}")
+    return table
