@@ -73,6 +73,8 @@ class ComputeConfig:
     even that (it waits in the host's memory). `auto`: the least recomputation that fits."""
     attention: Literal["auto", "splash", "cudnn", "xla"] = "auto"
     """Kernel; `auto`: splash on TPU, cuDNN on NVIDIA, plain XLA elsewhere."""
+    compiled: str = "~/.cache/asclepius-jax/compiled"
+    """Folder where compiled programs stay, so that the next start does not compile; empty: none."""
     reduce_dtype: Literal["bfloat16", "float32"] = "float32"
     """Of gradients while they are summed over fsdp devices; bfloat16 sends half as many bytes."""
 
@@ -138,6 +140,8 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    profile: int = 0
+    """Steps that a trace for xprof covers, from the third of this start on; it lies in the run folder."""
 
 
 def load_config(path: str) -> TrainConfig:

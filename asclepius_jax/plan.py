@@ -145,6 +145,8 @@ def compile_step(config: TrainConfig, model: Model, mesh: Mesh, kernel: Kernel, 
     shardings = state_shardings(mesh, model, optimizer)
     step = make_train_step(config, model, steps, shardings, mesh, kernel)
     state = abstract_state(model, optimizer, shardings)
+    # A program for a machine that is not here can be written to JAX's cache, but not read back from it.
+    jax.config.update("jax_enable_compilation_cache", mesh.devices.flat[0].platform == "cpu")
     try:
         return step.lower(state, abstract_batch(config, mesh)).compile(), ""
     except jax.errors.JaxRuntimeError as error:

@@ -210,7 +210,10 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(refused: Ask, m
         (["--mesh.tensor", "8"], "mesh.tensor 8 does not divide the attention heads of 4: use one of [1, 2, 4]"),
         (["--mesh.tensor", "4"], "mesh.tensor 4 does not divide the key/value heads of 2: use one of [1, 2]"),
         (["--mesh.tensor", "0"], "mesh 1 x -1 x 0 x 1: every axis is 1 or more"),
-        (["--batch.global-batch", "12"], "batch.global_batch 12 does not spread over mesh.data x mesh.fsdp = 8 devices"),
+        (
+            ["--batch.global-batch", "12"],
+            "batch.global_batch 12 does not spread over mesh.data x mesh.fsdp = 8 devices",
+        ),
         (["--batch.global-batch", "12"], "make it a multiple of 8, or let devices share rows"),
         (["--batch.microbatches", "2"], "mesh.data x mesh.fsdp = 8 devices: use one of [1]"),
         (["--batch.microbatches", "3"], "does not divide batch.global_batch 8: use one of [1, 2, 4, 8]"),

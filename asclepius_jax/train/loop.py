@@ -33,7 +33,7 @@ from asclepius_jax.model.variants import VARIANTS, LlamaConfig
 from asclepius_jax.settle import settle
 from asclepius_jax.sharding import batch_sharding, check_layout, make_mesh
 from asclepius_jax.train.kernel import choose_kernel
-from asclepius_jax.train.metrics import Clock, Metrics, Throughput
+from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.report import write_report
 from asclepius_jax.train.step import (
@@ -55,6 +55,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
     clock = Clock()
     with clock("start-up"):
         check(config)
+        keep_compiled(config.compute.compiled)
         run_dir = Path(config.run_dir)
         model = build(resolve_model(config.model))
         mesh = make_mesh(config.mesh, devices)
@@ -77,15 +78,16 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         metrics = Metrics(run_dir, config.log, first, total_steps)
         throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length)
 
-    stop = StopSignal()
+    stop, trace = StopSignal(), Trace(run_dir / "profile", first, config.profile)
     metrics.start_clock()
-    with stop.caught(), Prefetch(batches, first, total_steps) as coming:
+    with stop.caught(), trace, Prefetch(batches, first, total_steps) as coming:
         for step in range(first + 1, total_steps + 1):
             with clock("input"):
                 batch = coming.get()
             with clock("compile" if step == first + 1 else "step"):
                 state, numbers = train_step(state, batch)
             metrics.add(step, numbers)
+            trace.after(step, numbers)
             leave = step < total_steps and stop.reached(step)
             evaluating = held_out is not None and due(step, config.evaluation.every_steps, total_steps)
             saving = leave or due(step, config.checkpoint.every_steps, total_steps)
@@ -111,6 +113,13 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
     if jax.process_index() == 0:
         write_report(run_dir)
     return run_dir
+
+
+def keep_compiled(folder: str) -> None:
+    """Compiled programs outlive the process, unless JAX was told already where to keep them."""
+    if folder and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def due(step: int, every: int, total: int) -> bool:

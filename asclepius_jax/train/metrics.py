@@ -100,7 +100,7 @@ class Metrics:
         fetched = jax.device_get([metrics for _, metrics in self.pending])
         seconds = (time.monotonic() - self.last_fetch - self.paused) / len(self.pending)
         rows = [
-            {"step": step, **{name: float(value) for name, value in values.items()}, **throughput.of(seconds)}
+            {"step": step, **{name: float(value) for name, value in values.items()}, **throughput.of(seconds), **held()}
             for (step, _), values in zip(self.pending, fetched, strict=True)
         ]
         self.pending = []
@@ -159,6 +159,12 @@ class Throughput:
         }
 
 
+def held() -> dict[str, int]:
+    """The most memory that this process's first device has held, in bytes; empty where the platform does not tell."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return {"device_memory_peak": stats["peak_bytes_in_use"]} if "peak_bytes_in_use" in stats else {}
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl; a last line that a kill cut short is dropped."""
     rows = []
@@ -168,3 +174,32 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+class Trace:
+    """A trace for xprof of some steps from the third on: the first compiles, the second may still settle."""
+
+    def __init__(self, folder: Path, first_step: int, steps: int):
+        self.folder, self.begin, self.end = folder, first_step + 2, first_step + 2 + steps
+        self.running = False
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def after(self, step: int, numbers: dict[str, jax.Array]) -> None:
+        """Called when `step` has been sent to the devices; waits for it only where tracing begins or ends."""
+        if step == self.begin and self.end > self.begin:
+            jax.block_until_ready(numbers)
+            jax.profiler.start_trace(str(self.folder))
+            self.running = True
+        elif step == self.end and self.running:
+            jax.block_until_ready(numbers)
+            self.stop()
+
+    def stop(self) -> None:
+        if self.running:
+            jax.profiler.stop_trace()
+            self.running = False

@@ -1,0 +1,203 @@
+"""The compiled step for machines that are not here: its kernels, its memory, and what it sends."""
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_inputs import TOKEN_IDS
+
+from asclepius_jax import hlo
+from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshConfig, TrainConfig, load_config
+from asclepius_jax.model.hf import write_config
+from asclepius_jax.model.variants import VARIANTS
+from asclepius_jax.plan import Plan, PlanOptions, plan, run
+from asclepius_jax.topologies import compile_devices, parse_topology
+from data_prep.records import UserError
+
+GIB = 2**30
+# As wide as 7B, four layers deep: what a layer does is the same, and compiling is quicker.
+FOUR = dataclasses.replace(VARIANTS["llama2_7b"], num_layers=4)
+T, V, D = 2048, FOUR.vocab_size, FOUR.embed_dim
+BLOCKS = FOUR.num_params - 2 * V * D - D
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("four-layers")
+    (folder / "config.json").write_text(write_config(FOUR, "bfloat16", TOKEN_IDS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(model_folder: Path) -> Any:
+    """(topology, rows a device, ...) -> Plan, compiled once."""
+
+    @functools.cache
+    def make(
+        name: str, rows: int, reduce_dtype: str = "bfloat16", mesh: MeshConfig | None = None, row_length: int = T
+    ) -> Plan:
+        module = {"tpu": "libtpu", "cuda": "jax_cuda13_plugin", "cpu": "jax"}
+        topology = parse_topology(name)
+        pytest.importorskip(module[topology.device.platform], reason="the extra `plan` is not installed")
+        config = TrainConfig(
+            model=str(model_folder),
+            data=DataConfig(row_length=row_length),
+            batch=BatchConfig(rows * topology.count, microbatches=1),
+            compute=ComputeConfig(remat="full", reduce_dtype=reduce_dtype),
+            mesh=mesh or MeshConfig(),
+        )
+        return plan(config, topology, compile_devices(topology), PlanOptions(name))
+
+    return make
+
+
+# Three rows a device, so that tokens (6,144) are told from the model's width (4,096).
+MACHINES = [("v5e-16", 3), ("h100-8", 3), ("a100-80g-8", 3)]
+
+
+@pytest.mark.parametrize(("name", "rows"), MACHINES)
+def test_weights_are_gathered_once_a_pass_and_gradients_reduced_once(made, name: str, rows: int):
+    totals: dict[str, int] = {}
+    for each in made(name, rows).report["collectives"]:
+        assert each["axes"] == ["fsdp"]
+        totals[each["kind"]] = totals.get(each["kind"], 0) + each["bytes"]
+    # In bfloat16: blocks forward and backward, the two ends of the model once. Norm scales are on every device.
+    least = 2 * (2 * BLOCKS + 2 * V * D)
+    assert totals.pop("all-gather") == pytest.approx(least, rel=0.01)
+    # TPU programs write a sum that is sliced as a sum of the whole.
+    reduced = totals.pop("reduce-scatter", 0) + totals.pop("all-reduce", 0)
+    assert reduced == pytest.approx(2 * FOUR.num_params, rel=0.01)
+    assert sum(totals.values()) < 0.01 * least
+
+
+def test_gradients_travel_in_the_type_that_the_configuration_names(made):
+    def scattered(reduce_dtype: str) -> int:
+        report = made("h100-8", 3, reduce_dtype).report
+        return sum(each["bytes"] for each in report["collectives"] if each["kind"] == "reduce-scatter")
+
+    assert scattered("float32") == 2 * scattered("bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [
+        ("v5e-16", "splash_mha_fwd_segmented", "splash_mha_dkv_segmented"),
+        ("h100-8", "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"),
+        ("a100-80g-8", "__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"),
+    ],
+)
+def test_the_devices_own_attention_kernels_are_in_the_program(made, name: str, forward: str, backward: str):
+    text = made(name, 3).compiled.as_text()
+    assert forward in text
+    assert backward in text
+
+
+@pytest.mark.parametrize(("name", "rows"), MACHINES)
+def test_neither_scores_nor_logits_exist_whole(made, name: str, rows: int):
+    shapes = hlo.buffer_shapes(made(name, rows).compiled.as_text())
+    scores = [shape for shape in shapes if shape.count(T) >= 2]
+    if name.startswith("a100"):  # the mask, which is no wider than the rows
+        scores = [shape for shape in scores if math.prod(shape) > rows * T * T]
+    assert not scores
+    logits = [shape for shape in shapes if V in shape and math.prod(shape) // V in (T, rows * T)]
+    assert not logits
+    assert any(V in shape for shape in shapes)
+
+
+@pytest.mark.parametrize(("name", "rows"), MACHINES)
+def test_the_memory_model_is_within_a_tenth_of_the_compiler(made, name: str, rows: int):
+    memory = made(name, rows).report["memory"]
+    estimated = sum(memory[f"{part}_bytes"] for part in ("parameters", "optimizer", "gradients", "activations"))
+    # What remains of the compiler's figure is the working memory; the model's own is in `estimate`.
+    assert estimated < memory["peak_bytes"]
+    assert memory["arguments_bytes"] == pytest.approx(12 * FOUR.num_params / parse_topology(name).count, rel=0.02)
+
+
+def test_a_program_that_is_too_large_is_a_verdict_and_no_crash(made):
+    report = made("v5e-16", 64).report
+    assert report["fits"] is False
+    memory = report["memory"]
+    assert memory["peak_bytes"] > memory["limit_bytes"] == int(15.75 * GIB)
+    assert made("h100-8", 3).report["fits"] is True
+
+
+@pytest.mark.parametrize(
+    ("mesh", "row_length", "axes"),
+    [
+        (MeshConfig(data=1, fsdp=4, tensor=2), T, {("tensor",)}),
+        (MeshConfig(data=1, fsdp=4, context=2), 4 * T, {("context",)}),
+        (MeshConfig(data=2, fsdp=4), T, {("data",)}),
+    ],
+    ids=["tensor", "context", "data"],
+)
+def test_every_mesh_axis_sends_what_it_should_and_no_more(
+    made, mesh: MeshConfig, row_length: int, axes: set[tuple[str]]
+):
+    rows = 1 if mesh.data == 1 else 2
+    report = made("h100-8", rows, "bfloat16", mesh, row_length).report
+    collectives = report["collectives"]
+    gathered = sum(each["bytes"] for each in collectives if each["kind"] == "all-gather" and each["axes"] == ["fsdp"])
+    assert gathered == pytest.approx(2 * (2 * BLOCKS + 2 * V * D) / mesh.tensor, rel=0.01)
+    kinds = {(each["kind"], *each["axes"]) for each in collectives if each["bytes"] > 0.01 * gathered}
+    # Weights and gradients over fsdp; besides: positions over tensor, heads over context, gradients over replicas.
+    extra = {
+        "tensor": {("all-gather", "tensor"), ("reduce-scatter", "tensor")},
+        "context": {("all-to-all", "context"), ("all-reduce", "context")},
+        "data": {("all-reduce", "data")},
+    }
+    assert kinds == {("all-gather", "fsdp"), ("reduce-scatter", "fsdp")} | extra[next(iter(axes))[0]]
+
+
+def test_a_gradient_of_replicas_is_summed_once_a_step_not_once_a_microbatch(model_folder: Path):
+    pytest.importorskip("jax_cuda13_plugin", reason="the extra `plan` is not installed")
+    topology = parse_topology("h100-8")
+    config = TrainConfig(
+        model=str(model_folder),
+        batch=BatchConfig(16, microbatches=2),
+        compute=ComputeConfig(remat="full", reduce_dtype="bfloat16"),
+        mesh=MeshConfig(data=2, fsdp=4),
+    )
+    made = plan(config, topology, compile_devices(topology), PlanOptions("h100-8"))
+    sums = [each for each in made.report["collectives"] if each["axes"] == ["data"]]
+    assert sum(each["bytes"] for each in sums) == pytest.approx(4 * FOUR.num_params / 4, rel=0.01)
+
+
+def test_the_json_holds_what_was_promised(made, model_folder: Path, capsys):
+    config = TrainConfig(model=str(model_folder), batch=BatchConfig(16), data=DataConfig(epochs=2))
+    run(PlanOptions("h100-8", json=True, rows=1600, price=2.0), config)
+    report = json.loads(capsys.readouterr().out)
+    assert report["fits"] is True
+    assert {"arguments_bytes", "temporaries_bytes", "peak_bytes", "limit_bytes"} <= set(report["memory"])
+    assert {"step_seconds", "tokens_per_second_per_device", "mfu"} <= set(report["predicted"])
+    assert report["collectives"]
+    assert report["flops"]["model"] > report["flops"]["model_causal"]
+    training = report["training"]
+    assert training["steps"] == 200
+    assert training["cost"] == pytest.approx(2.0 * training["device_hours"])
+
+
+def test_the_search_writes_a_configuration_that_loads(model_folder: Path, tmp_path: Path, capsys):
+    pytest.importorskip("jax_cuda13_plugin", reason="the extra `plan` is not installed")
+    config = TrainConfig(model=str(model_folder), batch=BatchConfig(16), run_dir=str(tmp_path / "run"))
+    run(PlanOptions("h100-8", json=True, search=True, out=str(tmp_path / "winner.py")), config)
+    report = json.loads(capsys.readouterr().out)
+    winner = load_config(str(tmp_path / "winner.py"))
+    mesh = report["chosen"]["mesh"]
+    assert (winner.mesh.data, winner.mesh.fsdp, winner.mesh.tensor, winner.mesh.context) == tuple(mesh.values())
+    assert winner.batch == BatchConfig(16, report["chosen"]["microbatches"])
+    assert winner.compute.remat == report["chosen"]["remat"]
+    assert winner.model == str(model_folder)
+
+
+def test_rows_that_a_kernel_cannot_take_are_refused_before_compiling(made):
+    with pytest.raises(UserError, match=r"2000 is no multiple of 128.*--row-length 2048"):
+        made("v5e-16", 3, row_length=2000)
+
+
+def test_slices_share_nothing_but_replicas(made):
+    with pytest.raises(UserError, match=r"make mesh.data a multiple of 2"):
+        made("v5e-16x2", 1)
