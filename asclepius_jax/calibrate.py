@@ -154,14 +154,17 @@ def leave_one_out(rows: list[Row]) -> list[float]:
     ]
 
 
+def errors_of(rows: list[Row], predicted: list[float]) -> list[float]:
+    return [abs(each / row.measured - 1) for row, each in zip(rows, predicted, strict=True)]
+
+
 def report(rows: list[Row], constants: Constants) -> str:
     ours, others = [row for row in rows if row.ours], [row for row in rows if not row.ours]
     left_out = leave_one_out(ours)
     lines = ["| published, JAX | tokens/s/chip | fitted | left out | error |", "|---|---:|---:|---:|---:|"]
-    errors = []
+    errors = errors_of(ours, left_out)
     for row, alone in zip(ours, left_out, strict=True):
         fitted = row.predict(constants).tokens_per_second_per_device
-        errors.append(abs(alone / row.measured - 1))
         lines.append(
             f"| {row.name} | {row.measured:,.0f} | {fitted:,.0f} | {alone:,.0f} | {alone / row.measured - 1:+.0%} |"
         )

@@ -75,6 +75,8 @@ class ComputeConfig:
     """Kernel; `auto`: splash on TPU, cuDNN on NVIDIA, plain XLA elsewhere."""
     compiled: str = "~/.cache/asclepius-jax/compiled"
     """Folder where compiled programs stay, so that the next start does not compile; empty: none."""
+    program: str = ""
+    """Compiled step that `asclepius plan --save` wrote, of your own making; empty: compile at start."""
     reduce_dtype: Literal["bfloat16", "float32"] = "float32"
     """Of gradients while they are summed over fsdp devices; bfloat16 sends half as many bytes."""
 

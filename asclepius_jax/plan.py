@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from asclepius_jax import hlo
@@ -21,19 +20,17 @@ from asclepius_jax.config import TrainConfig, check
 from asclepius_jax.memory import Memory, estimate
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import Model, build
-from asclepius_jax.predict import Prediction, predict, token_flops
+from asclepius_jax.predict import MEDIAN_ERROR, WORST_ERROR, Prediction, predict, token_flops
 from asclepius_jax.settle import layout_of, settle
-from asclepius_jax.sharding import batch_sharding, check_layout, make_mesh
+from asclepius_jax.sharding import check_layout, make_mesh
 from asclepius_jax.topologies import Topology, compile_devices, parse_topology
 from asclepius_jax.train.kernel import TYPICAL_SEGMENTS, choose_kernel
 from asclepius_jax.train.loop import resolve_model
 from asclepius_jax.train.metrics import flops_per_token
 from asclepius_jax.train.optimizer import make_optimizer
-from asclepius_jax.train.step import abstract_state, make_train_step, state_shardings
+from asclepius_jax.train.program import facts_of, save_program
+from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_step, state_shardings
 from data_prep.records import UserError, read_manifest
-
-# Of the predictions against published speeds, each left out of the fit: `python -m asclepius_jax.calibrate`.
-MEDIAN_ERROR, WORST_ERROR = 0.08, 0.26
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,8 @@ class Plan:
     fits: bool
     prediction: Prediction
     report: dict[str, Any]
-    compiled: Any = None
+    program_facts: dict[str, Any]
+    compiled: Any  # None where it does not fit
 
 
 def run(options: PlanOptions, config: TrainConfig) -> None:
@@ -75,7 +73,9 @@ def run(options: PlanOptions, config: TrainConfig) -> None:
     else:
         made = plan(config, topology, devices, options)
     if options.save:
-        save_program(made, Path(options.save))
+        if made.compiled is None:
+            raise UserError(f"--save {options.save}: there is no program, since it does not fit")
+        save_program(made.compiled, made.program_facts, Path(options.save))
     if options.json:
         print(json.dumps(made.report))
         return
@@ -94,7 +94,10 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
     kernel = choose_kernel(config, mesh, model.config, segments)
     config = settle(config, model.config, mesh, kernel, quiet=options.json)
     started = time.monotonic()
-    compiled, refusal = compile_step(config, model, mesh, kernel, total_steps(config, rows))
+    steps = total_steps(config, rows)
+    if options.save and not rows:
+        raise UserError("--save: the program holds the learning rate's course: name --data.path, or the data's --rows")
+    compiled, refusal = compile_step(config, model, mesh, kernel, steps)
     seconds = time.monotonic() - started
     parts = estimate(config, model.config, dict(mesh.shape), kernel)
     memory = memory_facts(compiled, refusal, parts, topology)
@@ -119,7 +122,8 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
         "training": training_facts(config, topology, prediction, rows, options.price),
         "compile_seconds": round(seconds, 1),
     }
-    return Plan(config, fits, prediction, report, compiled)
+    facts = facts_of(config, model.config, mesh, kernel, steps)
+    return Plan(config, fits, prediction, report, facts, compiled)
 
 
 def data_facts(config: TrainConfig, options: PlanOptions) -> tuple[int, int]:
@@ -153,13 +157,6 @@ def compile_step(config: TrainConfig, model: Model, mesh: Mesh, kernel: Kernel, 
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None, str(error)
-
-
-def abstract_batch(config: TrainConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    shape, sharding = (config.batch.global_batch, config.data.row_length), batch_sharding(mesh)
-    integers = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
-    batch = dict.fromkeys(("tokens", "targets", "positions", "segment_ids"), integers)
-    return {**batch, "loss_mask": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)}
 
 
 def memory_facts(compiled: Any, refusal: str, parts: Memory, topology: Topology) -> dict[str, int]:
@@ -242,7 +239,3 @@ def training_facts(
     chips = topology.count // 2 if topology.device.name == "tpu7x" else topology.count
     facts = {"rows": rows, "steps": steps, "hours": hours, "device_hours": hours * topology.count}
     return {**facts, "cost": hours * chips * price} if price else facts
-
-
-def save_program(made: Plan, path: Path) -> None:
-    raise UserError(f"--save {path}: not yet")

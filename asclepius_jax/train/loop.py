@@ -35,8 +35,10 @@ from asclepius_jax.sharding import batch_sharding, check_layout, make_mesh
 from asclepius_jax.train.kernel import choose_kernel
 from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.optimizer import make_optimizer
+from asclepius_jax.train.program import facts_of, load_program
 from asclepius_jax.train.report import write_report
 from asclepius_jax.train.step import (
+    abstract_batch,
     abstract_state,
     init_state,
     make_eval_step,
@@ -68,12 +70,16 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         optimizer = make_optimizer(config.optimizer, total_steps)
         shardings = state_shardings(mesh, model, optimizer)
         meta = describe(config, model, rows)
+        train_step = make_train_step(config, model, total_steps, shardings, mesh, kernel)
+        if config.compute.program:
+            facts = facts_of(config, model.config, mesh, kernel, total_steps)
+            shapes = abstract_state(model, optimizer, shardings), abstract_batch(config, mesh)
+            train_step = load_program(Path(config.compute.program), facts, train_step, *shapes, mesh)
         # Before anything is written: a start that is refused leaves no run folder behind.
         state = start_state(config, model, rows, optimizer, shardings)
         first = int(state["step"])
         checkpoints = Checkpoints(run_dir, config.checkpoint.keep)
         write_run_folder(run_dir, config, rows)
-        train_step = make_train_step(config, model, total_steps, shardings, mesh, kernel)
         eval_step = make_eval_step(config, model, shardings, mesh, kernel)
         metrics = Metrics(run_dir, config.log, first, total_steps)
         throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length)

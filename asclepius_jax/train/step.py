@@ -44,6 +44,14 @@ def abstract_state(model: Model, optimizer: optax.GradientTransformation, shardi
     )
 
 
+def abstract_batch(config: TrainConfig, mesh: Mesh) -> Batch:
+    """Shapes and shardings of a global batch."""
+    shape, sharding = (config.batch.global_batch, config.data.row_length), batch_sharding(mesh)
+    integers = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
+    batch = dict.fromkeys(("tokens", "targets", "positions", "segment_ids"), integers)
+    return {**batch, "loss_mask": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)}
+
+
 def random_params(model: Model, seed: int, shardings: Params) -> Params:
     return jax.jit(lambda seed: init_params(model.config, seed), out_shardings=shardings)(seed)
 
