@@ -4,10 +4,11 @@ import difflib
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -30,6 +31,13 @@ COMMANDS = {
     ),
     "pack": Command("notes or pairs to packed rows", "data_prep.pack", "PackConfig", "run", "prep"),
     "train": Command("pretrain or tune on packed rows", "asclepius_jax.train.loop", "", "train", "train"),
+    "plan": Command(
+        "memory, communication and speed on a machine that is not here",
+        "asclepius_jax.plan",
+        "PlanOptions",
+        "run",
+        "plan",
+    ),
     "import": Command(
         "Hugging Face folder to checkpoint", "asclepius_jax.export", "ImportConfig", "run_import", "train"
     ),
@@ -49,7 +57,7 @@ def main() -> None:
         print(usage())
         sys.exit(0)
     try:
-        dispatch(arguments[0], arguments[1:])
+        dispatch(arguments[0], arguments[1:], debug)
     except Exception as error:
         message = explain(error, arguments[0])
         if debug or message is None:
@@ -71,13 +79,16 @@ def usage() -> str:
     )
 
 
-def dispatch(name: str, arguments: list[str]) -> None:
+def dispatch(name: str, arguments: list[str], debug: bool) -> None:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         raise UserError(f"no such subcommand; {f'is it {near[0]}?' if near else 'one of ' + ', '.join(COMMANDS)}")
     command = COMMANDS[name]
     if name == "train":
-        train(command, arguments)
+        train(command, arguments, debug)
+        return
+    if name == "plan":
+        plan(command, arguments)
         return
     if name == "demo":
         # The demo's mesh is made of virtual devices, which must be asked for before JAX starts.
@@ -88,31 +99,58 @@ def dispatch(name: str, arguments: list[str]) -> None:
     getattr(module, command.function)(config)
 
 
-def train(command: Command, arguments: list[str]) -> None:
+def train(command: Command, arguments: list[str], debug: bool) -> None:
     """`asclepius train CONFIG [--section.field value ...]`: the file gives the values, flags edit them."""
+    from asclepius_jax.config import TrainConfig
+    from asclepius_jax.job import JobConfig, joined
+
+    @dataclass(frozen=True)
+    class Flags:
+        # Apart: the configuration of the run is the same in every process, a process's place in its job is not.
+        run: Annotated[TrainConfig, tyro.conf.arg(name="")]
+        job: JobConfig
+
+    flags = parse("train", arguments, Flags, lambda config: Flags(config, JobConfig()))
+    with joined(flags.job, lambda error: None if debug else explain(error, "train")):
+        module = importlib.import_module(command.module)
+        run: Callable[[Any], Any] = getattr(module, command.function)
+        run(flags.run)
+
+
+def plan(command: Command, arguments: list[str]) -> None:
+    """`asclepius plan CONFIG --topology NAME [--section.field value ...]`."""
+    # Nothing runs on a device; a rehearsal on cpu-8 needs eight of them, asked for before JAX starts.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if rehearsal := re.search(r"--topology[ =]cpu-(\d+)", " ".join(arguments)):
+        os.environ["JAX_NUM_CPU_DEVICES"] = rehearsal[1]
+    from asclepius_jax.config import TrainConfig
+
+    module = importlib.import_module(command.module)
+    options = module.PlanOptions
+
+    @dataclass(frozen=True)
+    class Flags:
+        plan: Annotated[options, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+        run: Annotated[TrainConfig, tyro.conf.arg(name="")]
+
+    flags = parse("plan", arguments, Flags, lambda config: Flags(options(tyro.MISSING), config))
+    module.run(flags.plan, flags.run)
+
+
+def parse(name: str, arguments: list[str], flags: Any, default: Callable[[Any], Any]) -> Any:
+    """`flags` from a config file and what the command line changes of it; `default` makes them of a configuration."""
     from asclepius_jax.config import TrainConfig, load_config
 
     file = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if file is None and not {"-h", "--help"} & set(arguments):
         raise UserError("name a config file first, such as configs/demo.py")
-    default = TrainConfig() if file is None else load_config(file)
-    flags = arguments if file is None else arguments[1:]
-    config = tyro.cli(TrainConfig, prog="asclepius train CONFIG", default=default, args=flags)
-    join_job()
-    module = importlib.import_module(command.module)
-    run: Callable[[Any], Any] = getattr(module, command.function)
-    run(config)
-
-
-def join_job() -> None:
-    """Meet the other processes where Slurm, a TPU pod, Kubernetes or MPI started several; alone elsewhere."""
-    import jax
-
-    try:
-        jax.distributed.initialize()
-    except ValueError as error:
-        if "coordinator_address" not in str(error):  # what JAX says where it finds no such job
-            raise
+    return tyro.cli(
+        flags,
+        prog=f"asclepius {name} CONFIG",
+        description=COMMANDS[name].summary,
+        default=default(TrainConfig() if file is None else load_config(file)),
+        args=arguments if file is None else arguments[1:],
+    )
 
 
 def explain(error: Exception, name: str) -> str | None:

@@ -28,7 +28,7 @@ from asclepius_jax.train.kernel import TYPICAL_SEGMENTS, choose_kernel
 from asclepius_jax.train.loop import resolve_model
 from asclepius_jax.train.metrics import flops_per_token
 from asclepius_jax.train.optimizer import make_optimizer
-from asclepius_jax.train.program import facts_of, save_program
+from asclepius_jax.train.program import program_facts, save_program
 from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_step, state_shardings
 from data_prep.records import UserError, read_manifest
 
@@ -122,7 +122,7 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
         "training": training_facts(config, topology, prediction, rows, options.price),
         "compile_seconds": round(seconds, 1),
     }
-    facts = facts_of(config, model.config, mesh, kernel, steps)
+    facts = program_facts(config, model.config, mesh, kernel, steps)
     return Plan(config, fits, prediction, report, facts, compiled)
 
 

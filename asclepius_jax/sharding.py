@@ -47,14 +47,17 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     types = (AxisType.Auto,) * len(MESH_AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return jax.make_mesh(tuple(sizes), MESH_AXES, devices=devices, axis_types=types)
+        # Split: where no part of the torus has an axis's size, neighbours along it are further apart.
+        places = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(places, MESH_AXES, axis_types=types)
     if sizes[0] % slices:
         raise UserError(
             f"mesh.data {sizes[0]} over {slices} slices: only replicas may reach over the network between slices; "
             f"make mesh.data a multiple of {slices}"
         )
     inner, outer = [sizes[0] // slices, *sizes[1:]], [slices, 1, 1, 1]
-    return Mesh(mesh_utils.create_hybrid_device_mesh(inner, outer, devices), MESH_AXES, axis_types=types)
+    places = mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+    return Mesh(places, MESH_AXES, axis_types=types)
 
 
 def check_model_divides(mesh: Mesh, model: LlamaConfig) -> None:

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What the compiler is told, by platform; sourced by train.sh. Flags that the user has set come last and so win.
 
 if command -v nvidia-smi >/dev/null 2>&1; then

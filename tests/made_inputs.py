@@ -1,6 +1,7 @@
 """Small inputs for the tests: a tokenizer, notes, examples, packed folders, and a model that they fit."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,15 @@ def transformers_model(folder: Path, config: LlamaConfig, noise: float = 0.1, ma
             parameter.add_(noise * torch.randn_like(parameter))
     model.float().eval().save_pretrained(folder, max_shard_size=max_shard_size)
     return model
+
+
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def job_flags(address: str, process_id: int, processes: int = 2) -> list[str]:
+    """Of `asclepius train`, for one process of a job on this machine."""
+    values = {"coordinator": address, "process-id": process_id, "processes": processes, "timeout-seconds": 60}
+    return [f"--job.{name}={value}" for name, value in values.items()]

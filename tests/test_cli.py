@@ -83,9 +83,8 @@ def checkpoint(hf_folder: Path, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def training(model: Path, data: Path, tmp_path: Path, refused: Ask, monkeypatch) -> Ask:
+def training(model: Path, data: Path, tmp_path: Path, refused: Ask) -> Ask:
     """The line that a training run with these flags ends in; none leaves a file that a reader takes for a run."""
-    monkeypatch.setattr(cli, "join_job", lambda: None)  # JAX runs in this process already
     file = tmp_path / "values.py"
     file.write_text(
         "from asclepius_jax.config import *\n\n"

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from asclepius_jax.agreement import check_agreement, facts_of
 from asclepius_jax.checkpoints import (
     Checkpoints,
     Meta,
@@ -35,7 +36,7 @@ from asclepius_jax.sharding import batch_sharding, check_layout, make_mesh
 from asclepius_jax.train.kernel import choose_kernel
 from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.optimizer import make_optimizer
-from asclepius_jax.train.program import facts_of, load_program
+from asclepius_jax.train.program import load_program, program_facts
 from asclepius_jax.train.report import write_report
 from asclepius_jax.train.step import (
     abstract_batch,
@@ -58,6 +59,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
     with clock("start-up"):
         check(config)
         keep_compiled(config.compute.compiled)
+        check_agreement(facts_of(config))
         run_dir = Path(config.run_dir)
         model = build(resolve_model(config.model))
         mesh = make_mesh(config.mesh, devices)
@@ -72,7 +74,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         meta = describe(config, model, rows)
         train_step = make_train_step(config, model, total_steps, shardings, mesh, kernel)
         if config.compute.program:
-            facts = facts_of(config, model.config, mesh, kernel, total_steps)
+            facts = program_facts(config, model.config, mesh, kernel, total_steps)
             shapes = abstract_state(model, optimizer, shardings), abstract_batch(config, mesh)
             train_step = load_program(Path(config.compute.program), facts, train_step, *shapes, mesh)
         # Before anything is written: a start that is refused leaves no run folder behind.

@@ -22,7 +22,7 @@ from data_prep.records import UserError
 Facts = dict[str, Any]
 
 
-def facts_of(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel, total_steps: int) -> Facts:
+def program_facts(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel, total_steps: int) -> Facts:
     """Everything that decides the program, as JSON has it."""
     compute = dataclasses.asdict(config.compute)
     facts = {

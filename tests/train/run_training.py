@@ -1,8 +1,8 @@
 """A training run in a process of its own that can be struck at a step.
 
-run_training.py CONFIG STEP SIGNAL [COORDINATOR RANK COUNT]
+run_training.py CONFIG STEP SIGNAL [FLAGS]
 
-CONFIG is a Python file of values; STEP 0 lets it run to its end. The last three make it one of several processes.
+CONFIG is a Python file of values; STEP 0 lets it run to its end; FLAGS are those of `asclepius train`.
 """
 
 import os
@@ -11,9 +11,7 @@ import sys
 import time
 from typing import Any
 
-import jax
-
-from asclepius_jax.config import load_config
+from asclepius_jax import cli
 from asclepius_jax.train import loop
 
 
@@ -32,10 +30,8 @@ def strike(step: int, number: int) -> None:
 
 
 if __name__ == "__main__":
-    config, step, number = load_config(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    if len(sys.argv) > 4:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(sys.argv[4], process_id=int(sys.argv[5]), num_processes=int(sys.argv[6]))
-    if step:
-        strike(step, signal.Signals(number))
-    loop.train(config)
+    config, step, number, *flags = sys.argv[1:]
+    if int(step):
+        strike(int(step), signal.Signals(int(number)))
+    sys.argv = ["asclepius", "train", config, *flags]
+    cli.main()
