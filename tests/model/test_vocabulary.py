@@ -1,0 +1,144 @@
+"""The chunked loss and the embedding against plain float64, alone and with the vocabulary split over devices."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from asclepius_jax import hlo
+from asclepius_jax.config import MeshConfig
+from asclepius_jax.model import vocabulary
+from asclepius_jax.model.parallel import Parallel
+from asclepius_jax.sharding import make_mesh, parallel_of
+from asclepius_jax.train.step import shard_map
+
+B, T, D, V = 2, 12, 8, 24
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch) -> None:
+    monkeypatch.setattr(vocabulary, "CHUNK_TOKENS", 7)  # 24 tokens: four chunks of 6
+
+
+def made(tokens: int = T) -> tuple[np.ndarray, ...]:
+    random = np.random.default_rng(0)
+    x_BTD, head_DV = random.normal(size=(B, tokens, D)), random.normal(size=(D, V))
+    return (
+        x_BTD,
+        head_DV,
+        random.integers(0, V, (B, tokens)),
+        random.random((B, tokens)) * (random.random((B, tokens)) < 0.5),
+    )
+
+
+def expected(x_BTD, head_DV, targets_BT, weights_BT) -> tuple[float, np.ndarray, np.ndarray]:
+    """Loss, dx, dhead in float64."""
+    logits = x_BTD @ head_DV
+    exp = np.exp(logits - logits.max(-1, keepdims=True))
+    probs = exp / exp.sum(-1, keepdims=True)
+    hit = np.eye(V)[targets_BT]
+    losses = -np.log((probs * hit).sum(-1))
+    d_logits = (probs - hit) * weights_BT[..., None]
+    return (losses * weights_BT).sum(), d_logits @ head_DV.T, np.einsum("BTD,BTV->DV", x_BTD, d_logits)
+
+
+def compare(ours: Any, theirs: Any, tolerance: float) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        scale = max(np.abs(other).max(), 1e-9)
+        assert np.abs(np.asarray(one, np.float64) - other).max() <= tolerance * scale
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["own matrix", "tied"])
+@pytest.mark.parametrize("tokens", [T, 13], ids=["whole chunks", "a short chunk"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 3e-2)])
+def test_value_and_gradient(tokens: int, axis: int, dtype: str, tolerance: float):
+    x, head, targets, weights = made(tokens)
+    x = np.asarray(jnp.asarray(x, dtype), np.float64)  # what bfloat16 leaves of it is where both start
+
+    def loss(x_BTD, matrix):
+        return vocabulary.loss_sum(x_BTD.astype(dtype), matrix, targets, weights.astype(np.float32), Parallel(), axis)
+
+    matrix = jnp.asarray(head if axis == 0 else head.T, jnp.float32)
+    value, (d_x, d_matrix) = jax.jit(jax.value_and_grad(loss, (0, 1)))(jnp.asarray(x, jnp.float32), matrix)
+    theirs = expected(x, head, targets, weights)
+    compare((value, d_x, d_matrix if axis == 0 else d_matrix.T), theirs, tolerance)
+    plain = jax.jit(loss)(jnp.asarray(x, jnp.float32), matrix)  # without a gradient it is another program
+    assert float(plain) == pytest.approx(float(value), rel=1e-6)
+
+
+def test_a_factor_behind_the_loss_reaches_the_gradients():
+    x, head, targets, weights = made()
+
+    def half(x_BTD, head_DV):
+        return 0.5 * vocabulary.loss_sum(x_BTD, head_DV, targets, weights.astype(np.float32), Parallel(), 0)
+
+    grads = jax.grad(half, (0, 1))(jnp.asarray(x, jnp.float32), jnp.asarray(head, jnp.float32))
+    _, d_x, d_head = expected(x, head, targets, weights)
+    compare(grads, (0.5 * d_x, 0.5 * d_head), 2e-6)
+
+
+def test_no_weight_is_no_loss_and_no_gradient():
+    x, head, targets, weights = made()
+    loss = lambda x, head: vocabulary.loss_sum(x, head, targets, 0 * weights.astype(np.float32), Parallel(), 0)  # noqa: E731
+    value, grads = jax.value_and_grad(loss, (0, 1))(jnp.asarray(x, jnp.float32), jnp.asarray(head, jnp.float32))
+    assert float(value) == 0.0
+    assert all(float(jnp.abs(grad).max()) == 0.0 for grad in grads)
+
+
+@pytest.mark.parametrize(("fsdp", "tensor"), [(1, 2), (2, 1), (2, 4)])
+def test_split_over_devices_it_is_the_same(fsdp: int, tensor: int):
+    """Rows over fsdp; the vocabulary and, for x, the positions over tensor."""
+    x, head, targets, weights = made()
+    mesh = make_mesh(MeshConfig(1, fsdp, tensor), jax.devices()[: fsdp * tensor])
+    parallel = parallel_of(mesh, "float32")
+
+    def local(x_BTD, head_DV, targets_BT, weights_BT):
+        loss = lambda x, head: vocabulary.loss_sum(x, head, targets_BT, weights_BT, parallel, 0)  # noqa: E731
+        value, (d_x, d_head) = jax.value_and_grad(loss, (0, 1))(x_BTD, head_DV)
+        return jax.lax.psum(value, "fsdp"), d_x, d_head
+
+    x_spec, head_spec, rows = PartitionSpec("fsdp", "tensor"), PartitionSpec("fsdp", "tensor"), PartitionSpec("fsdp")
+    spread = shard_map(local, mesh, (x_spec, head_spec, rows, rows), (PartitionSpec(), x_spec, head_spec))
+    arrays = [np.asarray(each, np.float32) for each in (x, head)]
+    ours = jax.jit(spread)(*arrays, targets, weights.astype(np.float32))
+    compare(ours, expected(x, head, targets, weights), 2e-6)
+
+
+@pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (2, 1), (1, 4), (2, 2)])
+def test_lookup_and_its_gradient(fsdp: int, tensor: int):
+    random = np.random.default_rng(1)
+    table, tokens, d_out = random.normal(size=(V, D)), random.integers(0, V, (B, T)), random.normal(size=(B, T, D))
+    mesh = make_mesh(MeshConfig(1, fsdp, tensor), jax.devices()[: fsdp * tensor])
+    parallel = parallel_of(mesh, "float32")
+
+    def local(embed_VD, tokens_BT, d_out_BTD):
+        out, pull = jax.vjp(lambda embed: vocabulary.lookup(embed, tokens_BT, parallel, "float32"), embed_VD)
+        return out, pull(d_out_BTD)[0]
+
+    table_spec, rows, out_spec = PartitionSpec("tensor", "fsdp"), PartitionSpec("fsdp"), PartitionSpec("fsdp", "tensor")
+    spread = shard_map(local, mesh, (table_spec, rows, out_spec), (out_spec, table_spec))
+    out, d_table = jax.jit(spread)(table.astype(np.float32), tokens, d_out.astype(np.float32))
+    expected_d = np.zeros_like(table)
+    np.add.at(expected_d, tokens, d_out)
+    compare((out, d_table), (table[tokens], expected_d), 1e-6)
+
+
+def test_a_frequent_tokens_gradient_does_not_stall():
+    """4,096 times one thousandth: in bfloat16 the sum would stop where the addend is less than half of its last bit."""
+    tokens, like = np.full((1, 4096), 3), jnp.ones((V, D))
+    _, pull = jax.vjp(lambda embed: vocabulary.lookup(embed, tokens, Parallel(), "bfloat16"), like)
+    (d_table,) = pull(jnp.full((1, 4096, D), 2.0**-10, jnp.bfloat16))
+    np.testing.assert_array_equal(d_table[3], np.full(D, 4.0))
+
+
+def test_a_rows_logits_never_exist():
+    x, head, targets, weights = made()
+    loss = lambda x, head: vocabulary.loss_sum(x, head, targets, weights.astype(np.float32), Parallel(), 0)  # noqa: E731
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(np.float32(x), np.float32(head)).compile().as_text()
+    sizes = {int(np.prod(shape)) for shape in hlo.buffer_shapes(program) if V in shape}
+    assert 6 * V in sizes
+    assert T * V not in sizes
+    assert B * T * V not in sizes

@@ -1,0 +1,66 @@
+"""Which attention kernel a machine gets, and what is refused."""
+
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asclepius_jax.config import ComputeConfig, DataConfig, TrainConfig
+from asclepius_jax.model.variants import VARIANTS, LlamaConfig
+from asclepius_jax.train.kernel import choose_kernel
+from data_prep.records import UserError
+
+
+def mesh_of(platform: str, capability: str = "") -> Any:
+    device = types.SimpleNamespace(platform=platform, device_kind=f"a {platform}", compute_capability=capability)
+    return types.SimpleNamespace(devices=np.array([device]))
+
+
+def choose(
+    platform: str, capability: str = "", attention: str = "auto", dtype: str = "bfloat16", row_length: int = 2048,
+    model: LlamaConfig = VARIANTS["llama2_7b"], segments: int = 8,
+) -> str:  # fmt: skip
+    compute: Any = ComputeConfig(dtype=dtype, attention=attention)
+    config = TrainConfig(data=DataConfig(row_length=row_length), compute=compute)
+    return choose_kernel(config, mesh_of(platform, capability), model, segments).name
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "name"),
+    [("tpu", "", "splash"), ("gpu", "9.0", "cudnn_packed"), ("gpu", "10.0", "cudnn_packed"),
+     ("gpu", "8.0", "cudnn_mask"),
+     ("gpu", "8.6", "cudnn_mask"), ("cpu", "", "xla")],
+)  # fmt: skip
+def test_each_device_gets_its_own(platform: str, capability: str, name: str):
+    assert choose(platform, capability) == name
+
+
+def test_what_cudnn_cannot_do_is_done_without_it_or_refused():
+    assert choose("gpu", "9.0", dtype="float32") == "xla"
+    assert choose("gpu", "9.0", attention="xla") == "xla"
+    wide = LlamaConfig(320, 512, 64, 2, 2, 2, head_dim=256)
+    assert choose("gpu", "9.0", model=wide) == "cudnn_packed"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (
+            {"platform": "tpu", "row_length": 864},
+            r"864 is no multiple of 128.*--row-length 896.*--compute.attention xla",
+        ),
+        ({"platform": "cpu", "attention": "splash"}, "it runs on TPUs, this is a cpu"),
+        ({"platform": "tpu", "attention": "cudnn"}, "it runs on NVIDIA GPUs, this is a tpu"),
+        ({"platform": "gpu", "capability": "9.0", "attention": "cudnn", "dtype": "float32"}, "bfloat16"),
+        ({"platform": "gpu", "capability": "8.0", "row_length": 2047}, r"2047 is odd.*--row-length 2048"),
+        ({"platform": "gpu", "capability": "7.0"}, "older than Ampere"),
+        (
+            {"platform": "gpu", "capability": "8.0", "model": LlamaConfig(320, 512, 64, 2, 2, 2, head_dim=256)},
+            "up to 128",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused_with_the_way_out(asked: dict[str, Any], told: str):
+    with pytest.raises(UserError, match=told):
+        choose(**asked)
