@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench format clean
 
 demo: .venv/ready
 	$(BIN)/asclepius demo
@@ -16,6 +16,10 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_architecture.py
+
+# On a quiet machine; writes benchmarks/RESULTS.md.
+bench: .venv/ready
+	$(BIN)/python benchmarks/run.py
 
 format: .venv/ready
 	$(BIN)/ruff format .

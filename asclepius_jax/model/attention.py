@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from asclepius_jax.model import cudnn, splash
+from asclepius_jax.model.product import product
 
 # What the backward pass must find saved of a kernel, or it runs the kernel's forward again.
 SAVED_NAME = "attention_out"
@@ -80,5 +81,5 @@ def plain(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax
     scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
     probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    out_BTNH = jnp.einsum("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(B, T, N, H)
+    out_BTNH = product("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(B, T, N, H)
     return jax.ad_checkpoint.checkpoint_name(out_BTNH, SAVED_NAME)

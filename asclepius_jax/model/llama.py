@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from asclepius_jax.model import vocabulary
 from asclepius_jax.model.attention import SAVED_NAME, Kernel, attend, cached_mask, plain, prepare
 from asclepius_jax.model.parallel import Parallel
+from asclepius_jax.model.product import product
 from asclepius_jax.model.rope import angles, frequencies, rotate
 from asclepius_jax.model.variants import LlamaConfig
 
@@ -92,9 +93,9 @@ class Attention(nnx.Module):
         """`cache` is this layer's (k_BSKH, v_BSKH), or None to attend within x; returns it with x's keys written."""
         dtype, scale = x_BTD.dtype, self.q_DNH.shape[-1] ** -0.5
         q_DNH, k_DKH, v_DKH = (parallel.weight(w[...], 0, dtype) for w in (self.q_DNH, self.k_DKH, self.v_DKH))
-        q_BTNH = rotate(jnp.einsum("BTD,DNH->BTNH", x_BTD, q_DNH), rows.cos_sin, scale)
-        k_BSKH = rotate(jnp.einsum("BSD,DKH->BSKH", x_BTD, k_DKH), rows.cos_sin)
-        v_BSKH = jnp.einsum("BSD,DKH->BSKH", x_BTD, v_DKH)
+        q_BTNH = rotate(product("BTD,DNH->BTNH", x_BTD, q_DNH), rows.cos_sin, scale)
+        k_BSKH = rotate(product("BSD,DKH->BSKH", x_BTD, k_DKH), rows.cos_sin)
+        v_BSKH = product("BSD,DKH->BSKH", x_BTD, v_DKH)
         if cache is not None:
             rows_B1 = jnp.arange(x_BTD.shape[0])[:, None]
             k_BSKH = cache[0].at[rows_B1, rows.positions_BT].set(k_BSKH)
@@ -107,7 +108,7 @@ class Attention(nnx.Module):
                 for x, name in zip((q_BTNH, k_BSKH, v_BSKH), "qkv", strict=True)
             )
             out_BTNH = parallel.positions_apart(attend(rows.kernel, q, k, v, rows.documents))
-        return jnp.einsum("BTNH,DNH->BTD", out_BTNH, parallel.weight(self.o_DNH[...], 0, dtype)), cache
+        return product("BTNH,DNH->BTD", out_BTNH, parallel.weight(self.o_DNH[...], 0, dtype)), cache
 
 
 class Mlp(nnx.Module):
@@ -119,11 +120,11 @@ class Mlp(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, parallel: Parallel) -> jax.Array:
         dtype = x_BTD.dtype
-        gate_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, parallel.weight(self.gate_DF[...], 0, dtype))
-        up_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, parallel.weight(self.up_DF[...], 0, dtype))
+        gate_BTF = product("BTD,DF->BTF", x_BTD, parallel.weight(self.gate_DF[...], 0, dtype))
+        up_BTF = product("BTD,DF->BTF", x_BTD, parallel.weight(self.up_DF[...], 0, dtype))
         gate_BTF, up_BTF = checkpoint_name(gate_BTF, "gate"), checkpoint_name(up_BTF, "up")
         hidden_BTF = checkpoint_name(jax.nn.silu(gate_BTF) * up_BTF, "hidden")
-        return jnp.einsum("BTF,DF->BTD", hidden_BTF, parallel.weight(self.down_DF[...], 0, dtype))
+        return product("BTF,DF->BTD", hidden_BTF, parallel.weight(self.down_DF[...], 0, dtype))
 
 
 def residual_std(config: LlamaConfig) -> float:

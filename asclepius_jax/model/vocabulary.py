@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from asclepius_jax.model.parallel import Parallel
+from asclepius_jax.model.product import product
 
 CHUNK_TOKENS = 1024
 
@@ -93,7 +94,7 @@ def loss_forward(x_BTD, head, targets_BT, weights_BT, parallel, axis, with_grads
         if not with_grads:
             return (total, d_weight_DV), None
         d_logits_CV = ((exp_CV / sum_C[:, None] - hit_CV) * weights_C[:, None]).astype(dtype)
-        d_x_CD = jnp.einsum("CV,DV->CD", d_logits_CV, weight_DV)
+        d_x_CD = product("CV,DV->CD", d_logits_CV, weight_DV)
         d_weight_DV += jnp.einsum("CD,CV->DV", x_CD, d_logits_CV, preferred_element_type=jnp.float32)
         return (total, d_weight_DV), d_x_CD
 
