@@ -60,6 +60,7 @@ def measure() -> list[list[Any]]:
         ["useful tokens of a slot, packed rows", f"{full:.3f}"],
         [f"packed to padded to {ROW_LENGTH}", f"{full / padded(lengths, len(lengths), ROW_LENGTH):.2f}"],
         ["packed to padded to the longest of 8", f"{full / padded(lengths, 8, None):.2f}"],
+        ["packed to padded to the longest of 16", f"{full / padded(lengths, 16, None):.2f}"],
         ["packed to padded to the longest of 32", f"{full / padded(lengths, 32, None):.2f}"],
     ]
 

@@ -87,8 +87,16 @@ def save_model(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(VOCABULARY, 512, 1408, 8, 8, 8, max_position_embeddings=2048, rms_norm_eps=1e-5)
-    config.head_dim = 64
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        head_dim=64,
+        max_position_embeddings=2048,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
