@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -123,6 +124,7 @@ def plan(command: Command, arguments: list[str]) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     if rehearsal := re.search(r"--topology[ =]cpu-(\d+)", " ".join(arguments)):
         os.environ["JAX_NUM_CPU_DEVICES"] = rehearsal[1]
+    compile_as_launched()
     from asclepius_jax.config import TrainConfig
 
     module = importlib.import_module(command.module)
@@ -135,6 +137,15 @@ def plan(command: Command, arguments: list[str]) -> None:
 
     flags = parse("plan", arguments, Flags, lambda config: Flags(options(tyro.MISSING), config))
     module.run(flags.plan, flags.run)
+
+
+def compile_as_launched() -> None:
+    """Give the compilers the flags that launch/train.sh gives them, where the repository is at hand."""
+    script = Path(__file__).resolve().parent.parent / "launch/xla_flags.sh"
+    text = script.read_text() if script.is_file() else ""
+    for variable, prefix in (("XLA_FLAGS", "--xla_gpu_"), ("LIBTPU_INIT_ARGS", "--xla_tpu_")):
+        flags = re.findall(rf"^ +({prefix}\S+)$", text, re.MULTILINE)
+        os.environ[variable] = " ".join([*flags, os.environ.get(variable, "")])
 
 
 def parse(name: str, arguments: list[str], flags: Any, default: Callable[[Any], Any]) -> Any:

@@ -127,7 +127,7 @@ def trip_count(loop: Instruction, program: Program) -> int:
     assert condition, loop.line
     constants = [
         int(found[1])
-        for one in program[condition[1]]
+        for one, _ in visits(program, condition[1])
         if one.operation == "constant" and (found := re.search(r"constant\((\d+)\)", one.line))
     ]
     if len(constants) != 1:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from made_inputs import TOKEN_IDS
 
 from asclepius_jax import hlo
+from asclepius_jax.cli import compile_as_launched
 from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshConfig, TrainConfig, load_config
 from asclepius_jax.model.hf import write_config
 from asclepius_jax.model.variants import VARIANTS
@@ -201,3 +203,44 @@ def test_rows_that_a_kernel_cannot_take_are_refused_before_compiling(made):
 def test_slices_share_nothing_but_replicas(made):
     with pytest.raises(UserError, match=r"make mesh.data a multiple of 2"):
         made("v5e-16x2", 1)
+
+
+def test_the_flags_of_the_launch_script_are_those_of_a_plan(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--mine=1")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
+    compile_as_launched()
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_enable_latency_hiding_scheduler=true --mine=1"
+    assert os.environ["LIBTPU_INIT_ARGS"].startswith("--xla_tpu_enable_async_collective_fusion=true ")
+
+
+def test_a_loops_trips_are_found_where_xla_wrote_them():
+    text = """HloModule m
+
+%inside (p: s32[]) -> pred[] {
+  %p = s32[] parameter(0)
+  %limit = s32[] constant(7)
+  ROOT %less = pred[] compare(%p, %limit), direction=LT
+}
+
+%condition (s: (s32[], f32[8])) -> pred[] {
+  %s = (s32[], f32[8]) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  ROOT %done = pred[] fusion(%i), kind=kLoop, calls=%inside
+}
+
+%body (s: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %s = (s32[], f32[8]) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%s), index=1
+  %sum = f32[8]{0} all-reduce(%x), replica_groups=[2,2]<=[4], to_apply=%add
+  ROOT %t = (s32[], f32[8]) tuple(%i, %sum)
+}
+
+ENTRY %main (a: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %a = (s32[], f32[8]) parameter(0)
+  ROOT %loop = (s32[], f32[8]) while(%a), condition=%condition, body=%body
+}
+"""
+    (found,) = hlo.collectives(text)
+    assert (found.kind, found.bytes, found.count) == ("all-reduce", 32, 7)
+    assert found.groups.tolist() == [[0, 1], [2, 3]]
+    assert hlo.mesh_axes(found.groups, {"data": 2, "fsdp": 2}) == ("fsdp",)
