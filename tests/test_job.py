@@ -29,6 +29,7 @@ from data_prep.records import UserError
 
 coordinator, process_id, rate, action = sys.argv[1:]
 with joined(JobConfig(coordinator, 2, int(process_id), 30, HEARTBEAT), lambda error: str(error)):
+    time.sleep(int(process_id) / 2)  # processes come to compare one after another
     check_agreement(facts_of(TrainConfig(optimizer=OptimizerConfig(learning_rate=float(rate)))))
     print("agreed", flush=True)
     exec(action)

@@ -186,3 +186,14 @@ def test_the_rate_ends_at_its_final_fraction():
     assert float(rate(jnp.int32(10))) == pytest.approx(1.0)
     assert float(rate(jnp.int32(55))) == pytest.approx(0.55)
     assert float(rate(jnp.int32(100))) == pytest.approx(0.1)
+
+
+def test_a_first_moment_in_bfloat16_is_half_as_large_and_trains_the_same():
+    config = OptimizerConfig(learning_rate=1e-3, warmup_fraction=0.0, first_moment_dtype="bfloat16")
+    params = jax.tree.map(jnp.array, first_params())
+    whole, half = (make_optimizer(c, 10) for c in (dataclasses.replace(config, first_moment_dtype="float32"), config))
+    moments = [leaf for leaf in jax.tree.leaves(half.init(params)) if leaf.dtype == jnp.bfloat16]
+    assert len(moments) == len(jax.tree.leaves(params))
+    grads = jax.tree.map(lambda p: 0.01 * jnp.cos(jnp.arange(p.size, dtype=jnp.float32)).reshape(p.shape), params)
+    ours, theirs = (optimizer.update(grads, optimizer.init(params), params)[0] for optimizer in (half, whole))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-7, atol=1e-9), ours, theirs)
