@@ -21,7 +21,6 @@ REPORTS = ROOT / "data_prep" / "demo_reports.jsonl"
 
 def asclepius(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["asclepius", *map(str, arguments)])
-    monkeypatch.setattr(cli, "join_job", lambda: None)  # JAX has started in this process
     cli.main()
 
 

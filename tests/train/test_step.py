@@ -146,7 +146,7 @@ def test_no_loss_token_is_no_loss_and_no_nan():
 
 def test_the_first_losses_of_the_tiny_model_are_locked(reference):
     """A refactoring that moves them is not one."""
-    np.testing.assert_allclose(reference[0][:2], [5.5488205, 5.5427613], rtol=1e-5)
+    np.testing.assert_allclose(reference[0][:2], [5.5474758, 5.5397863], rtol=1e-5)
 
 
 # ---------------------------------------------------------------- optimizer
