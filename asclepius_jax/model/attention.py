@@ -28,7 +28,7 @@ class Kernel:
 
     def __post_init__(self) -> None:
         assert self.name in KERNELS, self.name
-        assert self.name != "cudnn_packed" or self.max_segments > 0, "cudnn_packed needs a bound on documents a row"
+        assert self.name != "cudnn_packed" or self.max_segments > 1, "cudnn_packed needs a bound on documents a row"
 
 
 def prepare(kernel: Kernel, segments_BT: jax.Array) -> Any:

@@ -16,6 +16,7 @@ from asclepius_jax.model.attention import Kernel, attend, prepare
 ROWS = {
     37: [[5, 1, 20], [37], [12, 12]],
     128: [[100, 28], [1, 126], [64]],
+    256: [[200, 40], [127, 2, 127], [1, 255]],
     384: [[130, 200, 3], [384], [127, 1, 128, 100]],
 }
 HEADS = [(4, 4), (4, 2), (4, 1)]
@@ -49,8 +50,12 @@ def check(kernel: Kernel, row_length: int, N: int, K: int, H: int, dtype: str) -
     def run(q, k, v):
         return attend(kernel, q, k, v, prepare(kernel, jnp.asarray(segments_BT)))
 
-    out, pull = jax.vjp(run, q, k, v)
-    grads = pull(d_out)
+    @jax.jit
+    def run_and_pull(q, k, v, d_out):
+        out, pull = jax.vjp(run, q, k, v)
+        return out, pull(d_out)
+
+    out, grads = run_and_pull(q, k, v, d_out)
     expected_out, expected_grads = reference(q, k, v, segments_BT, d_out)
     assert out.dtype == q.dtype
     for name, ours, theirs in zip("o q k v".split(), (out, *grads), (expected_out, *expected_grads), strict=True):
@@ -66,7 +71,7 @@ def test_plain(row_length: int, N: int, K: int, dtype: str):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("row_length", "N", "K", "H"), [(128, 2, 2, 128), (384, 4, 2, 64)])
+@pytest.mark.parametrize(("row_length", "N", "K", "H"), [(128, 2, 2, 128), (256, 2, 1, 64), (384, 4, 2, 64)])
 def test_splash(row_length: int, N: int, K: int, H: int, dtype: str):
     check(Kernel("splash", interpret=True), row_length, N, K, H, dtype)
 
@@ -167,6 +172,11 @@ def test_cudnn_packed_finds_every_document_and_no_other(emulated, row_length: in
     check(Kernel("cudnn_packed", max_segments=8), row_length, N, K, 16, "bfloat16")
 
 
+def test_cudnn_packed_takes_as_many_documents_as_a_row_has(emulated):
+    most = max(len(runs_of(row)) for row in segments(37))
+    check(Kernel("cudnn_packed", max_segments=most), 37, 4, 2, 16, "bfloat16")
+
+
 @pytest.mark.parametrize("row_length", [37, 128])
 def test_cudnn_masked_masks_documents(emulated, row_length: int):
     check(Kernel("cudnn_mask"), row_length, 4, 2, 16, "bfloat16")
@@ -197,9 +207,16 @@ def test_runs_are_documents_in_order_and_end_with_the_batch():
     assert len(starts) == len(lengths) + 1 == 5 * len(segments_BT) + 1
 
 
+def test_rows_full_of_documents_leave_no_place_empty():
+    segments_BT = np.array([[1, 1, 2, 3, 3], [1, 2, 2, 2, 0]], np.int32)
+    starts, lengths = cudnn.runs(segments_BT, 3)
+    assert starts.tolist() == [0, 2, 3, 5, 6, 9, 10]
+    assert lengths.tolist() == [2, 1, 2, 1, 3, 1]
+
+
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "masked"])
 def test_the_calls_are_described_as_jax_describes_its_own(packed: bool):
-    """Same targets, operands in the same order, same attributes: what JAX's private wrapper emits for a GPU."""
+    """Same targets, same attributes as JAX's private wrapper; operands and layouts are in test_cudnn_lowering.py."""
     theirs = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     B, T, N, K, H, M = 2, 64, 4, 2, 32, 3
     config = theirs.create_dot_product_attention_backend_config

@@ -88,23 +88,25 @@ def test_no_weight_is_no_loss_and_no_gradient():
     assert all(float(jnp.abs(grad).max()) == 0.0 for grad in grads)
 
 
+@pytest.mark.parametrize("axis", [0, 1], ids=["own matrix", "tied"])
 @pytest.mark.parametrize(("fsdp", "tensor"), [(1, 2), (2, 1), (2, 4)])
-def test_split_over_devices_it_is_the_same(fsdp: int, tensor: int):
+def test_split_over_devices_it_is_the_same(fsdp: int, tensor: int, axis: int):
     """Rows over fsdp; the vocabulary and, for x, the positions over tensor."""
     x, head, targets, weights = made()
     mesh = make_mesh(MeshConfig(1, fsdp, tensor), jax.devices()[: fsdp * tensor])
     parallel = parallel_of(mesh, "float32")
 
-    def local(x_BTD, head_DV, targets_BT, weights_BT):
-        loss = lambda x, head: vocabulary.loss_sum(x, head, targets_BT, weights_BT, parallel, 0)  # noqa: E731
-        value, (d_x, d_head) = jax.value_and_grad(loss, (0, 1))(x_BTD, head_DV)
-        return jax.lax.psum(value, "fsdp"), d_x, d_head
+    def local(x_BTD, matrix, targets_BT, weights_BT):
+        loss = lambda x, head: vocabulary.loss_sum(x, head, targets_BT, weights_BT, parallel, axis)  # noqa: E731
+        value, (d_x, d_matrix) = jax.value_and_grad(loss, (0, 1))(x_BTD, matrix)
+        return jax.lax.psum(value, "fsdp"), d_x, d_matrix
 
-    x_spec, head_spec, rows = PartitionSpec("fsdp", "tensor"), PartitionSpec("fsdp", "tensor"), PartitionSpec("fsdp")
-    spread = shard_map(local, mesh, (x_spec, head_spec, rows, rows), (PartitionSpec(), x_spec, head_spec))
-    arrays = [np.asarray(each, np.float32) for each in (x, head)]
-    ours = jax.jit(spread)(*arrays, targets, weights.astype(np.float32))
-    compare(ours, expected(x, head, targets, weights), 2e-6)
+    x_spec, rows = PartitionSpec("fsdp", "tensor"), PartitionSpec("fsdp")
+    split = PartitionSpec("fsdp", "tensor") if axis == 0 else PartitionSpec("tensor", "fsdp")
+    spread = shard_map(local, mesh, (x_spec, split, rows, rows), (PartitionSpec(), x_spec, split))
+    arrays = [np.asarray(each, np.float32) for each in (x, head if axis == 0 else head.T)]
+    value, d_x, d_matrix = jax.jit(spread)(*arrays, targets, weights.astype(np.float32))
+    compare((value, d_x, d_matrix if axis == 0 else d_matrix.T), expected(x, head, targets, weights), 2e-6)
 
 
 @pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (2, 1), (1, 4), (2, 2)])

@@ -38,9 +38,17 @@ def test_each_device_gets_its_own(platform: str, capability: str, name: str):
 
 def test_what_cudnn_cannot_do_is_done_without_it_or_refused():
     assert choose("gpu", "9.0", dtype="float32") == "xla"
+    assert choose("gpu", "8.0", dtype="float32") == "xla"
     assert choose("gpu", "9.0", attention="xla") == "xla"
     wide = LlamaConfig(320, 512, 64, 2, 2, 2, head_dim=256)
     assert choose("gpu", "9.0", model=wide) == "cudnn_packed"
+
+
+@pytest.mark.parametrize(("documents", "bound"), [(8, 8), (2, 2), (1, 2)])
+def test_the_packed_kernel_is_told_how_many_documents_a_row_has(documents: int, bound: int):
+    """At least two: a bound of one describes rows that are not packed, and takes no places."""
+    kernel = choose_kernel(TrainConfig(), mesh_of("gpu", "9.0"), VARIANTS["llama2_7b"], documents)
+    assert (kernel.name, kernel.max_segments) == ("cudnn_packed", bound)
 
 
 @pytest.mark.parametrize(
