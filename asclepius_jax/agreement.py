@@ -67,6 +67,21 @@ def compare(job: Job, name: str, facts: dict[str, str]) -> None:
         raise Disagreement(f"the processes of the job do not agree: {summary(differences)}")
 
 
+def problems_of_all(name: str, problem: str, timeout_seconds: int = 3600) -> list[str]:
+    """The problems that the processes of the job tell under this name, "" being none; returns when all have come here.
+
+    A name serves once in the life of a job. Alone, a process hears itself.
+    """
+    job = current()
+    if job is None:
+        return [problem] if problem else []
+    client, place, wait = job.client, f"asclepius/problems/{name}", timeout_seconds * 1000
+    if problem:
+        client.key_value_set(f"{place}/{job.process_id:06}", problem)
+    client.wait_at_barrier(f"{place}/told", wait)
+    return [text for _, text in sorted(client.key_value_dir_get(place))]
+
+
 def summary(differences: list[tuple[str, str]], most: int = 4) -> str:
     """`fact is A in process 0, B in process 1, 2`, the first few of them."""
     processes: dict[str, list[int]] = {}

@@ -107,6 +107,12 @@ class CheckpointConfig:
     """The last step is always saved."""
     keep: int = 2
     """Newest steps that stay."""
+    keep_every: int = 0
+    """Steps that are multiples of this stay for ever; 0: none."""
+    keep_best: int = 0
+    """Steps with the lowest loss on held-out rows that stay; saved and evaluated at the same step."""
+    checksums: bool = True
+    """Save every array's content checksum, and compare when it is read again."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from asclepius_jax.checkpoints import STEPS, Checkpoints, Meta, find_step, read_meta, read_stored
-from asclepius_jax.config import MeshConfig
+from asclepius_jax.checkpoints import STEPS, Meta, find_step, read_meta, read_stored
+from asclepius_jax.config import CheckpointConfig, MeshConfig
 from asclepius_jax.model.hf import hf_shapes, load_params, names, read_config, to_hf, write_config
 from asclepius_jax.model.llama import Model, build
+from asclepius_jax.saver import Saver
 from asclepius_jax.sharding import make_mesh, param_shardings
 from data_prep.prompts import chat_template
 from data_prep.records import MANIFEST, SCHEMA_VERSION, UserError, file_hash, write_durably, writing_folder
@@ -203,9 +204,9 @@ def run_import(config: ImportConfig) -> None:
     params = load_params(config.hf, model, param_shardings(make_mesh(config.mesh), model))
     meta = Meta(model.config, source.hash, prompt_template="", row_length=0, phase="import", config={})
     source.save(config.out / "tokenizer")
-    checkpoints = Checkpoints(config.out)
-    checkpoints.save(0, {"params": params}, meta)
-    checkpoints.close()
+    saver = Saver(config.out, CheckpointConfig())
+    saver.save(0, {"params": params}, meta)
+    saver.finish(last=True)
     count = len(hf_shapes(model))
     manifest = {
         "schema": SCHEMA_VERSION,

@@ -274,9 +274,13 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
 
 
 def sync(path: Path) -> None:
-    """Bring a file that someone else wrote onto the disk, so that the manifest never gets there first."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Bring a file that someone else wrote, or the names in a folder, onto the disk: so that a manifest never gets there
+    first."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from made_inputs import MODEL, example, note, sentences, write_records
 
-from asclepius_jax.checkpoints import Checkpoints, Meta
+from asclepius_jax.checkpoints import Meta
+from asclepius_jax.config import CheckpointConfig
 from asclepius_jax.data import PackedRows
 from asclepius_jax.export import ExportConfig, run_export
 from asclepius_jax.generate import GenerateConfig, read_prompt
 from asclepius_jax.model.llama import build, init_params
+from asclepius_jax.saver import Saver
 from data_prep import pack
 from data_prep.filters import reason_to_reject
 from data_prep.instructions import TaskWeights, WriteExamples, tasks_of_note
@@ -134,9 +136,9 @@ def test_a_prompt_that_differs_between_training_and_the_exported_chat_template(t
     transformers = pytest.importorskip("transformers")
     ours = JsonTokenizer(tuning.folder / "tokenizer")
     meta = Meta(MODEL, ours.hash, tuning.manifest["prompt_template"], LENGTH, "instruct", {})
-    checkpoints = Checkpoints(tmp_path / "run")
-    checkpoints.save(1, {"params": init_params(MODEL, 0)}, meta)
-    checkpoints.close()
+    saver = Saver(tmp_path / "run", CheckpointConfig())
+    saver.save(1, {"params": init_params(MODEL, 0)}, meta)
+    saver.finish(last=True)
     ours.save(tmp_path / "run/tokenizer")
     run_export(ExportConfig(tmp_path / "run", tmp_path / "hf"))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")

@@ -16,13 +16,12 @@ from jax.experimental import multihost_utils
 
 from asclepius_jax.agreement import check_agreement, facts_of
 from asclepius_jax.checkpoints import (
-    Checkpoints,
     Meta,
     State,
     check_model,
     find_step,
-    newest_step,
     read_meta,
+    restore_newest,
     restore_params,
     restore_state,
 )
@@ -31,6 +30,7 @@ from asclepius_jax.data import PackedRows, Prefetch, TrainBatches, eval_batches
 from asclepius_jax.model.hf import load_params, read_config
 from asclepius_jax.model.llama import Model, Params, build
 from asclepius_jax.model.variants import VARIANTS, LlamaConfig
+from asclepius_jax.saver import Saver
 from asclepius_jax.settle import settle
 from asclepius_jax.sharding import batch_sharding, check_layout, make_mesh
 from asclepius_jax.train.kernel import choose_kernel
@@ -80,7 +80,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         # Before anything is written: a start that is refused leaves no run folder behind.
         state = start_state(config, model, rows, optimizer, shardings)
         first = int(state["step"])
-        checkpoints = Checkpoints(run_dir, config.checkpoint.keep)
+        saver = Saver(run_dir, config.checkpoint)
         write_run_folder(run_dir, config, rows)
         eval_step = make_eval_step(config, model, shardings, mesh, kernel)
         metrics = Metrics(run_dir, config.log, first, total_steps)
@@ -110,11 +110,11 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                 metrics.write([{"step": step, **evaluated}])
             if saving:
                 with clock("save"), metrics.pause():
-                    checkpoints.save(step, state, meta)
+                    saver.save(step, state, meta)
             if leave:
                 break
     with clock("save"):
-        checkpoints.close()
+        saver.finish(last=True)
     metrics.close()
     if first < total_steps:  # a finished run that is started again keeps its story
         write_summary(run_dir, step, total_steps, clock)
@@ -192,9 +192,8 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
     """The state to start from, in this order:
     1. an interrupted run in this folder   2. init.checkpoint   3. init.hf   4. random
     """
-    folder = newest_step(Path(config.run_dir))
-    if folder is not None:
-        meta = read_meta(folder)
+
+    def restore(folder: Path, meta: Meta) -> State:
         if meta.phase == "import":
             raise UserError(
                 f"{config.run_dir} holds imported weights: start from them with --init.checkpoint {config.run_dir}, "
@@ -203,8 +202,12 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
         check_model(meta, model.config, folder)
         check_tokenizer(meta.tokenizer_hash, str(folder), rows)
         check_same_course(meta, config, rows)
+        state = restore_state(folder, abstract_state(model, optimizer, shardings), meta, config.checkpoint.checksums)
         print(f"continuing {config.run_dir} from step {folder.name}")
-        return restore_state(folder, abstract_state(model, optimizer, shardings))
+        return state
+
+    if (state := restore_newest(Path(config.run_dir), restore)) is not None:
+        return state
     return init_state(start_params(config, model, rows, shardings["params"]), optimizer, shardings)
 
 

@@ -22,7 +22,7 @@ def strike(step: int, number: int) -> None:
     def add_and_strike(self: loop.Metrics, at: int, numbers: dict[str, Any]) -> None:
         add(self, at, numbers)
         if at == step:
-            while list((self.path.parent / "checkpoints").glob("*.orbax-checkpoint-tmp*")):
+            while list((self.path.parent / "checkpoints").glob(".*.saving")):
                 time.sleep(0.05)
             os.kill(os.getpid(), number)
 
