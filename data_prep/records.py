@@ -274,8 +274,7 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
 
 
 def sync(path: Path) -> None:
-    """Bring a file that someone else wrote, or the names in a folder, onto the disk: so that a manifest never gets there
-    first."""
+    """Bring a file that someone else wrote, or the names in a folder, onto the disk: no manifest gets there before."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
