@@ -22,7 +22,7 @@ import numpy as np
 import tensorstore
 
 from asclepius_jax import agreement
-from asclepius_jax.checksums import checksum, written
+from asclepius_jax.checksums import checksums, written
 from asclepius_jax.job import first_line
 from asclepius_jax.model.llama import Params
 from asclepius_jax.model.variants import LlamaConfig, RopeScaling
@@ -227,11 +227,11 @@ def restore_item(step_folder: Path, item: str, abstract: Any, meta: Meta, verify
     # A checksum is a computation of all processes together: none may stand alone in it.
     if problems := agreement.problems_of_all(f"read/{step_folder}/{item}", problem):
         raise DamagedStep(problems[0])
-    sums = {f"{item}/{name}": checksum(array) for name, array in arrays.items()} if verify else {}
-    compare(sums, meta)
+    if verify:
+        compare(item, jax.device_get(checksums(arrays)), meta)
     if verify and jax.process_index() == 0:
         took = time.monotonic() - started
-        print(f"{step_folder}/{item}: {len(sums)} arrays read and verified in {took:.1f} s", flush=True)
+        print(f"{step_folder}/{item}: {len(leaves)} arrays read and verified in {took:.1f} s", flush=True)
     # One after another, so that one array alone is ever held in both types.
     restored = [arrays.pop(name).astype(wanted.dtype) for name, wanted in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(abstract), restored)
@@ -245,9 +245,9 @@ def restore_array(step_folder: Path, item: str, name: str, wanted: jax.ShapeDtyp
     return jax.make_array_from_callback(wanted.shape, wanted.sharding, lambda index: read(stored, index, told))
 
 
-def compare(sums: dict[str, jax.Array], meta: Meta) -> None:
-    """Raise DamagedStep for the arrays whose checksums are not those of the step."""
-    found = {name: written(sums) for name, sums in jax.device_get(sums).items()}
+def compare(item: str, sums: dict[str, np.ndarray], meta: Meta) -> None:
+    """Raise DamagedStep for the arrays of an item whose checksums are not those of the step."""
+    found = {f"{item}/{name}": written(sums) for name, sums in sums.items()}
     differing = [name for name, value in found.items() if meta.checksums.get(name, value) != value]
     if differing:
         more = f" and {len(differing) - 1} more" if differing[1:] else ""

@@ -19,8 +19,14 @@ LANES = (0x243F6A88, 0x85A308D3)  # two unlike starts: the first digits of pi's 
 
 
 @jax.jit
+def checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Of arrays spread over a mesh, computed where they lie; in one program, because the sums over processes of several
+    could meet in unlike order."""
+    return {name: checksum(array) for name, array in arrays.items()}
+
+
 def checksum(x: jax.Array) -> jax.Array:
-    """(2,) uint32 of an array with up to 32 bits an element, computed where it lies."""
+    """(2,) uint32 of an array with up to 32 bits an element."""
     x = x.reshape(1) if x.ndim == 0 else x
     bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
     sums = []

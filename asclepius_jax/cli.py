@@ -104,14 +104,19 @@ def train(command: Command, arguments: list[str], debug: bool) -> None:
     """`asclepius train CONFIG [--section.field value ...]`: the file gives the values, flags edit them."""
     from asclepius_jax.config import TrainConfig
     from asclepius_jax.job import JobConfig, joined
+    from asclepius_jax.supervise import restarts_asked, supervise
 
     @dataclass(frozen=True)
     class Flags:
         # Apart: the configuration of the run is the same in every process, a process's place in its job is not.
         run: Annotated[TrainConfig, tyro.conf.arg(name="")]
         job: JobConfig
+        restarts: int = 0
+        """Start again after crashes, until so many in a row bring no new checkpoint; or set ASCLEPIUS_RESTARTS."""
 
     flags = parse("train", arguments, Flags, lambda config: Flags(config, JobConfig()))
+    if restarts := restarts_asked(flags.restarts):
+        sys.exit(supervise([sys.executable, *sys.argv], Path(flags.run.run_dir), restarts))
     with joined(flags.job, lambda error: None if debug else explain(error, "train")):
         module = importlib.import_module(command.module)
         run: Callable[[Any], Any] = getattr(module, command.function)

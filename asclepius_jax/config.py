@@ -124,6 +124,21 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class HealthConfig:
+    """What watches over a run."""
+
+    timeout_seconds: float = 0.0
+    """Without a finished step, after which the run ends with code 3, to be started again. 0: ten times the median step,
+    at least ten minutes; the first step, which compiles, has half an hour."""
+    max_skipped: int = 10
+    """Steps in a row whose loss or gradient is not finite. Each is skipped; one more ends the run."""
+    spike_sigmas: float = 8.0
+    """A loss above the median of the last hundred by so many standard deviations is reported with its rows."""
+    compare_every: int = 100
+    """Steps between comparisons of the processes of a job; one that lags is named. 0: none."""
+
+
+@dataclass(frozen=True)
 class LogConfig:
     every_steps: int = 10
     tensorboard: bool = True
@@ -147,6 +162,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     log: LogConfig = field(default_factory=LogConfig)
     profile: int = 0
     """Steps that a trace for xprof covers, from the third of this start on; it lies in the run folder."""
@@ -191,6 +207,22 @@ def check(config: TrainConfig) -> None:
     for name, value in positive.items():
         if value <= 0:
             raise UserError(f"{name} is {value}: it must be above 0")
+    not_negative: dict[str, Any] = {
+        "checkpoint.keep_every": config.checkpoint.keep_every,
+        "checkpoint.keep_best": config.checkpoint.keep_best,
+        "health.timeout_seconds": config.health.timeout_seconds,
+        "health.max_skipped": config.health.max_skipped,
+        "health.spike_sigmas": config.health.spike_sigmas,
+        "health.compare_every": config.health.compare_every,
+    }
+    for name, value in not_negative.items():
+        if value < 0:
+            raise UserError(f"{name} is {value}: it cannot be negative")
+    if config.checkpoint.keep_best and not config.data.eval_path:
+        raise UserError(
+            f"checkpoint.keep_best is {config.checkpoint.keep_best} and there is no held-out data to tell the best by: "
+            "name a packed folder with --data.eval-path"
+        )
     optimizer = config.optimizer
     fractions = {
         "optimizer.warmup_fraction": optimizer.warmup_fraction,

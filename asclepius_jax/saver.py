@@ -18,7 +18,7 @@ from etils import epath
 
 from asclepius_jax import agreement
 from asclepius_jax.checkpoints import DIGESTS, META, STEPS, Meta, State, digests_of, leaf_names, steps_of
-from asclepius_jax.checksums import checksum, written
+from asclepius_jax.checksums import checksums, written
 from asclepius_jax.config import CheckpointConfig
 from asclepius_jax.job import first_line
 from data_prep.records import UserError, sync, write_durably
@@ -49,10 +49,9 @@ class Saver:
         self.finish()
         items = {name: leaf_names(tree) for name, tree in state.items() if name != "step"}
         if self.config.checksums:
-            sums = {
-                f"{item}/{name}": checksum(array) for item, leaves in items.items() for name, array in leaves.items()
-            }
-            meta = dataclasses.replace(meta, checksums={name: written(x) for name, x in jax.device_get(sums).items()})
+            named = {f"{item}/{name}": array for item, leaves in items.items() for name, array in leaves.items()}
+            sums = jax.device_get(checksums(named))
+            meta = dataclasses.replace(meta, checksums={name: written(value) for name, value in sums.items()})
         partial = self.folder / f".{step}.saving"
         futures: list[Any] = []
         problem = self.make(partial, items)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from asclepius_jax.checksums import LANES, added, checksum, host_checksum, weights, written
+from asclepius_jax.checksums import LANES, added, checksum, checksums, host_checksum, weights, written
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.sharding import make_mesh
 from asclepius_jax.topologies import compile_devices, parse_topology
@@ -46,7 +46,7 @@ def test_neither_mesh_nor_slices_change_it():
         ((1, 2, 4), PartitionSpec("fsdp", None, "tensor", None)),
     ):
         spread = jax.device_put(x, NamedSharding(make_mesh(MeshConfig(*sizes)), spec))
-        assert written(checksum(spread)) == expected, spec
+        assert written(checksums({"x": spread})["x"]) == expected, spec
     assert written(added(host_checksum(x[i : i + 2], i) for i in range(0, 6, 2))) == expected
 
 
@@ -87,5 +87,5 @@ def test_on_a_gpu_it_takes_no_memory_of_the_arrays_size():
     device = compile_devices(parse_topology("h100-8"))[0]
     sharding = jax.sharding.SingleDeviceSharding(device)
     x = jax.ShapeDtypeStruct((8, 1024, 2048), jnp.float32, sharding=sharding)
-    memory = checksum.lower(x).compile().memory_analysis()
+    memory = checksums.lower({"x": x}).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 0.02 * 4 * 8 * 1024 * 2048

@@ -5,14 +5,10 @@ import dataclasses
 import json
 import math
 import shutil
-import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from asclepius_jax.agreement import check_agreement, facts_of
 from asclepius_jax.checkpoints import (
@@ -27,12 +23,15 @@ from asclepius_jax.checkpoints import (
 )
 from asclepius_jax.config import TrainConfig, check, to_json
 from asclepius_jax.data import PackedRows, Prefetch, TrainBatches, eval_batches
+from asclepius_jax.lock import locked
 from asclepius_jax.model.hf import load_params, read_config
 from asclepius_jax.model.llama import Model, Params, build
 from asclepius_jax.model.variants import VARIANTS, LlamaConfig
 from asclepius_jax.saver import Saver
 from asclepius_jax.settle import settle
 from asclepius_jax.sharding import batch_sharding, check_layout, make_mesh
+from asclepius_jax.train.goodput import Goodput, goodput_line, read_accounts, share, summed
+from asclepius_jax.train.health import Health, Pace
 from asclepius_jax.train.kernel import choose_kernel
 from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.optimizer import make_optimizer
@@ -47,6 +46,8 @@ from asclepius_jax.train.step import (
     random_params,
     state_shardings,
 )
+from asclepius_jax.train.stopping import StopSignal
+from asclepius_jax.train.watchdog import Watchdog
 from data_prep.records import UserError
 from data_prep.tokenizer import load_tokenizer
 
@@ -55,71 +56,86 @@ DATA_FACTS = ("phase", "rows", "tokens", "loss_tokens", "documents", "packing_ef
 
 def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
     """Run to the end, or to a signal; returns the run folder. An interrupted run in it continues by itself."""
-    clock = Clock()
-    with clock("start-up"):
-        check(config)
-        keep_compiled(config.compute.compiled)
-        check_agreement(facts_of(config))
-        run_dir = Path(config.run_dir)
-        model = build(resolve_model(config.model))
-        mesh = make_mesh(config.mesh, devices)
-        rows, held_out = open_data(config, model.config)
-        check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
-        kernel = choose_kernel(config, mesh, model.config, most_segments(rows, held_out))
-        config = settle(config, model.config, mesh, kernel)
-        batches = TrainBatches(rows, config.batch.global_batch, config.data.seed, batch_sharding(mesh))
-        total_steps = max(1, int(config.data.epochs * len(rows) / config.batch.global_batch))
-        optimizer = make_optimizer(config.optimizer, total_steps)
-        shardings = state_shardings(mesh, model, optimizer)
-        meta = describe(config, model, rows)
-        train_step = make_train_step(config, model, total_steps, shardings, mesh, kernel)
-        if config.compute.program:
-            facts = program_facts(config, model.config, mesh, kernel, total_steps)
-            shapes = abstract_state(model, optimizer, shardings), abstract_batch(config, mesh)
-            train_step = load_program(Path(config.compute.program), facts, train_step, *shapes, mesh)
-        # Before anything is written: a start that is refused leaves no run folder behind.
-        state = start_state(config, model, rows, optimizer, shardings)
-        first = int(state["step"])
-        saver = Saver(run_dir, config.checkpoint)
-        write_run_folder(run_dir, config, rows)
-        eval_step = make_eval_step(config, model, shardings, mesh, kernel)
-        metrics = Metrics(run_dir, config.log, first, total_steps)
-        throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length)
+    clock, run_dir = Clock(), Path(config.run_dir)
+    with contextlib.ExitStack() as held:
+        with clock("start-up"):
+            check(config)
+            keep_compiled(config.compute.compiled)
+            check_agreement(facts_of(config))
+            held.enter_context(locked(run_dir))
+            model = build(resolve_model(config.model))
+            mesh = make_mesh(config.mesh, devices)
+            rows, held_out = open_data(config, model.config)
+            check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
+            kernel = choose_kernel(config, mesh, model.config, most_segments(rows, held_out))
+            config = settle(config, model.config, mesh, kernel)
+            batches = TrainBatches(rows, config.batch.global_batch, config.data.seed, batch_sharding(mesh))
+            total_steps = max(1, int(config.data.epochs * len(rows) / config.batch.global_batch))
+            optimizer = make_optimizer(config.optimizer, total_steps)
+            shardings = state_shardings(mesh, model, optimizer)
+            meta = describe(config, model, rows)
+            train_step = make_train_step(config, model, total_steps, shardings, mesh, kernel)
+            if config.compute.program:
+                facts = program_facts(config, model.config, mesh, kernel, total_steps)
+                shapes = abstract_state(model, optimizer, shardings), abstract_batch(config, mesh)
+                train_step = load_program(Path(config.compute.program), facts, train_step, *shapes, mesh)
+            # Before anything is written: a start that is refused leaves no run folder behind.
+            state = start_state(config, model, rows, optimizer, shardings)
+            first = int(state["step"])
+            if first >= total_steps:
+                print(f"{run_dir} is finished: all {total_steps} steps", flush=True)
+                return run_dir
+            saver = Saver(run_dir, config.checkpoint)
+            write_run_folder(run_dir, config, rows)
+            eval_step = make_eval_step(config, model, shardings, mesh, kernel)
 
-    stop, trace = StopSignal(), Trace(run_dir / "profile", first, config.profile)
-    metrics.start_clock()
-    with stop.caught(), trace, Prefetch(batches, first, total_steps) as coming:
+        goodput = Goodput(run_dir, clock, first)
+        metrics = Metrics(run_dir, config.log, first, total_steps)
+        held.callback(metrics.close)
+        throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length)
+        health, pace = Health(run_dir, config.health, batches), Pace(config.health, clock)
+        stop, trace = StopSignal(), Trace(run_dir / "profile", first, config.profile)
+        watchdog = Watchdog(run_dir, config.health)
+        for watch in (stop.caught(), trace, watchdog.watching()):
+            held.enter_context(watch)
+        coming = held.enter_context(Prefetch(batches, first, total_steps))
+        metrics.start_clock()
         for step in range(first + 1, total_steps + 1):
             with clock("input"):
                 batch = coming.get()
             with clock("compile" if step == first + 1 else "step"):
                 state, numbers = train_step(state, batch)
             metrics.add(step, numbers)
+            watchdog.step_sent(numbers)
             trace.after(step, numbers)
             leave = step < total_steps and stop.reached(step)
             evaluating = held_out is not None and due(step, config.evaluation.every_steps, total_steps)
             saving = leave or due(step, config.checkpoint.every_steps, total_steps)
+            problem, eval_loss = "", None
             # The first step is fetched by itself, so that compiling it counts in no other's time; and what is under
             # way is fetched before a pause, so that it does not finish uncounted.
             if metrics.due(step) or evaluating or saving or step == first + 1:
                 with clock("compile" if step == first + 1 else "step"):
-                    metrics.fetch(throughput)
-            if held_out is not None and evaluating:
+                    problem = health.look(metrics.fetch(throughput))
+                goodput.write(step)
+                pace.compare_if_due(step, watchdog.median_seconds)
+            if held_out is not None and evaluating and not problem:
                 with clock("evaluation"), metrics.pause():
-                    evaluated = evaluate(state["params"], eval_step, held_out, config, batch_sharding(mesh))
-                metrics.write([{"step": step, **evaluated}])
-            if saving:
+                    found = evaluate(state["params"], eval_step, held_out, config, batch_sharding(mesh), watchdog)
+                    eval_loss = found["eval_loss"]
+                metrics.write([{"step": step, **found}])
+            if saving or problem:
                 with clock("save"), metrics.pause():
-                    saver.save(step, state, meta)
-            if leave:
+                    saver.save(step, state, dataclasses.replace(meta, eval_loss=eval_loss))
+                watchdog.alive()
+            if leave or problem:
                 break
-    with clock("save"):
-        saver.finish(last=True)
-    metrics.close()
-    if first < total_steps:  # a finished run that is started again keeps its story
-        write_summary(run_dir, step, total_steps, clock)
-    if jax.process_index() == 0:
-        write_report(run_dir)
+        with clock("save"):
+            saver.finish(last=True)
+        goodput.write(step)
+        finish_run_folder(run_dir, step, total_steps, clock)
+    if problem:
+        raise UserError(problem)
     return run_dir
 
 
@@ -242,10 +258,15 @@ def check_same_course(meta: Meta, config: TrainConfig, rows: PackedRows) -> None
         )
 
 
-def evaluate(params: Params, eval_step: Any, rows: PackedRows, config: TrainConfig, sharding: Any) -> dict[str, float]:
+def evaluate(
+    params: Params, eval_step: Any, rows: PackedRows, config: TrainConfig, sharding: Any, watchdog: Watchdog
+) -> dict[str, float]:
     """Mean loss in nats and perplexity over the loss-bearing tokens of the held-out rows."""
     size = max(1, config.batch.global_batch // config.batch.microbatches)
-    parts = [eval_step(params, b) for b in eval_batches(rows, size, config.evaluation.max_rows, sharding)]
+    parts = []
+    for batch in eval_batches(rows, size, config.evaluation.max_rows, sharding):
+        parts.append(jax.device_get(eval_step(params, batch)))
+        watchdog.alive()
     total, tokens = (math.fsum(map(float, values)) for values in zip(*parts, strict=True))
     loss = total / max(tokens, 1.0)
     return {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 80.0))}
@@ -259,37 +280,19 @@ def write_run_folder(run_dir: Path, config: TrainConfig, rows: PackedRows) -> No
         shutil.copyfile(rows.folder / "manifest.json", run_dir / "data_manifest.json")
 
 
-def write_summary(run_dir: Path, step: int, total_steps: int, clock: Clock) -> None:
-    summary = {"step": step, "total_steps": total_steps, "seconds": dict(clock.seconds)}
-    if jax.process_index() == 0:
-        (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-
-
-class StopSignal:
-    """SIGTERM or Ctrl-C asks a run to save and leave; every process of it leaves after the same step.
-
-    With several processes JAX's own handler listens for SIGTERM and tells the others; another one would deafen it.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextlib.contextmanager
-    def caught(self) -> Iterator[None]:
-        if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
-            yield  # signals reach the main thread alone
-            return
-        handlers = {s: signal.signal(s, self.ask) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
-    def ask(self, *_: Any) -> None:
-        self.asked = True
-
-    def reached(self, step: int) -> bool:
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.asked
+def finish_run_folder(run_dir: Path, step: int, total_steps: int, clock: Clock) -> None:
+    """What tells of the run as a whole."""
+    if jax.process_index() != 0:
+        return
+    hours = summed(run_dir)
+    summary = {
+        "step": step,
+        "total_steps": total_steps,
+        "seconds": dict(clock.seconds),
+        "seconds_of_all_starts": hours,
+        "starts": len(read_accounts(run_dir)),
+        "goodput": share(hours),
+    }
+    (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_report(run_dir)
+    print(goodput_line(run_dir), flush=True)

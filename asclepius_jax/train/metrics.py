@@ -1,5 +1,6 @@
 """What a run tells of itself: metrics.jsonl, TensorBoard, and a line on the terminal."""
 
+import errno
 import json
 import time
 from collections import defaultdict
@@ -51,6 +52,7 @@ class Metrics:
     def __init__(self, run_dir: Path, config: LogConfig, first_step: int, total_steps: int):
         self.config, self.total_steps = config, total_steps
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self.unwritten: list[dict[str, Any]] = []  # rows that a full disk did not take
         self.last_fetch = time.monotonic()
         self.paused = 0.0
         self.writes = jax.process_index() == 0
@@ -113,8 +115,14 @@ class Metrics:
     def write(self, rows: list[dict[str, Any]]) -> None:
         if not self.writes:
             return
-        with self.path.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        self.unwritten += rows
+        try:
+            with self.path.open("a") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in self.unwritten))
+            self.unwritten = []
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
         if self.tensorboard is not None:
             for row in rows:
                 for name, value in row.items():

@@ -105,18 +105,34 @@ def make_train_step(
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         value, grads, loss_tokens = spread(state["params"], batch)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         updates, moments = optimizer.update(grads, state["optimizer"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        params = keep_unless(finite, optax.apply_updates(state["params"], updates), state["params"])
+        moments = keep_unless(finite, moments, state["optimizer"])
         metrics = {
             "loss": value,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": grad_norm,
             "learning_rate": rate(state["step"]),
             "loss_tokens": loss_tokens,
+            "skipped": ~finite,
         }
         return {"step": state["step"] + 1, "params": params, "optimizer": moments}, metrics
 
     # Pinned: left to itself, XLA lays some parameters out anew, and the second step compiles again.
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def keep_unless(finite: jax.Array, new: Any, old: Any) -> Any:
+    """`new` where the step's numbers are finite, else `old`: one bad row must not end in every parameter.
+
+    The learning rate's course follows the steps, skipped ones as well.
+    """
+
+    def choose(new: Any, old: Any) -> Any:
+        return new if isinstance(new, optax.ScaleByScheduleState) else jnp.where(finite, new, old)
+
+    return jax.tree.map(choose, new, old, is_leaf=lambda part: isinstance(part, optax.ScaleByScheduleState))
 
 
 def shard_map(function: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:

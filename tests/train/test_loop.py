@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,69 +13,31 @@ import jax
 import numpy as np
 import pytest
 from made_inputs import MODEL, free_address, job_flags, packed_notes
-
-from asclepius_jax.checkpoints import find_step, read_meta, read_stored
-from asclepius_jax.config import (
-    BatchConfig,
-    CheckpointConfig,
-    ComputeConfig,
-    DataConfig,
-    EvalConfig,
-    InitConfig,
-    LogConfig,
-    MeshConfig,
-    OptimizerConfig,
-    TrainConfig,
+from small_run import (
+    LENGTH,
+    ROWS,
+    TOTAL,
+    assert_same_params,
+    command_of,
+    copied,
+    lasting,
+    losses_of,
+    metrics_of,
+    params_of,
+    run_and_strike,
+    steps_of,
 )
+
+from asclepius_jax.checkpoints import find_step, read_meta
+from asclepius_jax.config import CheckpointConfig, InitConfig, MeshConfig, TrainConfig
 from asclepius_jax.data import PackedRows, TrainBatches
 from asclepius_jax.export import ExportConfig, ImportConfig, run_export, run_import
-from asclepius_jax.model.hf import flatten, write_config
+from asclepius_jax.model.hf import write_config
 from asclepius_jax.model.llama import build
 from asclepius_jax.train.loop import train
 from data_prep.records import UserError
 
-LENGTH, ROWS, TOTAL, EVERY, STRUCK = 32, 8, 9, 4, 7
-SCRIPT = Path(__file__).with_name("run_training.py")
-
-
-@pytest.fixture(scope="module")
-def base(small_tokenizer: Path, tmp_path_factory) -> TrainConfig:
-    """A model of 320 pieces, nine steps, a checkpoint after every fourth and after the last."""
-    root = tmp_path_factory.mktemp("inputs")
-    (root / "model").mkdir()
-    token_ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    (root / "model/config.json").write_text(write_config(MODEL, "float32", token_ids))
-    data = packed_notes(root / "train", small_tokenizer, 150, LENGTH)
-    held_out = packed_notes(root / "held_out", small_tokenizer, 25, LENGTH, seed=1)
-    rows = PackedRows(data, LENGTH)
-    return TrainConfig(
-        model=str(root / "model"),
-        data=DataConfig(str(data), str(held_out), LENGTH, epochs=(TOTAL + 0.5) * ROWS / len(rows)),
-        batch=BatchConfig(ROWS),
-        mesh=MeshConfig(2, 2, 2),
-        compute=ComputeConfig("float32", "none"),
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        checkpoint=CheckpointConfig(every_steps=EVERY, keep=5),
-        evaluation=EvalConfig(every_steps=6),
-        log=LogConfig(every_steps=1, tensorboard=False, progress=False),
-    )
-
-
-@pytest.fixture(scope="module")
-def unbroken(base: TrainConfig, tmp_path_factory) -> Path:
-    return train(dataclasses.replace(base, run_dir=str(tmp_path_factory.mktemp("unbroken"))))
-
-
-def command_of(config: TrainConfig, step: int, number: int) -> list[str]:
-    path = Path(config.run_dir) / "values.py"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"from asclepius_jax.config import *\n\nconfig = {config!r}\n")
-    return [sys.executable, str(SCRIPT), str(path), str(step), str(int(number))]
-
-
-def run_and_strike(config: TrainConfig, step: int, number: int) -> int:
-    """Exit code of a run in a process of its own."""
-    return subprocess.run(command_of(config, step, number), timeout=300, check=False, env=os.environ).returncode
+STRUCK = 7
 
 
 @pytest.fixture(scope="module")
@@ -85,36 +46,6 @@ def killed(base: TrainConfig, tmp_path_factory) -> TrainConfig:
     config = dataclasses.replace(base, run_dir=str(tmp_path_factory.mktemp("killed") / "run"))
     assert run_and_strike(config, STRUCK, signal.SIGKILL) == -signal.SIGKILL
     return config
-
-
-def copied(config: TrainConfig, to: Path) -> TrainConfig:
-    """The same run in another folder."""
-    import shutil
-
-    shutil.copytree(config.run_dir, to)
-    return dataclasses.replace(config, run_dir=str(to))
-
-
-def steps_of(run_dir: Path | str) -> list[int]:
-    return sorted(int(path.name) for path in (Path(run_dir) / "checkpoints").iterdir() if path.name.isdigit())
-
-
-def params_of(run_dir: Path | str) -> dict[str, np.ndarray]:
-    folder = find_step(Path(run_dir))[1]
-    return {name: read_stored(folder, name) for name in flatten(build(MODEL).shapes)}
-
-
-def metrics_of(run_dir: Path | str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses_of(run_dir: Path | str) -> dict[int, float]:
-    return {row["step"]: row["loss"] for row in metrics_of(run_dir) if "loss" in row}
-
-
-def assert_same_params(one: Path | str, other: Path | str) -> None:
-    for name, value in params_of(one).items():
-        np.testing.assert_array_equal(value, params_of(other)[name], err_msg=name)
 
 
 # ---------------------------------------------------------------- an unbroken run
@@ -268,8 +199,7 @@ def test_an_interrupted_run_keeps_its_course(killed: TrainConfig, section: str, 
 
 
 def test_only_the_newest_steps_stay(base: TrainConfig, tmp_path: Path):
-    few = dataclasses.replace(base.data, eval_path="", epochs=base.data.epochs * 4.5 / 9.5)
-    config = dataclasses.replace(base, run_dir=str(tmp_path), data=few, checkpoint=CheckpointConfig(1, keep=2))
+    config = dataclasses.replace(lasting(base, 4), run_dir=str(tmp_path), checkpoint=CheckpointConfig(1, keep=2))
     train(config)
     assert steps_of(tmp_path) == [3, 4]
 
