@@ -144,14 +144,17 @@ def set_aside(folder: Path, problem: str) -> None:
 # ---------------------------------------------------------------- files
 
 
+def files_of(step_folder: Path) -> dict[str, Path]:
+    paths = sorted(path for path in step_folder.rglob("*") if path.is_file() and path.name != DIGESTS)
+    return {str(path.relative_to(step_folder)): path for path in paths}
+
+
 def digests_of(step_folder: Path) -> dict[str, dict[str, Any]]:
     """Size of every file of a step and the hash of every small one, by its path in the step."""
-    paths = sorted(path for path in step_folder.rglob("*") if path.is_file() and path.name != DIGESTS)
     digests: dict[str, dict[str, Any]] = {}
-    for path in paths:
+    for name, path in files_of(step_folder).items():
         size = path.stat().st_size
-        small = {"sha256": file_hash(path)} if size <= HASHED_BYTES else {}
-        digests[str(path.relative_to(step_folder))] = {"size": size, **small}
+        digests[name] = {"size": size, **({"sha256": file_hash(path)} if size <= HASHED_BYTES else {})}
     return digests
 
 
@@ -164,15 +167,21 @@ def check_files(step_folder: Path) -> None:
         expected = json.loads(path.read_bytes())
     except ValueError as error:
         raise DamagedStep(f"{DIGESTS} is not JSON") from error
+    found = files_of(step_folder)
+    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    problems += [f"{name} is new" for name in found.keys() - expected.keys()]
     try:
-        found = digests_of(step_folder)
+        problems += [
+            f"{name} is changed"
+            for name in expected.keys() & found.keys()
+            if expected[name].keys() - {"size", "sha256"}
+            or found[name].stat().st_size != expected[name].get("size")
+            or ("sha256" in expected[name] and file_hash(found[name]) != expected[name]["sha256"])
+        ]
     except OSError as error:
         raise DamagedStep(f"a file cannot be read: {error.strerror}") from error
-    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if differing:
-        name = differing[0]
-        what = "missing" if name not in found else "new" if name not in expected else "changed"
-        raise DamagedStep(f"{name} is {what}" + (f", and {len(differing) - 1} more" if differing[1:] else ""))
+    if problems:
+        raise DamagedStep(min(problems) + (f", and {len(problems) - 1} more" if problems[1:] else ""))
 
 
 # ---------------------------------------------------------------- arrays

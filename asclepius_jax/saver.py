@@ -34,7 +34,8 @@ class Saver:
     def __init__(self, run_dir: Path, config: CheckpointConfig):
         self.run_dir, self.config = run_dir, config
         self.folder = (run_dir / STEPS).absolute()
-        self.handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False, use_compression=False)
+        # Never closed: what is left of a save that failed still calls back into it.
+        self.loop = asyncio.new_event_loop()
         self.thread: threading.Thread | None = None
         self.problem = ""  # of the last save
         self.failures = 0  # in a row
@@ -54,6 +55,8 @@ class Saver:
             meta = dataclasses.replace(meta, checksums={name: written(value) for name, value in sums.items()})
         partial = self.folder / f".{step}.saving"
         futures: list[Any] = []
+        # New for each step: one that failed may have left it half-way.
+        self.handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False, use_compression=False)
         problem = self.make(partial, items)
         if not agreement.problems_of_all(f"save/{step}/made", problem):
             try:
@@ -87,7 +90,7 @@ class Saver:
             for name in leaves
         }
         args = ocp.args.PyTreeSave(leaves, save_args=save_args, ocdbt_target_data_file_size=FILE_BYTES)
-        return list(asyncio.run(self.handler.async_save(epath.Path(folder), args=args)) or [])
+        return list(self.loop.run_until_complete(self.handler.async_save(epath.Path(folder), args=args)) or [])
 
     def complete(self, step: int, partial: Path, futures: list[Any], meta: Meta, problem: str) -> None:
         """In the background: wait for the bytes, then let the step stand or take it away."""

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from asclepius_jax.lock import process_started
-from asclepius_jax.train.metrics import Clock, read_metrics
+from asclepius_jax.train.metrics import Clock, read_metrics, unless_full
 
 FOLDER = "goodput"
 
@@ -26,8 +26,11 @@ class Goodput:
         began = process_started() or time.time()
         # What came before this function knows of it: Python's start and the imports.
         clock.seconds["start-up"] += max(0.0, time.time() - began - sum(clock.seconds.values()))
-        # Work that a crash undid: steps after the one that this start continues from.
-        undone = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["step"] > first_step]
+        # Work that a crash undid: steps after the one that this start continues from. The first step of a start
+        # compiles, which has a place of its own.
+        compiled = {account["first_step"] + 1 for account in earlier}
+        rows = read_metrics(run_dir / "metrics.jsonl")
+        undone = [row for row in rows if row["step"] > first_step and row["step"] not in compiled]
         self.account: dict[str, Any] = {
             "began": began,
             "first_step": first_step,
@@ -40,10 +43,11 @@ class Goodput:
         if jax.process_index() != 0:
             return
         self.account |= {"ended": time.time(), "step": step, "seconds": dict(self.clock.seconds)}
-        self.folder.mkdir(exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.account) + "\n")
-        partial.replace(self.path)
+        with unless_full():
+            self.folder.mkdir(exist_ok=True)
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(json.dumps(self.account) + "\n")
+            partial.replace(self.path)
 
 
 def read_accounts(run_dir: Path) -> list[dict[str, Any]]:
@@ -57,14 +61,16 @@ def summed(run_dir: Path) -> dict[str, float]:
     what no clock ran for: the time between a process's last word and its end, and the loop's own.
     """
     accounts = read_accounts(run_dir)
-    total: dict[str, float] = {}
+    total = {"lost work": 0.0}
     for account in accounts:
         spent = account["ended"] - account["began"]
         parts = {**account["seconds"], "restart": account["restart"], "lost work": account["lost_work"]}
-        parts["step"] = parts.get("step", 0.0) - account["lost_work"]
         parts["other"] = max(0.0, spent - sum(account["seconds"].values()))
         for name, seconds in parts.items():
             total[name] = total.get(name, 0.0) + seconds
+    # A row's seconds hold the loop's own as well, the clock's do not.
+    total["lost work"] = min(total["lost work"], total.get("step", 0.0))
+    total["step"] = total.get("step", 0.0) - total["lost work"]
     return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 

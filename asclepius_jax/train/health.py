@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from asclepius_jax.config import HealthConfig
 from asclepius_jax.data import TrainBatches
-from asclepius_jax.train.metrics import Clock
+from asclepius_jax.train.metrics import Clock, unless_full
 
 EVENTS = "events.jsonl"
 REMEMBERED = 100  # losses that a new one is compared with
@@ -62,7 +62,7 @@ class Health:
         numbers = {name: row[name] if math.isfinite(row[name]) else str(row[name]) for name in ("loss", "grad_norm")}
         # The batch of a step is numbered from 0.
         record = {"step": row["step"], "event": event, **numbers, "rows": self.batches.row_ids(row["step"] - 1)}
-        with self.path.open("a", encoding="utf-8") as file:
+        with unless_full(), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         print(f"WARNING: step {row['step']}: {text}; its rows are in {self.path}", flush=True)
 

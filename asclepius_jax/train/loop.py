@@ -125,6 +125,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                     eval_loss = found["eval_loss"]
                 metrics.write([{"step": step, **found}])
             if saving or problem:
+                watchdog.alive()
                 with clock("save"), metrics.pause():
                     saver.save(step, state, dataclasses.replace(meta, eval_loss=eval_loss))
                 watchdog.alive()

@@ -46,6 +46,16 @@ class Clock:
             self.seconds[phase] += time.monotonic() - started
 
 
+@contextmanager
+def unless_full() -> Iterator[None]:
+    """What tells of a run must not end it: on a full disk, what is inside is left undone."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+
+
 class Metrics:
     """Keeps each step's numbers on the device and fetches them every `every_steps`, so that no step waits for them."""
 
@@ -116,13 +126,10 @@ class Metrics:
         if not self.writes:
             return
         self.unwritten += rows
-        try:
+        with unless_full():
             with self.path.open("a") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in self.unwritten))
             self.unwritten = []
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
         if self.tensorboard is not None:
             for row in rows:
                 for name, value in row.items():

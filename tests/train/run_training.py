@@ -1,37 +1,63 @@
 """A training run in a process of its own that can be struck at a step.
 
-run_training.py CONFIG STEP SIGNAL [FLAGS]
+run_training.py CONFIG STEP STRIKE [FLAGS]
 
-CONFIG is a Python file of values; STEP 0 lets it run to its end; FLAGS are those of `asclepius train`.
+CONFIG is a Python file of values; STEP 0 lets it run to its end; STRIKE is the number of a signal that comes once every
+earlier save is on disk, or one of
+  hang      the process does nothing more, as with a file system that does not answer
+  saving    SIGTERM as soon as a save is under way, and a second one at once
+FLAGS are those of `asclepius train`.
 """
 
 import os
 import signal
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from asclepius_jax import cli
 from asclepius_jax.train import loop
 
 
-def strike(step: int, number: int) -> None:
-    """Send this process a signal once `step` is computed and every earlier save is on disk."""
+def strike(step: int, what: str) -> None:
     add = loop.Metrics.add
 
     def add_and_strike(self: loop.Metrics, at: int, numbers: dict[str, Any]) -> None:
         add(self, at, numbers)
-        if at == step:
-            while list((self.path.parent / "checkpoints").glob(".*.saving")):
+        if at != step:
+            return
+        folder = self.path.parent / "checkpoints"
+        if what == "hang":
+            threading.Event().wait()
+        elif what == "saving":
+            threading.Thread(target=when_saving, args=(folder,), daemon=True).start()
+        else:
+            while list(folder.glob(".*.saving")):
                 time.sleep(0.05)
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), int(what))
 
     loop.Metrics.add = add_and_strike
 
 
+def when_saving(folder: Path) -> None:
+    while not list(folder.glob(".*.saving")):
+        time.sleep(0.001)
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+
 if __name__ == "__main__":
-    config, step, number, *flags = sys.argv[1:]
+    config, step, what, *flags = sys.argv[1:]
     if int(step):
-        strike(int(step), signal.Signals(int(number)))
-    sys.argv = ["asclepius", "train", config, *flags]
+        strike(int(step), what)
+    # A supervisor starts this very command again.
+    arguments, sys.argv = sys.argv, ["asclepius", "train", config, *flags]
+    if "--restarts" in flags:
+        from asclepius_jax import supervise
+
+        run = supervise.supervise
+        supervise.supervise = lambda _, run_dir, restarts: run([sys.executable, *arguments], run_dir, restarts, 0.2)
     cli.main()

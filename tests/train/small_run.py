@@ -58,17 +58,17 @@ def lasting(config: TrainConfig, steps: int) -> TrainConfig:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, epochs=epochs))
 
 
-def command_of(config: TrainConfig, step: int = 0, number: int = 0) -> list[str]:
-    """Of a run in a process of its own that gets a signal after a step."""
+def command_of(config: TrainConfig, step: int = 0, strike: int | str = 0) -> list[str]:
+    """Of a run in a process of its own that is struck at a step, as run_training.py says."""
     path = Path(config.run_dir).with_suffix(".values.py")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"from asclepius_jax.config import *\n\nconfig = {config!r}\n")
-    return [sys.executable, str(SCRIPT), str(path), str(step), str(int(number))]
+    return [sys.executable, str(SCRIPT), str(path), str(step), strike if isinstance(strike, str) else str(int(strike))]
 
 
-def run_and_strike(config: TrainConfig, step: int, number: int) -> int:
+def run_and_strike(config: TrainConfig, step: int, strike: int | str) -> int:
     """Exit code of a run in a process of its own."""
-    return subprocess.run(command_of(config, step, number), timeout=300, check=False, env=os.environ).returncode
+    return subprocess.run(command_of(config, step, strike), timeout=300, check=False, env=os.environ).returncode
 
 
 def copied(config: TrainConfig, to: Path) -> TrainConfig:
