@@ -85,6 +85,7 @@ class Run:
     summary: dict[str, Any]
     config: dict[str, Any]
     manifest: dict[str, Any]
+    events: list[dict[str, Any]]  # what was out of order, by step
 
     @property
     def steady(self) -> list[dict[str, Any]]:
@@ -112,6 +113,7 @@ def read_run(run_dir: Path) -> Run:
         summary=read_json(run_dir / "summary.json"),
         config=read_json(run_dir / "config.json"),
         manifest=read_json(run_dir / "data_manifest.json"),
+        events=read_metrics(run_dir / "events.jsonl"),
     )
 
 
@@ -125,17 +127,24 @@ def head(run: Run) -> str:
         over.append(f"{run.manifest['phase']} phase")
     if run.config:
         over.append(f"model {run.config['model']}")
-    broken = [row["step"] for row in run.steps if not math.isfinite(row["loss"])]
-    warning = (
-        f'<p class="warning">The loss of {len(broken):,} steps is not a number, first at step {broken[0]:,}. '
-        "Parameters that are not numbers do not recover: start a new run from an earlier checkpoint.</p>"
-        if broken
-        else ""
-    )
+    warning = "".join(f'<p class="warning">{escape(text)}</p>' for text in warnings(run))
     return (
         f'<header><p class="over">{escape(" · ".join(over))}</p><h1>{escape(run.name)}</h1>\n{status(run)}{warning}\n'
         f'<dl class="tiles">{"".join(tiles(run))}</dl></header>'
     )
+
+
+def warnings(run: Run) -> Iterable[str]:
+    skipped = [row["step"] for row in run.steps if row.get("skipped") or not math.isfinite(row["loss"])]
+    spikes = [event["step"] for event in run.events if event["event"] == "spike"]
+    if skipped:
+        yield (
+            f"In {len(skipped):,} steps, first in {skipped[0]:,}, loss or gradient was not a finite number: those "
+            "updates were skipped. Their rows are in events.jsonl."
+        )
+    if spikes:
+        shown = ", ".join(f"{step:,}" for step in spikes[:8]) + (" …" if spikes[8:] else "")
+        yield f"The loss jumped in {len(spikes):,} steps ({shown}). Their rows are in events.jsonl."
 
 
 def status(run: Run) -> str:
@@ -163,7 +172,9 @@ def tiles(run: Run) -> Iterable[str]:
         yield tile("Tokens per second", f"{speed:,.0f}", note)
         yield mfu_tile(run)
     if run.summary:
-        yield tile("Time", charts.duration(sum(run.summary["seconds"].values())), "since it was last started")
+        starts = run.summary.get("starts", 1)
+        note = f"{run.summary.get('goodput', 0):.1%} in steps that stayed, {starts:,} start{'s' * (starts > 1)}"
+        yield tile("Time", charts.duration(sum(hours(run).values())), note)
     if run.steps:
         trained = sum(row["loss_tokens"] for row in run.steps)
         yield tile("Tokens trained on", compact(trained), f"{trained:,.0f} that carried loss")
@@ -236,15 +247,23 @@ def throughput_caption(speeds: list[float]) -> str:
 
 
 def time_spent(run: Run) -> str:
-    if not run.summary or not sum(run.summary["seconds"].values()):
+    if not run.summary or not sum(hours(run).values()):
         return ""
-    seconds = run.summary["seconds"]
+    starts = run.summary.get("starts", 1)
+    over = f"{starts:,} starts of this run and what lay between them" if starts > 1 else "the one start of this run"
     caption = (
-        f"{charts.duration(sum(seconds.values()))} since the run was last started. Look for: nearly all in steps. "
-        "Much input means that rows come too slowly. Evaluation and save include waiting for steps under way."
+        f"{charts.duration(sum(hours(run).values()))} over {over}; {run.summary.get('goodput', 0):.1%} went into steps "
+        "that stayed. Look for: nearly all in steps. Much input means that rows come too slowly, much lost work that "
+        "checkpoints are too rare. Evaluation and save include waiting for steps under way."
     )
-    chart = figure("", charts.time_chart(seconds), caption)
+    chart = figure("", charts.time_chart(hours(run)), caption)
     return f'<h2>Where the time went</h2><div class="grid">{chart}<div>{pace(run)}</div></div>'
+
+
+def hours(run: Run) -> dict[str, float]:
+    """Seconds of each kind over all starts of the run; what is too short to see is left out."""
+    seconds = run.summary.get("seconds_of_all_starts", run.summary["seconds"])
+    return {name: value for name, value in seconds.items() if value > 1e-3 * sum(seconds.values())}
 
 
 def pace(run: Run) -> str:

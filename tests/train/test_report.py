@@ -269,14 +269,31 @@ def test_one_step_without_evaluation(folder):
     assert "Tokens per second over steps" not in charts(report(folder))
 
 
+def test_a_loss_that_jumped_is_named(folder):
+    events = [{"step": step, "event": "spike", "loss": 9.0, "grad_norm": 3.0, "rows": [1, 2]} for step in (4, 7)]
+    (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert "The loss jumped in 2 steps (4, 7). Their rows are in events.jsonl." in report(folder)
+
+
+def test_the_hours_are_those_of_all_starts(folder):
+    hours = {"step": 3000.0, "lost work": 500.0, "restart": 100.0, "input": 0.1}
+    summary = {**SUMMARY, "seconds_of_all_starts": hours, "starts": 3, "goodput": 0.8333}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    page = report(folder)
+    assert "60.0 min over 3 starts of this run and what lay between them; 83.3% went into steps that stayed" in page
+    assert "83.3% in steps that stayed, 3 starts" in page
+    assert "lost work" in page
+    assert ">input<" not in page  # too short to see
+
+
 def test_a_loss_that_is_no_number_is_said_first(folder):
     broken = [{**row, "loss": math.nan, "grad_norm": math.inf} if row["step"] > 9 else row for row in ROWS]
     write_rows(folder, broken)
     page = report(folder)
-    assert "The loss of 3 steps is not a number, first at step 10." in page
+    assert "In 3 steps, first in 10, loss or gradient was not a finite number" in page
     assert len(re.findall(r"[ML] ", line(charts(page)["Training and held-out loss over steps"], "raw"))) == 9
     write_rows(folder, [{**row, "loss": math.nan, "grad_norm": math.nan} for row in ROWS])
-    assert "The loss of 12 steps is not a number, first at step 1." in report(folder)
+    assert "In 12 steps, first in 1, loss or gradient was not a finite number" in report(folder)
 
 
 def test_many_steps_show_a_mean_beside_the_raw_line(folder):
