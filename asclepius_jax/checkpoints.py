@@ -21,7 +21,7 @@ from asclepius_jax.model.variants import LlamaConfig, RopeScaling
 from data_prep.records import UserError
 
 STEPS = "checkpoints"
-State = dict[str, Any]  # step, params, optimizer
+State = dict[str, Any]  # step, params, optimizer; where adapters train: adapters, and params are frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +56,10 @@ class Checkpoints:
 
     def save(self, step: int, state: State, meta: Meta) -> None:
         """Start writing a step; training goes on while the bytes travel."""
-        items = {"params": ocp.args.StandardSave(state["params"]), "meta": ocp.args.JsonSave(dataclasses.asdict(meta))}
-        if "optimizer" in state:
-            items["optimizer"] = ocp.args.StandardSave(state["optimizer"])
+        items = {"meta": ocp.args.JsonSave(dataclasses.asdict(meta))}
+        # Frozen weights lie where they were read from.
+        for name in state.keys() - {"step", "params" if "adapters" in state else "adapters"}:
+            items[name] = ocp.args.StandardSave(state[name])
         self.manager.save(step, args=ocp.args.Composite(**items))
 
     def close(self) -> None:
@@ -91,7 +92,7 @@ def read_meta(step_folder: Path) -> Meta:
 
 def restore_state(step_folder: Path, abstract: State) -> State:
     """The whole state of a step, on the shardings that `abstract` names."""
-    items = {name: restore_item(step_folder, name, abstract[name]) for name in ("params", "optimizer")}
+    items = {name: restore_item(step_folder, name, abstract[name]) for name in abstract if name != "step"}
     return {"step": jax.device_put(jnp.int32(int(step_folder.name)), abstract["step"].sharding), **items}
 
 
@@ -116,9 +117,9 @@ def restore_item(step_folder: Path, name: str, abstract: Any) -> Any:
         ) from error
 
 
-def read_stored(step_folder: Path, name: str) -> np.ndarray:
+def read_stored(step_folder: Path, name: str, item: str = "params") -> np.ndarray:
     """One parameter, named as in "blocks.attention.q_DNH", on the host without a device."""
-    base = f"file://{step_folder.absolute()}/params/"
+    base = f"file://{step_folder.absolute()}/{item}/"
     spec = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}
     return tensorstore.open(spec, open=True, read=True).result().read().result()
 

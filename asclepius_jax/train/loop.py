@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from asclepius_jax.adapters import adapted, whole_params
 from asclepius_jax.agreement import check_agreement, facts_of
 from asclepius_jax.checkpoints import (
     Checkpoints,
@@ -23,7 +24,6 @@ from asclepius_jax.checkpoints import (
     find_step,
     newest_step,
     read_meta,
-    restore_params,
     restore_state,
 )
 from asclepius_jax.config import TrainConfig, check, to_json
@@ -33,6 +33,7 @@ from asclepius_jax.model.llama import Model, Params, build
 from asclepius_jax.model.variants import VARIANTS, LlamaConfig
 from asclepius_jax.settle import settle
 from asclepius_jax.sharding import batch_sharding, check_layout, make_mesh
+from asclepius_jax.train.adapters import footprint, random_adapters
 from asclepius_jax.train.kernel import choose_kernel
 from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.optimizer import make_optimizer
@@ -61,7 +62,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         keep_compiled(config.compute.compiled)
         check_agreement(facts_of(config))
         run_dir = Path(config.run_dir)
-        model = build(resolve_model(config.model))
+        model = adapted(build(resolve_model(config.model)), config.lora)
         mesh = make_mesh(config.mesh, devices)
         rows, held_out = open_data(config, model.config)
         check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
@@ -71,6 +72,8 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         total_steps = max(1, int(config.data.epochs * len(rows) / config.batch.global_batch))
         optimizer = make_optimizer(config.optimizer, total_steps)
         shardings = state_shardings(mesh, model, optimizer)
+        if model.lora.rank and jax.process_index() == 0:
+            print(footprint(model, optimizer, mesh), flush=True)
         meta = describe(config, model, rows)
         train_step = make_train_step(config, model, total_steps, shardings, mesh, kernel)
         if config.compute.program:
@@ -106,7 +109,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                     metrics.fetch(throughput)
             if held_out is not None and evaluating:
                 with clock("evaluation"), metrics.pause():
-                    evaluated = evaluate(state["params"], eval_step, held_out, config, batch_sharding(mesh))
+                    evaluated = evaluate(state, eval_step, held_out, config, batch_sharding(mesh))
                 metrics.write([{"step": step, **evaluated}])
             if saving:
                 with clock("save"), metrics.pause():
@@ -204,8 +207,15 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
         check_tokenizer(meta.tokenizer_hash, str(folder), rows)
         check_same_course(meta, config, rows)
         print(f"continuing {config.run_dir} from step {folder.name}")
-        return restore_state(folder, abstract_state(model, optimizer, shardings))
-    return init_state(start_params(config, model, rows, shardings["params"]), optimizer, shardings)
+        abstract = abstract_state(model, optimizer, shardings)
+        if not model.lora.rank:
+            return restore_state(folder, abstract)
+        # A step holds adapters alone: their base is read from where it was at first.
+        del abstract["params"]
+        return restore_state(folder, abstract) | {"params": start_params(config, model, rows, shardings["params"])}
+    params = start_params(config, model, rows, shardings["params"])
+    adapters = random_adapters(model, config.lora.seed, shardings["adapters"]) if model.lora.rank else None
+    return init_state(params, optimizer, shardings, adapters)
 
 
 def start_params(config: TrainConfig, model: Model, rows: PackedRows, shardings: Params) -> Params:
@@ -214,7 +224,7 @@ def start_params(config: TrainConfig, model: Model, rows: PackedRows, shardings:
         meta = read_meta(folder)
         check_model(meta, model.config, folder)
         check_tokenizer(meta.tokenizer_hash, str(folder), rows)
-        return restore_params(folder, model.shapes, shardings)
+        return whole_params(folder, model, shardings)
     if config.init.hf:
         folder = Path(config.init.hf)
         check_model(Meta(read_config(folder), "", "", 0, "import", {}), model.config, folder)
@@ -230,6 +240,10 @@ def check_same_course(meta: Meta, config: TrainConfig, rows: PackedRows) -> None
     changed = [f"{a}.{b} {saved[a][b]} -> {now[a][b]}" for a, b in pairs if saved[a][b] != now[a][b]]
     if saved["optimizer"] != now["optimizer"]:
         changed.append(f"optimizer {saved['optimizer']} -> {now['optimizer']}")
+    # In a checkpoint, tuples are lists; one from before there were adapters has none.
+    before, lora = saved.get("lora", {"rank": 0}), json.loads(json.dumps(now["lora"]))
+    if (before["rank"] or lora["rank"]) and before != lora:
+        changed.append(f"lora {before} -> {lora}")
     if meta.data["content"] != rows.content:
         changed.append(f"the rows of data.path, packed anew or others than those of {saved['data']['path']}")
     if changed:
@@ -239,10 +253,10 @@ def check_same_course(meta: Meta, config: TrainConfig, rows: PackedRows) -> None
         )
 
 
-def evaluate(params: Params, eval_step: Any, rows: PackedRows, config: TrainConfig, sharding: Any) -> dict[str, float]:
+def evaluate(state: State, eval_step: Any, rows: PackedRows, config: TrainConfig, sharding: Any) -> dict[str, float]:
     """Mean loss in nats and perplexity over the loss-bearing tokens of the held-out rows."""
     size = max(1, config.batch.global_batch // config.batch.microbatches)
-    parts = [eval_step(params, b) for b in eval_batches(rows, size, config.evaluation.max_rows, sharding)]
+    parts = [eval_step(state, b) for b in eval_batches(rows, size, config.evaluation.max_rows, sharding)]
     total, tokens = (math.fsum(map(float, values)) for values in zip(*parts, strict=True))
     loss = total / max(tokens, 1.0)
     return {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 80.0))}
