@@ -10,7 +10,8 @@ from asclepius_jax.checkpoints import Meta, find_step, read_meta, restore_item, 
 from asclepius_jax.config import InitConfig, LoraConfig
 from asclepius_jax.model.hf import load_params
 from asclepius_jax.model.llama import Model, Params, build
-from asclepius_jax.model.lora import Lora, add_adapters
+from asclepius_jax.model.lora import Lora, adapter_shapes, add_adapters
+from asclepius_jax.model.variants import LlamaConfig
 from asclepius_jax.sharding import adapter_shardings
 
 
@@ -18,13 +19,16 @@ def adapted(model: Model, config: LoraConfig) -> Model:
     """The model with the adapters that the configuration names, its own matrices in the type that they are kept in."""
     if not config.rank:
         return model
-    lora = Lora(config.rank, config.alpha, tuple(config.targets), config.dropout)
     # Norm scales stay float32: a step uses them so, and bfloat16 would change them without saving anything.
     shapes = jax.tree.map_with_path(
         lambda path, leaf: leaf if path[-1].key == "scale" else jax.ShapeDtypeStruct(leaf.shape, config.base_dtype),
         model.shapes,
     )
-    return model._replace(shapes=shapes, lora=lora)
+    return model._replace(shapes=shapes, lora=lora_from(config))
+
+
+def lora_from(config: LoraConfig) -> Lora:
+    return Lora(config.rank, config.alpha, tuple(config.targets), config.dropout)
 
 
 def lora_of(meta: Meta) -> LoraConfig:
@@ -63,5 +67,5 @@ def abstract_of(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def num_adapter_params(model: Model) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(model.adapter_shapes))
+def num_adapter_params(model: LlamaConfig, config: LoraConfig) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(adapter_shapes(model, lora_from(config))))

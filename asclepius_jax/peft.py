@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from einops import rearrange
 
-from asclepius_jax.adapters import lora_of
+from asclepius_jax.adapters import lora_from, lora_of
 from asclepius_jax.checkpoints import Meta, find_step, read_meta, read_stored
 from asclepius_jax.model.hf import PER_BLOCK, check_tensors, names, open_folder
 from asclepius_jax.model.llama import Model, build
@@ -43,7 +43,7 @@ def read_adapters(step_folder: Path) -> HostAdapters | None:
     config = lora_of(read_meta(step_folder))
     if not config.rank:
         return None
-    lora = Lora(config.rank, config.alpha, tuple(config.targets), config.dropout)
+    lora = lora_from(config)
     weights = {
         name: {part: read_stored(step_folder, f"{name}.{part}", "adapters") for part in ("A", "B")}
         for name in lora.targets

@@ -102,7 +102,7 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
     seconds = time.monotonic() - started
     parts = estimate(config, model.config, dict(mesh.shape), kernel)
     memory = memory_facts(compiled, refusal, parts, topology)
-    prediction = predict(model.config, topology, layout_of(config, mesh))
+    prediction = predict(model.config, topology, layout_of(config, mesh, model.config))
     fits = memory["peak_bytes"] <= memory["limit_bytes"]
     report: dict[str, Any] = {
         "topology": topology.name,
@@ -115,7 +115,7 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
             "microbatches": config.batch.microbatches,
             "remat": config.compute.remat,
             "attention": kernel.name,
-            "rows_per_device": layout_of(config, mesh).rows_per_device,
+            "rows_per_device": layout_of(config, mesh, model.config).rows_per_device,
         },
         "collectives": [] if compiled is None else traffic(compiled.as_text(), mesh, topology),
         "flops": flop_facts(config, model, mesh),
@@ -225,10 +225,11 @@ def links(groups: Any, mesh: Mesh, topology: Topology) -> str:
 def flop_facts(config: TrainConfig, model: Model, mesh: Mesh) -> dict[str, float]:
     """FLOPs of a step over all devices: of the model, counted both ways, and what remat adds."""
     tokens, length = config.batch.global_batch * config.data.row_length, config.data.row_length
+    layout = layout_of(config, mesh, model.config)
     return {
-        "model": tokens * flops_per_token(model.config, length, causal=False),
-        "model_causal": tokens * flops_per_token(model.config, length, causal=True),
-        "recomputation": tokens * token_flops(model.config, layout_of(config, mesh))["recomputation"],
+        "model": tokens * flops_per_token(model.config, length, False, layout.adapters),
+        "model_causal": tokens * flops_per_token(model.config, length, True, layout.adapters),
+        "recomputation": tokens * token_flops(model.config, layout)["recomputation"],
     }
 
 

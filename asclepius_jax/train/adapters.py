@@ -7,7 +7,6 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from asclepius_jax.adapters import num_adapter_params
 from asclepius_jax.model.llama import Model, Params, build
 from asclepius_jax.model.lora import init_adapters
 from asclepius_jax.train.step import abstract_state, state_shardings
@@ -20,7 +19,7 @@ def random_adapters(model: Model, seed: int, shardings: Params) -> Params:
 def footprint(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> str:
     """One line: what trains, and the optimizer state of that beside what training everything would need."""
     ours, everything = (optimizer_bytes(one, optimizer, mesh) for one in (model, build(model.config)))
-    count, of = num_adapter_params(model), model.config.num_params
+    count, of = sum(leaf.size for leaf in jax.tree.leaves(model.adapter_shapes)), model.config.num_params
     return (
         f"adapters of rank {model.lora.rank}: {count:,} parameters train beside {of:,} frozen ones "
         f"({count / (count + of):.3%} of all); optimizer state {written(ours)}, where training everything would need "

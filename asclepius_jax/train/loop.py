@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from asclepius_jax.adapters import adapted, whole_params
+from asclepius_jax.adapters import adapted, num_adapter_params, whole_params
 from asclepius_jax.agreement import check_agreement, facts_of
 from asclepius_jax.checkpoints import (
     Checkpoints,
@@ -87,7 +87,8 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         write_run_folder(run_dir, config, rows)
         eval_step = make_eval_step(config, model, shardings, mesh, kernel)
         metrics = Metrics(run_dir, config.log, first, total_steps)
-        throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length)
+        trained = num_adapter_params(model.config, config.lora)
+        throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length, trained)
 
     stop, trace = StopSignal(), Trace(run_dir / "profile", first, config.profile)
     metrics.start_clock()
