@@ -32,7 +32,7 @@ from asclepius_jax.model import hf
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import build
 from asclepius_jax.model.lora import Adapters
-from asclepius_jax.peft import merge, peft_shapes, peft_tensors, read_adapters, whole_reader, write_peft
+from asclepius_jax.peft import HostAdapters, merge, peft_shapes, peft_tensors, read_adapters, whole_reader, write_peft
 from asclepius_jax.sharding import batch_sharding, make_mesh
 from asclepius_jax.train.adapters import random_adapters
 from asclepius_jax.train.loop import train
@@ -248,8 +248,6 @@ def test_adapters_train_as_in_peft(start: Path, tmp_path: Path):
 
 
 def host(lora: Any, adapters: Any) -> Any:
-    from asclepius_jax.peft import HostAdapters
-
     return HostAdapters(lora, jax.device_get(adapters))
 
 

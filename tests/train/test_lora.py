@@ -3,9 +3,6 @@
 import dataclasses
 import functools
 import math
-import shutil
-import signal
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,38 +14,26 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 from jax.sharding import Mesh
-from made_inputs import MODEL as SMALL
-from made_inputs import packed_notes, transformers_model
-from test_loop import losses_of, run_and_strike, steps_of
 from test_step import LENGTH, LOSS_RTOL, PARAM_ATOL, ROWS, STEPS, first_params, made_batch
 
-from asclepius_jax.adapters import adapted, whole_params
-from asclepius_jax.checkpoints import State, find_step, read_stored
+from asclepius_jax.adapters import adapted
+from asclepius_jax.checkpoints import State
 from asclepius_jax.config import (
     LORA_TARGETS,
     BatchConfig,
-    CheckpointConfig,
     ComputeConfig,
     DataConfig,
-    EvalConfig,
-    InitConfig,
-    LogConfig,
     LoraConfig,
     MeshConfig,
     OptimizerConfig,
     TrainConfig,
-    check,
 )
-from asclepius_jax.data import PackedRows
-from asclepius_jax.export import ImportConfig, run_import
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.hf import flatten, unflatten
+from asclepius_jax.model.hf import flatten
 from asclepius_jax.model.llama import Model, build
-from asclepius_jax.model.lora import TARGETS, Adapters, Lora, Noise, drop, init_adapters
+from asclepius_jax.model.lora import Adapters, Lora, Noise, drop, init_adapters
 from asclepius_jax.model.variants import VARIANTS
-from asclepius_jax.sharding import batch_sharding, make_mesh, param_shardings
-from asclepius_jax.train.adapters import footprint, random_adapters, readable
-from asclepius_jax.train.loop import train
+from asclepius_jax.sharding import batch_sharding, make_mesh
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import (
     abstract_batch,
@@ -59,7 +44,6 @@ from asclepius_jax.train.step import (
     state_shardings,
     weights_of,
 )
-from data_prep.records import UserError
 
 TINY = build(VARIANTS["tiny"])
 LORA = LoraConfig(rank=3, alpha=6.0, dropout=0.2, base_dtype="float32")
@@ -289,152 +273,19 @@ def test_seed_step_layer_and_target_each_drop_others():
     np.testing.assert_array_equal(half, kept[0][:, :, 32:])
 
 
-# ---------------------------------------------------------------- a run
-
-ROW, BATCH, TOTAL = 32, 8, 9
-
-
-@pytest.fixture(scope="module")
-def base(small_tokenizer: Path, tmp_path_factory) -> TrainConfig:
-    """A model that transformers made, notes packed for pretraining, nine steps of adapters with dropout."""
-    pytest.importorskip("transformers")
-    root = tmp_path_factory.mktemp("lora")
-    shutil.copytree(small_tokenizer, root / "hf")
-    transformers_model(root / "hf", SMALL)
-    run_import(ImportConfig(root / "hf", root / "imported"))
-    data = packed_notes(root / "train", small_tokenizer, 150, ROW)
-    held_out = packed_notes(root / "held_out", small_tokenizer, 25, ROW, seed=1)
-    rows = PackedRows(data, ROW)
-    return TrainConfig(
-        model=str(root / "hf"),
-        init=InitConfig(checkpoint=str(root / "imported")),
-        data=DataConfig(str(data), str(held_out), ROW, epochs=(TOTAL + 0.5) * BATCH / len(rows)),
-        batch=BatchConfig(BATCH),
-        mesh=MeshConfig(2, 2, 2),
-        compute=ComputeConfig("float32", "none"),
-        optimizer=OptimizerConfig(learning_rate=2e-2),
-        checkpoint=CheckpointConfig(every_steps=4, keep=5),
-        evaluation=EvalConfig(every_steps=9),
-        log=LogConfig(every_steps=1, tensorboard=False, progress=False),
-        lora=LoraConfig(rank=4, alpha=8.0, dropout=0.1),
-    )
+def test_every_step_of_a_run_drops_others():
+    on = program(ONE, with_lora(dropout=0.5))
+    losses = []
+    for step in (0, 0, 1):
+        state = on.start() | {"step": jax.device_put(jnp.int32(step), on.shardings["step"])}
+        losses.append(float(on.step(state, made_batch(0))[1]["loss"]))
+    assert losses[0] == losses[1] != losses[2]
 
 
-@pytest.fixture(scope="module")
-def unbroken(base: TrainConfig, tmp_path_factory) -> Path:
-    return train(dataclasses.replace(base, run_dir=str(tmp_path_factory.mktemp("unbroken"))))
-
-
-def adapters_of(run_dir: Path | str) -> dict[str, np.ndarray]:
-    folder = find_step(Path(run_dir))[1]
-    names = flatten(adapted(build(SMALL), LoraConfig(rank=4)).adapter_shapes)
-    return {name: read_stored(folder, name, "adapters") for name in names}
-
-
-def test_adapters_learn_from_packed_notes_and_a_step_holds_no_base(base: TrainConfig, unbroken: Path):
-    losses = losses_of(unbroken)
-    assert losses[TOTAL] < losses[1] - 0.5
-    assert steps_of(unbroken) == [4, 8, 9]
-    assert sorted(path.name for path in find_step(unbroken)[1].iterdir() if path.is_dir()) == [
-        "adapters", "meta", "optimizer",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_broken_run_ends_in_the_adapters_of_an_unbroken_one(
-    base: TrainConfig, unbroken: Path, tmp_path: Path, number: int
-):
-    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"))
-    run_and_strike(config, 6, number)
-    assert steps_of(config.run_dir) == ([4, 6] if number == signal.SIGTERM else [4])
-    train(config)
-    assert losses_of(config.run_dir) == losses_of(unbroken)
-    ours = adapters_of(config.run_dir)
-    for name, value in adapters_of(unbroken).items():
-        np.testing.assert_array_equal(ours[name], value, err_msg=name)
-
-
-def test_a_base_from_a_folder_is_that_from_a_checkpoint(base: TrainConfig, unbroken: Path, tmp_path: Path):
-    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), init=InitConfig(hf=base.model))
-    train(config)
-    assert losses_of(config.run_dir) == losses_of(unbroken)
-
-
-def test_the_start_tells_what_trains_and_what_it_saves(base: TrainConfig, tmp_path: Path, capsys):
-    model = adapted(build(SMALL), base.lora)
-    mesh, optimizer = make_mesh(MeshConfig(1, 2), jax.devices()[:2]), make_optimizer(base.optimizer, 1)
-    D, N, K, H, F, R, L = 32, 4, 2, 8, 64, 4, 2
-    count = L * R * ((D + N * H) + 2 * (D + K * H) + (N * H + D) + 3 * (D + F))
-    line = footprint(model, optimizer, mesh)
-    assert f"{count:,} parameters train beside {SMALL.num_params:,} frozen ones" in line
-    shardings = state_shardings(mesh, model, optimizer)
-    state = jax.jit(optimizer.init, out_shardings=shardings["optimizer"])(
-        random_adapters(model, 0, shardings["adapters"])
-    )
-    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
-    assert f"optimizer state {readable(2 * held)} in all and {readable(held)} a device" in line
-
-
-def test_other_adapters_or_none_do_not_continue_a_run(base: TrainConfig, unbroken: Path, tmp_path: Path):
-    shutil.copytree(unbroken, tmp_path / "run")
-    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"))
-    for other in (dataclasses.replace(base.lora, alpha=4.0), LoraConfig()):
-        with pytest.raises(UserError, match=r"holds an interrupted run with other settings \(lora"):
-            train(dataclasses.replace(config, lora=other))
-
-
-def test_what_generates_has_the_adapters_in_its_matrices(base: TrainConfig, unbroken: Path):
-    """The model of a run, adapters beside the matrices, and the whole parameters of its step give the same logits."""
-    model, plain = adapted(build(SMALL), dataclasses.replace(base.lora, base_dtype="float32")), build(SMALL)
-    places = param_shardings(make_mesh(MeshConfig(2, 2, 2)), plain)
-    whole = whole_params(find_step(unbroken)[1], plain, places)
-    frozen = whole_params(find_step(Path(base.init.checkpoint))[1], plain, places)
-    adapters = jax.tree.map(jnp.asarray, unflatten(adapters_of(unbroken)))
-    tokens = np.random.default_rng(0).integers(3, 320, (8, 32))
-    rows = (tokens, np.broadcast_to(np.arange(32), tokens.shape), np.ones_like(tokens))
-    logits = [
-        jax.jit(lambda p, a: model.merge(p, Adapters(model.lora, a))(*rows, "float32"))(params, beside)
-        for params, beside in ((whole, {}), (frozen, adapters), (frozen, {}))
-    ]
-    np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
-    assert np.abs(logits[2] - logits[1]).max() > 0.1
-
-
-def test_adapters_can_start_from_a_run_of_adapters(base: TrainConfig, unbroken: Path, tmp_path: Path):
-    """Pretraining by adapters, then tuning by others: the first ones are part of the base."""
-    data = dataclasses.replace(base.data, eval_path="", epochs=base.data.epochs * 1.5 / 9.5)
-    init = InitConfig(checkpoint=str(unbroken))
-    # One step at the rate that warmup begins with, which is zero.
-    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), init=init, data=data)
-    train(config)
-    assert losses_of(config.run_dir)[1] < losses_of(unbroken)[1] - 0.3
-
-
-# ---------------------------------------------------------------- what is refused, and what is planned
-
-
-@pytest.mark.parametrize(
-    ("values", "told"),
-    [
-        ({"rank": -1}, "lora.rank is -1: it must be 1 or more, or 0"),
-        ({"alpha": 0.0}, "lora.alpha is 0.0: it must be above 0"),
-        ({"dropout": 1.0}, "lora.dropout is 1.0: it must be from 0"),
-        ({"targets": ("q", "lm_head")}, "lora.targets is q lm_head: name some of q k v o gate up down"),
-        ({"targets": ("q", "q")}, "lora.targets is q q: name some of"),
-        ({"targets": ()}, "lora.targets is empty: name some of"),
-    ],
-)
-def test_values_that_no_run_can_have_are_refused(values: dict[str, Any], told: str):
-    config = TrainConfig(data=DataConfig("packed"), init=InitConfig(hf="base"), lora=LoraConfig(rank=4))
-    check(config)
-    with pytest.raises(UserError, match=told):
-        check(dataclasses.replace(config, lora=dataclasses.replace(config.lora, **values)))
-
-
-def test_adapters_of_nothing_are_refused():
-    with pytest.raises(UserError, match=r"nothing to adapt: name the frozen weights with --init.hf or"):
-        check(TrainConfig(data=DataConfig("packed"), lora=LoraConfig(rank=4)))
-
-
-def test_the_targets_of_the_configuration_are_those_of_the_model():
-    assert tuple(TARGETS) == LORA_TARGETS
+def test_every_layer_of_a_model_drops_others():
+    noise = Noise(jax.random.key(0), jnp.zeros((1, 1), jnp.uint32))
+    adapters = Adapters(Lora(3, 6.0, ("q",), 0.5), {"q": first_adapters()["q"]}, noise)
+    keys = adapters.by_layer()[1]
+    assert not (jax.random.key_data(keys[0]) == jax.random.key_data(keys[1])).all()
+    seen = adapters.of_layer(jax.tree.map(lambda x: x[1], adapters.by_layer())).noise
+    assert (jax.random.key_data(seen.key) == jax.random.key_data(keys[1])).all()
