@@ -33,7 +33,7 @@ META, DIGESTS, DAMAGED = "meta.json", "digests.json", ".damaged"
 # What is larger holds array data, which the content checksums cover.
 HASHED_BYTES = 2**20
 
-State = dict[str, Any]  # step, params, optimizer; with LoRA also adapters
+State = dict[str, Any]  # step, params, optimizer; where adapters train: adapters, and params are frozen
 T = TypeVar("T")
 
 
@@ -54,7 +54,8 @@ class Meta:
     data: dict[str, Any] = dataclasses.field(
         default_factory=dict
     )  # of the packed folder's manifest, for the model card
-    checksums: dict[str, str] = dataclasses.field(default_factory=dict)  # item/array -> its content's
+    # item/array -> that of its content; "base/..." where adapters train, of what they stand on
+    checksums: dict[str, str] = dataclasses.field(default_factory=dict)
     eval_loss: float | None = None  # on the held-out rows, where they were evaluated at this very step
 
     @classmethod

@@ -101,6 +101,28 @@ class OptimizerConfig:
     """bfloat16 saves 2 bytes a parameter."""
 
 
+# What of a block may have an adapter, named as in the configuration.
+LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685): they train, and everything else stays as it was."""
+
+    rank: int = 0
+    """Of an adapter's two matrices; 0: none, everything trains."""
+    alpha: float = 16.0
+    """What the matrices make is scaled by alpha / rank."""
+    targets: tuple[str, ...] = LORA_TARGETS
+    """Matrices of every block that have adapters."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs that a training step leaves out."""
+    base_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen matrices as they are kept; in bfloat16 they are what a bfloat16 step makes of float32 ones."""
+    seed: int = 0
+    """Of the adapters at the start, and of dropout."""
+
+
 @dataclass(frozen=True)
 class CheckpointConfig:
     every_steps: int = 500
@@ -160,6 +182,7 @@ class TrainConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
@@ -256,6 +279,27 @@ def check(config: TrainConfig) -> None:
         raise UserError(
             f"batch.microbatches {config.batch.microbatches} does not divide batch.global_batch "
             f"{config.batch.global_batch}: use one of {divisors(config.batch.global_batch)}"
+        )
+    check_lora(config)
+
+
+def check_lora(config: TrainConfig) -> None:
+    lora = config.lora
+    if lora.rank < 0:
+        raise UserError(f"lora.rank is {lora.rank}: it must be 1 or more, or 0 to train everything")
+    if lora.alpha <= 0:
+        raise UserError(f"lora.alpha is {lora.alpha}: it must be above 0")
+    if not 0 <= lora.dropout < 1:
+        raise UserError(f"lora.dropout is {lora.dropout}: it must be from 0 up to, not including, 1")
+    unknown = [name for name in lora.targets if name not in LORA_TARGETS]
+    if unknown or not lora.targets or len(set(lora.targets)) < len(lora.targets):
+        raise UserError(
+            f"lora.targets is {' '.join(lora.targets) or 'empty'}: name some of {' '.join(LORA_TARGETS)}, each once"
+        )
+    if lora.rank and not (config.init.hf or config.init.checkpoint):
+        raise UserError(
+            f"lora.rank is {lora.rank}, and there is nothing to adapt: name the frozen weights with --init.hf or "
+            "--init.checkpoint"
         )
 
 

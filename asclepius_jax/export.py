@@ -14,10 +14,11 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from asclepius_jax.checkpoints import STEPS, Meta, find_step, read_meta, read_stored
+from asclepius_jax.checkpoints import STEPS, Meta, find_step, read_meta
 from asclepius_jax.config import CheckpointConfig, MeshConfig
 from asclepius_jax.model.hf import hf_shapes, load_params, names, read_config, to_hf, write_config
 from asclepius_jax.model.llama import Model, build
+from asclepius_jax.peft import whole_reader
 from asclepius_jax.saver import Saver
 from asclepius_jax.sharding import make_mesh, param_shardings
 from data_prep.prompts import chat_template
@@ -63,7 +64,8 @@ def run_export(config: ExportConfig) -> None:
         raise UserError(f"{run_dir}/tokenizer is not the one that {step_folder} was trained with")
     if config.max_shard_size <= 0:
         raise UserError(f"--max-shard-size {config.max_shard_size}: it must be above 0 GB")
-    inputs = {str(step_folder): file_hash(step_folder / "params" / "manifest.ocdbt")}
+    item = "params" if (step_folder / "params").is_dir() else "adapters"
+    inputs = {str(step_folder): file_hash(step_folder / item / "manifest.ocdbt")}
     with writing_folder(config.out, "export", inputs, of_records=False) as folder:
         files = write_weights(folder.path, step_folder, build(meta.model), config)
         for name, count in files.items():
@@ -134,8 +136,9 @@ def lay_out(path: Path, header: dict[str, Any], sizes: dict[str, int]) -> dict[s
 
 def stored_tensors(step_folder: Path, model: Model) -> Iterator[tuple[str, np.ndarray]]:
     """The Hugging Face tensors of a checkpoint, read one parameter at a time without a device."""
+    read = whole_reader(step_folder)
     for row in names(model):
-        yield from to_hf(row, read_stored(step_folder, row[0]))
+        yield from to_hf(row, read(row[0]))
 
 
 def write_texts(out: Path, meta: Meta, tokenizer: JsonTokenizer, dtype: str) -> None:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asclepius_jax.checkpoints import find_step, read_meta, restore_params
+from asclepius_jax.adapters import whole_params
+from asclepius_jax.checkpoints import find_step, read_meta
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.model.llama import Model, Params, build, empty_cache
 from asclepius_jax.model.variants import LlamaConfig
@@ -81,7 +82,7 @@ def load(checkpoint: Path, mesh_config: MeshConfig) -> tuple[Model, Params, Json
     if tokenizer.hash != meta.tokenizer_hash:
         raise UserError(f"{run_dir}/tokenizer is not the one that {step_folder} was trained with")
     model = build(meta.model)
-    params = restore_params(step_folder, model.shapes, param_shardings(make_mesh(mesh_config), model))
+    params = whole_params(step_folder, model, param_shardings(make_mesh(mesh_config), model))
     return model, params, tokenizer
 
 

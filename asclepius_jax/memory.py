@@ -5,12 +5,16 @@ to the byte, `asclepius plan` compiles the step. Letters: L layers, D model widt
 H head width, F feed-forward width, V vocabulary, T row length.
 """
 
+import math
 from dataclasses import dataclass
 
-from asclepius_jax.config import TrainConfig
+from asclepius_jax.adapters import lora_from
+from asclepius_jax.config import LoraConfig, TrainConfig
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import REMAT_SAVES
+from asclepius_jax.model.lora import Lora, adapter_axes, adapter_shapes
 from asclepius_jax.model.variants import LlamaConfig
+from asclepius_jax.sharding import RULES
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,20 @@ class Memory:
 def estimate(config: TrainConfig, model: LlamaConfig, mesh: dict[str, int], kernel: Kernel) -> Memory:
     """Of a step whose microbatches and remat are set; `mesh` holds the size of each axis."""
     split, tensor = mesh["fsdp"] * mesh["tensor"], mesh["tensor"]
-    params = model.num_params / split
+    lora, params = config.lora, model.num_params / split
+    trained = adapters_of_device(model, lora_from(lora), mesh) if lora.rank else params
+    frozen = (2 if lora.base_dtype == "bfloat16" else 4) * params if lora.rank else 0.0
     moments = 4 + (2 if config.optimizer.first_moment_dtype == "bfloat16" else 4)
     width = 2 if config.compute.dtype == "bfloat16" else 4
     rows = config.batch.global_batch / config.batch.microbatches / (mesh["data"] * mesh["fsdp"])
     T = config.data.row_length
     tokens = rows * T / mesh["context"]  # of which each tensor device keeps its part between blocks
     return Memory(
-        params=4 * params,
-        optimizer=moments * params,
-        gradients=(4 if config.batch.microbatches == 1 else 8) * params,
+        params=frozen + 4 * trained,
+        optimizer=moments * trained,
+        gradients=(4 if config.batch.microbatches == 1 else 8) * trained,
         saved=model.num_layers * saved_bytes(config.compute.remat, model, tokens, tensor, width, kernel, rows),
-        working=working_bytes(model, tokens, tensor, width) + score_bytes(kernel, model, mesh, rows, T),
+        working=working_bytes(model, tokens, tensor, width, lora) + score_bytes(kernel, model, mesh, rows, T),
     )
 
 
@@ -65,11 +71,26 @@ def saved_bytes(
     return width * numbers * tokens / tensor + log_sums
 
 
-def working_bytes(model: LlamaConfig, tokens: float, tensor: int, width: int) -> float:
+def adapters_of_device(model: LlamaConfig, lora: Lora, mesh: dict[str, int]) -> float:
+    """Numbers of the adapters that a device holds: of each array, what the mesh axes of its dimensions leave."""
+    shapes, axes = adapter_shapes(model, lora), adapter_axes(lora)
+    parts = {name: 1 if axis is None else mesh[axis] for name, axis in RULES.items()}
+    total = 0.0
+    for name in lora.targets:
+        for key, shape in shapes[name].items():
+            total += shape.size / math.prod(parts[axis] for axis in axes[name][key])
+    return total
+
+
+def working_bytes(model: LlamaConfig, tokens: float, tensor: int, width: int, lora: LoraConfig) -> float:
     D, F, V, H = model.embed_dim, model.mlp_dim, model.vocab_size, model.head_dim
     layer = 2 * D * H * (model.num_heads + model.num_kv_heads) + 3 * D * F
     # Gate, up and their gradients; beside them about nine arrays of the model's width are alive at the worst moment.
     activations = width * tokens * (4 * F / tensor + 9.4 * D)
+    if lora.rank:
+        # No gradients of them, then. What dropout leaves of an adapter's inputs is an array for each target.
+        activations += 3.2 * width * tokens * F / tensor if lora.dropout else 0.0
+        return activations + 2 * width * layer / tensor + width * V * D / tensor
     # The weights of a block and of the next, which is gathered ahead, and their gradients; the output matrix with its
     # float32 gradient.
     return activations + 3 * width * layer / tensor + (width + 4) * V * D / tensor

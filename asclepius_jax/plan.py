@@ -16,7 +16,8 @@ import jax
 from jax.sharding import Mesh
 
 from asclepius_jax import hlo
-from asclepius_jax.config import TrainConfig, check
+from asclepius_jax.adapters import adapted
+from asclepius_jax.config import InitConfig, TrainConfig, check
 from asclepius_jax.memory import Memory, estimate
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import Model, build
@@ -86,8 +87,8 @@ def run(options: PlanOptions, config: TrainConfig) -> None:
 
 def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: PlanOptions) -> Plan:
     """Compile one configuration; raises UserError for what no run could be."""
-    check(dataclasses.replace(config, data=dataclasses.replace(config.data, path=config.data.path or "later")))
-    model = build(resolve_model(config.model))
+    check(later(config))
+    model = adapted(build(resolve_model(config.model)), config.lora)
     mesh = make_mesh(config.mesh, devices)
     check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
     rows, segments = data_facts(config, options)
@@ -101,7 +102,7 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
     seconds = time.monotonic() - started
     parts = estimate(config, model.config, dict(mesh.shape), kernel)
     memory = memory_facts(compiled, refusal, parts, topology)
-    prediction = predict(model.config, topology, layout_of(config, mesh))
+    prediction = predict(model.config, topology, layout_of(config, mesh, model.config))
     fits = memory["peak_bytes"] <= memory["limit_bytes"]
     report: dict[str, Any] = {
         "topology": topology.name,
@@ -114,7 +115,7 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
             "microbatches": config.batch.microbatches,
             "remat": config.compute.remat,
             "attention": kernel.name,
-            "rows_per_device": layout_of(config, mesh).rows_per_device,
+            "rows_per_device": layout_of(config, mesh, model.config).rows_per_device,
         },
         "collectives": [] if compiled is None else traffic(compiled.as_text(), mesh, topology),
         "flops": flop_facts(config, model, mesh),
@@ -124,6 +125,13 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
     }
     facts = program_facts(config, model.config, mesh, kernel, steps)
     return Plan(config, fits, prediction, report, facts, compiled)
+
+
+def later(config: TrainConfig) -> TrainConfig:
+    """The configuration with a name for what a plan does without: data, and the weights that adapters stand on."""
+    data = dataclasses.replace(config.data, path=config.data.path or "later")
+    named = config.init.hf or config.init.checkpoint or not config.lora.rank
+    return dataclasses.replace(config, data=data, init=config.init if named else InitConfig(hf="later"))
 
 
 def data_facts(config: TrainConfig, options: PlanOptions) -> tuple[int, int]:
@@ -217,10 +225,11 @@ def links(groups: Any, mesh: Mesh, topology: Topology) -> str:
 def flop_facts(config: TrainConfig, model: Model, mesh: Mesh) -> dict[str, float]:
     """FLOPs of a step over all devices: of the model, counted both ways, and what remat adds."""
     tokens, length = config.batch.global_batch * config.data.row_length, config.data.row_length
+    layout = layout_of(config, mesh, model.config)
     return {
-        "model": tokens * flops_per_token(model.config, length, causal=False),
-        "model_causal": tokens * flops_per_token(model.config, length, causal=True),
-        "recomputation": tokens * token_flops(model.config, layout_of(config, mesh))["recomputation"],
+        "model": tokens * flops_per_token(model.config, length, False, layout.adapters),
+        "model_causal": tokens * flops_per_token(model.config, length, True, layout.adapters),
+        "recomputation": tokens * token_flops(model.config, layout)["recomputation"],
     }
 
 

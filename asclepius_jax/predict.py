@@ -79,6 +79,8 @@ class Layout:
     """Of a number while gradients are summed over fsdp devices: compute.reduce_dtype."""
     data_gradient_bytes: int = 4
     """The same over replicas."""
+    adapters: int = 0
+    """Parameters that train beside frozen ones; 0: everything trains."""
 
     @property
     def devices(self) -> int:
@@ -88,6 +90,10 @@ class Layout:
     def tokens(self) -> float:
         """Of a microbatch, for one device."""
         return self.rows_per_device * self.row_length / (self.tensor * self.context)
+
+    def trained(self, model: LlamaConfig) -> int:
+        """Parameters that have gradients."""
+        return self.adapters or model.num_params
 
 
 @dataclass(frozen=True)
@@ -109,13 +115,15 @@ def predict(model: LlamaConfig, topology: Topology, layout: Layout, constants: C
     parts = {name: each / (device.peak_flops * share) for name, each in flops.items()}
     bandwidth = device.memory_bandwidth / constants.traffic
     parts["memory"] = passes * microbatch_bytes(model, layout) / bandwidth
-    parts["optimizer"] = OPTIMIZER_BYTES * model.num_params / (layout.fsdp * layout.tensor) / bandwidth
+    parts["optimizer"] = OPTIMIZER_BYTES * layout.trained(model) / (layout.fsdp * layout.tensor) / bandwidth
     parts |= communication(model, topology, layout, constants.links, sum(parts.values()) - parts["optimizer"])
     apart = ("fast_links", "slow_links", "host_link")
     seconds = sum(each for name, each in parts.items() if name not in apart)
     tokens = passes * layout.tokens
     counted = {
-        causal: tokens * flops_per_token(model, layout.row_length, causal) / (seconds * device.peak_flops)
+        causal: tokens
+        * flops_per_token(model, layout.row_length, causal, layout.adapters)
+        / (seconds * device.peak_flops)
         for causal in (False, True)
     }
     return Prediction(seconds, tokens / seconds, counted[False], counted[True], parts)
@@ -129,7 +137,7 @@ def token_flops(model: LlamaConfig, layout: Layout) -> dict[str, float]:
     scores = 2 * L * queries * layout.row_length
     again = remat.heads * (queries + 2 * keys) + remat.projection * queries + remat.feed_forward * 2 * F
     return {
-        "matrices": flops_per_token(model, 0, causal=True),
+        "matrices": flops_per_token(model, 0, True, layout.adapters),
         # The backward kernel makes the scores again: five products to the forward's two.
         "attention": 3.5 * scores,
         "recomputation": L * 2 * D * again + remat.attention * scores,
@@ -152,8 +160,8 @@ def microbatch_bytes(model: LlamaConfig, layout: Layout) -> float:
     # bfloat16; float32 logits are written, read by the loss, overwritten by their gradient and read twice for it.
     activations = layout.tokens * (2 * numbers * model.num_layers + 16 * model.vocab_size)
     # Weights as they are used: written when gathered and read, forward; so again and read twice, backward; gradients.
-    weights = 12 * model.num_params / layout.tensor
-    accumulated = 12 * model.num_params / (layout.fsdp * layout.tensor)
+    weights = (8 * model.num_params + 4 * layout.trained(model)) / layout.tensor
+    accumulated = 12 * layout.trained(model) / (layout.fsdp * layout.tensor)
     return activations + weights + accumulated
 
 
@@ -166,7 +174,7 @@ def communication(
     ends = (1 if model.tie_embeddings else 2) * model.vocab_size * D
     # Blocks are gathered forward and backward, the two ends of the model once; in bfloat16.
     gathered = 2 * (2 * (model.num_params - ends) + ends) / layout.tensor
-    scattered = layout.fsdp_gradient_bytes * model.num_params / layout.tensor
+    scattered = layout.fsdp_gradient_bytes * layout.trained(model) / layout.tensor
     # Positions are gathered and summed around attention and feed-forward, forward and backward; what is made again
     # needs three of the forward's four, and without recomputation its two gathers.
     activations = 2 * layout.tokens * layout.tensor * D
@@ -177,10 +185,10 @@ def communication(
 
     axes = Axes(topology, layout)
     fsdp_fast, fsdp_slow = axes.seconds("fsdp", passes * (gathered + scattered))
-    data_fast, data_slow = axes.seconds("data", 2 * layout.data_gradient_bytes * model.num_params / split)
+    data_fast, data_slow = axes.seconds("data", 2 * layout.data_gradient_bytes * layout.trained(model) / split)
     # Gradients are summed over context devices as over replicas.
     context_fast, context_slow = axes.seconds(
-        "context", context + 2 * layout.data_gradient_bytes * model.num_params / split
+        "context", context + 2 * layout.data_gradient_bytes * layout.trained(model) / split
     )
     tensor_fast, tensor_slow = axes.seconds("tensor", tensor)
     fast = (fsdp_fast + data_fast + context_fast + tensor_fast) / links

@@ -45,14 +45,16 @@ class Saver:
                 shutil.rmtree(left, ignore_errors=True)
 
     def save(self, step: int, state: State, meta: Meta) -> None:
-        """Start writing a step; training goes on while the bytes travel. What is to be saved of the state is every
-        item but `step`; an earlier save is waited for."""
+        """Start writing a step; training goes on while the bytes travel. An earlier save is waited for."""
         self.finish()
-        items = {name: leaf_names(tree) for name, tree in state.items() if name != "step"}
+        # Frozen weights lie where they were read from.
+        left_out = {"step", "params"} if "adapters" in state else {"step"}
+        items = {name: leaf_names(tree) for name, tree in state.items() if name not in left_out}
         if self.config.checksums:
             named = {f"{item}/{name}": array for item, leaves in items.items() for name, array in leaves.items()}
             sums = jax.device_get(checksums(named))
-            meta = dataclasses.replace(meta, checksums={name: written(value) for name, value in sums.items()})
+            written_sums = {name: written(value) for name, value in sums.items()}
+            meta = dataclasses.replace(meta, checksums={**meta.checksums, **written_sums})
         partial = self.folder / f".{step}.saving"
         futures: list[Any] = []
         # New for each step: one that failed may have left it half-way.

@@ -64,7 +64,7 @@ def rank(config: TrainConfig, model: LlamaConfig, topology: Topology, devices: l
             continue  # of this mesh; the next may divide
         kernel = choose_kernel(at_hand, mesh, model)
         scored = [
-            (predict(model, topology, layout_of(each, mesh)).step_seconds, each)
+            (predict(model, topology, layout_of(each, mesh, model)).step_seconds, each)
             for each in candidates(at_hand, mesh)
             if fits(each, model, dict(mesh.shape), kernel, topology)
         ]

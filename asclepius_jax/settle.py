@@ -11,6 +11,7 @@ from typing import Any, cast
 import jax
 from jax.sharding import Mesh
 
+from asclepius_jax.adapters import num_adapter_params
 from asclepius_jax.config import TrainConfig, divisors
 from asclepius_jax.hardware import find_device
 from asclepius_jax.memory import estimate
@@ -70,10 +71,10 @@ def best(
 
 
 def seconds(config: TrainConfig, model: LlamaConfig, topology: Topology, mesh: Mesh) -> float:
-    return predict(model, topology, layout_of(config, mesh)).step_seconds
+    return predict(model, topology, layout_of(config, mesh, model)).step_seconds
 
 
-def layout_of(config: TrainConfig, mesh: Mesh) -> Layout:
+def layout_of(config: TrainConfig, mesh: Mesh, model: LlamaConfig) -> Layout:
     shape = dict(mesh.shape)
     return Layout(
         **shape,
@@ -82,6 +83,7 @@ def layout_of(config: TrainConfig, mesh: Mesh) -> Layout:
         microbatches=config.batch.microbatches,
         remat=config.compute.remat,
         fsdp_gradient_bytes=2 if config.compute.reduce_dtype == "bfloat16" else 4,
+        adapters=num_adapter_params(model, config.lora),
     )
 
 

@@ -25,6 +25,7 @@ RULES: dict[str, str | None] = {
     "layers": None,
     "head_dim": None,
     "norm": None,
+    "rank": None,
 }
 BATCH_AXES = ("data", "fsdp")  # of rows; the positions of a row are spread over context
 
@@ -114,18 +115,22 @@ def parallel_of(mesh: Mesh, reduce_dtype: str) -> Parallel:
     return Parallel(mesh.shape["fsdp"], mesh.shape["tensor"], mesh.shape["context"], reduce_dtype)
 
 
-def param_specs(model: Model) -> Any:
-    """A PartitionSpec for each parameter; a logical axis without a rule is an error."""
+def specs_of(axes: Any) -> Any:
+    """A PartitionSpec for each array of a tree of logical axes; one without a rule is an error."""
     return jax.tree.map(
-        lambda axes: PartitionSpec(*(RULES[axis] for axis in axes)),
-        model.axes,
+        lambda names: PartitionSpec(*(RULES[name] for name in names)),
+        axes,
         is_leaf=lambda leaf: isinstance(leaf, tuple),
     )
 
 
 def param_shardings(mesh: Mesh, model: Model) -> Any:
     check_model_divides(mesh, model.config)
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), param_specs(model))
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs_of(model.axes))
+
+
+def adapter_shardings(mesh: Mesh, model: Model) -> Any:
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs_of(model.adapter_axes))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

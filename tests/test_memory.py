@@ -5,7 +5,15 @@ import dataclasses
 import jax
 import pytest
 
-from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
+from asclepius_jax.config import (
+    BatchConfig,
+    ComputeConfig,
+    DataConfig,
+    LoraConfig,
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from asclepius_jax.memory import estimate
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.variants import VARIANTS
@@ -28,14 +36,23 @@ def config(model: str, rows: int, microbatches: int, remat: str, **mesh: int) ->
     )
 
 
+def adapters(run: TrainConfig, dropout: float) -> TrainConfig:
+    return dataclasses.replace(run, lora=LoraConfig(rank=16, dropout=dropout))
+
+
 CASES = [
     ("h100-8", config("llama2_7b", 128, 1, "full")),
     ("h100-8", config("llama2_7b", 128, 4, "none")),
     ("a100-80g-8", config("llama2_13b", 128, 1, "full")),
     ("a6000-48g-8", config("llama2_7b", 128, 4, "projections")),
     ("h100-8", config("llama2_7b", 64, 1, "attention", tensor=2)),
+    ("h100-8", adapters(config("llama2_7b", 128, 1, "full"), dropout=0.0)),
+    ("h100-8", adapters(config("llama2_7b", 128, 1, "full"), dropout=0.05)),
+    ("h100-1", adapters(config("llama2_7b", 4, 1, "full"), dropout=0.0)),
+    ("h100-8", adapters(config("llama2_7b", 64, 1, "attention", tensor=2), dropout=0.0)),
 ]
 IDS = ["16 rows", "4 parts, all saved", "13B on Ampere", "projections", "tensor"]
+IDS += ["adapters", "adapters with dropout", "adapters on one card", "adapters and tensor"]
 
 
 @pytest.mark.parametrize(("name", "run"), CASES, ids=IDS)
@@ -64,6 +81,20 @@ def test_what_is_saved_decides_the_memory():
     assert total(microbatches=4) < total(microbatches=1)
     small = OptimizerConfig(first_moment_dtype="bfloat16")
     assert total() - total(optimizer=small) == pytest.approx(2 * VARIANTS["llama2_7b"].num_params / 8)
+
+
+def test_adapters_leave_of_the_base_two_bytes_a_parameter_and_no_more():
+    model, lora = VARIANTS["llama2_7b"], LoraConfig(rank=16)
+    run = dataclasses.replace(config("llama2_7b", 128, 1, "full"), lora=lora)
+    whole = dataclasses.replace(run, lora=dataclasses.replace(lora, base_dtype="float32"))
+    parts, kept = (estimate(each, model, MESH, Kernel("cudnn_packed", 16)) for each in (run, whole))
+    D, F, L, R = 4096, 11008, 32, 16
+    # Of every pair, fsdp splits the one that has the model's width.
+    each = L * R * (7 * D / 8 + 4 * D + 3 * F)
+    assert parts.optimizer == pytest.approx(8 * each)
+    assert parts.gradients == pytest.approx(4 * each)
+    assert parts.params == pytest.approx(2 * model.num_params / 8 + 4 * each)
+    assert kept.params - parts.params == pytest.approx(2 * model.num_params / 8)
 
 
 def chosen(name: str, model: str, **changes: object) -> TrainConfig:

@@ -39,6 +39,17 @@ def test_a_step_is_the_sum_of_what_nothing_hides():
     assert prediction.mfu > prediction.mfu_causal
 
 
+def test_adapters_leave_out_a_third_of_the_products_and_all_gradients_of_the_base():
+    topology = parse_topology("h100-8")
+    whole, beside = (predict(LLAMA, topology, dataclasses.replace(PLAIN, adapters=n)) for n in (0, 40_000_000))
+    matrices, count = 6_607_077_376, 40_000_000
+    ratio = (4 * matrices + 6 * count) / (6 * matrices)
+    assert beside.parts["matrices"] / whole.parts["matrices"] == pytest.approx(ratio, rel=1e-3)
+    assert beside.parts["optimizer"] / whole.parts["optimizer"] == pytest.approx(count / LLAMA.num_params)
+    assert beside.parts["attention"] == whole.parts["attention"]
+    assert beside.parts["fast_links"] < 0.7 * whole.parts["fast_links"]
+
+
 @pytest.mark.parametrize("small", ["v5e-64", "v5p-128", "v6e-64"])
 def test_twice_the_devices_of_one_slice_with_twice_the_batch_are_as_fast_each(small: str):
     generation, number = small.rsplit("-", 1)

@@ -183,7 +183,7 @@ def check_tensors(tensors: dict[str, np.ndarray], model: Model, where: Path) -> 
 
 
 def load_params(folder: Path, model: Model, shardings: Params) -> Params:
-    """The folder's weights in float32, each device's part read from its own byte ranges."""
+    """The folder's weights in the types of `model.shapes`, each device's part read from its own byte ranges."""
     tensors = open_folder(folder)
     check_tensors(tensors, model, folder)
     flat_shardings, shapes = flatten(shardings), flatten(model.shapes)
@@ -194,12 +194,16 @@ def load_params(folder: Path, model: Model, shardings: Params) -> Params:
         layers = range(model.config.num_layers if stacked else 1)
         views = [rearrange(tensors[theirs.format(layer)], layout, **sizes) for layer in layers]
 
-        def part(index: tuple[slice, ...], views: list[np.ndarray] = views, stacked: bool = stacked) -> np.ndarray:
-            if not stacked:
-                return np.asarray(views[0][index], np.float32)
-            return np.stack([np.asarray(view[index[1:]], np.float32) for view in views[index[0]]])
+        shape, dtype = shapes[ours].shape, shapes[ours].dtype
 
-        params[ours] = jax.make_array_from_callback(shapes[ours].shape, flat_shardings[ours], part)
+        def part(
+            index: tuple[slice, ...], views: list[np.ndarray] = views, stacked: bool = stacked, dtype: Any = dtype
+        ) -> np.ndarray:
+            if not stacked:
+                return np.asarray(views[0][index], dtype)
+            return np.stack([np.asarray(view[index[1:]], dtype) for view in views[index[0]]])
+
+        params[ours] = jax.make_array_from_callback(shape, flat_shardings[ours], part)
     return unflatten(params)
 
 

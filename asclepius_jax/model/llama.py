@@ -16,8 +16,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from asclepius_jax.model import vocabulary
 from asclepius_jax.model.attention import SAVED_NAME, Kernel, attend, cached_mask, plain, prepare
+from asclepius_jax.model.lora import NO_ADAPTERS, Adapters, Lora, adapter_axes, adapter_shapes
 from asclepius_jax.model.parallel import Parallel
-from asclepius_jax.model.product import product
 from asclepius_jax.model.rope import angles, frequencies, rotate
 from asclepius_jax.model.variants import LlamaConfig
 
@@ -89,13 +89,15 @@ class Attention(nnx.Module):
         self.v_DKH = weight(rngs, (D, K, H), ("embed", "kv_heads", "head_dim"))
         self.o_DNH = weight(rngs, (D, N, H), ("embed", "heads", "head_dim"), residual_std(config))
 
-    def __call__(self, x_BTD: jax.Array, rows: Rows, parallel: Parallel, cache: Any = None) -> tuple[jax.Array, Any]:
+    def __call__(
+        self, x_BTD: jax.Array, rows: Rows, parallel: Parallel, adapters: Adapters, cache: Any = None
+    ) -> tuple[jax.Array, Any]:
         """`cache` is this layer's (k_BSKH, v_BSKH), or None to attend within x; returns it with x's keys written."""
         dtype, scale = x_BTD.dtype, self.q_DNH.shape[-1] ** -0.5
         q_DNH, k_DKH, v_DKH = (parallel.weight(w[...], 0, dtype) for w in (self.q_DNH, self.k_DKH, self.v_DKH))
-        q_BTNH = rotate(product("BTD,DNH->BTNH", x_BTD, q_DNH), rows.cos_sin, scale)
-        k_BSKH = rotate(product("BSD,DKH->BSKH", x_BTD, k_DKH), rows.cos_sin)
-        v_BSKH = product("BSD,DKH->BSKH", x_BTD, v_DKH)
+        q_BTNH = rotate(adapters.project("q", "BTD,DNH->BTNH", x_BTD, q_DNH, parallel), rows.cos_sin, scale)
+        k_BSKH = rotate(adapters.project("k", "BSD,DKH->BSKH", x_BTD, k_DKH, parallel), rows.cos_sin)
+        v_BSKH = adapters.project("v", "BSD,DKH->BSKH", x_BTD, v_DKH, parallel)
         if cache is not None:
             rows_B1 = jnp.arange(x_BTD.shape[0])[:, None]
             k_BSKH = cache[0].at[rows_B1, rows.positions_BT].set(k_BSKH)
@@ -108,7 +110,8 @@ class Attention(nnx.Module):
                 for x, name in zip((q_BTNH, k_BSKH, v_BSKH), "qkv", strict=True)
             )
             out_BTNH = parallel.positions_apart(attend(rows.kernel, q, k, v, rows.documents))
-        return product("BTNH,DNH->BTD", out_BTNH, parallel.weight(self.o_DNH[...], 0, dtype)), cache
+        o_DNH = parallel.weight(self.o_DNH[...], 0, dtype)
+        return adapters.project("o", "BTNH,DNH->BTD", out_BTNH, o_DNH, parallel), cache
 
 
 class Mlp(nnx.Module):
@@ -118,13 +121,14 @@ class Mlp(nnx.Module):
         self.up_DF = weight(rngs, (D, F), ("embed", "mlp"))
         self.down_DF = weight(rngs, (D, F), ("embed", "mlp"), residual_std(config))
 
-    def __call__(self, x_BTD: jax.Array, parallel: Parallel) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, parallel: Parallel, adapters: Adapters) -> jax.Array:
         dtype = x_BTD.dtype
-        gate_BTF = product("BTD,DF->BTF", x_BTD, parallel.weight(self.gate_DF[...], 0, dtype))
-        up_BTF = product("BTD,DF->BTF", x_BTD, parallel.weight(self.up_DF[...], 0, dtype))
+        gate_DF, up_DF, down_DF = (parallel.weight(w[...], 0, dtype) for w in (self.gate_DF, self.up_DF, self.down_DF))
+        gate_BTF = adapters.project("gate", "BTD,DF->BTF", x_BTD, gate_DF, parallel)
+        up_BTF = adapters.project("up", "BTD,DF->BTF", x_BTD, up_DF, parallel)
         gate_BTF, up_BTF = checkpoint_name(gate_BTF, "gate"), checkpoint_name(up_BTF, "up")
         hidden_BTF = checkpoint_name(jax.nn.silu(gate_BTF) * up_BTF, "hidden")
-        return product("BTF,DF->BTD", hidden_BTF, parallel.weight(self.down_DF[...], 0, dtype))
+        return adapters.project("down", "BTF,DF->BTD", hidden_BTF, down_DF, parallel)
 
 
 def residual_std(config: LlamaConfig) -> float:
@@ -140,18 +144,21 @@ class Block(nnx.Module):
         self.mlp = Mlp(config, rngs)
 
     def __call__(
-        self, x_BTD: jax.Array, rows: Rows, parallel: Parallel = ALONE, cache: Any = None
-    ) -> tuple[jax.Array, Any]:
+        self, x_BTD: jax.Array, rows: Rows, parallel: Parallel = ALONE, adapters: Adapters = NO_ADAPTERS,
+        cache: Any = None,
+    ) -> tuple[jax.Array, Any]:  # fmt: skip
         """x is this tensor device's part of the positions; norms and sums work on that part alone."""
         normed_BTD = checkpoint_name(self.attention_norm(x_BTD), "normed")
-        attended_BTD, cache = self.attention(parallel.gather_positions(normed_BTD), rows, parallel, cache)
+        attended_BTD, cache = self.attention(parallel.gather_positions(normed_BTD), rows, parallel, adapters, cache)
         x_BTD = checkpoint_name(x_BTD + parallel.sum_positions(attended_BTD), "attended")
         normed_BTD = checkpoint_name(self.mlp_norm(x_BTD), "mlp_normed")
-        x_BTD += parallel.sum_positions(self.mlp(parallel.gather_positions(normed_BTD), parallel))
+        x_BTD += parallel.sum_positions(self.mlp(parallel.gather_positions(normed_BTD), parallel, adapters))
         return x_BTD, cache
 
 
 class Llama(nnx.Module):
+    adapters = NO_ADAPTERS  # beside the blocks' matrices; `Model.merge` sets others
+
     def __init__(self, config: LlamaConfig, rngs: nnx.Rngs):
         V, D = config.vocab_size, config.embed_dim
         self.config = config
@@ -190,13 +197,14 @@ class Llama(nnx.Module):
         documents = prepare(kernel, parallel.whole_rows(inputs.segments_BT))
         rows = Rows(kernel, cos_sin, inputs.positions_BT, documents)
 
-        def run(x_BTD: jax.Array, block: Any) -> tuple[jax.Array, None]:
+        def run(x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+            block, part = layer
             x_BTD = checkpoint_name(x_BTD, "block_input")
-            return nnx.merge(graphdef, block)(x_BTD, rows, parallel)[0], None
+            return nnx.merge(graphdef, block)(x_BTD, rows, parallel, self.adapters.of_layer(part))[0], None
 
         x_BTD = vocabulary.lookup(self.embed_VD[...], inputs.tokens_BT, parallel, dtype)
         run = jax.checkpoint(run, policy=remat_policy(remat), prevent_cse=False)  # the scan itself prevents it
-        return jax.lax.scan(run, x_BTD, blocks)[0]
+        return jax.lax.scan(run, x_BTD, (blocks, self.adapters.by_layer()))[0]
 
     def loss_sum(
         self, inputs: Inputs, targets_BT: jax.Array, weights_BT: jax.Array, dtype: str, remat: str, kernel: Kernel,
@@ -216,11 +224,11 @@ class Llama(nnx.Module):
         rows = Rows(PLAIN, angles(positions_BT, frequencies(self.config)), positions_BT, mask_BTS)
 
         def run(x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
-            block, kv = layer
-            return nnx.merge(graphdef, block)(x_BTD, rows, cache=kv)
+            block, kv, part = layer
+            return nnx.merge(graphdef, block)(x_BTD, rows, adapters=self.adapters.of_layer(part), cache=kv)
 
         x_BTD = vocabulary.lookup(self.embed_VD[...], tokens_BT, ALONE, dtype)
-        x_BTD, (k_LBSKH, v_LBSKH) = jax.lax.scan(run, x_BTD, (blocks, tuple(cache)))
+        x_BTD, (k_LBSKH, v_LBSKH) = jax.lax.scan(run, x_BTD, (blocks, tuple(cache), self.adapters.by_layer()))
         return x_BTD, Cache(k_LBSKH, v_LBSKH)
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
@@ -248,9 +256,20 @@ class Model(NamedTuple):
     graphdef: Any
     shapes: Params  # nested dict of jax.ShapeDtypeStruct
     axes: Params  # the same nested dict: a tuple of logical axis names for each parameter
+    lora: Lora = Lora()
 
-    def merge(self, params: Params) -> Llama:
-        return nnx.merge(self.graphdef, params)
+    def merge(self, params: Params, adapters: Adapters = NO_ADAPTERS) -> Llama:
+        llama = nnx.merge(self.graphdef, params)
+        llama.adapters = adapters
+        return llama
+
+    @property
+    def adapter_shapes(self) -> Params:
+        return adapter_shapes(self.config, self.lora)
+
+    @property
+    def adapter_axes(self) -> Params:
+        return adapter_axes(self.lora)
 
 
 def build(config: LlamaConfig) -> Model:

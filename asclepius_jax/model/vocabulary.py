@@ -70,7 +70,14 @@ def loss_sum(
     return loss_forward(x_BTD, head_DV, targets_BT, weights_BT, parallel, axis, with_grads=False)[0]
 
 
-def loss_forward(x_BTD, head, targets_BT, weights_BT, parallel, axis, with_grads=True):
+def loss_and_residuals(x, head, targets, weights, parallel, axis):
+    # The head of a model with adapters is frozen: the gradient that nobody asks for is as large as the matrix.
+    return loss_forward(
+        x.value, head.value, targets.value, weights.value, parallel, axis, with_grads=True, with_head=head.perturbed
+    )
+
+
+def loss_forward(x_BTD, head, targets_BT, weights_BT, parallel, axis, with_grads=True, with_head=False):
     dtype = x_BTD.dtype
     weight = parallel.weight(head, axis, dtype)
     weight_DV = weight if axis == 0 else weight.T
@@ -95,14 +102,17 @@ def loss_forward(x_BTD, head, targets_BT, weights_BT, parallel, axis, with_grads
             return (total, d_weight_DV), None
         d_logits_CV = ((exp_CV / sum_C[:, None] - hit_CV) * weights_C[:, None]).astype(dtype)
         d_x_CD = product("CV,DV->CD", d_logits_CV, weight_DV)
-        d_weight_DV += jnp.einsum("CD,CV->DV", x_CD, d_logits_CV, preferred_element_type=jnp.float32)
+        if with_head:
+            d_weight_DV += jnp.einsum("CD,CV->DV", x_CD, d_logits_CV, preferred_element_type=jnp.float32)
         return (total, d_weight_DV), d_x_CD
 
-    start = (jnp.float32(0), jnp.zeros((D, V), jnp.float32) if with_grads else None)
+    start = (jnp.float32(0), jnp.zeros((D, V), jnp.float32) if with_head else None)
     (total, d_weight_DV), d_x = jax.lax.scan(one, start, chunks)
     if not with_grads:
         return total, None
     d_x_BTD = parallel.sum_positions(d_x.reshape(-1, D)[: B * T].reshape(B, T, D))
+    if not with_head:
+        return total, (d_x_BTD, None)
     d_weight = d_weight_DV if axis == 0 else d_weight_DV.T
     # Held together: left free, the sum over devices waits for the end of the step, and a whole matrix with it.
     return total, jax.lax.optimization_barrier((d_x_BTD, parallel.sum_weight(d_weight, axis)))
@@ -116,7 +126,8 @@ def cut(x: jax.Array, num_chunks: int) -> jax.Array:
 
 def loss_backward(parallel, axis, grads, factor):
     d_x_BTD, d_head = grads
-    return (d_x_BTD * factor.astype(jnp.float32)).astype(d_x_BTD.dtype), d_head * factor, None, None
+    d_head = None if d_head is None else d_head * factor
+    return (d_x_BTD * factor.astype(jnp.float32)).astype(d_x_BTD.dtype), d_head, None, None
 
 
-loss_sum.defvjp(loss_forward, loss_backward)
+loss_sum.defvjp(loss_and_residuals, loss_backward, symbolic_zeros=True)

@@ -10,17 +10,21 @@ from typing import Any
 
 import jax
 
+from asclepius_jax.adapters import adapted, num_adapter_params, whole_params
 from asclepius_jax.agreement import check_agreement, facts_of
 from asclepius_jax.checkpoints import (
+    DamagedStep,
     Meta,
     State,
     check_model,
+    compare,
     find_step,
+    leaf_names,
     read_meta,
     restore_newest,
-    restore_params,
     restore_state,
 )
+from asclepius_jax.checksums import checksums, written
 from asclepius_jax.config import TrainConfig, check, to_json
 from asclepius_jax.data import PackedRows, Prefetch, TrainBatches, eval_batches
 from asclepius_jax.lock import locked
@@ -30,6 +34,7 @@ from asclepius_jax.model.variants import VARIANTS, LlamaConfig
 from asclepius_jax.saver import Saver
 from asclepius_jax.settle import settle
 from asclepius_jax.sharding import batch_sharding, check_layout, make_mesh
+from asclepius_jax.train.adapters import footprint, random_adapters
 from asclepius_jax.train.goodput import Goodput, goodput_line, read_accounts, share, summed
 from asclepius_jax.train.health import Health, Pace
 from asclepius_jax.train.kernel import choose_kernel
@@ -63,7 +68,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             keep_compiled(config.compute.compiled)
             check_agreement(facts_of(config))
             held.enter_context(locked(run_dir))
-            model = build(resolve_model(config.model))
+            model = adapted(build(resolve_model(config.model)), config.lora)
             mesh = make_mesh(config.mesh, devices)
             rows, held_out = open_data(config, model.config)
             check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
@@ -73,7 +78,8 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             total_steps = max(1, int(config.data.epochs * len(rows) / config.batch.global_batch))
             optimizer = make_optimizer(config.optimizer, total_steps)
             shardings = state_shardings(mesh, model, optimizer)
-            meta = describe(config, model, rows)
+            if model.lora.rank and jax.process_index() == 0:
+                print(footprint(model, optimizer, mesh), flush=True)
             train_step = make_train_step(config, model, total_steps, shardings, mesh, kernel)
             if config.compute.program:
                 facts = program_facts(config, model.config, mesh, kernel, total_steps)
@@ -85,6 +91,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             if first >= total_steps:
                 print(f"{run_dir} is finished: all {total_steps} steps", flush=True)
                 return run_dir
+            meta = describe(config, model, rows, state)
             saver = Saver(run_dir, config.checkpoint)
             write_run_folder(run_dir, config, rows)
             eval_step = make_eval_step(config, model, shardings, mesh, kernel)
@@ -92,7 +99,8 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         goodput = Goodput(run_dir, clock, first)
         metrics = Metrics(run_dir, config.log, first, total_steps)
         held.callback(metrics.close)
-        throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length)
+        trained = num_adapter_params(model.config, config.lora)
+        throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length, trained)
         health, pace = Health(run_dir, config.health, batches), Pace(config.health, clock)
         stop, trace = StopSignal(), Trace(run_dir / "profile", first, config.profile)
         watchdog = Watchdog(run_dir, config.health)
@@ -121,7 +129,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                 pace.compare_if_due(step, watchdog.median_seconds)
             if held_out is not None and evaluating and not problem:
                 with clock("evaluation"), metrics.pause():
-                    found = evaluate(state["params"], eval_step, held_out, config, batch_sharding(mesh), watchdog)
+                    found = evaluate(state, eval_step, held_out, config, batch_sharding(mesh), watchdog)
                     eval_loss = found["eval_loss"]
                 metrics.write([{"step": step, **found}])
             if saving or problem:
@@ -193,16 +201,28 @@ def check_tokenizer(theirs: str, where: str, rows: PackedRows) -> None:
         )
 
 
-def describe(config: TrainConfig, model: Model, rows: PackedRows) -> Meta:
+def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) -> Meta:
+    saved = dataclasses.asdict(config)
+    # Adapters are exported from wherever the person then stands.
+    saved["init"] |= {
+        name: str(Path(saved["init"][name]).absolute()) for name in ("hf", "checkpoint") if saved["init"][name]
+    }
     return Meta(
         model=model.config,
         tokenizer_hash=rows.manifest["tokenizer_hash"],
         prompt_template=rows.manifest["prompt_template"],
         row_length=config.data.row_length,
         phase=rows.manifest["phase"],
-        config=dataclasses.asdict(config),
+        config=saved,
         data={"content": rows.content, **{name: rows.manifest[name] for name in DATA_FACTS}},
+        checksums=base_checksums(state) if model.lora.rank else {},
     )
+
+
+def base_checksums(state: State) -> dict[str, str]:
+    """Of frozen weights, which no step holds: so that a run never goes on upon others."""
+    sums = jax.device_get(checksums(leaf_names(state["params"])))
+    return {f"base/{name}": written(value) for name, value in sums.items()}
 
 
 def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: Any, shardings: State) -> State:
@@ -219,13 +239,29 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
         check_model(meta, model.config, folder)
         check_tokenizer(meta.tokenizer_hash, str(folder), rows)
         check_same_course(meta, config, rows)
-        state = restore_state(folder, abstract_state(model, optimizer, shardings), meta, config.checkpoint.checksums)
+        abstract = abstract_state(model, optimizer, shardings)
+        if model.lora.rank:  # a step holds adapters alone
+            del abstract["params"]
+        state = restore_state(folder, abstract, meta, config.checkpoint.checksums)
         print(f"continuing {config.run_dir} from step {folder.name}")
-        return state
+        return state if not model.lora.rank else {**state, "params": same_base(meta)}
+
+    def same_base(meta: Meta) -> Params:
+        params = start_params(config, model, rows, shardings["params"])
+        try:
+            compare("base", jax.device_get(checksums(leaf_names(params))), meta)
+        except DamagedStep as error:
+            raise UserError(
+                f"{config.init.hf or config.init.checkpoint} is not what the adapters of {config.run_dir} were trained "
+                f"upon ({error}): name the weights that they began with, or choose another --run-dir"
+            ) from error
+        return params
 
     if (state := restore_newest(Path(config.run_dir), restore)) is not None:
         return state
-    return init_state(start_params(config, model, rows, shardings["params"]), optimizer, shardings)
+    params = start_params(config, model, rows, shardings["params"])
+    adapters = random_adapters(model, config.lora.seed, shardings["adapters"]) if model.lora.rank else None
+    return init_state(params, optimizer, shardings, adapters)
 
 
 def start_params(config: TrainConfig, model: Model, rows: PackedRows, shardings: Params) -> Params:
@@ -234,7 +270,7 @@ def start_params(config: TrainConfig, model: Model, rows: PackedRows, shardings:
         meta = read_meta(folder)
         check_model(meta, model.config, folder)
         check_tokenizer(meta.tokenizer_hash, str(folder), rows)
-        return restore_params(folder, model.shapes, shardings)
+        return whole_params(folder, model, shardings)
     if config.init.hf:
         folder = Path(config.init.hf)
         check_model(Meta(read_config(folder), "", "", 0, "import", {}), model.config, folder)
@@ -250,6 +286,10 @@ def check_same_course(meta: Meta, config: TrainConfig, rows: PackedRows) -> None
     changed = [f"{a}.{b} {saved[a][b]} -> {now[a][b]}" for a, b in pairs if saved[a][b] != now[a][b]]
     if saved["optimizer"] != now["optimizer"]:
         changed.append(f"optimizer {saved['optimizer']} -> {now['optimizer']}")
+    # In a checkpoint, tuples are lists; one from before there were adapters has none.
+    before, lora = saved.get("lora", {"rank": 0}), json.loads(json.dumps(now["lora"]))
+    if (before["rank"] or lora["rank"]) and before != lora:
+        changed.append(f"lora {before} -> {lora}")
     if meta.data["content"] != rows.content:
         changed.append(f"the rows of data.path, packed anew or others than those of {saved['data']['path']}")
     if changed:
@@ -260,13 +300,13 @@ def check_same_course(meta: Meta, config: TrainConfig, rows: PackedRows) -> None
 
 
 def evaluate(
-    params: Params, eval_step: Any, rows: PackedRows, config: TrainConfig, sharding: Any, watchdog: Watchdog
+    state: State, eval_step: Any, rows: PackedRows, config: TrainConfig, sharding: Any, watchdog: Watchdog
 ) -> dict[str, float]:
     """Mean loss in nats and perplexity over the loss-bearing tokens of the held-out rows."""
     size = max(1, config.batch.global_batch // config.batch.microbatches)
     parts = []
     for batch in eval_batches(rows, size, config.evaluation.max_rows, sharding):
-        parts.append(jax.device_get(eval_step(params, batch)))
+        parts.append(jax.device_get(eval_step(state, batch)))
         watchdog.alive()
     total, tokens = (math.fsum(map(float, values)) for values in zip(*parts, strict=True))
     loss = total / max(tokens, 1.0)

@@ -18,17 +18,18 @@ from asclepius_jax.hardware import peak_flops
 from asclepius_jax.model.variants import LlamaConfig
 
 
-def flops_per_token(model: LlamaConfig, row_length: int, causal: bool) -> float:
+def flops_per_token(model: LlamaConfig, row_length: int, causal: bool, adapters: int = 0) -> float:
     """Floating point operations of forward and backward for one token slot of a row, without recomputation.
 
     Six for each parameter of a matrix (looking up an embedding is none) and twelve for each score's channel; causal
-    attention does half of the scores (arXiv 2204.02311, appendix B, counts them all).
+    attention does half of the scores (arXiv 2204.02311, appendix B, counts them all). Beside `adapters` parameters
+    that train, matrices are frozen, and the two for their gradient are not done.
     """
     embedding = model.vocab_size * model.embed_dim
     norms = (2 * model.num_layers + 1) * model.embed_dim
     matrices = model.num_params - norms - (0 if model.tie_embeddings else embedding)
     attention = 12 * model.num_layers * model.num_heads * model.head_dim * row_length
-    return 6 * matrices + attention * (0.5 if causal else 1.0)
+    return (4 if adapters else 6) * matrices + 6 * adapters + attention * (0.5 if causal else 1.0)
 
 
 class Clock:
@@ -156,13 +157,13 @@ class Metrics:
 class Throughput:
     """Speed from seconds a step: padding slots count as tokens, since the hardware works on them."""
 
-    def __init__(self, model: LlamaConfig, global_batch: int, row_length: int):
+    def __init__(self, model: LlamaConfig, global_batch: int, row_length: int, adapters: int = 0):
         self.tokens = global_batch * row_length
         peak = peak_flops(jax.devices()[0].device_kind)
         self.peak = None if peak is None else peak * jax.device_count()
         self.flops = {
-            "mfu": self.tokens * flops_per_token(model, row_length, causal=False),
-            "mfu_causal": self.tokens * flops_per_token(model, row_length, causal=True),
+            "mfu": self.tokens * flops_per_token(model, row_length, False, adapters),
+            "mfu_causal": self.tokens * flops_per_token(model, row_length, True, adapters),
         }
 
     def of(self, seconds: float) -> dict[str, float | None]:

@@ -35,6 +35,7 @@ def program_facts(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: K
         "compute": {name: compute[name] for name in ("dtype", "remat", "reduce_dtype")},
         "attention": dataclasses.asdict(kernel),
         "optimizer": dataclasses.asdict(config.optimizer),
+        "lora": dataclasses.asdict(config.lora),
         "total_steps": total_steps,  # the learning rate's course is part of the program
     }
     return json.loads(json.dumps(facts))

@@ -12,32 +12,59 @@ from asclepius_jax.config import TrainConfig
 from asclepius_jax.data import Batch
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import Inputs, Model, Params, init_params
+from asclepius_jax.model.lora import Adapters, Noise
 from asclepius_jax.model.parallel import Parallel
-from asclepius_jax.sharding import MESH_AXES, batch_sharding, parallel_of, param_shardings, replicated
+from asclepius_jax.sharding import (
+    BATCH_AXES,
+    MESH_AXES,
+    adapter_shardings,
+    batch_sharding,
+    parallel_of,
+    param_shardings,
+    replicated,
+)
 from asclepius_jax.train.optimizer import learning_rate, make_optimizer
 
 ROW_AXES = ("data", "fsdp", "context")  # what tokens are spread over
 
 
+def trained_of(model: Model) -> str:
+    """What of a state the optimizer changes."""
+    return "adapters" if model.lora.rank else "params"
+
+
+def weights_of(state: State) -> State:
+    """What the model computes with: parameters, and adapters where there are any."""
+    return {name: state[name] for name in ("params", "adapters") if name in state}
+
+
+def weight_shapes(model: Model) -> State:
+    return {"params": model.shapes} | ({"adapters": model.adapter_shapes} if model.lora.rank else {})
+
+
 def state_shardings(mesh: Mesh, model: Model, optimizer: optax.GradientTransformation) -> State:
     """Moments live where their parameters do; counters everywhere."""
-    params = param_shardings(mesh, model)
+    weights = {"params": param_shardings(mesh, model)}
+    if model.lora.rank:
+        weights["adapters"] = adapter_shardings(mesh, model)
+    trained = trained_of(model)
     moments = optax.tree.map_params(
         optimizer,
         lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, model.shapes),
-        params,
+        jax.eval_shape(optimizer.init, weight_shapes(model)[trained]),
+        weights[trained],
         transform_non_params=lambda _: replicated(mesh),
     )
-    return {"step": replicated(mesh), "params": params, "optimizer": moments}
+    return {"step": replicated(mesh), **weights, "optimizer": moments}
 
 
 def abstract_state(model: Model, optimizer: optax.GradientTransformation, shardings: State) -> State:
     """Shapes and shardings of a state, for restoring into."""
+    weights = weight_shapes(model)
     shapes = {
         "step": jax.ShapeDtypeStruct((), jnp.int32),
-        "params": model.shapes,
-        "optimizer": jax.eval_shape(optimizer.init, model.shapes),
+        **weights,
+        "optimizer": jax.eval_shape(optimizer.init, weights[trained_of(model)]),
     }
     return jax.tree.map(
         lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
@@ -56,20 +83,27 @@ def random_params(model: Model, seed: int, shardings: Params) -> Params:
     return jax.jit(lambda seed: init_params(model.config, seed), out_shardings=shardings)(seed)
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, shardings: State) -> State:
-    moments = jax.jit(optimizer.init, out_shardings=shardings["optimizer"])(params)
-    return {"step": jax.device_put(jnp.int32(0), shardings["step"]), "params": params, "optimizer": moments}
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, shardings: State, adapters: Params | None = None
+) -> State:
+    """The state before step 1; where there are adapters, `params` are frozen."""
+    weights = {"params": params} | ({} if adapters is None else {"adapters": adapters})
+    trained = params if adapters is None else adapters
+    moments = jax.jit(optimizer.init, out_shardings=shardings["optimizer"])(trained)
+    return {"step": jax.device_put(jnp.int32(0), shardings["step"]), **weights, "optimizer": moments}
 
 
 def make_loss(config: TrainConfig, model: Model, kernel: Kernel, parallel: Parallel) -> Any:
-    """(params, batch, weight of a loss token) -> cross entropy in nats, weighted and summed; float32. Every argument
-    is a device's own part."""
+    """(weights, batch, weight of a loss token, key of dropout) -> cross entropy in nats, weighted and summed; float32.
+    Every argument is a device's own part; without a key nothing is dropped."""
 
-    def loss(params: Params, batch: Batch, weight: jax.Array) -> jax.Array:
+    def loss(weights: State, batch: Batch, weight: jax.Array, key: jax.Array | None = None) -> jax.Array:
         inputs = Inputs(batch["tokens"], batch["positions"], batch["segment_ids"])
         weights_BT = batch["loss_mask"] * weight
         compute = config.compute
-        return model.merge(params).loss_sum(
+        noise = None if key is None else Noise(key, batch["places"])
+        adapters = Adapters(model.lora, weights["adapters"] if model.lora.rank else {}, noise)
+        return model.merge(weights["params"], adapters).loss_sum(
             inputs, batch["targets"], weights_BT, compute.dtype, compute.remat, kernel, parallel
         )
 
@@ -83,32 +117,39 @@ def make_train_step(
 
     The loss is the sum over loss-bearing tokens divided by their number in the whole global batch, so that neither
     microbatches nor sharding change it. Loss and gradient are made inside shard_map, each device on its own part of
-    parameters and rows; the optimizer's sums over parameters are the compiler's.
+    parameters and rows; the optimizer's sums over parameters are the compiler's. Where there are adapters, they alone
+    have gradients, and the parameters leave as they came.
     """
+    trained = trained_of(model)
     optimizer, rate = make_optimizer(config.optimizer, total_steps), learning_rate(config.optimizer, total_steps)
     loss = make_loss(config, model, kernel, parallel_of(mesh, config.compute.reduce_dtype))
-    specs = jax.tree.map(lambda sharding: sharding.spec, shardings["params"])
+    specs = jax.tree.map(lambda sharding: sharding.spec, weights_of(shardings))
 
-    def loss_and_grads(params: Params, batch: Batch) -> tuple[jax.Array, Params, jax.Array]:
+    def loss_and_grads(weights: State, batch: Batch, step: jax.Array) -> tuple[jax.Array, Params, jax.Array]:
         loss_tokens = jax.lax.psum(jnp.sum(batch["loss_mask"]), ROW_AXES)
-        weight = 1 / jnp.maximum(loss_tokens, 1.0)
+        weight, key = 1 / jnp.maximum(loss_tokens, 1.0), None
+        if model.lora.dropout:
+            key = jax.random.fold_in(jax.random.key(config.lora.seed), step)
+            batch = {**batch, "places": places(*batch["tokens"].shape)}
         value, grads = accumulate(
-            lambda params, part: loss(params, part, weight), params, batch, config.batch.microbatches
+            lambda part, rows: loss({**weights, trained: part}, rows, weight, key),
+            weights[trained],
+            batch,
+            config.batch.microbatches,
         )
         # A parameter's gradient is a sum over every axis that does not split it; over fsdp it is summed already.
-        grads = jax.tree.map(lambda grad, spec: sum_over(grad, axes_beside(mesh, spec)), grads, specs)
+        grads = jax.tree.map(lambda grad, spec: sum_over(grad, axes_beside(mesh, spec)), grads, specs[trained])
         return jax.lax.psum(value, ROW_AXES), grads, loss_tokens
 
-    spread = shard_map(
-        loss_and_grads, mesh, (specs, batch_sharding(mesh).spec), (PartitionSpec(), specs, PartitionSpec())
-    )
+    whole = PartitionSpec()
+    spread = shard_map(loss_and_grads, mesh, (specs, batch_sharding(mesh).spec, whole), (whole, specs[trained], whole))
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-        value, grads, loss_tokens = spread(state["params"], batch)
+        value, grads, loss_tokens = spread(weights_of(state), batch, state["step"])
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        updates, moments = optimizer.update(grads, state["optimizer"], state["params"])
-        params = keep_unless(finite, optax.apply_updates(state["params"], updates), state["params"])
+        updates, moments = optimizer.update(grads, state["optimizer"], state[trained])
+        changed = keep_unless(finite, optax.apply_updates(state[trained], updates), state[trained])
         moments = keep_unless(finite, moments, state["optimizer"])
         metrics = {
             "loss": value,
@@ -117,7 +158,7 @@ def make_train_step(
             "loss_tokens": loss_tokens,
             "skipped": ~finite,
         }
-        return {"step": state["step"] + 1, "params": params, "optimizer": moments}, metrics
+        return {**state, "step": state["step"] + 1, trained: changed, "optimizer": moments}, metrics
 
     # Pinned: left to itself, XLA lays some parameters out anew, and the second step compiles again.
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
@@ -133,6 +174,13 @@ def keep_unless(finite: jax.Array, new: Any, old: Any) -> Any:
         return new if isinstance(new, optax.ScaleByScheduleState) else jnp.where(finite, new, old)
 
     return jax.tree.map(choose, new, old, is_leaf=lambda part: isinstance(part, optax.ScaleByScheduleState))
+
+
+def places(rows: int, length: int) -> jax.Array:
+    """Each of a device's tokens, counted over the global batch, (rows, length): called inside shard_map."""
+    row_B1 = jax.lax.axis_index(BATCH_AXES) * rows + jnp.arange(rows)[:, None]
+    position_T = jax.lax.axis_index("context") * length + jnp.arange(length)
+    return (row_B1 * length * jax.lax.axis_size("context") + position_T).astype(jnp.uint32)
 
 
 def shard_map(function: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
@@ -164,11 +212,12 @@ def accumulate(function: Any, params: Params, batch: Batch, parts: int) -> tuple
 
 
 def make_eval_step(config: TrainConfig, model: Model, shardings: State, mesh: Mesh, kernel: Kernel) -> Any:
-    """jitted (params, batch) -> (loss sum, loss tokens)."""
+    """jitted (weights or whole state, batch) -> (loss sum, loss tokens)."""
     loss = make_loss(config, model, kernel, parallel_of(mesh, config.compute.reduce_dtype))
-    specs = jax.tree.map(lambda sharding: sharding.spec, shardings["params"])
+    specs = jax.tree.map(lambda sharding: sharding.spec, weights_of(shardings))
 
-    def eval_step(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.psum((loss(params, batch, jnp.float32(1)), jnp.sum(batch["loss_mask"])), ROW_AXES)
+    def sums(weights: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.psum((loss(weights, batch, jnp.float32(1)), jnp.sum(batch["loss_mask"])), ROW_AXES)
 
-    return jax.jit(shard_map(eval_step, mesh, (specs, batch_sharding(mesh).spec), (PartitionSpec(), PartitionSpec())))
+    spread = shard_map(sums, mesh, (specs, batch_sharding(mesh).spec), (PartitionSpec(), PartitionSpec()))
+    return jax.jit(lambda state, batch: spread(weights_of(state), batch))

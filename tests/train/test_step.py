@@ -132,7 +132,7 @@ def eval_step() -> Any:
 
 
 def parts_of_loss(part: int) -> tuple[float, float]:
-    total, count = eval_step()(first_params(), {name: x[part::4] for name, x in made_batch(0).items()})
+    total, count = eval_step()({"params": first_params()}, {name: x[part::4] for name, x in made_batch(0).items()})
     return float(total), float(count)
 
 
