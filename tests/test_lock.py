@@ -1,0 +1,96 @@
+"""One run to a folder; what a dead one left is taken over, and said."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from asclepius_jax import lock
+from asclepius_jax.lock import LOCK, locked, process_started
+from data_prep.records import UserError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from asclepius_jax.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+
+
+def holder(folder: Path) -> subprocess.Popen[str]:
+    root = Path(__file__).resolve().parent.parent
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True, cwd=root, env=os.environ
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def write_lock(folder: Path, **holder: object) -> Path:
+    folder.mkdir()
+    (folder / LOCK).write_text(json.dumps({"host": socket.gethostname(), "pid": 1, "started": 0.0, **holder}))
+    return folder
+
+
+def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path: Path, capsys):
+    first = holder(tmp_path / "run")
+    told = rf"run is in use by another run, process {first.pid} on {re.escape(socket.gethostname())}: wait for it, or"
+    with pytest.raises(UserError, match=told), locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run" / LOCK).is_file()
+    first.kill()  # and not waited for: a zombie holds nothing
+    time.sleep(0.2)
+    with locked(tmp_path / "run"):
+        assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
+    assert f"was left by process {first.pid} on" in capsys.readouterr().out
+    first.wait()
+
+
+def test_a_folder_that_stays_empty_is_taken_away(tmp_path: Path):
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / LOCK).is_file()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run").is_dir()
+
+
+def test_an_id_that_came_round_again_is_another_process(tmp_path: Path, capsys):
+    folder = write_lock(tmp_path / "run", pid=os.getppid(), started=process_started(os.getppid()) - 1000)
+    with locked(folder):
+        pass
+    assert f"was left by process {os.getppid()}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_holder_on_another_host_is_watched_for_a_sign_of_life(tmp_path: Path, monkeypatch, capsys, lives: bool):
+    monkeypatch.setattr(lock, "SILENCE_SECONDS", 1.5)
+    folder = write_lock(tmp_path / "run", host="elsewhere", pid=7)
+    if lives:
+        threading.Timer(0.5, os.utime, [folder / LOCK, (1e9, 1e9)]).start()  # its clock may be far off
+        with pytest.raises(UserError, match="process 7 on elsewhere, which gave a sign of life"), locked(folder):
+            pass
+        return
+    with locked(folder):
+        pass
+    out = capsys.readouterr().out
+    assert "to see whether its holder still lives" in out
+    assert "was left by process 7 on elsewhere, which is gone: the run is taken over" in out
+
+
+def test_a_lock_that_was_cut_short_is_no_obstacle(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.2)
+    (tmp_path / LOCK).write_text('{"host": "els')
+    with locked(tmp_path):
+        pass
