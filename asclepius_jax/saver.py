@@ -9,6 +9,7 @@ import dataclasses
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Saver:
         # Never closed: what is left of a save that failed still calls back into it.
         self.loop = asyncio.new_event_loop()
         self.thread: threading.Thread | None = None
+        self.cost_told = False
         self.problem = ""  # of the last save
         self.failures = 0  # in a row
         if jax.process_index() == 0:
@@ -51,10 +53,7 @@ class Saver:
         left_out = {"step", "params"} if "adapters" in state else {"step"}
         items = {name: leaf_names(tree) for name, tree in state.items() if name not in left_out}
         if self.config.checksums:
-            named = {f"{item}/{name}": array for item, leaves in items.items() for name, array in leaves.items()}
-            sums = jax.device_get(checksums(named))
-            written_sums = {name: written(value) for name, value in sums.items()}
-            meta = dataclasses.replace(meta, checksums={**meta.checksums, **written_sums})
+            meta = dataclasses.replace(meta, checksums={**meta.checksums, **self.checksums_of(items)})
         partial = self.folder / f".{step}.saving"
         futures: list[Any] = []
         # New for each step: one that failed may have left it half-way.
@@ -69,6 +68,17 @@ class Saver:
             problem = problem or "another process could not begin"
         self.thread = threading.Thread(target=self.complete, args=(step, partial, futures, meta, problem))
         self.thread.start()
+
+    def checksums_of(self, items: dict[str, dict[str, jax.Array]]) -> dict[str, str]:
+        began = time.monotonic()
+        named = {f"{item}/{name}": array for item, leaves in items.items() for name, array in leaves.items()}
+        sums = {name: written(value) for name, value in jax.device_get(checksums(named)).items()}
+        if not self.cost_told and jax.process_index() == 0:
+            size = sum(array.nbytes for array in named.values()) / 1e9
+            took = time.monotonic() - began
+            print(f"content checksums of {size:.2f} GB took {took:.2f} s, compiling included", flush=True)
+        self.cost_told = True
+        return sums
 
     def make(self, partial: Path, items: dict[str, Any]) -> str:
         """The folders that the processes write into; returns what is wrong, if anything."""

@@ -5,6 +5,7 @@ run_training.py CONFIG STEP STRIKE [FLAGS]
 CONFIG is a Python file of values; STEP 0 lets it run to its end; STRIKE is the number of a signal that comes once every
 earlier save is on disk, or one of
   hang      the process does nothing more, as with a file system that does not answer
+  full      the first save after the step fails in this process, as on a full disk
   saving    SIGTERM as soon as a save is under way, and a second one at once
 FLAGS are those of `asclepius train`.
 """
@@ -31,6 +32,8 @@ def strike(step: int, what: str) -> None:
         folder = self.path.parent / "checkpoints"
         if what == "hang":
             threading.Event().wait()
+        elif what == "full":
+            fail_once()
         elif what == "saving":
             threading.Thread(target=when_saving, args=(folder,), daemon=True).start()
         else:
@@ -39,6 +42,16 @@ def strike(step: int, what: str) -> None:
             os.kill(os.getpid(), int(what))
 
     loop.Metrics.add = add_and_strike
+
+
+def fail_once() -> None:
+    start = loop.Saver.start
+
+    def fail(*_: Any) -> None:
+        loop.Saver.start = start
+        raise OSError(28, os.strerror(28))
+
+    loop.Saver.start = fail
 
 
 def when_saving(folder: Path) -> None:

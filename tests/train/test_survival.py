@@ -294,6 +294,27 @@ def test_the_last_step_must_be_saved(base: TrainConfig, small_disk: Path, monkey
     assert steps_of(config.run_dir) == [4, 8]
 
 
+@pytest.mark.slow
+def test_what_one_of_two_processes_cannot_save_or_read_neither_takes(base: TrainConfig, unbroken: Path, tmp_path: Path):
+    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), checkpoint=CheckpointConfig(2, keep=9))
+    processes = start_two(config, 3, "full")
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "WARNING: step 4 could not be saved: [Errno 28] No space left on device; the steps before it" in outputs[0]
+    assert steps_of(config.run_dir) == [2, 6, 8, 9]
+    whole = losses_of(config.run_dir)
+    # Chunks that the second process wrote; and nothing after the step before, so that both must go on from there.
+    biggest = max((tmp_path / "run/checkpoints/9/params/ocdbt.process_1/d").iterdir(), key=lambda p: p.stat().st_size)
+    biggest.write_bytes(biggest.read_bytes()[:-1])
+    processes = start_two(config, 0, "")
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "checkpoints/9 is damaged (params/ocdbt.process_1/d/" in outputs[0]
+    assert "continuing" in outputs[0]
+    assert losses_of(config.run_dir) == whole
+    assert steps_of(config.run_dir) == [2, 6, 8, 9]
+
+
 # ---------------------------------------------------------------- supervision
 
 
