@@ -106,9 +106,9 @@ def train(command: Command, arguments: list[str], debug: bool) -> None:
     from asclepius_jax.job import JobConfig, joined
     from asclepius_jax.supervise import restarts_asked, supervise
 
+    # Apart: the configuration of the run is the same in every process, a process's place in its job is not.
     @dataclass(frozen=True)
     class Flags:
-        # Apart: the configuration of the run is the same in every process, a process's place in its job is not.
         run: Annotated[TrainConfig, tyro.conf.arg(name="")]
         job: JobConfig
         restarts: int = 0

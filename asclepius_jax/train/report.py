@@ -144,7 +144,7 @@ def warnings(run: Run) -> Iterable[str]:
         )
     if spikes:
         shown = ", ".join(f"{step:,}" for step in spikes[:8]) + (" …" if spikes[8:] else "")
-        yield f"The loss jumped in {len(spikes):,} steps ({shown}). Their rows are in events.jsonl."
+        yield f"The loss jumped at step{'s' * (len(spikes) > 1)} {shown}. The rows of each are in events.jsonl."
 
 
 def status(run: Run) -> str:

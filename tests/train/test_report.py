@@ -272,7 +272,7 @@ def test_one_step_without_evaluation(folder):
 def test_a_loss_that_jumped_is_named(folder):
     events = [{"step": step, "event": "spike", "loss": 9.0, "grad_norm": 3.0, "rows": [1, 2]} for step in (4, 7)]
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    assert "The loss jumped in 2 steps (4, 7). Their rows are in events.jsonl." in report(folder)
+    assert "The loss jumped at steps 4, 7. The rows of each are in events.jsonl." in report(folder)
 
 
 def test_the_hours_are_those_of_all_starts(folder):
