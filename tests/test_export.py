@@ -8,7 +8,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from made_inputs import MODEL, TOKEN_IDS, example, packed_notes, transformers_model, write_records
+from made_inputs import MODEL, TOKEN_IDS, example, packed_notes, to_hf, transformers_model, write_records
 
 from asclepius_jax.checkpoints import find_step, read_stored
 from asclepius_jax.config import (
@@ -21,10 +21,12 @@ from asclepius_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from asclepius_jax.export import ExportConfig, ImportConfig, plan_shards, run_export, run_import
+from asclepius_jax.export import ExportConfig, run_export
 from asclepius_jax.generate import load
+from asclepius_jax.importing import ImportConfig, run_import
 from asclepius_jax.model import hf
 from asclepius_jax.model.llama import build
+from asclepius_jax.model.safetensors import open_folder, open_safetensors, plan_shards
 from asclepius_jax.train.loop import train
 from data_prep import pack
 from data_prep.records import UserError
@@ -48,7 +50,7 @@ def start(small_tokenizer: Path, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def imported(start: Path, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("imported") / "run"
-    run_import(ImportConfig(start, out, MeshConfig(2, 2, 2)))
+    run_import(ImportConfig(start, out))
     return out
 
 
@@ -87,14 +89,14 @@ def stored(run_dir: Path) -> dict[str, np.ndarray]:
     """Hugging Face name -> tensor of a run's newest checkpoint."""
     folder = find_step(run_dir)[1]
     model = build(MODEL)
-    return {name: x for row in hf.names(model) for name, x in hf.to_hf(row, read_stored(folder, row[0]))}
+    return {name: x for row in hf.names(model) for name, x in to_hf(row, read_stored(folder, row[0]))}
 
 
 # ---------------------------------------------------------------- weights
 
 
 def test_float32_tensors_are_those_of_the_checkpoint_bit_for_bit(tuned: Path, exported: Path):
-    expected, tensors = stored(tuned), hf.open_folder(exported)
+    expected, tensors = stored(tuned), open_folder(exported)
     assert tensors.keys() == expected.keys() == hf.hf_shapes(build(MODEL)).keys()
     for name, value in expected.items():
         assert tensors[name].dtype == np.float32
@@ -103,7 +105,7 @@ def test_float32_tensors_are_those_of_the_checkpoint_bit_for_bit(tuned: Path, ex
 
 def test_bfloat16_tensors_are_the_nearest_ones(tuned: Path, tmp_path: Path):
     run_export(ExportConfig(tuned, tmp_path / "folder"))
-    tensors = hf.open_folder(tmp_path / "folder")
+    tensors = open_folder(tmp_path / "folder")
     for name, value in stored(tuned).items():
         assert tensors[name].dtype == ml_dtypes.bfloat16
         np.testing.assert_array_equal(tensors[name], value.astype(ml_dtypes.bfloat16), err_msg=name)
@@ -115,7 +117,7 @@ def test_bfloat16_tensors_are_the_nearest_ones(tuned: Path, tmp_path: Path):
 
 def test_what_was_imported_leaves_unchanged(start: Path, imported: Path, tmp_path: Path):
     run_export(ExportConfig(imported, tmp_path / "folder", "float32"))
-    before, after = hf.open_folder(start), hf.open_folder(tmp_path / "folder")
+    before, after = open_folder(start), open_folder(tmp_path / "folder")
     assert before.keys() == after.keys()
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
@@ -128,7 +130,7 @@ def test_a_small_shard_size_makes_shards_and_their_index(exported: Path):
     assert len(files) >= 3
     assert files == sorted(set(index["weight_map"].values()))
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
-    held = {file: hf.open_safetensors(exported / file) for file in files}
+    held = {file: open_safetensors(exported / file) for file in files}
     assert {name: file for file in files for name in held[file]} == index["weight_map"]
     assert index["metadata"]["total_size"] == sum(x.nbytes for tensors in held.values() for x in tensors.values())
     assert all(sum(x.nbytes for x in tensors.values()) <= 50_000 for tensors in held.values())
@@ -144,7 +146,7 @@ def test_a_tensor_larger_than_a_shard_has_one_of_its_own():
 
 
 def test_training_changed_every_tensor(start: Path, tuned: Path):
-    before, after = hf.open_folder(start), stored(tuned)
+    before, after = open_folder(start), stored(tuned)
     assert not [name for name, value in before.items() if np.array_equal(value, after[name])]
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from made_inputs import TOKEN_IDS, transformers_model
+from made_inputs import TOKEN_IDS, to_hf, transformers_model
 
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.model import hf
 from asclepius_jax.model.llama import build
+from asclepius_jax.model.safetensors import open_folder
 from asclepius_jax.model.variants import LlamaConfig, RopeScaling
 from asclepius_jax.sharding import make_mesh, param_shardings
 
@@ -54,8 +55,8 @@ def test_reading_and_writing_are_inverse(tmp_path: Path, family: str):
     model = build(FAMILIES[family])
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     flat = hf.flatten(hf.load_params(tmp_path, model, param_shardings(mesh, model)))
-    tensors = hf.open_folder(tmp_path)
-    written = {name: x for row in hf.names(model) for name, x in hf.to_hf(row, np.asarray(flat[row[0]]))}
+    tensors = open_folder(tmp_path)
+    written = {name: x for row in hf.names(model) for name, x in to_hf(row, np.asarray(flat[row[0]]))}
     assert written.keys() == hf.hf_shapes(model).keys()
     for name, value in written.items():
         np.testing.assert_array_equal(value, tensors[name])
@@ -110,13 +111,13 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(hf.FolderError, match="cut short"):
-        hf.open_folder(tmp_path)
+        open_folder(tmp_path)
 
 
 def test_a_pickle_is_refused(tmp_path: Path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(hf.FolderError, match="pickle"):
-        hf.open_folder(tmp_path)
+        open_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
