@@ -4,10 +4,11 @@ A block is a part of one layer, aligned to the chunks that storage reads and wri
 """
 
 import asyncio
+import math
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 
+from asclepius_jax.checkpoints import DamagedStep
 from asclepius_jax.checksums import part_checksum
+from asclepius_jax.job import first_line
 from asclepius_jax.model.layout import axes_of
 from asclepius_jax.saver import CHUNK_BYTES
 
-BLOCK_BYTES = 2**25
+BLOCK_BYTES = CHUNK_BYTES
 # OCDBT holds a file of this size in memory until it is written.
 FILE_BYTES = 2**26
 WORKERS = min(4, os.cpu_count() or 1)
@@ -41,6 +44,29 @@ def blocks(
         sizes[axis] = min(shape[axis], sizes[axis] * max(1, largest // (rest * sizes[axis])))
     for start in np.ndindex(*(-(-n // size) for n, size in zip(shape, sizes, strict=True))):
         yield tuple(slice(i * size, min(n, (i + 1) * size)) for i, size, n in zip(start, sizes, shape, strict=True))
+
+
+class Scratch(threading.local):
+    """Arrays that a thread uses again and again: memory that is new each time costs as much as the copying."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def array(self, use: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+        """An array of any content, the same memory for each `use`."""
+        size = math.prod(shape) * dtype.itemsize
+        if use not in self.arrays or self.arrays[use].size < size:
+            self.arrays[use] = np.empty(size, np.uint8)
+        return self.arrays[use][:size].view(dtype).reshape(shape)
+
+
+def read_into(target: np.ndarray, array: Any, place: tuple[Any, ...], told: str) -> None:
+    """A part of an opened array of checkpoints.py, into memory that is there."""
+    try:
+        part = array[place]
+        tensorstore.array(target, copy=False).write(part[tensorstore.d[:].translate_to[0]]).result()
+    except (ValueError, OSError, RuntimeError) as error:
+        raise DamagedStep(f"{told} cannot be read: {first_line(error)}") from error
 
 
 def tensor_checksum(tensor: np.ndarray, layout: str, shape: tuple[int, ...], layer: int | None) -> np.ndarray:

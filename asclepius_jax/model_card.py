@@ -21,29 +21,35 @@ LICENCES = {
     "cc0-1.0": "cc0-1.0",
     "mit": "mit",
 }
+TRAINED = ", trained with asclepius-jax on synthetic clinical notes"
+KINDS = {
+    "instruct": f" that answers instructions about clinical notes{TRAINED}",
+    "pretrain": f" that continues clinical notes{TRAINED}",
+    "import": ", as they came: asclepius-jax has read and written them, and trained nothing",
+}
 LIMITS = """\
 - Trained on synthetic notes, which were made from published case reports: unusual cases, in the language of journals.
   Real notes differ, and so may the answers.
 - Answers may be wrong, incomplete or made up, and read as well as right ones. Nobody should act on one without reading
   the note.
-- Notes longer than the row length below were never seen in training.
+- Notes longer than the row length above were never seen in training.
 - What the published reports leave out or misjudge about groups of patients is in the weights too.
 
+"""
+NOT_CLINICAL = """\
 **Not for clinical use**: nothing that this model writes may decide on a patient's care.
 """
 
 
 def model_card(meta: Meta, step: int, dtype: str) -> str:
-    kind = "answers instructions about clinical notes" if meta.phase == "instruct" else "continues clinical notes"
     parts = [
         front_matter(meta),
-        f"# A clinical language model\n\nA LLaMA of {meta.model.num_params:,} parameters that {kind}, trained with "
-        "asclepius-jax on synthetic clinical notes.\n",
+        f"# A clinical language model\n\nA LLaMA of {meta.model.num_params:,} parameters{KINDS[meta.phase]}.\n",
         section("Data", table(data_rows(meta)) + licence_line(meta)),
         section("Recipe", table(recipe_rows(meta, step, dtype))),
         section("Evaluation", evaluation(meta)),
         section("Prompt", prompt(meta)),
-        section("Limits", LIMITS),
+        section("Limits", NOT_CLINICAL if meta.phase == "import" else LIMITS + NOT_CLINICAL),
     ]
     return "\n".join(part for part in parts if part)
 

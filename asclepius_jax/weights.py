@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from asclepius_jax.blocks import WORKERS, blocks
-from asclepius_jax.checkpoints import DamagedStep, open_array, read
+from asclepius_jax.blocks import WORKERS, Scratch, blocks, read_into
+from asclepius_jax.checkpoints import DamagedStep, open_array
 from asclepius_jax.checksums import added, part_checksum
 from asclepius_jax.checksums import written as hexadecimal
 from asclepius_jax.model.hf import flatten, hf_shapes, names, non_finite
@@ -61,6 +62,7 @@ class Export:
         self.shapes = hf_shapes(model)
         self.sizes = {name: math.prod(shape) * self.dtype.itemsize for name, shape in self.shapes.items()}
         self.shards = plan_shards(self.sizes, max_shard_bytes)
+        self.scratch = Scratch()
         self.tensors = {tensor.theirs: tensor for tensor in tensors_of(model)}
 
     def write(self, folder: Path, share: Share) -> dict[str, Content]:
@@ -79,11 +81,14 @@ class Export:
         return dict(zip(starts, written, strict=True))
 
     def write_tensor(self, tensor: Tensor, path: Path, start: int) -> Content:
-        whole = np.empty(self.shapes[tensor.theirs], self.dtype)
+        whole = self.scratch.array("whole", self.shapes[tensor.theirs], self.dtype)
         content = self.look(tensor, whole)
         with path.open("r+b") as file:
             file.seek(start)
             file.write(whole.reshape(-1).view(np.uint8).data)
+            file.flush()
+            # The disk begins now, and the sync at the end finds little left to write.
+            os.posix_fadvise(file.fileno(), start, whole.nbytes, os.POSIX_FADV_DONTNEED)
         return content
 
     def look(self, tensor: Tensor, into: np.ndarray | None = None) -> Content:
@@ -93,9 +98,13 @@ class Export:
         chunk = array.chunk_layout.read_chunk.shape[-len(shape) :]
         for index in blocks(shape, chunk, array.dtype.numpy_dtype.itemsize):
             place = index if tensor.layer is None else (tensor.layer, *index)
-            block = read(array, place, f"params/{tensor.ours}")
+            block = self.scratch.array("block", [part.stop - part.start for part in index], array.dtype.numpy_dtype)
+            read_into(block, array, place, f"params/{tensor.ours}")
             sums = block_checksum(block, tensor.layer, index)
-            cast = block.astype(self.dtype, copy=False)
+            cast = block
+            if block.dtype != self.dtype:
+                cast = self.scratch.array("cast", block.shape, self.dtype)
+                np.copyto(cast, block, casting="unsafe")
             stored += sums
             written += sums if cast is block else block_checksum(cast, tensor.layer, index)
             bad += non_finite(cast)
@@ -137,10 +146,11 @@ def check_stored(contents: dict[str, Content], model: Model, checksums: dict[str
 
 
 def parameter_sums(model: Model, sums: dict[str, list[int]]) -> dict[str, str]:
-    """The checksum of each parameter, from those of its tensors."""
+    """The checksum of each parameter of which there are tensors, from theirs."""
     parts: dict[str, list[np.ndarray]] = {}
     for tensor in tensors_of(model):
-        parts.setdefault(tensor.ours, []).append(np.array(sums[tensor.theirs], np.uint32))
+        if tensor.theirs in sums:
+            parts.setdefault(tensor.ours, []).append(np.array(sums[tensor.theirs], np.uint32))
     return {name: hexadecimal(added(values)) for name, values in parts.items()}
 
 

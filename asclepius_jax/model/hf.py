@@ -197,11 +197,12 @@ def read_float32(
 def non_finite(x: np.ndarray) -> int:
     """How many elements of a float array are infinite or no number: their exponents are all ones."""
     bits, exponent = x.reshape(-1).view(f"u{x.itemsize}"), EXPONENTS[x.dtype]
-    # A million at a time stay in the cache.
-    return sum(
-        int(np.count_nonzero((bits[start : start + 2**20] & exponent) == exponent))
-        for start in range(0, bits.size, 2**20)
-    )
+    count = 0
+    for start in range(0, bits.size, 2**18):  # so many stay in a core's cache
+        masked = bits[start : start + 2**18] & exponent
+        if masked.max() == exponent:
+            count += int(np.count_nonzero(masked == exponent))
+    return count
 
 
 def check_finite(found: dict[str, int], where: Path) -> None:
