@@ -26,7 +26,7 @@ from asclepius_jax.generate import load
 from asclepius_jax.importing import ImportConfig, run_import
 from asclepius_jax.model import hf
 from asclepius_jax.model.llama import build
-from asclepius_jax.model.safetensors import open_folder, open_safetensors, plan_shards
+from asclepius_jax.model.safetensors import open_folder, open_safetensors
 from asclepius_jax.train.loop import train
 from data_prep import pack
 from data_prep.records import UserError
@@ -134,15 +134,6 @@ def test_a_small_shard_size_makes_shards_and_their_index(exported: Path):
     assert {name: file for file in files for name in held[file]} == index["weight_map"]
     assert index["metadata"]["total_size"] == sum(x.nbytes for tensors in held.values() for x in tensors.values())
     assert all(sum(x.nbytes for x in tensors.values()) <= 50_000 for tensors in held.values())
-
-
-def test_a_tensor_larger_than_a_shard_has_one_of_its_own():
-    assert plan_shards({"a": 3, "b": 9, "c": 2, "d": 2}, 5) == {
-        "model-00001-of-00003.safetensors": ["a"],
-        "model-00002-of-00003.safetensors": ["b"],
-        "model-00003-of-00003.safetensors": ["c", "d"],
-    }
-    assert plan_shards({"a": 3, "b": 2}, 5) == {"model.safetensors": ["a", "b"]}
 
 
 def test_training_changed_every_tensor(start: Path, tuned: Path):
