@@ -160,7 +160,7 @@ def test_a_tied_head_may_be_there_twice_but_not_another(tmp_path: Path):
     rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].copy()}))
     assert hf.open_model(tmp_path, model)
     rewrite(tmp_path, lambda t: t["lm_head.weight"].__setitem__((95, 31), 1.0))
-    with pytest.raises(hf.FolderError, match="tie_word_embeddings is true, yet lm_head.weight is not"):
+    with pytest.raises(hf.FolderError, match="tie_word_embeddings is true, yet lm_head"):
         hf.open_model(tmp_path, model)
 
 
