@@ -7,7 +7,9 @@ the folder back.
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from asclepius_jax.checkpoints import DIGESTS, STEPS, DamagedStep, Meta, find_step, read_meta, refusal
 from asclepius_jax.checksums import written
@@ -43,7 +45,7 @@ class ExportConfig:
     """NAME/REPO on the Hugging Face hub, private; the folder is verified first."""
     public: bool = False
     """Make the pushed repository public."""
-    share: Share = dataclasses.field(default_factory=Share)
+    share: Annotated[Share, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Share)
 
 
 def run_export(config: ExportConfig) -> None:
@@ -84,7 +86,7 @@ def check(config: ExportConfig, meta: Meta, tokenizer: JsonTokenizer, step_folde
         raise UserError(f"--max-shard-size {config.max_shard_size}: it must be above 0 GB")
     share = config.share
     if not 0 <= share.process_id < share.processes:
-        raise UserError(f"--share.process-id {share.process_id}: it must be from 0 to {share.processes - 1}")
+        raise UserError(f"--process-id {share.process_id}: it must be from 0 to {share.processes - 1}")
 
 
 def is_finished(out: Path, facts: dict[str, Any]) -> bool:

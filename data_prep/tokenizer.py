@@ -312,3 +312,8 @@ def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int) -> No
         minloglevel=2,
     )
     path.with_suffix(".vocab").unlink()
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(path.with_suffix(".model").read_bytes())
+    model.trainer_spec.ClearField("model_prefix")  # where it lay on this machine would be published with the model
+    path.with_suffix(".model").write_bytes(model.SerializeToString())
