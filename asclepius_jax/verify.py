@@ -154,7 +154,9 @@ def available_memory() -> int:
 def their_logits(folder: Path, ids: list[int]) -> np.ndarray:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer(SAMPLE)["input_ids"][: len(ids)] != ids:
         raise FolderError("transformers makes other token ids of a text than the training did")
