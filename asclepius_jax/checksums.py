@@ -8,7 +8,7 @@ An odd factor makes every single flipped bit count, a factor of the place every 
 sum independent of its order. What else could happen to data is missed with probability 2^-64.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -42,15 +42,21 @@ def host_checksum(x: np.ndarray, first: int = 0) -> np.ndarray:
     """The same in the host's memory. Modulo 2^32, the checksums of slices along the first axis add up to that of the
     whole; `first` is the place of x's first slice in it."""
     x = x.reshape(1) if x.ndim == 0 else x
+    return part_checksum(x, [(0, first), *((axis, 0) for axis in range(1, x.ndim))])
+
+
+def part_checksum(x: np.ndarray, places: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Of a part of an array, which may have its axes in another order: for each axis of x, the axis of the whole that
+    it is, and where x begins along it. The checksums of all parts add up to that of the whole."""
     bits = x.view(f"u{x.dtype.itemsize}")
     sums = np.zeros(len(LANES), np.uint32)
-    for place, lane in enumerate(LANES):
+    for number, lane in enumerate(LANES):
         total = bits
-        for axis in reversed(range(bits.ndim)):
-            weight = weights(axis, bits.shape[axis], lane, np, first if axis == 0 else 0)
+        for (axis, first), size in reversed(list(zip(places, bits.shape, strict=True))):
             # einsum casts as it reads: no copy of the array in 32 bits.
+            weight = weights(axis, size, lane, np, first)
             total = np.einsum("...a,a->...", total, weight, dtype=np.uint32, casting="unsafe")
-        sums[place] = total
+        sums[number] = total
     return sums
 
 

@@ -40,7 +40,7 @@ COMMANDS = {
         "plan",
     ),
     "import": Command(
-        "Hugging Face folder to checkpoint", "asclepius_jax.export", "ImportConfig", "run_import", "train"
+        "Hugging Face folder to checkpoint", "asclepius_jax.importing", "ImportConfig", "run_import", "train"
     ),
     "export": Command(
         "checkpoint to Hugging Face folder", "asclepius_jax.export", "ExportConfig", "run_export", "train"
@@ -95,6 +95,8 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
         # The demo's mesh is made of virtual devices, which must be asked for before JAX starts.
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if name in ("import", "export"):
+        os.environ["JAX_PLATFORMS"] = "cpu"  # they need no accelerator, and must not take one from a training
     module = importlib.import_module(command.module)
     config = tyro.cli(getattr(module, command.config), prog=f"asclepius {name}", args=arguments)
     getattr(module, command.function)(config)

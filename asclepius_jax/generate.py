@@ -94,7 +94,8 @@ def generate(
     if longest + sampling.max_new_tokens > model.config.max_length:
         raise UserError(
             f"{longest} prompt tokens and {sampling.max_new_tokens} new ones are beyond the model's "
-            f"{model.config.max_length}: shorten the note or --sampling.max-new-tokens"
+            f"{model.config.max_length} (of a folder, the shorter of max_position_embeddings and sliding_window): "
+            "shorten the note or --sampling.max-new-tokens"
         )
     tokens_BT = np.zeros((len(prompts), -(-longest // BUCKET) * BUCKET), np.int32)
     for row, prompt in zip(tokens_BT, prompts, strict=True):

@@ -1,4 +1,4 @@
-"""Adapters outside of training, without a device: a folder that `peft` loads, and base and adapters as one.
+"""Adapters as a folder that `peft` loads, made without a device.
 
     adapter_config.json            rank, alpha, targets and the base
     adapter_model.safetensors      base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight (rank, inputs), ...
@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,12 @@ import numpy as np
 from einops import rearrange
 
 from asclepius_jax.adapters import lora_from, lora_of
-from asclepius_jax.checkpoints import Meta, find_step, read_meta, read_stored
-from asclepius_jax.model.hf import PER_BLOCK, check_tensors, names, open_folder
-from asclepius_jax.model.llama import Model, build
+from asclepius_jax.checkpoints import read_meta, read_stored
+from asclepius_jax.model.hf import PER_BLOCK
+from asclepius_jax.model.llama import Model
 from asclepius_jax.model.lora import TARGETS, Lora, adapter_shapes
 from asclepius_jax.model.variants import LlamaConfig
-from data_prep.records import UserError
 
-Reader = Callable[[str], np.ndarray]  # "blocks.attention.q_DNH" -> the parameter
 DTYPES = {"float32": ("F32", np.dtype("<f4")), "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16))}
 
 
@@ -49,70 +47,6 @@ def read_adapters(step_folder: Path) -> HostAdapters | None:
         for name in lora.targets
     }
     return HostAdapters(lora, weights)
-
-
-# ---------------------------------------------------------------- base and adapters as one
-
-
-def merge(name: str, layer: int, weight: np.ndarray, adapters: HostAdapters) -> np.ndarray:
-    """One layer's matrix with its update, W + alpha / rank A B, in float32; as it came where it has no adapter.
-
-    Args:
-        name: as in "blocks.attention.q_DNH", or without "blocks.".
-        weight: in our layout, without the layer axis.
-    """
-    short = name.removeprefix("blocks.")
-    target = next((each for each in adapters.weights if TARGETS[each].parameter == short), None)
-    if target is None:
-        return weight
-    parts = adapters.weights[target]
-    a, b = (parts[key][layer].astype(np.float32) for key in ("A", "B"))
-    # As one product of two matrices: the rank is last in A and first in B.
-    update = np.matmul(a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0], -1)).reshape(a.shape[:-1] + b.shape[1:])
-    made, _, wanted = TARGETS[target].update.partition("->")
-    made = made.replace("R", "").replace(",", "")
-    update = np.transpose(update, [made.index(letter) for letter in wanted])
-    return weight.astype(np.float32) + np.float32(adapters.lora.scale) * update
-
-
-def whole_reader(step_folder: Path) -> Reader:
-    """Reads by name the parameters that a step stands for: its own, or its base's with its adapters; float32 arrays on
-    the host, layers stacked."""
-    adapters = read_adapters(step_folder)
-    if adapters is None:
-        return lambda name: read_stored(step_folder, name)
-    base = base_reader(read_meta(step_folder))
-
-    def read(name: str) -> np.ndarray:
-        weight = base(name)
-        if not name.startswith("blocks."):
-            return weight
-        return np.stack([merge(name, layer, each, adapters) for layer, each in enumerate(weight)])
-
-    return read
-
-
-def base_reader(meta: Meta) -> Reader:
-    """The same of what a run's adapters stand on."""
-    init = meta.config["init"]
-    if init["checkpoint"]:
-        return whole_reader(find_step(Path(init["checkpoint"]))[1])
-    folder, model = Path(init["hf"]), build(meta.model)
-    if not folder.is_dir():
-        raise UserError(f"{folder}, which the adapters stand on, is not there: put it back, or export the adapters")
-    tensors = open_folder(folder)
-    check_tensors(tensors, model, folder)
-    rows = {ours: (theirs, layout) for ours, theirs, layout in names(model)}
-
-    def read(name: str) -> np.ndarray:
-        theirs, layout = rows[name]
-        sizes = {"h": meta.model.head_dim} if "h" in layout.split("->")[0] else {}
-        if "{}" not in theirs:
-            return rearrange(tensors[theirs], layout).astype(np.float32)
-        layers = [tensors[theirs.format(layer)] for layer in range(meta.model.num_layers)]
-        return np.stack([rearrange(each, layout, **sizes).astype(np.float32) for each in layers])
-
-    return read
 
 
 # ---------------------------------------------------------------- the folder

@@ -204,10 +204,12 @@ class FolderWriter:
             self.rejects.append(reject)
             self.reasons[reject.reason] += 1
 
-    def add_file(self, name: str, count: int) -> None:
-        """Enter a finished file with its record count; its hash is taken here."""
-        sync(self.path / name)
-        self.files.append({"name": name, "records": count, "sha256": file_hash(self.path / name)})
+    def add_file(self, name: str, count: int, hashed: bool = True) -> None:
+        """Enter a finished file with its record count, and its hash or, where its content has checksums, its size."""
+        path = self.path / name
+        sync(path)
+        proof = {"sha256": file_hash(path)} if hashed else {"bytes": path.stat().st_size}
+        self.files.append({"name": name, "records": count, **proof})
         self.counts["out"] += count
 
     def add_shard(self, records: Sequence[Record], record_type: type) -> None:
@@ -274,7 +276,8 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
 
 
 def sync(path: Path) -> None:
-    """Bring a file that someone else wrote, or the names in a folder, onto the disk: no manifest gets there before."""
+    """Bring a file that someone else wrote, or the names in a folder, onto the disk: so that a manifest never gets
+    there first."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -46,6 +46,21 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     raise UserError(f"{path} is no tokenizer: name a SentencePiece .model file or a folder with tokenizer.json")
 
 
+def check_vocabulary(tokenizer: Tokenizer, rows: int, where: str | Path) -> None:
+    """A token needs a row of the embedding; rows without a token are padding, which stays and is told."""
+    pieces = tokenizer.vocab_size
+    if pieces > rows:
+        raise UserError(
+            f"{where}: the tokenizer has {pieces} pieces, the embedding {rows} rows: take the tokenizer of this model, "
+            "or give the embedding a row for each piece first"
+        )
+    if pieces < rows:
+        print(
+            f"{where}: the tokenizer has {pieces} pieces, the embedding {rows} rows; the {rows - pieces} rows of "
+            "padding are kept"
+        )
+
+
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode_batch([text])[0]
 
@@ -297,3 +312,8 @@ def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int) -> No
         minloglevel=2,
     )
     path.with_suffix(".vocab").unlink()
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(path.with_suffix(".model").read_bytes())
+    model.trainer_spec.ClearField("model_prefix")  # where it lay on this machine would be published with the model
+    path.with_suffix(".model").write_bytes(model.SerializeToString())

@@ -2,10 +2,12 @@
 
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 from asclepius_jax.model.variants import LlamaConfig
 from data_prep import pack
@@ -106,6 +108,30 @@ def transformers_model(folder: Path, config: LlamaConfig, noise: float = 0.1, ma
             parameter.add_(noise * torch.randn_like(parameter))
     model.float().eval().save_pretrained(folder, max_shard_size=max_shard_size)
     return model
+
+
+def random_folder(folder: Path, config: LlamaConfig = MODEL, dtype: Any = np.float32, seed: int = 0) -> dict[str, Any]:
+    """The weights and config.json of a random model, in one safetensors file; returns its tensors."""
+    from safetensors.numpy import save_file
+
+    from asclepius_jax.model.hf import hf_shapes, write_config
+    from asclepius_jax.model.llama import build
+
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    tensors = {name: random.normal(0, 0.1, shape).astype(dtype) for name, shape in hf_shapes(build(config)).items()}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(write_config(config, np.dtype(dtype).name, TOKEN_IDS))
+    return tensors
+
+
+def to_hf(row: tuple[str, str, str], value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """The Hugging Face tensors of one of our parameters, by the layout as it is written in the table."""
+    _, theirs, layout = row
+    back = " -> ".join(reversed(layout.split(" -> ")))
+    stacked = "{}" in theirs
+    for layer, part in enumerate(value if stacked else [value]):
+        yield theirs.format(layer), np.ascontiguousarray(rearrange(part, back))
 
 
 def free_address() -> str:

@@ -73,7 +73,7 @@ def test_the_accelerator_side_reads_only_the_shared_files_of_the_text_side():
 
 def test_the_model_stands_alone():
     allowed = ("jax", "flax", "numpy", "einops", "ml_dtypes", "asclepius_jax.model")
-    standard = ("functools", "json", "math", "typing", "dataclasses", "pathlib", "collections")
+    standard = ("functools", "json", "math", "mmap", "typing", "dataclasses", "pathlib", "collections")
     bad = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in modules("asclepius_jax/model")

@@ -75,7 +75,7 @@ def hf_folder(model: Path, small_tokenizer: Path, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(hf_folder: Path, tmp_path_factory) -> Path:
-    from asclepius_jax.export import ImportConfig, run_import
+    from asclepius_jax.importing import ImportConfig, run_import
 
     out = tmp_path_factory.mktemp("checkpoint") / "run"
     run_import(ImportConfig(hf_folder, out))

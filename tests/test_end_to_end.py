@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "--init.checkpoint", out / "pretrain", "--data.eval-path", out / "packed_instructions",
         )  # fmt: skip
         asclepius(patch, "export", "--checkpoint", out / "instruct", "--out", out / "hf", "--dtype", "float32")
-        asclepius(patch, "import", "--hf", out / "hf", "--out", out / "imported", "--mesh.tensor", 2)
+        asclepius(patch, "import", "--hf", out / "hf", "--out", out / "imported")
     return out
 
 

@@ -9,8 +9,8 @@ import pytest
 from made_inputs import MODEL, transformers_model
 
 from asclepius_jax.config import MeshConfig
-from asclepius_jax.export import ImportConfig, run_import
 from asclepius_jax.generate import GenerateConfig, Sampling, generate, load, pick, read_prompt, run
+from asclepius_jax.importing import ImportConfig, run_import
 from asclepius_jax.model import hf
 from asclepius_jax.model.llama import build
 from asclepius_jax.sharding import make_mesh, param_shardings

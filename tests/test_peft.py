@@ -28,16 +28,19 @@ from asclepius_jax.config import (
 from asclepius_jax.data import PackedRows
 from asclepius_jax.export import ExportConfig, run_export
 from asclepius_jax.generate import load
+from asclepius_jax.merging import merge, whole_reader
 from asclepius_jax.model import hf
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import build
 from asclepius_jax.model.lora import Adapters
-from asclepius_jax.peft import HostAdapters, merge, peft_shapes, peft_tensors, read_adapters, whole_reader, write_peft
+from asclepius_jax.peft import HostAdapters, peft_shapes, peft_tensors, read_adapters, write_peft
 from asclepius_jax.sharding import batch_sharding, make_mesh
 from asclepius_jax.train.adapters import random_adapters
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import init_state, make_train_step, state_shardings
+from asclepius_jax.weights import Share
+from data_prep.records import UserError
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -202,7 +205,48 @@ def test_what_generates_is_what_is_exported(tuned: Path):
     _, params, _ = load(tuned, MeshConfig(2, 2, 2))
     read = whole_reader(find_step(tuned)[1])
     for name, value in hf.flatten(params).items():
-        np.testing.assert_allclose(value, read(name), atol=1e-6, err_msg=name)
+        stacked = name.startswith("blocks.")
+        host = np.stack([read(name, layer) for layer in range(2)]) if stacked else read(name, None)
+        np.testing.assert_allclose(value, host, atol=1e-6, err_msg=name)
+
+
+def test_what_is_exported_as_adapters_is_what_peft_needs(tuned: Path, start: Path, tmp_path: Path):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    run_export(ExportConfig(tuned, tmp_path / "adapters", "float32", adapters=True))
+    names = {path.name for path in (tmp_path / "adapters").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md", "manifest.json"} <= names
+    assert (
+        "| Adapters | rank 4, alpha 12, dropout 0, of q k v o gate up down |"
+        in (tmp_path / "adapters/README.md").read_text()
+    )
+    theirs = peft.PeftModel.from_pretrained(from_folder(start), tmp_path / "adapters").eval()
+    tokens = np.random.default_rng(1).integers(3, MODEL.vocab_size, (2, 24))
+    assert np.abs(our_logits(start, tuned, tokens) - their_logits(theirs, tokens)).max() < 1e-4
+
+
+def test_a_merged_folder_is_verified_like_any_other(tuned: Path, tmp_path: Path, capsys):
+    run_export(ExportConfig(tuned, tmp_path / "merged", "bfloat16", verify=True))
+    assert "every tensor has the checkpoint's content; max |delta|" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"merged"}  # what was merged for the time is gone
+
+
+def test_adapters_are_never_merged_into_other_weights(tuned: Path, start: Path, tmp_path: Path):
+    shutil.copytree(start, tmp_path / "kept")
+    try:
+        transformers_model(start, MODEL, noise=0.2)
+        with pytest.raises(
+            UserError, match=r"not what the adapters were trained upon, .* differs: put the weights back"
+        ):
+            run_export(ExportConfig(tuned, tmp_path / "merged"))
+    finally:
+        shutil.copytree(tmp_path / "kept", start, dirs_exist_ok=True)
+    assert not (tmp_path / "merged").exists()
+    for flags, told in (
+        ({"adapters": True, "verify": True}, "--verify and --push take whole folders"),
+        ({"share": Share(0, 2)}, "adapters are merged into their base by one process"),
+    ):
+        with pytest.raises(UserError, match=told):
+            run_export(ExportConfig(tuned, tmp_path / "merged", **flags))
 
 
 # ---------------------------------------------------------------- training

@@ -10,7 +10,9 @@ import ml_dtypes
 import numpy as np
 from einops import rearrange
 
+from asclepius_jax.model.layout import read_part
 from asclepius_jax.model.llama import Model, Params
+from asclepius_jax.model.safetensors import FolderError, Tensors, open_folder, read_json
 from asclepius_jax.model.variants import LlamaConfig, RopeScaling
 
 # ours, theirs, theirs -> ours (einops; n, k and h are heads, key/value heads and head_dim)
@@ -30,20 +32,22 @@ PER_BLOCK = (
     ("attention_norm.scale", "input_layernorm.weight", "d -> d"),
     ("mlp_norm.scale", "post_attention_layernorm.weight", "d -> d"),
 )
-REQUIRED = (  # of config.json; what else it may hold has a default in transformers
+SIZES = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
     "num_attention_heads",
     "max_position_embeddings",
-    "rms_norm_eps",
 )
-DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}
-
-
-class FolderError(ValueError):
-    """A Hugging Face folder that is not this model; the message lists what differs."""
+REQUIRED = (*SIZES, "rms_norm_eps")  # of config.json; what else it may hold has a default in transformers
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+BAND_ROWS = 1024  # of an embedding, compared at a time
+EXPONENTS = {
+    np.dtype(np.float32): np.uint32(0x7F800000),
+    np.dtype(np.float16): np.uint16(0x7C00),
+    np.dtype(ml_dtypes.bfloat16): np.uint16(0x7F80),
+}
 
 
 # ---------------------------------------------------------------- names
@@ -97,72 +101,23 @@ def flip(layout: str) -> str:
     return f"{right} -> {left}"
 
 
-# ---------------------------------------------------------------- reading
+# ---------------------------------------------------------------- weights
 
 
-def open_folder(folder: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a folder's safetensors files as a memory map: bytes are read where they are indexed."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted(set(read_json(index, ("weight_map",))["weight_map"].values()))
-    elif (folder / "model.safetensors").is_file():
-        files = ["model.safetensors"]
-    else:
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
-        hint = (
-            f"; {pickles[0]} is a pickle, which can run code: save it again with safe_serialization" if pickles else ""
-        )
-        raise FolderError(f"{folder} has no model.safetensors and no index of shards{hint}")
-    tensors: dict[str, np.ndarray] = {}
-    for file in files:
-        if not (folder / file).is_file():
-            raise FolderError(f"{index} names {file}, which is missing")
-        tensors |= open_safetensors(folder / file)
+def open_model(folder: Path, model: Model) -> Tensors:
+    """The folder's tensors, which are this model's and no others."""
+    tensors = open_folder(folder)
+    check_tensors(tensors, model, folder)
+    if model.config.tie_embeddings and HEAD in tensors:
+        check_tied(tensors, folder)
     return tensors
 
 
-def read_json(path: Path, required: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON object that holds the required keys."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FolderError(f"{path} is not JSON: {error}") from error
-    missing = [key for key in required if not isinstance(raw, dict) or key not in raw]
-    if missing:
-        raise FolderError(f"{path} lacks {', '.join(missing)}")
-    return raw
-
-
-def open_safetensors(path: Path) -> dict[str, np.ndarray]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= size - 8:
-            raise FolderError(f"{path} is not a safetensors file, or cut short: its header would have {length} bytes")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise FolderError(f"{path} is not a safetensors file: {error}") from error
-    tensors = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        start, end = entry["data_offsets"]
-        if 8 + length + end > size:
-            raise FolderError(f"{path} is cut short: {name} ends at byte {8 + length + end}, the file at {size}")
-        if entry["dtype"] not in DTYPES:
-            raise FolderError(f"{path}: {name} is {entry['dtype']}, not one of {', '.join(DTYPES)}")
-        dtype = DTYPES[entry["dtype"]]
-        raw = np.memmap(path, np.uint8, "r", offset=8 + length + start, shape=(end - start,))
-        tensors[name] = raw.view(dtype).reshape(entry["shape"])
-    return tensors
-
-
-def check_tensors(tensors: dict[str, np.ndarray], model: Model, where: Path) -> None:
+def check_tensors(tensors: Tensors, model: Model, where: Path) -> None:
     """Refuse missing, unknown and misshapen tensors, listing them."""
     expected = hf_shapes(model)
     # transformers may save a tied head a second time, and old LLaMA folders hold the rotary frequencies.
-    ignored = {"lm_head.weight"} if model.config.tie_embeddings else set()
+    ignored = {HEAD} if model.config.tie_embeddings else set()
     ignored |= {name for name in tensors if name.endswith("rotary_emb.inv_freq")}
     problems = {
         "missing": sorted(expected.keys() - tensors.keys()),
@@ -182,42 +137,88 @@ def check_tensors(tensors: dict[str, np.ndarray], model: Model, where: Path) -> 
         raise FolderError(f"{where} is not the model that its config.json describes: {'; '.join(told)}")
 
 
+def check_tied(tensors: Tensors, where: Path) -> None:
+    head, embedding = tensors[HEAD], tensors[EMBEDDING]
+    same = head.shape == embedding.shape and head.dtype == embedding.dtype
+    bands = range(0, len(embedding), BAND_ROWS)
+    if not same or not all(
+        head[row : row + BAND_ROWS].tobytes() == embedding[row : row + BAND_ROWS].tobytes() for row in bands
+    ):
+        raise FolderError(
+            f"{where}: tie_word_embeddings is true, yet {HEAD} is not {EMBEDDING}: set it to false in config.json if "
+            "the head is a parameter of its own, else remove the tensor"
+        )
+    tensors.release(HEAD)
+    tensors.release(EMBEDDING)
+
+
 def load_params(folder: Path, model: Model, shardings: Params) -> Params:
-    """The folder's weights in the types of `model.shapes`, each device's part read from its own byte ranges."""
-    tensors = open_folder(folder)
-    check_tensors(tensors, model, folder)
+    """The folder's weights in the types of `model.shapes`, each device's part read from its own byte ranges.
+
+    One part is made at a time, and the largest parameters first: beside what the devices hold there is never more than
+    the part of one parameter, and at the end, when they hold most, of a small one.
+    """
+    tensors = open_model(folder, model)
     flat_shardings, shapes = flatten(shardings), flatten(model.shapes)
-    params = {}
-    for ours, theirs, layout in names(model):
-        sizes = {"h": model.config.head_dim} if "h" in layout.split("->")[0] else {}
-        stacked = "{}" in theirs
-        layers = range(model.config.num_layers if stacked else 1)
-        views = [rearrange(tensors[theirs.format(layer)], layout, **sizes) for layer in layers]
-
-        shape, dtype = shapes[ours].shape, shapes[ours].dtype
-
-        def part(
-            index: tuple[slice, ...], views: list[np.ndarray] = views, stacked: bool = stacked, dtype: Any = dtype
-        ) -> np.ndarray:
-            if not stacked:
-                return np.asarray(views[0][index], dtype)
-            return np.stack([np.asarray(view[index[1:]], dtype) for view in views[index[0]]])
-
-        params[ours] = jax.make_array_from_callback(shape, flat_shardings[ours], part)
-    return unflatten(params)
+    params: Params = {}
+    found: dict[str, int] = {}
+    for row in sorted(names(model), key=lambda row: -shapes[row[0]].size):
+        shape, sharding = shapes[row[0]].shape, flat_shardings[row[0]]
+        parts: dict[Any, jax.Array] = {}
+        arrays = []
+        for device, index in sharding.addressable_devices_indices_map(shape).items():
+            place = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+            if place not in parts:  # else a replica
+                parts[place] = jax.device_put(read_our_part(tensors, row, index, shapes[row[0]], found), device)
+                parts[place].block_until_ready()
+            arrays.append(jax.device_put(parts[place], device))
+        params[row[0]] = jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+    check_finite(found, folder)
+    return unflatten({name: params[name] for name in shapes})
 
 
-# ---------------------------------------------------------------- writing
+def read_our_part(
+    tensors: Tensors,
+    row: tuple[str, str, str],
+    index: tuple[slice, ...],
+    whole: jax.ShapeDtypeStruct,
+    found: dict[str, int],
+) -> np.ndarray:
+    """A part of one of our parameters, in its type; `found` counts by name what is not a number."""
+    _, theirs, layout = row
+    stacked, shape = "{}" in theirs, whole.shape
+    layers = range(shape[0])[index[0]] if stacked else range(1)
+    sizes, inner = (shape[1:], index[1:]) if stacked else (shape, index)
+    out = np.empty([len(layers), *(len(range(n)[part]) for n, part in zip(sizes, inner, strict=True))], whole.dtype)
+    for place, layer in enumerate(layers):
+        name = theirs.format(layer)
+        out[place] = read_part(tensors[name], layout, inner, sizes)
+        tensors.release(name)
+        if bad := non_finite(out[place]):
+            found[name] = found.get(name, 0) + bad
+    return out if stacked else out[0]
 
 
-def to_hf(name_rows: tuple[str, str, str], value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """The Hugging Face tensors of one of our parameters."""
-    _, theirs, layout = name_rows
-    if "{}" in theirs:
-        for layer, part in enumerate(value):
-            yield theirs.format(layer), np.ascontiguousarray(rearrange(part, flip(layout)))
-    else:
-        yield theirs, np.ascontiguousarray(rearrange(value, flip(layout)))
+def non_finite(x: np.ndarray) -> int:
+    """How many elements of a float array are infinite or no number: their exponents are all ones."""
+    bits, exponent = x.reshape(-1).view(f"u{x.itemsize}"), EXPONENTS[x.dtype]
+    count = 0
+    for start in range(0, bits.size, 2**18):  # so many stay in a core's cache
+        masked = bits[start : start + 2**18] & exponent
+        if masked.max() == exponent:
+            count += int(np.count_nonzero(masked == exponent))
+    return count
+
+
+def check_finite(found: dict[str, int], where: Path) -> None:
+    """Refuse weights of which some are infinite or no number, by name and count."""
+    bad = sorted(name for name, count in found.items() if count)
+    if bad:
+        told = ", ".join(f"{name} ({found[name]})" for name in bad[:8]) + (", …" if bad[8:] else "")
+        raise FolderError(
+            f"{where} holds infinities or NaN in {len(bad)} tensors: {told}; no training starts from these and nobody "
+            "can use them: take another step or another copy"
+        )
 
 
 # ---------------------------------------------------------------- config.json
@@ -229,20 +230,12 @@ def read_config(folder: Path) -> LlamaConfig:
     if not path.is_file():
         raise FolderError(f"{folder} has no config.json")
     raw = read_json(path, REQUIRED)
-    refused = {
-        "model_type": raw.get("model_type") not in ("llama", "mistral"),
-        "hidden_act": raw.get("hidden_act", "silu") != "silu",
-        "attention_bias": bool(raw.get("attention_bias")),
-        "mlp_bias": bool(raw.get("mlp_bias")),
-        "quantization_config": bool(raw.get("quantization_config")),
-    }
-    for key, bad in refused.items():
-        if bad:
-            raise FolderError(f"{path}: {key} is {raw.get(key)!r}, which this LLaMA does not have")
     # transformers 5 keeps both in rope_parameters, earlier versions apart.
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    heads = raw["num_attention_heads"]
-    length = raw["max_position_embeddings"]
+    check_config(raw, rope, path)
+    heads, length = raw["num_attention_heads"], raw["max_position_embeddings"]
+    # Within the sliding window of Mistral 7B v0.1 attention is plain; beyond it this model would differ.
+    window = raw.get("sliding_window") if raw.get("use_sliding_window", True) else None
     return LlamaConfig(
         vocab_size=raw["vocab_size"],
         embed_dim=raw["hidden_size"],
@@ -251,13 +244,38 @@ def read_config(folder: Path) -> LlamaConfig:
         num_heads=heads,
         num_kv_heads=raw.get("num_key_value_heads") or heads,
         head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-        # Within the sliding window of Mistral 7B v0.1 attention is plain; beyond it this model would differ.
-        max_length=min(length, raw.get("sliding_window") or length),
+        max_length=length if window is None else min(length, window),
         rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0),
         rope_scaling=read_rope_scaling(rope, path),
         norm_eps=raw["rms_norm_eps"],
         tie_embeddings=raw.get("tie_word_embeddings", False),
     )
+
+
+def check_config(raw: dict[str, Any], rope: Any, path: Path) -> None:
+    """Refuse what this model does not have, and sizes that are none."""
+    refused = {
+        "model_type": raw.get("model_type") not in ("llama", "mistral"),
+        "hidden_act": raw.get("hidden_act", "silu") != "silu",
+        "attention_bias": bool(raw.get("attention_bias")),
+        "mlp_bias": bool(raw.get("mlp_bias")),
+        "partial_rotary_factor": raw.get("partial_rotary_factor", 1.0) != 1.0,
+        "quantization_config": bool(raw.get("quantization_config")),
+    }
+    for key, bad in refused.items():
+        if bad:
+            raise FolderError(f"{path}: {key} is {raw.get(key)!r}, which this LLaMA does not have")
+    for key in (*SIZES, *(key for key in ("num_key_value_heads", "head_dim", "sliding_window") if raw.get(key))):
+        if type(raw[key]) is not int or raw[key] < 1:
+            raise FolderError(f"{path}: {key} is {raw[key]!r}, which is no number of anything")
+    heads = raw["num_attention_heads"]
+    divided = {"num_attention_heads": raw.get("num_key_value_heads") or heads}
+    divided |= {} if raw.get("head_dim") else {"hidden_size": heads}
+    for key, divisor in divided.items():
+        if raw[key] % divisor:
+            raise FolderError(f"{path}: {key} {raw[key]} is not a multiple of {divisor}, the heads that share it")
+    if not isinstance(rope, dict):
+        raise FolderError(f"{path}: the rotary settings {rope!r} are no JSON object")
 
 
 def read_rope_scaling(rope: dict[str, Any], path: Path) -> RopeScaling | None:
@@ -266,12 +284,11 @@ def read_rope_scaling(rope: dict[str, Any], path: Path) -> RopeScaling | None:
         return None
     if kind != "llama3":
         raise FolderError(f"{path}: rotary scaling {kind!r} is not one of default, llama3")
-    return RopeScaling(
-        factor=rope["factor"],
-        low_freq_factor=rope["low_freq_factor"],
-        high_freq_factor=rope["high_freq_factor"],
-        original_length=rope["original_max_position_embeddings"],
-    )
+    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    if missing := [key for key in keys if key not in rope]:
+        raise FolderError(f"{path}: rotary scaling llama3 lacks {', '.join(missing)}")
+    factor, low, high, original = (rope[key] for key in keys)
+    return RopeScaling(factor, low, high, original)
 
 
 def write_config(config: LlamaConfig, dtype: str, token_ids: dict[str, int | None]) -> str:

@@ -172,7 +172,10 @@ def open_data(config: TrainConfig, model: LlamaConfig) -> tuple[PackedRows, Pack
     """Training and held-out rows, checked against the model and against each other."""
     length = config.data.row_length
     if length > model.max_length:
-        raise UserError(f"data.row_length {length} is beyond the model's {model.max_length} tokens")
+        raise UserError(
+            f"data.row_length {length} is beyond the model's {model.max_length} tokens (of a folder, the shorter of "
+            f"max_position_embeddings and sliding_window): pack with --row-length {model.max_length} or less"
+        )
     rows = PackedRows(Path(config.data.path), length)
     if rows.manifest["vocab_size"] > model.vocab_size:
         raise UserError(

@@ -2,16 +2,20 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
-from made_inputs import TOKEN_IDS, transformers_model
+from jax.sharding import Mesh
+from made_inputs import TOKEN_IDS, random_folder, to_hf, transformers_model
 
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.model import hf
 from asclepius_jax.model.llama import build
+from asclepius_jax.model.safetensors import open_folder
 from asclepius_jax.model.variants import LlamaConfig, RopeScaling
 from asclepius_jax.sharding import make_mesh, param_shardings
 
@@ -54,8 +58,8 @@ def test_reading_and_writing_are_inverse(tmp_path: Path, family: str):
     model = build(FAMILIES[family])
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     flat = hf.flatten(hf.load_params(tmp_path, model, param_shardings(mesh, model)))
-    tensors = hf.open_folder(tmp_path)
-    written = {name: x for row in hf.names(model) for name, x in hf.to_hf(row, np.asarray(flat[row[0]]))}
+    tensors = open_folder(tmp_path)
+    written = {name: x for row in hf.names(model) for name, x in to_hf(row, np.asarray(flat[row[0]]))}
     assert written.keys() == hf.hf_shapes(model).keys()
     for name, value in written.items():
         np.testing.assert_array_equal(value, tensors[name])
@@ -105,29 +109,105 @@ def test_a_foreign_folder_is_refused_with_a_list(tmp_path: Path, change, told: s
         hf.load_params(tmp_path, model, param_shardings(mesh, model))
 
 
-def test_a_file_that_was_cut_short_is_refused(tmp_path: Path):
-    transformers_model(tmp_path, SMALL)
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(hf.FolderError, match="cut short"):
-        hf.open_folder(tmp_path)
+def alone() -> Mesh:
+    return make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
 
 
-def test_a_pickle_is_refused(tmp_path: Path):
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(hf.FolderError, match="pickle"):
-        hf.open_folder(tmp_path)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 4, 2), (2, 2, 2)])
+def test_every_device_gets_its_part_exactly(tmp_path: Path, dtype: type, sizes: tuple[int, int, int]):
+    model = build(FAMILIES["llama31"])
+    tensors = random_folder(tmp_path, model.config, dtype)
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+    shardings = param_shardings(mesh, model)
+    flat = hf.flatten(hf.load_params(tmp_path, model, shardings))
+    assert list(flat) == list(hf.flatten(model.shapes))
+    for row in hf.names(model):
+        assert flat[row[0]].dtype == np.float32
+        assert flat[row[0]].sharding.is_equivalent_to(hf.flatten(shardings)[row[0]], flat[row[0]].ndim)
+        for name, value in to_hf(row, np.asarray(flat[row[0]])):
+            np.testing.assert_array_equal(value, tensors[name].astype(np.float32), err_msg=name)
+
+
+def test_what_is_no_number_is_named_and_counted(tmp_path: Path):
+    model = build(SMALL)
+    random_folder(tmp_path, SMALL, ml_dtypes.bfloat16)
+
+    def spoil(tensors):
+        tensors["model.layers.1.mlp.down_proj.weight"][3, 5:8] = np.inf
+        tensors["model.embed_tokens.weight"][0, 0] = np.nan
+
+    rewrite(tmp_path, spoil)
+    told = r"in 2 tensors: model.embed_tokens.weight \(1\), model.layers.1.mlp.down_proj.weight \(3\)"
+    with pytest.raises(hf.FolderError, match=told):
+        hf.load_params(tmp_path, model, param_shardings(alone(), model))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_only_infinities_and_nan_are_no_numbers(dtype: type):
+    whole = np.zeros(2**18 + 9, dtype)  # more than is looked at in one piece
+    limits = ml_dtypes.finfo(dtype)
+    whole[:6] = [limits.max, limits.min, limits.tiny, limits.smallest_subnormal, -0.0, 1.0]
+    assert hf.non_finite(whole) == 0
+    whole[[7, 2**18 + 3]] = [np.inf, -np.inf]
+    whole[2**18 + 8] = np.nan
+    assert hf.non_finite(whole) == 3
+
+
+def test_a_tied_head_may_be_there_twice_but_not_another(tmp_path: Path):
+    model = build(FAMILIES["smollm2"])
+    random_folder(tmp_path, model.config)
+    rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].copy()}))
+    assert hf.open_model(tmp_path, model)
+    rewrite(tmp_path, lambda t: t["lm_head.weight"].__setitem__((95, 31), 1.0))
+    with pytest.raises(hf.FolderError, match="tie_word_embeddings is true, yet lm_head"):
+        hf.open_model(tmp_path, model)
+
+
+# ---------------------------------------------------------------- config.json
+
+
+def config_with(folder: Path, **changes: object) -> LlamaConfig:
+    """The configuration of SMALL with these keys changed; None stands for null, an absent key for `...`."""
+    raw = json.loads(hf.write_config(SMALL, "float32", TOKEN_IDS))
+    raw |= changes
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in raw.items() if value is not ...}))
+    return hf.read_config(folder)
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("model_type", "gpt2"), ("attention_bias", True), ("hidden_act", "gelu"), ("rope_scaling", {"rope_type": "yarn"})],
+    ("key", "value", "told"),
+    [
+        ("model_type", "gpt2", "model_type is 'gpt2'"),
+        ("attention_bias", True, "attention_bias is True"),
+        ("mlp_bias", True, "mlp_bias is True"),
+        ("hidden_act", "gelu", "hidden_act is 'gelu'"),
+        ("partial_rotary_factor", 0.5, "partial_rotary_factor is 0.5"),
+        ("quantization_config", {"bits": 4}, "quantization_config is"),
+        ("rope_scaling", {"rope_type": "yarn", "factor": 2.0}, "rotary scaling 'yarn'"),
+        ("rope_scaling", {"type": "linear", "factor": 2.0}, "rotary scaling 'linear'"),
+        ("rope_scaling", {"type": "dynamic", "factor": 2.0}, "rotary scaling 'dynamic'"),
+        ("rope_parameters", {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}, "rotary scaling 'linear'"),
+        ("rope_scaling", {"rope_type": "llama3", "factor": 2.0}, "llama3 lacks low_freq_factor, high_freq_factor"),
+        ("rope_scaling", "linear", "the rotary settings 'linear' are no JSON object"),
+        ("vocab_size", "96", "vocab_size is '96', which is no number of anything"),
+        ("num_hidden_layers", 0, "num_hidden_layers is 0"),
+        ("sliding_window", 1.5, "sliding_window is 1.5"),
+        ("num_key_value_heads", 3, "num_attention_heads 4 is not a multiple of 3"),
+    ],
 )
-def test_what_the_model_cannot_honour_is_refused(tmp_path: Path, key: str, value: object):
-    raw = json.loads(hf.write_config(SMALL, "float32", TOKEN_IDS))
-    (tmp_path / "config.json").write_text(json.dumps({**raw, key: value}))
-    with pytest.raises(hf.FolderError, match=str(value["rope_type"] if isinstance(value, dict) else value)):
-        hf.read_config(tmp_path)
+def test_what_the_model_cannot_honour_is_refused(tmp_path: Path, key: str, value: object, told: str):
+    with pytest.raises(hf.FolderError, match=told):
+        config_with(tmp_path, **{key: value})
 
 
 @pytest.mark.parametrize(("content", "told"), [("{", "is not JSON"), ('{"vocab_size": 3}', "lacks hidden_size")])
@@ -137,7 +217,53 @@ def test_a_broken_config_is_refused(tmp_path: Path, content: str, told: str):
         hf.read_config(tmp_path)
 
 
-def test_a_sliding_window_limits_the_row(tmp_path: Path):
-    raw = json.loads(hf.write_config(SMALL, "float32", TOKEN_IDS))
-    (tmp_path / "config.json").write_text(json.dumps({**raw, "model_type": "mistral", "sliding_window": 64}))
-    assert hf.read_config(tmp_path).max_length == 64
+def test_llama_1_has_no_key_value_heads_no_head_width_and_no_theta(tmp_path: Path):
+    gone = dict.fromkeys(("num_key_value_heads", "head_dim", "rope_theta", "rope_scaling", "tie_word_embeddings"), ...)
+    assert config_with(tmp_path, **gone, pad_token_id=-1) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [
+        ({"sliding_window": 64}, 64),  # Mistral 7B v0.1
+        ({"sliding_window": None}, 128),  # v0.2 on
+        ({"sliding_window": 64, "use_sliding_window": False}, 128),
+        ({"sliding_window": 4096}, 128),
+        ({}, 128),
+    ],
+)
+def test_a_sliding_window_limits_the_row(tmp_path: Path, changes: dict[str, object], length: int):
+    config = config_with(tmp_path, model_type="mistral", **changes)
+    assert config.max_length == length
+    # The folder that leaves promises no more than the one that came.
+    assert json.loads(hf.write_config(config, "bfloat16", TOKEN_IDS))["max_position_embeddings"] == length
+
+
+def test_both_spellings_of_the_rotary_settings_are_read(tmp_path: Path):
+    old = config_with(tmp_path, rope_theta=5e5, rope_scaling=LLAMA3)
+    new = config_with(tmp_path, rope_theta=..., rope_scaling=..., rope_parameters={**LLAMA3, "rope_theta": 5e5})
+    assert old == new
+    assert old.rope_theta == 5e5
+    assert old.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 32)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_own_config_is_read(tmp_path: Path, family: str):
+    """What this version of transformers writes, not what we write for it."""
+    config = FAMILIES[family]
+    kind = transformers.MistralConfig if family == "mistral" else transformers.LlamaConfig
+    scaling = {**LLAMA3} if config.rope_scaling else {"rope_type": "default"}
+    kind(
+        vocab_size=config.vocab_size,
+        hidden_size=config.embed_dim,
+        intermediate_size=config.mlp_dim,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        max_position_embeddings=config.max_length,
+        rope_parameters={"rope_theta": config.rope_theta, **scaling},
+        rms_norm_eps=config.norm_eps,
+        tie_word_embeddings=config.tie_embeddings,
+    ).save_pretrained(tmp_path)
+    assert hf.read_config(tmp_path) == config

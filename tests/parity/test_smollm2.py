@@ -25,9 +25,10 @@ from asclepius_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from asclepius_jax.export import ExportConfig, ImportConfig, run_export, run_import
+from asclepius_jax.export import ExportConfig, run_export
 from asclepius_jax.generate import Sampling, generate, load
-from asclepius_jax.model import hf
+from asclepius_jax.importing import ImportConfig, run_import
+from asclepius_jax.model.safetensors import open_folder
 from asclepius_jax.train.loop import train
 from data_prep import pack
 
@@ -73,7 +74,7 @@ def texts() -> list[str]:
 @pytest.fixture(scope="module")
 def imported(folder: Path, four_devices, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("smollm2") / "imported"
-    run_import(ImportConfig(folder, out, MESH))
+    run_import(ImportConfig(folder, out))
     return out
 
 
@@ -147,7 +148,7 @@ def test_trained_and_exported_it_is_still_the_same_model(
     assert len(losses) == 3
     assert all(1.0 < loss < 4.0 for loss in losses)  # a pretrained model on English notes, from its first step on
     run_export(ExportConfig(run_dir, tmp_path / "exported", "float32"))
-    before, after = hf.open_folder(folder), hf.open_folder(tmp_path / "exported")
+    before, after = open_folder(folder), open_folder(tmp_path / "exported")
     moved = [name for name in after if not np.array_equal(before[name], after[name])]
     assert len(moved) > 0.9 * len(after)
     theirs = transformers_model(tmp_path / "exported")

@@ -31,7 +31,8 @@ from small_run import (
 from asclepius_jax.checkpoints import find_step, read_meta
 from asclepius_jax.config import CheckpointConfig, InitConfig, MeshConfig, TrainConfig
 from asclepius_jax.data import PackedRows, TrainBatches
-from asclepius_jax.export import ExportConfig, ImportConfig, run_export, run_import
+from asclepius_jax.export import ExportConfig, run_export
+from asclepius_jax.importing import ImportConfig, run_import
 from asclepius_jax.model.hf import write_config
 from asclepius_jax.model.llama import build
 from asclepius_jax.train.loop import train

@@ -1,0 +1,222 @@
+"""What is pushed arrives at a hub, private, verified and no more than once. The hub is a small server of this test."""
+
+import base64
+import hashlib
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_inputs import MODEL, random_folder
+
+from asclepius_jax import cli, verify
+from asclepius_jax.export import ExportConfig, run_export
+from asclepius_jax.importing import ImportConfig, run_import
+from data_prep.tokenizer import JsonTokenizer
+
+constants = pytest.importorskip("huggingface_hub.constants")
+Push = Callable[..., tuple[int, str]]
+
+
+class Hub(ThreadingHTTPServer):
+    """What huggingface_hub needs of a hub to create a repository and to commit to it, large files by LFS."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.created: list[dict[str, Any]] = []
+        self.private = True
+        self.fails_after = 10**9  # uploads
+        self.objects: dict[str, bytes] = {}
+        self.uploads = 0
+        self.files: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.cards: list[str] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def answer(self, body: Any, status: int = 200) -> None:
+        raw = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            parts = b""
+            while size := int(self.rfile.readline(), 16):
+                parts += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return parts
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def do_GET(self) -> None:
+        self.server.requests.append(f"GET {self.path}")
+        self.answer({"id": "lab/model", "private": self.server.private, "siblings": [], "sha": "0" * 40})
+
+    def do_PUT(self) -> None:
+        content = self.body()
+        self.server.uploads += 1
+        if self.server.uploads > self.server.fails_after:
+            self.answer({"error": "the line was cut"}, 403)
+            return
+        self.server.objects[hashlib.sha256(content).hexdigest()] = content
+        self.answer({})
+
+    def do_POST(self) -> None:
+        hub, raw = self.server, self.body()
+        hub.requests.append(f"POST {self.path}")
+        token = self.headers.get("Authorization", "")
+        if token != "Bearer hf_secret":
+            self.answer({"error": "Invalid username or password."}, 401)
+        elif self.path == "/api/repos/create":
+            hub.created.append(json.loads(raw))
+            self.answer({"url": f"{hub.address}/lab/model", "id": "lab/model"})
+        elif "/preupload/" in self.path:
+            files = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["size"] > 20_000 else "regular",
+                    "shouldIgnore": False,
+                }
+                for file in json.loads(raw)["files"]
+            ]
+            self.answer({"files": files})
+        elif self.path.endswith("/objects/batch"):
+            objects = []
+            for wanted in json.loads(raw)["objects"]:
+                upload = {"upload": {"href": f"{hub.address}/lfs/{wanted['oid']}"}}
+                there = wanted["oid"] in hub.objects
+                objects.append({**wanted, **({} if there else {"actions": upload})})
+            self.answer({"transfer": "basic", "objects": objects})
+        elif "/commit/" in self.path:
+            for line in map(json.loads, raw.decode().splitlines()):
+                value = line["value"]
+                if line["key"] == "file":
+                    hub.files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    hub.files[value["path"]] = hub.objects[value["oid"]]
+            self.answer({"success": True, "commitUrl": f"{hub.address}/lab/model/commit/1", "commitOid": "1"})
+        elif self.path == "/api/validate-yaml":
+            hub.cards.append(json.loads(raw)["content"])
+            self.answer({"errors": [], "warnings": []})
+        else:
+            self.answer({"error": self.path}, 404)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def run_dir(small_tokenizer: Path, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("hub")
+    random_folder(root / "hf", MODEL)
+    JsonTokenizer(small_tokenizer).save(root / "hf")
+    run_import(ImportConfig(root / "hf", root / "run"))
+    return root / "run"
+
+
+@pytest.fixture
+def push(hub: Hub, run_dir: Path, tmp_path: Path, monkeypatch, capsys) -> Push:
+    """Exit code and output of `asclepius export --push lab/model`, for which this is the only hub."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(verify, "available_memory", lambda: 0)  # logits are compared elsewhere
+
+    def call(*flags: str, token: str = "hf_secret") -> tuple[int, str]:
+        monkeypatch.setenv("HF_TOKEN", token)
+        arguments = ["--checkpoint", run_dir, "--out", tmp_path / "out", "--push", "lab/model", *flags]
+        monkeypatch.setattr(sys, "argv", ["asclepius", "export", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as left:
+            code = int(str(left.code))
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    return call
+
+
+def test_a_push_brings_the_folder_and_nothing_else(hub: Hub, push: Push, run_dir: Path, tmp_path: Path):
+    run_export(ExportConfig(run_dir, tmp_path / "out"))
+    (tmp_path / "out/ledger.sqlite").write_text("what nobody else should see")
+    code, told = push()
+    assert code == 0, told
+    assert told.index("verified") < told.index("pushed")
+    assert hub.created[0]["name"] == "model"
+    assert hub.created[0]["visibility"] == "private"
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.name != "ledger.sqlite"}
+    assert hub.files == written
+    assert hub.uploads > 0
+
+
+def test_a_push_that_was_interrupted_sends_what_is_missing(hub: Hub, push: Push, run_dir: Path, tmp_path: Path):
+    hub.fails_after = 1
+    flags = ("--max-shard-size", "40e-6")
+    code, told = push(*flags)
+    assert code == 2, told
+    assert "what is there already is not sent again" in told.splitlines()[-1]
+    assert not hub.files
+    before, hub.fails_after, hub.uploads = dict(hub.objects), 10**9, 0
+    assert len(before) == 1
+    code, told = push(*flags)
+    assert code == 0, told
+    assert "exported" not in told  # the folder of the first time, verified again
+    assert hub.uploads == len(hub.objects) - len(before)
+    assert {name for name in hub.files if name.endswith(".safetensors")} == {
+        path.name for path in (tmp_path / "out").glob("*.safetensors")
+    }
+
+
+def test_a_public_repository_needs_consent(hub: Hub, push: Push, run_dir: Path, tmp_path: Path):
+    hub.private = False
+    code, told = push()
+    assert code == 2
+    assert "--push lab/model is a public repository: name another one, or agree with --public" in told
+    assert not hub.files
+    code, told = push("--public")
+    assert code == 0, told
+    assert hub.created[-1]["visibility"] == "public"
+
+
+def test_a_wrong_token_is_one_line(hub: Hub, push: Push, run_dir: Path, tmp_path: Path):
+    code, told = push(token="hf_wrong")
+    assert code == 2
+    assert "Traceback" not in told
+    assert "--push lab/model did not work (" in told.splitlines()[-1]
+    assert "hf_wrong" not in told
+
+
+def test_a_folder_that_fails_is_not_pushed(hub: Hub, push: Push, run_dir: Path, tmp_path: Path):
+    run_export(ExportConfig(run_dir, tmp_path / "out"))
+    with (tmp_path / "out/model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x3f")
+    code, told = push()
+    assert code == 2
+    assert "It is now" in told
+    assert not hub.requests
