@@ -29,7 +29,7 @@ from asclepius_jax.data import PackedRows
 from asclepius_jax.export import ExportConfig, run_export
 from asclepius_jax.generate import load
 from asclepius_jax.merging import merge, whole_reader
-from asclepius_jax.model import hf
+from asclepius_jax.model import hf, safetensors
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import build
 from asclepius_jax.model.lora import Adapters
@@ -130,8 +130,8 @@ def test_the_folder_has_every_tensor_that_peft_would_have_saved(start: Path, fol
     ours = json.loads((folder / "adapter_config.json").read_text())
     config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=ours["target_modules"], task_type="CAUSAL_LM")
     peft.get_peft_model(from_folder(start), config).save_pretrained(tmp_path)
-    theirs = hf.open_safetensors(tmp_path / "adapter_model.safetensors")
-    written = hf.open_safetensors(folder / "adapter_model.safetensors")
+    theirs = safetensors.open_safetensors(tmp_path / "adapter_model.safetensors")
+    written = safetensors.open_safetensors(folder / "adapter_model.safetensors")
     assert {name: x.shape for name, x in written.items()} == {name: x.shape for name, x in theirs.items()}
     saved = json.loads((tmp_path / "adapter_config.json").read_text())
     assert ours["base_model_name_or_path"] == str(start)
@@ -155,7 +155,7 @@ def test_bfloat16_tensors_are_the_nearest_ones(start: Path, tuned: Path, tmp_pat
     adapters = read_adapters(find_step(tuned)[1])
     assert adapters is not None
     write_peft(tmp_path, build(MODEL), adapters, str(start), "bfloat16")
-    written = hf.open_safetensors(tmp_path / "adapter_model.safetensors")
+    written = safetensors.open_safetensors(tmp_path / "adapter_model.safetensors")
     for name, value in peft_tensors(adapters):
         np.testing.assert_array_equal(written[name], value.astype(written[name].dtype), err_msg=name)
         assert written[name].dtype.itemsize == 2
@@ -167,8 +167,8 @@ def test_bfloat16_tensors_are_the_nearest_ones(start: Path, tuned: Path, tmp_pat
 def test_the_merged_folder_is_base_plus_adapters(start: Path, tuned: Path, folder: Path, tmp_path: Path):
     """In Hugging Face's own layout, computed anew from the two folders in float64."""
     run_export(ExportConfig(tuned, tmp_path / "merged", "float32"))
-    before, after = hf.open_folder(start), hf.open_folder(tmp_path / "merged")
-    parts = hf.open_safetensors(folder / "adapter_model.safetensors")
+    before, after = safetensors.open_folder(start), hf.open_folder(tmp_path / "merged")
+    parts = safetensors.open_safetensors(folder / "adapter_model.safetensors")
     changed = 0
     for name, value in before.items():
         stem = f"base_model.model.{name.removesuffix('.weight')}"
