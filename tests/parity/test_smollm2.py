@@ -1,5 +1,6 @@
 """A real pretrained model on real notes: SmolLM2-135M in, trained, and out, with transformers' logits on both ends."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -21,6 +22,7 @@ from asclepius_jax.config import (
     DataConfig,
     InitConfig,
     LogConfig,
+    LoraConfig,
     MeshConfig,
     OptimizerConfig,
     TrainConfig,
@@ -124,29 +126,34 @@ def test_its_tokenizer_gives_the_ids_of_transformers(folder: Path, imported: Pat
     assert load_tokenizer(folder).encode_batch(written) == automatic(written, add_special_tokens=False)["input_ids"]
 
 
+def trained(folder: Path, imported: Path, texts: list[str], root: Path, **changes: Any) -> Path:
+    """Three steps on packed notes; returns the run folder."""
+    write_records(root / "notes", [note(f"n{i}", text) for i, text in enumerate(texts)])
+    pack.run(pack.PackConfig(root / "notes", root / "packed", folder, LENGTH, workers=1))
+    rows = json.loads((root / "packed/manifest.json").read_text())["rows"]
+    config = TrainConfig(
+        run_dir=str(root / "run"),
+        model=str(folder),
+        init=InitConfig(checkpoint=str(imported)),
+        data=DataConfig(str(root / "packed"), row_length=LENGTH, epochs=3.5 * 4 / rows),
+        batch=BatchConfig(4),
+        mesh=MESH,
+        compute=ComputeConfig("float32", "full"),
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_fraction=0.0),
+        log=LogConfig(every_steps=1, tensorboard=False, progress=False),
+    )
+    run_dir = train(dataclasses.replace(config, **changes))
+    losses = [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 3
+    assert all(1.0 < loss < 4.0 for loss in losses)  # a pretrained model on English notes, from its first step on
+    return run_dir
+
+
 @pytest.mark.slow
 def test_trained_and_exported_it_is_still_the_same_model(
     folder: Path, imported: Path, texts: list[str], four_devices, tmp_path: Path
 ):
-    write_records(tmp_path / "notes", [note(f"n{i}", text) for i, text in enumerate(texts)])
-    pack.run(pack.PackConfig(tmp_path / "notes", tmp_path / "packed", folder, LENGTH, workers=1))
-    rows = json.loads((tmp_path / "packed/manifest.json").read_text())["rows"]
-    run_dir = train(
-        TrainConfig(
-            run_dir=str(tmp_path / "run"),
-            model=str(folder),
-            init=InitConfig(checkpoint=str(imported)),
-            data=DataConfig(str(tmp_path / "packed"), row_length=LENGTH, epochs=3.5 * 4 / rows),
-            batch=BatchConfig(4),
-            mesh=MESH,
-            compute=ComputeConfig("float32", "full"),
-            optimizer=OptimizerConfig(learning_rate=1e-4, warmup_fraction=0.0),
-            log=LogConfig(every_steps=1, tensorboard=False, progress=False),
-        )
-    )
-    losses = [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert len(losses) == 3
-    assert all(1.0 < loss < 4.0 for loss in losses)  # a pretrained model on English notes, from its first step on
+    run_dir = trained(folder, imported, texts, tmp_path)
     run_export(ExportConfig(run_dir, tmp_path / "exported", "float32"))
     before, after = open_folder(folder), open_folder(tmp_path / "exported")
     moved = [name for name in after if not np.array_equal(before[name], after[name])]
@@ -154,3 +161,31 @@ def test_trained_and_exported_it_is_still_the_same_model(
     theirs = transformers_model(tmp_path / "exported")
     check_logits(run_dir, theirs, texts[:4])
     check_answers(run_dir, theirs, texts[4:6])
+
+
+@pytest.mark.slow
+def test_its_adapters_are_the_same_in_peft_and_merged(
+    folder: Path, imported: Path, texts: list[str], four_devices, tmp_path: Path, capsys
+):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    optimizer = OptimizerConfig(learning_rate=3e-3, warmup_fraction=0.0)
+    lora = LoraConfig(rank=8, base_dtype="float32")
+    run_dir = trained(folder, imported, texts, tmp_path, lora=lora, optimizer=optimizer)
+    with capsys.disabled():
+        print("\n" + next(line for line in capsys.readouterr().out.splitlines() if "optimizer state" in line))
+    run_export(ExportConfig(run_dir, tmp_path / "adapters", "float32", adapters=True))
+    run_export(ExportConfig(run_dir, tmp_path / "merged", "float32", verify=True))
+    base = transformers_model(folder)
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        plain = base(ids).logits
+        theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapters").eval()
+        assert (theirs(ids).logits - plain).abs().max() > 0.1  # three steps moved it
+    check_logits(run_dir, theirs, texts[:4])
+    check_logits(run_dir, transformers_model(tmp_path / "merged"), texts[:4])
+    before, after = open_folder(folder), open_folder(tmp_path / "merged")
+    for name, module in theirs.base_model.model.named_modules():
+        if hasattr(module, "lora_A"):
+            update = module.get_delta_weight("default").detach().numpy()
+            expected = np.asarray(before[f"{name}.weight"], np.float32) + update
+            np.testing.assert_allclose(after[f"{name}.weight"], expected, atol=1e-6, err_msg=name)
