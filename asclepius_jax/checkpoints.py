@@ -11,6 +11,7 @@ run/
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -242,7 +243,11 @@ def restore_item(step_folder: Path, item: str, abstract: Any, meta: Meta, verify
         compare(item, jax.device_get(checksums(arrays)), meta)
     if jax.process_index() == 0:
         took = f"checksums compared in {time.monotonic() - began - read_after:.1f} s" if verify else "not verified"
-        print(f"{step_folder}/{item}: {len(leaves)} arrays read in {read_after:.1f} s, {took}", flush=True)
+        print(
+            f"{step_folder}/{item}: {len(leaves)} arrays read in {read_after:.1f} s, {took}",
+            file=sys.stderr,
+            flush=True,
+        )
     # One after another, so that one array alone is ever held in both types.
     restored = [arrays.pop(name).astype(wanted.dtype) for name, wanted in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(abstract), restored)

@@ -81,8 +81,10 @@ def copy_weights(tensors: Tensors, model: Model, item: Path, where: Path) -> dic
         return f"params/{name}", told, bad, sums
 
     jobs = [(name, layer) for name in rows for layer in layers[name]]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        done = list(pool.map(copy, jobs))
+    try:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            done = list(pool.map(copy, jobs))
+    finally:
+        writer.close()  # what is still being written would come back after the folder is taken away
     check_finite({told: bad for _, told, bad, _ in done}, where)
-    writer.close()
     return {name: written(added(sums for other, _, _, sums in done if other == name)) for name, *_ in done}

@@ -294,7 +294,7 @@ def test_exporting_what_is_no_run_is_refused(refused: Ask, tmp_path: Path):
 def test_an_unfinished_checkpoint_is_refused(refused: Ask, tmp_path: Path):
     (tmp_path / "checkpoints/5").mkdir(parents=True)
     told = one_line(refused("export", "--checkpoint", tmp_path, "--out", tmp_path / "hf"))
-    assert "checkpoints/5 is not a finished asclepius checkpoint" in told
+    assert "checkpoints/5 is damaged (digests.json is missing)" in told
 
 
 def test_a_checkpoint_with_a_lost_file_is_refused(refused: Ask, checkpoint: Path, tmp_path: Path):
@@ -304,7 +304,8 @@ def test_a_checkpoint_with_a_lost_file_is_refused(refused: Ask, checkpoint: Path
     for path in data:
         path.unlink()
     told = one_line(refused("generate", "--checkpoint", tmp_path / "run", "--prompt", "fever"))
-    assert "checkpoints/0/params cannot be read: remove the step to use the one before" in told
+    assert "checkpoints/0 is damaged (params/" in told
+    assert "is missing" in told
 
 
 def test_asking_nothing_is_refused(refused: Ask, checkpoint: Path):
