@@ -215,8 +215,7 @@ def to_json(config: TrainConfig) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2)
 
 
-def check(config: TrainConfig) -> None:
-    """Refuse values that no run can have; what depends on devices or data is checked where those are known."""
+def check_numbers(config: TrainConfig) -> None:
     positive: dict[str, Any] = {
         "batch.global_batch": config.batch.global_batch,
         "data.epochs": config.data.epochs,
@@ -241,11 +240,6 @@ def check(config: TrainConfig) -> None:
     for name, value in not_negative.items():
         if value < 0:
             raise UserError(f"{name} is {value}: it cannot be negative")
-    if config.checkpoint.keep_best and not config.data.eval_path:
-        raise UserError(
-            f"checkpoint.keep_best is {config.checkpoint.keep_best} and there is no held-out data to tell the best by: "
-            "name a packed folder with --data.eval-path"
-        )
     optimizer = config.optimizer
     fractions = {
         "optimizer.warmup_fraction": optimizer.warmup_fraction,
@@ -255,6 +249,16 @@ def check(config: TrainConfig) -> None:
     for name, value in fractions.items():
         if not 0 <= value < 1:
             raise UserError(f"{name} is {value}: it must be from 0 up to, not including, 1")
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse values that no run can have; what depends on devices or data is checked where those are known."""
+    check_numbers(config)
+    if config.checkpoint.keep_best and not config.data.eval_path:
+        raise UserError(
+            f"checkpoint.keep_best is {config.checkpoint.keep_best} and there is no held-out data to tell the best by: "
+            "name a packed folder with --data.eval-path"
+        )
     places = {
         "run_dir": config.run_dir,
         "data.path": config.data.path,
