@@ -40,3 +40,21 @@ def small_tokenizer(tmp_path_factory) -> Path:
     from made_inputs import make_tokenizer
 
     return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def base(small_tokenizer: Path, tmp_path_factory):
+    """The configuration of the small run that several files strike, damage and continue."""
+    from small_run import small_run
+
+    return small_run(tmp_path_factory.mktemp("inputs"), small_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def unbroken(base, tmp_path_factory) -> Path:
+    """The folder of the small run, from its first step to its last."""
+    import dataclasses
+
+    from asclepius_jax.train.loop import train
+
+    return train(dataclasses.replace(base, run_dir=str(tmp_path_factory.mktemp("unbroken"))))

@@ -29,7 +29,7 @@ from asclepius_jax.model.hf import flatten, write_config
 from asclepius_jax.model.llama import build
 
 LENGTH, ROWS, TOTAL, EVERY = 32, 8, 9, 4
-SCRIPT = Path(__file__).with_name("run_training.py")
+SCRIPT = Path(__file__).with_name("train") / "run_training.py"
 
 
 def small_run(root: Path, tokenizer: Path) -> TrainConfig:
