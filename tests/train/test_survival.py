@@ -125,6 +125,7 @@ def test_one_process_that_hangs_ends_the_job(base: TrainConfig, tmp_path: Path):
     assert "add_and_strike" in outputs[1]
 
 
+@pytest.mark.slow
 def test_a_stopped_process_ends_the_others(base: TrainConfig, tmp_path: Path):
     """SIGSTOP: neither steps nor heartbeats come from it any more."""
     config = dataclasses.replace(base, run_dir=str(tmp_path / "run"))
