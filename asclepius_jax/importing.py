@@ -4,6 +4,7 @@ A number stays what it is: bfloat16 in the folder is bfloat16 in the checkpoint,
 """
 
 import dataclasses
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,9 +63,8 @@ def copy_weights(tensors: Tensors, model: Model, item: Path, where: Path) -> dic
     rows = {row[0]: row for row in names(model)}
     layers = {name: range(shapes[name][0]) if "{}" in row[1] else range(1) for name, row in rows.items()}
     arrays = {name: (shapes[name], common_dtype(tensors, row[1], layers[name])) for name, row in rows.items()}
-    writer = ItemWriter(item, arrays)
 
-    def copy(job: tuple[str, int]) -> tuple[str, str, int, np.ndarray]:
+    def copy(writer: ItemWriter, job: tuple[str, int]) -> tuple[str, str, int, np.ndarray]:
         name, layer = job
         _, theirs, layout = rows[name]
         told = theirs.format(layer)
@@ -81,10 +81,8 @@ def copy_weights(tensors: Tensors, model: Model, item: Path, where: Path) -> dic
         return f"params/{name}", told, bad, sums
 
     jobs = [(name, layer) for name in rows for layer in layers[name]]
-    try:
+    with ItemWriter(item, arrays) as writer:
         with ThreadPoolExecutor(WORKERS) as pool:
-            done = list(pool.map(copy, jobs))
-    finally:
-        writer.close()  # what is still being written would come back after the folder is taken away
-    check_finite({told: bad for _, told, bad, _ in done}, where)
+            done = list(pool.map(functools.partial(copy, writer), jobs))
+        check_finite({told: bad for _, told, bad, _ in done}, where)
     return {name: written(added(sums for other, _, _, sums in done if other == name)) for name, *_ in done}

@@ -112,15 +112,15 @@ def write_merged(step_folder: Path, run_dir: Path) -> Path:
     shapes = {name: leaf.shape for name, leaf in flatten(build(meta.model).shapes).items()}
     partial = run_dir / STEPS / f".{step_folder.name}.saving"
     (partial / "params").mkdir(parents=True)
-    writer = ItemWriter(partial / "params", {name: (shape, np.dtype("float32")) for name, shape in shapes.items()})
+    arrays = {name: (shape, np.dtype("float32")) for name, shape in shapes.items()}
     checksums = {}
-    for name, shape in shapes.items():
-        parts = []
-        for layer in layers_of(shape, name):
-            weight = np.ascontiguousarray(whole(name, layer), np.float32)
-            writer.write(name, (...,) if layer is None else (layer,), weight)
-            parts.append(host_checksum(weight if layer is None else weight[None], layer or 0))
-        checksums[f"params/{name}"] = written(added(parts))
-    writer.close()
+    with ItemWriter(partial / "params", arrays) as writer:
+        for name, shape in shapes.items():
+            parts = []
+            for layer in layers_of(shape, name):
+                weight = np.ascontiguousarray(whole(name, layer), np.float32)
+                writer.write(name, (...,) if layer is None else (layer,), weight)
+                parts.append(host_checksum(weight if layer is None else weight[None], layer or 0))
+            checksums[f"params/{name}"] = written(added(parts))
     close_step(partial, run_dir / STEPS / step_folder.name, dataclasses.replace(meta, checksums=checksums))
     return run_dir / STEPS / step_folder.name

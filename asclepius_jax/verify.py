@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from asclepius_jax.blocks import WORKERS, tensor_checksum
+from asclepius_jax.blocks import READERS, tensor_checksum
 from asclepius_jax.checkpoints import Meta, restore_params
 from asclepius_jax.checksums import written
 from asclepius_jax.config import MeshConfig
@@ -91,7 +91,7 @@ def content_problem(folder: Path, step_folder: Path, meta: Meta, model: Model) -
         tensors.release(name)
         return sums.tolist(), bad
 
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         found = dict(zip(ours, pool.map(look, ours), strict=True))
     check_finite({name: bad for name, (_, bad) in found.items()}, folder)
     differing = [name for name, (sums, _) in found.items() if listed.get(name) != written(sums)]
@@ -112,7 +112,7 @@ def expected_sums(step_folder: Path, meta: Meta, model: Model, tensors: dict[str
     saved = {name: meta.checksums.get(f"params/{name}") for name in export.arrays}
     same = {name for name, array in export.arrays.items() if array.dtype.numpy_dtype == dtype and saved[name]}
     wanted = [tensor for tensor in tensors_of(model) if tensor.ours not in same]
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         contents = dict(zip([t.theirs for t in wanted], pool.map(export.look, wanted), strict=True))
     check_stored(contents, model, meta.checksums)
     cast = parameter_sums(model, {name: content.written for name, content in contents.items()})

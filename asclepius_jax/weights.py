@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asclepius_jax.blocks import WORKERS, Scratch, blocks, read_into
+from asclepius_jax.blocks import READERS, Scratch, blocks, read_into
 from asclepius_jax.checkpoints import DamagedStep, open_array
 from asclepius_jax.checksums import added, part_checksum
 from asclepius_jax.checksums import written as hexadecimal
@@ -74,7 +74,7 @@ class Export:
                 folder / file, {n: self.shapes[n] for n in self.shards[file]}, self.code
             ).items():
                 starts[name] = (folder / file, start)
-        with ThreadPoolExecutor(WORKERS) as pool:
+        with ThreadPoolExecutor(READERS) as pool:
             written = list(pool.map(lambda name: self.write_tensor(self.tensors[name], *starts[name]), starts))
         for file in files:
             sync(folder / file)

@@ -3,8 +3,9 @@
     python benchmarks/bridge.py --model llama2_7b --work /large/disk [--repeats 3] [--float32]
 
 A random model is written piece by piece; nothing in it repeats. Every figure is of a whole process, from the start of
-Python to its exit, with its largest resident size. `cp` and the bridge take turns, and what was written is synced and
-removed in between. Takes three times the size of the model on disk, with --float32 five times.
+Python to its exit, with its largest resident size. `cp` and the bridge take turns on the same source, from the same
+state, with the source in the page cache or not. Takes three times the size of the model on disk,
+with --float32 five times.
 """
 
 import argparse
@@ -94,11 +95,54 @@ def make_model(folder: Path, config: LlamaConfig) -> int:
     return sum(sizes.values())
 
 
-def told(name: str, runs: list[Run], copies: list[Run]) -> None:
-    seconds = [run.seconds for run in runs]
-    ratio = statistics.median(seconds) / statistics.median(copy.seconds for copy in copies)
-    each = ", ".join(f"{value:.1f}" for value in seconds)
-    print(f"{name:<28} {each} s   median {ratio:.2f} x cp   {max(run.gibibytes for run in runs):.2f} GiB", flush=True)
+def settle(source: Path, cached: bool, *made: Path) -> None:
+    """The same state before each measurement: nothing made, the source in the page cache or not, nothing to write."""
+    for path in made:
+        shutil.rmtree(path, ignore_errors=True)
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        with file.open("rb", buffering=0) as opened:
+            while cached and opened.read(2**24):
+                pass
+            if not cached:
+                os.fsync(opened.fileno())
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    os.sync()
+    # A virtual machine takes back the pages that were freed; right after that they would still be quick to have.
+    time.sleep(5)
+
+
+def told(name: str, runs: list[Run], copies: list[Run] | None = None, start_up: float = 0.0) -> None:
+    each = ", ".join(f"{run.seconds:.1f}" for run in runs)
+    median = statistics.median(run.seconds for run in runs) - start_up
+    ratio = f"{median / statistics.median(copy.seconds for copy in copies):.2f} x cp, " if copies else ""
+    print(f"{name:<40} {each} s   {ratio}{max(run.gibibytes for run in runs):.2f} GiB", flush=True)
+
+
+def in_turns(source: Path, out: Path, command: list[object], start_up: float, repeats: int, cached: bool) -> None:
+    """`cp` of the source and the command that makes `out` of it, each from the same state."""
+    copy = source.parent / "copy"
+    copies, durable, ours = [], [], []
+    for _ in range(repeats):
+        settle(source, cached, copy, out)
+        copies.append(measured("cp", "-r", source, copy))
+        settle(source, cached, copy, out)
+        durable.append(measured("sh", "-c", f"cp -r '{source}' '{copy}' && sync -f '{copy}'"))
+        settle(source, cached, copy, out)
+        ours.append(measured(*command))
+    state = "from the page cache" if cached else "from the disk"
+    told(f"cp {state}", copies)
+    told(f"cp and sync, {state}", durable, copies)
+    told(f"{command[len(ASCLEPIUS)]} {state}", ours, copies, start_up)
+    told("  against cp and sync", ours, durable, start_up)  # the bridge syncs what it writes, cp alone does not
+
+
+def start_up_seconds(work: Path) -> float:
+    """Of an import and an export of next to nothing, together."""
+    folder, run_dir, out = (work / name for name in ("small_hf", "small_run", "small"))
+    make_model(folder, LlamaConfig(512, 32, 64, 2, 4, 2, head_dim=8, max_length=256))
+    runs = [measured(*ASCLEPIUS, "import", "--hf", folder, "--out", run_dir)]
+    runs.append(measured(*ASCLEPIUS, "export", "--checkpoint", run_dir, "--out", out))
+    return statistics.mean(run.seconds for run in runs)
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -115,41 +159,33 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
     work = arguments.work / "bridge"
-    folder, copy, run_dir, out = (work / name for name in ("hf", "copy", "run", "out"))
+    folder, run_dir, out = (work / name for name in ("hf", "run", "out"))
     try:
         size = make_model(folder, MODELS[arguments.model])
         print(f"{arguments.model}: {size / 1e9:.2f} GB in bfloat16", flush=True)
-        print(f"{'start-up alone':<28} {measured(*ASCLEPIUS, 'import', '--help').seconds:.1f} s", flush=True)
-        copies, durable, imports, exports = [], [], [], []
-        for _ in range(arguments.repeats):
-            for path in (copy, run_dir, out):
-                shutil.rmtree(path, ignore_errors=True)
-            copies.append(measured("cp", "-r", folder, copy))
-            durable.append(measured("sh", "-c", f"rm -r '{copy}' && cp -r '{folder}' '{copy}' && sync -f '{copy}'"))
-            shutil.rmtree(copy)
-            imports.append(measured(*ASCLEPIUS, "import", "--hf", folder, "--out", run_dir))
-            copies.append(measured("cp", "-r", folder, copy))
-            shutil.rmtree(copy)
-            exports.append(measured(*ASCLEPIUS, "export", "--checkpoint", run_dir, "--out", out))
-        told("cp", copies, copies)
-        told("cp and sync", durable, copies)  # the bridge syncs what it writes, cp alone leaves much of it in memory
-        told("import", imports, copies)
-        told("export", exports, copies)
-        print(f"{'round trip bit for bit':<28} {same_weights(folder, out)}", flush=True)
-        told("verify", [measured(*ASCLEPIUS, "export", "--checkpoint", run_dir, "--out", out, "--verify")], copies)
+        start_up = start_up_seconds(work)
+        print(f"{'start-up, taken off the ratios':<40} {start_up:.1f} s", flush=True)
+        importing = [*ASCLEPIUS, "import", "--hf", folder, "--out", run_dir]
+        exporting = [*ASCLEPIUS, "export", "--checkpoint", run_dir, "--out", out]
+        for cached in (True, False):
+            in_turns(folder, run_dir, importing, start_up, arguments.repeats, cached)
+        for cached in (True, False):
+            in_turns(run_dir, out, exporting, start_up, arguments.repeats, cached)
+        print(f"{'round trip bit for bit':<40} {same_weights(folder, out)}", flush=True)
+        told("verify alone", [measured(*exporting, "--verify")])
         shutil.rmtree(out)
         if arguments.float32:
             shutil.rmtree(run_dir)
             measured(sys.executable, "-c", IN_FLOAT32, folder, run_dir)
-            told("export from float32", [measured(*ASCLEPIUS, "export", "--checkpoint", run_dir, "--out", out)], copies)
-            print(f"{'round trip bit for bit':<28} {same_weights(folder, out)}", flush=True)
+            told("export from a float32 checkpoint", [measured(*exporting)])
+            print(f"{'round trip bit for bit':<40} {same_weights(folder, out)}", flush=True)
             shutil.rmtree(out)
         shutil.rmtree(run_dir)
         os.environ["JAX_NUM_CPU_DEVICES"] = "4"
         if 2 * size < 0.6 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
             start = measured(sys.executable, "-c", START, folder)
             print(
-                f"{'start of training from it':<28} {start.seconds:.1f} s   {start.gibibytes:.2f} GiB, "
+                f"{'start of training from it':<40} {start.seconds:.1f} s   {start.gibibytes:.2f} GiB, "
                 f"{start.gibibytes - 2 * size / 2**30:.2f} more than its float32 shards"
             )
     finally:

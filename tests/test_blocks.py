@@ -1,6 +1,8 @@
 """Blocks cover an array once, and an item that is written in blocks is an Orbax item like any other."""
 
 import itertools
+import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -56,16 +58,35 @@ def item(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
     values = {name: made(shape, DTYPES[i % 3], i) for i, (name, shape) in enumerate(SHAPES.items())}
     folder = tmp_path_factory.mktemp("step") / "params"
     folder.mkdir()
-    writer = ItemWriter(folder, {name: (value.shape, value.dtype) for name, value in values.items()})
-    for name, value in values.items():
-        for layer in range(len(value)) if "blocks." in name else [slice(None)]:
-            half = value.shape[1] // 2 if "blocks." in name else len(value)
-            for part in (slice(0, half), slice(half, None)):
-                index = (layer, part) if "blocks." in name else (part,)
-                if value[index].size:
-                    writer.write(name, index, np.ascontiguousarray(value[index]))
-    writer.close()
+    with ItemWriter(folder, {name: (value.shape, value.dtype) for name, value in values.items()}) as writer:
+        for name, value in values.items():
+            for layer in range(len(value)) if "blocks." in name else [slice(None)]:
+                half = value.shape[1] // 2 if "blocks." in name else len(value)
+                for part in (slice(0, half), slice(half, None)):
+                    index = (layer, part) if "blocks." in name else (part,)
+                    if value[index].size:
+                        writer.write(name, index, np.ascontiguousarray(value[index]))
     return folder, values
+
+
+def write_and_fail(folder: Path, value: np.ndarray) -> None:
+    with ItemWriter(folder, {"blocks.x": (value.shape, value.dtype)}) as writer:
+        for layer in range(len(value)):
+            writer.write("blocks.x", (layer,), value[layer])
+        raise KeyboardInterrupt
+
+
+def test_a_writer_that_fails_writes_nothing_after_it(tmp_path: Path):
+    """What it was writing into can be removed at once, and stays away."""
+    value = made((64, 2**10, 2**6))
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            write_and_fail(folder, value)
+        shutil.rmtree(folder)
+    time.sleep(0.5)
+    assert not list(tmp_path.iterdir())
 
 
 def test_orbax_itself_restores_it(item: tuple[Path, dict[str, np.ndarray]]):
@@ -107,8 +128,6 @@ def test_reading_into_memory_is_reading(item: tuple[Path, dict[str, np.ndarray]]
 
 
 def test_a_lost_file_is_damage(item: tuple[Path, dict[str, np.ndarray]], tmp_path: Path):
-    import shutil
-
     folder, values = item
     shutil.copytree(folder, tmp_path / "params")
     array = open_array(tmp_path, "params", "embed_VD")
