@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from data_prep.records import PackedRow, UserError, read_manifest, text_hash, verified_files
+from data_prep.folders import read_manifest, verified_files
+from data_prep.records import PackedRow, UserError, text_hash
 
 Batch = dict[str, Any]  # tokens, targets, positions, segment_ids: int32 (B, T); loss_mask: float32 (B, T)
 

@@ -25,8 +25,9 @@ from asclepius_jax.generate import Sampling, generate, load
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.metrics import read_metrics
 from data_prep import instructions, notes, pack
+from data_prep.folders import read_manifest
 from data_prep.prompts import TRAINING_TEMPLATE, render_prompt
-from data_prep.records import Example, Note, UserError, read_manifest, read_parquet
+from data_prep.records import Example, Note, UserError, read_parquet
 from data_prep.tokenizer import encode_prompt, train_sentencepiece
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,8 +26,9 @@ from asclepius_jax.model_card import base_model, model_card
 from asclepius_jax.peft import read_adapters, write_peft
 from asclepius_jax.verify import verify
 from asclepius_jax.weights import Export, Share, check_stored, collect, write_share
+from data_prep.folders import MANIFEST, writing_folder
 from data_prep.prompts import chat_template
-from data_prep.records import MANIFEST, UserError, file_hash, text_hash, writing_folder
+from data_prep.records import UserError, file_hash, text_hash
 from data_prep.tokenizer import JsonTokenizer, check_vocabulary
 
 CODES = {"bfloat16": "BF16", "float32": "F32"}

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from data_prep.records import MANIFEST, UserError
+from data_prep.folders import MANIFEST
+from data_prep.records import UserError
 
 # Beside the files of weights that the manifest names. Nothing else that lies in the folder leaves the machine.
 TEXTS = (

@@ -18,7 +18,8 @@ from asclepius_jax.model.layout import read_part
 from asclepius_jax.model.llama import Model, build
 from asclepius_jax.model.safetensors import Tensors
 from asclepius_jax.saver import close_step
-from data_prep.records import UserError, file_hash, writing_folder
+from data_prep.folders import writing_folder
+from data_prep.records import UserError, file_hash
 from data_prep.tokenizer import check_vocabulary, load_tokenizer
 
 

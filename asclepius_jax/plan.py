@@ -31,7 +31,8 @@ from asclepius_jax.train.metrics import flops_per_token
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.program import program_facts, save_program
 from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_step, state_shardings
-from data_prep.records import UserError, read_manifest
+from data_prep.folders import read_manifest
+from data_prep.records import UserError
 
 
 @dataclass(frozen=True)

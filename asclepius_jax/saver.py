@@ -22,7 +22,8 @@ from asclepius_jax.checkpoints import DIGESTS, META, STEPS, Meta, State, digests
 from asclepius_jax.checksums import checksums, written
 from asclepius_jax.config import CheckpointConfig
 from asclepius_jax.job import first_line
-from data_prep.records import UserError, sync, write_durably
+from data_prep.folders import sync, write_durably
+from data_prep.records import UserError
 
 CHUNK_BYTES = 2**23  # of a stored chunk at most, and of one layer at most, so that a layer can be read alone
 FILE_BYTES = 2**28  # of a file that holds chunks, about; it is in memory until it is written

@@ -21,7 +21,8 @@ from asclepius_jax.model.llama import Model, build
 from asclepius_jax.model.safetensors import FolderError
 from asclepius_jax.sharding import make_mesh, param_shardings
 from asclepius_jax.weights import Export, check_stored, parameter_sums, tensors_of
-from data_prep.records import UserError, read_manifest
+from data_prep.folders import read_manifest
+from data_prep.records import UserError
 from data_prep.tokenizer import JsonTokenizer, encode_prompt
 
 SAMPLE = """\

@@ -19,7 +19,8 @@ from asclepius_jax.model.hf import flatten, hf_shapes, names, non_finite
 from asclepius_jax.model.layout import write_part
 from asclepius_jax.model.llama import Model
 from asclepius_jax.model.safetensors import DTYPES, lay_out, plan_shards
-from data_prep.records import UserError, sync, write_durably
+from data_prep.folders import sync, write_durably
+from data_prep.records import UserError
 
 PART = "part.json"  # closes what one process has written
 PATIENCE_SECONDS = 600  # for another process that writes nothing

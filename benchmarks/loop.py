@@ -18,7 +18,8 @@ SEED_TEXT = "the patient was admitted with fever and cough and was discharged ho
 def packed(folder: Path, row_length: int, rows: int) -> Path:
     """A packed folder of made notes, about `rows` rows of them."""
     from data_prep import pack
-    from data_prep.records import Generation, Note, writing_folder
+    from data_prep.folders import writing_folder
+    from data_prep.records import Generation, Note
     from data_prep.tokenizer import SentencePieceTokenizer, train_sentencepiece
 
     folder.mkdir(parents=True)

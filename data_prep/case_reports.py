@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.records import MANIFEST, CaseReport, Reject, UserError, file_hash, text_hash
+from data_prep.folders import MANIFEST
+from data_prep.records import CaseReport, Reject, UserError, file_hash, text_hash
 from data_prep.report_files import Row, files_of, looks_like_hub_id, open_hub, rows_of
 
 # Names under which collections keep a field, the most specific first.

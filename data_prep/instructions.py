@@ -18,6 +18,7 @@ from typing import Any
 import tyro
 
 from data_prep.filters import Duplicates, reason_to_reject
+from data_prep.folders import check_replaceable, read_manifest, verified_files
 from data_prep.ledger import Ledger
 from data_prep.prompts import ANSWER_PROMPT, QUESTION_PROMPT, answer_messages, question_messages
 from data_prep.records import (
@@ -28,12 +29,9 @@ from data_prep.records import (
     Record,
     Reject,
     UserError,
-    check_replaceable,
-    read_manifest,
     read_parquet,
     seeded_fraction,
     text_hash,
-    verified_files,
 )
 from data_prep.seed_instructions import SEED_INSTRUCTIONS
 from data_prep.shards import ShardsConfig, Stage, check_shards, run_stage

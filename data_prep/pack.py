@@ -18,21 +18,10 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from data_prep.folders import read_manifest, verified_files, writing_folder
 from data_prep.packing import cut, pack
 from data_prep.prompts import load_template, render_prompt
-from data_prep.records import (
-    Example,
-    Note,
-    PackedRow,
-    Reject,
-    UserError,
-    read_manifest,
-    read_parquet,
-    text_hash,
-    token_dtype,
-    verified_files,
-    writing_folder,
-)
+from data_prep.records import Example, Note, PackedRow, Reject, UserError, read_parquet, text_hash, token_dtype
 from data_prep.tokenizer import Tokenizer, beginning, encode_continuations, encode_prompt, load_tokenizer
 
 BATCH = 256  # texts in one call of the tokenizer

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_prep.records import FolderWriter, Record, Reject, UserError, read_manifest, writing_folder
+from data_prep.folders import FolderWriter, read_manifest, writing_folder
+from data_prep.records import Record, Reject, UserError
 from data_prep.teacher import OpenAITeacher, Teacher, TeacherConfig, ledger_path, make_teacher
 
 # How many shards an API run works on at once: the slowest reply of one must not leave the endpoint idle.

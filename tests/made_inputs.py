@@ -11,7 +11,8 @@ from einops import rearrange
 
 from asclepius_jax.model.variants import LlamaConfig
 from data_prep import pack
-from data_prep.records import Example, Generation, Note, PackedRow, file_hash, writing_folder
+from data_prep.folders import writing_folder
+from data_prep.records import Example, Generation, Note, PackedRow, file_hash
 from data_prep.tokenizer import SentencePieceTokenizer, train_sentencepiece
 
 # 320 pieces hold the 256 bytes of the made tokenizer and what it learns beside them.

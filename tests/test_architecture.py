@@ -55,7 +55,7 @@ def test_text_stages_never_import_one_another(stage: str):
 
 
 def test_the_accelerator_side_reads_only_the_shared_files_of_the_text_side():
-    allowed = tuple(f"data_prep.{name}" for name in ("records", "tokenizer", "prompts"))
+    allowed = tuple(f"data_prep.{name}" for name in ("records", "folders", "tokenizer", "prompts"))
     outside = [
         path
         for path in modules("asclepius_jax")

@@ -22,9 +22,10 @@ from asclepius_jax.model.llama import build, init_params
 from asclepius_jax.saver import Saver
 from data_prep import pack
 from data_prep.filters import reason_to_reject
+from data_prep.folders import writing_folder
 from data_prep.instructions import TaskWeights, WriteExamples, tasks_of_note
 from data_prep.prompts import TRAINING_TEMPLATE
-from data_prep.records import TASKS, Example, Note, Reject, read_parquet, writing_folder
+from data_prep.records import TASKS, Example, Note, Reject, read_parquet
 from data_prep.teacher import Reply, Request
 from data_prep.tokenizer import JsonTokenizer, encode
 
