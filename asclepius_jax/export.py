@@ -197,5 +197,6 @@ def texts_of(meta: Meta, tokenizer: JsonTokenizer, dtype: str) -> dict[str, str]
     }
     if meta.phase == "instruct":
         bos = tokenizer.token(tokenizer.bos_id)
-        texts["chat_template.jinja"] = chat_template(meta.prompt_template, bos, tokenizer.special_tokens())
+        eos = tokenizer.token(tokenizer.eos_id)
+        texts["chat_template.jinja"] = chat_template(meta.prompt_template, bos, eos, tokenizer.special_tokens())
     return texts

@@ -1,6 +1,6 @@
-"""Stage 3: note + task → question, then, in a separate call, the answer → example.
+"""Stage 3: note + task → question, then, in a separate call, the answer → example; then its follow-up turns.
 
-    asclepius instructions --source notes --out instructions --teacher offline --per-note 2
+    asclepius instructions --source notes --out instructions --teacher offline --per-note 2 --follow-ups 1
 
 Few-shot examples for the question come from the seed instructions and, with an API, from a pool of the run's own:
 before anything else the first `pool_notes` notes get their questions from the seed instructions alone, and those that
@@ -9,6 +9,7 @@ what a request says depends neither on the order in which replies arrive nor on 
 """
 
 import itertools
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +21,16 @@ import tyro
 from data_prep.filters import Duplicates, reason_to_reject
 from data_prep.folders import check_replaceable, read_manifest, verified_files
 from data_prep.ledger import Ledger
-from data_prep.prompts import ANSWER_PROMPT, QUESTION_PROMPT, answer_messages, question_messages
+from data_prep.prompts import (
+    ANSWER_PROMPT,
+    FOLLOW_UP_ANSWER_PROMPT,
+    FOLLOW_UP_PROMPT,
+    QUESTION_PROMPT,
+    answer_messages,
+    follow_up_answer_messages,
+    follow_up_messages,
+    question_messages,
+)
 from data_prep.records import (
     TASKS,
     Example,
@@ -28,6 +38,7 @@ from data_prep.records import (
     Note,
     Record,
     Reject,
+    Turn,
     UserError,
     read_parquet,
     seeded_fraction,
@@ -79,6 +90,9 @@ class InstructionsConfig:
     per_note: int = 1
     """Instructions for each note; up to the number of tasks they are of different tasks."""
 
+    follow_ups: int = 0
+    """Further turns after each instruction: a conversation on the same note, in which every answer is trained on."""
+
     task_weights: TaskWeights = field(default_factory=TaskWeights)
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
@@ -121,6 +135,7 @@ class WriteExamples:
     """The work on one note: `per_note` questions, each with its answer."""
 
     per_note: int
+    follow_ups: int
     weights: dict[str, float]
     seed: int
     pool: dict[str, list[str]]  # task → frozen questions; empty where seed instructions are all there is
@@ -129,7 +144,11 @@ class WriteExamples:
 
     async def __call__(self, note: Note, teacher: Teacher) -> list[Record]:
         tasks = tasks_of_note(note.id, self.per_note, self.weights, self.seed)
-        return [await self.example(note, task, f"{note.id}-{k}", teacher) for k, task in enumerate(tasks)]
+        results: list[Record] = []
+        for k, task in enumerate(tasks):
+            result = await self.example(note, task, f"{note.id}-{k}", teacher)
+            results += await self.conversation(result, teacher) if isinstance(result, Example) else [result]
+        return results
 
     async def example(self, note: Note, task: str, example_id: str, teacher: Teacher) -> Record:
         pool = [] if note.id in self.pool_notes else self.pool.get(task, [])
@@ -170,6 +189,42 @@ class WriteExamples:
         broken = reason_to_reject("answer", reply)
         return Reject.of(example, *broken) if broken else example
 
+    async def conversation(self, example: Example, teacher: Teacher) -> list[Record]:
+        """The example with its follow-up turns; one that is rejected ends the conversation before it."""
+        if self.questions_only or not self.follow_ups:
+            return [example]
+        tasks = tasks_of_note(example.id, self.follow_ups, self.weights, self.seed)
+        for k, task in enumerate(tasks):
+            turn, broken = await self.turn(example, task, f"{example.id}.{k}", teacher)
+            if broken:
+                rejected = replace(example, id=f"{example.id}.{k}", follow_ups=(*example.follow_ups, turn))
+                return [example, Reject.of(rejected, *broken)]
+            example = replace(example, follow_ups=(*example.follow_ups, turn))
+        return [example]
+
+    async def turn(
+        self, example: Example, task: str, turn_id: str, teacher: Teacher
+    ) -> tuple[Turn, tuple[str, str] | None]:
+        """The next turn of a conversation, and what is wrong with it, if anything."""
+        history = [(example.question, example.answer), *((t.question, t.answer) for t in example.follow_ups)]
+        inputs = {"note": example.note, "task": task, "history": json.dumps(history, ensure_ascii=False)}
+        seed = request_seed(self.seed, "follow_up", turn_id)
+        messages = follow_up_messages(example.note, task, history)
+        reply = await teacher.ask(Request("follow_up", turn_id, messages, inputs, seed))
+        asked = generation(teacher, reply, FOLLOW_UP_PROMPT.hash, seed)
+        turn = Turn(task, reply.text.strip(), "", asked, Generation("", "", "", 0, ""))
+        if broken := reason_to_reject("question", reply):
+            return turn, broken
+        if turn.question in [question for question, _ in history]:
+            return turn, ("duplicate", "asked before in this conversation")
+        seed = request_seed(self.seed, "follow_up_answer", turn_id)
+        messages = follow_up_answer_messages(example.note, history, turn.question)
+        inputs |= {"question": turn.question}
+        reply = await teacher.ask(Request("follow_up_answer", turn_id, messages, inputs, seed))
+        answered = generation(teacher, reply, FOLLOW_UP_ANSWER_PROMPT.hash, seed)
+        turn = replace(turn, answer=reply.text.strip(), answer_generation=answered)
+        return turn, reason_to_reject("answer", reply)
+
 
 def generation(teacher: Teacher, reply: Reply, prompt_hash: str, seed: int) -> Generation:
     return Generation(teacher.name, reply.model, prompt_hash, seed, reply.finish_reason)
@@ -202,7 +257,7 @@ def frozen_pool(config: InstructionsConfig, name: str, work: WriteExamples, note
 def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path]) -> WriteExamples:
     """What is done to each note, with the pool of questions if this run has one."""
     weights = config.task_weights.by_task()
-    seeds_only = WriteExamples(config.per_note, weights, config.seed, {}, frozenset())
+    seeds_only = WriteExamples(config.per_note, config.follow_ups, weights, config.seed, {}, frozenset())
     # The offline teacher reads no examples.
     if config.teacher.teacher == "offline" or not config.pool_notes:
         return seeds_only
@@ -223,8 +278,9 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
     check_shards(config.shards)
     if config.per_note < 1:
         raise UserError(f"--per-note {config.per_note}: it must be at least 1")
-    if config.pool_notes < 0:
-        raise UserError(f"--pool-notes {config.pool_notes}: it must be 0 or above")
+    for name in ("pool_notes", "follow_ups"):
+        if getattr(config, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it must be 0 or above")
     check_replaceable(config.out, "instructions")
     manifest = read_manifest(config.source, "notes")
     paths = verified_files(config.source, manifest)
@@ -242,6 +298,7 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
         "teacher": sampling(config.teacher),
         "seed": config.seed,
         "per_note": config.per_note,
+        "follow_ups": config.follow_ups,
         "task_weights": work.weights,
     }
     inputs = {str(config.source): content}

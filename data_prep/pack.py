@@ -1,11 +1,12 @@
 """Stage 4: notes or examples to sharded ArrayRecord files of full rows.
 
-Notes make pretraining rows, with loss on every token; examples make tuning rows, with loss on the answer and its
-end-of-text alone. Each output shard packs a contiguous range of the records by itself, so that the result does not
-depend on the number of workers.
+Notes make pretraining rows, with loss on every token; examples make tuning rows, with loss on the answers and their
+end-of-text alone, in every turn of a conversation. Each output shard packs a contiguous range of the records by
+itself, so that the result does not depend on the number of workers.
 """
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,16 @@ import tyro
 
 from data_prep.folders import read_manifest, verified_files, writing_folder
 from data_prep.packing import cut, pack
-from data_prep.prompts import load_template, render_prompt
+from data_prep.prompts import load_template, render_follow_up, render_prompt
 from data_prep.records import Example, Note, PackedRow, Reject, UserError, read_parquet, text_hash, token_dtype
-from data_prep.tokenizer import Tokenizer, beginning, encode_continuations, encode_prompt, load_tokenizer
+from data_prep.tokenizer import (
+    Tokenizer,
+    beginning,
+    encode_after_end,
+    encode_continuations,
+    encode_prompt,
+    load_tokenizer,
+)
 
 BATCH = 256  # texts in one call of the tokenizer
 
@@ -239,21 +247,39 @@ def example_documents(
 ) -> tuple[list[Document], int, list[Reject]]:
     """Documents, how many notes were shortened, and the examples that fit no row even without their note."""
     prompts = tokenizer.encode_batch([render_prompt(template, e.note, e.question) for e in examples])
-    answers = encode_continuations(tokenizer, [example.answer.strip() for example in examples])
+    answered = answer_documents(examples, tokenizer, template)
     documents, truncated, rejects = [], 0, []
-    for example, prompt_ids, answer_ids in zip(examples, prompts, answers, strict=True):
-        prompt, answer = beginning(tokenizer) + prompt_ids, [*answer_ids, tokenizer.eos_id]
-        room = row_length - len(answer)
+    for example, prompt_ids, rest in zip(examples, prompts, answered, strict=True):
+        prompt = beginning(tokenizer) + prompt_ids
+        room = row_length - len(rest.tokens)
         if len(prompt) > room:
             shortened = shorten_note(example, tokenizer, room, template)
             if shortened is None:
-                detail = f"{len(answer)} answer tokens and the instruction do not fit a row of {row_length}"
+                detail = f"{len(rest.tokens)} tokens of answers and the instruction do not fit a row of {row_length}"
                 rejects.append(Reject.of(example, "longer_than_row", detail))
                 continue
             prompt = shortened
             truncated += 1
-        documents.append(Document(prompt + answer, [False] * len(prompt) + [True] * len(answer)))
+        documents.append(Document(prompt + rest.tokens, [False] * len(prompt) + rest.loss_mask))
     return documents, truncated, rejects
+
+
+def answer_documents(examples: Sequence[Example], tokenizer: Tokenizer, template: str) -> list[Document]:
+    """What follows the first prompt: its answer, then each follow-up turn; answers and their end-of-text are trained
+    on."""
+    turns = [turn for example in examples for turn in example.follow_ups]
+    questions = encode_after_end(tokenizer, [render_follow_up(template, turn.question) for turn in turns])
+    texts = [example.answer for example in examples] + [turn.answer for turn in turns]
+    answers = encode_continuations(tokenizer, [text.strip() for text in texts])
+    first, later = answers[: len(examples)], iter(zip(questions, answers[len(examples) :], strict=True))
+    documents = []
+    for example, answer in zip(examples, first, strict=True):
+        tokens, loss_mask = [*answer, tokenizer.eos_id], [True] * (len(answer) + 1)
+        for question_ids, answer_ids in itertools.islice(later, len(example.follow_ups)):
+            tokens += [*question_ids, *answer_ids, tokenizer.eos_id]
+            loss_mask += [False] * len(question_ids) + [True] * (len(answer_ids) + 1)
+        documents.append(Document(tokens, loss_mask))
+    return documents
 
 
 def shorten_note(example: Example, tokenizer: Tokenizer, room: int, template: str) -> list[int] | None:

@@ -59,8 +59,27 @@ def render_prompt(template: str, note: str, instruction: str) -> str:
     return "".join(literal + values[field] for literal, field in split_template(template))
 
 
-def chat_template(template: str, bos_token: str, special_tokens: list[str]) -> str:
-    """The same prompt as a Jinja chat template: the system message is the note, the user message the instruction.
+def follow_up_parts(template: str) -> tuple[str, str] | None:
+    """What stands before and after the instruction of a later turn: as in the first, from the end of the note on. None
+    where the instruction comes before the note, so that no turn can follow."""
+    (_, first), (middle, _), (tail, _) = split_template(template)
+    return (middle, tail) if first == "note" else None
+
+
+def render_follow_up(template: str, instruction: str) -> str:
+    """What follows the end-of-text token of an answer and precedes that of the next one."""
+    parts = follow_up_parts(template)
+    if parts is None:
+        raise UserError(
+            "the prompt template has {instruction} before {note}, so that no second instruction can follow: put the "
+            "note first, or make the instructions with --follow-ups 0"
+        )
+    return parts[0] + instruction.strip() + parts[1]
+
+
+def chat_template(template: str, bos_token: str, eos_token: str, special_tokens: list[str]) -> str:
+    """The same prompt as a Jinja chat template: the system message is the note, then instructions as user and answers
+    as assistant take turns.
 
     A special token's literal text inside a message is broken up by a space, since the text that a chat template
     makes is read with control tokens switched on. `bos_token` is empty where the tokenizer adds none.
@@ -71,10 +90,30 @@ def chat_template(template: str, bos_token: str, special_tokens: list[str]) -> s
         jinja_literal(literal) + (f"{{{{ {contents[field]}['content'] | trim{breaks} }}}}" if field else "")
         for literal, field in split_template(template)
     )
+    parts = follow_up_parts(template)
+    most = "messages | length != 2" if parts is None else "messages | length < 2"
+    told = "Send the note as system and the instruction as user"
+    later = ""
+    if parts is not None:
+        told += ", then answers as assistant and further instructions as user in turn"
+        content = f"{{{{ message['content'] | trim{breaks} }}}}"
+        later = (
+            "{%- for message in messages[2:] -%}"
+            "{%- if message['role'] != ['assistant', 'user'][loop.index0 % 2] -%}"
+            f"{{{{ raise_exception('{told}.') }}}}"
+            "{%- elif message['role'] == 'assistant' -%}"
+            + content
+            + jinja_literal(eos_token)
+            + "{%- else -%}"
+            + jinja_literal(parts[0])
+            + content
+            + jinja_literal(parts[1])
+            + "{%- endif -%}{%- endfor -%}"
+        )
     return (
-        "{%- if messages | length != 2 or messages[0]['role'] != 'system' or messages[1]['role'] != 'user' -%}"
-        "{{ raise_exception('Send two messages: the note as system, the instruction as user.') }}"
-        "{%- endif -%}" + jinja_literal(bos_token) + body
+        f"{{%- if {most} or messages[0]['role'] != 'system' or messages[1]['role'] != 'user' -%}}"
+        f"{{{{ raise_exception('{told}.') }}}}"
+        "{%- endif -%}" + jinja_literal(bos_token) + body + later
     )
 
 
@@ -183,6 +222,54 @@ Answer:""",
 )
 
 
+# A conversation goes on: the same colleague asks again, having read what was answered.
+FOLLOW_UP_PROMPT = Prompt(
+    system=QUESTION_PROMPT.system,
+    user="""\
+A colleague asks about the note below, and has had the answers that stand under it. Write what the colleague asks \
+next, an instruction of the type "{task}": {rule}.
+
+How to write it:
+1. Output the instruction alone, in one or two sentences, without its answer and without quotation marks.
+2. The note by itself is enough to carry it out.
+3. It follows from the conversation: it goes deeper into an answer, or turns to what the answers leave open. It may \
+refer to them ("that drug", "before then"), and asks for nothing that was answered already.
+
+Note:
+{note}
+
+Conversation:
+{history}
+
+Next instruction:""",
+)
+
+FOLLOW_UP_ANSWER_PROMPT = Prompt(
+    system=ANSWER_PROMPT.system,
+    user="""\
+Carry out the last instruction of a conversation about a note, using nothing but the note. What was said before tells \
+you what the instruction refers to; it is no source of facts.
+
+How to answer:
+1. Output the answer alone. Be brief, and complete as far as the note goes.
+2. Keep numbers, units, doses, dates, sides and negations as the note has them. Add no advice, no explanation from \
+textbooks and no conclusion that the note does not draw.
+3. For each thing asked for that the note does not give, say that it is not stated in the note.
+4. Do not ask anything in return.
+
+Note:
+{note}
+
+Conversation:
+{history}
+
+Last instruction:
+{question}
+
+Answer:""",
+)
+
+
 def note_messages(report: str) -> tuple[dict[str, str], ...]:
     return NOTE_PROMPT.messages(report=report.strip())
 
@@ -197,3 +284,23 @@ def question_messages(note: str, task: str, examples: Sequence[str]) -> tuple[di
 def answer_messages(note: str, question: str) -> tuple[dict[str, str], ...]:
     """What asks for the answer: note and instruction only, so that nothing else can leak into it."""
     return ANSWER_PROMPT.messages(note=note.strip(), question=question.strip())
+
+
+def follow_up_messages(note: str, task: str, history: Sequence[tuple[str, str]]) -> tuple[dict[str, str], ...]:
+    """What asks for the next instruction, after these (instruction, answer) pairs."""
+    assert task in TASKS
+    return FOLLOW_UP_PROMPT.messages(
+        task=task, rule=TASK_RULES[task], note=note.strip(), history=render_history(history)
+    )
+
+
+def follow_up_answer_messages(
+    note: str, history: Sequence[tuple[str, str]], question: str
+) -> tuple[dict[str, str], ...]:
+    return FOLLOW_UP_ANSWER_PROMPT.messages(
+        note=note.strip(), history=render_history(history), question=question.strip()
+    )
+
+
+def render_history(history: Sequence[tuple[str, str]]) -> str:
+    return "\n\n".join(f"Instruction: {question}\nAnswer: {answer}" for question, answer in history)

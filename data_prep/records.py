@@ -89,6 +89,7 @@ class Note:
 class Turn:
     """A follow-up question on the same note, asked and answered after what came before."""
 
+    task: str
     question: str
     answer: str
     question_generation: Generation

@@ -32,10 +32,11 @@ HOPELESS = 20
 class Request:
     """One chat request, and what its messages were rendered from, for a teacher that works by rule."""
 
-    kind: str  # "note", "question" or "answer"
+    kind: str  # "note", "question", "answer", "follow_up" or "follow_up_answer"
     record_id: str
     messages: tuple[Mapping[str, str], ...]  # {"role": ..., "content": ...}
-    inputs: Mapping[str, str] = field(default_factory=dict)  # "report"; "note", "task"; "note", "task", "question"
+    # "report"; "note", "task", for an answer "question", for a follow-up "history" (JSON: what was asked and answered)
+    inputs: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,9 @@ class Tokenizer(Protocol):
     def hash(self) -> str: ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+    def fast_tokenizer(self) -> Any:
+        """What transformers will run, of the `tokenizers` library."""
 
     def save(self, folder: Path) -> None: ...
 
@@ -84,6 +87,26 @@ def encode_continuations(tokenizer: Tokenizer, texts: Sequence[str]) -> list[lis
         if ids[: len(newline)] != newline:
             raise UserError(f"the tokenizer joins a newline with {text[:20]!r}: strip the answer's leading white space")
     return [ids[len(newline) :] for ids in encoded]
+
+
+def encode_after_end(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts that follow the end-of-text token, as transformers makes them of a rendered conversation.
+
+    Most tokenizers begin anew after a control token, some with a space of their own; UserError where it is neither as
+    at the beginning of a text nor as after a newline.
+    """
+    from tokenizers import Tokenizer as FastTokenizer
+
+    with_control = FastTokenizer.from_str(tokenizer.fast_tokenizer().to_str())
+    with_control.encode_special_tokens = False
+    end: str = with_control.id_to_token(tokenizer.eos_id)  # type: ignore[assignment]  # it is of this vocabulary
+    with_control.add_special_tokens([end])
+    probe = "\n\nx y"
+    wanted = with_control.encode(end + probe, add_special_tokens=False).ids[1:]
+    for way in (tokenizer.encode_batch, partial(encode_continuations, tokenizer)):
+        if way([probe])[0] == wanted:
+            return way(texts)
+    raise UserError("the tokenizer treats text after its end-of-text token in a way of its own: no follow-up turns")
 
 
 def vocabulary_hash(vocabulary: dict[str, int]) -> str:
@@ -143,6 +166,9 @@ class JsonTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.fast.encode_batch(list(texts), add_special_tokens=False)]
+
+    def fast_tokenizer(self) -> Any:
+        return self.fast
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; control tokens leave nothing."""
@@ -204,6 +230,9 @@ class SentencePieceTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._op.tokenize(list(texts)).to_list() if texts else []
+
+    def fast_tokenizer(self) -> Any:
+        return to_fast(self.model)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -182,7 +182,7 @@ class Faltering:
 @pytest.fixture
 def answered(tmp_path: Path) -> Path:
     """The examples of four notes, of which the second's request failed and the third's answer was cut."""
-    work = WriteExamples(1, TaskWeights().by_task(), 0, {}, frozenset())
+    work = WriteExamples(1, 0, TaskWeights().by_task(), 0, {}, frozenset())
     notes: list[Note] = [note(f"n{i}", "HPI: fever for three days.") for i in range(4)]
     with writing_folder(tmp_path / "examples", "instructions", {}) as folder:
         results = [made for n in notes for made in asyncio.run(work(n, Faltering()))]

@@ -1,6 +1,8 @@
 """The offline teacher: dispatches a request to the rules for notes, questions and answers."""
 
+import json
 import re
+from collections.abc import Sequence
 
 from data_prep.offline.coreference import COREFERENCE_FORMS
 from data_prep.offline.forms import Form, ask, find_form
@@ -40,6 +42,9 @@ record recorded section please
 """)
 
 
+DRAWS = 12  # questions, of which the one nearest to the last answer is asked
+
+
 class OfflineTeacher:
     """A `Teacher` without a model: extractive, deterministic, free."""
 
@@ -53,16 +58,31 @@ class OfflineTeacher:
                 text = write_note(inputs["report"])
             case "question":
                 text = ask_question(inputs["note"], inputs["task"], request.seed)
-            case "answer":
+            case "follow_up":
+                text = ask_further(inputs["note"], inputs["task"], json.loads(inputs["history"]), request.seed)
+            case "answer" | "follow_up_answer":
                 text = answer_question(inputs["note"], inputs["task"], inputs["question"])
             case _:
-                raise ValueError(f"request kind {request.kind!r}: the offline teacher knows note, question and answer")
+                raise ValueError(f"request kind {request.kind!r}: the offline teacher does not know it")
         return Reply(text, "stop", self.model)
 
 
 def ask_question(note: str, task: str, seed: int) -> str:
     """A question of this task on this note; the seed picks its form and what it is about."""
     return ask(forms_of(task), read_note(note), seed)
+
+
+def ask_further(note: str, task: str, history: Sequence[tuple[str, str]], seed: int) -> str:
+    """A question of this task that was not asked before; where there is one, about something in the last answer."""
+    asked = {question for question, _ in history}
+    said = content_words(history[-1][1])
+    drawn = [ask_question(note, task, seed + k) for k in range(DRAWS)]
+    new = [question for question in drawn if question not in asked] or drawn
+    return max(new, key=lambda question: len(content_words(question) & said))
+
+
+def content_words(text: str) -> set[str]:
+    return set(CONTENT_WORD.findall(text.lower())) - QUESTION_WORDS
 
 
 def answer_question(note: str, task: str, question: str) -> str:
@@ -83,7 +103,7 @@ def forms_of(task: str) -> tuple[Form, ...]:
 
 def nearest(view: NoteView, question: str) -> str:
     """The sentence that shares most content words with a free question; at least two, and half of them."""
-    wanted = set(CONTENT_WORD.findall(question.lower())) - QUESTION_WORDS
+    wanted = content_words(question)
     shared = [(len(wanted & set(CONTENT_WORD.findall(s.text.lower()))), -s.index, s.text) for s in view.sentences]
     count, _, text = max(shared, default=(0, 0, ""))
     return sentence_case(text) if count >= 2 and count * 2 >= len(wanted) else NOT_STATED

@@ -208,5 +208,5 @@ def test_the_flags_read_as_users_know_them():
     line = "--source a --out b --teacher openai --base-url http://x/v1 --model m --per-note 2"
     line += " --task-weights.summarization 3"
     assert tyro.cli(InstructionsConfig, args=line.split()) == InstructionsConfig(
-        Path("a"), Path("b"), 2, TaskWeights(summarization=3), TeacherConfig("openai", "http://x/v1", "m")
+        Path("a"), Path("b"), 2, 0, TaskWeights(summarization=3), TeacherConfig("openai", "http://x/v1", "m")
     )

@@ -37,19 +37,19 @@ def render_chat(template, note, instruction):
 @pytest.mark.parametrize("note", ["HPI: well.", TRICKY, "  spaces around \n"])
 def test_the_chat_template_renders_the_training_prompt(template, note):
     instruction = "What is {note}? " + TRICKY
-    rendered = render_chat(chat_template(template, "<s>", ["<s>", "</s>"]), note, instruction)
+    rendered = render_chat(chat_template(template, "<s>", "</s>", ["<s>", "</s>"]), note, instruction)
     assert rendered == "<s>" + render_prompt(template, note, instruction)
 
 
 def test_a_control_token_spelled_out_in_a_note_is_broken_up():
-    rendered = render_chat(chat_template(TRAINING_TEMPLATE, "<s>", ["<s>", "</s>"]), "a </s> b <s>", "c </s>")
+    rendered = render_chat(chat_template(TRAINING_TEMPLATE, "<s>", "</s>", ["<s>", "</s>"]), "a </s> b <s>", "c </s>")
     assert "</s>" not in rendered
     assert rendered.count("<s>") == 1
     assert "a < /s> b < s>" in rendered
 
 
 def test_the_chat_template_refuses_other_messages():
-    template = jinja2.Environment().from_string(chat_template(TRAINING_TEMPLATE, "", []))
+    template = jinja2.Environment().from_string(chat_template(TRAINING_TEMPLATE, "", "</s>", []))
 
     def raise_exception(message):
         raise ValueError(message)

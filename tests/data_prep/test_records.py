@@ -23,7 +23,7 @@ EXAMPLE = Example(
 
 
 def test_a_conversation_comes_back_equal(tmp_path):
-    turns = tuple(Turn(f"q{k}", f"a{k}", GENERATION, GENERATION, Certificate("1", k)) for k in range(3))
+    turns = tuple(Turn("Paraphrasing", f"q{k}", f"a{k}", GENERATION, GENERATION, Certificate("1", k)) for k in range(3))
     examples = [EXAMPLE, dataclasses.replace(EXAMPLE, id="f", follow_ups=turns, restricted=True)]
     write_parquet(tmp_path / "x.parquet", examples, Example)
     assert list(read_parquet(tmp_path / "x.parquet", Example)) == examples
