@@ -1,6 +1,6 @@
-"""Stage 2: case report → note. One discharge summary for each report, with where it comes from.
+"""Stage 2: case report → notes of one or several types, with where they come from.
 
-asclepius notes --source case_reports.jsonl --out notes --teacher offline
+asclepius notes --source case_reports.jsonl --out notes --teacher offline --note-types all --per-report 2
 """
 
 from dataclasses import dataclass, field
@@ -11,12 +11,11 @@ import tyro
 
 from data_prep.case_reports import ReportsConfig, open_reports
 from data_prep.filters import Duplicates, reason_to_reject
-from data_prep.prompts import NOTE_PROMPT, note_messages
-from data_prep.records import CaseReport, Generation, Note, Record, Reject
+from data_prep.note_types import NoteType, types_named, types_of_report
+from data_prep.prompts import note_messages, note_prompt_hash
+from data_prep.records import CaseReport, Generation, Note, Record, Reject, UserError
 from data_prep.shards import ShardsConfig, Stage, check_shards, run_stage
 from data_prep.teacher import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
-
-NOTE_TYPE = "discharge summary"
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,12 @@ class NotesConfig:
 
     out: Path
     """The folder to write; a finished one of the same kind is replaced."""
+
+    note_types: tuple[str, ...] = ("discharge summary",)
+    """Types of notes to write, each in quotation marks; `all` is every one: see data_prep/note_types.py."""
+
+    per_report: int = 0
+    """Notes of each report, their types drawn by a hash of its id; 0 writes one of every type."""
 
     reports: tyro.conf.OmitArgPrefixes[ReportsConfig] = field(default_factory=ReportsConfig)
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
@@ -41,29 +46,41 @@ class WriteNote:
     """The work on one report."""
 
     seed: int
+    types: list[NoteType]
+    per_report: int
 
     async def __call__(self, report: CaseReport, teacher: Teacher) -> list[Record]:
-        seed = request_seed(self.seed, "note", report.id)
-        request = Request("note", report.id, note_messages(report.text), {"report": report.text}, seed)
-        reply = await teacher.ask(request)
+        types = types_of_report(report.id, self.types, self.per_report, self.seed)
+        return [await self.note(report, note_type, teacher) for note_type in types]
+
+    async def note(self, report: CaseReport, note_type: NoteType, teacher: Teacher) -> Record:
+        note_id = f"{report.id}-{note_type.code}"
+        seed = request_seed(self.seed, "note", note_id)
+        inputs = {"report": report.text, "note_type": note_type.name}
+        reply = await teacher.ask(Request("note", note_id, note_messages(report.text, note_type), inputs, seed))
         note = Note(
-            id=f"{report.id}-ds",
+            id=note_id,
             report_id=report.id,
-            note_type=NOTE_TYPE,
+            note_type=note_type.name,
             text=reply.text.strip(),
             source=report.source,
             licence=report.licence,
             article=report.article,
-            generation=Generation(teacher.name, reply.model, NOTE_PROMPT.hash, seed, reply.finish_reason),
+            generation=Generation(teacher.name, reply.model, note_prompt_hash(note_type), seed, reply.finish_reason),
         )
         broken = reason_to_reject("note", reply)
-        return [Reject.of(note, *broken) if broken else note]
+        return Reject.of(note, *broken) if broken else note
 
 
 def run(config: NotesConfig) -> dict[str, Any]:
     """Write the notes folder; its manifest. UserError for what the caller can mend."""
     check_teacher(config.teacher)
     check_shards(config.shards)
+    types = types_named(config.note_types)
+    if not 0 <= config.per_report <= len(types):
+        raise UserError(
+            f"--per-report {config.per_report}: it must be from 0 to {len(types)}, the types that are named"
+        )
     source = open_reports(config.source, config.reports)
     seen = Duplicates()
 
@@ -72,6 +89,6 @@ def run(config: NotesConfig) -> dict[str, Any]:
             Reject.of(note, "duplicate", "the same text as an earlier note") if seen.is_duplicate(note.text) else None
         )
 
-    facts = {"teacher": sampling(config.teacher), "seed": config.seed}
+    facts = {"teacher": sampling(config.teacher), "seed": config.seed, "note_types": [row.name for row in types]}
     stage = Stage("notes", Note, config.out, config.teacher, config.shards, source.inputs, facts)
-    return run_stage(stage, WriteNote(config.seed), source.records(), judge)
+    return run_stage(stage, WriteNote(config.seed, types, config.per_report), source.records(), judge)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.note_types import NoteType
 from data_prep.records import TASKS, UserError, text_hash
 
 # What turns a note and an instruction into model input. It ends in a newline, so that prompt and answer
@@ -143,26 +144,25 @@ class Prompt:
 
 
 NOTE_PROMPT = Prompt(
-    system="You are a hospital physician who writes notes into the electronic health record.",
+    system="You work in a hospital and write notes into the electronic health record.",
     user="""\
-Below is a published case report. Write the discharge summary that the treating team would have filed for this patient.
+Below is a published case report. Write the {note_type} that the treating team would have filed for this patient.
 
 How to write it:
 1. Output the note and nothing else: no introduction, no closing remark, no comment on the task.
 2. Everything in the note stands in the report. Keep numbers, units, doses, dates, sides and negations exactly as they \
 are. Where the report gives no name, date, result or drug, leave it out; do not fill gaps and do not guess.
-3. Use short headings in the order a chart has them, each only where the report has something for it. For instance: \
-Chief complaint, HPI, PMH, Medications, Exam, Labs, Imaging, Hospital course, Condition at discharge, Follow-up.
-4. Write as clinicians chart: clipped phrases, common abbreviations (y/o, h/o, c/o, s/p, BP, CT), lists where they help.
-5. Leave out what belongs to a journal and not to a chart: references, figures and tables, reviews of the literature, \
+3. It uses, of the report, {scope}.
+4. Use short headings in the order a chart has them, each only where the report has something for it. For instance: \
+{headings}.
+5. Its style: {style}.
+6. Leave out what belongs to a journal and not to a chart: references, figures and tables, reviews of the literature, \
 lessons learned, remarks on consent or on publication.
-6. If the patient died, stayed, or was never admitted, do not invent a discharge: tell the course up to where the \
-report ends, under Hospital course or Clinical course.
 
 Case report:
 {report}
 
-Discharge summary:""",
+The {note_type}:""",
 )
 
 # What each task asks for, in one sentence; it must cover records.TASKS, and a test holds it to that.
@@ -270,8 +270,19 @@ Answer:""",
 )
 
 
-def note_messages(report: str) -> tuple[dict[str, str], ...]:
-    return NOTE_PROMPT.messages(report=report.strip())
+def note_messages(report: str, note_type: NoteType) -> tuple[dict[str, str], ...]:
+    return NOTE_PROMPT.messages(
+        report=report.strip(),
+        note_type=note_type.name,
+        headings=note_type.headings,
+        scope=note_type.scope,
+        style=note_type.style,
+    )
+
+
+def note_prompt_hash(note_type: NoteType) -> str:
+    """Of all that the request says beside the report."""
+    return text_hash(NOTE_PROMPT.hash, repr(note_type))
 
 
 def question_messages(note: str, task: str, examples: Sequence[str]) -> tuple[dict[str, str], ...]:

@@ -1,4 +1,4 @@
-"""A case report re-arranged into a discharge summary: the report's own sentences under the headings of a chart.
+"""A case report re-arranged into a note: the report's own sentences under the headings of a chart.
 
 DISCHARGE SUMMARY
 
@@ -12,17 +12,10 @@ HISTORY OF PRESENT ILLNESS:
 
 import re
 
-from data_prep.offline.sections import (
-    CHIEF_COMPLAINT,
-    LEAD_IN,
-    PROSE,
-    SECTIONS,
-    assign_sections,
-    is_about_patient,
-)
+from data_prep.offline.layouts import LAYOUTS
+from data_prep.offline.sections import CHIEF_COMPLAINT, LEAD_IN, assign_sections, is_about_patient
 from data_prep.offline.sentences import normalise, split_sentences, tidy
 
-TITLE = "DISCHARGE SUMMARY"
 PATIENT = "PATIENT"
 
 SEXES = r"(?:male|female|man|woman|boy|girl|gentleman|lady|infant|neonate|newborn|child|toddler|adolescent|teenager)"
@@ -84,18 +77,26 @@ BARE_VALUE = re.compile(r"^[<>≥≤~]?\s?\d[\d.,]*\s?\S*$")
 LIST_COMMA = re.compile(r"[,;]\s+(?:and\s+)?(?![^()]*\))")
 
 
-def write_note(report: str) -> str:
-    """The note of one report. It adds headings, drops sentences about the literature, and invents nothing."""
+def write_note(report: str, note_type: str = "discharge summary") -> str:
+    """The note of one report, or "" where the report has nothing for it. It adds headings, drops sentences about the
+    literature and what belongs to other notes, and invents nothing."""
+    layout = LAYOUTS[note_type]
     kept = [without_lead_in(tidy(s)) for s in split_sentences(normalise(report)) if is_about_patient(s)]
     sentences = [s for s in kept if len(s) > 2]
     placed = list(zip(sentences, assign_sections(sentences), strict=True))
-    parts = [TITLE, header(sentences)]
-    for section in SECTIONS:
-        lines = [trim(sentence) for sentence, where in placed if where == section]
+    parts: dict[str, str] = {}
+    for part in layout.parts:
+        lines = [
+            trim(sentence)
+            for sentence, section in placed
+            if section in part.takes and (part.only is None or part.only.search(sentence))
+        ]
         if lines:
-            body = " ".join(lines) if section in PROSE else "\n".join(bullet(line) for line in lines)
-            parts.append(f"{section}:\n{body}")
-    return "\n\n".join(filter(None, parts))
+            body = " ".join(lines) if part.prose else "\n".join(bullet(line) for line in lines)
+            parts[part.heading] = f"{part.heading}:\n{body}"
+    if not all(heading in parts for heading in layout.needs):
+        return ""
+    return "\n\n".join(filter(None, [layout.title, header(sentences), layout.opening, *parts.values()]))
 
 
 def without_lead_in(sentence: str) -> str:

@@ -55,7 +55,7 @@ class OfflineTeacher:
         inputs = request.inputs
         match request.kind:
             case "note":
-                text = write_note(inputs["report"])
+                text = write_note(inputs["report"], inputs["note_type"])
             case "question":
                 text = ask_question(inputs["note"], inputs["task"], request.seed)
             case "follow_up":

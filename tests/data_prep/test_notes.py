@@ -8,10 +8,11 @@ import pytest
 import tyro
 from fake_endpoint import FakeEndpoint, completion, failure
 
-from data_prep import notes, records
+from data_prep import folders, notes
 from data_prep.case_reports import ReportsConfig
+from data_prep.note_types import NOTE_TYPES
 from data_prep.notes import NotesConfig
-from data_prep.prompts import NOTE_PROMPT
+from data_prep.prompts import note_prompt_hash
 from data_prep.records import Note, Reject, UserError, read_parquet
 from data_prep.shards import ShardsConfig
 from data_prep.teacher import TeacherConfig
@@ -50,7 +51,7 @@ def test_every_report_becomes_a_note_that_says_where_it_comes_from(tmp_path):
     assert (note.report_id, note.source, note.licence, note.article) == ("r3", "a", "CC0", "10/3")
     assert note.note_type == "discharge summary"
     assert (note.generation.teacher, note.generation.finish_reason) == ("offline", "stop")
-    assert note.generation.prompt_hash == NOTE_PROMPT.hash
+    assert note.generation.prompt_hash == note_prompt_hash(NOTE_TYPES["discharge summary"])
 
 
 def test_the_output_does_not_depend_on_workers(tmp_path):
@@ -151,7 +152,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(records, "write_parquet", full)
+    monkeypatch.setattr(folders, "write_parquet", full)
     with pytest.raises(UserError, match="the disk is full"):
         notes.run(NotesConfig(source, tmp_path / "out", shards=ShardsConfig(2, 1)))
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
@@ -184,7 +185,7 @@ def test_the_flags_read_as_users_know_them():
     assert config == NotesConfig(
         "a.csv",
         Path("b"),
-        ReportsConfig(licence="CC0"),
-        TeacherConfig("openai", "http://x/v1", "m"),
-        ShardsConfig(workers=3, limit=5),
+        reports=ReportsConfig(licence="CC0"),
+        teacher=TeacherConfig("openai", "http://x/v1", "m"),
+        shards=ShardsConfig(workers=3, limit=5),
     )

@@ -13,8 +13,9 @@ import pytest
 from data_prep.offline import NOT_STATED, OfflineTeacher, answer_question, ask_question, write_note
 from data_prep.offline.abbreviations import find_pairs, find_undefined
 from data_prep.offline.entities import find_entities
+from data_prep.offline.layouts import LAYOUTS
 from data_prep.offline.lexicon import PLAIN_WORDS, UNITS
-from data_prep.offline.note import PATIENT, TITLE
+from data_prep.offline.note import PATIENT
 from data_prep.offline.rewording import REWORDINGS, paraphrase
 from data_prep.offline.sections import CHIEF_COMPLAINT, SECTIONS, is_about_patient
 from data_prep.offline.sentences import normalise, split_sentences, tidy
@@ -51,7 +52,9 @@ def numbers(text: str) -> set[str]:
     return {number.rstrip(".,") for number in NUMBER.findall(text)}
 
 
-LABELS = words(" ".join((TITLE, PATIENT, CHIEF_COMPLAINT, *SECTIONS)))
+HEADINGS = [text for row in LAYOUTS.values() for text in (row.title, row.opening)]
+HEADINGS += [part.heading for row in LAYOUTS.values() for part in row.parts]
+LABELS = words(" ".join((PATIENT, CHIEF_COMPLAINT, *SECTIONS, *HEADINGS)))
 OWN_WORDS = words(FRAMES) | words(NOT_STATED) | LABELS
 OTHER_WORDINGS = words(" ".join((*REWORDINGS.values(), *PLAIN_WORDS.values())))
 
@@ -64,9 +67,11 @@ def real_texts() -> list[str]:
 
 
 def check_note(report: str) -> None:
-    note, source = write_note(report), normalise(report)
-    assert words(note) - words(source) <= LABELS
-    assert numbers(note) <= numbers(source)
+    source = normalise(report)
+    for note_type in LAYOUTS:
+        note = write_note(report, note_type)
+        assert words(note) - words(source) <= LABELS, note_type
+        assert numbers(note) <= numbers(source), note_type
 
 
 def check_answers(note: str, seed: int) -> None:
@@ -120,7 +125,7 @@ def test_the_same_request_gets_the_same_reply():
     async def run() -> list[str]:
         teacher = OfflineTeacher()
         report = DEMO[3]["text"]
-        note = await teacher.ask(Request("note", "n", (), {"report": report}))
+        note = await teacher.ask(Request("note", "n", (), {"report": report, "note_type": "discharge summary"}))
         texts = [note.text]
         for task in TASKS:
             question = await teacher.ask(Request("question", "q", (), {"note": note.text, "task": task}, seed=7))

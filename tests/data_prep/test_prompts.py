@@ -3,6 +3,7 @@
 import jinja2
 import pytest
 
+from data_prep.note_types import NOTE_TYPES
 from data_prep.prompts import (
     ANSWER_PROMPT,
     NOTE_PROMPT,
@@ -80,7 +81,7 @@ def test_a_template_of_ones_own_holds_each_field_once(tmp_path):
 
 
 def test_generation_prompts_carry_their_texts_unchanged():
-    assert TRICKY.strip() in note_messages(TRICKY)[1]["content"]
+    assert TRICKY.strip() in note_messages(TRICKY, NOTE_TYPES["nursing note"])[1]["content"]
     question = question_messages(TRICKY, "Paraphrasing", ["say {note} again", "and {task}"])[1]["content"]
     assert TRICKY.strip() in question
     assert "- say {note} again\n- and {task}" in question

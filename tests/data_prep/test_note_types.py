@@ -1,0 +1,110 @@
+"""Each type of note has its own sections, takes what it may of a report, and is not written where there is nothing."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data_prep import notes
+from data_prep.note_types import NOTE_TYPES, types_named, types_of_report
+from data_prep.notes import NotesConfig
+from data_prep.offline import write_note
+from data_prep.offline.layouts import LAYOUTS
+from data_prep.offline.sections import COURSE, FOLLOW_UP, SECTIONS
+from data_prep.prompts import note_messages, note_prompt_hash
+from data_prep.records import Note, Reject, UserError, read_parquet
+
+DEMO_FILE = "data_prep/demo_reports.jsonl"
+DEMO = [json.loads(line)["text"] for line in Path(DEMO_FILE).read_text(encoding="utf-8").splitlines()]
+HEADING = re.compile(r"^([A-Z][A-Z ,-]+):$", re.MULTILINE)
+
+
+def headings(note: str) -> list[str]:
+    return HEADING.findall(note)
+
+
+def test_prompt_and_layout_know_the_same_types():
+    assert list(LAYOUTS) == list(NOTE_TYPES)
+    assert len({row.code for row in NOTE_TYPES.values()}) == len(NOTE_TYPES) == 8
+    for row in LAYOUTS.values():
+        assert {section for part in row.parts for section in part.takes} <= set(SECTIONS)
+        assert set(row.needs) <= {part.heading for part in row.parts}
+
+
+@pytest.mark.parametrize("name", NOTE_TYPES)
+def test_a_note_has_its_types_headings_in_order(name: str):
+    allowed = [part.heading for part in LAYOUTS[name].parts]
+    written = [note for report in DEMO if (note := write_note(report, name))]
+    assert len(written) >= 3
+    for note in written:
+        assert note.startswith(LAYOUTS[name].title)
+        found = headings(note)
+        assert found == [heading for heading in allowed if heading in found]
+        assert set(LAYOUTS[name].needs) <= set(found)
+
+
+def test_a_note_tells_nothing_that_its_writer_cannot_know():
+    """At admission nobody knows the course; the discharge summary of the same report tells it."""
+    told = 0
+    for report in DEMO:
+        summary = write_note(report)
+        for section in (COURSE, FOLLOW_UP):
+            _, _, later = summary.partition(f"\n{section}:\n")
+            for sentence in re.split(r"(?<=[.])\s+", later.split("\n\n")[0]):
+                if len(sentence) > 40:
+                    told += 1
+                    for name in ("history and physical", "emergency department note"):
+                        assert sentence not in write_note(report, name)
+    assert told > 40
+
+
+def test_where_a_report_has_nothing_for_a_type_no_note_is_written():
+    report = "A 30-year-old man presented with a cough for 3 days. He was given advice and went home."
+    assert write_note(report, "operative note") == write_note(report, "radiology report") == ""
+    assert write_note(report)
+
+
+def test_types_are_drawn_by_the_reports_id_and_evenly():
+    every = types_named(("all",))
+    drawn = Counter(row.name for k in range(4000) for row in types_of_report(f"r{k}", every, 2, 0))
+    assert drawn.keys() == NOTE_TYPES.keys()
+    assert all(abs(count - 1000) < 120 for count in drawn.values())
+    assert types_of_report("r1", every, 3, 0)[:2] == types_of_report("r1", every, 2, 0)
+    assert types_of_report("r1", every, 0, 0) == every
+    assert types_named(("nursing note", "nursing note")) == [NOTE_TYPES["nursing note"]]
+
+
+def test_a_stage_writes_the_types_that_are_asked_for(tmp_path: Path):
+    notes.run(NotesConfig(DEMO_FILE, tmp_path / "out", note_types=("all",), per_report=3))
+    found = [note for path in sorted((tmp_path / "out").glob("notes-*.parquet")) for note in read_parquet(path, Note)]
+    rejects = list(read_parquet(tmp_path / "out/rejected.parquet", Reject))
+    assert len(found) + len(rejects) == 3 * len(DEMO)
+    assert {reject.reason for reject in rejects} <= {"empty", "too_short"}
+    assert len({note.id for note in found}) == len(found)
+    assert all(note.id == f"{note.report_id}-{NOTE_TYPES[note.note_type].code}" for note in found)
+    # Another type is another request: its texts are told apart by the hash of all that was asked.
+    assert len({note.generation.prompt_hash for note in found}) == len({note.note_type for note in found})
+
+
+def test_the_prompt_names_what_the_type_is():
+    for row in NOTE_TYPES.values():
+        text = note_messages("REPORT", row)[1]["content"]
+        assert all(part in text for part in (row.name, row.headings, row.scope, row.style, "REPORT"))
+    assert len({note_prompt_hash(row) for row in NOTE_TYPES.values()}) == len(NOTE_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("types", "count", "says"),
+    [
+        (("soap",), 0, "--note-types soap"),
+        ((), 0, "none"),
+        (("nursing note",), 2, "--per-report 2"),
+        (("all",), -1, "-1"),
+    ],
+)
+def test_types_and_counts_that_are_none_are_refused(tmp_path: Path, types, count, says):
+    with pytest.raises(UserError, match=says):
+        notes.run(NotesConfig(DEMO_FILE, tmp_path / "out", note_types=types, per_report=count))
+    assert not (tmp_path / "out").exists()
