@@ -30,6 +30,7 @@ COMMANDS = {
     "instructions": Command(
         "notes to instruction-answer pairs", "data_prep.instructions", "InstructionsConfig", "run", "prep"
     ),
+    "split": Command("notes or pairs to training and held-out ones", "data_prep.split", "SplitConfig", "run", "prep"),
     "pack": Command("notes or pairs to packed rows", "data_prep.pack", "PackConfig", "run", "prep"),
     "train": Command("pretrain or tune on packed rows", "asclepius_jax.train.loop", "", "train", "train"),
     "plan": Command(

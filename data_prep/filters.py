@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from data_prep.identifiers import NEVER_PUBLISHED, find_identifiers
 from data_prep.teacher import Reply
 
 
@@ -81,6 +82,7 @@ RULES: tuple[tuple[str, Callable[[Candidate], object]], ...] = (
     ("refusal", lambda c: REFUSAL.search(c.opening)),
     ("asks_back", lambda c: c.kind != "question" and ASKS_BACK.search(c.asking)),
     ("asks_back", lambda c: c.kind == "answer" and c.text.rstrip().endswith("?")),
+    ("identifier", lambda c: find_identifiers(c.text, NEVER_PUBLISHED)),
     ("too_short", lambda c: c.words < LIMITS[c.kind].fewest),
     ("too_long", lambda c: c.words > LIMITS[c.kind].most),
 )
