@@ -27,6 +27,7 @@ class Command:
 
 COMMANDS = {
     "notes": Command("case reports to synthetic notes", "data_prep.notes", "NotesConfig", "run", "prep"),
+    "real-notes": Command("real notes to a folder of notes", "data_prep.real_notes", "RealNotesConfig", "run", "prep"),
     "instructions": Command(
         "notes to instruction-answer pairs", "data_prep.instructions", "InstructionsConfig", "run", "prep"
     ),

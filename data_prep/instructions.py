@@ -44,6 +44,7 @@ from data_prep.records import (
     seeded_fraction,
     text_hash,
 )
+from data_prep.remote import why_not_send
 from data_prep.seed_instructions import SEED_INSTRUCTIONS
 from data_prep.shards import ShardsConfig, Stage, check_shards, run_stage
 from data_prep.teacher import Reply, Request, Teacher, TeacherConfig, check_teacher, ledger_path, request_seed, sampling
@@ -97,6 +98,9 @@ class InstructionsConfig:
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
 
+    allow_remote: str = ""
+    """With real notes and --teacher openai: the endpoint's host, which must be one of your own."""
+
     pool_notes: int = 100
     """Notes whose questions become few-shot examples for the rest of an API run; 0 shows seed instructions only."""
 
@@ -141,8 +145,11 @@ class WriteExamples:
     pool: dict[str, list[str]]  # task → frozen questions; empty where seed instructions are all there is
     pool_notes: frozenset[str]  # notes whose questions made the pool: they see seed instructions only
     questions_only: bool = False
+    why_not_send: str = ""  # restricted notes to this endpoint
 
     async def __call__(self, note: Note, teacher: Teacher) -> list[Record]:
+        if note.restricted and self.why_not_send:
+            raise UserError(f"note {note.id} is a real one, which must not leave the house: {self.why_not_send}")
         tasks = tasks_of_note(note.id, self.per_note, self.weights, self.seed)
         results: list[Record] = []
         for k, task in enumerate(tasks):
@@ -168,6 +175,7 @@ class WriteExamples:
             source=note.source,
             licence=note.licence,
             article=note.article,
+            restricted=note.restricted,
             question_generation=generation(teacher, reply, QUESTION_PROMPT.hash, seed),
             answer_generation=Generation("", "", "", 0, ""),
         )
@@ -257,9 +265,13 @@ def frozen_pool(config: InstructionsConfig, name: str, work: WriteExamples, note
 def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path]) -> WriteExamples:
     """What is done to each note, with the pool of questions if this run has one."""
     weights = config.task_weights.by_task()
-    seeds_only = WriteExamples(config.per_note, config.follow_ups, weights, config.seed, {}, frozenset())
+    offline = config.teacher.teacher == "offline"
+    seeds_only = WriteExamples(
+        config.per_note, config.follow_ups, weights, config.seed, {}, frozenset(),
+        why_not_send="" if offline else why_not_send(config.teacher.base_url, config.allow_remote),
+    )  # fmt: skip
     # The offline teacher reads no examples.
-    if config.teacher.teacher == "offline" or not config.pool_notes:
+    if offline or not config.pool_notes:
         return seeds_only
     count = min(config.pool_notes, config.shards.limit or config.pool_notes)
     notes = list(itertools.islice(read_notes(paths), count))

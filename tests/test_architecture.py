@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"data_prep", "asclepius_jax"}
-STAGES = ("case_reports", "notes", "instructions", "split", "pack")
+STAGES = ("case_reports", "notes", "real_notes", "instructions", "split", "pack")
 
 
 def modules(folder: str) -> list[Path]:
