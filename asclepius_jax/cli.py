@@ -32,6 +32,8 @@ COMMANDS = {
         "notes to instruction-answer pairs", "data_prep.instructions", "InstructionsConfig", "run", "prep"
     ),
     "split": Command("notes or pairs to training and held-out ones", "data_prep.split", "SplitConfig", "run", "prep"),
+    "release": Command("pairs to a data set for others", "data_prep.release", "ReleaseConfig", "run", "prep"),
+    "adopt": Command("a published data set to pairs", "data_prep.adopt", "AdoptConfig", "run", "prep"),
     "pack": Command("notes or pairs to packed rows", "data_prep.pack", "PackConfig", "run", "prep"),
     "train": Command("pretrain or tune on packed rows", "asclepius_jax.train.loop", "", "train", "train"),
     "plan": Command(

@@ -17,7 +17,6 @@ import tyro
 from asclepius_jax.adapters import lora_of
 from asclepius_jax.checkpoints import DIGESTS, STEPS, DamagedStep, Meta, find_step, read_meta, refusal
 from asclepius_jax.checksums import written
-from asclepius_jax.hub import push
 from asclepius_jax.merging import write_merged
 from asclepius_jax.model.hf import check_finite, write_config
 from asclepius_jax.model.llama import build
@@ -27,11 +26,23 @@ from asclepius_jax.peft import read_adapters, write_peft
 from asclepius_jax.verify import verify
 from asclepius_jax.weights import Export, Share, check_stored, collect, write_share
 from data_prep.folders import MANIFEST, writing_folder
+from data_prep.hub import Target, push
 from data_prep.prompts import chat_template
 from data_prep.records import UserError, file_hash, text_hash
 from data_prep.tokenizer import JsonTokenizer, check_vocabulary
 
 CODES = {"bfloat16": "BF16", "float32": "F32"}
+# Beside the files of weights that the manifest names. Nothing else that lies in the folder leaves the machine.
+TEXTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+    "README.md",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +87,14 @@ def run_export(config: ExportConfig) -> None:
         except DamagedStep as error:
             raise UserError(refusal(step_folder, error)) from error
     if config.push:
-        push(config.out, config.push, config.public)
+        push_folder(config)
+
+
+def push_folder(config: ExportConfig) -> None:
+    manifest = json.loads((config.out / MANIFEST).read_text(encoding="utf-8"))
+    names = [*(file["name"] for file in manifest["files"]), *TEXTS, MANIFEST]
+    message = f"Step {manifest['step']}, {manifest['dtype']}, by asclepius-jax"
+    push(config.out, Target(config.push, "model", config.public), names, message)
 
 
 @contextlib.contextmanager

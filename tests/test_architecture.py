@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"data_prep", "asclepius_jax"}
-STAGES = ("case_reports", "notes", "real_notes", "instructions", "split", "pack")
+STAGES = ("case_reports", "notes", "real_notes", "instructions", "split", "release", "adopt", "pack")
 
 
 def modules(folder: str) -> list[Path]:
@@ -55,7 +55,7 @@ def test_text_stages_never_import_one_another(stage: str):
 
 
 def test_the_accelerator_side_reads_only_the_shared_files_of_the_text_side():
-    allowed = tuple(f"data_prep.{name}" for name in ("records", "folders", "tokenizer", "prompts"))
+    allowed = tuple(f"data_prep.{name}" for name in ("records", "folders", "tokenizer", "prompts", "hub"))
     outside = [
         path
         for path in modules("asclepius_jax")
