@@ -7,20 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from asclepius_jax.checkpoints import Meta
+from data_prep.hub import hub_name
 
-# The hub's names of licences that allow publication.
-LICENCES = {
-    "apache-2.0": "apache-2.0",
-    "cc by 4.0": "cc-by-4.0",
-    "cc by-sa 4.0": "cc-by-sa-4.0",
-    "cc by-nc 4.0": "cc-by-nc-4.0",
-    "cc by-nc-sa 4.0": "cc-by-nc-sa-4.0",
-    "cc by-nc-nd 4.0": "cc-by-nc-nd-4.0",
-    "cc0": "cc0-1.0",
-    "cc0 1.0": "cc0-1.0",
-    "cc0-1.0": "cc0-1.0",
-    "mit": "mit",
-}
 TRAINED = ", trained with asclepius-jax on synthetic clinical notes"
 KINDS = {
     "instruct": f" that answers instructions about clinical notes{TRAINED}",
@@ -75,7 +63,7 @@ def front_matter(meta: Meta) -> str:
 
 def hub_licence(meta: Meta) -> str:
     """The data's licence where all of it has one that the hub knows, else `other`; nothing where there is no data."""
-    names = {LICENCES.get(" ".join(name.lower().split()), "other") for name in meta.data.get("licences", {})}
+    names = {hub_name(name) for name in meta.data.get("licences", {})}
     return "" if not names else names.pop() if len(names) == 1 else "other"
 
 

@@ -6,6 +6,26 @@ from typing import Literal
 
 from data_prep.records import UserError
 
+# Its names of licences that allow publication.
+LICENCES = {
+    "apache-2.0": "apache-2.0",
+    "cc by": "cc-by-4.0",
+    "cc by 4.0": "cc-by-4.0",
+    "cc by-sa 4.0": "cc-by-sa-4.0",
+    "cc by-nc 4.0": "cc-by-nc-4.0",
+    "cc by-nc-sa 4.0": "cc-by-nc-sa-4.0",
+    "cc by-nc-nd 4.0": "cc-by-nc-nd-4.0",
+    "cc0": "cc0-1.0",
+    "cc0 1.0": "cc0-1.0",
+    "cc0-1.0": "cc0-1.0",
+    "mit": "mit",
+}
+OTHER = "other"
+
+
+def hub_name(licence: str) -> str:
+    return LICENCES.get(" ".join(licence.lower().split()), OTHER)
+
 
 @dataclass(frozen=True)
 class Target:

@@ -19,21 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.folders import MANIFEST, FolderWriter, read_manifest, verified_files, writing_folder
-from data_prep.hub import Target, push
+from data_prep.hub import OTHER, Target, hub_name, push
 from data_prep.identifiers import NEVER_PUBLISHED, find_identifiers
 from data_prep.records import Example, UserError, read_parquet, text_hash
 
 SHARD_RECORDS = 50_000
-# Share-alike: where one source has it, the whole has it.
-SHARE_ALIKE = {"cc by-nc-sa 4.0": "cc-by-nc-sa-4.0", "cc by-sa 4.0": "cc-by-sa-4.0"}
-HUB_LICENCES = {
-    **SHARE_ALIKE,
-    "cc by 4.0": "cc-by-4.0",
-    "cc by": "cc-by-4.0",
-    "cc by-nc 4.0": "cc-by-nc-4.0",
-    "cc0": "cc0-1.0",
-    "cc0 1.0": "cc0-1.0",
-}
+# Where one source has such a licence, the whole has it; the stricter first.
+SHARE_ALIKE = ("cc-by-nc-sa-4.0", "cc-by-sa-4.0")
 EXAMPLES_SHOWN = 2
 
 
@@ -197,12 +189,9 @@ def funnel(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, int, int, 
 
 
 def licence_of(licences: Counter[str]) -> str:
-    names = {" ".join(name.lower().split()) for name in licences}
-    for share_alike, hub_name in SHARE_ALIKE.items():
-        if share_alike in names:
-            return hub_name
-    known = {HUB_LICENCES.get(name, "other") for name in names}
-    return known.pop() if len(known) == 1 else "other"
+    names = {hub_name(licence) for licence in licences}
+    inherited = next((name for name in SHARE_ALIKE if name in names), OTHER)
+    return names.pop() if len(names) == 1 else inherited
 
 
 def counted(counts: Counter[str]) -> str:
