@@ -3,12 +3,13 @@
 asclepius notes --source case_reports.jsonl --out notes --teacher offline --note-types all --per-report 2
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from data_prep import style
 from data_prep.case_reports import ReportsConfig, open_reports
 from data_prep.filters import Duplicates, reason_to_reject
 from data_prep.note_types import NoteType, types_named, types_of_report
@@ -37,6 +38,10 @@ class NotesConfig:
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
 
+    style: float = 0.0
+    """Share of the places at which a finished, checked note is put into chart style: abbreviations, lay words, clipped
+    grammar. Every edit is recorded with the note."""
+
     seed: int = 0
     """Every request's sampling seed is derived from it and from the record's id."""
 
@@ -48,6 +53,7 @@ class WriteNote:
     seed: int
     types: list[NoteType]
     per_report: int
+    style: float
 
     async def __call__(self, report: CaseReport, teacher: Teacher) -> list[Record]:
         types = types_of_report(report.id, self.types, self.per_report, self.seed)
@@ -69,13 +75,18 @@ class WriteNote:
             generation=Generation(teacher.name, reply.model, note_prompt_hash(note_type), seed, reply.finish_reason),
         )
         broken = reason_to_reject("note", reply)
-        return Reject.of(note, *broken) if broken else note
+        return Reject.of(note, *broken) if broken else self.styled(note)
+
+    def styled(self, note: Note) -> Note:
+        text, edits = style.apply(note.text, self.style, self.seed, note.id)
+        return replace(note, text=text, style=style.to_json(edits))
 
 
 def run(config: NotesConfig) -> dict[str, Any]:
     """Write the notes folder; its manifest. UserError for what the caller can mend."""
     check_teacher(config.teacher)
     check_shards(config.shards)
+    style.check_rate(config.style)
     types = types_named(config.note_types)
     if not 0 <= config.per_report <= len(types):
         raise UserError(
@@ -89,6 +100,11 @@ def run(config: NotesConfig) -> dict[str, Any]:
             Reject.of(note, "duplicate", "the same text as an earlier note") if seen.is_duplicate(note.text) else None
         )
 
-    facts = {"teacher": sampling(config.teacher), "seed": config.seed, "note_types": [row.name for row in types]}
+    facts = {
+        "teacher": sampling(config.teacher),
+        "seed": config.seed,
+        "note_types": [row.name for row in types],
+        "style": config.style,
+    }
     stage = Stage("notes", Note, config.out, config.teacher, config.shards, source.inputs, facts)
-    return run_stage(stage, WriteNote(config.seed, types, config.per_report), source.records(), judge)
+    return run_stage(stage, WriteNote(config.seed, types, config.per_report, config.style), source.records(), judge)
