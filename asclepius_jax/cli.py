@@ -31,6 +31,7 @@ COMMANDS = {
     "instructions": Command(
         "notes to instruction-answer pairs", "data_prep.instructions", "InstructionsConfig", "run", "prep"
     ),
+    "compare": Command("notes beside real ones, on a page", "data_prep.compare", "CompareConfig", "run", "prep"),
     "split": Command("notes or pairs to training and held-out ones", "data_prep.split", "SplitConfig", "run", "prep"),
     "release": Command("pairs to a data set for others", "data_prep.release", "ReleaseConfig", "run", "prep"),
     "adopt": Command("a published data set to pairs", "data_prep.adopt", "AdoptConfig", "run", "prep"),

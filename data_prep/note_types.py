@@ -12,6 +12,7 @@ class NoteType:
     headings: str  # in the order that a chart has them
     scope: str  # what of a case report it may use
     style: str  # how it is written
+    known_as: str  # words by which collections of real notes name it
 
 
 NOTE_TYPES = {
@@ -25,6 +26,7 @@ NOTE_TYPES = {
             "the whole story. If the patient died, stayed, or was never admitted, do not invent a discharge: tell the "
             "course up to where the report ends",
             "clipped phrases, common abbreviations (y/o, h/o, c/o, s/p, BP, CT), lists where they help",
+            "discharge summary",
         ),
         NoteType(
             "history and physical",
@@ -33,6 +35,7 @@ NOTE_TYPES = {
             "Exam, Labs, Imaging, Assessment and plan",
             "what was known at admission: nothing of the later course, of later results or of the outcome",
             "full history in prose, examination by system in clipped phrases",
+            "history and phy",
         ),
         NoteType(
             "progress note",
@@ -41,6 +44,7 @@ NOTE_TYPES = {
             "one day in the middle of the stay: what the patient says, what is found, what is thought and done; not "
             "the outcome",
             "SOAP, telegraphic, one line an item",
+            "progress note|soap",
         ),
         NoteType(
             "emergency department note",
@@ -48,6 +52,7 @@ NOTE_TYPES = {
             "Chief complaint, HPI, PMH, Medications, Exam, ED results, Impression, Disposition",
             "the first hours: arrival, examination, first results and what was done at once",
             "terse, written under pressure, abbreviations throughout",
+            "emergency",
         ),
         NoteType(
             "radiology report",
@@ -55,6 +60,7 @@ NOTE_TYPES = {
             "Indication, Technique, Comparison, Findings, Impression",
             "the imaging studies alone, with the complaint as their indication",
             "impersonal, one finding a line, measurements as the report gives them; the impression numbered",
+            "radiology",
         ),
         NoteType(
             "operative note",
@@ -63,6 +69,7 @@ NOTE_TYPES = {
             "procedure, Specimens, Complications",
             "the operation or intervention, why it was done, and what was taken out. A report without one has none",
             "procedure steps in order, passive voice, past tense",
+            "surgery|operative",
         ),
         NoteType(
             "nursing note",
@@ -71,6 +78,7 @@ NOTE_TYPES = {
             "what a nurse sees and does: condition, observations, medication given, how the patient is and where he "
             "or she goes; no interpretation of images or histology",
             "short plain sentences, few abbreviations",
+            "nursing",
         ),
         NoteType(
             "consultation letter",
@@ -79,6 +87,7 @@ NOTE_TYPES = {
             "history and findings as far as the consulted specialty needs them, and what that specialty concluded and "
             "did",
             "a letter to a colleague in full sentences; no name, address or date that the report does not give",
+            "letter",
         ),
     )
 }

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"data_prep", "asclepius_jax"}
-STAGES = ("case_reports", "notes", "real_notes", "instructions", "split", "release", "adopt", "pack")
+STAGES = ("case_reports", "notes", "real_notes", "instructions", "compare", "split", "release", "adopt", "pack")
 
 
 def modules(folder: str) -> list[Path]:
