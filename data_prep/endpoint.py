@@ -93,7 +93,8 @@ class OpenAITeacher:
 
     def __init__(self, config: TeacherConfig, ledger: Ledger, meter: Meter):
         self.config, self.ledger, self.meter = config, ledger, meter
-        meter.uncertain += ledger.take_over()
+        ledger.take_over()
+        meter.uncertain = ledger.uncertain()
         discount = config.budget.batch_discount if config.batches.batch else 0.0
         self.budget = Budget(config.budget, ledger.spent(), discount)
         meter.budget = self.budget
@@ -106,6 +107,11 @@ class OpenAITeacher:
             from data_prep.batch import Batches
 
             return Batches(self.config, self.ledger, self.budget, self.meter)
+        if waiting := self.ledger.open_batches():
+            raise UserError(
+                f"{waiting} batches of an earlier run with --batch are not read yet: run this with --batch until they "
+                "are, or they are paid for twice"
+            )
         from data_prep.live import Live
 
         return Live(self.config, self.ledger, self.budget, self.meter)

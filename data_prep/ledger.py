@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS calls (
     attempts INTEGER NOT NULL DEFAULT 0,
     uncertain INTEGER NOT NULL DEFAULT 0,
     cost REAL NOT NULL DEFAULT 0,
+    reserved REAL NOT NULL DEFAULT 0,
     batch TEXT,
     response TEXT
 );
@@ -135,9 +136,9 @@ class Ledger:
         """No response came: for good, or, with the state "planned", for now."""
         await self._grouped(_fail, key, state)
 
-    def correct(self, key: str, cost: float) -> None:
-        """Add to what a request costs what is known better now. Nobody waits for it: until then the worst stands."""
-        self._enqueue(_correct, (key, cost), None)
+    def settle(self, key: str, cost: float) -> None:
+        """Put what a request has cost in the place of its worst. Nobody waits for it: until then the worst stands."""
+        self._enqueue(_settle, (key, cost), None)
 
     async def grouped(self, operation: Operation, *values: Any) -> Any:
         """Run an operation on the database in the writing thread, within its next commit."""
@@ -175,6 +176,10 @@ class Ledger:
             kind,
             most,
         ).fetchall()
+
+    def open_batches(self) -> int:
+        """Batches that an endpoint still works on, as far as is known here."""
+        return int(self._select("SELECT count(*) FROM batches WHERE state = 'open'").fetchone()[0])
 
     def frozen(self, name: str, make: Callable[[], Any]) -> Any:
         """A JSON value that is made once and stays: what later requests are built from must not move between runs."""
@@ -294,8 +299,8 @@ def _plan(db: sqlite3.Connection, key: str, request: str, kind: str) -> Call:
 
 def _begin(db: sqlite3.Connection, key: str, cost: float) -> None:
     db.execute(
-        "UPDATE calls SET state = 'in flight', attempts = attempts + 1, cost = cost + ?, response = NULL, batch = NULL "
-        "WHERE key = ?",
+        "UPDATE calls SET state = 'in flight', attempts = attempts + 1, cost = cost + ?1, reserved = ?1, "
+        "response = NULL, batch = NULL WHERE key = ?2",
         (cost, key),
     )
 
@@ -308,12 +313,13 @@ def _fail(db: sqlite3.Connection, key: str, state: str) -> None:
     db.execute("UPDATE calls SET state = ?, batch = NULL WHERE key = ?", (state, key))
 
 
-def _correct(db: sqlite3.Connection, key: str, cost: float) -> None:
-    db.execute("UPDATE calls SET cost = max(0, cost + ?) WHERE key = ?", (cost, key))
+def _settle(db: sqlite3.Connection, key: str, cost: float) -> None:
+    db.execute("UPDATE calls SET cost = cost - reserved + ?, reserved = 0 WHERE key = ?", (cost, key))
 
 
 def _take_over(db: sqlite3.Connection) -> int:
     # What is in flight with a batch is not in doubt: the endpoint will say what became of it.
     return db.execute(
-        "UPDATE calls SET state = 'planned', uncertain = uncertain + 1 WHERE state = 'in flight' AND batch IS NULL"
+        "UPDATE calls SET state = 'planned', uncertain = uncertain + 1, reserved = 0 "
+        "WHERE state = 'in flight' AND batch IS NULL"
     ).rowcount

@@ -107,7 +107,7 @@ class Live:
                 self.on_the_wire.discard(task)
                 self.budget.settle(cost, spent)
                 if spent != cost:
-                    self.ledger.correct(outgoing.key, spent - cost)
+                    self.ledger.settle(outgoing.key, spent)
         finally:
             self.pace.leave(tokens)
         return attempt

@@ -33,6 +33,7 @@ class Meter:
     uncertain: int = 0  # in flight when an earlier run died: perhaps paid for twice
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    waiting_for: str = ""  # what else a person should know of
     budget: Budget | None = None
     pace: "Pace | None" = None
     started: float = field(default_factory=time.monotonic)
@@ -46,6 +47,7 @@ class Meter:
             parts.append(f"{self.answered} requests, {self.failed} failed")
             parts.append(f"{self.answered / seconds:.1f} requests/s, {tokens:.0f} tokens/s")
             parts += [f"{self.pace.in_flight} in flight"] if self.pace else []
+            parts += [self.waiting_for] if self.waiting_for else []
             parts += self.costs()
         if 0 < self.records < self.total:
             parts.append(f"{clock(seconds * (self.total - self.records) / self.records)} left")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_prep.endpoint import OpenAITeacher
+from data_prep.estimate import Counting
 from data_prep.folders import FolderWriter, read_manifest, writing_folder
 from data_prep.progress import Meter, say, shown
 from data_prep.records import Record, Reject, UserError
@@ -194,6 +195,7 @@ class Stage:
     shards: ShardsConfig
     inputs: dict[str, str]  # names of what is read, with their hashes
     facts: dict[str, Any]  # what else the manifest should say
+    total: int = 0  # input records, where that is known beforehand
 
     def map(self, work: Work, records: Iterable[Record], meter: Meter | None = None) -> Iterator[list[Record]]:
         shards = in_shards(first(records, self.shards.limit), self.shards.shard_records)
@@ -222,7 +224,9 @@ def run_stage(
 
     `judge` sees every result in input order, on one process, and may still reject it: that is where duplicates fall.
     """
-    meter = Meter(total=stage.shards.limit)
+    if stage.teacher.estimate:
+        return estimate(stage, work, records)
+    meter = Meter(total=min(stage.total or stage.shards.limit, stage.shards.limit or stage.total))
     with writing_folder(stage.out, stage.kind, stage.inputs) as writer, shown(stage.kind, meter):
         writer.facts.update(stage.facts)
 
@@ -243,6 +247,17 @@ def run_stage(
     requests = f"; {meter.closing()}" if meter.closing() else ""
     say(f"{stage.kind}: {summary(writer)}, {time.monotonic() - meter.started:.1f} s -> {stage.out}{requests}")
     return read_manifest(stage.out, stage.kind)
+
+
+def estimate(stage: Stage, work: Work, records: Iterable[Record]) -> dict[str, Any]:
+    """Go through the stage with a teacher that only counts; what it counted, which is printed too."""
+    counting = Counting(stage.teacher, ledger_path(stage.teacher, stage.out))
+    shards = in_shards(first(records, stage.shards.limit), stage.shards.shard_records)
+    for _ in map_on_one_loop(work, lambda: counting, shards):
+        pass
+    for line in counting.lines():
+        print(f"{stage.kind}: {line}")
+    return counting.figures()
 
 
 def write_shard(
