@@ -96,7 +96,7 @@ class Live:
             spent = cost  # until something says otherwise
             try:
                 if self.ended:
-                    raise self.ended
+                    raise UserError(str(self.ended))  # each its own: a shared one would gather thousands of frames
                 self.on_the_wire.add(task)
                 await self.ledger.begin(outgoing.key, cost)
                 attempt, spent = await self._exchange(outgoing, sent_at, cost)

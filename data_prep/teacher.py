@@ -142,7 +142,12 @@ def make_teacher(config: TeacherConfig, ledger_path: Path, meter: Meter) -> Teac
         return OfflineTeacher()
     from data_prep.endpoint import OpenAITeacher
 
-    return OpenAITeacher(config, Ledger(ledger_path), meter)
+    ledger = Ledger(ledger_path)
+    try:
+        return OpenAITeacher(config, ledger, meter)
+    except UserError:
+        ledger.close()
+        raise
 
 
 def request_seed(seed: int, kind: str, record_id: str) -> int:
