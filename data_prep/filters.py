@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from data_prep.identifiers import NEVER_PUBLISHED, find_identifiers
-from data_prep.teacher import Reply
+from data_prep.replies import Reply
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ class Candidate:
 RULES: tuple[tuple[str, Callable[[Candidate], object]], ...] = (
     ("error", lambda c: c.finish_reason == "error"),
     ("content_filter", lambda c: c.finish_reason == "content_filter"),
+    ("refusal", lambda c: c.finish_reason == "refusal"),
     ("truncated", lambda c: c.finish_reason == "length"),
+    ("invalid", lambda c: c.finish_reason == "invalid"),
     ("empty", lambda c: not c.text.strip()),
     ("ai_self_reference", lambda c: AI_SELF_REFERENCE.search(c.text.translate(APOSTROPHES))),
     ("refusal", lambda c: REFUSAL.search(c.opening)),

@@ -257,7 +257,8 @@ def frozen_pool(config: InstructionsConfig, name: str, work: WriteExamples, note
 
     ledger = Ledger(ledger_path(config.teacher, config.out))
     try:
-        return ledger.frozen(name, make)
+        # An estimate sends nothing, so it makes no pool.
+        return ledger.thawed(name) or {} if config.teacher.estimate else ledger.frozen(name, make)
     finally:
         ledger.close()
 
@@ -314,5 +315,5 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
         "task_weights": work.weights,
     }
     inputs = {str(config.source): content}
-    stage = Stage("instructions", Example, config.out, config.teacher, config.shards, inputs, facts)
+    stage = Stage("instructions", Example, config.out, config.teacher, config.shards, inputs, facts, manifest["out"])
     return run_stage(stage, work, read_notes(paths), judge)

@@ -6,10 +6,11 @@ the order of the input, so the output is the same for any number of workers; onl
 """
 
 import asyncio
+import functools
 import itertools
+import math
 import multiprocessing
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -19,9 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data_prep.endpoint import OpenAITeacher
+from data_prep.estimate import Counting
 from data_prep.folders import FolderWriter, read_manifest, writing_folder
+from data_prep.progress import Meter, say, shown
 from data_prep.records import Record, Reject, UserError
-from data_prep.teacher import OpenAITeacher, Teacher, TeacherConfig, ledger_path, make_teacher
+from data_prep.teacher import Teacher, TeacherConfig, ledger_path, make_teacher
 
 # How many shards an API run works on at once: the slowest reply of one must not leave the endpoint idle.
 SHARDS_AHEAD = 4
@@ -191,17 +195,21 @@ class Stage:
     shards: ShardsConfig
     inputs: dict[str, str]  # names of what is read, with their hashes
     facts: dict[str, Any]  # what else the manifest should say
+    total: int = 0  # input records, where that is known beforehand
 
-    def make_teacher(self) -> Teacher:
-        return make_teacher(self.teacher, ledger_path(self.teacher, self.out))
-
-    def map(self, work: Work, records: Iterable[Record]) -> Iterator[list[Record]]:
+    def map(self, work: Work, records: Iterable[Record], meter: Meter | None = None) -> Iterator[list[Record]]:
         shards = in_shards(first(records, self.shards.limit), self.shards.shard_records)
+        make = functools.partial(make_teacher, self.teacher, ledger_path(self.teacher, self.out), meter or Meter())
         if self.teacher.teacher == "offline":
-            return map_in_processes(work, self.make_teacher, shards, self.shards.workers or available_cores())
-        # Small shards: as many as it takes to keep every slot of the endpoint busy.
-        ahead = SHARDS_AHEAD + self.teacher.concurrency // self.shards.shard_records
-        return map_on_one_loop(work, self.make_teacher, shards, ahead)
+            return map_in_processes(work, make, shards, self.shards.workers or available_cores())
+        return map_on_one_loop(work, make, shards, self.shards_ahead())
+
+    def shards_ahead(self) -> int:
+        """How many shards to work on at once: small ones, as many as it takes to keep the endpoint busy."""
+        batches = self.teacher.batches
+        if batches.batch:
+            return math.ceil(batches.batch_window / self.shards.shard_records)
+        return SHARDS_AHEAD + self.teacher.concurrency // self.shards.shard_records
 
 
 def available_cores() -> int:
@@ -216,8 +224,10 @@ def run_stage(
 
     `judge` sees every result in input order, on one process, and may still reject it: that is where duplicates fall.
     """
-    started = time.monotonic()
-    with writing_folder(stage.out, stage.kind, stage.inputs) as writer:
+    if stage.teacher.estimate:
+        return estimate(stage, work, records)
+    meter = Meter(total=min(stage.total or stage.shards.limit, stage.shards.limit or stage.total))
+    with writing_folder(stage.out, stage.kind, stage.inputs) as writer, shown(stage.kind, meter):
         writer.facts.update(stage.facts)
 
         def counted() -> Iterator[Record]:
@@ -225,18 +235,29 @@ def run_stage(
                 writer.counts["in"] += 1
                 yield record
 
-        for results in stage.map(work, counted()):
+        for results in stage.map(work, counted(), meter):
             write_shard(writer, results, stage.record_type, judge)
-            if sys.stderr.isatty():
-                show(f"{stage.kind}: {summary(writer)}", end="\r")
+            meter.records, meter.rejected = writer.counts["in"], len(writer.rejects)
         if not writer.counts["in"]:
             raise UserError(f"{', '.join(stage.inputs)} holds no records: there is nothing to do")
         if not writer.shards and set(writer.reasons) == {"error"}:
             raise UserError(f"every request failed, the last one with: {writer.rejects[-1].detail}")
         if not writer.shards:
             writer.add_shard([], stage.record_type)
-    show(f"{stage.kind}: {summary(writer)}, {time.monotonic() - started:.1f} s -> {stage.out}")
+    requests = f"; {meter.closing()}" if meter.closing() else ""
+    say(f"{stage.kind}: {summary(writer)}, {time.monotonic() - meter.started:.1f} s -> {stage.out}{requests}")
     return read_manifest(stage.out, stage.kind)
+
+
+def estimate(stage: Stage, work: Work, records: Iterable[Record]) -> dict[str, Any]:
+    """Go through the stage with a teacher that only counts; what it counted, which is printed too."""
+    counting = Counting(stage.teacher, ledger_path(stage.teacher, stage.out))
+    shards = in_shards(first(records, stage.shards.limit), stage.shards.shard_records)
+    for _ in map_on_one_loop(work, lambda: counting, shards):
+        pass
+    for line in counting.lines():
+        print(f"{stage.kind}: {line}")
+    return counting.figures()
 
 
 def write_shard(
@@ -256,7 +277,3 @@ def write_shard(
 def summary(writer: FolderWriter) -> str:
     rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(writer.reasons.items())) or "none"
     return f"{writer.counts['in']} in, {writer.counts['out']} out, rejected: {rejected}"
-
-
-def show(line: str, end: str = "\n") -> None:
-    print(line, end=end, file=sys.stderr, flush=True)

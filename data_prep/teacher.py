@@ -1,31 +1,21 @@
 """What generates text. A `Teacher` answers one request at a time; the stages decide what to ask."""
 
-import asyncio
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from data_prep.ledger import Ledger, request_key
+import tyro
+
+from data_prep.budget import BudgetConfig, check_budget
+from data_prep.ledger import Ledger
+from data_prep.progress import Meter
 from data_prep.records import UserError, seeded_fraction
+from data_prep.replies import Reply
 
 OPENAI_URL = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
-
-# What endpoints call the end of a generation, in our words. Anything else, or nothing, is an error.
-FINISH_REASONS = {
-    "stop": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "content_filter": "content_filter",
-}
-
-# So many failures without one answer mean that the endpoint is wrong, not the records.
-HOPELESS = 20
 
 
 @dataclass(frozen=True)
@@ -38,19 +28,27 @@ class Request:
     # "report"; "note", "task", for an answer "question", for a follow-up "history" (JSON: what was asked and answered)
     inputs: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Reply:
-    text: str
-    finish_reason: str  # "stop", "length", "content_filter", or "error" with the error in `text`
-    model: str
+    schema: Mapping[str, Any] | None = None  # a JSON schema that the reply must meet
+    prompt_hash: str = ""  # where a prompt has a version that its messages do not show
+    sample: int = 0  # one of several draws for the same messages
 
 
 class Teacher(Protocol):
     name: str
 
     async def ask(self, request: Request) -> Reply: ...
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    batch: bool = False
+    """Ask through OpenAI's Batch API: half the price, and an answer within a day."""
+
+    batch_window: int = 50_000
+    """Input records that wait for their batches at once; each takes about 20 kB of memory."""
+
+    batch_poll_seconds: float = 60.0
+    """How often to ask whether a batch is done."""
 
 
 @dataclass(frozen=True)
@@ -69,149 +67,43 @@ class TeacherConfig:
     """Sampling temperature."""
 
     max_tokens: int = 2048
-    """Longest reply in tokens; a reply that is cut there is rejected."""
+    """Longest reply in tokens; one that is cut there is asked for once more with twice the room, then rejected."""
 
-    concurrency: int = 32
-    """Requests in flight at once."""
+    concurrency: int = 128
+    """Most requests in flight at once. It starts with a few and grows while the endpoint answers without a 429."""
+
+    requests_per_minute: int = 0
+    """Most requests a minute; 0 leaves it to what the endpoint's headers say."""
+
+    tokens_per_minute: int = 0
+    """Most tokens a minute, of prompts (estimated) and --max-tokens; 0 leaves it to the endpoint's headers."""
 
     timeout_seconds: float = 300.0
-    """Longest wait for one response."""
+    """Longest wait for one response, to its last byte."""
 
     max_retries: int = 6
-    """Further attempts after 408, 409, 429, 5xx or a lost connection; waits grow, and Retry-After is honoured."""
+    """Further attempts after 408, 409, 5xx, a timeout, a lost connection or a body that is no reply; waits grow. A 429
+    is waited out as long as others are answered."""
+
+    structured: bool = False
+    """Send a request's JSON schema along, where it has one and the endpoint understands response_format."""
 
     ledger: str = ""
     """The SQLite file that keeps requests and raw responses; by default OUT.ledger.sqlite beside the output folder."""
 
+    estimate: bool = False
+    """Print requests, tokens and cost before the first request, and send none."""
 
-class OpenAITeacher:
-    """Any endpoint that speaks OpenAI's chat completions; see `Ledger` for what makes a rerun free.
+    tokenizer: str = ""
+    """A tokenizer folder or .model file to count prompts with in --estimate; by default they are counted by bytes, as
+    the ledger's earlier requests of the kind were."""
 
-    A reply that cannot be had or read has the finish reason "error". UserError where going on is pointless: the key is
-    refused, the model unknown, the rate limit outlives the retries, or nothing at all has come back.
-    """
-
-    name = "openai"
-
-    def __init__(self, config: TeacherConfig, ledger: Ledger):
-        import openai
-
-        self.config, self.ledger = config, ledger
-        self.client = openai.AsyncOpenAI(
-            base_url=config.base_url,
-            api_key=api_key(config),
-            timeout=config.timeout_seconds,
-            max_retries=config.max_retries,
-        )
-        self.turns = asyncio.Semaphore(config.concurrency)
-        self.answered = False  # in this run: an endpoint that never did is probably the wrong one
-        self.failed_in_a_row = self.requests_sent = 0
-
-    async def ask(self, request: Request) -> Reply:
-        body = self._body(request)
-        earlier = self.ledger.response(request_key(body))
-        if earlier is not None:
-            reply = read_response(earlier, self.config.model)
-            # An unreadable response is worth another attempt; anything else stands.
-            if reply.finish_reason != "error":
-                return reply
-        async with self.turns:
-            reply = await self._send(body)
-        if reply.finish_reason != "error":
-            self.answered, self.failed_in_a_row = True, 0
-            return reply
-        self.failed_in_a_row += 1
-        if self.failed_in_a_row >= HOPELESS:
-            raise UserError(
-                f"{self.where}: {self.failed_in_a_row} requests in a row failed, the last one with: {reply.text}; "
-                "what was answered is kept, run this again when the endpoint is well"
-            )
-        return reply
-
-    async def close(self) -> None:
-        await self.client.close()
-        self.ledger.close()
+    budget: tyro.conf.OmitArgPrefixes[BudgetConfig] = field(default_factory=BudgetConfig)
+    batches: tyro.conf.OmitArgPrefixes[BatchConfig] = field(default_factory=BatchConfig)
 
     @property
     def where(self) -> str:
-        return f"{self.config.base_url}, model {self.config.model}"
-
-    def _body(self, request: Request) -> dict[str, Any]:
-        # OpenAI's newer models refuse max_tokens; most other servers know nothing else.
-        limit = "max_completion_tokens" if self.config.base_url == OPENAI_URL else "max_tokens"
-        return {
-            "base_url": self.config.base_url,
-            "model": self.config.model,
-            "messages": [dict(message) for message in request.messages],
-            "temperature": self.config.temperature,
-            "seed": request.seed,
-            limit: self.config.max_tokens,
-        }
-
-    async def _send(self, body: dict[str, Any]) -> Reply:
-        import openai
-
-        key = self.ledger.begin(body)
-        self.requests_sent += 1
-        arguments: dict[str, Any] = {name: value for name, value in body.items() if name != "base_url"}
-        try:
-            response = await self.client.chat.completions.with_raw_response.create(**arguments)
-        except openai.APIStatusError as error:
-            return self._refused(error.status_code, one_line(error))
-        except openai.APITimeoutError:
-            return self._error(f"no response within {self.config.timeout_seconds:g} seconds")
-        except openai.APIConnectionError as error:
-            reason = one_line(error.__cause__ or error)
-            if not self.answered:
-                raise UserError(f"cannot reach {self.config.base_url} ({reason}): check --base-url") from error
-            return self._error(f"connection lost: {reason}")
-        raw = response.http_response.content.decode("utf-8", errors="replace")
-        self.ledger.finish(key, raw)
-        return read_response(raw, self.config.model)
-
-    def _refused(self, status: int, reason: str) -> Reply:
-        if status in (401, 403):
-            raise UserError(f"{self.where} answered {status} ({reason}): check the key in {KEY_VARIABLE}")
-        if status == 404:
-            raise UserError(f"{self.where} answered 404 ({reason}): check --base-url and --model")
-        if status == 429:
-            raise UserError(
-                f"{self.where} still answered 429 after {self.config.max_retries} retries ({reason}): "
-                "lower --concurrency or raise the account's limit; what was answered is not paid for again"
-            )
-        return self._error(f"status {status}: {reason}")
-
-    def _error(self, reason: str) -> Reply:
-        return Reply(reason, "error", self.config.model)
-
-
-def read_response(raw: str, model: str) -> Reply:
-    """The reply in a raw chat completion; the finish reason "error" where there is none to be found.
-
-    `model` is the name to record where the response does not say which model answered.
-    """
-    try:
-        body = json.loads(raw)
-        model = str(body.get("model") or model)
-        choice = body["choices"][0]
-        message = choice["message"]
-        text, finish = message["content"], choice["finish_reason"]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        return Reply(f"not a chat completion ({one_line(error)}): {raw[:200]!r}", "error", model)
-    if text is None and isinstance(message.get("refusal"), str):
-        return Reply(message["refusal"], "content_filter", model)
-    if text is None and finish in ("content_filter", "length"):
-        text = ""
-    if not isinstance(text, str):
-        return Reply(f"the content is not text: {str(text)[:200]}", "error", model)
-    if finish not in FINISH_REASONS:
-        return Reply(f"finish reason {finish!r}: {text[:200]}", "error", model)
-    return Reply(text, FINISH_REASONS[finish], model)
-
-
-def one_line(error: object) -> str:
-    """What an error says, fit for one line of a message."""
-    return " ".join(f"{error}".split())[:300] or type(error).__name__
+        return f"{self.base_url}, model {self.model}"
 
 
 def api_key(config: TeacherConfig) -> str:
@@ -231,19 +123,32 @@ def check_teacher(config: TeacherConfig) -> None:
     for name in ("max_tokens", "concurrency", "timeout_seconds"):
         if getattr(config, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it must be above 0")
-    if config.max_retries < 0 or config.temperature < 0:
-        raise UserError("--max-retries and --temperature must be 0 or above")
+    for name in ("max_retries", "temperature", "requests_per_minute", "tokens_per_minute"):
+        if getattr(config, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it must be 0 or above")
+    if config.batches.batch_window < 1 or config.batches.batch_poll_seconds <= 0:
+        raise UserError("--batch-window and --batch-poll-seconds must be above 0")
     if config.teacher == "openai":
         api_key(config)
+        check_budget(config.budget, config.base_url)
+    elif config.estimate or config.batches.batch:
+        raise UserError("--estimate and --batch need --teacher openai: the offline teacher sends nothing")
 
 
-def make_teacher(config: TeacherConfig, ledger_path: Path) -> Teacher:
+def make_teacher(config: TeacherConfig, ledger_path: Path, meter: Meter) -> Teacher:
     """The teacher that the configuration names. The offline one costs nothing and keeps no ledger."""
     if config.teacher == "offline":
         from data_prep.offline import OfflineTeacher
 
         return OfflineTeacher()
-    return OpenAITeacher(config, Ledger(ledger_path))
+    from data_prep.endpoint import OpenAITeacher
+
+    ledger = Ledger(ledger_path)
+    try:
+        return OpenAITeacher(config, ledger, meter)
+    except UserError:
+        ledger.close()
+        raise
 
 
 def request_seed(seed: int, kind: str, record_id: str) -> int:

@@ -63,6 +63,7 @@ class FakeEndpoint:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+            request_queue_size = 512  # a full queue drops a connection, and its client waits a second
 
             def handle_error(self, *_: Any) -> None:
                 """A client that goes away in the middle is part of the tests."""

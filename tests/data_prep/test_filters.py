@@ -3,7 +3,7 @@
 import pytest
 
 from data_prep.filters import RULES, Duplicates, reason_to_reject
-from data_prep.teacher import Reply
+from data_prep.replies import Reply
 
 NOTE = "HPI: 56 y/o F, bitten by a snake on the L foot. " * 4
 CAUGHT = [
@@ -12,6 +12,8 @@ CAUGHT = [
     ("note", NOTE, "length", "truncated"),
     ("note", NOTE, "content_filter", "content_filter"),
     ("answer", "status 500: overloaded", "error", "error"),
+    ("answer", "Not something that I do.", "refusal", "refusal"),
+    ("answer", '{"score": "four"}', "invalid", "invalid"),
     ("answer", "I'm sorry, but I can't help with that.", "stop", "refusal"),
     ("answer", "I’m sorry, the chart is beyond me.", "stop", "refusal"),
     ("note", "I cannot provide medical records. " + NOTE, "stop", "refusal"),

@@ -1,15 +1,32 @@
 """The ledger: what was paid for stays, whatever happens in between."""
 
+import asyncio
 import multiprocessing
 import os
 import sqlite3
+import threading
 
 import pytest
 
-from data_prep.ledger import Ledger, request_key
+from data_prep.ledger import Ledger, canonical, key_of, request_key
 from data_prep.records import UserError
 
 REQUEST = {"base_url": "http://x/v1", "model": "m", "temperature": 1.0, "seed": 3, "messages": [{"role": "user"}]}
+
+
+def numbered(seed):
+    text = canonical({**REQUEST, "seed": seed})
+    return key_of(text), text
+
+
+async def send(ledger, seed, response=None, cost=0.0):
+    """A request up to the point of being in flight, or answered."""
+    key, text = numbered(seed)
+    await ledger.plan(key, text, "note")
+    await ledger.begin(key, cost)
+    if response is not None:
+        await ledger.finish(key, response)
+    return key
 
 
 def test_equal_requests_have_one_key_and_any_difference_another():
@@ -20,20 +37,24 @@ def test_equal_requests_have_one_key_and_any_difference_another():
 
 def test_a_response_is_there_after_reopening(tmp_path):
     ledger = Ledger(tmp_path / "a.sqlite")
-    key = ledger.begin(REQUEST)
+    key = asyncio.run(send(ledger, 1))
     assert ledger.response(key) is None
-    assert ledger.in_flight() == 1
-    ledger.finish(key, '{"raw": "é"}')
+    assert ledger.counts() == {"in flight": 1}
+    asyncio.run(ledger.finish(key, '{"raw": "é"}'))
     ledger.close()
     again = Ledger(tmp_path / "a.sqlite")
-    assert again.response(request_key(REQUEST)) == '{"raw": "é"}'
-    assert again.in_flight() == 0
+    assert again.response(key) == '{"raw": "é"}'
+    assert again.counts() == {"done": 1}
+    known = asyncio.run(again.plan(*numbered(1), "note"))
+    assert (known.state, known.response) == ("done", '{"raw": "é"}')
 
 
 def die_in_flight(path):
     ledger = Ledger(path)
-    ledger.finish(ledger.begin({**REQUEST, "seed": 1}), "paid")
-    ledger.begin({**REQUEST, "seed": 2})
+    ledger.take_over()
+    asyncio.run(send(ledger, 1, "paid", 0.5))
+    asyncio.run(send(ledger, 2, None, 0.25))
+    asyncio.run(ledger.plan(*numbered(3), "note"))
     os._exit(9)
 
 
@@ -44,13 +65,96 @@ def test_a_killed_process_leaves_what_it_paid_for_and_what_was_in_flight(tmp_pat
     process.join()
     assert process.exitcode == 9
     ledger = Ledger(path)
-    assert ledger.response(request_key({**REQUEST, "seed": 1})) == "paid"
-    assert ledger.response(request_key({**REQUEST, "seed": 2})) is None
-    assert ledger.in_flight() == 1
+    assert ledger.response(numbered(1)[0]) == "paid"
+    assert ledger.response(numbered(2)[0]) is None
+    assert ledger.counts() == {"done": 1, "in flight": 1, "planned": 1}
+    # The dead process held the lock; one request may be paid twice, and its worst cost stays on the books.
+    assert ledger.take_over() == 1
+    assert ledger.counts() == {"done": 1, "planned": 2}
+    assert ledger.uncertain() == 1
+    assert ledger.spent() == 0.75
+
+
+def test_two_runs_cannot_share_a_ledger(tmp_path):
+    first, second = Ledger(tmp_path / "a.sqlite"), Ledger(tmp_path / "a.sqlite")
+    first.take_over()
+    with pytest.raises(UserError, match="another run uses"):
+        second.take_over()
+    first.close()
+    second.take_over()
+    second.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.sqlite"]
+
+
+def test_many_at_once_share_commits_and_none_is_lost(tmp_path):
+    ledger = Ledger(tmp_path / "a.sqlite")
+    commits = []
+    ledger.database.set_trace_callback(lambda statement: commits.append(statement) if statement == "COMMIT" else None)
+
+    async def all_at_once():
+        await asyncio.gather(*(send(ledger, seed, f"reply {seed}") for seed in range(2000)))
+
+    asyncio.run(all_at_once())
+    assert len(commits) < 600, "6,000 steps"
+    ledger.database.set_trace_callback(None)
+    ledger.close()
+    again = Ledger(tmp_path / "a.sqlite")
+    assert again.counts() == {"done": 2000}
+    assert all(again.response(numbered(seed)[0]) == f"reply {seed}" for seed in range(0, 2000, 97))
+
+
+def test_a_step_is_committed_when_it_returns(tmp_path):
+    ledger = Ledger(tmp_path / "a.sqlite")
+    key = asyncio.run(send(ledger, 1, "paid"))
+    # Another connection sees committed rows alone.
+    other = sqlite3.connect(tmp_path / "a.sqlite")
+    assert other.execute("SELECT state, response FROM calls WHERE key = ?", (key,)).fetchall() == [("done", "paid")]
+
+
+def test_the_event_loop_never_waits_for_the_disk(tmp_path):
+    """A writer from outside holds the database for a while: the loop must go on turning."""
+    ledger = Ledger(tmp_path / "a.sqlite")
+    other = sqlite3.connect(tmp_path / "a.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.4, lambda: other.execute("COMMIT")).start()
+
+    async def turns_while_waiting():
+        task, turns = asyncio.create_task(send(ledger, 1)), 0
+        while not task.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+        return turns
+
+    assert asyncio.run(turns_while_waiting()) > 15
+
+
+def test_a_ledger_of_the_first_layout_keeps_what_was_paid_for(tmp_path):
+    old = sqlite3.connect(tmp_path / "a.sqlite", isolation_level=None)
+    old.executescript(
+        "CREATE TABLE requests (key TEXT PRIMARY KEY, request TEXT NOT NULL, response TEXT);"
+        "CREATE TABLE frozen (name TEXT PRIMARY KEY, value TEXT NOT NULL);"
+        "INSERT INTO frozen VALUES ('pool', '[1]');"
+    )
+    for seed, response in ((1, "paid"), (2, None)):
+        old.execute("INSERT INTO requests VALUES (?, ?, ?)", (*numbered(seed), response))
+    old.close()
+    for _ in range(2):
+        ledger = Ledger(tmp_path / "a.sqlite")
+        assert ledger.counts() == {"done": 1, "in flight": 1}
+        assert asyncio.run(ledger.plan(*numbered(1), "note")).response == "paid"
+        assert ledger.thawed("pool") == [1]
+        ledger.close()
+
+
+def test_a_ledger_of_a_later_layout_is_refused(tmp_path):
+    sqlite3.connect(tmp_path / "a.sqlite").execute("PRAGMA user_version = 99").close()
+    with pytest.raises(UserError, match="layout 99"):
+        Ledger(tmp_path / "a.sqlite")
 
 
 def test_a_frozen_value_is_made_once(tmp_path):
     ledger = Ledger(tmp_path / "a.sqlite")
+    assert ledger.thawed("pool") is None
     assert ledger.frozen("pool", lambda: {"a": ["b"]}) == {"a": ["b"]}
     assert Ledger(tmp_path / "a.sqlite").frozen("pool", lambda: pytest.fail("made again")) == {"a": ["b"]}
 
@@ -66,5 +170,5 @@ def test_a_full_disk_is_one_line(tmp_path):
     pages = ledger.database.execute("PRAGMA page_count").fetchone()[0]
     ledger.database.execute(f"PRAGMA max_page_count={pages}")
     with pytest.raises(UserError, match="full"):
-        ledger.begin({**REQUEST, "messages": ["x" * 100_000]})
+        asyncio.run(ledger.plan("key", "x" * 100_000, "note"))
     assert isinstance(ledger.database, sqlite3.Connection)

@@ -105,7 +105,8 @@ def test_an_endpoint_is_asked_once_for_each_report_and_never_again(tmp_path):
         asked = len(endpoint.requests)
         again = notes.run(config)
         assert len(endpoint.requests) == asked + 1, "only the one that failed is asked again"
-    assert asked == 9
+    assert asked == 9 + 1, "a note that was cut is asked for once more, with more room"
+    assert [body["max_tokens"] for body in endpoint.requests[:10]].count(198) == 1
     assert first["files"] == again["files"]
     assert [(r.id, r.reason) for r in rejects] == [("r2-ds", "truncated"), ("r3-ds", "refusal"), ("r4-ds", "error")]
     assert made[0].generation.model == "fake-1"

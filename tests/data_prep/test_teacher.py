@@ -1,26 +1,32 @@
 """The OpenAI-compatible teacher against an endpoint that misbehaves in every way it should survive."""
 
 import asyncio
+import contextlib
+import itertools
 import json
+import socket
 import threading
 import time
+import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_endpoint import AT_ONCE, FakeEndpoint, completion, failure
 
-from data_prep import teacher as teacher_module
-from data_prep.ledger import Ledger
+from data_prep import endpoint as endpoint_module
+from data_prep.budget import BudgetConfig
+from data_prep.endpoint import OpenAITeacher, identity
+from data_prep.ledger import Ledger, request_key
+from data_prep.progress import Meter
 from data_prep.records import UserError
+from data_prep.replies import Reply, read_response
 from data_prep.teacher import (
-    OpenAITeacher,
-    Reply,
     Request,
     TeacherConfig,
     check_teacher,
     ledger_path,
     make_teacher,
-    read_response,
     request_seed,
 )
 
@@ -31,7 +37,7 @@ def ask(endpoint, folder, count=1, **settings):
     config = TeacherConfig(teacher="openai", base_url=endpoint.url, **settings)
 
     async def go():
-        teacher = OpenAITeacher(config, Ledger(folder / "ledger.sqlite"))
+        teacher = OpenAITeacher(config, Ledger(folder / "ledger.sqlite"), Meter())
         requests = [Request("note", f"r{k}", ({"role": "user", "content": f"say {k}"},), seed=k) for k in range(count)]
         try:
             return await asyncio.gather(*map(teacher.ask, requests)), teacher
@@ -58,7 +64,7 @@ def test_a_rerun_sends_no_request(tmp_path):
         again, teacher = ask(endpoint, tmp_path, count=5)
     assert first == again
     assert len(endpoint.requests) == 5
-    assert teacher.requests_sent == 0
+    assert teacher.meter.answered == 0
 
 
 @pytest.mark.parametrize(("status", "says"), [(401, "OPENAI_API_KEY"), (403, "OPENAI_API_KEY"), (404, "--model")])
@@ -70,12 +76,18 @@ def test_a_refusal_of_the_endpoint_ends_the_run_and_names_it(tmp_path, status, s
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("code", ["rate_limit_exceeded", "insufficient_quota"])
-def test_429_for_ever_ends_the_run_after_the_retries(tmp_path, code):
+def test_429_for_ever_ends_the_run_after_the_retries(tmp_path):
     said = pytest.raises(UserError, match="429 after 2 retries")
-    with FakeEndpoint(lambda body, n: failure(429, code, **AT_ONCE)) as endpoint, said:
+    with FakeEndpoint(lambda body, n: failure(429, "rate_limit_exceeded", **AT_ONCE)) as endpoint, said:
         ask(endpoint, tmp_path, max_retries=2)
     assert len(endpoint.requests) == 3
+
+
+def test_an_exhausted_quota_ends_the_run_at_once(tmp_path):
+    said = pytest.raises(UserError, match=r"429 .*quota is used up")
+    with FakeEndpoint(lambda body, n: failure(429, "insufficient_quota", **AT_ONCE)) as endpoint, said:
+        ask(endpoint, tmp_path, max_retries=9)
+    assert len(endpoint.requests) == 1
 
 
 def test_a_server_error_is_tried_again(tmp_path):
@@ -109,6 +121,14 @@ GARBAGE = {
     "nothing": (200, {}, ""),
 }
 
+WHOLE = (
+    "content is a number",
+    "content is a list",
+    "content is null",
+    "no finish reason",
+    "an odd finish reason",
+)
+
 
 @pytest.mark.parametrize("name", GARBAGE)
 def test_garbage_costs_that_record_only_and_is_asked_again_next_time(tmp_path, name):
@@ -119,11 +139,14 @@ def test_garbage_costs_that_record_only_and_is_asked_again_next_time(tmp_path, n
 
     with FakeEndpoint(answer) as endpoint:
         replies, _ = ask(endpoint, tmp_path, count=3)
+        attempts = sum(body["seed"] == 0 for body in endpoint.requests)
         sick = False
         again, _ = ask(endpoint, tmp_path, count=3)
     assert [reply.finish_reason for reply in replies] == ["error", "stop", "stop"]
     assert [reply.finish_reason for reply in again] == ["stop"] * 3
-    assert len(endpoint.requests) == 4
+    # What was cut or garbled on its way may come whole; a completion that is no use is not paid for again and again.
+    assert attempts == (1 if name in WHOLE else 2)
+    assert len(endpoint.requests) == attempts + 3
 
 
 def test_the_raw_response_is_committed_before_it_is_parsed(tmp_path, monkeypatch):
@@ -132,7 +155,7 @@ def test_the_raw_response_is_committed_before_it_is_parsed(tmp_path, monkeypatch
 
     with FakeEndpoint(lambda body, n: completion("paid")) as endpoint:
         with monkeypatch.context() as patch:
-            patch.setattr(teacher_module, "read_response", crash)
+            patch.setattr(endpoint_module, "read_response", crash)
             with pytest.raises(KeyboardInterrupt):
                 ask(endpoint, tmp_path)
         replies, _ = ask(endpoint, tmp_path)
@@ -144,12 +167,12 @@ def test_a_request_is_in_flight_in_the_ledger_while_it_is_sent(tmp_path):
     seen = []
 
     def answer(body, n):
-        seen.append(Ledger(tmp_path / "ledger.sqlite").in_flight())
+        seen.append(Ledger(tmp_path / "ledger.sqlite").counts())
         return completion("x")
 
     with FakeEndpoint(answer) as endpoint:
         ask(endpoint, tmp_path)
-    assert seen == [1]
+    assert seen == [{"in flight": 1}]
 
 
 def test_an_endpoint_that_breaks_down_stops_the_run(tmp_path):
@@ -158,14 +181,14 @@ def test_an_endpoint_that_breaks_down_stops_the_run(tmp_path):
     def answer(body, n):
         return completion("well") if n < 30 else (200, {}, "<html>")
 
-    said = pytest.raises(UserError, match="20 requests in a row failed")
+    said = pytest.raises(UserError, match=r"2\d requests in a row failed")
     with FakeEndpoint(answer) as endpoint, said:
         ask(endpoint, tmp_path, count=100, concurrency=4)
     assert 50 <= len(endpoint.requests) < 60
 
 
 def test_when_all_fail_the_run_stops_early(tmp_path):
-    said = pytest.raises(UserError, match="20 requests in a row failed")
+    said = pytest.raises(UserError, match=r"2\d requests in a row failed")
     with FakeEndpoint(lambda body, n: (200, {}, "{}")) as endpoint, said:
         ask(endpoint, tmp_path, count=100, concurrency=4)
     assert len(endpoint.requests) < 30
@@ -211,7 +234,7 @@ def test_a_slow_reply_is_an_error_of_its_record(tmp_path):
     [
         (completion("cut of", "length"), Reply("cut of", "length", "fake-1")),
         (completion("", "content_filter"), Reply("", "content_filter", "fake-1")),
-        (completion(None, "stop", refusal="I won't"), Reply("I won't", "content_filter", "fake-1")),
+        (completion(None, "stop", refusal="I won't"), Reply("I won't", "refusal", "fake-1")),
         (completion(None, "length"), Reply("", "length", "fake-1")),
     ],
 )
@@ -255,6 +278,271 @@ def test_seeds_differ_by_record_and_by_kind():
 def test_make_teacher_keeps_a_ledger_for_the_paid_one(tmp_path):
     config = TeacherConfig(teacher="openai", model="m", base_url="http://x/v1")
     assert ledger_path(config, tmp_path / "notes") == tmp_path / "notes.ledger.sqlite"
-    teacher = make_teacher(config, ledger_path(config, tmp_path / "notes"))
+    teacher = make_teacher(config, ledger_path(config, tmp_path / "notes"), Meter())
     assert teacher.name == "openai"
     assert Path(tmp_path / "notes.ledger.sqlite").is_file()
+
+
+# ---------------------------------------------------------------- pace, at an endpoint
+
+
+def test_retry_after_holds_up_every_request(tmp_path):
+    arrived = []
+
+    def answer(body, n):
+        arrived.append(time.monotonic())
+        return failure(429, **{"Retry-After": "0.5"}) if n == 0 else completion("x")
+
+    with FakeEndpoint(answer) as endpoint:
+        replies, _ = ask(endpoint, tmp_path, count=6, concurrency=1)
+    assert [reply.text for reply in replies] == ["x"] * 6
+    assert arrived[1] - arrived[0] >= 0.5
+
+
+def test_429_among_answers_costs_nobody_anything(tmp_path):
+    """However often: what others are answered shows that the endpoint is well."""
+    with FakeEndpoint(lambda body, n: failure(429, **AT_ONCE) if n % 3 else completion("x")) as endpoint:
+        replies, teacher = ask(endpoint, tmp_path, count=30, max_retries=3)
+    assert {reply.text for reply in replies} == {"x"}
+    assert teacher.meter.throttled == len(endpoint.requests) - 30 > 30
+
+
+def test_the_limits_that_an_endpoint_names_are_kept(tmp_path):
+    arrived = []
+    told = {"x-ratelimit-limit-requests": "600", "x-ratelimit-remaining-requests": "0"}
+
+    def answer(body, n):
+        arrived.append(time.monotonic())
+        status, _, text = completion("x")
+        return status, {**told, "x-ratelimit-reset-requests": "60s"}, text
+
+    with FakeEndpoint(answer) as endpoint:
+        ask(endpoint, tmp_path, count=12)
+    # Eight were on their way before the first headers came; then ten a second.
+    assert all(late - early > 0.08 for early, late in itertools.pairwise(arrived[8:]))
+
+
+def test_requests_a_minute_are_kept(tmp_path):
+    with FakeEndpoint(lambda body, n: completion("x")) as endpoint:
+        started = time.monotonic()
+        ask(endpoint, tmp_path, count=60, requests_per_minute=600)
+        # A burst of fifty, and then less than ten a second.
+        assert 1 < time.monotonic() - started < 3
+
+
+# ---------------------------------------------------------------- what is lost
+
+
+def test_a_hang_ends_at_the_deadline_and_is_asked_again(tmp_path):
+    def answer(body, n):
+        time.sleep(1.5 if n == 0 else 0)
+        return completion("x")
+
+    with FakeEndpoint(answer) as endpoint:
+        started = time.monotonic()
+        replies, teacher = ask(endpoint, tmp_path, timeout_seconds=0.3)
+        assert time.monotonic() - started < 1.5
+    assert replies[0].text == "x"
+    assert teacher.meter.lost == 1
+
+
+def test_a_body_that_never_ends_meets_the_deadline_too(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip():
+            client, _ = server.accept()
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            with contextlib.suppress(OSError):  # the client hangs up, which is the point
+                for _ in range(100):
+                    time.sleep(0.05)
+                    client.sendall(b" ")
+
+        threading.Thread(target=drip, daemon=True).start()
+
+        class Endpoint:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+
+        replies, _ = ask(Endpoint, tmp_path, timeout_seconds=0.4, max_retries=0)
+    assert "within 0.4 seconds" in replies[0].text
+
+
+def test_a_reply_on_its_way_when_the_run_ends_is_waited_for(tmp_path):
+    def answer(body, n):
+        if body["seed"] == 0:
+            return failure(401)
+        time.sleep(0.4)
+        return completion("paid")
+
+    with FakeEndpoint(answer) as endpoint:
+        with pytest.raises(UserError, match="401"):
+            ask(endpoint, tmp_path, count=4)
+        asked = len(endpoint.requests)
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+    assert asked == 4
+    assert ledger.counts() == {"done": 3, "planned": 1}
+
+
+def test_a_dead_endpoint_that_comes_back_is_waited_for(tmp_path):
+    """An outage in the middle: one request at a time finds out, and nothing is rejected."""
+
+    def answer(body, n):
+        return failure(503) if 40 <= n < 75 else completion("x")
+
+    with FakeEndpoint(answer) as endpoint:
+        replies, teacher = ask(endpoint, tmp_path, count=100, max_retries=6, concurrency=16)
+    assert {reply.finish_reason for reply in replies} == {"stop"}
+    assert teacher.meter.lost == 35
+
+
+# ---------------------------------------------------------------- cut, refused, against a schema
+
+
+def test_a_cut_reply_is_asked_for_once_more_with_twice_the_room(tmp_path):
+    def answer(body, n):
+        return completion("cut", "length") if body["max_tokens"] == 10 or body["seed"] == 1 else completion("whole")
+
+    with FakeEndpoint(answer) as endpoint:
+        replies, _ = ask(endpoint, tmp_path, count=2, max_tokens=10)
+        again, _ = ask(endpoint, tmp_path, count=2, max_tokens=10)
+    assert [(reply.text, reply.finish_reason) for reply in replies] == [("whole", "stop"), ("cut", "length")]
+    assert again == replies
+    assert sorted(body["max_tokens"] for body in endpoint.requests) == [10, 10, 20, 20]
+
+
+def test_an_endpoint_without_so_much_room_leaves_the_cut_reply(tmp_path):
+    def answer(body, n):
+        return completion("cut", "length") if body["max_tokens"] == 10 else failure(400)
+
+    with FakeEndpoint(answer) as endpoint:
+        replies, _ = ask(endpoint, tmp_path, max_tokens=10)
+    assert replies == [Reply("cut", "length", "fake-1")]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"score": {"type": "integer", "minimum": 1, "maximum": 4}},
+    "required": ["score"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_a_reply_against_its_schema_is_asked_for_once_more_and_then_invalid(tmp_path, structured):
+    def answer(body, n):
+        return completion('{"score": 5}' if body["seed"] in (0, 10, 11) else '{"score": 4}')
+
+    async def go():
+        config = TeacherConfig("openai", endpoint.url, "m", structured=structured)
+        teacher = OpenAITeacher(config, Ledger(tmp_path / "ledger.sqlite"), Meter())
+        message = ({"role": "user", "content": "judge"},)
+        try:
+            return [
+                await teacher.ask(Request("judgement", "r", message, seed=seed, schema=SCHEMA)) for seed in (0, 10, 20)
+            ]
+        finally:
+            await teacher.close()
+
+    with FakeEndpoint(answer) as endpoint:
+        replies = asyncio.run(go())
+        assert asyncio.run(go()) == replies
+    assert [reply.finish_reason for reply in replies] == ["stop", "invalid", "stop"]
+    assert [body["seed"] for body in endpoint.requests] == [0, 1, 10, 11, 20]
+    for body in endpoint.requests:
+        assert ("response_format" in body) == structured
+    if structured:
+        assert endpoint.requests[0]["response_format"]["json_schema"]["schema"] == SCHEMA
+
+
+def test_schema_prompt_and_sample_are_part_of_a_requests_key():
+    config = TeacherConfig("openai", "http://x/v1", "m")
+    request = Request("judgement", "r", ({"role": "user", "content": "judge"},))
+    others = [replace(request, schema=SCHEMA), replace(request, prompt_hash="v2"), replace(request, sample=1)]
+    keys = {request_key(identity(config, each, 10)) for each in [request, *others]}
+    keys |= {request_key(identity(replace(config, structured=True), others[0], 10))}
+    assert len(keys) == 5
+    # A request that says none of these has the key that it always had.
+    first_layout = {
+        "base_url": "http://x/v1",
+        "model": "m",
+        "messages": [{"role": "user", "content": "judge"}],
+        "temperature": 1.0,
+        "seed": 0,
+        "max_tokens": 10,
+    }
+    assert request_key(identity(config, request, 10)) == request_key(first_layout)
+
+
+# ---------------------------------------------------------------- money and secrets
+
+
+def usage(text: str, prompt: int, completion_tokens: int):
+    status, headers, body = completion(text)
+    answer = {**json.loads(body), "usage": {"prompt_tokens": prompt, "completion_tokens": completion_tokens}}
+    return status, headers, json.dumps(answer)
+
+
+def test_max_cost_holds_with_many_in_flight(tmp_path):
+    """Forty at once that cost what they may cost at most: without reservation all forty would be sent."""
+    charged = 0.0
+    # Each prompt is bounded by its bytes and a little; a reply by max_tokens: 1,000 tokens, a cent each.
+    budget = BudgetConfig(max_cost=5.5, price_output=1000)
+
+    def answer(body, n):
+        nonlocal charged
+        time.sleep(0.1)
+        charged += 1.0
+        return usage("x", 10, 1000)
+
+    with FakeEndpoint(answer) as endpoint:
+        said = pytest.raises(UserError, match=r"--max-cost 5\.5: 5\.0000 USD are spent")
+        with said:
+            ask(endpoint, tmp_path, count=40, max_tokens=1000, budget=budget)
+        with said:  # the ledger remembers what earlier runs have spent
+            ask(endpoint, tmp_path, count=40, max_tokens=1000, budget=budget)
+    assert charged == len(endpoint.requests) == 5
+
+
+def test_what_replies_use_is_settled_and_leaves_room_for_more(tmp_path):
+    budget = BudgetConfig(max_cost=1.5, price_output=1000)
+    with FakeEndpoint(lambda body, n: usage("x", 10, 20)) as endpoint:
+        replies, teacher = ask(endpoint, tmp_path, count=20, max_tokens=1000, budget=budget)
+    assert len(replies) == 20
+    assert teacher.budget.spent == pytest.approx(20 * 0.02)
+    assert Ledger(tmp_path / "ledger.sqlite").spent() == pytest.approx(20 * 0.02)
+
+
+def test_what_may_have_been_paid_stays_at_its_worst(tmp_path):
+    budget = BudgetConfig(max_cost=10, price_output=1000)
+
+    def answer(body, n):
+        if body["seed"] == 0:
+            time.sleep(0.4 if n == 0 else 0)  # perhaps paid: a dollar at worst
+        return failure(500, **AT_ONCE) if body["seed"] == 1 else usage("x", 10, 100)  # a 500 is not
+
+    with FakeEndpoint(answer) as endpoint:
+        settings = {"timeout_seconds": 0.2, "max_tokens": 1000, "budget": budget}
+        replies, teacher = ask(endpoint, tmp_path, count=2, **settings)
+    assert [reply.finish_reason for reply in replies] == ["stop", "error"]
+    assert teacher.budget.spent == pytest.approx(1.0 + 0.1)
+    assert teacher.budget.reserved == 0
+
+
+def test_the_key_is_nowhere_even_if_the_endpoint_repeats_it(tmp_path, monkeypatch, capfd):
+    secret = "sk-very-secret-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+
+    def answer(body, n):
+        if body["seed"] == 3:
+            return 401, {}, json.dumps({"error": {"message": f"Incorrect API key provided: {secret}"}})
+        if body["seed"] == 2:
+            return 400, {}, f"no such header: Bearer {secret}"
+        return completion(f"your key is {secret}")
+
+    with FakeEndpoint(answer) as endpoint:
+        replies, _ = ask(endpoint, tmp_path, count=3)
+        with pytest.raises(UserError) as caught:
+            ask(endpoint, tmp_path, count=4)
+    assert endpoint.keys[0] == f"Bearer {secret}"
+    said = "".join(traceback.format_exception(caught.value)) + repr(replies) + "".join(capfd.readouterr())
+    assert secret not in said
+    assert secret.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())

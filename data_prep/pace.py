@@ -1,0 +1,189 @@
+"""How fast an endpoint is asked: as fast as it bears, and no faster.
+
+Requests in flight start at `START` and double with every round of replies until the first 429; from then on each round
+adds a little and each 429 halves them (once a round), up to `--concurrency`. Only a 429 makes them fewer: a lost reply
+says nothing about load. Buckets hold the limits a minute, those of the command line and those that the endpoint names
+in the headers of its responses. `Retry-After` holds up everything, since a limit is the account's, not the request's.
+"""
+
+import asyncio
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+START = 8
+# A round adds one, or this part of the ceiling: with thousands in flight one more a round would take hours.
+PART_ADDED = 1 / 64
+BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS = 0.5, 60.0
+# Seconds of a minute's limit that may be used at once.
+BURST_SECONDS = 5
+
+Clock = Callable[[], float]
+DURATION = re.compile(r"([\d.]+)\s*(ms|s|m|h|d)?", re.IGNORECASE)
+SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Bucket:
+    """What may be sent now, and how fast it fills again. Without a limit it is always full."""
+
+    def __init__(self, per_minute: float, now: float):
+        self.limited = per_minute > 0
+        # Burst and refill together are the limit, so that no minute holds more.
+        self.capacity = max(1.0, per_minute * BURST_SECONDS / 60)
+        self.rate = max(per_minute - self.capacity, min(per_minute, 1.0)) / 60
+        self.level, self.filled_at = self.capacity, now
+
+    def seconds_until(self, amount: float, now: float) -> float:
+        """How long until so much may be taken; more than fits waits for a full bucket, and leaves a debt."""
+        if not self.limited:
+            return 0.0
+        self._fill(now)
+        missing = min(amount, self.capacity) - self.level
+        return max(0.0, missing / self.rate)
+
+    def take(self, amount: float) -> None:
+        self.level -= amount
+
+    def told(self, limit: float, remaining: float, reset_seconds: float, on_the_way: float, now: float) -> None:
+        """What the endpoint says: `remaining` of `limit`, all of it after `reset_seconds`. `on_the_way` is in flight,
+        and may not be counted yet."""
+        self.limited, self.capacity, self.filled_at = True, max(1.0, limit), now
+        self.level = remaining - on_the_way
+        if reset_seconds > 0 and remaining < limit:
+            self.rate = (limit - remaining) / reset_seconds
+        else:
+            self.rate = max(limit, 1.0) / 60
+
+    def _fill(self, now: float) -> None:
+        self.level = min(self.capacity, self.level + (now - self.filled_at) * self.rate)
+        self.filled_at = now
+
+
+class Pace:
+    """The gate before an endpoint: `enter` before a request, `leave` after its response, and say how it went."""
+
+    def __init__(
+        self, ceiling: int, requests_per_minute: int = 0, tokens_per_minute: int = 0, clock: Clock = time.monotonic
+    ):
+        self.ceiling, self.clock = ceiling, clock
+        self.limit = float(min(START, ceiling))
+        self.in_flight = self.tokens_in_flight = 0
+        self.doubling, self.probing = True, False
+        self.cut_at = self.paused_until = self.suspected_at = float("-inf")
+        self.waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+        self.alarm: asyncio.TimerHandle | None = None
+        now = clock()
+        self.requests = Bucket(requests_per_minute, now), Bucket(0, now)  # the user's, the endpoint's
+        self.tokens = Bucket(tokens_per_minute, now), Bucket(0, now)
+
+    async def enter(self, tokens: int, before_others: bool = False) -> float:
+        """Wait for a turn; the moment at which it came. A request that failed goes before those never sent."""
+        turn = asyncio.get_running_loop().create_future()
+        (self.waiting.appendleft if before_others else self.waiting.append)((turn, tokens))
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave(tokens)
+            raise
+        return self.clock()
+
+    def leave(self, tokens: int) -> None:
+        self.in_flight -= 1
+        self.tokens_in_flight -= tokens
+        self._admit()
+
+    def answered(self) -> None:
+        """A reply came. Where nobody waits, more would prove nothing."""
+        self.probing = False
+        if self.waiting:
+            step = 1.0 if self.doubling else max(1.0, self.ceiling * PART_ADDED) / self.limit
+            self.limit = min(self.ceiling, self.limit + step)
+
+    def throttled(self, sent_at: float, wait_seconds: float) -> None:
+        """A 429 came for a request that was sent at `sent_at`."""
+        now = self.clock()
+        # Those that were under way when the limit was cut tell of the load before it.
+        if sent_at > self.cut_at:
+            self.doubling, self.cut_at = False, now
+            self.limit = max(1.0, self.limit / 2)
+        self.paused_until = max(self.paused_until, now + wait_seconds)
+
+    def suspect(self, seconds: float) -> None:
+        """The endpoint seems to be down: after a pause one request goes out at a time, until one is answered."""
+        self.probing, self.suspected_at = True, self.clock()
+        self.paused_until = max(self.paused_until, self.suspected_at + seconds)
+
+    def told(self, headers: Mapping[str, str]) -> None:
+        """Heed the limits that a response names."""
+        now = self.clock()
+        on_the_way = {"requests": self.in_flight, "tokens": self.tokens_in_flight}
+        for name, bucket in (("requests", self.requests[1]), ("tokens", self.tokens[1])):
+            limit, remaining, reset = (
+                seconds_of(headers.get(f"x-ratelimit-{what}-{name}", "")) for what in ("limit", "remaining", "reset")
+            )
+            if limit is not None and remaining is not None:
+                bucket.told(limit, remaining, reset or 0.0, on_the_way[name], now)
+
+    def _admit(self) -> None:
+        now = self.clock()
+        while self.waiting and self.in_flight < (1 if self.probing else int(self.limit)):
+            turn, tokens = self.waiting[0]
+            if not turn.done():
+                waits = [bucket.seconds_until(1, now) for bucket in self.requests]
+                waits += [bucket.seconds_until(tokens, now) for bucket in self.tokens]
+                seconds = max(self.paused_until - now, *waits)
+                if seconds > 0:
+                    self._wake_after(seconds)
+                    return
+                for bucket in self.requests:
+                    bucket.take(1)
+                for bucket in self.tokens:
+                    bucket.take(tokens)
+                self.in_flight += 1
+                self.tokens_in_flight += tokens
+                turn.set_result(None)
+            self.waiting.popleft()
+
+    def _wake_after(self, seconds: float) -> None:
+        if self.alarm:
+            self.alarm.cancel()
+        # A little late rather than a little early: an early one finds the bucket not quite full and comes again.
+        self.alarm = asyncio.get_running_loop().call_later(seconds + 0.001, self._admit)
+
+
+def back_off(attempt: int) -> float:
+    """Seconds before attempt number `attempt` (from 1) is repeated: full jitter, so that what failed together does not
+    come back together."""
+    return random.uniform(0, min(LONGEST_BACK_OFF_SECONDS, BACK_OFF_SECONDS * 2**attempt))
+
+
+def seconds_of(text: str) -> float | None:
+    """ "20ms", "6m0s", "1.5" as a number; units are seconds where there are none. None for anything else."""
+    parts = DURATION.findall(text)
+    if not parts or DURATION.sub("", text).strip():
+        return None
+    try:
+        return sum(float(number) * SECONDS[unit.lower() or "s"] for number, unit in parts)
+    except ValueError:
+        return None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """What a response asks to wait, in seconds: Retry-After as a number or a date, or retry-after-ms."""
+    milliseconds = seconds_of(headers.get("retry-after-ms", ""))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    text = headers.get("retry-after", "")
+    seconds = seconds_of(text)
+    if seconds is not None or not text:
+        return seconds
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,97 @@
+"""What an endpoint's response says: its text, how it ended, and what it used."""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# What endpoints call the end of a generation, in our words. Anything else, or nothing, is an error.
+FINISH_REASONS = {
+    "stop": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "content_filter": "content_filter",
+}
+# How the text of an error begins where a body was cut or garbled: then another attempt may bring the reply.
+GARBLED = "not a chat completion"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`finish_reason`: "stop", "length", "content_filter", "refusal", "invalid" (against the request's JSON schema), or
+    "error" with the error in `text`."""
+
+    text: str
+    finish_reason: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one request, by the endpoint's own count."""
+
+    prompt: int
+    cached: int  # of the prompt
+    completion: int
+
+
+def read_response(raw: str, model: str) -> Reply:
+    """The reply in a raw chat completion; the finish reason "error" where there is none to be found.
+
+    `model` is the name to record where the response does not say which model answered.
+    """
+    try:
+        body = json.loads(raw)
+        model = str(body.get("model") or model)
+        choice = body["choices"][0]
+        message = choice["message"]
+        text, finish = message["content"], choice["finish_reason"]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return Reply(f"{GARBLED} ({one_line(error)}): {raw[:200]!r}", "error", model)
+    if not text and isinstance(message.get("refusal"), str):
+        return Reply(message["refusal"], "refusal", model)
+    if text is None and finish in ("content_filter", "length"):
+        text = ""
+    if not isinstance(text, str):
+        return Reply(f"the content is not text: {str(text)[:200]}", "error", model)
+    if finish not in FINISH_REASONS:
+        return Reply(f"finish reason {finish!r}: {text[:200]}", "error", model)
+    return Reply(text, FINISH_REASONS[finish], model)
+
+
+def read_usage(raw: str) -> Usage | None:
+    """What a response says it used; None where it says nothing that can be believed."""
+    try:
+        usage = json.loads(raw)["usage"]
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        read = Usage(int(usage["prompt_tokens"]), int(cached), int(usage["completion_tokens"]))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return read if min(read.prompt, read.completion) >= 0 and 0 <= read.cached <= read.prompt else None
+
+
+def schema_problem(text: str, schema: Mapping[str, Any]) -> str | None:
+    """Why a text is not JSON of this schema, in one line; None if it is."""
+    import jsonschema
+
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        return f"not JSON ({one_line(error)})"
+    worst = jsonschema.exceptions.best_match(_validator(json.dumps(schema)).iter_errors(value))
+    return one_line(worst.message) if worst else None
+
+
+@functools.lru_cache(maxsize=16)
+def _validator(schema: str) -> Any:
+    import jsonschema
+
+    return jsonschema.validators.validator_for(json.loads(schema))(json.loads(schema))
+
+
+def one_line(error: object) -> str:
+    """What an error says, fit for one line of a message."""
+    return " ".join(f"{error}".split())[:300] or type(error).__name__
