@@ -2,9 +2,9 @@
 
 import re
 
-from data_prep.offline.entities import KIND_OF, Entity
+from data_prep.language.entities import KIND_OF, Entity
 from data_prep.offline.forms import Form
-from data_prep.offline.lexicon import QUALIFIERS, UNITS
+from data_prep.language.lexicon import QUALIFIERS, UNITS
 from data_prep.offline.view import (
     NOT_STATED,
     NoteView,

@@ -20,7 +20,7 @@ from data_prep.offline.sections import (
     assign_sections,
     is_about_patient,
 )
-from data_prep.offline.sentences import normalise, split_sentences, tidy
+from data_prep.language.sentences import normalise, split_sentences, tidy
 
 TITLE = "DISCHARGE SUMMARY"
 PATIENT = "PATIENT"

@@ -4,7 +4,7 @@ import re
 
 from data_prep.offline.coreference import COREFERENCE_FORMS
 from data_prep.offline.forms import Form, ask, find_form
-from data_prep.offline.lexicon import word_set
+from data_prep.language.words import word_set
 from data_prep.offline.naming import ABBREVIATION_FORMS, NER_FORMS
 from data_prep.offline.note import write_note
 from data_prep.offline.reading import QUESTION_FORMS

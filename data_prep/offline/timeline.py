@@ -4,7 +4,7 @@ import re
 
 from data_prep.offline.forms import Form
 from data_prep.offline.sections import FOLLOW_UP
-from data_prep.offline.times import Time, find_times, without_time
+from data_prep.language.times import Time, find_times, without_time
 from data_prep.offline.view import NOT_STATED, NoteView, Sentence, quote, sentence_case, unique
 
 LONGEST_TIMELINE = 7

@@ -1,15 +1,9 @@
 """Word tables: drugs, problems, tests, procedures, anatomy; plain words for technical ones. All lower case."""
 
+from data_prep.language.drugs import BRANDS, MORE_DRUGS
+from data_prep.language.words import table
 
-def word_set(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-def table(text: str) -> frozenset[str]:
-    return frozenset(term.strip() for term in text.replace("\n", ",").split(",") if term.strip())
-
-
-DRUGS = table("""
+DRUGS = MORE_DRUGS | BRANDS.keys() | table("""
 acetaminophen, paracetamol, aspirin, acetylsalicylic acid, ibuprofen, naproxen, diclofenac, indomethacin, ketorolac
 celecoxib, morphine, fentanyl, oxycodone, tramadol, codeine, methadone, naloxone, ketamine, propofol, midazolam
 lorazepam, diazepam, clonazepam, heparin, warfarin, enoxaparin, dabigatran, clopidogrel, ticagrelor, alteplase
