@@ -11,7 +11,7 @@ from pathlib import Path
 from data_prep.grounding.atoms import Reading, read_text
 from data_prep.grounding.kinds import Atom
 from data_prep.grounding.rules import Claim, Verdict, judge
-from data_prep.grounding.source import Source
+from data_prep.grounding.source import Source, affirmed_phrases
 from data_prep.language.abbreviations import find_pairs
 from data_prep.language.sentences import INVISIBLE
 from data_prep.language.words import stems
@@ -54,7 +54,7 @@ def check(text: str, source: str) -> list[Finding]:
     for reading, start in placed(text):
         if HEADING.match(reading.text):
             continue
-        for atom in reading.atoms:
+        for atom in (*reading.atoms, *affirmed_phrases(reading, facts)):
             verdict = judge(Claim(atom, reading, pairs), facts)
             if verdict.status == "unsupported" and SAID_ABSENT.search(reading.text):
                 verdict = Verdict("derived", "said to be absent")

@@ -30,6 +30,8 @@ NUMBER = re.compile(
     r"(?P<multiple>\s(?:thousand|million|billion)\b|K(?=[\s/,.;)]|$))?",
     re.IGNORECASE,
 )
+# After "4x" no word boundary stands before the 2.
+NEXT_NUMBER = re.compile(NUMBER.pattern.removeprefix(r"(?<![\w.])"), re.IGNORECASE)
 JOINT = re.compile(r"\s?(?:[-–—~]|to|/|x|×|X|by|\*|and|or|±)\s?(?=\d|\.\d)")
 MULTIPLES = {"thousand": 1e3, "k": 1e3, "million": 1e6, "billion": 1e9}
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
@@ -163,7 +165,7 @@ def joined(sentence: str, match: re.Match[str]) -> tuple[list[tuple[re.Match[str
         group.append((match, text))
         end = match.end() + len(text)
         joint = JOINT.match(sentence, end)
-        following = NUMBER.match(sentence, joint.end()) if joint else None
+        following = NEXT_NUMBER.match(sentence, joint.end()) if joint else None
         if not joint or not following or not following["digits"] or len(group) > 5:
             break
         # "5 mg and 3 lesions": a bare number joins only another bare one, or one that shares its unit.

@@ -14,13 +14,18 @@ from dataclasses import dataclass
 from data_prep.grounding.atoms import Reading
 from data_prep.grounding.kinds import Atom
 from data_prep.grounding.source import FINDINGS, Found, Source
+from data_prep.grounding.terms import PHRASE
 from data_prep.language.synonyms import other_names
 
 MEASURED = ("number", "quantity", "dose")
 NAMED = ("drug", "test", "procedure")
 
 # The sentence that a clause retells shares most of its words; one that merely shares the value shares few.
-RETOLD, RATIO = 0.6, 2.0
+RETOLD, RATIO = 0.6, 1.5
+# A clause that is copied almost word for word needs less of a lead.
+COPIED, COPIED_RATIO = 0.9, 1.1
+# What a bare number must have in common with the place where the source gives it a unit.
+SHARED = 0.3
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,12 @@ def retells_otherwise(claim: Claim, source: Source, support: Iterable[int], riva
         return False
     supporting = set(support)
     ours = max((akin.get(number, 0.0) for number in supporting), default=0.0)
+
+    def retold(score: float) -> bool:
+        return (score >= RETOLD and score > RATIO * ours) or (score >= COPIED and score > COPIED_RATIO * ours)
+
     return any(
-        score >= RETOLD and score > RATIO * ours and number not in supporting and any(map(rival, source.readings[number].atoms))
+        retold(score) and number not in supporting and any(map(rival, source.readings[number].atoms))
         for number, score in akin.items()
     )
 
@@ -90,8 +99,9 @@ def check_measured(claim: Claim, source: Source) -> Verdict:
     exact = [(n, a) for n, a in every if close(float(a.value[0] or 0), value)]
     if exact:
         return in_context(claim, source, exact, how_written(ours, exact))
-    if not dimension and (bare := [n for n, number in source.numbers if close(number, value)]):
-        return Verdict("derived", "unit left out") if bare else ABSENT
+    if not dimension and (held := [n for n, number in source.numbers if close(number, value)]):
+        akin = source.akin(claim.reading.near(ours))
+        return Verdict("derived", "unit left out") if any(akin.get(n, 0.0) >= SHARED for n in held) else ELSEWHERE
     for rule, holds in (("rounding", is_rounded), ("estimate", is_estimated)):
         if found := [(n, a) for n, a in every if holds(ours, a)]:
             return in_context(claim, source, found, Verdict("derived", rule))
@@ -130,9 +140,10 @@ def is_rounded(ours: Atom, theirs: Atom) -> bool:
 
 
 def is_estimated(ours: Atom, theirs: Atom) -> bool:
-    """ "about 1,500" of 1,480."""
+    """ "about 1,500" of 1,480; never "about 1,480" of 1,500."""
     value, exact = float(ours.value[0] or 0), float(theirs.value[0] or 0)
-    return bool(ours.value[4]) and abs(value - exact) <= 0.05 * abs(exact)
+    coarser = len(f"{value:g}".strip("0.").replace(".", "")) < len(f"{exact:g}".strip("0.").replace(".", ""))
+    return bool(ours.value[4]) and coarser and abs(value - exact) <= 0.05 * abs(exact)
 
 
 # A unit that goes without saying, with the words of which one must stand by.
@@ -148,9 +159,9 @@ def check_unit(claim: Claim, source: Source) -> Verdict:
     value, dimension, factor = float(ours.value[0] or 0), str(ours.value[1]), float(ours.value[2] or 1)
     raw = value if dimension == "temperature" else value / factor
     words = CUSTOMARY.get(dimension, ())
-    for number, bare in source.numbers:
+    for number, bare in source.of("number"):
         stems = source.readings[number].stems
-        if close(bare, raw) and any(word in stems for word in words):
+        if close(float(bare.value[0] or 0), raw) and any(word in stems for word in words):
             return Verdict("derived", "customary unit")
     return ABSENT
 
@@ -176,6 +187,9 @@ def check_code(claim: Claim, source: Source) -> Verdict:
         return STATED
     if len(value) == 3:
         label, level, _ = value
+        # "type 2 DM" of "type 2 diabetes mellitus", where the number is part of the name.
+        if f"{label}{level}{value[2]}" in source.compact:
+            return STATED
         alike = [a for _, a in source.of("code") if len(a.value) == 3 and a.value[1] == level and a.value[0] == label]
         return Verdict("derived", "less precise") if alike and not value[2] else ABSENT
     return STATED if str(value[0]) in source.compact else ABSENT
@@ -279,6 +293,10 @@ def calendar_day(year: int, month: int, day: int) -> int | None:
         return None
 
 
+# "A man, 45 years": no course of an illness is that long, where shorter times are.
+ADULT = 15 * 365.25
+
+
 def check_age(claim: Claim, source: Source) -> Verdict:
     ours = claim.atom
     if any(a.value == ours.value for _, a in source.of("age")):
@@ -286,8 +304,10 @@ def check_age(claim: Claim, source: Source) -> Verdict:
     days = in_days(ours)
     if any(abs(in_days(a) - days) < 0.01 * days for _, a in source.of("age")):
         return Verdict("derived", "unit conversion")
-    if any(abs(float(a.value[0] or 0) - days) < 0.005 * days for _, a in source.of("duration")):
-        return Verdict("derived", "time as age")
+    for number, theirs in source.of("duration"):
+        speaks_of_age = days > ADULT or not source.readings[number].stems.isdisjoint(("age", "aged", "old"))
+        if speaks_of_age and abs(float(theirs.value[0] or 0) - days) < 0.005 * days:
+            return Verdict("derived", "time as age")
     return ABSENT
 
 
@@ -303,9 +323,10 @@ def check_side(claim: Claim, source: Source) -> Verdict:
     if same:
 
         def rival(other: Atom) -> bool:
-            return other.kind == "side" and other.value[0] == axis and other.value[1] != side and bool(heads & set(other.thing))
+            return other.kind == "side" and other.value[0] == axis and other.value[1] not in (side, "both") and bool(heads & set(other.thing))
 
-        return CONTRADICTED if retells_otherwise(claim, source, (n for n, _ in same), rival) else STATED
+        otherwise = retells_otherwise(claim, source, (n for n, _ in same), rival) or said_too_often(claim, source)
+        return CONTRADICTED if otherwise else STATED
     if side != "both" and any(a.value[1] == "both" for _, a in spoken_of):
         return Verdict("derived", "one of both sides")
     if side == "both" and {"left", "right"} <= {str(a.value[1]) for _, a in spoken_of}:
@@ -320,6 +341,17 @@ def check_side(claim: Claim, source: Source) -> Verdict:
     return ABSENT
 
 
+def said_too_often(claim: Claim, source: Source) -> bool:
+    """ "the right and right eye" of "the right and left eye": more often than the sentence that is copied has it."""
+    akin = source.akin(claim.reading.near(claim.atom) | set(claim.atom.thing))
+    copied = [source.readings[number] for number, score in akin.items() if score >= COPIED]
+    return bool(copied) and times_said(claim.atom, claim.reading) > max(times_said(claim.atom, r) for r in copied)
+
+
+def times_said(side: Atom, reading: Reading) -> int:
+    return sum(atom.kind == "side" and atom.value == side.value for atom in reading.atoms)
+
+
 # ---------------------------------------------------------------- names
 
 
@@ -328,7 +360,8 @@ def names_of(claim: Claim, source: Source) -> list[tuple[str, tuple[str, ...]]]:
     own = tuple(str(part) for part in claim.atom.value)
     spelled = [pairs[own[0]] for pairs in (source.pairs, claim.pairs) if len(own) == 1 and own[0] in pairs]
     shortened = [(short,) for pairs in (source.pairs, claim.pairs) for short, long in pairs.items() if long == own]
-    found = [("", own)] + [("abbreviation", name) for name in (*spelled, *shortened)] + list(other_names(own))
+    found = [("", own), *([("less precise", own[-1:])] if claim.atom.thing == PHRASE else [])]
+    found += [("abbreviation", name) for name in (*spelled, *shortened)] + list(other_names(own))
     # One more step, for a long form that has another name itself.
     return found + [("synonym", name) for long in spelled for _, name in other_names(long)]
 
@@ -362,6 +395,9 @@ def check_finding(claim: Claim, source: Source) -> Verdict:
             if retells_otherwise(claim, source, support, lambda other, head=head: other.kind == theirs and head in other.value):
                 return CONTRADICTED
             return Verdict("derived", rule) if rule else STATED
+        # Plain words have no other name: what the source says of all of them stands against what it says of one.
+        if against and claim.atom.thing == PHRASE:
+            break
     return CONTRADICTED if against else ABSENT
 
 

@@ -49,10 +49,12 @@ def find_sides(sentence: str, words: Sequence[tuple[str, int, int]]) -> Iterator
 def heads_after(sentence: str, words: Sequence[tuple[str, int, int]], end: int) -> list[str]:
     """The words that follow up to a stop or a joining word."""
     found: list[str] = []
-    for word, start, last in words:
+    for index, (word, start, last) in enumerate(words):
         if start < end:
             continue
-        if re.search(r"[.,;:()]", sentence[end:start]) or word in STOP or len(found) == REACH:
+        # "left and right calves": both are said of the calves.
+        paired = word in ("and", "or", "to") and index + 1 < len(words) and words[index + 1][0] in AXES and not found
+        if re.search(r"[.,;:()]", sentence[end:start]) or (word in STOP and not paired) or len(found) == REACH:
             break
         end = last
         if names(word):

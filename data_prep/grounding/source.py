@@ -4,11 +4,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from data_prep.grounding.atoms import Reading, read_text
+from data_prep.grounding.atoms import Reading, read
 from data_prep.grounding.kinds import Atom
 from data_prep.grounding.quantities import NUMBER, magnitude
+from data_prep.grounding.terms import HEADING, PHRASE
 from data_prep.language.abbreviations import find_pairs
 from data_prep.language.entities import is_negated
+from data_prep.language.sentences import split_sentences, tidy
 from data_prep.language.words import stems
 
 Found = tuple[int, Atom]  # a sentence's number, and an atom in it
@@ -19,7 +21,7 @@ class Source:
     """A report, or a note that an answer is about: its sentences by their words, its atoms by their kind."""
 
     def __init__(self, text: str):
-        self.readings: Sequence[Reading] = read_text(text)
+        self.readings: Sequence[Reading] = [read(tidy(sentence)) for sentence in split_sentences(text)]
         self.sentences_of: dict[str, list[int]] = defaultdict(list)
         self.atoms: dict[str, list[Found]] = defaultdict(list)
         for number, reading in enumerate(self.readings):
@@ -27,6 +29,7 @@ class Source:
                 self.sentences_of[word].append(number)
             for atom in reading.atoms:
                 self.atoms[atom.kind].append((number, atom))
+        self.denied = {tuple(map(str, atom.value)) for _, atom in self.atoms["negated finding"]}
         self.pairs = {short: tuple(stems(long)) for short, long in find_pairs(text).items()}
         self.compact = "".join(text.lower().split()).replace("-", "")
         self._numbers: list[tuple[int, float]] | None = None
@@ -73,6 +76,19 @@ class Source:
     def polarities(self, words: tuple[str, ...]) -> dict[int, set[str]]:
         """Where a finding of this name stands, and whether it is affirmed or negated there."""
         return {number: kinds for number in self.holding(words) if (kinds := polarity(self.readings[number], words))}
+
+
+def affirmed_phrases(reading: Reading, source: Source) -> Iterator[Atom]:
+    """What the source denies and this sentence affirms, where no lexicon has made it an atom already."""
+    heading = HEADING.match(reading.text)
+    for words in sorted(source.denied):
+        if not reading.stems.issuperset(words) or polarity(reading, words) != {"finding"}:
+            continue
+        word, start, end = next(place for place in (*reading.words, *reading.shorts) if place[0] == words[-1])
+        if heading and end <= heading.end():
+            continue
+        if not any(atom.kind in FINDINGS and atom.start < end and start < atom.end for atom in reading.atoms):
+            yield Atom("finding", reading.text[start:end], start, end, words, PHRASE)
 
 
 def polarity(reading: Reading, words: tuple[str, ...]) -> set[str]:

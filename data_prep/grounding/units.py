@@ -64,7 +64,7 @@ UNIT = re.compile(
     rf"(?:\s?-?(?P<temperature>{TEMPERATURE})|\s?-?(?P<first>{NAMES})(?![A-Za-z])(?P<rest>(?:{DENOMINATOR}){{0,3}})"
     rf"|(?P<bare>(?:\s?/\s?|\sper\s)(?:{NAMES})(?![A-Za-z0-9])(?:{DENOMINATOR}){{0,2}}))"
 )
-PART = re.compile(r"\s?/\s?|\s(?:per|a)\s(?:100 )?")
+PART = re.compile(r"\s?/\s?|(?:^|\s)(?:per|a)\s(?:100 )?")
 
 
 @lru_cache(maxsize=4096)

@@ -27,7 +27,7 @@ DATES = tuple(
         r"(?<![\w./-])(?P<day>\d{1,2})[-/.](?P<month>\d{1,2})[-/.](?P<year>(?:19|20)?\d\d)(?![\w/-])",
         r"\b(?:[Ii]n|[Oo]n|[Ss]ince|[Uu]ntil|[Bb]y|of|early|late|mid|last) (?P<month>January|February|March|April|May|June|July|August"
         r"|September|October|November|December)\b(?! \d)",
-        rf"(?<![\w.,/-]){YEAR}(?![\w,-]|\.\d|/\d| ?(?:mg|ml|mL|g|kg|cells|IU|U|cc|mm|pg|ng|mcg|µ|/|×|x ))",
+        rf"(?<![\w.,/-]){YEAR}(?![\w,-]|\.\d|/\d| ?(?:mg|ml|mL|L\b|l\b|g|kg|cells|IU|U|cc|mm|pg|ng|mcg|µ|/|×|x ))",
     )
 )
 

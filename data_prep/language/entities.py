@@ -39,7 +39,8 @@ NEGATION = re.compile(
 # Where the reach of a negation ends.
 SCOPE_END = re.compile(
     r"[;:]|\b(?:but|however|although|except|apart from|other than|which|that|who|because|due to|and (?:the|he|she|"
-    r"was|had|his|her|showed)|was|were|is|had|showed|revealed)\b"
+    r"was|had|his|her|showed)|was|were|is|had|showed|revealed|present(?:ed|s|ing)|complain(?:ed|s|ing) of|admitted|"
+    r"referred|came|developed|underwent|consulted|hospitali[sz]ed|visited|attended|sought)\b"
     r"|, (?:and (?:he|she|the|was|had)|he|she|the|with)\b",
     re.IGNORECASE,
 )

@@ -39,7 +39,7 @@ ABBREVIATIONS = {
     "TIA": ("transient ischemic attack",), "TTP": ("thrombotic thrombocytopenic purpura", "tender to palpation"),
     "UC": ("ulcerative colitis",), "URI": ("upper respiratory infection", "upper respiratory tract infection"),
     "UTI": ("urinary tract infection",), "VF": ("ventricular fibrillation",), "VT": ("ventricular tachycardia",),
-    "T2DM": ("type 2 diabetes mellitus", "type 2 diabetes"), "T1DM": ("type 1 diabetes mellitus", "type 1 diabetes"),
+    "T2D": ("type 2 diabetes",), "T2DM": ("type 2 diabetes mellitus", "type 2 diabetes"), "T1DM": ("type 1 diabetes mellitus", "type 1 diabetes"),
     "ASD": ("atrial septal defect",), "VSD": ("ventricular septal defect",), "PDA": ("patent ductus arteriosus",),
     "JVD": ("jugular venous distension", "jugular vein distension"), "NASH": ("nonalcoholic steatohepatitis",),
     "ITP": ("immune thrombocytopenic purpura", "idiopathic thrombocytopenic purpura", "immune thrombocytopenia"),

@@ -30,7 +30,7 @@ TENS = r"twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
 SPELLED = (
     r"(?<!and a )(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
     r"seventeen|eighteen|nineteen|"
-    rf"(?:{TENS})(?:-(?:one|two|three|four|five|six|seven|eight|nine))?)"
+    rf"(?:{TENS})(?:[- ](?:one|two|three|four|five|six|seven|eight|nine))?)"
 )
 WHO = re.compile(
     rf"\b((?:\d{{1,3}}(?:\.\d)?|{SPELLED})[- ](?:years?|yr|y|months?|weeks?|days?)[- ](?:old|"
