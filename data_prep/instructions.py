@@ -19,6 +19,7 @@ import tyro
 
 from data_prep.filters import Duplicates, reason_to_reject
 from data_prep.folders import check_replaceable, read_manifest, verified_files
+from data_prep.gate import Draft, GateConfig, Tally, check_gate, misquoted, pass_gate
 from data_prep.ledger import Ledger
 from data_prep.prompts import ANSWER_PROMPT, QUESTION_PROMPT, answer_messages, question_messages
 from data_prep.records import (
@@ -70,6 +71,8 @@ class TaskWeights:
 
 @dataclass(frozen=True)
 class InstructionsConfig:
+    """Notes to instruction-answer pairs. With --audit FOLDER instead: check a finished folder again, offline."""
+
     source: Path
     """A finished folder of notes."""
 
@@ -82,6 +85,7 @@ class InstructionsConfig:
     task_weights: TaskWeights = field(default_factory=TaskWeights)
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
+    gate: tyro.conf.OmitArgPrefixes[GateConfig] = field(default_factory=GateConfig)
 
     pool_notes: int = 100
     """Notes whose questions become few-shot examples for the rest of an API run; 0 shows seed instructions only."""
@@ -125,6 +129,7 @@ class WriteExamples:
     seed: int
     pool: dict[str, list[str]]  # task → frozen questions; empty where seed instructions are all there is
     pool_notes: frozenset[str]  # notes whose questions made the pool: they see seed instructions only
+    gate: GateConfig
     questions_only: bool = False
 
     async def __call__(self, note: Note, teacher: Teacher) -> list[Record]:
@@ -153,6 +158,8 @@ class WriteExamples:
             answer_generation=Generation("", "", "", 0, ""),
         )
         broken = reason_to_reject("question", reply)
+        if not broken and (quote := misquoted(question, note.text)):
+            broken = "quote_not_in_note", f"question: {quote!r}"
         if broken:
             return Reject.of(example, *broken)
         return example if self.questions_only else await self.answered(example, teacher)
@@ -167,8 +174,18 @@ class WriteExamples:
             answer=reply.text.strip(),
             answer_generation=generation(teacher, reply, ANSWER_PROMPT.hash, seed),
         )
-        broken = reason_to_reject("answer", reply)
-        return Reject.of(example, *broken) if broken else example
+        if broken := reason_to_reject("answer", reply):
+            return Reject.of(example, *broken)
+        passed = await pass_gate(
+            Draft("answer", example.id, example.note, ANSWER_PROMPT.hash, seed), reply, self.gate, teacher
+        )
+        example = replace(
+            example,
+            answer=passed.text,
+            answer_generation=passed.generation(teacher.name),
+            certificate=passed.certificate,
+        )
+        return Reject.of(example, *passed.broken) if passed.broken else example
 
 
 def generation(teacher: Teacher, reply: Reply, prompt_hash: str, seed: int) -> Generation:
@@ -202,7 +219,7 @@ def frozen_pool(config: InstructionsConfig, name: str, work: WriteExamples, note
 def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path]) -> WriteExamples:
     """What is done to each note, with the pool of questions if this run has one."""
     weights = config.task_weights.by_task()
-    seeds_only = WriteExamples(config.per_note, weights, config.seed, {}, frozenset())
+    seeds_only = WriteExamples(config.per_note, weights, config.seed, {}, frozenset(), config.gate)
     # The offline teacher reads no examples.
     if config.teacher.teacher == "offline" or not config.pool_notes:
         return seeds_only
@@ -221,6 +238,7 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
     """Write the instructions folder; its manifest. UserError for what the caller can mend."""
     check_teacher(config.teacher)
     check_shards(config.shards)
+    check_gate(config.gate)
     if config.per_note < 1:
         raise UserError(f"--per-note {config.per_note}: it must be at least 1")
     if config.pool_notes < 0:
@@ -232,10 +250,12 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
     content = text_hash(*(file["sha256"] for file in manifest["files"]))
     work = work_of_run(config, content, paths)
     seen = Duplicates()
+    tally = Tally(config.gate)
 
     def judge(example: Example) -> Reject | None:
         if seen.is_duplicate(example.note, example.question):
             return Reject.of(example, "duplicate", "the same note and question as an earlier example")
+        tally.count(example.certificate)
         return None
 
     facts = {
@@ -243,6 +263,7 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
         "seed": config.seed,
         "per_note": config.per_note,
         "task_weights": work.weights,
+        "faithfulness": tally.facts,
     }
     inputs = {str(config.source): content}
     stage = Stage("instructions", Example, config.out, config.teacher, config.shards, inputs, facts)

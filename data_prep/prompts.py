@@ -182,6 +182,32 @@ Instruction:
 Answer:""",
 )
 
+REPAIR_PROMPT = Prompt(
+    system="You correct clinical texts against the record that they were written from.",
+    user="""\
+The {kind} below was written from the source below it alone. Some of its statements do not stand there. Write the \
+{kind} again without them.
+
+How to correct it:
+1. Output the whole corrected {kind} and nothing else.
+2. Change what is listed, and what it was said for; keep every other sentence, its order and its headings word for word.
+3. Where the source says it otherwise, say it as the source does: number, unit, dose, date, side, negation, drug.
+Where \
+the source does not say it at all, leave it out.
+4. Add nothing.
+
+Not in the source:
+{unsupported}
+
+The {kind}:
+{text}
+
+Source:
+{source}
+
+Corrected {kind}:""",
+)
+
 
 def note_messages(report: str) -> tuple[dict[str, str], ...]:
     return NOTE_PROMPT.messages(report=report.strip())
@@ -197,3 +223,9 @@ def question_messages(note: str, task: str, examples: Sequence[str]) -> tuple[di
 def answer_messages(note: str, question: str) -> tuple[dict[str, str], ...]:
     """What asks for the answer: note and instruction only, so that nothing else can leak into it."""
     return ANSWER_PROMPT.messages(note=note.strip(), question=question.strip())
+
+
+def repair_messages(kind: str, text: str, source: str, unsupported: Sequence[str]) -> tuple[dict[str, str], ...]:
+    """What asks to mend a note or an answer; `unsupported` has one line for each thing that is wrong."""
+    listed = "\n".join(f"- {line}" for line in unsupported)
+    return REPAIR_PROMPT.messages(kind=kind, text=text.strip(), source=source.strip(), unsupported=listed)

@@ -32,10 +32,12 @@ HOPELESS = 20
 class Request:
     """One chat request, and what its messages were rendered from, for a teacher that works by rule."""
 
-    kind: str  # "note", "question" or "answer"
+    kind: str  # "note", "question", "answer" or "repair"
     record_id: str
     messages: tuple[Mapping[str, str], ...]  # {"role": ..., "content": ...}
-    inputs: Mapping[str, str] = field(default_factory=dict)  # "report"; "note", "task"; "note", "task", "question"
+    inputs: Mapping[str, str] = field(
+        default_factory=dict
+    )  # "report"; "note", "task"; "note", "task", "question"; "text", "source"
     seed: int = 0
 
 

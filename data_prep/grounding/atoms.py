@@ -30,8 +30,12 @@ class Reading:
     shorts: tuple[tuple[str, int, int], ...]  # tokens in capitals
 
     def near(self, atom: Atom) -> frozenset[str]:
-        """The words around an atom that carry meaning, without its own."""
-        around = [(w, s) for w, s, e in self.words if (e <= atom.start or s >= atom.end) and tells(w)]
+        """The words around an atom that carry meaning, without its own; in a list, of its item."""
+        first = self.text.rfind(";", 0, atom.start) + 1
+        last = self.text.find(";", atom.end)
+        last = len(self.text) if last < 0 else last
+        item = [(w, s, e) for w, s, e in self.words if first <= s and e <= last]
+        around = [(w, s) for w, s, e in item if (e <= atom.start or s >= atom.end) and tells(w)]
         before = [w for w, s in around if s < atom.start][-NEAR:]
         after = [w for w, s in around if s >= atom.end][:NEAR]
         return frozenset(before + after)

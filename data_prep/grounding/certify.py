@@ -9,8 +9,9 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from data_prep.grounding.atoms import Reading, read_text
+from data_prep.grounding.context import Claim, Verdict
 from data_prep.grounding.kinds import Atom
-from data_prep.grounding.rules import Claim, Verdict, judge
+from data_prep.grounding.rules import judge
 from data_prep.grounding.source import Source, affirmed_phrases
 from data_prep.language.abbreviations import find_pairs
 from data_prep.language.sentences import INVISIBLE
@@ -20,21 +21,24 @@ from data_prep.records import Certificate
 HEADING = re.compile(r"^[#*\s]*[A-Z][A-Z ,/&()-]{2,60}[*\s]*:?[*\s]*$")
 # What a text says that its source does not say: no fact about the patient.
 SAID_ABSENT = re.compile(
-    r"\b(?:not|never|nothing(?: is)?|no (?:mention|information|record|statement|data|details?)(?: (?:is|was|are) )?)\s?(?:\w+ ){0,2}?"
-    r"(?:stated|mentioned|recorded|documented|specified|described|reported in the note|given in the note|of|about|on)\b",
+    r"\b(?:not|never|nothing(?: is)?|no (?:mention|information|record|statement|data|details?)(?: (?:is|was|are)"
+    r" )?)\s?(?:\w+ ){0,2}?"
+    r"(?:stated|mentioned|recorded|documented|specified|described|reported in the note|given in the note|of|about|on)\b"
+    r"|\bwithout being (?:spelled out|explained)\b",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """An atom of the text with its verdict, its sentence, and its place in the text."""
+    """An atom of the text with its verdict, its sentence, and the places of both in the text."""
 
     atom: Atom
     verdict: Verdict
     sentence: str
     start: int
     end: int
+    within: tuple[int, int]  # the sentence, from its first character to after its last
 
     @property
     def supported(self) -> bool:
@@ -54,11 +58,12 @@ def check(text: str, source: str) -> list[Finding]:
     for reading, start in placed(text):
         if HEADING.match(reading.text):
             continue
+        within = start(0), start(len(reading.text) - 1) + 1
         for atom in (*reading.atoms, *affirmed_phrases(reading, facts)):
             verdict = judge(Claim(atom, reading, pairs), facts)
             if verdict.status == "unsupported" and SAID_ABSENT.search(reading.text):
                 verdict = Verdict("derived", "said to be absent")
-            found.append(Finding(atom, verdict, reading.text, start(atom.start), start(atom.end - 1) + 1))
+            found.append(Finding(atom, verdict, reading.text, start(atom.start), start(atom.end - 1) + 1, within))
     return found
 
 
@@ -67,7 +72,9 @@ def placed(text: str) -> Iterator[tuple[Reading, "Place"]]:
 
     Sentences hold every character of the text but white space, so counting the others finds the way back.
     """
-    solid = [index for index, character in enumerate(text) if not character.isspace() and not INVISIBLE.match(character)]
+    solid = [
+        index for index, character in enumerate(text) if not character.isspace() and not INVISIBLE.match(character)
+    ]
     passed = 0
     for reading in read_text(text):
         yield reading, Place(reading.text, solid, passed)

@@ -23,6 +23,13 @@ class Atom:
     value: tuple[str | float | int | None, ...]
     thing: tuple[str, ...] = ()
 
+    @property
+    def amount(self) -> float:
+        """The magnitude of what is counted or measured."""
+        first = self.value[0]
+        assert isinstance(first, int | float), self
+        return float(first)
+
 
 @dataclass
 class Taken:

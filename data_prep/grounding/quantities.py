@@ -14,15 +14,13 @@ from data_prep.grounding.units import UNIT, parse_unit
 from data_prep.language.synonyms import LONG_FORMS
 
 DIGITS = r"\d{1,3}(?:[,\u202f]\d{3})+(?:\.\d+)?|\d+(?:[.·]\d+)?|\.\d+"
-SMALL = dict(
-    zip(
-        "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-        "nineteen".split(),
-        range(2, 20), strict=True,
-    )
-)  # fmt: skip
-TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True))
-SPELLED = rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:one|{'|'.join(list(SMALL)[:8])}))?|{'|'.join(sorted(SMALL, key=len, reverse=True))})"
+SMALL_WORDS = """
+two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen
+""".split()
+SMALL = {word: number + 2 for number, word in enumerate(SMALL_WORDS)}
+TENS = {word: 10 * (k + 2) for k, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
+UP_TO_NINE = "|".join(list(SMALL)[:8])
+SPELLED = rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:one|{UP_TO_NINE}))?|{'|'.join(sorted(SMALL, key=len, reverse=True))})"
 # "10^9", and "109" where a superscript was lost.
 POWER = r"\s?[x×X*·]\s?10\s?(?:\^\s?|\*\*|\(|E)?\s?(?P<power>-?\d{1,2}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)\)?"
 NUMBER = re.compile(
@@ -38,7 +36,9 @@ SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 
 # Letters and digits in one token: vertebrae, stages, genes, markers, ECG leads.
-CODE = re.compile(r"(?<![\w.])(?:[A-Za-zα-ω]{1,6}-?\d{1,4}[A-Za-z]{0,3}(?![\w])|\d{1,3}[A-Z][A-Za-z]{0,2}\d{0,3}(?![\w.]))")
+CODE = re.compile(
+    r"(?<![\w.])(?:[A-Za-zα-ω]{1,6}-?\d{1,4}[A-Za-z]{0,3}(?![\w])|\d{1,3}[A-Z][A-Za-z]{0,2}\d{0,3}(?![\w.]))"
+)
 CODE_RANGE = re.compile(r"[-–/]\s?([A-Z]?)(\d{1,2})(?!\w)")
 GRADED = re.compile(
     r"\b(grade|stage|type|class|phase|level|score|degree|group|zone|category|BI-?RADS|NYHA|ASA|ECOG|gravida|para)\s"
@@ -52,10 +52,12 @@ PERIOD = r"(?:day|week|month|year|hour|night|d|wk)"
 FREQUENCY = re.compile(
     rf"\b(?:(?P<latin>b\.?i\.?d\.?|t\.?i\.?d\.?|q\.?i\.?d\.?|q\.?d\.?|q\.?h\.?s\.?|q\.?o\.?d\.?)(?![\w])"
     rf"|q\.?\s?(?P<hours>\d{{1,2}})(?:\s?[-–]\s?\d{{1,2}})?\s?h(?:rs?|ours?)?\b"
-    rf"|(?P<count>{COUNT})(?:[- ]times?|\sdoses|\sinjections|\scycles)?(?:\s(?:a|an|per|each|every)\s|[\s/-])(?P<period>{PERIOD}|daily|weekly|monthly)\b"
+    rf"|(?P<count>{COUNT})(?:[- ]times?|\sdoses|\sinjections|\scycles)?(?:\s(?:a|an|per|each|every)\s|[\s/-])"
+    rf"(?P<period>{PERIOD}|daily|weekly|monthly)\b"
     rf"|every\s(?:(?P<every>\d{{1,2}}|other|second|third|{'|'.join(list(SMALL)[:10])})[\s-])?(?P<unit>{PERIOD})s?\b"
     rf"|(?:per|a|each|/)\s?(?P<each>day|week|month|d|24 ?h(?:ours)?)\b"
-    r"|(?P<adverb>daily|nightly|hourly|weekly|biweekly|monthly|yearly|annually|at bedtime|every morning|every evening)\b)",
+    r"|(?P<adverb>daily|nightly|hourly|weekly|biweekly|monthly|yearly|annually|at bedtime|"
+    r"every morning|every evening)\b)",
     re.IGNORECASE,
 )
 LATIN = {"bid": 2.0, "tid": 3.0, "qid": 4.0, "qd": 1.0, "qhs": 1.0, "qod": 0.5}
@@ -63,7 +65,16 @@ ADVERBS = {
     "daily": 1.0, "nightly": 1.0, "hourly": 24.0, "weekly": 1 / 7, "monthly": 1 / 30, "yearly": 1 / 365,
     "annually": 1 / 365, "at bedtime": 1.0, "every morning": 1.0, "every evening": 1.0, "biweekly": 1 / 14,
 }  # fmt: skip
-PERIODS = {"day": 1.0, "d": 1.0, "night": 1.0, "week": 1 / 7, "wk": 1 / 7, "month": 1 / 30, "year": 1 / 365, "hour": 24.0}
+PERIODS = {
+    "day": 1.0,
+    "d": 1.0,
+    "night": 1.0,
+    "week": 1 / 7,
+    "wk": 1 / 7,
+    "month": 1 / 30,
+    "year": 1 / 365,
+    "hour": 24.0,
+}
 PERIODS |= {"daily": 1.0, "weekly": 1 / 7, "monthly": 1 / 30}
 TIMES = {"once": 1, "twice": 2, "thrice": 3, "one": 1, **SMALL}
 
@@ -71,15 +82,20 @@ DAILY = re.compile(r"(?:\s?/\s?|\s(?:per|a)\s)(?:days?|d|24 ?h(?:ours)?)$")
 
 # What may stand between a name and its value.
 LINK = re.compile(
-    r"^(?:\s|[:=,(<>≥≤~≈±+]|\b(?:was|were|is|are|of|at|to|being|measured|level|levels|count|counts|value|values|only|about|"
+    r"^(?:\s|[:=,(<>≥≤~≈±+]|\b(?:was|were|is|are|of|at|to|being|measured|level|levels|count|counts|value|values|only|"
+    r"about|"
     r"approximately|reached|increased|decreased|elevated|raised|high|low|normal|up|down|from|concentration|dose|rate|"
-    r"titer|titre|the|a|an|total|as|and|had|rose|fell|dropped|with|mild|mildly|slightly|markedly|po|iv|im|sc|oral|orally|"
+    r"titer|titre|the|a|an|total|as|and|had|rose|fell|dropped|with|mild|mildly|slightly|markedly|po|iv|im|"
+    r"sc|oral|orally|"
     r"intravenous|intravenously|initial|maximum|daily|serum|her|his)\b)*$",
     re.IGNORECASE,
 )
 AFTER = re.compile(r"^\s?(?:of|per day of|daily of)\s(?:(?:oral|intravenous|iv|the|a)\s)?", re.IGNORECASE)
 LIST_NUMBER = re.compile(r"\s*(?:[-*•]\s*)?\(?\d{1,2}[.)]\s")
-ESTIMATE = re.compile(r"(?:about|approximately|approx\.?|around|roughly|nearly|almost|~|≈|over|more than|under|close to)\s?$", re.IGNORECASE)
+ESTIMATE = re.compile(
+    r"(?:about|approximately|approx\.?|around|roughly|nearly|almost|~|≈|over|more than|under|close to)\s?$",
+    re.IGNORECASE,
+)
 
 
 def find_quantities(sentence: str, taken: Taken, terms: list[Atom]) -> list[Atom]:
@@ -92,7 +108,7 @@ def find_quantities(sentence: str, taken: Taken, terms: list[Atom]) -> list[Atom
     while match := NUMBER.search(sentence, position):
         position = match.end()
         if taken.free(match.start(), match.end()):
-            group, position = joined(sentence, match)
+            group, position = joined(sentence, match, taken)
             found += as_atoms(sentence, group, terms)
     return found
 
@@ -124,7 +140,9 @@ def codes(sentence: str, taken: Taken) -> Iterator[Atom]:
             taken.take(last.start(), last.end())
             letters = re.match(r"\D*", name)
             prefix = last[1] or (letters[0] if letters else "")
-            yield Atom("code", sentence[last.start(1) : last.end()], last.start(1), last.end(), ((prefix + last[2]).lower(),))
+            yield Atom(
+                "code", sentence[last.start(1) : last.end()], last.start(1), last.end(), ((prefix + last[2]).lower(),)
+            )
 
 
 def frequencies(sentence: str, taken: Taken) -> Iterator[Atom]:
@@ -155,7 +173,7 @@ def rate(match: re.Match[str]) -> float | None:
     return ADVERBS[match["adverb"].lower()]
 
 
-def joined(sentence: str, match: re.Match[str]) -> tuple[list[tuple[re.Match[str], str]], int]:
+def joined(sentence: str, match: re.Match[str], taken: Taken) -> tuple[list[tuple[re.Match[str], str]], int]:
     """The numbers that are joined with this one, each with its unit, and where they end."""
     group: list[tuple[re.Match[str], str]] = []
     while True:
@@ -166,7 +184,7 @@ def joined(sentence: str, match: re.Match[str]) -> tuple[list[tuple[re.Match[str
         end = match.end() + len(text)
         joint = JOINT.match(sentence, end)
         following = NEXT_NUMBER.match(sentence, joint.end()) if joint else None
-        if not joint or not following or not following["digits"] or len(group) > 5:
+        if not joint or not following or not following["digits"] or not taken.free(*following.span()):
             break
         # "5 mg and 3 lesions": a bare number joins only another bare one, or one that shares its unit.
         if joint[0].strip() in ("and", "or") and text:
@@ -189,12 +207,16 @@ def plausible(number: re.Match[str], unit: re.Match[str]) -> bool:
 
 def magnitude(match: re.Match[str]) -> float:
     if match["spelled"]:
-        parts = re.split(r"[- ]", match["spelled"].lower())
-        return float(sum(TENS.get(part) or SMALL.get(part) or 1 for part in parts))
+        return spelled_number(match["spelled"])
     value = float(re.sub("[,\u202f]", "", match["digits"]).replace("·", "."))
     if match["power"]:
         value *= 10.0 ** int(match["power"].translate(SUPERSCRIPTS))
     return value * MULTIPLES.get((match["multiple"] or "").strip().lower(), 1.0)
+
+
+def spelled_number(text: str) -> float:
+    """ "thirty-five" is 35; what is no other number here is "one"."""
+    return float(sum(TENS.get(part) or SMALL.get(part) or 1 for part in re.split(r"[- ]", text.lower())))
 
 
 def as_atoms(sentence: str, group: list[tuple[re.Match[str], str]], terms: list[Atom]) -> Iterator[Atom]:
@@ -206,7 +228,11 @@ def as_atoms(sentence: str, group: list[tuple[re.Match[str], str]], terms: list[
         decimals = len(number["digits"].split(".")[-1]) if number["digits"] and "." in number["digits"] else 0
         value, dimension, factor = measured(magnitude(number), unit)
         kind = "number" if not unit else "quantity"
-        if dimension in ("mass", "activity", "mass/mass", "mass/area", "volume", "amount", "activity/mass") and thing and thing[0] == "drug":
+        if (
+            dimension in ("mass", "activity", "mass/mass", "mass/area", "volume", "amount", "activity/mass")
+            and thing
+            and thing[0] == "drug"
+        ):
             kind = "dose"
         last = number.end() + (len(unit) if sentence.startswith(unit, number.end()) else 0)
         text = sentence[number.start() : last]
@@ -245,4 +271,3 @@ def thing_beside(sentence: str, start: int, end: int, terms: list[Atom]) -> tupl
 
 def name_of(term: Atom) -> tuple[str, ...]:
     return (term.kind, *(str(part) for part in term.value))
-

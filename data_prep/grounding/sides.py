@@ -10,22 +10,30 @@ from data_prep.grounding.kinds import Atom
 from data_prep.language.words import EMPTY, stem
 
 AXES = {
-    "left": ("across", "left"), "right": ("across", "right"), "bilateral": ("across", "both"), "bilaterally": ("across", "both"),
+    "left": ("across", "left"), "right": ("across", "right"), "bilateral": ("across", "both"),
+    "bilaterally": ("across", "both"),
     "both": ("across", "both"), "lt": ("across", "left"), "rt": ("across", "right"),
-    "upper": ("along", "upper"), "lower": ("along", "lower"), "superior": ("along", "upper"), "inferior": ("along", "lower"),
+    "upper": ("along", "upper"), "lower": ("along", "lower"), "superior": ("along", "upper"), "inferior": ("along",
+    "lower"),
     "anterior": ("through", "front"), "posterior": ("through", "back"), "ventral": ("through", "front"),
     "dorsal": ("through", "back"), "medial": ("inward", "inner"), "lateral": ("inward", "outer"),
     "proximal": ("limb", "near"), "distal": ("limb", "far"),
 }  # fmt: skip
-SIDE = re.compile(r"\b(" + "|".join(sorted(AXES, key=len, reverse=True)) + r")(?:-sided|[- ]side|-hand)?\b(?!\s?-?\s?old)", re.IGNORECASE)
+SIDE = re.compile(
+    r"\b(" + "|".join(sorted(AXES, key=len, reverse=True)) + r")(?:-sided|[- ]side|-hand)?\b(?!\s?-?\s?old)",
+    re.IGNORECASE,
+)
 # "left the ward", "was left in place", "right after", "lower than", "both of these".
 NO_SIDE_AFTER = re.compile(
-    r"^\s(?:the|a|an|in (?:place|situ)|with|without|untreated|alone|hospital|home|against|his|her|for|to|by|after|before|away|now|than|"
+    r"^\s(?:the|a|an|in (?:place|situ)|with|without|untreated|alone|hospital|home|against|his|her|for|to|by|after"
+    r"|before|away|now|than|"
     r"limit|open|behind|as|until)\b",
     re.IGNORECASE,
 )
 LEFT_VERB = re.compile(r"\b(?:was|were|been|be|had|has|he|she|patient|who|they|and)\s$", re.IGNORECASE)
-STOP = frozenset("and or with which that was were is are but who showed revealed had than while from through after".split())
+STOP = frozenset(
+    "and or with which that was were is are but who showed revealed had than while from through after".split()
+)
 SKIPPED = EMPTY - STOP
 REACH = 4
 # Words that name no place of the body by themselves.
@@ -35,9 +43,17 @@ NO_HEAD = frozenset("side sided aspect part region area wall portion hand".split
 def find_sides(sentence: str, words: Sequence[tuple[str, int, int]]) -> Iterator[Atom]:
     for match in SIDE.finditer(sentence):
         name = match[1].lower()
-        if name in ("left", "right", "lower", "both", "upper") and match.end(1) == match.end() and NO_SIDE_AFTER.match(sentence[match.end() :]):
+        if (
+            name in ("left", "right", "lower", "both", "upper")
+            and match.end(1) == match.end()
+            and NO_SIDE_AFTER.match(sentence[match.end() :])
+        ):
             continue
-        if name == "left" and LEFT_VERB.search(sentence[: match.start()]) and not heads_after(sentence, words, match.end()):
+        if (
+            name == "left"
+            and LEFT_VERB.search(sentence[: match.start()])
+            and not heads_after(sentence, words, match.end())
+        ):
             continue
         heads = heads_after(sentence, words, match.end())
         # "pain on the left": what went before has the side.

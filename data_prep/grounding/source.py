@@ -84,7 +84,7 @@ def affirmed_phrases(reading: Reading, source: Source) -> Iterator[Atom]:
     for words in sorted(source.denied):
         if not reading.stems.issuperset(words) or polarity(reading, words) != {"finding"}:
             continue
-        word, start, end = next(place for place in (*reading.words, *reading.shorts) if place[0] == words[-1])
+        _, start, end = next(place for place in (*reading.words, *reading.shorts) if place[0] == words[-1])
         if heading and end <= heading.end():
             continue
         if not any(atom.kind in FINDINGS and atom.start < end and start < atom.end for atom in reading.atoms):
@@ -94,7 +94,9 @@ def affirmed_phrases(reading: Reading, source: Source) -> Iterator[Atom]:
 def polarity(reading: Reading, words: tuple[str, ...]) -> set[str]:
     head = words[-1]
     named = {
-        atom.kind for atom in reading.atoms if atom.kind in FINDINGS and (head in atom.value or set(atom.value) <= set(words))
+        atom.kind
+        for atom in reading.atoms
+        if atom.kind in FINDINGS and (head in atom.value or set(atom.value) <= set(words))
     }
     if named:
         return named

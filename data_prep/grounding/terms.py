@@ -24,21 +24,32 @@ HEADING = re.compile(r"[#*\s-]*[A-Z][A-Z ,/&()-]+:")
 # A name that nobody listed, where a dose gives it away: "Xyzal 5 mg".
 DOSED = re.compile(r"\b([A-Za-z][a-z]{4,}(?:-[a-z]+)?) (?=\d[\d.,]*\s?(?:mg|mcg|µg|μg|IU|units)(?:\b|/))")
 COMPOUND = re.compile(r"(?<=[A-Za-z][/-])[A-Za-z]{5,}\b|\b[A-Za-z]{5,}(?=[/-][A-Za-z])")
-NOT_DRUG = re.compile(r".*(?:ing|ed|ly|ally|ous)$|(?:dose|doses|total|daily|about|under|level|levels|value|weight|count|tablet|tablets|from|until|oral|after|given|therapy|bolus|injection|infusion|capsules?|starting|maximum|another|around|intravenous|subcutaneous|intramuscular|units)$", re.IGNORECASE)
-LISTED = re.compile(r"(?<![\w/-])(?:" + "|".join(sorted(map(re.escape, LONG_FORMS), key=len, reverse=True)) + r")(?![\w-])")
+NOT_DRUG = re.compile(
+    r".*(?:ing|ed|ly|ally|ous)$|(?:dose|doses|total|daily|about|under|level|levels|value|weight|count|tablet"
+    r"|tablets|from|until|oral|after|given|therapy|bolus|injection|infusion|capsules?|starting|maximum|another"
+    r"|around|intravenous|subcutaneous|intramuscular|units)$",
+    re.IGNORECASE,
+)
+LISTED = re.compile(
+    r"(?<![\w/-])(?:" + "|".join(sorted(map(re.escape, LONG_FORMS), key=len, reverse=True)) + r")(?![\w-])"
+)
 KIND_NAMES = {"drug": "drug", "test": "test", "procedure": "procedure", "anatomy": "site"}
 # What is denied, where no lexicon knows it: the first words after the denial. "No germ was grown" denies a germ.
 DENIAL = re.compile(
-    r"\b(?:no|without|denie[sd]|denying|absence of|negative for|free of|never had|not have|not show|not reveal|not find|nor)\s+"
+    r"\b(?:no|without|denie[sd]|denying|absence of|negative for|free of|never had|not have|not show|not reveal|not"
+    r" find|nor)\s+"
     r"(?!longer|more than|later|less|doubt|one\b)",
     re.IGNORECASE,
 )
 FILLERS = word_set("""
-any evidence sign symptom history other significant obvious further known apparent clear associated definite prior previous past
+any evidence sign symptom history other significant obvious further known apparent clear associated definite prior
+previous past
 recent a an the her his of having being specific particular h o hx reported preceding
 """)
 PHRASE_END = word_set("""
-and or but with in on at to from for by was were is are that which who during after before nor as had has have found noted seen
+and or but with in on at to from for by was were is are that which who during after before nor as had has have found
+noted seen
+occurred occur happened took arose developed
 """)
 PHRASE = ("phrase",)  # the `thing` of an atom that is made of plain words, not of a term
 WORDS_DENIED = 3
@@ -63,7 +74,9 @@ def find_terms(sentence: str) -> list[Atom]:
 def others(sentence: str) -> list[Atom]:
     found = []
     for match in DENIED.finditer(sentence):
-        found.append(Atom("negated finding", match[0], match.start(), match.end(), tuple(stems(DENYING[match[0].lower()]))))
+        found.append(
+            Atom("negated finding", match[0], match.start(), match.end(), tuple(stems(DENYING[match[0].lower()])))
+        )
     # "amoxicillin-clavulanic acid": a drug in each part.
     for match in COMPOUND.finditer(sentence):
         if match[0].lower() in DRUGS or suffix_kind(match[0].lower()) == "drug":
@@ -95,7 +108,11 @@ def denials(sentence: str) -> Iterator[Atom]:
         position = match.end()
         for token in TOKEN.finditer(sentence, match.end()):
             name = stem(token[0])
-            if re.search(r"[^\s-]", sentence[position : token.start()]) or name in PHRASE_END or len(words) == WORDS_DENIED:
+            if (
+                re.search(r"[^\s-]", sentence[position : token.start()])
+                or name in PHRASE_END
+                or len(words) == WORDS_DENIED
+            ):
                 break
             # "no pain of the head": what follows says where.
             if words and name == "of":

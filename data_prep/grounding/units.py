@@ -9,7 +9,6 @@ from functools import lru_cache
 BASE: dict[str, tuple[tuple[str, ...], float]] = {}
 
 
-
 # dimension -> spellings (without plural s) -> factor
 SPELLINGS: dict[str, tuple[tuple[str, float], ...]] = {
     "mass": (
@@ -27,13 +26,16 @@ SPELLINGS: dict[str, tuple[tuple[str, float], ...]] = {
     ),
     "area": (("m2|m²|square meter|square metre", 1.0), ("cm2|cm²", 1e-4), ("mm2|mm²", 1e-6)),
     "amount": (
-        ("mol|mole", 1.0), ("mmol|millimole|mM", 1e-3), ("µmol|μmol|umol|mcmol|micromole", 1e-6), ("nmol|nM", 1e-9), ("pmol", 1e-12),
+        ("mol|mole", 1.0), ("mmol|millimole|mM", 1e-3), ("µmol|μmol|umol|mcmol|micromole", 1e-6), ("nmol|nM", 1e-9),
+        ("pmol", 1e-12),
     ),
     "charge": (("Eq", 1.0), ("mEq|meq|milliequivalent", 1e-3)),
     "activity": (
-        ("IU|iu|U|u|unit|international unit|UI", 1.0), ("mIU|mU", 1e-3), ("µIU|μIU|uIU|µU|μU|uU", 1e-6), ("kU", 1e3), ("MU|MIU|million unit", 1e6),
+        ("IU|iu|U|u|unit|international unit|UI", 1.0), ("mIU|mU", 1e-3), ("µIU|μIU|uIU|µU|μU|uU", 1e-6), ("kU", 1e3),
+        ("MU|MIU|million unit", 1e6),
     ),
-    "pressure": (("mmHg|mm Hg|mm hg|mmhg|mm of mercury|millimeter of mercury|millimetre of mercury|torr", 1.0), ("cmH2O|cm H2O|cm of water", 0.73556), ("kPa", 7.50062)),
+    "pressure": (("mmHg|mm Hg|mm hg|mmhg|mm of mercury|mm of Hg|millimeter of mercury|millimetre of mercury|torr",
+    1.0), ("cmH2O|cm H2O|cm of water", 0.73556), ("kPa", 7.50062)),
     "percent": (("%|percent|per cent", 1.0),),
     "radiation": (("Gy|gray", 1.0), ("cGy|rad", 1e-2)),
     "radioactivity": (("MBq", 1.0), ("mCi", 37.0), ("GBq", 1e3)),
@@ -43,7 +45,8 @@ SPELLINGS: dict[str, tuple[tuple[str, float], ...]] = {
     "osmoles": (("mOsm|mosm", 1.0),),
     "size": (("Fr|French|french", 1.0),),
     "lens": (("diopter|dioptre", 1.0),),
-    "time": (("s|sec|second", 1.0), ("min|minute", 60.0), ("h|hr|hour", 3600.0), ("day|d|24 h|24 hours|24h", 86400.0), ("week|wk", 604800.0), ("month", 2629800.0), ("year|yr", 31557600.0)),
+    "time": (("s|sec|second", 1.0), ("min|minute", 60.0), ("h|hr|hour", 3600.0), ("day|d|24 h|24 hours|24h", 86400.0),
+    ("week|wk", 604800.0), ("month", 2629800.0), ("year|yr", 31557600.0)),
     "field": (("HPF|hpf|high power field|high-power field", 1.0),),
     # What is counted has no unit of its own.
     "": (("beat|breath|cell|copies|leukocyte|bpm", 1.0),),
@@ -52,9 +55,19 @@ for _dimension, _spellings in SPELLINGS.items():
     for _names, _factor in _spellings:
         for _name in _names.split("|"):
             BASE[_name.replace("\\^", "^")] = ((_dimension,) if _dimension else (), _factor)
-            if len(_name) > 3 and _name[-1].isalpha() and _name.islower() and _name[-1] != "s":
-                BASE[_name + "s"] = BASE[_name]
-            elif _name in ("lb", "sec", "min", "hr", "wk", "yr", "gm", "cc", "day", "U", "rad"):
+            if (len(_name) > 3 and _name[-1].isalpha() and _name.islower() and _name[-1] != "s") or _name in (
+                "lb",
+                "sec",
+                "min",
+                "hr",
+                "wk",
+                "yr",
+                "gm",
+                "cc",
+                "day",
+                "U",
+                "rad",
+            ):
                 BASE[_name + "s"] = BASE[_name]
 # A quotient may begin with its stroke: "70/min", "12,000/mm3".
 NAMES = "|".join(sorted(map(re.escape, BASE), key=len, reverse=True))

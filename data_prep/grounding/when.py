@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from data_prep.grounding.kinds import Atom, Taken
-from data_prep.grounding.quantities import SMALL, SPELLED, TENS
+from data_prep.grounding.quantities import SPELLED, spelled_number
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 MONTH = (
@@ -25,48 +25,65 @@ DATES = tuple(
         rf"\b{MONTH},?(?: of)? {YEAR}\b",
         r"(?<![\w./-])(?P<year>(?:19|20)\d\d)[-/](?P<month>\d{1,2})[-/](?P<day>\d{1,2})(?![\w/-])",
         r"(?<![\w./-])(?P<day>\d{1,2})[-/.](?P<month>\d{1,2})[-/.](?P<year>(?:19|20)?\d\d)(?![\w/-])",
-        r"\b(?:[Ii]n|[Oo]n|[Ss]ince|[Uu]ntil|[Bb]y|of|early|late|mid|last) (?P<month>January|February|March|April|May|June|July|August"
+        r"\b(?:[Ii]n|[Oo]n|[Ss]ince|[Uu]ntil|[Bb]y|of|early|late|mid|last) (?P<month>January|February|March|April"
+        r"|May|June|July|August"
         r"|September|October|November|December)\b(?! \d)",
         rf"(?<![\w.,/-]){YEAR}(?![\w,-]|\.\d|/\d| ?(?:mg|ml|mL|L\b|l\b|g|kg|cells|IU|U|cc|mm|pg|ng|mcg|µ|/|×|x ))",
     )
 )
 
-COUNT = rf"(?P<count>\d{{1,3}}(?:[.·]\d+)?|{SPELLED}|an?|one|half an?)"
+COUNT = rf"(?P<count>\d{{1,3}}(?:[.·]\d+)?|{SPELLED}|an?\b|one|half an?\b)"
 UNITS = {
-    "minute": 1 / 1440, "min": 1 / 1440, "hour": 1 / 24, "hr": 1 / 24, "h": 1 / 24, "day": 1.0, "d": 1.0, "week": 7.0, "wk": 7.0,
-    "month": 30.4375, "mo": 30.4375, "year": 365.25, "yr": 365.25, "y": 365.25, "second": 1 / 86400, "sec": 1 / 86400, "s": 1 / 86400,
+    "minute": 1 / 1440, "min": 1 / 1440, "hour": 1 / 24, "hr": 1 / 24, "h": 1 / 24, "day": 1.0, "d": 1.0, "week": 7.0,
+    "wk": 7.0,
+    "month": 30.4375, "mo": 30.4375, "year": 365.25, "yr": 365.25, "y": 365.25, "second": 1 / 86400, "sec": 1 / 86400,
+    "s": 1 / 86400,
     "decade": 3652.5,
 }  # fmt: skip
 UNIT = r"(?P<unit>seconds?|sec|minutes?|mins?|hours?|hrs?|h|days?|d|weeks?|wks?|months?|mo|years?|yrs?|decades?)"
 AGES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"(?<![\w.])(?P<count>\d{{1,3}}(?:\.\d)?|{SPELLED}|one|a)(?:[- ]and[- ]a[- ](?P<half>half))?[- ]?(?P<unit>years?|yrs?|months?|mo|weeks?|wk|days?|y)"
+        rf"(?<![\w.])(?P<count>\d{{1,3}}(?:\.\d)?|{SPELLED}|one|a)(?:[- ]and[- ]a[- ](?P<half>half))?[-"
+        rf" ]?(?P<unit>years?|yrs?|months?|mo|weeks?|wk|days?|y)"
         r"[- ,]{0,2}(?:olds?|of age|/?o)\b",
-        rf"\baged?(?: of| at| was| is|:)? (?P<count>\d{{1,3}}|{SPELLED})(?:[- ](?P<unit>years?|months?|weeks?|days?))?\b",
+        rf"\baged?(?: of| at| was| is|:)? (?P<count>\d{{1,3}}|{SPELLED})(?:[- ](?P<unit>years?|months?|weeks?"
+        rf"|days?))?\b",
         r"(?<![\w./-])(?P<count>\d{1,3})(?:(?P<unit>y|yr|yo|y/o) ?)?(?:[MF]|male|female)(?![\w/°])",
     )
 )
 STAY = r"(?P<label>hospital|post-?operative|post-?op|admission|hospitali[sz]ation|treatment|postpartum|illness)"
-ORDINALS = dict(
-    zip("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth".split(), range(1, 15), strict=True)
-)  # fmt: skip
+ORDINAL_WORDS = """
+first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
+""".split()
+ORDINALS = {word: number + 1 for number, word in enumerate(ORDINAL_WORDS)}
 DAYS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"\b(?:{STAY}[- ])?(?P<unit>day|week|month)s? (?:#|no\. ?)?(?P<count>\d{{1,3}})(?![\w.]*\d)(?: (?:of|after) {STAY.replace('label', 'after')})?",
+        rf"\b(?:{STAY}[- ])?(?P<unit>day|week|month)s? (?:#|no\. ?)?(?P<count>\d{{1,3}})(?![\w.]*\d)(?: (?:of"
+        rf"|after) {STAY.replace('label', 'after')})?",
         r"\b(?P<short>POD|HD) ?#?(?P<count>\d{1,3})\b",
-        rf"\b(?P<count>\d{{1,3}}(?=st|nd|rd|th)|{'|'.join(ORDINALS)})(?:st|nd|rd|th)?[- ](?:{STAY}[- ])?(?P<unit>day|week|month)\b",
+        rf"\b(?P<count>\d{{1,3}}(?=st|nd|rd|th)|{'|'.join(ORDINALS)})(?:st|nd|rd|th)?[- ](?:{STAY}[-"
+        rf" ])?(?P<unit>day|week|month)\b",
     )
 )
 DURATION = re.compile(
-    rf"(?<![\w.,])(?:(?P<low>\d{{1,3}}(?:\.\d+)?|{SPELLED})(?:\s?[-–/]\s?|\s(?:to|or)\s))?{COUNT}(?:[- ]and[- ]a[- ](?P<half>half))?[- ]?"
-    rf"(?:consecutive |full |more |additional |further |postoperative |post-?operative )?{UNIT}(?![\w/²³2])(?P<after> and a half)?",
+    rf"(?<![\w.,])(?:(?P<low>\d{{1,3}}(?:\.\d+)?|{SPELLED})(?:\s?[-–/]\s?|\s(?:to|or)\s))?{COUNT}(?:[- ]and[- ]a[-"
+    rf" ](?P<half>half))?[- ]?"
+    rf"(?:consecutive |full |more |additional |further |postoperative |post-?operative"
+    rf" )?{UNIT}(?![\w/²³2])(?P<after> and a half)?",
     re.IGNORECASE,
 )
 # "a day" says how often, unless one of these stands before or after.
-SPAN_BEFORE = re.compile(r"(?:for|within|after|over|during|past|last|about|approximately|almost|nearly|in|since|of|by|than|further|next|only)\s(?:the\s)?$", re.IGNORECASE)
-SPAN_AFTER = re.compile(r"^(?:['’]s?)?[- ](?:later|ago|earlier|before|after|prior|history|duration|course|follow|following|post|long)\b", re.IGNORECASE)
+SPAN_BEFORE = re.compile(
+    r"(?:for|within|after|over|during|past|last|about|approximately|almost|nearly|in|since|of|by|than|further|next"
+    r"|only)\s(?:the\s)?$",
+    re.IGNORECASE,
+)
+SPAN_AFTER = re.compile(
+    r"^(?:['’]s?)?[- ](?:later|ago|earlier|before|after|prior|history|duration|course|follow|following|post|long)\b",
+    re.IGNORECASE,
+)
 RATE_BEFORE = re.compile(r"(?:/|\bper|\bevery|\beach)\s?$", re.IGNORECASE)
 
 
@@ -121,7 +138,13 @@ def days(sentence: str, taken: Taken) -> Iterator[Atom]:
             short = groups.get("short")
             if short:
                 label = "postop" if short.upper() == "POD" else "hospital"
-            origin = "postoperative" if label.startswith("postop") else "hospital" if label[:4] in ("hosp", "admi") else label
+            origin = (
+                "postoperative"
+                if label.startswith("postop")
+                else "hospital"
+                if label[:4] in ("hosp", "admi")
+                else label
+            )
             taken.take(match.start(), match.end())
             count = match["count"].lower()
             unit = (groups.get("unit") or "day").lower()
@@ -153,4 +176,4 @@ def count_of(text: str) -> float:
         return 0.5
     if text[0].isdigit():
         return float(text.replace("·", "."))
-    return float(sum(TENS.get(part) or SMALL.get(part) or 1 for part in re.split(r"[- ]", text)))
+    return spelled_number(text)

@@ -44,8 +44,13 @@ SCOPE_END = re.compile(
     r"|, (?:and (?:he|she|the|was|had)|he|she|the|with)\b",
     re.IGNORECASE,
 )
+# "Stated to be absent: a; b; c." and "Negatives: a, b": the whole list.
+DENIED_LIST = re.compile(
+    r"\b(?:stated to be absent|absent|denied|denies|negatives?|negative for)\s?:[^.:]*$", re.IGNORECASE
+)
 NEGATED_AFTER = re.compile(
-    r"^[^,;.]{0,40}?\b(?:was|were|is|are|been) (?:\w+ )?(?:absent|negative|excluded|ruled out|not (?:found|seen|"
+    r"^\s?\((?:\w+, )?stated to be absent\)|^[^,;.]{0,40}?\b(?:was|were|is|are|been) (?:\w+ )?(?:absent|negative"
+    r"|excluded|ruled out|not (?:found|seen|"
     r"present|detected|observed|noted|identified|palpable|reported|demonstrated))\b",
     re.IGNORECASE,
 )
@@ -193,4 +198,4 @@ def is_negated(sentence: str, start: int, end: int) -> bool:
         reach = before[cue.end() :]
         if len(reach) < 110 and not SCOPE_END.search(reach):
             return True
-    return bool(NEGATED_AFTER.match(sentence[end:]))
+    return bool(DENIED_LIST.search(before)) or bool(NEGATED_AFTER.match(sentence[end:]))

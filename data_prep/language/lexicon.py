@@ -4,7 +4,10 @@ from data_prep.language.drugs import BRANDS, MORE_DRUGS
 from data_prep.language.problems import MORE_PROBLEMS
 from data_prep.language.words import table
 
-DRUGS = MORE_DRUGS | BRANDS.keys() | table("""
+DRUGS = (
+    MORE_DRUGS
+    | BRANDS.keys()
+    | table("""
 acetaminophen, paracetamol, aspirin, acetylsalicylic acid, ibuprofen, naproxen, diclofenac, indomethacin, ketorolac
 celecoxib, morphine, fentanyl, oxycodone, tramadol, codeine, methadone, naloxone, ketamine, propofol, midazolam
 lorazepam, diazepam, clonazepam, heparin, warfarin, enoxaparin, dabigatran, clopidogrel, ticagrelor, alteplase
@@ -50,6 +53,7 @@ permethrin, timolol, latanoprost, dorzolamide, brimonidine, tropicamide, cyclope
 povidone-iodine, filgrastim, g-csf, erythropoietin, eltrombopag, romiplostim, omalizumab, eculizumab
 bisphosphonate, bisphosphonates, botulinum toxin
 """)
+)
 DRUG_SUFFIXES = (
     "mab", "tinib", "cillin", "mycin", "floxacin", "conazole", "prazole", "sartan", "statin", "olol", "dipine",
     "oxaban", "platin",
@@ -62,7 +66,8 @@ DRUG_SUFFIXES = (
     "virine", "lutamide", "ciclib", "parib", "rafenib", "denib", "anib", "lisib", "degib", "citinib", "orexant",
     "ditan", "gepant", "nexor", "bamate", "racetam", "lisant", "amidis", "siran", "nersen", "vancin", "micin", "asvir",
     "previr", "ovir", "avir", "fungin", "fungerp", "manid", "quiline", "quine", "prazan", "renone", "ciguat", "tirelin",
-    "relix", "relin", "actide", "natide", "patide", "lutide", "leucel", "ercept", "tacept", "kinra", "mustine", "zotocin", "tecan", "poside",
+    "relix", "relin", "actide", "natide", "patide", "lutide", "leucel", "ercept", "tacept", "kinra", "mustine",
+    "zotocin", "tecan", "poside",
     "bicin", "grastim", "poetin", "sulfan", "dipine", "azosin", "oxetine", "ipramine", "triptyline",
     "perone", "peridol", "apine", "azepine", "zolam", "oxadone", "caserin", "ergoline", "tadine", "astine", "tropium",
     "terol", "phylline", "fenac", "profen", "oxicam", "coxib", "fentanil", "orphan", "metacin", "glinide", "glitazone",

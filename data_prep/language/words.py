@@ -27,7 +27,8 @@ a an the of in on at to for from by with without and or but as is was were are b
 she his her him hers they their them it its this that these those who which whom whose there then than so not no nor
 also did do does done after before during while when upon into onto over under between about per patient patients
 showed shown show revealed reveal noted seen found given case report year years old month months week weeks day days
-hour hours mg ml cm mm kg g dl mmhg one two three i we our us you your all any some each other both due because
+hour hours mg ml cm mm kg g dl mmhg one two three four five six seven eight nine ten eleven twelve i we our us you
+your all any some each other both due because
 """)
 
 

@@ -12,6 +12,7 @@ HISTORY OF PRESENT ILLNESS:
 
 import re
 
+from data_prep.language.sentences import normalise, split_sentences, tidy
 from data_prep.offline.sections import (
     CHIEF_COMPLAINT,
     LEAD_IN,
@@ -20,7 +21,6 @@ from data_prep.offline.sections import (
     assign_sections,
     is_about_patient,
 )
-from data_prep.language.sentences import normalise, split_sentences, tidy
 
 TITLE = "DISCHARGE SUMMARY"
 PATIENT = "PATIENT"

@@ -8,7 +8,7 @@ import pytest
 import tyro
 from fake_endpoint import FakeEndpoint, completion, failure
 
-from data_prep import notes, records
+from data_prep import folders, notes
 from data_prep.case_reports import ReportsConfig
 from data_prep.notes import NotesConfig
 from data_prep.prompts import NOTE_PROMPT
@@ -151,7 +151,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(records, "write_parquet", full)
+    monkeypatch.setattr(folders, "write_parquet", full)
     with pytest.raises(UserError, match="the disk is full"):
         notes.run(NotesConfig(source, tmp_path / "out", shards=ShardsConfig(2, 1)))
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
