@@ -90,6 +90,9 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         raise UserError(f"no such subcommand; {f'is it {near[0]}?' if near else 'one of ' + ', '.join(COMMANDS)}")
     command = COMMANDS[name]
+    if name in ("notes", "instructions") and any(a.split("=")[0] == "--audit" for a in arguments):
+        # Another question to the same folder: none of the settings of a run that writes.
+        command = Command("", "data_prep.audit", "AuditConfig", "run", "prep")
     if name == "train":
         train(command, arguments, debug)
         return

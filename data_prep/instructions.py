@@ -20,6 +20,7 @@ import tyro
 
 from data_prep.filters import Duplicates, reason_to_reject
 from data_prep.folders import check_replaceable, read_manifest, verified_files
+from data_prep.gate import Draft, GateConfig, Tally, check_gate, misquoted, pass_gate
 from data_prep.ledger import Ledger
 from data_prep.prompts import (
     ANSWER_PROMPT,
@@ -82,6 +83,8 @@ class TaskWeights:
 
 @dataclass(frozen=True)
 class InstructionsConfig:
+    """Notes to instruction-answer pairs. With --audit FOLDER instead: check a finished folder again, offline."""
+
     source: Path
     """A finished folder of notes."""
 
@@ -97,6 +100,7 @@ class InstructionsConfig:
     task_weights: TaskWeights = field(default_factory=TaskWeights)
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
+    gate: tyro.conf.OmitArgPrefixes[GateConfig] = field(default_factory=GateConfig)
 
     allow_remote: str = ""
     """With real notes and --teacher openai: the endpoint's host, which must be one of your own."""
@@ -144,6 +148,7 @@ class WriteExamples:
     seed: int
     pool: dict[str, list[str]]  # task → frozen questions; empty where seed instructions are all there is
     pool_notes: frozenset[str]  # notes whose questions made the pool: they see seed instructions only
+    gate: GateConfig
     questions_only: bool = False
     why_not_send: str = ""  # restricted notes to this endpoint
 
@@ -180,6 +185,8 @@ class WriteExamples:
             answer_generation=Generation("", "", "", 0, ""),
         )
         broken = reason_to_reject("question", reply)
+        if not broken and (quote := misquoted(question, note.text)):
+            broken = "quote_not_in_note", f"question: {quote!r}"
         if broken:
             return Reject.of(example, *broken)
         return example if self.questions_only else await self.answered(example, teacher)
@@ -194,8 +201,18 @@ class WriteExamples:
             answer=reply.text.strip(),
             answer_generation=generation(teacher, reply, ANSWER_PROMPT.hash, seed),
         )
-        broken = reason_to_reject("answer", reply)
-        return Reject.of(example, *broken) if broken else example
+        if broken := reason_to_reject("answer", reply):
+            return Reject.of(example, *broken)
+        passed = await pass_gate(
+            Draft("answer", example.id, example.note, ANSWER_PROMPT.hash, seed), reply, self.gate, teacher
+        )
+        example = replace(
+            example,
+            answer=passed.text,
+            answer_generation=passed.generation(teacher.name),
+            certificate=passed.certificate,
+        )
+        return Reject.of(example, *passed.broken) if passed.broken else example
 
     async def conversation(self, example: Example, teacher: Teacher) -> list[Record]:
         """The example with its follow-up turns; one that is rejected ends the conversation before it."""
@@ -223,6 +240,8 @@ class WriteExamples:
         turn = Turn(task, reply.text.strip(), "", asked, Generation("", "", "", 0, ""))
         if broken := reason_to_reject("question", reply):
             return turn, broken
+        if quote := misquoted(turn.question, example.note):
+            return turn, ("quote_not_in_note", f"question: {quote!r}")
         if turn.question in [question for question, _ in history]:
             return turn, ("duplicate", "asked before in this conversation")
         seed = request_seed(self.seed, "follow_up_answer", turn_id)
@@ -231,7 +250,13 @@ class WriteExamples:
         reply = await teacher.ask(Request("follow_up_answer", turn_id, messages, inputs, seed))
         answered = generation(teacher, reply, FOLLOW_UP_ANSWER_PROMPT.hash, seed)
         turn = replace(turn, answer=reply.text.strip(), answer_generation=answered)
-        return turn, reason_to_reject("answer", reply)
+        if broken := reason_to_reject("answer", reply):
+            return turn, broken
+        draft = Draft("answer", turn_id, example.note, FOLLOW_UP_ANSWER_PROMPT.hash, seed)
+        passed = await pass_gate(draft, reply, self.gate, teacher)
+        answered = passed.generation(teacher.name)
+        turn = replace(turn, answer=passed.text, answer_generation=answered, certificate=passed.certificate)
+        return turn, passed.broken
 
 
 def generation(teacher: Teacher, reply: Reply, prompt_hash: str, seed: int) -> Generation:
@@ -268,7 +293,7 @@ def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path])
     weights = config.task_weights.by_task()
     offline = config.teacher.teacher == "offline"
     seeds_only = WriteExamples(
-        config.per_note, config.follow_ups, weights, config.seed, {}, frozenset(),
+        config.per_note, config.follow_ups, weights, config.seed, {}, frozenset(), config.gate,
         why_not_send="" if offline else why_not_send(config.teacher.base_url, config.allow_remote),
     )  # fmt: skip
     # The offline teacher reads no examples.
@@ -289,6 +314,7 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
     """Write the instructions folder; its manifest. UserError for what the caller can mend."""
     check_teacher(config.teacher)
     check_shards(config.shards)
+    check_gate(config.gate)
     if config.per_note < 1:
         raise UserError(f"--per-note {config.per_note}: it must be at least 1")
     for name in ("pool_notes", "follow_ups"):
@@ -301,10 +327,12 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
     content = text_hash(*(file["sha256"] for file in manifest["files"]))
     work = work_of_run(config, content, paths)
     seen = Duplicates()
+    tally = Tally(config.gate)
 
     def judge(example: Example) -> Reject | None:
         if seen.is_duplicate(example.note, example.question):
             return Reject.of(example, "duplicate", "the same note and question as an earlier example")
+        tally.count(example.certificate)
         return None
 
     facts = {
@@ -313,6 +341,7 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
         "per_note": config.per_note,
         "follow_ups": config.follow_ups,
         "task_weights": work.weights,
+        "faithfulness": tally.facts,
     }
     inputs = {str(config.source): content}
     stage = Stage("instructions", Example, config.out, config.teacher, config.shards, inputs, facts, manifest["out"])

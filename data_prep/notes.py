@@ -12,6 +12,7 @@ import tyro
 from data_prep import style
 from data_prep.case_reports import ReportsConfig, open_reports
 from data_prep.filters import Duplicates, reason_to_reject
+from data_prep.gate import Draft, GateConfig, Tally, check_gate, pass_gate
 from data_prep.note_types import NoteType, types_named, types_of_report
 from data_prep.prompts import note_messages, note_prompt_hash
 from data_prep.records import CaseReport, Generation, Note, Record, Reject, UserError
@@ -21,6 +22,8 @@ from data_prep.teacher import Request, Teacher, TeacherConfig, check_teacher, re
 
 @dataclass(frozen=True)
 class NotesConfig:
+    """Case reports to synthetic notes. With --audit FOLDER instead: check a finished folder again, offline."""
+
     source: str
     """Case reports: a .csv, .json, .jsonl, .parquet or .txt file, a folder of one kind of these, or the id of a data
     set on the Hugging Face hub."""
@@ -37,6 +40,7 @@ class NotesConfig:
     reports: tyro.conf.OmitArgPrefixes[ReportsConfig] = field(default_factory=ReportsConfig)
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
+    gate: tyro.conf.OmitArgPrefixes[GateConfig] = field(default_factory=GateConfig)
 
     style: float = 0.0
     """Share of the places at which a finished, checked note is put into chart style: abbreviations, lay words, clipped
@@ -54,6 +58,7 @@ class WriteNote:
     types: list[NoteType]
     per_report: int
     style: float
+    gate: GateConfig
 
     async def __call__(self, report: CaseReport, teacher: Teacher) -> list[Record]:
         types = types_of_report(report.id, self.types, self.per_report, self.seed)
@@ -74,8 +79,14 @@ class WriteNote:
             article=report.article,
             generation=Generation(teacher.name, reply.model, note_prompt_hash(note_type), seed, reply.finish_reason),
         )
-        broken = reason_to_reject("note", reply)
-        return Reject.of(note, *broken) if broken else self.styled(note)
+        if broken := reason_to_reject("note", reply):
+            return Reject.of(note, *broken)
+        draft = Draft("note", note_id, report.text, note_prompt_hash(note_type), seed)
+        passed = await pass_gate(draft, reply, self.gate, teacher)
+        note = replace(
+            note, text=passed.text, certificate=passed.certificate, generation=passed.generation(teacher.name)
+        )
+        return Reject.of(note, *passed.broken) if passed.broken else self.styled(note)
 
     def styled(self, note: Note) -> Note:
         text, edits = style.apply(note.text, self.style, self.seed, note.id)
@@ -86,6 +97,7 @@ def run(config: NotesConfig) -> dict[str, Any]:
     """Write the notes folder; its manifest. UserError for what the caller can mend."""
     check_teacher(config.teacher)
     check_shards(config.shards)
+    check_gate(config.gate)
     style.check_rate(config.style)
     types = types_named(config.note_types)
     if not 0 <= config.per_report <= len(types):
@@ -94,17 +106,21 @@ def run(config: NotesConfig) -> dict[str, Any]:
         )
     source = open_reports(config.source, config.reports)
     seen = Duplicates()
+    tally = Tally(config.gate)
 
     def judge(note: Note) -> Reject | None:
-        return (
-            Reject.of(note, "duplicate", "the same text as an earlier note") if seen.is_duplicate(note.text) else None
-        )
+        if seen.is_duplicate(note.text):
+            return Reject.of(note, "duplicate", "the same text as an earlier note")
+        tally.count(note.certificate)
+        return None
 
     facts = {
         "teacher": sampling(config.teacher),
         "seed": config.seed,
         "note_types": [row.name for row in types],
         "style": config.style,
+        "faithfulness": tally.facts,
     }
     stage = Stage("notes", Note, config.out, config.teacher, config.shards, source.inputs, facts)
-    return run_stage(stage, WriteNote(config.seed, types, config.per_report, config.style), source.records(), judge)
+    work = WriteNote(config.seed, types, config.per_report, config.style, config.gate)
+    return run_stage(stage, work, source.records(), judge)

@@ -221,6 +221,32 @@ Instruction:
 Answer:""",
 )
 
+REPAIR_PROMPT = Prompt(
+    system="You correct clinical texts against the record that they were written from.",
+    user="""\
+The {kind} below was written from the source below it alone. Some of its statements do not stand there. Write the \
+{kind} again without them.
+
+How to correct it:
+1. Output the whole corrected {kind} and nothing else.
+2. Change what is listed, and what it was said for; keep every other sentence, its order and its headings word for word.
+3. Where the source says it otherwise, say it as the source does: number, unit, dose, date, side, negation, drug.
+Where \
+the source does not say it at all, leave it out.
+4. Add nothing.
+
+Not in the source:
+{unsupported}
+
+The {kind}:
+{text}
+
+Source:
+{source}
+
+Corrected {kind}:""",
+)
+
 
 # A conversation goes on: the same colleague asks again, having read what was answered.
 FOLLOW_UP_PROMPT = Prompt(
@@ -315,3 +341,9 @@ def follow_up_answer_messages(
 
 def render_history(history: Sequence[tuple[str, str]]) -> str:
     return "\n\n".join(f"Instruction: {question}\nAnswer: {answer}" for question, answer in history)
+
+
+def repair_messages(kind: str, text: str, source: str, unsupported: Sequence[str]) -> tuple[dict[str, str], ...]:
+    """What asks to mend a note or an answer; `unsupported` has one line for each thing that is wrong."""
+    listed = "\n".join(f"- {line}" for line in unsupported)
+    return REPAIR_PROMPT.messages(kind=kind, text=text.strip(), source=source.strip(), unsupported=listed)

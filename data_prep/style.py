@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import astuple, dataclass
 
-from data_prep.offline.lexicon import PLAIN_WORDS
+from data_prep.language.lexicon import PLAIN_WORDS
 from data_prep.records import UserError, seeded_fraction
 
 ABBREVIATIONS = {

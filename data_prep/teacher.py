@@ -22,10 +22,11 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 class Request:
     """One chat request, and what its messages were rendered from, for a teacher that works by rule."""
 
-    kind: str  # "note", "question", "answer", "follow_up" or "follow_up_answer"
+    kind: str  # "note", "question", "answer", "follow_up", "follow_up_answer" or "repair"
     record_id: str
     messages: tuple[Mapping[str, str], ...]  # {"role": ..., "content": ...}
-    # "report"; "note", "task", for an answer "question", for a follow-up "history" (JSON: what was asked and answered)
+    # "report", "note_type"; "note", "task", for an answer "question", for a follow-up "history" (JSON: what was asked
+    # and answered); for a repair "text", "source"
     inputs: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     schema: Mapping[str, Any] | None = None  # a JSON schema that the reply must meet

@@ -226,12 +226,12 @@ COREFERENCE_FORMS = (
     Form(("To whom do the personal pronouns under {} refer?", "Resolve the personal pronouns in the section {}."),
     section_mentions, resolve_section),
     Form(
-        ("Who is “the patient” in this note?",),
+        ("Who is the patient in this note?",),
         lambda view: [""],
         lambda view, _: who_is_patient(view),
     ),
     Form(
-        ("Whom does the note mean by “the patient's {}”?",),
+        ("Whom does the note mean by the patient's {}?",),
         lambda view: [],
         lambda view, relative: mentioned(view, relative),
         absent=("brother", "sister", "uncle", "daughter", "husband", "wife"),

@@ -2,9 +2,9 @@
 
 import re
 
-from data_prep.offline.entities import KIND_OF, Entity
+from data_prep.language.entities import KIND_OF, Entity
+from data_prep.language.lexicon import QUALIFIERS, UNITS
 from data_prep.offline.forms import Form
-from data_prep.offline.lexicon import QUALIFIERS, UNITS
 from data_prep.offline.view import (
     NOT_STATED,
     NoteView,
@@ -27,12 +27,13 @@ LONGEST_LIST = 24
 MEASUREMENT = re.compile(
     r"(?<![\w./-])[<>≤≥~]?\s?\d[\d.,]*(?:\s?(?:[x×X*/–-]|to)\s?\d[\d.,]*){0,2}\s?(?:mg/kg(?:/day|/d)?|mg/m2|mg/d[lL]|"
     r"g/d[lL]|[mµμn]g/m[lL]|ng/dL|pg/m[lL]|[mµμ]?mol/[lL]|"
-    r"m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|mm\s?Hg|mm/h(?:r|our)?|beats per minute|bpm|kg/m2|mg/day|"
+    r"m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|mm\s?(?:of )?Hg|mm/h(?:r|our)?|beats per minute|bpm|kg/m2"
+    r"|mg/day|"
     r"g/day|mg|mcg|µg|μg|g|kg|m[lL]|L|cm|mm|%|°\s?C|℃|Gy)(?![\w/])"
 )
 DOSE = re.compile(
     r"^[^,;.]{0,25}?(\(?\b\d[\d.,]*\s?(?:[-–]\s?\d[\d.,]*\s?)?(?:mg|g|mcg|µg|μg|micrograms?|million units|IU|units?|"
-    r"U|mL|ml|mEq|mmol)(?:/(?:kg|m2|day|d|h|hour|dose|week|min))*(?: per (?:kg|day|week|hour|dose))?\b\)?"
+    r"U|mL|ml|mEq|mmol)(?:/(?:kg|m2|m²|day|d|h|hour|dose|week|min))*(?![/²])(?: per (?:kg|day|week|hour|dose))?\b\)?"
     r"(?:,? (?:once|twice|three times|four times|every \w+(?: \w+)?|per|a|daily|orally|intravenously|IV|weekly|"
     r"monthly|bid|tid|day|week|in|divided|doses)\b)*)"
 )

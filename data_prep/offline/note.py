@@ -12,9 +12,9 @@ HISTORY OF PRESENT ILLNESS:
 
 import re
 
+from data_prep.language.sentences import normalise, split_sentences, tidy
 from data_prep.offline.layouts import LAYOUTS
 from data_prep.offline.sections import CHIEF_COMPLAINT, LEAD_IN, assign_sections, is_about_patient
-from data_prep.offline.sentences import normalise, split_sentences, tidy
 
 PATIENT = "PATIENT"
 
@@ -23,7 +23,7 @@ TENS = r"twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
 SPELLED = (
     r"(?<!and a )(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
     r"seventeen|eighteen|nineteen|"
-    rf"(?:{TENS})(?:-(?:one|two|three|four|five|six|seven|eight|nine))?)"
+    rf"(?:{TENS})(?:[- ](?:one|two|three|four|five|six|seven|eight|nine))?)"
 )
 WHO = re.compile(
     rf"\b((?:\d{{1,3}}(?:\.\d)?|{SPELLED})[- ](?:years?|yr|y|months?|weeks?|days?)[- ](?:old|"

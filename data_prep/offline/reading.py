@@ -2,7 +2,7 @@
 
 import re
 
-from data_prep.offline.entities import Entity
+from data_prep.language.entities import Entity
 from data_prep.offline.forms import Form
 from data_prep.offline.relations import specific
 from data_prep.offline.sections import (

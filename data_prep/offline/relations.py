@@ -2,9 +2,9 @@
 
 import re
 
-from data_prep.offline.entities import Entity
+from data_prep.language.entities import Entity
+from data_prep.language.words import word_set
 from data_prep.offline.forms import Form
-from data_prep.offline.lexicon import word_set
 from data_prep.offline.naming import DOSE
 from data_prep.offline.view import NOT_STATED, NoteView, Sentence, quote, sentence_case, unique, word_pattern
 

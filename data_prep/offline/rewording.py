@@ -2,11 +2,11 @@
 
 import re
 
+from data_prep.language.lexicon import PLAIN_WORDS
+from data_prep.language.times import find_times
 from data_prep.offline.forms import Form
-from data_prep.offline.lexicon import PLAIN_WORDS
 from data_prep.offline.naming import write_out
 from data_prep.offline.sections import COURSE, FOLLOW_UP, PRESENT
-from data_prep.offline.times import find_times
 from data_prep.offline.view import NOT_STATED, NoteView, Sentence, sentence_case
 
 # Turns of phrase with one meaning; the replacement fits the same place in the sentence.

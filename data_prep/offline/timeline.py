@@ -2,9 +2,9 @@
 
 import re
 
+from data_prep.language.times import Time, find_times, without_time
 from data_prep.offline.forms import Form
 from data_prep.offline.sections import FOLLOW_UP
-from data_prep.offline.times import Time, find_times, without_time
 from data_prep.offline.view import NOT_STATED, NoteView, Sentence, quote, sentence_case, unique
 
 LONGEST_TIMELINE = 7
@@ -138,7 +138,13 @@ TEMPORAL_FORMS = (
         ("What does the note record for this time: “{}”?", "What happened “{}”?"),
         expressions,
         happened,
-        absent=("In January 1998", "on hospital day 21", "Eleven years later"),
+    ),
+    # What the note lacks is asked for without quotation marks: these stand for the note's own words.
+    Form(
+        ("What does the note record {}?",),
+        lambda view: [],
+        happened,
+        absent=("in January 1998", "on hospital day 21", "eleven years later"),
     ),
     Form(
         ("List the dated or timed events under {} in the order of the note, each with its time.",

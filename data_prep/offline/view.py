@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from data_prep.offline.abbreviations import find_pairs, find_undefined
-from data_prep.offline.entities import Entity, find_entities
-from data_prep.offline.sentences import normalise, split_sentences
+from data_prep.language.abbreviations import find_pairs, find_undefined
+from data_prep.language.entities import Entity, find_entities
+from data_prep.language.sentences import normalise, split_sentences
 
 NOT_STATED = "This is not stated in the note."
 HEADING = re.compile(r"^[#*\s]*([A-Z][A-Z ,/&()-]{2,60}?)[*\s]*:[*\s]*(.*)$")

@@ -11,6 +11,7 @@ from test_notes import api, write_reports
 from test_pack import documents, packed
 
 from data_prep import instructions, notes
+from data_prep.gate import GateConfig
 from data_prep.instructions import InstructionsConfig
 from data_prep.notes import NotesConfig
 from data_prep.offline import NOT_STATED
@@ -128,7 +129,9 @@ def test_each_turn_is_shown_what_came_before(tmp_path: Path, source: Path):
         return completion(f"reply number {number} about the fever and its course")
 
     with FakeEndpoint(answer) as endpoint:
-        config = InstructionsConfig(source, tmp_path / "out", follow_ups=2, pool_notes=0, teacher=api(endpoint))
+        config = InstructionsConfig(
+            source, tmp_path / "out", follow_ups=2, pool_notes=0, teacher=api(endpoint), gate=GateConfig("keep")
+        )
         instructions.run(config)
     examples, rejects = read(tmp_path / "out")
     assert not rejects
@@ -151,7 +154,9 @@ def test_a_turn_that_is_rejected_ends_the_conversation_before_it(tmp_path: Path,
         return completion(f"reply number {number} about the fever and its course")
 
     with FakeEndpoint(answer) as endpoint:
-        config = InstructionsConfig(source, tmp_path / "out", follow_ups=2, pool_notes=0, teacher=api(endpoint))
+        config = InstructionsConfig(
+            source, tmp_path / "out", follow_ups=2, pool_notes=0, teacher=api(endpoint), gate=GateConfig("keep")
+        )
         instructions.run(config)
     examples, rejects = read(tmp_path / "out")
     assert [len(e.follow_ups) for e in examples] == [1] * len(examples)

@@ -11,6 +11,7 @@ from fake_endpoint import FakeEndpoint, completion, failure
 from test_notes import api, write_reports
 
 from data_prep import instructions, notes
+from data_prep.gate import GateConfig
 from data_prep.instructions import SHOWN, InstructionsConfig, TaskWeights, shown_examples, tasks_of_note
 from data_prep.notes import NotesConfig
 from data_prep.prompts import ANSWER_PROMPT, QUESTION_PROMPT
@@ -106,7 +107,9 @@ def answer_by_prompt(body, n):
 
 def test_question_and_answer_are_separate_calls_and_a_rerun_sends_none(source, tmp_path):
     with FakeEndpoint(answer_by_prompt) as endpoint:
-        config = InstructionsConfig(source, tmp_path / "out", teacher=api(endpoint), per_note=2, pool_notes=4)
+        config = InstructionsConfig(
+            source, tmp_path / "out", teacher=api(endpoint), per_note=2, pool_notes=4, gate=GateConfig("keep")
+        )
         first = instructions.run(config)
         asked = list(endpoint.requests)
         again = instructions.run(config)
@@ -118,6 +121,7 @@ def test_question_and_answer_are_separate_calls_and_a_rerun_sends_none(source, t
             per_note=2,
             pool_notes=4,
             shards=ShardsConfig(5),
+            gate=GateConfig("keep"),
         )
         assert instructions.run(other)["out"] == first["out"]
         assert len(endpoint.requests) == len(asked), "how fast it is asked is no part of a request"
@@ -157,7 +161,12 @@ def test_a_pool_with_failures_stays_when_they_are_mended(source, tmp_path):
 
     with FakeEndpoint(answer) as endpoint:
         config = InstructionsConfig(
-            source, tmp_path / "out", per_note=8, teacher=api(endpoint, concurrency=1), pool_notes=6
+            source,
+            tmp_path / "out",
+            per_note=8,
+            teacher=api(endpoint, concurrency=1),
+            pool_notes=6,
+            gate=GateConfig("keep"),
         )
         first = instructions.run(config)
         sick = False

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.language.abbreviations import find_pairs, find_undefined
+from data_prep.language.entities import find_entities
+from data_prep.language.lexicon import PLAIN_WORDS, UNITS
+from data_prep.language.sentences import normalise, split_sentences, tidy
+from data_prep.language.times import find_times
 from data_prep.offline import NOT_STATED, OfflineTeacher, answer_question, ask_question, write_note
-from data_prep.offline.abbreviations import find_pairs, find_undefined
-from data_prep.offline.entities import find_entities
 from data_prep.offline.layouts import LAYOUTS
-from data_prep.offline.lexicon import PLAIN_WORDS, UNITS
 from data_prep.offline.note import PATIENT
 from data_prep.offline.rewording import REWORDINGS, paraphrase
 from data_prep.offline.sections import CHIEF_COMPLAINT, SECTIONS, is_about_patient
-from data_prep.offline.sentences import normalise, split_sentences, tidy
 from data_prep.offline.teacher import FORMS
-from data_prep.offline.times import find_times
 from data_prep.offline.view import read_note
 from data_prep.records import TASKS
 from data_prep.teacher import Request
@@ -286,8 +286,8 @@ IMAGING:
         ("Named Entity Recognition", "List the medications that the note names."),
         ("Abbreviation Expansion", "What does COPD stand for in this note?"),
         ("Relation Extraction", "What dose of warfarin does the note give?"),
-        ("Temporal Information Extraction", "What happened “on hospital day 21”?"),
-        ("Coreference Resolution", "Whom does the note mean by “the patient's uncle”?"),
+        ("Temporal Information Extraction", "What does the note record on hospital day 21?"),
+        ("Coreference Resolution", "Whom does the note mean by the patient's uncle?"),
         ("Paraphrasing", "Rewrite ALLERGIES in your own words."),
         ("Summarization", "Summarize the section CONSULTATIONS."),
         ("Question Answering", "What does the note say about allergies?"),

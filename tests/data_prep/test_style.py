@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import notes, style
+from data_prep.language.lexicon import PLAIN_WORDS
 from data_prep.notes import NotesConfig
-from data_prep.offline.lexicon import PLAIN_WORDS
 from data_prep.records import Note, UserError, read_parquet
 from data_prep.style import ABBREVIATIONS, CLIPPED, KINDS, apply, from_json, to_json, undo
 

@@ -9,7 +9,7 @@ found in the words before it, and its first letter must begin a word.
 
 import re
 
-from data_prep.offline.lexicon import word_set
+from data_prep.language.words import word_set
 
 BRACKET = re.compile(r"\(([^()]{2,80})\)")
 SHORT = re.compile(r"^(?=[^\s]*[A-Z])(?=(?:[^A-Za-z]*[A-Za-z]){2})[A-Za-zα-ω0-9][\wα-ω/&.-]{1,9}$")

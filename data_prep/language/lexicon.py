@@ -1,15 +1,13 @@
 """Word tables: drugs, problems, tests, procedures, anatomy; plain words for technical ones. All lower case."""
 
+from data_prep.language.drugs import BRANDS, MORE_DRUGS
+from data_prep.language.problems import MORE_PROBLEMS
+from data_prep.language.words import table
 
-def word_set(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-def table(text: str) -> frozenset[str]:
-    return frozenset(term.strip() for term in text.replace("\n", ",").split(",") if term.strip())
-
-
-DRUGS = table("""
+DRUGS = (
+    MORE_DRUGS
+    | BRANDS.keys()
+    | table("""
 acetaminophen, paracetamol, aspirin, acetylsalicylic acid, ibuprofen, naproxen, diclofenac, indomethacin, ketorolac
 celecoxib, morphine, fentanyl, oxycodone, tramadol, codeine, methadone, naloxone, ketamine, propofol, midazolam
 lorazepam, diazepam, clonazepam, heparin, warfarin, enoxaparin, dabigatran, clopidogrel, ticagrelor, alteplase
@@ -55,6 +53,7 @@ permethrin, timolol, latanoprost, dorzolamide, brimonidine, tropicamide, cyclope
 povidone-iodine, filgrastim, g-csf, erythropoietin, eltrombopag, romiplostim, omalizumab, eculizumab
 bisphosphonate, bisphosphonates, botulinum toxin
 """)
+)
 DRUG_SUFFIXES = (
     "mab", "tinib", "cillin", "mycin", "floxacin", "conazole", "prazole", "sartan", "statin", "olol", "dipine",
     "oxaban", "platin",
@@ -63,9 +62,21 @@ DRUG_SUFFIXES = (
     "gliptin", "gliflozin", "glutide", "setron", "lukast", "parin", "penem", "zosin", "azepam", "barbital", "fibrate",
     "semide",
     "thiazide", "pril", "dronate", "trexate", "stigmine", "curium", "zolamide", "prost", "vudine", "abine", "sporin",
+    # Further stems of the international nonproprietary names, where no everyday word shares them.
+    "virine", "lutamide", "ciclib", "parib", "rafenib", "denib", "anib", "lisib", "degib", "citinib", "orexant",
+    "ditan", "gepant", "nexor", "bamate", "racetam", "lisant", "amidis", "siran", "nersen", "vancin", "micin", "asvir",
+    "previr", "ovir", "avir", "fungin", "fungerp", "manid", "quiline", "quine", "prazan", "renone", "ciguat", "tirelin",
+    "relix", "relin", "actide", "natide", "patide", "lutide", "leucel", "ercept", "tacept", "kinra", "mustine",
+    "zotocin", "tecan", "poside",
+    "bicin", "grastim", "poetin", "sulfan", "dipine", "azosin", "oxetine", "ipramine", "triptyline",
+    "perone", "peridol", "apine", "azepine", "zolam", "oxadone", "caserin", "ergoline", "tadine", "astine", "tropium",
+    "terol", "phylline", "fenac", "profen", "oxicam", "coxib", "fentanil", "orphan", "metacin", "glinide", "glitazone",
+    "formin", "gliclazide", "cogib", "vaptan", "entan", "azoline", "afil", "osuran", "bradine", "ampanel",
+    "cromil", "dralazine", "pristin", "oxacin", "penem", "bactam", "sulfone", "thiouracil", "tabine",
+    "tocin", "pressin", "ermin", "fovir", "cavir", "mivir", "amivir", "gosivir",
 )  # fmt: skip
 
-PROBLEMS = table("""
+PROBLEMS = MORE_PROBLEMS | table("""
 pain, fever, cough, dyspnea, dyspnoea, shortness of breath, nausea, vomiting, diarrhea, diarrhoea, constipation
 headache, dizziness, vertigo, syncope, fatigue, weakness, malaise, weight loss, weight gain, night sweats, chills
 anorexia, loss of appetite, palpitations, chest pain, abdominal pain, back pain, sore throat, rash, rashes, itching

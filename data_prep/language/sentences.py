@@ -6,7 +6,7 @@ split_sentences("Seen by Dr. Adams at 3.5 mg. E. coli grew (Fig. 2).")
 
 import re
 
-from data_prep.offline.lexicon import word_set
+from data_prep.language.words import word_set
 
 # Written with a full stop inside a sentence, whatever follows.
 NEVER_END = word_set("""

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from data_prep.offline import lexicon
-from data_prep.offline.lexicon import word_set
+from data_prep.language import lexicon
+from data_prep.language.words import word_set
 
 KINDS = ("drug", "problem", "test", "procedure", "anatomy")
 TABLES = {
@@ -19,8 +19,12 @@ TABLES = {
     "procedure": (lexicon.PROCEDURES, lexicon.PROCEDURE_SUFFIXES),
     "anatomy": (lexicon.ANATOMY, ()),
 }
-LONGEST_TERM = max(term.count(" ") + 1 for terms, _ in TABLES.values() for term in terms)
 KIND_OF = {term: kind for kind in reversed(KINDS) for term in TABLES[kind][0]}
+# How many words the longest term has that begins with this one: most words begin none, and are done with.
+LONGEST_TERM: dict[str, int] = {}
+for _term in KIND_OF:
+    _first = _term.split()[0]
+    LONGEST_TERM[_first] = max(LONGEST_TERM.get(_first, 0), _term.count(" ") + 1)
 SUFFIX_KINDS = {suffix: kind for kind in reversed(KINDS) for suffix in TABLES[kind][1]}
 SUFFIX = re.compile(r"[a-z'’-]{2,}(?:" + "|".join(sorted(SUFFIX_KINDS, key=len, reverse=True)) + r")s?$")
 ENDING = re.compile(r"(?:" + "|".join(sorted(SUFFIX_KINDS, key=len, reverse=True)) + r")$")
@@ -35,12 +39,18 @@ NEGATION = re.compile(
 # Where the reach of a negation ends.
 SCOPE_END = re.compile(
     r"[;:]|\b(?:but|however|although|except|apart from|other than|which|that|who|because|due to|and (?:the|he|she|"
-    r"was|had|his|her|showed)|was|were|is|had|showed|revealed)\b"
+    r"was|had|his|her|showed)|was|were|is|had|showed|revealed|present(?:ed|s|ing)|complain(?:ed|s|ing) of|admitted|"
+    r"referred|came|developed|underwent|consulted|hospitali[sz]ed|visited|attended|sought)\b"
     r"|, (?:and (?:he|she|the|was|had)|he|she|the|with)\b",
     re.IGNORECASE,
 )
+# "Stated to be absent: a; b; c." and "Negatives: a, b": the whole list.
+DENIED_LIST = re.compile(
+    r"\b(?:stated to be absent|absent|denied|denies|negatives?|negative for)\s?:[^.:]*$", re.IGNORECASE
+)
 NEGATED_AFTER = re.compile(
-    r"^[^,;.]{0,40}?\b(?:was|were|is|are|been) (?:\w+ )?(?:absent|negative|excluded|ruled out|not (?:found|seen|"
+    r"^\s?\((?:\w+, )?stated to be absent\)|^[^,;.]{0,40}?\b(?:was|were|is|are|been) (?:\w+ )?(?:absent|negative"
+    r"|excluded|ruled out|not (?:found|seen|"
     r"present|detected|observed|noted|identified|palpable|reported|demonstrated))\b",
     re.IGNORECASE,
 )
@@ -73,6 +83,7 @@ class Entity:
     start: int
     end: int
     negated: bool
+    term: str = ""  # the entry of the lexicon, or the word with the suffix: without qualifiers, in small letters
 
 
 @lru_cache(maxsize=4096)
@@ -95,6 +106,7 @@ def find_entities(sentence: str) -> tuple[Entity, ...]:
                 start,
                 end,
                 kind == "problem" and is_negated(sentence, start, end),
+                " ".join(word for _, _, word in words[index : index + length]),
             )
         )
         index += length
@@ -119,7 +131,7 @@ def merge_sites(found: list[Entity]) -> list[Entity]:
             and entity.start == before.end + 1
         ):
             text = f"{before.text} {entity.text}"
-            merged[-1] = Entity(text, entity.kind, before.start, entity.end, entity.negated)
+            merged[-1] = Entity(text, entity.kind, before.start, entity.end, entity.negated, entity.term)
         else:
             merged.append(entity)
     return merged
@@ -127,7 +139,7 @@ def merge_sites(found: list[Entity]) -> list[Entity]:
 
 def match_at(words: list[tuple[int, int, str]], index: int) -> tuple[str, int]:
     """The kind and the number of words of the term that begins here, or ("", 0)."""
-    for length in range(min(LONGEST_TERM, len(words) - index), 0, -1):
+    for length in range(min(LONGEST_TERM.get(words[index][2], 0), len(words) - index), 0, -1):
         term = " ".join(word for _, _, word in words[index : index + length])
         kind = KIND_OF.get(term)
         if kind and adjacent(words, index, length):
@@ -186,4 +198,4 @@ def is_negated(sentence: str, start: int, end: int) -> bool:
         reach = before[cue.end() :]
         if len(reach) < 110 and not SCOPE_END.search(reach):
             return True
-    return bool(NEGATED_AFTER.match(sentence[end:]))
+    return bool(DENIED_LIST.search(before)) or bool(NEGATED_AFTER.match(sentence[end:]))

@@ -1,0 +1,136 @@
+"""A text checked against its source: every atom with its verdict, and the certificate that goes on disk."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+from data_prep.grounding.atoms import Reading, read_text
+from data_prep.grounding.context import Claim, Verdict
+from data_prep.grounding.kinds import Atom
+from data_prep.grounding.rules import judge
+from data_prep.grounding.source import Source, affirmed_phrases
+from data_prep.language.abbreviations import find_pairs
+from data_prep.language.sentences import INVISIBLE
+from data_prep.language.words import stems
+from data_prep.records import Certificate
+
+HEADING = re.compile(r"^[#*\s]*[A-Z][A-Z ,/&()-]{2,60}[*\s]*:?[*\s]*$")
+# What a text says that its source does not say: no fact about the patient.
+SAID_ABSENT = re.compile(
+    r"\b(?:not|never|nothing(?: is)?|no (?:mention|information|record|statement|data|details?)(?: (?:is|was|are)"
+    r" )?)\s?(?:\w+ ){0,2}?"
+    r"(?:stated|mentioned|recorded|documented|specified|described|reported in the note|given in the note|of|about|on)\b"
+    r"|\bwithout being (?:spelled out|explained)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An atom of the text with its verdict, its sentence, and the places of both in the text."""
+
+    atom: Atom
+    verdict: Verdict
+    sentence: str
+    start: int
+    end: int
+    within: tuple[int, int]  # the sentence, from its first character to after its last
+
+    @property
+    def supported(self) -> bool:
+        return self.verdict.status != "unsupported"
+
+
+@lru_cache(maxsize=64)
+def source_of(text: str) -> Source:
+    return Source(text)
+
+
+def check(text: str, source: str) -> list[Finding]:
+    """Every atom of a text, in its order, with what the source says to it."""
+    facts = source_of(source)
+    pairs = {short: tuple(stems(long)) for short, long in find_pairs(text).items()}
+    found = []
+    for reading, start in placed(text):
+        if HEADING.match(reading.text):
+            continue
+        within = start(0), start(len(reading.text) - 1) + 1
+        for atom in (*reading.atoms, *affirmed_phrases(reading, facts)):
+            verdict = judge(Claim(atom, reading, pairs), facts)
+            if verdict.status == "unsupported" and SAID_ABSENT.search(reading.text):
+                verdict = Verdict("derived", "said to be absent")
+            found.append(Finding(atom, verdict, reading.text, start(atom.start), start(atom.end - 1) + 1, within))
+    return found
+
+
+def placed(text: str) -> Iterator[tuple[Reading, "Place"]]:
+    """The sentences of a text, each with what turns a place in it into a place in the text.
+
+    Sentences hold every character of the text but white space, so counting the others finds the way back.
+    """
+    solid = [
+        index for index, character in enumerate(text) if not character.isspace() and not INVISIBLE.match(character)
+    ]
+    passed = 0
+    for reading in read_text(text):
+        yield reading, Place(reading.text, solid, passed)
+        passed += sum(not character.isspace() for character in reading.text)
+
+
+@dataclass(frozen=True)
+class Place:
+    sentence: str
+    solid: list[int]  # where the text's characters stand that are not white space
+    passed: int  # how many of them stand before this sentence
+
+    def __call__(self, offset: int) -> int:
+        return self.solid[self.passed + sum(not character.isspace() for character in self.sentence[:offset])]
+
+
+def certify(text: str, source: str) -> Certificate:
+    return certificate(check(text, source), text, source)
+
+
+def certificate(found: list[Finding], text: str, source: str) -> Certificate:
+    counts = {status: sum(f.verdict.status == status for f in found) for status in ("stated", "derived", "unsupported")}
+    details = [
+        {
+            "kind": f.atom.kind,
+            "text": f.atom.text,
+            "start": f.start,
+            "end": f.end,
+            "status": f.verdict.status,
+            "rule": f.verdict.rule,
+        }
+        for f in found
+        if f.verdict.status != "stated"
+    ]
+    return Certificate(
+        rules=rules_version(),
+        **counts,
+        omitted=omitted(text, source),
+        details=json.dumps(details, ensure_ascii=False) if details else "",
+    )
+
+
+def omitted(text: str, source: str) -> int:
+    """How many distinct atoms of the source the text lacks, by value, or for names in any wording."""
+    ours = source_of(text)
+    values = {(atom.kind, atom.value[:2]) for reading in ours.readings for atom in reading.atoms}
+    theirs = {(atom.kind, atom.value[:2]) for reading in source_of(source).readings for atom in reading.atoms}
+    return len(theirs - values)
+
+
+@cache
+def rules_version() -> str:
+    """Over the source code of the rules and of how English is read: a change cannot forget to change it."""
+    here = Path(__file__).parent
+    files = sorted([*here.glob("*.py"), *(here.parent / "language").glob("*.py")])
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.parent.name}/{file.name}".encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,62 @@
+"""Words as they are compared: one form for a word's plural, its British spelling, its possessive.
+
+    stem("haemorrhages") == stem("hemorrhage")        stem("metastases") == stem("metastasis")
+
+and how the word tables of this package are written.
+"""
+
+import re
+from functools import lru_cache
+
+TOKEN = re.compile(r"[A-Za-zÀ-ÿα-ωµ]+(?:['’][A-Za-z]+)?|\d+(?:\.\d+)?")
+BRITISH = (("ae", "e"), ("oe", "e"), ("our", "or"), ("isation", "ization"), ("litre", "liter"), ("metre", "meter"))
+KEPT = frozenset(("foetor", "does", "shoe", "toe", "toes", "four", "hour", "hours", "poem", "aerobic"))
+
+
+def word_set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def table(text: str) -> frozenset[str]:
+    return frozenset(term.strip() for term in text.replace("\n", ",").split(",") if term.strip())
+
+
+# Words that carry no fact of their own.
+EMPTY = word_set("""
+a an the of in on at to for from by with without and or but as is was were are be been being had has have having he
+she his her him hers they their them it its this that these those who which whom whose there then than so not no nor
+also did do does done after before during while when upon into onto over under between about per patient patients
+showed shown show revealed reveal noted seen found given case report year years old month months week weeks day days
+hour hours mg ml cm mm kg g dl mmhg one two three four five six seven eight nine ten eleven twelve i we our us you
+your all any some each other both due because
+""")
+
+
+@lru_cache(maxsize=65536)
+def stem(word: str) -> str:
+    """The form under which a word is compared."""
+    word = word.lower().replace("’", "'").removesuffix("'s").rstrip("'")
+    if len(word) < 4:
+        return word
+    if word not in KEPT:
+        for british, american in BRITISH:
+            word = word.replace(british, american)
+    return singular(word)
+
+
+def singular(word: str) -> str:
+    if word.endswith(("ss", "us", "is", "ous")):
+        return word
+    if word.endswith("ies") and len(word) > 5:
+        return word[:-3] + "y"
+    if word.endswith(("yses", "oses", "ases", "eses")) and word not in ("diseases", "doses", "cases", "increases"):
+        return word[:-2] + "is"
+    if word.endswith(("xes", "ches", "shes", "sses", "uses")):
+        return word[:-2]
+    if word.endswith("s"):
+        return word[:-1]
+    return word
+
+
+def stems(text: str) -> list[str]:
+    return [stem(token) for token in TOKEN.findall(text)]
