@@ -24,8 +24,8 @@ SAMPLE = 200
 
 # Stands for a reply that was never asked for: no rule rejects it, and the prompts that quote it are known by it.
 PLACEHOLDER = (
-    "Here stands in due course the text that the model will write, in more than twenty words, so that no rule about "
-    "length rejects it and with nothing in it that could be checked."
+    "Here stands in due course the text that the model will write, in so many words that no rule about length rejects "
+    "it, and with nothing in it that could be checked against anything else."
 )
 
 
@@ -135,8 +135,9 @@ class Counting:
         ]
         figures = self.figures()
         if "cost" not in figures:
-            return [*for_each, "no prices are given, so no cost is known; nothing was sent"]
+            return [*for_each, "no prices are given, so no cost is known; repairs come on top; nothing was sent"]
         cost = (
-            f"about {usd(figures['cost'])}, at most {usd(figures['most_cost'])} if no reply is lost; nothing was sent"
+            f"about {usd(figures['cost'])}, at most {usd(figures['most_cost'])} if no reply is lost; repairs of what a "
+            "source does not support come on top (--max-cost bounds all); nothing was sent"
         )
         return [*for_each, cost]

@@ -9,11 +9,13 @@ from data_prep import instructions, notes
 from data_prep.budget import BudgetConfig
 from data_prep.estimate import PLACEHOLDER
 from data_prep.filters import reason_to_reject
+from data_prep.gate import GateConfig
 from data_prep.instructions import InstructionsConfig
 from data_prep.notes import NotesConfig
 from data_prep.replies import Reply
 from data_prep.shards import ShardsConfig
 
+KEEP = GateConfig("keep")
 PRICES = BudgetConfig(price_input=1, price_output=10)
 NOTE, QUESTION, ANSWER = "HPI: chest pain, stable. " * 20, "What was the pressure of request {}?", "It was 150/90."
 
@@ -41,7 +43,7 @@ def test_nothing_is_sent_and_no_folder_is_made(tmp_path, capsys):
     source = write_reports(tmp_path / "a.jsonl", 30)
     with FakeEndpoint(answer) as endpoint:
         teacher = api(endpoint, estimate=True, budget=PRICES, max_tokens=1000)
-        figures = notes.run(NotesConfig(source, tmp_path / "out", teacher=teacher, shards=ShardsConfig(7)))
+        figures = notes.run(NotesConfig(source, tmp_path / "out", teacher=teacher, shards=ShardsConfig(7), gate=KEEP))
     assert endpoint.requests == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl"]
     assert (figures["requests"], figures["in_ledger"]) == (30, 0)
@@ -53,12 +55,14 @@ def test_nothing_is_sent_and_no_folder_is_made(tmp_path, capsys):
 def test_the_bound_holds_and_the_ledger_sharpens_the_rest(tmp_path):
     source = write_reports(tmp_path / "a.jsonl", 60)
     with FakeEndpoint(answer) as endpoint:
-        config = NotesConfig(source, tmp_path / "out", teacher=api(endpoint, budget=PRICES, max_tokens=1000))
+        config = NotesConfig(source, tmp_path / "out", teacher=api(endpoint, budget=PRICES, max_tokens=1000), gate=KEEP)
         asking = NotesConfig(
-            source, tmp_path / "out", teacher=api(endpoint, estimate=True, budget=PRICES, max_tokens=1000)
+            source, tmp_path / "out", teacher=api(endpoint, estimate=True, budget=PRICES, max_tokens=1000), gate=KEEP
         )
         first = notes.run(asking)
-        notes.run(NotesConfig(source, tmp_path / "out", teacher=config.teacher, shards=ShardsConfig(limit=20)))
+        notes.run(
+            NotesConfig(source, tmp_path / "out", teacher=config.teacher, shards=ShardsConfig(limit=20), gate=KEEP)
+        )
         spent = charged(endpoint)
         second = notes.run(asking)
         notes.run(config)
@@ -74,9 +78,16 @@ def test_answers_are_estimated_before_there_is_a_question(tmp_path):
     notes.run(NotesConfig(write_reports(tmp_path / "a.jsonl", 12), tmp_path / "notes"))
     with FakeEndpoint(answer) as endpoint:
         plan = {"budget": PRICES, "max_tokens": 1000}
-        stage = InstructionsConfig(tmp_path / "notes", tmp_path / "out", 2, teacher=api(endpoint, **plan), pool_notes=4)
+        stage = InstructionsConfig(
+            tmp_path / "notes", tmp_path / "out", 2, teacher=api(endpoint, **plan), pool_notes=4, gate=KEEP
+        )
         asking = InstructionsConfig(
-            tmp_path / "notes", tmp_path / "out", 2, teacher=api(endpoint, estimate=True, **plan), pool_notes=4
+            tmp_path / "notes",
+            tmp_path / "out",
+            2,
+            teacher=api(endpoint, estimate=True, **plan),
+            pool_notes=4,
+            gate=KEEP,
         )
         figures = instructions.run(asking)
         assert endpoint.requests == []
