@@ -30,6 +30,10 @@ SAID_ABSENT = re.compile(
 )
 
 
+# A character that sentences keep: neither white space nor invisible.
+SOLID = re.compile(rf"(?!{INVISIBLE.pattern})\S")
+
+
 @dataclass(frozen=True)
 class Finding:
     """An atom of the text with its verdict, its sentence, and the places of both in the text."""
@@ -73,13 +77,15 @@ def placed(text: str) -> Iterator[tuple[Reading, "Place"]]:
 
     Sentences hold every character of the text but white space, so counting the others finds the way back.
     """
-    solid = [
-        index for index, character in enumerate(text) if not character.isspace() and not INVISIBLE.match(character)
-    ]
+    solid = [match.start() for match in SOLID.finditer(text)]
     passed = 0
     for reading in read_text(text):
         yield reading, Place(reading.text, solid, passed)
-        passed += sum(not character.isspace() for character in reading.text)
+        passed += solid_before(reading.text, len(reading.text))
+
+
+def solid_before(text: str, offset: int) -> int:
+    return len("".join(text[:offset].split()))
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class Place:
     passed: int  # how many of them stand before this sentence
 
     def __call__(self, offset: int) -> int:
-        return self.solid[self.passed + sum(not character.isspace() for character in self.sentence[:offset])]
+        return self.solid[self.passed + solid_before(self.sentence, offset)]
 
 
 def certify(text: str, source: str) -> Certificate:
