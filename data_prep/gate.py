@@ -94,16 +94,20 @@ def described(found: list[Finding]) -> list[str]:
 
 
 HEADING = re.compile(r"^[#*\s]*[A-Z][\w ,/&()-]{1,60}:[*\s]*$")
-EMPTY_ITEM = re.compile(r"^\s*[-*•]\s*$")
+GAP = "\0"  # stands for what was taken out, until its line is closed up
 
 
 def without(text: str, found: list[Finding]) -> str:
     """The text without the sentences of these, nor bullets and headings that would stand empty."""
-    kept, end = [], 0
+    parts, end = [], 0
     for start, last in sorted({finding.within for finding in found}):
-        kept.append(text[end:start])
+        parts.append(text[end:start])
         end = max(end, last)
-    lines = [line for line in "".join([*kept, text[end:]]).split("\n") if not EMPTY_ITEM.match(line)]
+    lines = [
+        re.sub(f" ?{GAP}", "", line) if GAP in line else line
+        for line in GAP.join([*parts, text[end:]]).split("\n")
+        if GAP not in line or line.replace(GAP, "").strip(" \t-*•")
+    ]
     filled: list[str] = []
     for line in reversed(lines):
         below = next((other for other in reversed(filled) if other.strip()), "")

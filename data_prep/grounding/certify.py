@@ -24,9 +24,14 @@ SAID_ABSENT = re.compile(
     r"\b(?:not|never|nothing(?: is)?|no (?:mention|information|record|statement|data|details?)(?: (?:is|was|are)"
     r" )?)\s?(?:\w+ ){0,2}?"
     r"(?:stated|mentioned|recorded|documented|specified|described|reported in the note|given in the note|of|about|on)\b"
-    r"|\bwithout being (?:spelled out|explained)\b",
+    r"|\bno\b[^.;]{0,80}\b(?:is|are) (?:mentioned|stated|recorded|documented|given)\b|\bwithout being (?:spelled"
+    r" out|explained)\b",
     re.IGNORECASE,
 )
+
+
+# A character that sentences keep: neither white space nor invisible.
+SOLID = re.compile(rf"(?!{INVISIBLE.pattern})\S")
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,15 @@ def placed(text: str) -> Iterator[tuple[Reading, "Place"]]:
 
     Sentences hold every character of the text but white space, so counting the others finds the way back.
     """
-    solid = [
-        index for index, character in enumerate(text) if not character.isspace() and not INVISIBLE.match(character)
-    ]
+    solid = [match.start() for match in SOLID.finditer(text)]
     passed = 0
     for reading in read_text(text):
         yield reading, Place(reading.text, solid, passed)
-        passed += sum(not character.isspace() for character in reading.text)
+        passed += solid_before(reading.text, len(reading.text))
+
+
+def solid_before(text: str, offset: int) -> int:
+    return len("".join(text[:offset].split()))
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Place:
     passed: int  # how many of them stand before this sentence
 
     def __call__(self, offset: int) -> int:
-        return self.solid[self.passed + sum(not character.isspace() for character in self.sentence[:offset])]
+        return self.solid[self.passed + solid_before(self.sentence, offset)]
 
 
 def certify(text: str, source: str) -> Certificate:

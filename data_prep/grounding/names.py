@@ -24,6 +24,9 @@ def names_of(claim: Claim, source: Source) -> list[tuple[str, tuple[str, ...]]]:
         # "joint pain" has a name of its own, which "pain" has not.
         before = [word for word, _, end in claim.reading.words if end < claim.atom.start][-1:]
         found += other_names((*before, *own)) if before else ()
+    if claim.atom.kind == "drug":
+        # A brand, its generic name, and what that is called elsewhere.
+        found += [step for _, name in other_names(own) for step in other_names(name)]
     # One more step, for a long form that has another name itself.
     return found + [("synonym", name) for long in spelled for _, name in other_names(long)]
 

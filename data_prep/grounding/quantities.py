@@ -50,7 +50,7 @@ ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6, "vii": 7, "viii": 
 COUNT = rf"(?:\d{{1,2}}|once|twice|thrice|one|{'|'.join(list(SMALL)[:9])})"
 PERIOD = r"(?:day|week|month|year|hour|night|d|wk)"
 FREQUENCY = re.compile(
-    rf"\b(?:(?P<latin>b\.?i\.?d\.?|t\.?i\.?d\.?|q\.?i\.?d\.?|q\.?d\.?|q\.?h\.?s\.?|q\.?o\.?d\.?)(?![\w])"
+    rf"\b(?:(?P<latin>b\.i\.d\.|t\.i\.d\.|q\.i\.d\.|q\.d\.|q\.h\.s\.|bid|tid|qid|qd|qhs|qod)(?!\w)"
     rf"|q\.?\s?(?P<hours>\d{{1,2}})(?:\s?[-–]\s?\d{{1,2}})?\s?h(?:rs?|ours?)?\b"
     rf"|(?P<count>{COUNT})(?:[- ]times?|\sdoses|\sinjections|\scycles)?(?:\s(?:a|an|per|each|every)\s|[\s/-])"
     rf"(?P<period>{PERIOD}|daily|weekly|monthly)\b"

@@ -49,7 +49,7 @@ recent a an the her his of having being specific particular h o hx reported prec
 PHRASE_END = word_set("""
 and or but with in on at to from for by was were is are that which who during after before nor as had has have found
 noted seen
-occurred occur happened took arose developed
+occurred occur happened took arose developed grew grown detected observed identified present
 """)
 PHRASE = ("phrase",)  # the `thing` of an atom that is made of plain words, not of a term
 WORDS_DENIED = 3
@@ -87,7 +87,7 @@ def others(sentence: str) -> list[Atom]:
     heading = HEADING.match(sentence)
     for name, start, end in short_forms(sentence):
         in_heading = heading and end <= heading.end() and name not in LONG_FORMS
-        if name in CHART_WORDS or STAGE.fullmatch(name) or sentence.isupper() or in_heading:
+        if name in CHART_WORDS or STAGE.fullmatch(name) or is_title(sentence) or in_heading:
             continue
         # A chart's short form of a finding is affirmed or denied like the finding itself.
         kind = SHORT_KIND.get(name, "abbreviation")
@@ -123,6 +123,11 @@ def denials(sentence: str) -> Iterator[Atom]:
         if words:
             start, end = words[0][1], words[-1][2]
             yield Atom("negated finding", sentence[start:end], start, end, tuple(word for word, _, _ in words), PHRASE)
+
+
+def is_title(sentence: str) -> bool:
+    """A line in capitals, with words that no abbreviation is as long as."""
+    return sentence.isupper() and any(len(word) > 6 for word in re.findall(r"[A-Z]+", sentence))
 
 
 def short_forms(sentence: str) -> list[tuple[str, int, int]]:
