@@ -200,11 +200,7 @@ Note:
 Instruction:""",
 )
 
-ANSWER_PROMPT = Prompt(
-    system="You are a careful clinical assistant. You read one note and do what a clinician asks.",
-    user="""\
-Carry out the instruction, using nothing but the note.
-
+ANSWER_RULES = """\
 How to answer:
 1. Output the answer alone. Be brief, and complete as far as the note goes.
 2. Keep numbers, units, doses, dates, sides and negations as the note has them. Add no advice, no explanation from \
@@ -214,11 +210,13 @@ textbooks and no conclusion that the note does not draw.
 
 Note:
 {note}
+"""
 
-Instruction:
-{question}
-
-Answer:""",
+ANSWER_PROMPT = Prompt(
+    system="You are a careful clinical assistant. You read one note and do what a clinician asks.",
+    user="Carry out the instruction, using nothing but the note.\n\n"
+    + ANSWER_RULES
+    + "\nInstruction:\n{question}\n\nAnswer:",
 )
 
 REPAIR_PROMPT = Prompt(
@@ -272,27 +270,10 @@ Next instruction:""",
 
 FOLLOW_UP_ANSWER_PROMPT = Prompt(
     system=ANSWER_PROMPT.system,
-    user="""\
-Carry out the last instruction of a conversation about a note, using nothing but the note. What was said before tells \
-you what the instruction refers to; it is no source of facts.
-
-How to answer:
-1. Output the answer alone. Be brief, and complete as far as the note goes.
-2. Keep numbers, units, doses, dates, sides and negations as the note has them. Add no advice, no explanation from \
-textbooks and no conclusion that the note does not draw.
-3. For each thing asked for that the note does not give, say that it is not stated in the note.
-4. Do not ask anything in return.
-
-Note:
-{note}
-
-Conversation:
-{history}
-
-Last instruction:
-{question}
-
-Answer:""",
+    user="Carry out the last instruction of a conversation about a note, using nothing but the note. What was said "
+    "before tells you what the instruction refers to; it is no source of facts.\n\n"
+    + ANSWER_RULES
+    + "\nConversation:\n{history}\n\nLast instruction:\n{question}\n\nAnswer:",
 )
 
 
