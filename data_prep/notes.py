@@ -73,5 +73,8 @@ def run(config: NotesConfig) -> dict[str, Any]:
         )
 
     facts = {"teacher": sampling(config.teacher), "seed": config.seed}
-    stage = Stage("notes", Note, config.out, config.teacher, config.shards, source.inputs, facts)
+    # Only an endpoint takes so long that it is worth knowing how much is left.
+    api = config.teacher.teacher != "offline" and not config.teacher.estimate
+    total = sum(1 for _ in open_reports(config.source, config.reports).records()) if api else 0
+    stage = Stage("notes", Note, config.out, config.teacher, config.shards, source.inputs, facts, total)
     return run_stage(stage, WriteNote(config.seed), source.records(), judge)
