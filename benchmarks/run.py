@@ -1,6 +1,6 @@
 """Measure on this machine, in one run and as ratios; writes RESULTS.md beside this file.
 
-python benchmarks/run.py [step] [start] [loop] [data]
+python benchmarks/run.py [step] [start] [loop] [data] [teacher]
 """
 
 import datetime
@@ -24,13 +24,20 @@ sys.path.insert(0, str(HERE))
 import data  # noqa: E402
 import loop  # noqa: E402
 import step  # noqa: E402
+import teacher  # noqa: E402
 
 ROUNDS, STEPS = 4, 2
 PACKAGES = ("jax", "jaxlib", "torch", "transformers")
 
 
 def main() -> None:
-    parts = {"step": measure_step, "start": measure_start, "loop": measure_loop, "data": measure_data}
+    parts = {
+        "step": measure_step,
+        "start": measure_start,
+        "loop": measure_loop,
+        "data": measure_data,
+        "teacher": measure_teacher,
+    }
     chosen = sys.argv[1:] or list(parts)
     sections = []
     for name in chosen:
@@ -130,6 +137,11 @@ def measure_loop() -> str:
 
 def measure_data() -> str:
     return f"## Data\n\n{table(['', ''], data.measure())}"
+
+
+def measure_teacher() -> str:
+    told = "A bare loop of `openai.AsyncOpenAI` without a ledger beside ours, the endpoint in a process of its own."
+    return f"## The teacher\n\n{told}\n\n{table(['', ''], list(teacher.measure(5000)))}"
 
 
 if __name__ == "__main__":

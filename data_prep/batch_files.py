@@ -28,7 +28,7 @@ def read_row(line: bytes) -> Row | None:
         response, error = row.get("response") or {}, row.get("error") or {}
         status, body = response.get("status_code"), response.get("body")
         if status == 200:
-            return Row(key, json.dumps(body, ensure_ascii=False))
+            return Row(key, json.dumps(body))
         said = (body.get("error") if isinstance(body, dict) else None) or error
         code, message = str(said.get("code") or ""), one_line(said.get("message") or "no reason given")
     except (ValueError, LookupError, TypeError, AttributeError):

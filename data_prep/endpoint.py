@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from data_prep.budget import Budget, most_prompt_tokens
 from data_prep.ledger import Call, Ledger, canonical, key_of
-from data_prep.progress import Meter
+from data_prep.progress import Meter, say
 from data_prep.records import UserError
 from data_prep.replies import Reply, read_response, read_usage, schema_problem
-from data_prep.teacher import OPENAI_URL, Request, TeacherConfig
+from data_prep.teacher import Request, TeacherConfig, is_openai
 
 # So many failures without one answer mean that the endpoint is wrong, not the records.
 HOPELESS = 20
@@ -52,7 +52,7 @@ class Transport(Protocol):
 def identity(config: TeacherConfig, request: Request, max_tokens: int) -> dict[str, Any]:
     """All that a reply depends on: its hash is the request's key in the ledger. It holds no API key."""
     # OpenAI's newer models refuse max_tokens; most other servers know nothing else.
-    limit = "max_completion_tokens" if config.base_url == OPENAI_URL else "max_tokens"
+    limit = "max_completion_tokens" if is_openai(config.base_url) else "max_tokens"
     named = {
         "base_url": config.base_url,
         "model": config.model,
@@ -177,7 +177,10 @@ class OpenAITeacher:
         for task in waiting:
             task.cancel()
         if self.transport.on_the_wire:
-            await asyncio.wait(set(self.transport.on_the_wire), timeout=DRAIN_SECONDS)
+            await asyncio.wait(set(self.transport.on_the_wire), timeout=1)
+        if on_the_wire := set(self.transport.on_the_wire):
+            say(f"waiting for {len(on_the_wire)} replies that are on their way; interrupt again to lose them")
+            await asyncio.wait(on_the_wire, timeout=DRAIN_SECONDS)
         remaining = list(self.open.values())
         for task in remaining:
             task.cancel()

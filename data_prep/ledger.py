@@ -237,7 +237,7 @@ class Ledger:
             except sqlite3.Error as error:
                 raise self._broken(error) from error
 
-    def _broken(self, error: sqlite3.Error) -> UserError:
+    def _broken(self, error: Exception) -> UserError:
         return UserError(f"the ledger {self.path} cannot be written or read ({error}): mend that and run again")
 
     async def _grouped(self, operation: Operation, *values: Any) -> Any:
@@ -272,7 +272,8 @@ class Ledger:
                 results = [operation(self.database, *values) for operation, values, _ in group]
                 self.database.execute("COMMIT")
                 return results, None
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeError) as error:
+                # A text that UTF-8 cannot hold must reach whoever waits, or the run would wait for ever.
                 if self.database.in_transaction:
                     self.database.execute("ROLLBACK")
                 return [None] * len(group), self._broken(error)

@@ -6,6 +6,7 @@ aiohttp, since the `openai` client's own pool makes some hundreds of requests a 
 import asyncio
 import json
 import os
+import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ LONGEST_WAIT_SECONDS = 3600.0
 EXHAUSTED = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 # Limits are counted by the minute: without a Retry-After two of them must pass.
 SECONDS_OF_429 = 120.0
+# Shards, the ledger, and what Python itself holds open.
+FILES_BESIDE = 256
 ACCOUNT_HEADERS = {"OPENAI_ORG_ID": "OpenAI-Organization", "OPENAI_PROJECT_ID": "OpenAI-Project"}
 
 
@@ -49,6 +52,7 @@ class Live:
         self.config, self.ledger, self.budget, self.meter = config, ledger, budget, meter
         self.pace = Pace(config.concurrency, config.requests_per_minute, config.tokens_per_minute)
         meter.pace = self.pace
+        allow_connections(config.concurrency)
         self.url = f"{config.base_url.rstrip('/')}/chat/completions"
         self.key = api_key(config)
         self.on_the_wire: set[asyncio.Task[Any]] = set()
@@ -64,6 +68,8 @@ class Live:
             attempt = await self._attempt(outgoing, before_others=failures + throttles > 0)
             if attempt.reply is not None:
                 return attempt.reply
+            if self.ended:
+                raise UserError(str(self.ended))
             if attempt.throttled:
                 throttled_since = throttled_since or time.monotonic()
                 throttles += 1
@@ -155,7 +161,8 @@ class Live:
         if again and self.lost_in_a_row >= HOPELESS and sent_at > self.pace.suspected_at:
             self.probes += 1
             if self.probes > self.config.max_retries:
-                raise self._end(
+                # Not raised here: this request may have been paid for, and is charged before the run ends.
+                self._end(
                     f"{self.config.where}: {self.lost_in_a_row} requests in a row failed, the last one with: {reason}; "
                     "what was answered is kept, run this again when the endpoint is well"
                 )
@@ -180,8 +187,9 @@ class Live:
             self.meter.throttled += 1
             self.pace.throttled(sent_at, wait or 0.0)
             return Attempt(reason=f"status 429: {reason}", throttled=True, wait_seconds=wait)
-        lost = self._lost(f"status {status}: {reason}", sent_at, again=status >= 500 or status in PASSING)
-        return replace(lost, wait_seconds=wait)
+        if status < 500 and status not in PASSING:
+            return Attempt(reason=f"status {status}: {reason}", again=False)
+        return replace(self._lost(f"status {status}: {reason}", sent_at), wait_seconds=wait)
 
     def _end(self, what: str) -> UserError:
         """The error that ends the run: nothing more is sent after it."""
@@ -212,6 +220,16 @@ class Live:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+def allow_connections(count: int) -> None:
+    """A connection is an open file, and many systems begin with 1,024 of these; UserError where they end there too."""
+    wanted = count + FILES_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise UserError(f"--concurrency {count}: this system allows {hard} open files; lower it, or raise ulimit -Hn")
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def error_of(raw: str) -> tuple[str, str]:

@@ -121,6 +121,9 @@ def run(config: NotesConfig) -> dict[str, Any]:
         "style": config.style,
         "faithfulness": tally.facts,
     }
-    stage = Stage("notes", Note, config.out, config.teacher, config.shards, source.inputs, facts)
+    # Only an endpoint takes so long that it is worth knowing how much is left.
+    api = config.teacher.teacher != "offline" and not config.teacher.estimate
+    total = sum(1 for _ in open_reports(config.source, config.reports).records()) if api else 0
+    stage = Stage("notes", Note, config.out, config.teacher, config.shards, source.inputs, facts, total)
     work = WriteNote(config.seed, types, config.per_report, config.style, config.gate)
     return run_stage(stage, work, source.records(), judge)

@@ -1,8 +1,9 @@
 """How fast an endpoint is asked: as fast as it bears, and no faster.
 
-Requests in flight start at `START` and double with every round of replies until the first 429; from then on each round
-adds a little and each 429 halves them (once a round), up to `--concurrency`. Only a 429 makes them fewer: a lost reply
-says nothing about load. Buckets hold the limits a minute, those of the command line and those that the endpoint names
+Requests in flight start at `START`. From the first reply on they double every `RAMP_SECONDS` until the first 429: an
+endpoint says no at once, and what it says yes to may take minutes. After that each round of replies adds a little and
+each 429 halves them (once a round), up to `--concurrency`. Only a 429 makes them fewer: a lost reply says nothing about
+load. Buckets hold the limits a minute, those of the command line and those that the endpoint names
 in the headers of its responses. `Retry-After` holds up everything, since a limit is the account's, not the request's.
 """
 
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 START = 8
+RAMP_SECONDS = 0.25
 # A round adds one, or this part of the ceiling: with thousands in flight one more a round would take hours.
 PART_ADDED = 1 / 64
 BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS = 0.5, 60.0
@@ -76,6 +78,7 @@ class Pace:
         self.cut_at = self.paused_until = self.suspected_at = float("-inf")
         self.waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self.alarm: asyncio.TimerHandle | None = None
+        self.ramp: asyncio.TimerHandle | None = None
         now = clock()
         self.requests = Bucket(requests_per_minute, now), Bucket(0, now)  # the user's, the endpoint's
         self.tokens = Bucket(tokens_per_minute, now), Bucket(0, now)
@@ -101,9 +104,17 @@ class Pace:
     def answered(self) -> None:
         """A reply came. Where nobody waits, more would prove nothing."""
         self.probing = False
-        if self.waiting:
-            step = 1.0 if self.doubling else max(1.0, self.ceiling * PART_ADDED) / self.limit
-            self.limit = min(self.ceiling, self.limit + step)
+        if self.doubling:
+            self.ramp = self.ramp or asyncio.get_running_loop().call_later(RAMP_SECONDS, self._double)
+        elif self.waiting:
+            self.limit = min(self.ceiling, self.limit + max(1.0, self.ceiling * PART_ADDED) / self.limit)
+
+    def _double(self) -> None:
+        if self.doubling and self.limit < self.ceiling:
+            if self.waiting:
+                self.limit = min(self.ceiling, 2 * self.limit)
+                self._admit()
+            self.ramp = asyncio.get_running_loop().call_later(RAMP_SECONDS, self._double)
 
     def throttled(self, sent_at: float, wait_seconds: float) -> None:
         """A 429 came for a request that was sent at `sent_at`."""

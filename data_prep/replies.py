@@ -59,7 +59,12 @@ def read_response(raw: str, model: str) -> Reply:
         return Reply(f"the content is not text: {str(text)[:200]}", "error", model)
     if finish not in FINISH_REASONS:
         return Reply(f"finish reason {finish!r}: {text[:200]}", "error", model)
-    return Reply(text, FINISH_REASONS[finish], model)
+    return Reply(whole(text), FINISH_REASONS[finish], model)
+
+
+def whole(text: str) -> str:
+    """Without halves of surrogate pairs: a reply that was cut within an emoji holds one, and no file can."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_usage(raw: str) -> Usage | None:

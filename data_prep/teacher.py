@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 import tyro
 
@@ -107,10 +108,16 @@ class TeacherConfig:
         return f"{self.base_url}, model {self.model}"
 
 
+def is_openai(base_url: str) -> bool:
+    return urlsplit(base_url).hostname == urlsplit(OPENAI_URL).hostname
+
+
 def api_key(config: TeacherConfig) -> str:
     """The key from the environment. A server of one's own often wants none, OpenAI always does."""
-    key = os.environ.get(KEY_VARIABLE, "")
-    if not key and config.base_url == OPENAI_URL:
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise UserError(f"{KEY_VARIABLE} holds a character that no key has: copy it again")
+    if not key and is_openai(config.base_url):
         raise UserError(f"no API key: set {KEY_VARIABLE}, or name an endpoint that needs none with --base-url")
     return key or "none"
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from data_prep import pace as pace_module
 from data_prep.pace import START, Bucket, Pace, back_off, retry_after, seconds_of
 
 
@@ -49,20 +50,41 @@ def rounds(pace, clock, plan):
     return asyncio.run(go())
 
 
-def test_it_starts_low_and_doubles_until_the_first_429():
-    clock = Clock()
-    pace = Pace(100, clock=clock)
-    assert rounds(pace, clock, [0, 0, 0, 0, 0]) == [START, 16, 32, 64, 100]
+def test_it_starts_low_and_doubles_from_the_first_reply_until_the_first_429(monkeypatch):
+    """An endpoint that takes long: all that was sent is still in flight, and no 429 has come."""
+    monkeypatch.setattr(pace_module, "RAMP_SECONDS", 0.05)
+
+    async def go():
+        pace = Pace(100)
+        waiting = [asyncio.ensure_future(pace.enter(1)) for _ in range(200)]
+        await asyncio.sleep(0.12)
+        sizes = [pace.in_flight]
+        pace.answered()
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            sizes.append(pace.in_flight)
+        pace.throttled(waiting[0].result(), 0.0)
+        await asyncio.sleep(0.12)
+        sizes.append(int(pace.limit))
+        for task in waiting:
+            task.cancel()
+        return sizes
+
+    sizes = asyncio.run(go())
+    assert sizes[0] == START, "nothing was answered, so nothing is known"
+    assert sizes[1:4] in ([8, 16, 32], [16, 32, 64])
+    assert sizes[4] == max(1, sizes[3] // 2)
 
 
 def test_a_429_halves_it_once_a_round_and_then_it_grows_by_a_little():
     clock = Clock()
     pace = Pace(64, clock=clock)
-    sizes = rounds(pace, clock, [0, 0, 0, 20, 0, 0, 0])
-    assert sizes[:4] == [8, 16, 32, 64]
-    # Twenty 429s of one round halve it once, to 32; the 44 that were answered added a little before.
-    assert 32 <= sizes[4] <= 34
-    assert [late - early for early, late in itertools.pairwise(sizes[4:])] == [1, 1]
+    pace.limit = 64.0
+    sizes = rounds(pace, clock, [20, 0, 0, 0])
+    # Twenty 429s of one round halve it once, to 32; the 44 that were answered add a little.
+    assert sizes[0] == 64
+    assert 32 <= sizes[1] <= 34
+    assert [late - early for early, late in itertools.pairwise(sizes[1:])] == [1, 1]
 
 
 def test_a_large_ceiling_is_reached_again_in_minutes():
@@ -77,23 +99,25 @@ def test_a_large_ceiling_is_reached_again_in_minutes():
 def test_nothing_but_a_429_makes_it_smaller():
     clock = Clock()
     pace = Pace(64, clock=clock)
-    rounds(pace, clock, [0, 0])
-    before = pace.limit
+    pace.limit = before = 40.0
     pace.suspect(0.5)
     assert pace.limit == before
     # While the endpoint seems down, one at a time finds out.
     clock.now += 1
     assert rounds(pace, clock, [0]) == [1]
-    assert rounds(pace, clock, [0])[0] > 30
+    assert rounds(pace, clock, [0])[0] == 40
 
 
-def test_idle_slots_prove_nothing():
+def test_idle_slots_prove_nothing(monkeypatch):
+    monkeypatch.setattr(pace_module, "RAMP_SECONDS", 0.01)
+
     async def go():
         pace = Pace(64)
         for _ in range(50):
             await pace.enter(1)
             pace.answered()
             pace.leave(1)
+            await asyncio.sleep(0.002)
         return pace.limit
 
     assert asyncio.run(go()) == START

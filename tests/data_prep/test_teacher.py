@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import resource
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from data_prep import endpoint as endpoint_module
 from data_prep.budget import BudgetConfig
 from data_prep.endpoint import OpenAITeacher, identity
 from data_prep.ledger import Ledger, request_key
+from data_prep.live import allow_connections
 from data_prep.progress import Meter
 from data_prep.records import UserError
 from data_prep.replies import Reply, read_response
@@ -242,6 +244,20 @@ def test_finish_reasons(answer, expected):
     assert read_response(answer[2], "m") == expected
 
 
+def test_half_an_emoji_at_the_end_of_a_reply_can_be_stored():
+    raw = completion(b"pain \\ud83d".decode("unicode_escape"), "length")[2]
+    text = read_response(raw, "m").text
+    assert text == "pain \ufffd"
+    assert read_response(completion("pain 🫀")[2], "m").text == "pain 🫀"
+
+
+def test_a_key_with_a_newline_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-one\nsk-two")
+    with pytest.raises(UserError, match="copy it again") as caught:
+        check_teacher(TeacherConfig("openai", "http://x/v1", "m"))
+    assert "sk-" not in str(caught.value)
+
+
 def test_the_model_asked_for_stands_in_where_none_is_named():
     raw = json.dumps({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]})
     assert read_response(raw, "m").model == "m"
@@ -330,6 +346,18 @@ def test_requests_a_minute_are_kept(tmp_path):
         assert 1 < time.monotonic() - started < 3
 
 
+def test_connections_beyond_the_systems_limit_are_allowed_or_refused():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+        allow_connections(400)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 400
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with pytest.raises(UserError, match="open files"):
+        allow_connections(2**40)
+
+
 # ---------------------------------------------------------------- what is lost
 
 
@@ -385,13 +413,18 @@ def test_a_reply_on_its_way_when_the_run_ends_is_waited_for(tmp_path):
 def test_a_dead_endpoint_that_comes_back_is_waited_for(tmp_path):
     """An outage in the middle: one request at a time finds out, and nothing is rejected."""
 
+    died_at = None
+
     def answer(body, n):
-        return failure(503) if 40 <= n < 75 else completion("x")
+        nonlocal died_at
+        if n == 40:
+            died_at = time.monotonic()
+        return failure(503) if died_at and time.monotonic() - died_at < 0.5 else completion("x")
 
     with FakeEndpoint(answer) as endpoint:
         replies, teacher = ask(endpoint, tmp_path, count=100, max_retries=6, concurrency=16)
     assert {reply.finish_reason for reply in replies} == {"stop"}
-    assert teacher.meter.lost == 35
+    assert 20 <= teacher.meter.lost < 50
 
 
 # ---------------------------------------------------------------- cut, refused, against a schema
@@ -525,6 +558,21 @@ def test_what_may_have_been_paid_stays_at_its_worst(tmp_path):
     assert [reply.finish_reason for reply in replies] == ["stop", "error"]
     assert teacher.budget.spent == pytest.approx(1.0 + 0.1)
     assert teacher.budget.reserved == 0
+
+
+def test_a_run_that_ends_in_timeouts_is_charged_for_all_of_them(tmp_path):
+    budget = BudgetConfig(max_cost=1000, price_output=1000)
+
+    def answer(body, n):
+        time.sleep(0.3)
+        return usage("x", 10, 100)
+
+    with FakeEndpoint(answer) as endpoint:
+        settings = {"timeout_seconds": 0.1, "max_tokens": 1000, "budget": budget, "max_retries": 0}
+        with pytest.raises(UserError, match="requests in a row failed"):
+            ask(endpoint, tmp_path, count=60, **settings)
+        time.sleep(0.3)
+        assert Ledger(tmp_path / "ledger.sqlite").spent() == pytest.approx(len(endpoint.requests))
 
 
 def test_the_key_is_nowhere_even_if_the_endpoint_repeats_it(tmp_path, monkeypatch, capfd):
