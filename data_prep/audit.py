@@ -82,7 +82,7 @@ def check_chunk(chunk: list[Checked]) -> Tally:
     tally = Tally()
     for item in chunk:
         found = check(item.text, item.source)
-        ours = certificate(found, item.text, item.source)
+        ours = certificate(found, item.source)
         tally.texts += 1
         tally.with_unsupported += bool(ours.unsupported)
         tally.omitted += ours.omitted

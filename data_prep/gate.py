@@ -75,7 +75,7 @@ async def pass_gate(draft: Draft, reply: Reply, config: GateConfig, teacher: Tea
             text, found = shorter, check(shorter, draft.source)
     if config.on_unsupported != "keep" and unsupported(found):
         broken = "unsupported", f"{draft.kind}: " + "; ".join(described(unsupported(found)))
-    return Passed(text, certificate(found, text, draft.source), reply, prompt_hash, draft.seed, broken)
+    return Passed(text, certificate(found, draft.source), reply, prompt_hash, draft.seed, broken)
 
 
 def unsupported(found: list[Finding]) -> list[Finding]:

@@ -22,7 +22,6 @@ class Meter:
     """Counts of one run. Records are counted where they are written, requests where they are sent."""
 
     records: int = 0
-    kept: int = 0
     rejected: int = 0
     total: int = 0  # records that there are; 0 where that is not known
     answered: int = 0

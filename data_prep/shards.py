@@ -237,7 +237,9 @@ def run_stage(
 
         for results in stage.map(work, counted(), meter):
             write_shard(writer, results, stage.record_type, judge)
-            meter.records, meter.rejected = writer.counts["in"], len(writer.rejects)
+            # More have been read: shards overlap.
+            meter.records = min(meter.records + stage.shards.shard_records, writer.counts["in"])
+            meter.rejected = len(writer.rejects)
         if not writer.counts["in"]:
             raise UserError(f"{', '.join(stage.inputs)} holds no records: there is nothing to do")
         if not writer.shards and set(writer.reasons) == {"error"}:

@@ -4,19 +4,31 @@ read("Aspirin 100 mg bid for 2 weeks.").atoms
 -> drug aspirin, dose 100 mg, frequency 2 a day, duration 14 days
 """
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass
 from functools import lru_cache
 
 from data_prep.grounding.kinds import Atom, Taken
-from data_prep.grounding.quantities import find_quantities
+from data_prep.grounding.quantities import SPELLED, find_quantities
 from data_prep.grounding.sides import find_sides
 from data_prep.grounding.terms import find_terms, short_forms
-from data_prep.grounding.when import find_times
+from data_prep.grounding.when import ORDINALS, find_times
 from data_prep.language.sentences import CITATION, FIGURE_REFERENCE, split_sentences
 from data_prep.language.words import EMPTY, TOKEN, stem
 
 # How far a clause reaches to either side of an atom, in words that carry meaning.
 NEAR = 7
+# What any number, time or frequency holds; two in five sentences have none and are done with here.
+COUNTED = re.compile(
+    rf"\d|\b(?:{SPELLED}|one|half|once|twice|thrice|an? (?:second|minute|hour|day|week|month|year|decade)|every"
+    rf"|each|per"
+    rf"|{'|'.join(ORDINALS)}|[bt]id|qid|qd|qhs|qod|[btq]\.[ihd]\.|daily|nightly|hourly|weekly|biweekly|monthly"
+    rf"|yearly|annually"
+    r"|at bedtime|(?:grade|stage|type|class|phase|level|group|zone|category|NYHA|ASA) [IV]|Jan|Feb|Mar|Apr|May|Jun"
+    r"|Jul|Aug"
+    r"|Sep|Oct|Nov|Dec)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,9 @@ def read(sentence: str) -> Reading:
     # A number within a name is part of the name: "vitamin B12", "CA 19-9".
     for term in terms:
         taken.take(term.start, term.end)
-    atoms = [*find_times(sentence, taken), *find_quantities(sentence, taken, terms)]
+    atoms: list[Atom] = []
+    if COUNTED.search(sentence):
+        atoms += [*find_times(sentence, taken), *find_quantities(sentence, taken, terms)]
     atoms += [term for term in terms if term.kind != "site"]
     atoms += find_sides(sentence, words)
     # "afebrile" speaks of fever.
@@ -68,7 +82,3 @@ def read(sentence: str) -> Reading:
 
 def read_text(text: str) -> list[Reading]:
     return [read(sentence) for sentence in split_sentences(text)]
-
-
-def shifted(atom: Atom, by: int) -> Atom:
-    return replace(atom, start=atom.start + by, end=atom.end + by)

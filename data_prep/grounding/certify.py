@@ -99,10 +99,10 @@ class Place:
 
 
 def certify(text: str, source: str) -> Certificate:
-    return certificate(check(text, source), text, source)
+    return certificate(check(text, source), source)
 
 
-def certificate(found: list[Finding], text: str, source: str) -> Certificate:
+def certificate(found: list[Finding], source: str) -> Certificate:
     counts = {status: sum(f.verdict.status == status for f in found) for status in ("stated", "derived", "unsupported")}
     details = [
         {
@@ -119,17 +119,16 @@ def certificate(found: list[Finding], text: str, source: str) -> Certificate:
     return Certificate(
         rules=rules_version(),
         **counts,
-        omitted=omitted(text, source),
+        omitted=omitted(found, source),
         details=json.dumps(details, ensure_ascii=False) if details else "",
     )
 
 
-def omitted(text: str, source: str) -> int:
-    """How many distinct atoms of the source the text lacks, by value, or for names in any wording."""
-    ours = source_of(text)
-    values = {(atom.kind, atom.value[:2]) for reading in ours.readings for atom in reading.atoms}
+def omitted(found: list[Finding], source: str) -> int:
+    """How many distinct atoms of the source the text lacks, as the source has them."""
+    ours = {(finding.atom.kind, finding.atom.value[:2]) for finding in found}
     theirs = {(atom.kind, atom.value[:2]) for reading in source_of(source).readings for atom in reading.atoms}
-    return len(theirs - values)
+    return len(theirs - ours)
 
 
 @cache

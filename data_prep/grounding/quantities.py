@@ -55,7 +55,7 @@ FREQUENCY = re.compile(
     rf"|(?P<count>{COUNT})(?:[- ]times?|\sdoses|\sinjections|\scycles)?(?:\s(?:a|an|per|each|every)\s|[\s/-])"
     rf"(?P<period>{PERIOD}|daily|weekly|monthly)\b"
     rf"|every\s(?:(?P<every>\d{{1,2}}|other|second|third|{'|'.join(list(SMALL)[:10])})[\s-])?(?P<unit>{PERIOD})s?\b"
-    rf"|(?:per|a|each|/)\s?(?P<each>day|week|month|d|24 ?h(?:ours)?)\b"
+    rf"|(?:(?:per|a|each)\s|/\s?)(?P<each>day|week|month|d|24 ?h(?:ours)?)\b"
     r"|(?P<adverb>daily|nightly|hourly|weekly|biweekly|monthly|yearly|annually|at bedtime|"
     r"every morning|every evening)\b)",
     re.IGNORECASE,

@@ -115,6 +115,7 @@ DISCHARGE SUMMARY NOTE HISTORY EXAM AND THE OF FOR NO NOT WITH TO IN ON AT AS IS
 )
 
 SYNONYMS = (
+    ("heart", "cardiac"), ("kidney", "renal"), ("liver", "hepatic"), ("lung", "pulmonary"), ("thyroid", "thyroidal"),
     ("surgery", "operation", "operative", "surgical", "operated", "surgically"), ("resection", "resected", "excision",
     "excised", "removal", "removed"),
     ("biopsy", "biopsied"), ("drainage", "drained", "drain"), ("aspiration", "aspirated", "aspirate"),

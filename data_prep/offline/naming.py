@@ -27,7 +27,8 @@ LONGEST_LIST = 24
 MEASUREMENT = re.compile(
     r"(?<![\w./-])[<>≤≥~]?\s?\d[\d.,]*(?:\s?(?:[x×X*/–-]|to)\s?\d[\d.,]*){0,2}\s?(?:mg/kg(?:/day|/d)?|mg/m2|mg/d[lL]|"
     r"g/d[lL]|[mµμn]g/m[lL]|ng/dL|pg/m[lL]|[mµμ]?mol/[lL]|"
-    r"m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|mm\s?(?:of )?Hg|mm/h(?:r|our)?|beats per minute|bpm|kg/m2"
+    r"m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|mm\s?/?\s?(?:of )?[Hh]g|mm/h(?:r|our)?|beats per minute"
+    r"|bpm|kg/m2"
     r"|mg/day|"
     r"g/day|mg|mcg|µg|μg|g|kg|m[lL]|L|cm|mm|%|°\s?C|℃|Gy)(?![\w/])"
 )

@@ -1,5 +1,9 @@
 """`--estimate`: what a stage would ask and cost, before the first request."""
 
+import asyncio
+import json
+from pathlib import Path
+
 import pytest
 from fake_endpoint import FakeEndpoint
 from test_notes import api, write_reports
@@ -7,13 +11,14 @@ from test_teacher import usage
 
 from data_prep import instructions, notes
 from data_prep.budget import BudgetConfig
-from data_prep.estimate import PLACEHOLDER
+from data_prep.estimate import PLACEHOLDER, Counting
 from data_prep.filters import reason_to_reject
 from data_prep.gate import GateConfig
 from data_prep.instructions import InstructionsConfig
 from data_prep.notes import NotesConfig
 from data_prep.replies import Reply
 from data_prep.shards import ShardsConfig
+from data_prep.teacher import Request, TeacherConfig
 
 KEEP = GateConfig("keep")
 PRICES = BudgetConfig(price_input=1, price_output=10)
@@ -33,9 +38,7 @@ def answer(body, n):
 
 
 def charged(endpoint):
-    from json import loads
-
-    replies = [loads(answer(body, 0)[2])["usage"] for body in endpoint.requests]
+    replies = [json.loads(answer(body, 0)[2])["usage"] for body in endpoint.requests]
     return sum(each["prompt_tokens"] + 10 * each["completion_tokens"] for each in replies) / 1e6
 
 
@@ -107,6 +110,18 @@ def test_a_tokenizer_counts_prompts_where_one_is_given(tmp_path, small_tokenizer
         )
     assert "cost" not in by_bytes, "no prices were given"
     assert counted["prompt_tokens"] > 1.2 * by_bytes["prompt_tokens"], "320 pieces need many more tokens than usual"
+
+
+def test_a_reply_inside_a_prompt_may_be_as_long_as_replies_may():
+    def most(content, max_tokens):
+        counting = Counting(TeacherConfig("openai", "http://x/v1", "m", max_tokens=max_tokens), Path("no ledger"))
+        asyncio.run(counting.ask(Request("answer", "r", ({"role": "user", "content": content},))))
+        return counting.kinds["answer"].most_prompt
+
+    plain = most("Instruction: Why?", 1000)
+    assert most("Instruction: Why?", 9000) == plain
+    # Cut once, such a reply has twice the room; and the request that quotes it may be cut, and sent twice.
+    assert most(f"Instruction: {PLACEHOLDER}", 9000) - most(f"Instruction: {PLACEHOLDER}", 1000) == 2 * 2 * 8000
 
 
 @pytest.mark.parametrize("kind", ["note", "question", "answer"])

@@ -12,9 +12,10 @@ from data_prep import instructions, notes
 from data_prep.gate import GateConfig, misquoted, without
 from data_prep.grounding import check, rules_version
 from data_prep.instructions import InstructionsConfig
+from data_prep.note_types import NOTE_TYPES
 from data_prep.notes import NotesConfig
 from data_prep.offline import OfflineTeacher
-from data_prep.prompts import NOTE_PROMPT, REPAIR_PROMPT
+from data_prep.prompts import REPAIR_PROMPT, note_prompt_hash
 from data_prep.records import UserError
 from data_prep.teacher import Request
 
@@ -51,7 +52,7 @@ def test_a_faithful_note_is_asked_for_once(tmp_path):
     assert note.text == GOOD
     assert note.certificate.unsupported == 0
     assert note.certificate.stated > 10
-    assert note.generation.prompt_hash == NOTE_PROMPT.hash
+    assert note.generation.prompt_hash == note_prompt_hash(NOTE_TYPES["discharge summary"])
     told = manifest["faithfulness"]
     assert (told["rules"], told["unsupported"], told["stated"]) == (rules_version(), 0, note.certificate.stated)
 
@@ -79,7 +80,7 @@ def test_a_repair_that_is_worse_or_no_note_is_ignored(tmp_path):
     for k, reply in enumerate(["I'm sorry, I cannot help with that.", BAD + " He had pneumonia and gout."]):
         (tmp_path / f"{k}").mkdir()
         (note,), _, _, _ = run_notes(tmp_path / f"{k}", [BAD, reply], most_removed=0.5)
-        assert note.generation.prompt_hash == NOTE_PROMPT.hash
+        assert note.generation.prompt_hash == note_prompt_hash(NOTE_TYPES["discharge summary"])
         assert "lung" not in note.text
         assert "1000" not in note.text
         assert "pneumonia" not in note.text

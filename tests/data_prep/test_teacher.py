@@ -560,6 +560,15 @@ def test_what_may_have_been_paid_stays_at_its_worst(tmp_path):
     assert teacher.budget.reserved == 0
 
 
+@pytest.mark.parametrize("status", [401, 404, 500])
+def test_what_an_endpoint_refuses_costs_nothing(tmp_path, status):
+    budget = BudgetConfig(max_cost=1000, price_output=1000)
+    with FakeEndpoint(lambda body, n: failure(status, **AT_ONCE)) as endpoint, contextlib.suppress(UserError):
+        ask(endpoint, tmp_path, count=5, max_tokens=1000, budget=budget)
+    assert endpoint.requests
+    assert Ledger(tmp_path / "ledger.sqlite").spent() == 0
+
+
 def test_a_run_that_ends_in_timeouts_is_charged_for_all_of_them(tmp_path):
     budget = BudgetConfig(max_cost=1000, price_output=1000)
 
