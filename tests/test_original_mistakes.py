@@ -23,6 +23,7 @@ from asclepius_jax.saver import Saver
 from data_prep import pack
 from data_prep.filters import reason_to_reject
 from data_prep.folders import writing_folder
+from data_prep.gate import GateConfig
 from data_prep.instructions import TaskWeights, WriteExamples, tasks_of_note
 from data_prep.prompts import TRAINING_TEMPLATE
 from data_prep.records import TASKS, Example, Note, Reject, read_parquet
@@ -182,7 +183,7 @@ class Faltering:
 @pytest.fixture
 def answered(tmp_path: Path) -> Path:
     """The examples of four notes, of which the second's request failed and the third's answer was cut."""
-    work = WriteExamples(1, TaskWeights().by_task(), 0, {}, frozenset())
+    work = WriteExamples(1, TaskWeights().by_task(), 0, {}, frozenset(), GateConfig("keep"))
     notes: list[Note] = [note(f"n{i}", "HPI: fever for three days.") for i in range(4)]
     with writing_folder(tmp_path / "examples", "instructions", {}) as folder:
         results = [made for n in notes for made in asyncio.run(work(n, Faltering()))]
