@@ -54,6 +54,9 @@ def check_finding(claim: Claim, source: Source) -> Verdict:
     ours = claim.atom.kind
     against = False
     for rule, words in names_of(claim, source):
+        # What the source says of all of the words stands against what it says of one.
+        if against and rule == "less precise":
+            continue
         polarities = source.polarities(words)
         support = [n for n, kinds in polarities.items() if ours in kinds]
         against = against or bool(polarities)
@@ -61,9 +64,6 @@ def check_finding(claim: Claim, source: Source) -> Verdict:
             if denied_where_retold(claim, source, support, words[-1]):
                 return CONTRADICTED
             return Verdict("derived", rule) if rule else STATED
-        # Plain words have no other name: what the source says of all of them stands against what it says of one.
-        if against and claim.atom.thing == PHRASE:
-            break
     return CONTRADICTED if against else ABSENT
 
 

@@ -1,7 +1,7 @@
 """Drug names beyond the everyday ones of `lexicon.py`, and brand names with what is in them. All lower case.
 
-Measured on 1,449 case reports against the names of DrugBank and MedlinePlus: with `lexicon.py` alone 82 % of their
-mentions are found.
+Measured on 1,449 case reports against the names of DrugBank and MedlinePlus: `lexicon.py` alone finds 82 % of their
+mentions, both and the suffixes 92 %; most of the rest are hormones and other analytes.
 """
 
 from data_prep.language.words import table

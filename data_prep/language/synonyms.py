@@ -201,7 +201,10 @@ DENYING = {
 def _groups() -> dict[tuple[str, ...], list[tuple[str, ...]]]:
     """Stems of a name -> stems of the names that may stand for it."""
     groups = [tuple(tuple(stems(name)) for name in group) for group in SYNONYMS]
-    groups += [(tuple(stems(plain)), tuple(stems(technical))) for technical, plain in PLAIN_WORDS.items()]
+    groups += [
+        (tuple(stems(plain.removeprefix("a ").removeprefix("an "))), tuple(stems(technical)))
+        for technical, plain in PLAIN_WORDS.items()
+    ]
     groups += [(tuple(stems(brand)), tuple(stems(generic))) for brand, generic in BRANDS.items()]
     others: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for group in groups:
