@@ -9,7 +9,6 @@ import ipaddress
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from data_prep.records import UserError
@@ -133,9 +132,3 @@ class Budget:
 
 def usd(cost: float) -> str:
     return f"{cost:.2f} USD" if cost >= 1 else f"{cost:.4f} USD"
-
-
-def schema_text(schema: Mapping[str, Any] | None) -> str:
-    import json
-
-    return json.dumps(schema) if schema else ""

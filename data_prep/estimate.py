@@ -4,6 +4,7 @@ What the ledger has an answer to is answered and free. For the rest, how many to
 holds requests of the kind, from a tokenizer where one is given, and from the rule of thumb below where neither is.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,8 +100,6 @@ class Counting:
 
     def _measured(self, kind: str) -> Habit | None:
         """From what the ledger holds of this kind."""
-        import json
-
         sample = self.ledger.answered(kind, SAMPLE) if self.ledger else ()
         used = [(json.loads(request), usage) for request, raw in sample if (usage := read_usage(raw))]
         if not used:

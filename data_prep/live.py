@@ -136,7 +136,7 @@ class Live:
                     raise self._end(f"cannot reach {self.config.base_url} ({reason}): check --base-url") from error
                 return self._lost(f"connection lost: {reason}", sent_at), 0.0
             return self._lost(f"connection lost: {reason}", sent_at), cost
-        self.pace.told(headers)
+        self.pace.told(headers, outgoing.likely_tokens)
         raw = self._scrubbed(content.decode("utf-8", errors="replace"))
         if status != 200:
             # The endpoint says that it did not do it.

@@ -130,10 +130,11 @@ class Pace:
         self.probing, self.suspected_at = True, self.clock()
         self.paused_until = max(self.paused_until, self.suspected_at + seconds)
 
-    def told(self, headers: Mapping[str, str]) -> None:
-        """Heed the limits that a response names."""
+    def told(self, headers: Mapping[str, str], tokens: int) -> None:
+        """Heed the limits that a response names, to a request of so many tokens that has not left yet."""
         now = self.clock()
-        on_the_way = {"requests": self.in_flight, "tokens": self.tokens_in_flight}
+        # Its own request the endpoint has counted; whether it knows of the others nobody can tell.
+        on_the_way = {"requests": self.in_flight - 1, "tokens": self.tokens_in_flight - tokens}
         for name, bucket in (("requests", self.requests[1]), ("tokens", self.tokens[1])):
             limit, remaining, reset = (
                 seconds_of(headers.get(f"x-ratelimit-{what}-{name}", "")) for what in ("limit", "remaining", "reset")

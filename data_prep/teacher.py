@@ -128,6 +128,9 @@ def check_teacher(config: TeacherConfig) -> None:
         raise UserError("--teacher openai needs --model")
     if not config.base_url.startswith(("http://", "https://")):
         raise UserError(f"--base-url {config.base_url}: it must start with http:// or https://")
+    if urlsplit(config.base_url).username is not None or urlsplit(config.base_url).query:
+        # It stands in the ledger and in every manifest.
+        raise UserError(f"--base-url must hold no user, password or query: a key belongs into {KEY_VARIABLE}")
     for name in ("max_tokens", "concurrency", "timeout_seconds"):
         if getattr(config, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it must be above 0")

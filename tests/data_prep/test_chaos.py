@@ -93,10 +93,14 @@ def folder_content(out: Path) -> dict[str, bytes]:
     return {**files, "manifest.json": json.dumps(manifest).encode()}
 
 
+def write_source(path: Path, count: int) -> Path:
+    rows = [{"id": f"r{k}", "text": f"Case {k}. {TEXT.format(age=20 + k % 70)}"} for k in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 def survive(tmp_path: Path, requests: int, kills: int, timeout: float) -> str:
-    rows = [{"id": f"r{k}", "text": f"Case {k}. {TEXT.format(age=20 + k % 70)}"} for k in range(requests)]
-    source = tmp_path / "a.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = write_source(tmp_path / "a.jsonl", requests)
     port = free_port()
     with endpoint(port, tmp_path / "calm", 0, 0.01):
         finished(start(source, tmp_path / "out", port, timeout))
@@ -132,6 +136,23 @@ def survive(tmp_path: Path, requests: int, kills: int, timeout: float) -> str:
 
 def test_a_run_that_is_killed_twice_ends_in_the_files_of_an_unbroken_one(tmp_path):
     survive(tmp_path, 300, 2, timeout=1)
+
+
+def test_an_interrupt_loses_no_reply(tmp_path):
+    """Ctrl-C: nothing more is sent, and what is on its way is waited for."""
+    source = write_source(tmp_path / "a.jsonl", 200)
+    port = free_port()
+    with endpoint(port, tmp_path / "calm", 0, 0.5):
+        process = start(source, tmp_path / "out", port, 10)
+        while sum(paid(tmp_path / "calm").values()) < 20:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode != 0
+    sent = sum(paid(tmp_path / "calm").values())
+    assert sent < 200
+    counts = Ledger(tmp_path / "out.ledger.sqlite").counts()
+    assert (counts["done"], counts.get("in flight")) == (sent, None)
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from fake_endpoint import FakeEndpoint
+from test_money import usage
 from test_notes import api, write_reports
-from test_teacher import usage
 
 from data_prep import instructions, notes
 from data_prep.budget import BudgetConfig

@@ -132,7 +132,7 @@ def test_a_pause_holds_up_everything():
         await asyncio.gather(*(pace.enter(1) for _ in range(4)))
         return time.monotonic() - started
 
-    assert 0.19 <= asyncio.run(go()) < 1
+    assert 0.19 <= asyncio.run(go()) < 3
 
 
 def test_a_turn_that_is_cancelled_is_given_back():
@@ -183,33 +183,32 @@ def test_the_endpoints_headers_are_heeded():
                 "x-ratelimit-limit-requests": "100",
                 "x-ratelimit-remaining-requests": "3",
                 "x-ratelimit-reset-requests": "9.7s",
-            }
+            },
+            10,
         )
         pace.leave(10)
         started = time.monotonic()
-        for _ in range(3):
+        for _ in range(4):
             await pace.enter(10)
-        # 97 in 9.7 seconds are ten a second: one was on its way, so the third has to wait for a tenth.
+        # Three at once; 97 in 9.7 seconds are ten a second, so the fourth has to wait for a tenth.
         return time.monotonic() - started
 
-    assert 0.08 < asyncio.run(go()) < 0.5
+    assert 0.08 < asyncio.run(go()) < 2
 
 
 def test_tokens_that_are_gone_hold_requests_up():
     async def go():
         pace = Pace(64)
-        pace.told(
-            {
-                "x-ratelimit-limit-tokens": "1000",
-                "x-ratelimit-remaining-tokens": "0",
-                "x-ratelimit-reset-tokens": "1s",
-            }
-        )
+        await pace.enter(200)
+        await pace.enter(300)
+        told = {"limit": "1000", "remaining": "400", "reset": "600ms"}
+        pace.told({f"x-ratelimit-{name}-tokens": value for name, value in told.items()}, 200)
         started = time.monotonic()
         await pace.enter(200)
         return time.monotonic() - started
 
-    assert 0.19 < asyncio.run(go()) < 0.6
+    # 300 of the 400 may be needed by the other on its way: a hundred short, at a thousand a second.
+    assert 0.09 < asyncio.run(go()) < 2
 
 
 def test_durations_as_endpoints_write_them():
