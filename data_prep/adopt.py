@@ -48,11 +48,14 @@ def open_source(source: str) -> tuple[str, Iterator[Row], str]:
     raise UserError(f"{source}: no such file or folder")
 
 
-def to_example(row: Row, values: Mapping[str, Any], config: AdoptConfig, name: str) -> Example:
-    """UserError where a column is missing, ValueError with a reason for what is wrong with this row."""
+def check_columns(values: Mapping[str, Any], place: str) -> None:
     missing = [column for column in COLUMNS if column not in values]
     if missing:
-        raise UserError(f"{row.place}: no column {', '.join(missing)} among {', '.join(map(str, values))}")
+        raise UserError(f"{place}: no column {', '.join(missing)} among {', '.join(map(str, values))}")
+
+
+def to_example(values: Mapping[str, Any], config: AdoptConfig, name: str) -> Example:
+    """ValueError with a reason for what is wrong with this row."""
     texts = {column: str(values[column] if values[column] is not None else "").strip() for column in COLUMNS}
     if texts["task"].lower() not in TASK_NAMES:
         raise ValueError("unknown_task")
@@ -91,10 +94,9 @@ def run(config: AdoptConfig) -> None:
             if row.values is None:
                 writer.reject([Reject(row.place, "malformed", row.error, row.raw.encode(errors="replace").decode())])
                 continue
+            check_columns(row.values, row.place)
             try:
-                example = to_example(row, row.values, config, name)
-            except UserError:
-                raise
+                example = to_example(row.values, config, name)
             except ValueError as error:
                 writer.reject([Reject(row.place, str(error), f"task {row.values['task']!r}", repr(dict(row.values)))])
                 continue

@@ -5,13 +5,13 @@ spent, by this count, is never less than what the endpoint has charged.
 """
 
 import asyncio
-import ipaddress
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from data_prep.records import UserError
+from data_prep.remote import is_of_the_house
 from data_prep.replies import Usage
 
 # What a chat template puts around a message, and around all of them, is a handful of tokens; these are more.
@@ -45,6 +45,7 @@ class BudgetConfig:
 
 def check_budget(config: BudgetConfig, base_url: str) -> None:
     """Refuse to spend what nobody has named a price for."""
+    host = urlsplit(base_url).hostname or ""
     for name in ("max_cost", "price_input", "price_cached_input", "price_output"):
         if getattr(config, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it must be 0 or above")
@@ -52,22 +53,11 @@ def check_budget(config: BudgetConfig, base_url: str) -> None:
         raise UserError(f"--batch-discount {config.batch_discount}: it is a share, from 0 to below 1")
     if config.max_cost and not config.priced:
         raise UserError(f"--max-cost {config.max_cost:g} needs prices: give --price-input and --price-output")
-    if not config.priced and not config.allow_unpriced and not is_own(base_url):
+    if not config.priced and not config.allow_unpriced and not is_of_the_house(host):
         raise UserError(
             f"{base_url} may cost money: give --price-input and --price-output in USD for a million tokens, or "
             "--allow-unpriced"
         )
-
-
-def is_own(base_url: str) -> bool:
-    """Whether an endpoint is on this machine or network, where tokens have no price."""
-    host = urlsplit(base_url).hostname or ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        # A bare name is a machine of the local network, as in http://gpu3:8000/v1.
-        return "." not in host or host.endswith((".local", ".internal", ".localdomain"))
-    return address.is_private or address.is_loopback
 
 
 def most_prompt_tokens(messages: Sequence[Mapping[str, str]], extra: str = "") -> int:

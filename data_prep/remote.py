@@ -1,4 +1,4 @@
-"""Where restricted texts may go: to no endpoint but one of the house's own, and only when that is named."""
+"""Which endpoints are the house's own: restricted texts go to no other, and tokens cost nothing there."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -21,4 +21,5 @@ def is_of_the_house(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_private
     except ValueError:
-        return "." not in host or host.endswith((".local", ".internal", ".lan", ".localhost"))
+        # A bare name is a machine of the local network, as in http://gpu3:8000/v1.
+        return "." not in host or host.endswith((".local", ".localdomain", ".internal", ".lan", ".localhost"))

@@ -20,7 +20,17 @@ from typing import Any
 from data_prep.folders import check_replaceable, read_manifest, verified_files, write_durably, writing_folder
 from data_prep.identifiers import KINDS, NEVER_PUBLISHED, find_identifiers
 from data_prep.near_duplicates import Contamination, NearDuplicates
-from data_prep.records import Example, Note, Record, Reject, UserError, file_hash, read_parquet, seeded_fraction
+from data_prep.records import (
+    Example,
+    Note,
+    Record,
+    Reject,
+    UserError,
+    file_hash,
+    read_parquet,
+    seeded_fraction,
+    text_hash,
+)
 from data_prep.report_files import files_of, rows_of
 
 SHARD_RECORDS = 10_000
@@ -168,7 +178,8 @@ def run(config: SplitConfig) -> dict[str, Any]:
         "against": {str(path): file_hash(path) if path.is_file() else "" for path in config.against},
         "records_with_identifiers": dict(sorted(findings.identifiers.items())),
     }
-    inputs = {str(config.source): file_hash(config.source / "manifest.json")}
+    # Of the records alone: the manifest also holds seconds.
+    inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
     for side in SIDES:
         report[side] = write_side(side, config, findings, records(), (kind, record_type, inputs))
     report["rejected"] = read_manifest(config.out / "train", kind)["rejected"]

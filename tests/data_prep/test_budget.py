@@ -1,11 +1,13 @@
 """What requests cost: at their worst until the endpoint says what was used."""
 
 import asyncio
+from urllib.parse import urlsplit
 
 import pytest
 
-from data_prep.budget import Budget, BudgetConfig, check_budget, is_own, most_prompt_tokens
+from data_prep.budget import Budget, BudgetConfig, check_budget, most_prompt_tokens
 from data_prep.records import UserError
+from data_prep.remote import is_of_the_house
 from data_prep.replies import Usage
 
 PRICES = BudgetConfig(max_cost=10, price_input=2, price_cached_input=1, price_output=8)
@@ -61,12 +63,12 @@ def test_what_has_no_price_is_refused_where_it_may_cost_money():
     "host", ["localhost", "127.0.0.1", "10.1.2.3", "192.168.0.9", "[::1]", "gpu3", "vllm.internal"]
 )
 def test_machines_of_ones_own(host):
-    assert is_own(f"http://{host}:8000/v1")
+    assert is_of_the_house(urlsplit(f"http://{host}:8000/v1").hostname)
 
 
 @pytest.mark.parametrize("host", ["api.openai.com", "8.8.8.8", "example.org"])
 def test_machines_of_others(host):
-    assert not is_own(f"https://{host}/v1")
+    assert not is_of_the_house(urlsplit(f"https://{host}/v1").hostname)
 
 
 def test_no_tokenizer_makes_more_of_a_prompt_than_its_bound(mistral_tokenizer):
