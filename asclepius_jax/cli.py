@@ -51,8 +51,12 @@ COMMANDS = {
         "checkpoint to Hugging Face folder", "asclepius_jax.export", "ExportConfig", "run_export", "train"
     ),
     "generate": Command("ask a checkpoint", "asclepius_jax.generate", "GenerateConfig", "run", "train"),
+    "evaluate": Command("how good and how faithful: `asclepius evaluate` lists the parts", "", "", "", "evaluate"),
     "demo": Command("the whole pipeline, small, on this machine", "asclepius_jax.demo", "DemoConfig", "run", "dev"),
 }
+
+# `asclepius evaluate PART`
+PARTS: dict[str, Command] = {}
 
 
 def main() -> None:
@@ -61,6 +65,9 @@ def main() -> None:
     arguments = [argument for argument in arguments if argument != "--debug"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
+        sys.exit(0)
+    if arguments[0] == "evaluate" and (len(arguments) < 2 or arguments[1] in ("-h", "--help")):
+        print(usage_of_evaluate())
         sys.exit(0)
     try:
         dispatch(arguments[0], arguments[1:], debug)
@@ -85,11 +92,23 @@ def usage() -> str:
     )
 
 
+def usage_of_evaluate() -> str:
+    lines = [f"  {name:<14}{command.summary}" for name, command in PARTS.items()]
+    return "\n".join(["usage: asclepius evaluate PART ...        asclepius evaluate PART --help", "", *lines])
+
+
+def named(name: str, table: dict[str, Command], what: str) -> Command:
+    if name not in table:
+        near = difflib.get_close_matches(name, table, 1)
+        raise UserError(f"no such {what}; {f'is it {near[0]}?' if near else 'one of ' + ', '.join(table)}")
+    return table[name]
+
+
 def dispatch(name: str, arguments: list[str], debug: bool) -> None:
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        raise UserError(f"no such subcommand; {f'is it {near[0]}?' if near else 'one of ' + ', '.join(COMMANDS)}")
-    command = COMMANDS[name]
+    command = named(name, COMMANDS, "subcommand")
+    if name == "evaluate":
+        part, *arguments = arguments
+        name, command = f"evaluate {part}", named(part, PARTS, f"part of evaluate as {part}")
     if name in ("notes", "instructions") and any(a.split("=")[0] == "--audit" for a in arguments):
         # Another question to the same folder: none of the settings of a run that writes.
         command = Command("", "data_prep.audit", "AuditConfig", "run", "prep")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from data_prep.grounding.kinds import Atom, Taken
 from data_prep.grounding.units import UNIT, parse_unit
+from data_prep.language.sentences import LIST_NUMBER
 from data_prep.language.synonyms import LONG_FORMS
 
 DIGITS = r"\d{1,3}(?:[,\u202f]\d{3})+(?:\.\d+)?|\d+(?:[.·]\d+)?|\.\d+"
@@ -91,7 +92,6 @@ LINK = re.compile(
     re.IGNORECASE,
 )
 AFTER = re.compile(r"^\s?(?:of|per day of|daily of)\s(?:(?:oral|intravenous|iv|the|a)\s)?", re.IGNORECASE)
-LIST_NUMBER = re.compile(r"\s*(?:[-*•]\s*)?\(?\d{1,2}[.)]\s")
 ESTIMATE = re.compile(
     r"(?:about|approximately|approx\.?|around|roughly|nearly|almost|~|≈|over|more than|under|close to)\s?$",
     re.IGNORECASE,

@@ -46,6 +46,9 @@ LOST_SPACE = re.compile(
 )
 LAST_TOKEN = re.compile(r"([^\s(\[]+)[.!?][\"'’”)\]]*\s*$")
 NEXT_WORD = re.compile(r"[\"'“‘(\[]*([\w.-]+)")
+# "2." or "**2.**" before an item of a list, or "DIAGNOSES: 1." before the first: it belongs to its sentence, and is no
+# number of anything.
+LIST_NUMBER = re.compile(r"(?:[\s#*•_(-]*\d{1,2}|[#*_\s]*[A-Z][\w /&-]{2,40}:[*_\s]*1)[.)][*_]*(?:\s+|$)")
 
 
 def normalise(text: str) -> str:
@@ -88,7 +91,7 @@ def split_block(block: str) -> list[str]:
 def ends_sentence(before: str, after: str) -> bool:
     last = LAST_TOKEN.search(before)
     following = NEXT_WORD.match(after)
-    if before.count("(") > before.count(")") or not last or not following:
+    if before.count("(") > before.count(")") or not last or not following or LIST_NUMBER.fullmatch(before):
         return False
     token, word = last[1].lower().rstrip("."), following[1]
     if last[0].lstrip().startswith(last[1]) and before.rstrip()[-1] in "!?":
