@@ -7,10 +7,8 @@ It reports and never fails: the rates for each kind of atom, and examples of wha
 
 import itertools
 import json
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from data_prep import style
 from data_prep.case_reports import ReportsConfig, open_reports
 from data_prep.folders import read_manifest, verified_files
 from data_prep.grounding import KINDS, certificate, check, rules_version
+from data_prep.processes import process_pool
 from data_prep.records import CaseReport, Certificate, Example, Note, UserError, read_parquet
 from data_prep.shards import available_cores
 
@@ -143,7 +142,7 @@ def map_chunks(items: Iterable[Checked], workers: int) -> Iterator[Tally]:
     if workers == 1 or len(head) < 2:
         yield from map(check_chunk, itertools.chain(head, chunks))
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
         waiting = [pool.submit(check_chunk, chunk) for chunk in head]
         for chunk in chunks:
             waiting.append(pool.submit(check_chunk, chunk))

@@ -4,12 +4,18 @@ In this order, as far as `on_unsupported` goes: one request to the teacher that 
 that still hold something unsupported are taken out; then, where that would take too much, the text is rejected.
 """
 
+import asyncio
 import re
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from data_prep.filters import reason_to_reject
 from data_prep.grounding import Finding, certificate, check, rules_version
+from data_prep.processes import process_pool
 from data_prep.prompts import REPAIR_PROMPT, repair_messages
 from data_prep.records import Certificate, Generation, UserError
 from data_prep.teacher import Reply, Request, Teacher
@@ -60,22 +66,82 @@ class Passed:
 async def pass_gate(draft: Draft, reply: Reply, config: GateConfig, teacher: Teacher) -> Passed:
     """The text as it may go on; one that does not pass keeps its text, so that the rejects show what was wrong."""
     text, prompt_hash = reply.text.strip(), draft.prompt_hash
-    found = check(text, draft.source)
+    found, certified = await checked(text, draft.source)
     if config.on_unsupported == "repair" and unsupported(found):
         again = await ask_to_repair(draft, text, found, teacher)
-        mended = check(again.text.strip(), draft.source)
+        mended, of_mended = await checked(again.text.strip(), draft.source)
         # A repair that is no text of its kind, or that brings more of what is wrong, is none.
         if not reason_to_reject(draft.kind, again) and len(unsupported(mended)) < len(unsupported(found)):
-            text, found, reply, prompt_hash = again.text.strip(), mended, again, REPAIR_PROMPT.hash
+            text, reply, prompt_hash = again.text.strip(), again, REPAIR_PROMPT.hash
+            found, certified = mended, of_mended
     broken = None
     if config.on_unsupported in ("repair", "remove") and unsupported(found):
         shorter = without(text, unsupported(found))
         taken = 1 - len(shorter.split()) / len(text.split())
         if taken <= config.most_removed and not reason_to_reject(draft.kind, replace(reply, text=shorter)):
-            text, found = shorter, check(shorter, draft.source)
+            text = shorter
+            found, certified = await checked(text, draft.source)
     if config.on_unsupported != "keep" and unsupported(found):
         broken = "unsupported", f"{draft.kind}: " + "; ".join(described(unsupported(found)))
-    return Passed(text, certificate(found, draft.source), reply, prompt_hash, draft.seed, broken)
+    return Passed(text, certified, reply, prompt_hash, draft.seed, broken)
+
+
+# ---------------------------------------------------------------- where texts are checked
+
+
+# A process takes a second to start: the first texts are checked in this one.
+CHECKED_HERE = 64
+
+
+class Beside:
+    """Processes that check texts: one takes about 10 ms, in which an event loop would hear no endpoint."""
+
+    def __init__(self, processes: int):
+        self.processes, self.count = processes, 0
+        self.pool: Executor | None = None
+
+    async def check(self, text: str, source: str) -> tuple[list[Finding], Certificate]:
+        self.count += 1
+        if self.count <= CHECKED_HERE:
+            return check_and_certify(text, source)
+        if self.pool is None:
+            self.pool = process_pool(self.processes)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, check_and_certify, text, source)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that checks texts was killed, perhaps for want of memory: run this again; what "
+                "was answered is kept"
+            ) from error
+
+
+_beside: Beside | None = None
+
+
+@contextmanager
+def checking_beside(processes: int) -> Iterator[None]:
+    """While this lasts, texts are checked in processes of their own. For a run on an event loop."""
+    global _beside
+    before, ours = _beside, Beside(processes)
+    _beside = ours
+    try:
+        yield
+    finally:
+        _beside = before
+        if ours.pool:
+            ours.pool.shutdown(wait=True, cancel_futures=True)
+
+
+async def checked(text: str, source: str) -> tuple[list[Finding], Certificate]:
+    return await _beside.check(text, source) if _beside else check_and_certify(text, source)
+
+
+def check_and_certify(text: str, source: str) -> tuple[list[Finding], Certificate]:
+    found = check(text, source)
+    return found, certificate(found, source)
+
+
+# ---------------------------------------------------------------- mending
 
 
 def unsupported(found: list[Finding]) -> list[Finding]:

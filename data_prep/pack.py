@@ -7,10 +7,8 @@ itself, so that the result does not depend on the number of workers.
 
 import dataclasses
 import itertools
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +19,7 @@ import tyro
 
 from data_prep.folders import read_manifest, verified_files, writing_folder
 from data_prep.packing import cut, pack
+from data_prep.processes import process_pool
 from data_prep.prompts import load_template, render_follow_up, render_prompt
 from data_prep.records import Example, Note, PackedRow, Reject, UserError, read_parquet, text_hash, token_dtype
 from data_prep.tokenizer import (
@@ -158,9 +157,8 @@ def split_files(source: Path, manifest: dict[str, Any], shards: int) -> list[tup
 def run_jobs(jobs: list[Job], workers: int) -> list[ShardResult]:
     if workers == 1 or len(jobs) == 1:
         return [pack_shard(job) for job in jobs]
-    context = multiprocessing.get_context("spawn")  # TensorFlow's threads do not survive a fork
     try:
-        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        with process_pool(min(workers, len(jobs))) as pool:
             return list(pool.map(pack_shard, jobs))
     except BrokenProcessPool as error:
         raise UserError(f"a packing process was killed, probably for memory: lower --workers {workers}") from error

@@ -9,12 +9,11 @@ import asyncio
 import functools
 import itertools
 import math
-import multiprocessing
 import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from typing import Any, TypeVar
 from data_prep.endpoint import OpenAITeacher
 from data_prep.estimate import Counting
 from data_prep.folders import FolderWriter, read_manifest, writing_folder
+from data_prep.gate import checking_beside
+from data_prep.processes import process_pool
 from data_prep.progress import Meter, say, shown
 from data_prep.records import Record, Reject, UserError
 from data_prep.teacher import Teacher, TeacherConfig, ledger_path, make_teacher
@@ -120,9 +121,7 @@ def map_in_processes(
         for shard in shards:
             yield asyncio.run(work_on_shard(work, shard, teacher))
         return
-    # spawn: a forked copy of a process that runs threads, as pyarrow does, may hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(work, make))
+    pool = process_pool(workers, _start_worker, (work, make))
     try:
         running: deque[Future[list[Record]]] = deque()
         for shard in shards:
@@ -159,7 +158,7 @@ def map_on_one_loop(
     running: deque[asyncio.Task[list[Record]]] = deque()
     shards = iter(shards)
     teacher: Teacher | None = None
-    with asyncio.Runner() as runner:
+    with checking_beside(available_cores()), asyncio.Runner() as runner:
         try:
             teacher = make()
             while True:

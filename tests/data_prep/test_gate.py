@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 
 import pytest
 from fake_endpoint import FakeEndpoint, completion
@@ -9,7 +10,7 @@ from test_instructions import read as read_examples
 from test_notes import api, read_notes
 
 from data_prep import instructions, notes
-from data_prep.gate import GateConfig, misquoted, without
+from data_prep.gate import GateConfig, checked, checking_beside, misquoted, without
 from data_prep.grounding import check, rules_version
 from data_prep.instructions import InstructionsConfig
 from data_prep.note_types import NOTE_TYPES
@@ -168,3 +169,26 @@ def test_the_offline_teacher_repeats_itself():
 def test_a_share_beyond_one_is_refused(tmp_path):
     with pytest.raises(UserError, match="--most-removed 2"):
         notes.run(NotesConfig(write_report(tmp_path / "a.jsonl"), tmp_path / "out", gate=GateConfig(most_removed=2)))
+
+
+def test_texts_are_checked_alike_here_and_in_processes_beside_the_event_loop(monkeypatch):
+    async def check_all() -> list:
+        return await asyncio.gather(*(checked(text, REPORT) for text in (GOOD, BAD, GOOD)))
+
+    here = asyncio.run(check_all())
+    monkeypatch.setattr("data_prep.gate.CHECKED_HERE", 0)
+    with checking_beside(1):
+        beside = asyncio.run(check_all())
+    assert beside == here
+    assert [certificate.unsupported for _, certificate in here] == [0, 2, 0]
+
+
+def kill_itself(*_: str) -> None:
+    os.abort()
+
+
+def test_a_checking_process_that_is_killed_ends_the_run_in_one_line(monkeypatch):
+    monkeypatch.setattr("data_prep.gate.CHECKED_HERE", 0)
+    monkeypatch.setattr("data_prep.gate.check_and_certify", kill_itself)
+    with checking_beside(1), pytest.raises(UserError, match="a process that checks texts was killed"):
+        asyncio.run(checked(GOOD, REPORT))

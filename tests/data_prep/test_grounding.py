@@ -140,6 +140,14 @@ def test_a_unit_after_the_last_number_counts_for_all():
 
 def test_numbers_in_names_and_lists_are_no_facts():
     assert not [a for a in read("1. Vitamin B12 was low; CA 19-9 was high (Fig. 2A) [12].").atoms if a.kind == "number"]
+    for text in (
+        "1. Fever.\n2. Cough.",
+        "**1.** Fever.\n\n 12. **Cough**.",
+        "DIAGNOSES: 1. Fever. 2. Cough.",
+        "- 3. Fever.",
+    ):
+        assert not [f for f in check(text, "Fever and cough.") if f.atom.kind == "number"], text
+    assert [f.atom.text for f in check("He has children: 3. They live abroad.", "") if f.atom.kind == "number"] == ["3"]
 
 
 def test_left_as_a_verb_is_no_side():
