@@ -7,6 +7,7 @@ It reports and never fails: the rates for each kind of atom, and examples of wha
 
 import itertools
 import json
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from data_prep import style
 from data_prep.case_reports import ReportsConfig, open_reports
 from data_prep.folders import read_manifest, verified_files
 from data_prep.grounding import KINDS, certificate, check, rules_version
+from data_prep.near_duplicates import RUN_WORDS, copied_share, longest_run
 from data_prep.processes import process_pool
 from data_prep.records import CaseReport, Certificate, Example, Note, UserError, read_parquet
 from data_prep.shards import available_cores
@@ -60,6 +62,7 @@ class Tally:
     """What was found in some of the texts."""
 
     texts: int = 0
+    overlaps: list[tuple[float, int, str]] = field(default_factory=list)  # share copied, longest run, id: see `show`
     with_unsupported: int = 0
     omitted: int = 0
     differing: int = 0  # texts whose own certificate says something else
@@ -69,6 +72,7 @@ class Tally:
 
     def add(self, other: "Tally") -> None:
         self.texts += other.texts
+        self.overlaps += other.overlaps
         self.with_unsupported += other.with_unsupported
         self.omitted += other.omitted
         self.differing += other.differing
@@ -83,6 +87,7 @@ def check_chunk(chunk: list[Checked]) -> Tally:
         found = check(item.text, item.source)
         ours = certificate(found, item.source)
         tally.texts += 1
+        tally.overlaps.append((copied_share(item.text, item.source), len(longest_run(item.text, item.source)), item.id))
         tally.with_unsupported += bool(ours.unsupported)
         tally.omitted += ours.omitted
         tally.differing += bool(item.certificate.rules) and ours != item.certificate
@@ -107,7 +112,13 @@ def run(config: AuditConfig) -> dict[str, Any]:
         tally.add(part)
     show(config, manifest["kind"], tally)
     counts = {status: sum(n for (_, s), n in tally.statuses.items() if s == status) for status in STATUSES}
-    return {"texts": tally.texts, "with_unsupported": tally.with_unsupported, "omitted": tally.omitted, **counts}
+    return {
+        "texts": tally.texts,
+        "with_unsupported": tally.with_unsupported,
+        "omitted": tally.omitted,
+        **counts,
+        **overlap(tally),
+    }
 
 
 def of_notes(config: AuditConfig, manifest: dict[str, Any], paths: list[Path]) -> Iterator[Checked]:
@@ -155,6 +166,20 @@ def map_chunks(items: Iterable[Checked], workers: int) -> Iterator[Tally]:
 # ---------------------------------------------------------------- the report
 
 
+def overlap(tally: Tally) -> dict[str, Any]:
+    """How much of the texts is copied from their source: shares of their runs of words, and the longest run."""
+    if not tally.overlaps:
+        return {"copied_median": 0.0, "copied_most": 0.0, "longest_run": 0, "longest_run_in": ""}
+    shares = [share for share, _, _ in tally.overlaps]
+    _, longest, where = max(tally.overlaps, key=lambda item: item[1])
+    return {
+        "copied_median": statistics.median(shares),
+        "copied_most": max(shares),
+        "longest_run": longest,
+        "longest_run_in": where,
+    }
+
+
 STATUSES = ("stated", "derived", "unsupported")
 
 
@@ -176,6 +201,12 @@ def show(config: AuditConfig, kind: str, tally: Tally) -> None:
     console.print(
         f"{tally.with_unsupported} of {tally.texts} {what} hold something unsupported; "
         f"{tally.omitted:,} atoms {of_source} are left out"
+    )
+    copied = overlap(tally)
+    console.print(
+        f"copied word for word, in runs of {RUN_WORDS}: {copied['copied_median']:.0%} of the median text, "
+        f"{copied['copied_most']:.0%} of the most copied; longest run {copied['longest_run']} words, in "
+        f"{copied['longest_run_in']}"
     )
     derived = ", ".join(f"{rule} {n:,}" for (status, rule), n in tally.rules.most_common() if status == "derived")
     console.print(f"derived by: {derived or 'no rule'}")

@@ -58,6 +58,9 @@ class SplitConfig:
     identifiers: bool = False
     """Leave out records with dates and ages over 89 too; names, numbers and addresses always go."""
 
+    presidio: str = ""
+    """A spaCy model, such as en_core_web_lg: leave out records in which Presidio finds a person or a number too."""
+
     seed: int = 0
     """Who is held out is derived from it and from the article's or the patient's id."""
 
@@ -148,10 +151,17 @@ def look(records: Iterator[Any], config: SplitConfig) -> Findings:
         if shared:
             findings.rejects[record.id] = "contaminated", f"{shared[0]} holds {shared[1]!r}"
         named = {item.kind for text in texts_of(record) for item in find_identifiers(text)}
-        findings.identifiers.update(named)
-        if refused := sorted(named & set(kinds)):
+        by_presidio = persons(record, config.presidio) if config.presidio else set()
+        findings.identifiers.update(named | by_presidio)
+        if refused := sorted((named & set(kinds)) | by_presidio):
             findings.rejects[record.id] = "identifier", ", ".join(refused)
     return findings
+
+
+def persons(record: Any, model: str) -> set[str]:
+    from data_prep.presidio import find_by_presidio
+
+    return {f"presidio: {item.kind}" for text in texts_of(record) for item in find_by_presidio(text, model)}
 
 
 def run(config: SplitConfig) -> dict[str, Any]:

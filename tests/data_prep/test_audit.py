@@ -46,6 +46,20 @@ def test_what_the_stage_wrote_passes(finished, capsys):
     assert "otherwise" not in out
 
 
+def test_what_is_copied_word_for_word_is_visible(finished, tmp_path, capsys):
+    folder, source = finished
+    (first, *_), _ = read_notes(folder)
+    report = next(json.loads(line)["text"] for line in open(source) if json.loads(line)["id"] == first.report_id)
+    words = report.split()
+    # A note of 40 copied words between 40 of its own, and 89 that are nothing but the report's sentences.
+    mixed = " ".join([*(f"word{n}" for n in range(40)), *words[:40]])
+    out = damage(folder, tmp_path / "mixed", source, {note.id: (note.text, mixed) for note in read_notes(folder)[0]})
+    figures = run(AuditConfig(out, workers=1))
+    assert figures["longest_run"] >= 40
+    assert figures["copied_most"] == pytest.approx((40 - 12) / (80 - 12), abs=0.03)
+    assert "copied word for word" in capsys.readouterr().out
+
+
 def test_errors_that_came_in_later_are_shown_with_their_sentence(finished, tmp_path, capsys):
     folder, source = finished
     changed = {"r3-ds": ("aspirin 100 mg", "aspirin 900 mg"), "r80-ds": ("hypertension", "diabetes mellitus")}
