@@ -56,7 +56,15 @@ COMMANDS = {
 }
 
 # `asclepius evaluate PART`
-PARTS: dict[str, Command] = {}
+EVALUATE = "asclepius_jax.evaluate"
+PARTS = {
+    "questions": Command("what the models are asked", f"{EVALUATE}.questions", "QuestionsConfig", "run", "evaluate"),
+    "answers": Command("what they answer", f"{EVALUATE}.answers", "AnswersConfig", "run", "evaluate"),
+    "plant": Command(
+        "answers with known errors, to judge a judge", f"{EVALUATE}.plant", "PlantConfig", "run", "evaluate"
+    ),
+    "judge": Command("what a judge says of it", f"{EVALUATE}.judge", "JudgeConfig", "run", "evaluate"),
+}
 
 
 def main() -> None:

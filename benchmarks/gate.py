@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/data_prep")]
 
-from planted import CLASSES, is_true_elsewhere, reworded  # noqa: E402
+from planted import reworded  # noqa: E402
 
+from asclepius_jax.evaluate.mutations import CLASSES, is_true_elsewhere  # noqa: E402
 from data_prep.grounding import certify, check, rules_version  # noqa: E402
 from data_prep.grounding.atoms import read  # noqa: E402
 from data_prep.grounding.certify import source_of  # noqa: E402
@@ -45,7 +46,7 @@ def alarms(pairs: list[tuple[str, str]]) -> str:
 def planted(pairs: list[tuple[str, str]]) -> None:
     print(f"\n## Planted errors, {len(pairs)} notes, rules {rules_version()}\n\n| class | planted | found | recall |")
     print("| --- | --- | --- | --- |")
-    for name, (plant, _) in CLASSES.items():
+    for name, plant in CLASSES.items():
         found = count = 0
         for number, (report, note) in enumerate(pairs):
             error = plant(note, Random(f"{name} {number}"))

@@ -4,6 +4,7 @@
     evaluation/answers/     answers-...parquet: of one or several models          kind "answers"
     evaluation/judged/      judgements-...parquet: a row for each judge's vote    kind "judgements"
     evaluation/ratings/     ratings-...parquet: a row for each rater's item       kind "ratings"
+    calibration/labels/     labels-...parquet: what is wrong with an answer       kind "labels"
 
 Folders are written by `data_prep.folders.writing_folder`, as those of the text side are. A question is known by its id,
 an answer by its question's id and the name of its model.
@@ -74,6 +75,15 @@ class Rating:
     seconds: float = 0.0  # that the item was in sight
     spans: str = ""  # JSON: [{"start", "end", "type", "severity"}] of the answer that were marked as hallucinated
     comment: str = ""
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is known to be wrong with an answer, since it was put there: what judges are judged by."""
+
+    question_id: str
+    error: str  # its class; empty where the answer is right
+    shows: str  # how a judge sees it: "incorrect", "omitted" or "unanswerable"; empty where the answer is right
 
 
 def read_records(folder: Path, kind: str, record_type: type) -> Iterator[Any]:

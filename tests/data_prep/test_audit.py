@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from made_inputs import write_records
@@ -49,7 +50,8 @@ def test_what_the_stage_wrote_passes(finished, capsys):
 def test_what_is_copied_word_for_word_is_visible(finished, tmp_path, capsys):
     folder, source = finished
     (first, *_), _ = read_notes(folder)
-    report = next(json.loads(line)["text"] for line in open(source) if json.loads(line)["id"] == first.report_id)
+    reports = [json.loads(line) for line in Path(source).read_text().splitlines()]
+    report = next(report["text"] for report in reports if report["id"] == first.report_id)
     words = report.split()
     # A note of 40 copied words between 40 of its own, and 89 that are nothing but the report's sentences.
     mixed = " ".join([*(f"word{n}" for n in range(40)), *words[:40]])

@@ -1,0 +1,228 @@
+"""Every model's answers to every question; each model's in a folder of its own.
+
+    asclepius evaluate answers --questions evaluation/questions --out evaluation/answers \\
+        --models ours=hf:models/mine base=hf:models/base gpt=endpoint:gpt-4o rules=offline:
+
+What was answered is kept at once: of a local model in OUT/NAME.partial.jsonl, of an endpoint in its ledger. A run that
+is started again goes on where it ended, and a model whose folder is finished is not asked again.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from asclepius_jax.evaluate.formats import CHAT, as_messages, as_text, check_format
+from asclepius_jax.evaluate.models import Decoding, ModelSpec, load_model, parse_spec
+from asclepius_jax.evaluate.records import Answer, Question, read_records
+from data_prep.folders import MANIFEST, read_manifest, writing_folder
+from data_prep.progress import say
+from data_prep.records import TASKS, UserError, text_hash
+from data_prep.remote import why_not_send
+from data_prep.shards import ShardsConfig, Stage, check_shards, run_stage
+from data_prep.teacher import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
+
+
+@dataclass(frozen=True)
+class AnswersConfig:
+    questions: Path
+    """A finished folder of questions."""
+
+    models: tuple[str, ...]
+    """NAME=hf:FOLDER, NAME=checkpoint:RUN, NAME=untrained:FOLDER, NAME=endpoint:MODEL, NAME=offline: or
+    NAME=reference:, as many as are compared."""
+
+    out: Path
+    """The folder in which each model gets a folder NAME; one that stands there finished is left as it is."""
+
+    decoding: Decoding = field(default_factory=Decoding)
+    teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
+    """Where endpoint models are; --teacher and --model follow from --models."""
+    shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
+
+    allow_remote: str = ""
+    """With questions on real notes: the endpoint's host, which must be one of your own."""
+
+
+def run(config: AnswersConfig) -> None:
+    """UserError for what the caller can mend."""
+    specs = [parse_spec(text) for text in config.models]
+    twice = [name for name, count in Counter(spec.name for spec in specs).items() if count > 1]
+    if twice:
+        raise UserError(f"--models names {twice[0]} twice")
+    if config.decoding.batch < 1 or config.decoding.max_new_tokens < 1 or config.decoding.temperature < 0:
+        raise UserError("--decoding.batch and --decoding.max-new-tokens must be above 0, the temperature not below it")
+    check_format(config.decoding.prompt_format)
+    check_shards(config.shards)
+    manifest = read_manifest(config.questions, "questions")
+    questions = list(read_records(config.questions, "questions", Question))
+    content = text_hash(*(file["sha256"] for file in manifest["files"]))
+    for spec in specs:
+        out = config.out / spec.name
+        facts = {"model": asdict(spec), "decoding": asdict(config.decoding)}
+        if (out / MANIFEST).is_file() and is_same(read_manifest(out, "answers"), content, facts):
+            say(f"answers of {spec.name}: finished before -> {out}")
+        elif spec.kind in ("endpoint", "offline"):
+            ask_teacher(config, spec, questions, (content, facts))
+        else:
+            ask_local(config, spec, questions, (content, facts))
+
+
+def is_same(manifest: dict[str, Any], content: str, facts: dict[str, Any]) -> bool:
+    return list(manifest["inputs"].values()) == [content] and all(manifest.get(k) == v for k, v in facts.items())
+
+
+# ---------------------------------------------------------------- endpoints, and the teacher that works by rule
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The work on one question."""
+
+    model: str
+    prompt_format: str
+    seed: int
+    why_not_send: str
+
+    async def __call__(self, question: Question, teacher: Teacher) -> list[Any]:
+        if question.restricted and self.why_not_send:
+            raise UserError(f"question {question.id} stands on a real note: {self.why_not_send}")
+        if self.prompt_format == CHAT:
+            messages = tuple(as_messages(question.note, question.instruction))
+        else:
+            text = as_text(self.prompt_format, question.note, question.instruction)
+            messages = ({"role": "user", "content": text},)
+        task = question.task if question.task in TASKS else "Question Answering"
+        inputs = {"note": question.note, "task": task, "question": question.instruction}
+        seed = request_seed(self.seed, "evaluated answer", question.id)
+        reply = await teacher.ask(Request("answer", question.id, messages, inputs, seed))
+        return [Answer(question.id, self.model, reply.text.strip(), reply.finish_reason, self.prompt_format)]
+
+
+def ask_teacher(
+    config: AnswersConfig, spec: ModelSpec, questions: Sequence[Question], of: tuple[str, dict[str, Any]]
+) -> None:
+    offline = spec.kind == "offline"
+    decoding = config.decoding
+    teacher = replace(
+        config.teacher,
+        teacher="offline" if offline else "openai",
+        model=spec.place,
+        temperature=decoding.temperature,
+        max_tokens=decoding.max_new_tokens,
+        ledger=config.teacher.ledger or str(config.out / f"{spec.name}.ledger.sqlite"),
+    )
+    check_teacher(teacher)
+    content, facts = of
+    inputs = {str(config.questions): content}
+    work = Ask(
+        spec.name,
+        decoding.prompt_format or CHAT,
+        decoding.seed,
+        "" if offline else why_not_send(teacher.base_url, config.allow_remote),
+    )
+    config.out.mkdir(parents=True, exist_ok=True)
+    facts = {**facts, "teacher": sampling(teacher)}
+    stage = Stage("answers", Answer, config.out / spec.name, teacher, config.shards, inputs, facts, len(questions))
+    records: Any = iter(questions)
+    run_stage(stage, work, records, lambda answer: None)
+
+
+# ---------------------------------------------------------------- models that this process runs
+
+
+class Kept:
+    """The answers of a local model so far, a line each; a line that a kill cut short is not there."""
+
+    def __init__(self, path: Path, identity: str):
+        self.path, self.identity = path, identity
+        self.answers: dict[str, Answer] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                kept = json.loads(line)
+                if kept.pop("identity") == identity:
+                    self.answers[kept["question_id"]] = Answer(**kept)
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def add(self, answers: Sequence[Answer]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            # A new line first: the last one may have been cut short.
+            lines = [json.dumps({**asdict(a), "identity": self.identity}, ensure_ascii=False) for a in answers]
+            file.write("\n" + "\n".join(lines) + "\n")
+        self.answers.update({answer.question_id: answer for answer in answers})
+
+
+def ask_local(
+    config: AnswersConfig, spec: ModelSpec, questions: Sequence[Question], of: tuple[str, dict[str, Any]]
+) -> None:
+    content, facts = of
+    config.out.mkdir(parents=True, exist_ok=True)
+    kept = Kept(config.out / f"{spec.name}.partial.jsonl", text_hash(content, json.dumps(facts, sort_keys=True)))
+    with writing_folder(config.out / spec.name, "answers", {str(config.questions): content}) as writer:
+        writer.facts = facts
+        writer.counts["in"] = len(questions)
+        left = [question for question in questions if question.id not in kept.answers]
+        if spec.kind == "reference":
+            kept.answers.update({q.id: Answer(q.id, spec.name, q.reference, "stop", "") for q in left})
+        elif left:
+            model = load_model(spec, config.decoding)
+            done = len(questions) - len(left)
+            for batch in batches(left, config.decoding.batch):
+                told = model.answer(batch)
+                kept.add(
+                    [
+                        Answer(question.id, spec.name, text, reason, model.prompt_format)
+                        for question, (text, reason) in zip(batch, told, strict=True)
+                    ]
+                )
+                done += len(batch)
+                say(f"answers of {spec.name}: {done} of {len(questions)}")
+        answers = [kept.answers[question.id] for question in questions]
+        writer.add_shard(answers, Answer)  # type: ignore[arg-type]
+    kept.path.unlink(missing_ok=True)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(a.finish_reason for a in answers).items())
+    say(f"answers of {spec.name}: {len(answers)} ({reasons}) -> {config.out / spec.name}")
+
+
+def batches(questions: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:
+    """Of questions of about one length, so that little is padded; the longest first: what does not fit shows soon."""
+    ordered = sorted(questions, key=lambda question: -len(question.note))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+def read_answers(folders: Sequence[Path], questions: Path) -> dict[str, dict[str, Answer]]:
+    """Each model's answers by question, from folders of answers or folders of such folders; UserError where ids do not
+    match the questions'."""
+    wanted = {question.id for question in read_records(questions, "questions", Question)}
+    answers: dict[str, dict[str, Answer]] = {}
+    for folder in found_folders(folders):
+        for answer in read_records(folder, "answers", Answer):
+            if answer.question_id not in wanted:
+                raise UserError(f"{folder} answers {answer.question_id}, which is not among {questions}")
+            mine = answers.setdefault(answer.model, {})
+            if answer.question_id in mine:
+                raise UserError(f"{folder}: a second answer of {answer.model} to {answer.question_id}")
+            mine[answer.question_id] = answer
+    for model, mine in answers.items():
+        if len(mine) < len(wanted):
+            missing = sorted(wanted - mine.keys())
+            raise UserError(f"{model} answers {len(mine)} of {len(wanted)} questions; not {missing[0]}, for one")
+    return answers
+
+
+def found_folders(folders: Sequence[Path]) -> list[Path]:
+    found = []
+    for folder in folders:
+        if (folder / MANIFEST).is_file() or not folder.is_dir():
+            found.append(folder)
+        else:
+            found += sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    if not found:
+        raise UserError(f"no finished folder of answers in {', '.join(map(str, folders))}")
+    return found

@@ -1,0 +1,253 @@
+"""A judge's verdicts on the answers: a model behind an endpoint, several votes of it, or the rules of `grounding`.
+
+    asclepius evaluate judge --questions evaluation/questions --answers evaluation/answers \\
+        --out evaluation/judged/gpt --name gpt --base-url https://api.openai.com/v1 --model gpt-4o --votes 3
+
+Each request and reply is in the ledger OUT.ledger.sqlite. A reply that cannot be read is asked for once more; then it
+is missing, which is counted and never a score.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from asclepius_jax.evaluate import judge_prompts
+from asclepius_jax.evaluate.answers import read_answers
+from asclepius_jax.evaluate.records import Answer, Judgement, Question, read_records
+from asclepius_jax.evaluate.rubric import score
+from asclepius_jax.evaluate.rules_judge import RULES, by_rules
+from data_prep.folders import read_manifest
+from data_prep.progress import say
+from data_prep.records import UserError, seeded_fraction, text_hash
+from data_prep.remote import why_not_send
+from data_prep.shards import ShardsConfig, Stage, check_shards, run_stage
+from data_prep.teacher import Reply, Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    questions: Path
+    """A finished folder of questions."""
+
+    answers: tuple[Path, ...]
+    """Folders of answers, or folders of such folders."""
+
+    out: Path
+    """The folder of judgements to write, one for each judge."""
+
+    name: str = ""
+    """The judge's name in tables; by default its model's. `rules` with --model rules."""
+
+    votes: int = 1
+    """Verdicts on each answer; the options stand in another order each time."""
+
+    mode: Literal["pointwise", "listwise"] = "pointwise"
+    """pointwise: three questions about one answer. listwise: a score for each of all answers at once, in balanced
+    orders, as the paper did it."""
+
+    teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(
+        default_factory=lambda: TeacherConfig(teacher="openai", temperature=0.0, max_tokens=1024)
+    )
+    shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
+
+    allow_remote: str = ""
+    """With questions on real notes: the endpoint's host, which must be one of your own."""
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question with the answers that are judged together: one, or all."""
+
+    id: str
+    question: Question
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class JudgePointwise:
+    """The work on one answer."""
+
+    judge: str
+    votes: int
+    seed: int
+    structured: bool
+    why_not_send: str
+
+    async def __call__(self, item: Item, teacher: Teacher) -> list[Any]:
+        check_restricted(item.question, self.why_not_send)
+        (answer,) = item.answers
+        return [await self.vote(item.question, answer, vote, teacher) for vote in range(self.votes)]
+
+    async def vote(self, question: Question, answer: Answer, vote: int, teacher: Teacher) -> Judgement:
+        missing = Judgement(question.id, answer.model, self.judge, vote, score=0)
+        if answer.finish_reason in ("error", "too_long"):
+            return replace(missing, problem=f"no answer: {answer.text[:200]}")
+        messages = judge_prompts.pointwise_messages(question.note, question.instruction, answer.text, vote)
+        # The answer's own text, not its model: what two models say alike is judged once, and alike.
+        name = f"{question.id} {text_hash(answer.text)}"
+        seed = request_seed(self.seed, f"judge {vote}", name)
+        request = Request("judge", name, messages, seed=seed, prompt_hash=judge_prompts.HASH, sample=vote)
+        if self.structured:
+            request = replace(request, schema=judge_prompts.SCHEMA)
+        for attempt in range(2):
+            reply = await teacher.ask(replace(request, seed=seed + attempt, sample=vote + self.votes * attempt))
+            try:
+                verdict, evidence = judge_prompts.read_verdict(usable(reply))
+            except ValueError as error:
+                problem = f"{error}: {reply.text[:200]}"
+                continue
+            return replace(missing, score=score(verdict), **asdict(verdict), evidence=evidence)
+        return replace(missing, problem=problem)
+
+
+@dataclass(frozen=True)
+class JudgeListwise:
+    """The work on all answers to one question; with each vote they move on by one place, from a start by chance."""
+
+    judge: str
+    votes: int
+    seed: int
+    why_not_send: str
+
+    async def __call__(self, item: Item, teacher: Teacher) -> list[Any]:
+        check_restricted(item.question, self.why_not_send)
+        return [j for vote in range(self.votes) for j in await self.vote(item, vote, teacher)]
+
+    async def vote(self, item: Item, vote: int, teacher: Teacher) -> list[Judgement]:
+        count = len(item.answers)
+        start = int(seeded_fraction(self.seed, "order", item.question.id) * count) + vote
+        order = [(start + place) % count for place in range(count)]
+        texts = [item.answers[place].text for place in order]
+        messages = judge_prompts.listwise_messages(item.question.note, item.question.instruction, texts)
+        seed = request_seed(self.seed, f"judge {vote}", item.id)
+        request = Request("judge", item.id, messages, seed=seed, prompt_hash=judge_prompts.HASH, sample=vote)
+        scores, problem = [0] * count, ""
+        for attempt in range(2):
+            reply = await teacher.ask(replace(request, seed=seed + attempt, sample=vote + self.votes * attempt))
+            try:
+                scores = judge_prompts.read_scores(usable(reply), count)
+                problem = "" if all(scores) else f"no score from 1 to 4: {reply.text[:200]}"
+            except ValueError as error:
+                problem = f"{error}: {reply.text[:200]}"
+            if not problem:
+                break
+        return [
+            Judgement(
+                question_id=item.question.id,
+                model=item.answers[place].model,
+                judge=self.judge,
+                vote=vote,
+                score=given,
+                incorrect=given == 1,
+                problem="" if given else problem,
+            )
+            for place, given in zip(order, scores, strict=True)
+        ]
+
+
+def usable(reply: Reply) -> str:
+    """A reply's text; ValueError where it is none. One that was cut short may still hold all that is asked."""
+    if reply.finish_reason in ("error", "refusal", "content_filter"):
+        raise ValueError(reply.finish_reason)
+    return reply.text
+
+
+def check_restricted(question: Question, why: str) -> None:
+    if question.restricted and why:
+        raise UserError(f"question {question.id} stands on a real note: {why}")
+
+
+@dataclass(frozen=True)
+class JudgeByRules:
+    judge: str
+
+    async def __call__(self, item: Item, teacher: Teacher) -> list[Any]:
+        return [by_rules(item.question, answer, self.judge) for answer in item.answers]
+
+
+# ---------------------------------------------------------------- the run
+
+
+def run(config: JudgeConfig) -> dict[str, Any]:
+    """Write the folder of judgements; its manifest. UserError for what the caller can mend."""
+    if config.votes < 1:
+        raise UserError(f"--votes {config.votes}: it must be at least 1")
+    check_shards(config.shards)
+    rules = config.teacher.model == RULES
+    teacher = replace(config.teacher, teacher="offline" if rules else "openai")
+    check_teacher(teacher)
+    name = config.name or teacher.model
+    manifest = read_manifest(config.questions, "questions")
+    questions = list(read_records(config.questions, "questions", Question))
+    answers = read_answers(config.answers, config.questions)
+    warnings = [] if rules else kinship(teacher.model, list(answers))
+    for warning in warnings:
+        say(f"judge {name}: {warning}")
+    why = "" if rules else why_not_send(teacher.base_url, config.allow_remote)
+    work: Any
+    if rules:
+        work = JudgeByRules(name)
+    elif config.mode == "pointwise":
+        work = JudgePointwise(name, config.votes, config.seed, teacher.structured, why)
+    else:
+        work = JudgeListwise(name, config.votes, config.seed, why)
+    inputs = {
+        str(config.questions): text_hash(*(file["sha256"] for file in manifest["files"])),
+        "answers": text_hash(*(f"{m} {a.question_id} {a.text}" for m in sorted(answers) for a in answers[m].values())),
+    }
+    facts = {
+        "judge": name,
+        "mode": "rules" if rules else config.mode,
+        "votes": 1 if rules else config.votes,
+        "prompt": "" if rules else judge_prompts.HASH,
+        "teacher": sampling(teacher),
+        "models": sorted(answers),
+        "warnings": warnings,
+    }
+    items: Any = items_of(questions, answers, together=rules or config.mode == "listwise")
+    total = len(questions) * (1 if rules or config.mode == "listwise" else len(answers))
+    stage = Stage("judgements", Judgement, config.out, teacher, config.shards, inputs, facts, total)
+    tally: Counter[str] = Counter()
+    first_problem: list[str] = []
+
+    def count(judgement: Any) -> None:
+        tally["missing" if judgement.problem else "read"] += 1
+        if judgement.problem and not first_problem:
+            first_problem.append(judgement.problem)
+
+    made = run_stage(stage, work, items, count)
+    if tally["missing"]:
+        told = f"{tally['missing']} of {tally.total()} verdicts are missing, the first one since: {first_problem[0]}"
+        if not tally["read"]:
+            raise UserError(f"judge {name}: {told}; no verdict could be read: choose another judge")
+        say(f"judge {name}: {told}")
+    return made
+
+
+def items_of(questions: list[Question], answers: dict[str, dict[str, Answer]], together: bool) -> Iterator[Item]:
+    for question in questions:
+        of_all = tuple(answers[model][question.id] for model in sorted(answers))
+        if together:
+            yield Item(question.id, question, of_all)
+        else:
+            yield from (Item(f"{question.id} {answer.model}", question, (answer,)) for answer in of_all)
+
+
+FAMILIES = ("gpt", "claude", "gemini", "gemma", "llama", "mistral", "mixtral", "qwen", "deepseek", "phi", "smollm")
+
+
+def family(name: str) -> str:
+    return next((known for known in FAMILIES if re.search(known, name, re.IGNORECASE)), "")
+
+
+def kinship(judge: str, models: list[str]) -> list[str]:
+    """A judge favours what its own family writes; where names show that, the reader is told."""
+    kin = [model for model in models if family(judge) and family(model) == family(judge)]
+    return [f"{judge} is of one family with {', '.join(kin)}: judges favour their own kind"] if kin else []
