@@ -1,0 +1,117 @@
+"""Agreement equals worked examples and independent computations; one rater agrees with nobody."""
+
+import itertools
+import math
+
+import krippendorff
+import numpy as np
+import pytest
+from scipy import stats
+
+from asclepius_jax.evaluate.agreement import correlations, krippendorff_alpha, quadratic_kappa
+from data_prep.records import UserError
+
+CLOSE = 1e-6
+N = None
+# Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011): four observers, twelve units, missing values.
+WORKED = [
+    [1, 2, 3, 3, 2, 1, 4, 1, 2, N, N, N],
+    [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, N, 3],
+    [N, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, N],
+    [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, N],
+]
+JUDGE = [4, 3, 4, 2, 4, 1, 3, 4, 1, 2, 3, 3, 2, 4, 1, 3]
+CLINICIANS = [3.5, 3, 4, 2.5, 4, 1, 2, 3, 1.5, 1, 3, 4, 2, 3.5, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("level", "published"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849), ("ratio", 0.797)]
+)
+def test_alpha_of_the_worked_example(level: str, published: float):
+    result = krippendorff_alpha(WORKED, level)
+    array = np.asarray([[math.nan if v is N else v for v in row] for row in WORKED], dtype=float)
+    assert result.value == pytest.approx(published, abs=5e-4)
+    assert result.value == pytest.approx(krippendorff.alpha(array, level_of_measurement=level), abs=CLOSE)
+    assert (result.n, result.missing) == (11, 1)  # the last unit has one observer
+    assert result.low < result.value < result.high <= 1
+
+
+def test_alpha_by_its_definition():
+    def disagreement(pairs: list[tuple[float, float, float]]) -> float:
+        return sum(weight * (a - b) ** 2 for a, b, weight in pairs)
+
+    units = [[row[u] for row in WORKED if row[u] is not N] for u in range(12)]
+    units = [unit for unit in units if len(unit) > 1]
+    within = [(a, b, 1 / (len(unit) - 1)) for unit in units for a, b in itertools.permutations(unit, 2)]
+    values = [value for unit in units for value in unit]
+    across = [(a, b, 1 / (len(values) - 1)) for a, b in itertools.permutations(values, 2)]
+    expected = 1 - disagreement(within) / disagreement(across)
+    assert krippendorff_alpha(WORKED, "interval").value == pytest.approx(expected, abs=CLOSE)
+
+
+def test_the_interval_of_alpha_repeats_and_widens_with_clusters():
+    random = np.random.default_rng(5)
+    truth = np.repeat(random.integers(1, 5, 12), 5)
+    raters = [np.clip(truth + random.integers(-1, 2, 60), 1, 4) for _ in range(2)]
+    items = krippendorff_alpha(raters, resamples=500)
+    notes = krippendorff_alpha(raters, clusters=np.repeat(np.arange(12), 5).tolist(), resamples=500)
+    assert items == krippendorff_alpha(raters, resamples=500)
+    assert (items.clusters, notes.clusters, items.value) == (60, 12, notes.value)
+    assert notes.high - notes.low > items.high - items.low
+
+
+def test_kappa_by_its_definition():
+    first, second = [1, 2, 3, 4, 4, 2, 1, 3, 0], [1, 3, 3, 4, 2, 2, 2, 4, 1]
+    a, b = np.asarray(first[:8]), np.asarray(second[:8])
+    observed = np.mean((a - b) ** 2)
+    expected = np.mean((a[:, None] - b[None]) ** 2)
+    result = quadratic_kappa(first, second, resamples=200)
+    assert result.value == pytest.approx(1 - observed / expected, abs=CLOSE)
+    assert (result.n, result.missing) == (8, 1)
+
+
+def test_correlations_equal_scipy_and_their_definitions():
+    result = correlations([*JUDGE, N], [*CLINICIANS, 2], resamples=300)
+    for estimate, statistic in (
+        (result.pearson, np.corrcoef(JUDGE, CLINICIANS)[0, 1]),
+        (result.spearman, np.corrcoef(stats.rankdata(JUDGE), stats.rankdata(CLINICIANS))[0, 1]),
+        (result.kendall, stats.kendalltau(JUDGE, CLINICIANS, variant="b").statistic),
+    ):
+        assert estimate.value == pytest.approx(statistic, abs=CLOSE)
+        assert (estimate.n, estimate.missing) == (16, 1)
+        assert estimate.low < estimate.value < estimate.high
+    rated = list(zip(JUDGE, CLINICIANS, strict=True))
+    signs = [(np.sign(a - c), np.sign(b - d)) for (a, b), (c, d) in itertools.combinations(rated, 2)]
+    concordant = sum(x * y for x, y in signs)
+    ties = math.prod(sum(s[i] != 0 for s in signs) for i in (0, 1))
+    assert result.kendall.value == pytest.approx(concordant / math.sqrt(ties), abs=CLOSE)
+
+
+def test_one_rater_is_refused():
+    for ratings in ([[1, 2, 3]], [[1, 2, 3], [N, N, N]], []):
+        with pytest.raises(UserError, match="at least two raters"):
+            krippendorff_alpha(ratings)
+    with pytest.raises(UserError, match="items that both have scored"):
+        quadratic_kappa([1, 2], [0, 0])
+    with pytest.raises(UserError, match="items that both have scored"):
+        correlations([1, N], [N, 2])
+
+
+def test_what_never_varies_has_no_agreement():
+    assert krippendorff_alpha([[4, 4, 4], [4, 4, 4]]).value is None
+    assert quadratic_kappa([4, 4], [4, 4]).value is None
+    assert correlations([4, 4, 4], [1, 2, 3]).pearson.value is None
+    assert correlations([1, 2], [2, 1]).kendall.value is None
+    assert krippendorff_alpha([[1, N], [N, 2]]).value is None  # no item has two ratings
+    assert quadratic_kappa([], []).undefined
+
+
+def test_bad_input_is_refused_in_one_line():
+    with pytest.raises(UserError, match="3 of rater 0, 2 of rater 1"):
+        krippendorff_alpha([[1, 2, 3], [1, 2]])
+    with pytest.raises(UserError, match="level 'rank'"):
+        krippendorff_alpha(WORKED, "rank")
+    with pytest.raises(UserError, match="the scale is 1 to 4"):
+        quadratic_kappa([1, 9], [1, 2])
+    with pytest.raises(UserError, match="2 first, 3 second"):
+        correlations([1, 2], [1, 2, 3])
