@@ -64,6 +64,8 @@ PARTS = {
         "answers with known errors, to judge a judge", f"{EVALUATE}.plant", "PlantConfig", "run", "evaluate"
     ),
     "judge": Command("what a judge says of it", f"{EVALUATE}.judge", "JudgeConfig", "run", "evaluate"),
+    "benchmark": Command("data sets of others to questions", f"{EVALUATE}.sets", "SetConfig", "run", "evaluate"),
+    "score": Command("answers against known ones", f"{EVALUATE}.gold.score", "ScoreConfig", "run", "evaluate"),
 }
 
 
