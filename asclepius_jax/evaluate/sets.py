@@ -8,10 +8,12 @@ as restricted: they go to no endpoint but one of the house's own.
 """
 
 import difflib
+import heapq
 import importlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -28,13 +30,24 @@ class Reader(NamedTuple):
     source: str  # what --source names
 
 
+SHARD_QUESTIONS = 10_000
 GOLD = "asclepius_jax.evaluate.gold"
+BENCHMARKS = "asclepius_jax.evaluate.benchmarks"
 SETS = {
     "maccrobat": Reader(f"{GOLD}.maccrobat", "questions", "the folder of brat's .txt and .ann files"),
     "abbreviations": Reader(f"{GOLD}.abbreviations", "questions", "a CSV of abbreviation, sense, text"),
     "medec": Reader(f"{GOLD}.errors", "questions", "a CSV of MEDEC"),
     "aci-bench": Reader(f"{GOLD}.dialogues", "aci_bench", "a CSV, or the folder that has valid.csv"),
     "mts-dialog": Reader(f"{GOLD}.dialogues", "mts_dialog", "a CSV, or the folder that has the validation set"),
+    "mimic-iii": Reader(f"{BENCHMARKS}.notes", "mimic_iii", "NOTEEVENTS.csv"),
+    "mimic-iv": Reader(f"{BENCHMARKS}.notes", "mimic_iv", "discharge.csv"),
+    "mtsamples": Reader(f"{BENCHMARKS}.notes", "mtsamples", "mtsamples.jsonl or mtsamples.csv"),
+    "i2b2-2010": Reader(f"{BENCHMARKS}.i2b2", "concepts", "the folder of .txt, .con and .rel files"),
+    "i2b2-2011": Reader(f"{BENCHMARKS}.i2b2", "coreference", "the folder of .txt and .chains files"),
+    "i2b2-2012": Reader(f"{BENCHMARKS}.i2b2", "temporal", "the folder of .xml files"),
+    "casi": Reader(f"{BENCHMARKS}.casi", "abbreviations", "the data set's .txt, apart by |"),
+    "casi-coreference": Reader(f"{BENCHMARKS}.casi", "coreference", "a CSV of text, pronoun, antecedent"),
+    "discq": Reader(f"{BENCHMARKS}.discq", "questions", "the folder of the CSV and of relations_txt/"),
 }
 
 
@@ -56,14 +69,28 @@ class SetConfig:
 
 
 def chosen(questions: Iterable[Question], limit: int, seed: int) -> Iterator[Question]:
-    """All questions of `limit` notes; which ones depends on the seed and the notes' ids alone."""
+    """All questions of `limit` notes; which ones depends on the seed and the notes' ids alone. No more than these are
+    held, since a hospital's notes do not fit in memory."""
     if not limit:
         yield from questions
         return
-    kept = list(questions)
-    notes = sorted({question.note_id for question in kept}, key=lambda note: seeded_fraction(seed, "limit", note))
-    wanted = set(notes[:limit])
-    yield from (question for question in kept if question.note_id in wanted)
+    kept: dict[str, list[Question]] = {}
+    farthest: list[tuple[float, str]] = []
+    for question in questions:
+        note = question.note_id
+        if note not in kept:
+            entry = (-seeded_fraction(seed, "limit", note), note)
+            if len(kept) < limit:
+                heapq.heappush(farthest, entry)
+            else:
+                dropped = heapq.heappushpop(farthest, entry)[1]
+                if dropped == note:
+                    continue
+                del kept[dropped]
+            kept[note] = []
+        kept[note].append(question)
+    for asked in kept.values():
+        yield from asked
 
 
 def source_hash(source: Path) -> str:
@@ -82,16 +109,22 @@ def run(config: SetConfig) -> None:
         raise UserError(f"--limit {config.limit}: give how many notes to keep, or 0 for all")
     reader = SETS[config.set]
     made = getattr(importlib.import_module(reader.module), reader.function)(config.source, config.seed)
-    questions = list(chosen(made, config.limit, config.seed))
-    if not questions:
-        raise UserError(f"{config.source} holds nothing to ask about; --set {config.set} reads {reader.source}")
-    if repeated := [name for name, count in Counter(question.id for question in questions).items() if count > 1]:
-        raise UserError(f"{config.source} has {repeated[0]} twice ({len(repeated)} such ids): ids must be unique")
-    tasks = Counter(question.task for question in questions)
+    tasks: Counter[str] = Counter()
+    ids: set[str] = set()
+    notes: set[str] = set()
     with writing_folder(config.out, "questions", {config.source.name: source_hash(config.source)}) as writer:
-        writer.counts["in"] = len(questions)
+        remaining = chosen(made, config.limit, config.seed)
+        while shard := list(islice(remaining, SHARD_QUESTIONS)):
+            for question in shard:
+                if question.id in ids:
+                    raise UserError(f"{config.source} has {question.id} twice: ids must be unique")
+                ids.add(question.id)
+                notes.add(question.note_id)
+                tasks[question.task] += 1
+            writer.add_shard(shard, Question)  # type: ignore[arg-type]
+        if not ids:
+            raise UserError(f"{config.source} holds nothing to ask about; --set {config.set} reads {reader.source}")
+        writer.counts["in"] = len(ids)
         writer.facts = {"set": config.set, "seed": config.seed, "limit": config.limit, "tasks": dict(tasks)}
-        writer.add_shard(questions, Question)  # type: ignore[arg-type]
     told = ", ".join(f"{count} {task}" for task, count in tasks.items())
-    notes = len({question.note_id for question in questions})
-    print(f"benchmark: {len(questions)} on {notes} notes ({told}) -> {config.out}")
+    print(f"benchmark: {len(ids)} questions on {len(notes)} notes ({told}) -> {config.out}")

@@ -139,14 +139,12 @@ def test_errors_that_cannot_be_read(answer: str):
 
 
 def test_an_abbreviation_is_right_alone():
-    reference = json.loads(
-        dump("expansion", abbreviation="MS", gold=["multiple sclerosis"], others=["mitral stenosis", "sclerosis"])
-    )
+    reference = json.loads(dump("form", gold=["multiple sclerosis"], others=["mitral stenosis", "sclerosis"]))
 
     def right(answer: str) -> float:
-        scorer = SCORERS["expansion"]
+        scorer = SCORERS["form"]
         return scorer.sums(scorer.read(answer, reference, ""), reference)["accuracy"][0]
 
     assert right("Multiple Sclerosis") == right("MS stands for multiple-sclerosis.") == 1
     assert right("multiple sclerosis or mitral stenosis") == right("mitral stenosis") == right("multiple") == 0
-    assert SCORERS["expansion"].read(" . ", reference, "") is None
+    assert SCORERS["form"].read(" . ", reference, "") is None

@@ -187,7 +187,7 @@ def perfect(question: Question) -> str:
             return json.dumps(reference["gold"])
         case "labels":
             return "\n".join(f"{number}. {label}" for number, label in enumerate(reference["gold"], 1))
-        case "expansion":
+        case "form":
             return reference["gold"][0]
         case "error":
             wrong = reference["sentence"] is not None
@@ -217,6 +217,7 @@ def test_a_model_that_knows_is_perfect_on_the_real_sets(tmp_path: Path, name: st
         if reference["kind"] == "entities":
             assert all(question.note[start:end] for _, start, end, _ in reference["gold"])
     answers = [*answered(questions, "knows", perfect), *answered(questions, "mute", lambda question: "")]
+    answers += answered(questions, "repeats", lambda question: question.reference)  # the ceiling, by another way
     for part in score(questions, answers, dataclasses.replace(CONFIG, resamples=20)):
         if part.model == "mute":
             assert part.unparsable.value == 1
@@ -251,11 +252,12 @@ def test_sense_table_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[st
     answers = answered(questions, "knows", perfect) + answered(questions, "guesses", lambda q: "multiple sclerosis")
     answers[0] = dataclasses.replace(answers[0], text="...")  # nothing to read
     answers[4] = dataclasses.replace(answers[4], text="server error 500", finish_reason="error")
-    with writing_folder(tmp_path / "a", "answers", {}) as writer:
-        writer.add_shard(answers[:5], Answer)
+    for model in ("knows", "guesses"):  # as `asclepius evaluate answers` leaves them
+        with writing_folder(tmp_path / "a" / model, "answers", {}) as writer:
+            writer.add_shard([answer for answer in answers[:5] if answer.model == model], Answer)
     run(ScoreConfig(tmp_path / "q", tmp_path / "a", tmp_path / "f.json", resamples=200))
     assert "unparsable" in capsys.readouterr().out
-    knows, guesses = json.loads((tmp_path / "f.json").read_text())["slices"]
+    guesses, knows = json.loads((tmp_path / "f.json").read_text())["slices"]
     assert (knows["unparsable"]["count"], knows["unparsable"]["n"]) == (1, 3)
     accuracy = knows["figures"]["accuracy"]
     assert (accuracy["estimate"]["value"], accuracy["estimate"]["missing"]) == (1.0, 1)

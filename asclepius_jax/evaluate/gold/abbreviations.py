@@ -62,7 +62,7 @@ def from_uses(uses: list[Use], base: Question) -> Iterator[Question]:
             task="Abbreviation Expansion",
             note=use.text,
             instruction=f'What does "{use.abbreviation}" stand for in this note? Answer with its long form alone.',
-            reference=dump("expansion", abbreviation=use.abbreviation, gold=list(use.senses), others=list(others)),
+            reference=dump("form", gold=list(use.senses), others=list(others)),
             note_type=base.note_type,
             source=base.source,
             restricted=base.restricted,

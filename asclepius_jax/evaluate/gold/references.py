@@ -3,7 +3,7 @@
     {"kind": "entities", "types": ["drug", "test"], "gold": [["drug", 31, 38, "aspirin"], ...]}
     {"kind": "pairs", "gold": [["85/50 mmHg", "blood pressure"], ...]}
     {"kind": "labels", "options": ["before", "after", "overlap"], "gold": ["before", "overlap"]}
-    {"kind": "expansion", "abbreviation": "MS", "gold": ["multiple sclerosis"], "others": ["mitral stenosis"]}
+    {"kind": "form", "gold": ["multiple sclerosis"], "others": ["mitral stenosis"]}     any of gold, none of others
     {"kind": "error", "sentence": 5, "corrected": "..."}          sentence is null where the text has no error
 
 A reference that is no such JSON is a text, which an answer is compared with as a whole: kind "text".
@@ -13,7 +13,7 @@ import json
 import re
 from typing import Any
 
-KINDS = ("entities", "pairs", "labels", "expansion", "error", "text")
+KINDS = ("entities", "pairs", "labels", "form", "error", "text")
 # Articles and the marks around a mention are nobody's finding.
 EDGES = re.compile(r"^(?:(?:the|a|an)\s|[^\w+<>])+|[^\w+%>]+$")
 

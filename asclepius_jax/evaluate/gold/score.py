@@ -8,7 +8,7 @@ beside them. A question whose answer is missing, or is an error of the endpoint,
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +19,7 @@ from asclepius_jax.evaluate.gold.references import load
 from asclepius_jax.evaluate.gold.scorers import SCORERS, Sums
 from asclepius_jax.evaluate.records import Answer, Question, read_records
 from asclepius_jax.evaluate.statistics import RESAMPLES, Estimate, Rate, estimate_of_sums, rate, ratio
+from data_prep.folders import MANIFEST
 from data_prep.records import UserError
 
 UNPARSABLE = "left out of the figures; with_unparsable_as_wrong counts them as answers that name nothing"
@@ -30,7 +31,7 @@ class ScoreConfig:
     """A folder of questions with references."""
 
     answers: Path
-    """A folder of answers to them, of one model or of several."""
+    """A folder of answers to them, or the folder that holds one for each model."""
 
     json: Path | None = None
     """Where to write the figures as JSON."""
@@ -77,7 +78,9 @@ class Slice:
 def score_answer(question: Question, text: str) -> Scored:
     reference = load(question.reference)
     scorer = SCORERS[reference["kind"]]
-    read = scorer.read(text, reference, question.note)
+    # The model that repeats the reference is the ceiling, in whatever form the reference is.
+    repeats = text.strip() == question.reference.strip()
+    read = scorer.known(reference) if repeats else scorer.read(text, reference, question.note)
     if_wrong = scorer.sums(scorer.empty, reference)
     return Scored(question.note_id, None if read is None else scorer.sums(read, reference), if_wrong)
 
@@ -200,13 +203,19 @@ def as_json(slices: Sequence[Slice], without_reference: int, config: ScoreConfig
     }
 
 
+def answers_of(folder: Path) -> Iterator[Answer]:
+    """Of a finished folder of answers, or of those that lie in this one."""
+    models = sorted(path.parent for path in folder.glob(f"[!.]*/{MANIFEST}"))
+    for finished in [folder] if (folder / MANIFEST).is_file() or not models else models:
+        yield from read_records(finished, "answers", Answer)
+
+
 def run(config: ScoreConfig) -> None:
     """Print the table and write the JSON. UserError for what the caller can mend."""
     if config.resamples < 1:
         raise UserError(f"--resamples {config.resamples}: at least 1")
     questions = list(read_records(config.questions, "questions", Question))
-    answers = list(read_records(config.answers, "answers", Answer))
-    slices = score(questions, answers, config)
+    slices = score(questions, answers_of(config.answers), config)
     without = sum(not question.reference for question in questions)
     show(slices)
     if without:

@@ -27,6 +27,7 @@ class Scorer(NamedTuple):
     read: Callable[[str, Reference, str], Any]  # answer, reference, note; None where it cannot be read
     sums: Callable[[Any, Reference], Sums]
     empty: Any  # what was read, had nothing been answered
+    known: Callable[[Reference], Any]  # what was read, had the reference itself been answered
 
 
 # ---------------------------------------------------------------- entities
@@ -85,7 +86,7 @@ def matches(predicted: Iterable[Span], gold: Iterable[Span], relaxed: bool = Fal
 
 
 def entity_sums(predicted: list[Span], reference: Reference) -> Sums:
-    gold = [Span(kind, start, end) for kind, start, end, _ in reference["gold"]]
+    gold = known_spans(reference)
     strict, relaxed = matches(predicted, gold), matches(predicted, gold, relaxed=True)
     return {
         **overlap_sums("strict", strict, len(predicted), len(gold)),
@@ -176,17 +177,17 @@ def label_sums(said: dict[int, str], reference: Reference) -> Sums:
     return sums
 
 
-# ---------------------------------------------------------------- abbreviations
+# ---------------------------------------------------------------- forms
 
 
-def read_expansion(answer: str, reference: Reference, note: str) -> str | None:
+def read_form(answer: str, reference: Reference, note: str) -> str | None:
     words = " ".join(re.findall(r"\w+", answer.casefold()))
     return words or None
 
 
-def expansion_sums(said: str, reference: Reference) -> Sums:
-    """Right where a known long form stands in the answer and no long form that the abbreviation has elsewhere does:
-    listing all of them is no answer."""
+def form_sums(said: str, reference: Reference) -> Sums:
+    """Right where a known form stands in the answer and no form that would be right elsewhere does: listing all that
+    an abbreviation can mean is no answer."""
 
     def stands(form: str) -> bool:
         words = " ".join(re.findall(r"\w+", form.casefold()))
@@ -274,11 +275,15 @@ def text_sums(text: str, reference: Reference) -> Sums:
     return {name: (value, 1.0) for name, value in figures.items()}
 
 
+def known_spans(reference: Reference) -> list[Span]:
+    return [Span(kind, start, end) for kind, start, end, _ in reference["gold"]]
+
+
 SCORERS = {
-    "entities": Scorer(read_entities, entity_sums, []),
-    "pairs": Scorer(read_pairs, pair_sums, []),
-    "labels": Scorer(read_labels, label_sums, {}),
-    "expansion": Scorer(read_expansion, expansion_sums, ""),
-    "error": Scorer(read_error, error_sums, None),
-    "text": Scorer(read_text, text_sums, ""),
+    "entities": Scorer(read_entities, entity_sums, [], known_spans),
+    "pairs": Scorer(read_pairs, pair_sums, [], lambda known: [(normal(a), normal(b)) for a, b in known["gold"]]),
+    "labels": Scorer(read_labels, label_sums, {}, lambda known: dict(enumerate(known["gold"], 1))),
+    "form": Scorer(read_form, form_sums, "", lambda known: read_form(known["gold"][0], known, "")),
+    "error": Scorer(read_error, error_sums, None, lambda known: Found(known["sentence"], known["corrected"])),
+    "text": Scorer(read_text, text_sums, "", lambda known: known["gold"]),
 }
