@@ -1,0 +1,148 @@
+"""What a model's answer lists, however it is written: JSON, bullets, numbered lines, "type: words" lines.
+
+    - **Drug:** aspirin, heparin        [{"type": "drug", "text": "aspirin"}]        Drugs:
+    1. aspirin (drug)                   {"drugs": ["aspirin"]}                         * aspirin
+
+An answer that can be read and names nothing is an empty list; one that cannot be read is None, which is counted apart.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+MARKS = re.compile(r"^\s*(?:[-*•–·>#]+\s+|\(?\d{1,3}[.):]\s*|\(?[a-z][.)]\s+)+", re.IGNORECASE)
+SEPARATOR = re.compile(r"\s*(?:->|→|=>|⇒|\t|\||\s=\s|:\s|:$|\s[-–—]\s)\s*")
+IN_BRACKETS = re.compile(r"^(.+?)\s*\(([^()]+)\)$")
+DENIAL = re.compile(
+    r"\W*(?:none|nothing|n/?a|no\s[\w\s]+|(?:the|this) note (?:has|names|mentions|holds|contains|states) no\b.*"
+    r"|there (?:is|are) no(?:ne)?\b.*|(?:the|this) note does(?: not|n't) .*)\W*",
+    re.IGNORECASE,
+)
+# A line of more words than this, without a label before them, is a sentence about the note and no mention in it.
+LONGEST_MENTION = 15
+LABEL_KEYS = ("type", "label", "category", "kind", "entity_type", "first", "source", "head", "arg1")
+TEXT_KEYS = ("text", "span", "entity", "mention", "words", "value", "name", "second", "target", "tail", "arg2")
+
+
+class Item(NamedTuple):
+    label: str  # what stands before the separator; empty where nothing does
+    text: str
+
+
+def items(answer: str) -> list[Item] | None:
+    """Everything that the answer lists, in its order; None where it is empty or nothing but prose."""
+    text = re.sub(r"\*\*|__|`(?!``)", "", answer).strip()
+    if not text:
+        return None
+    if DENIAL.fullmatch(text):
+        return []
+    value = json_value(answer)
+    if value is not None:
+        return list(from_json(value))
+    return list(from_lines(text)) or None
+
+
+def json_value(answer: str) -> Any:
+    """The first JSON list or object in the answer, also within a fence or after a word of introduction; else None."""
+    decoder = json.JSONDecoder()
+    for place in [match.start() for match in re.finditer(r"[\[{]", answer)][:20]:
+        try:
+            return decoder.raw_decode(answer, place)[0]
+        except (ValueError, RecursionError):
+            continue
+    return None
+
+
+def from_json(value: Any, label: str = "") -> Iterator[Item]:
+    if isinstance(value, str | int | float):
+        if str(value).strip():
+            yield Item(label, str(value).strip())
+    elif isinstance(value, list):
+        for part in value:
+            if isinstance(part, list) and len(part) == 2 and all(isinstance(word, str) for word in part):
+                yield Item(part[0], part[1])
+            else:
+                yield from from_json(part, label)
+    elif isinstance(value, dict):
+        by_key = {str(key).casefold(): part for key, part in value.items()}
+        text = next((by_key[key] for key in TEXT_KEYS if isinstance(by_key.get(key), str)), None)
+        if text is not None and len(by_key) > 1:
+            own = next((by_key[key] for key in LABEL_KEYS if isinstance(by_key.get(key), str)), label)
+            yield Item(own, text)
+            return
+        for key, part in value.items():
+            yield from from_json(part, str(key))
+
+
+def from_lines(text: str) -> Iterator[Item]:
+    heading = ""
+    for line in text.splitlines():
+        words = MARKS.sub("", line).strip()
+        if not words or words.startswith("```"):
+            heading = heading if words else ""
+            continue
+        label, separator, rest = split(words)
+        if separator and not rest:
+            heading = label
+            continue
+        if not separator and len(words.split()) > LONGEST_MENTION and "," not in words and ";" not in words:
+            continue
+        parts = pieces(rest if separator else words)
+        if not separator and any(len(part.split()) > LONGEST_MENTION for part in parts):
+            continue
+        yield from (Item(label if separator else heading, part) for part in parts)
+
+
+def split(words: str) -> tuple[str, str, str]:
+    """What stands before the first separator, the separator, and what follows it."""
+    match = SEPARATOR.search(words)
+    if not match:
+        return "", "", words
+    return words[: match.start()].strip(" \"'"), match[0], words[match.end() :].strip()
+
+
+def pieces(words: str) -> list[str]:
+    """A line's list: at semicolons, or else at commas that are not within brackets or numbers."""
+    found = words.split(";") if ";" in words else re.split(r",\s+(?![^()]*\))", words)
+    return [part for piece in found if (part := re.sub(r"^and\s", "", piece.strip()).strip(" \"'."))]
+
+
+def typed(found: list[Item], types: list[str]) -> list[Item]:
+    """The items whose label is one of the types, in any number and with any word beside it, under the type's own name;
+    "aspirin: drug" and "aspirin (drug)" are read as well. Without types every item is kept, label and all dropped."""
+    if not types:
+        return [Item("", text) for _, text in found]
+    kept = []
+    for label, text in found:
+        bracket = IN_BRACKETS.match(text)
+        if known := type_of(label, types):
+            kept.append(Item(known, text))
+        elif known := type_of(text, types, whole=True):
+            kept.append(Item(known, label))
+        elif bracket and (known := type_of(bracket[2], types)):
+            kept.append(Item(known, bracket[1]))
+    return [item for item in kept if item.text]
+
+
+# Words that models and clinicians use for a type.
+SYNONYMS = {
+    "symptom": ("sign", "symptom", "finding", "complaint"),
+    "disease": ("disease", "disorder", "diagnosis", "diagnoses", "condition"),
+    "drug": ("drug", "medication", "medicine"),
+    "test": ("test", "diagnostic", "laboratory", "imaging", "examination"),
+    "treatment": ("treatment", "therapeutic", "therapy", "therapies", "surgery", "operation"),
+    "problem": ("problem", "disease", "symptom", "diagnosis", "diagnoses"),
+}
+
+
+def type_of(label: str, types: list[str], whole: bool = False) -> str:
+    """The type that a label means, or nothing; whole: it must be that one word."""
+    words = re.findall(r"[a-z]+", label.casefold())
+    if not words or len(words) > (1 if whole else 4):
+        return ""
+    for word in words:
+        for name in types:
+            if any(word == known or word == known + "s" for known in (name, *SYNONYMS.get(name, ()))):
+                return name
+    return ""
