@@ -157,7 +157,6 @@ def test_the_hash_of_the_prompts_is_in_the_manifest(tmp_path):
         (RIGHT, 4),
         (WRONG, 1),
         ("Aspirin.", 2),
-        ("Aspirin 100 mg was given.", 3),
         ("This is not stated in the note.", 2),
         ("qua zzk blorp trin vask", 1),
         ("", 1),
@@ -165,6 +164,11 @@ def test_the_hash_of_the_prompts_is_in_the_manifest(tmp_path):
 )
 def test_the_score_by_rule(answer, score):
     assert by_rules(question(0), Answer("q0", "m", answer, "stop"), "rules").score == score
+
+
+def test_a_lesser_part_that_is_left_out_is_minor():
+    asked = question(0, reference=f"{RIGHT} She was discharged on day 5.")
+    assert by_rules(asked, Answer("q0", "m", RIGHT, "stop"), "rules").score == 3
 
 
 def test_what_the_note_does_not_say_must_be_said_to_be_absent():
