@@ -129,6 +129,12 @@ def length_of(question: Question) -> str:
     return next((name for most, name in LENGTHS if words < most), LONGEST)
 
 
+def place_of(name: str) -> tuple[int, str]:
+    """Lengths from short to long, other names by the alphabet."""
+    lengths = [*(length for _, length in LENGTHS), LONGEST]
+    return (lengths.index(name) if name in lengths else 0), name
+
+
 SLICES: dict[str, Callable[[Question], str]] = {
     "task": lambda question: question.task,
     "note type": lambda question: question.note_type,
@@ -154,7 +160,7 @@ def slices_of(mine: Mapping[str, Mapping[str, int]], questions: Mapping[str, Que
                         for model, given in mine.items()
                     },
                 }
-                for name, group in sorted(groups.items())
+                for name, group in sorted(groups.items(), key=lambda item: place_of(item[0]))
             }
     return figures
 
@@ -166,8 +172,6 @@ def comparisons_of(
     mine: Mapping[str, Mapping[str, int]], results: Results, baseline: str, margin: float
 ) -> dict[str, Any]:
     """Every other model against the baseline: difference, tests, equivalence, and by task with Holm's correction."""
-    if baseline not in mine:
-        raise UserError(f"--baseline {baseline}: no such model; one of {', '.join(mine)}")
     questions, notes = results.questions, results.notes
     figures: dict[str, Any] = {}
     for model, given in mine.items():
@@ -252,8 +256,10 @@ def figures_of(results: Results, baseline: str, margin: float) -> dict[str, Any]
     check_ids(results)
     if not results.questions:
         raise UserError("there are no questions: nothing to report")
-    table = scores_of(results)
-    questions = results.questions
+    table, questions = scores_of(results), results.questions
+    models = sorted({model for mine in table.values() for model in mine})
+    if baseline and baseline not in models:
+        raise UserError(f"--baseline {baseline}: no such model; one of {', '.join(models)}")
     return {
         "questions": len(questions),
         "notes": len(set(results.notes)),
