@@ -39,14 +39,15 @@ class Scorer:
 
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} is no Hugging Face folder: it has no config.json")
-        if not 0 < stride <= window:
-            raise UserError(f"--stride {stride}: it must be above 0 and at most --window {window}")
+        if not 0 < stride < window:
+            # As far apart as they are long, the first token of a window would have nothing before it.
+            raise UserError(f"--stride {stride}: it must be above 0 and below --window {window}")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(self.device).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.window = min(window, self.model.config.max_position_embeddings)
-        self.stride = min(stride, self.window)
+        self.stride = min(stride, self.window - 1)
         begin = self.tokenizer.bos_token_id
         self.begin = self.tokenizer.eos_token_id if begin is None else begin
         if self.begin is None:
