@@ -67,6 +67,9 @@ PARTS = {
     "benchmark": Command("data sets of others to questions", f"{EVALUATE}.sets", "SetConfig", "run", "evaluate"),
     "score": Command("answers against known ones", f"{EVALUATE}.gold.score", "ScoreConfig", "run", "evaluate"),
     "realism": Command("how notes read beside real ones", f"{EVALUATE}.realism", "RealismConfig", "run", "evaluate"),
+    "canaries": Command("secrets to find again", f"{EVALUATE}.canaries", "CanariesConfig", "run", "evaluate"),
+    "privacy": Command("what a model has kept", f"{EVALUATE}.privacy", "PrivacyConfig", "run", "evaluate"),
+    "forgetting": Command("what it has lost", f"{EVALUATE}.forgetting", "ForgettingConfig", "run", "evaluate"),
     "demo": Command("all of it, small, on asclepius demo's", f"{EVALUATE}.demo", "DemoConfig", "run", "evaluate"),
     "report": Command("all that is stored, on a page", f"{EVALUATE}.report", "ReportConfig", "run", "evaluate"),
 }

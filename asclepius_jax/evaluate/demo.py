@@ -13,6 +13,7 @@ from rich.table import Table
 
 import data_prep
 from asclepius_jax.evaluate import answers, judge, plant, questions, realism, report
+from asclepius_jax.evaluate.measured import estimate, share
 from asclepius_jax.evaluate.models import Decoding
 from asclepius_jax.evaluate.rules_judge import RULES
 from data_prep.progress import say
@@ -89,8 +90,8 @@ def show(figures: dict[str, Any]) -> None:
         scored = figures["scores"][RULES][model]
         table.add_row(
             model,
-            report.estimate(scored["mean"]),
-            report.share(scored["unacceptable"]),
-            report.share(figures["hallucination"][model]["answers_with_unsupported"]),
+            estimate(scored["mean"]),
+            share(scored["unacceptable"]),
+            share(figures["hallucination"][model]["answers_with_unsupported"]),
         )
     Console(width=110).print(table)

@@ -7,17 +7,17 @@
 A source is a folder of notes or a file of texts; `#` and a word that its type must hold choose among them.
 """
 
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from asclepius_jax.evaluate.measured import estimate, keep
 from asclepius_jax.evaluate.perplexity import Scored, Scorer, bits_a_byte, perplexity, perplexity_a_text
 from asclepius_jax.evaluate.statistics import rate
 from data_prep.compare import ABBREVIATION, as_lines, headings_of
-from data_prep.folders import MANIFEST, read_manifest, verified_files, write_durably
+from data_prep.folders import MANIFEST, read_manifest, verified_files
 from data_prep.progress import say
 from data_prep.records import Note, UserError, read_parquet, seeded_fraction
 from data_prep.report_files import files_of, rows_of
@@ -75,9 +75,7 @@ def run(config: RealismConfig) -> dict[str, Any]:
         if config.real and source.name != config.real:
             figures[source.name]["told_apart"] = told_apart(source.texts, named[config.real].texts, config.seed)
     made = as_table(figures, config)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(config.out, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-    show(made)
+    keep(made, config.out)
     return made
 
 
@@ -148,23 +146,17 @@ def told_apart(texts: Sequence[str], real: Sequence[str], seed: int) -> dict[str
 
 
 def as_table(figures: dict[str, Any], config: RealismConfig) -> dict[str, Any]:
-    def interval(told: dict[str, Any], digits: int) -> str:
-        if told.get("value") is None:
-            return "not defined"
-        text = f"{told['value']:.{digits}f}"
-        return text if told["low"] is None else f"{text} [{told['low']:.{digits}f}, {told['high']:.{digits}f}]"
-
     rows = [
         [
             name,
             f"{told['texts']}",
-            interval(told["perplexity"], 2),
-            interval(told["perplexity_a_text"], 2),
-            interval(told["bits_a_byte"], 3),
+            estimate(told["perplexity"]),
+            estimate(told["perplexity_a_text"]),
+            estimate(told["bits_a_byte"], 3),
             " / ".join(f"{words:.0f}" for words in told["words"]),
             f"{told['abbreviations']:.1f}",
             f"{told['headings']:.1f}",
-            interval(told["told_apart"], 2) if "told_apart" in told else "–",
+            estimate(told["told_apart"]) if "told_apart" in told else "–",
         ]
         for name, told in figures.items()
     ]
@@ -178,13 +170,3 @@ def as_table(figures: dict[str, Any], config: RealismConfig) -> dict[str, Any]:
         "table": rows,
         "figures": figures,
     }  # fmt: skip
-
-
-def show(made: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*made["columns"], title=made["title"])
-    for row in made["table"]:
-        table.add_row(*row)
-    Console(width=150).print(table)

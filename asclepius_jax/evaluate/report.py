@@ -19,6 +19,7 @@ from asclepius_jax.evaluate import report_charts
 from asclepius_jax.evaluate.answers import read_answers
 from asclepius_jax.evaluate.figures import CLINICIANS, JURY, Results, calibration_of, figures_of, read_judged
 from asclepius_jax.evaluate.hallucination import analyse
+from asclepius_jax.evaluate.measured import estimate, p_value, read_measured, share
 from asclepius_jax.evaluate.records import Question, Rating, read_records
 from asclepius_jax.evaluate.rubric import MEANINGS, SCORES
 from data_prep.folders import write_durably
@@ -85,16 +86,6 @@ def run(config: ReportConfig) -> dict[str, Any]:
         write_durably(config.out / name, rendered(name, figures))
     say(f"report: {len(questions)} questions, {len(results.judged)} judges -> {config.out / 'report.html'}")
     return figures
-
-
-def read_measured(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--measured {path}: not a JSON file that can be read ({error})") from error
-    if not isinstance(told, dict) or not isinstance(told.get("table"), list):
-        raise UserError(f"--measured {path}: it holds no table; name a file that asclepius evaluate wrote")
-    return told
 
 
 # ---------------------------------------------------------------- the page
@@ -176,26 +167,3 @@ def limits(figures: Mapping[str, Any]) -> list[str]:
     if figures["notes"] < figures["questions"]:
         told.append("Questions on one note are not independent: intervals resample notes.")
     return told
-
-
-# ---------------------------------------------------------------- numbers as text
-
-
-def estimate(told: Mapping[str, Any] | None, digits: int = 2) -> str:
-    if told is None or told["value"] is None:
-        return "not defined"
-    text = f"{told['value']:.{digits}f}"
-    return text if told.get("low") is None else f"{text} [{told['low']:.{digits}f}, {told['high']:.{digits}f}]"
-
-
-def share(told: Mapping[str, Any] | None) -> str:
-    if told is None or told["value"] is None:
-        return "not defined"
-    text = f"{told['value']:.1%}"
-    return text if told.get("low") is None else f"{text} [{told['low']:.1%}, {told['high']:.1%}]"
-
-
-def p_value(p: float | None) -> str:
-    if p is None:
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

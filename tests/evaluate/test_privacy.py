@@ -1,0 +1,130 @@
+"""What a model has kept: a small one that learned its notes by heart, and one that never saw them."""
+
+from random import Random
+
+import numpy as np
+import pytest
+from made_evaluation import NOTE, question, write, write_answers
+from made_inputs import MODEL, make_tokenizer, note, sentences, transformers_model, write_records
+
+from asclepius_jax.evaluate import canaries, forgetting, privacy
+from asclepius_jax.evaluate.canaries import FORMAT, CanariesConfig, read_canaries
+from asclepius_jax.evaluate.privacy import PrivacyConfig, area, auc, caught_at
+from asclepius_jax.evaluate.records import Question
+from data_prep.folders import read_manifest, verified_files
+from data_prep.records import Note, UserError, read_parquet
+
+torch = pytest.importorskip("torch")
+
+
+def read_notes(folder) -> list[Note]:
+    return [n for path in verified_files(folder, read_manifest(folder, "notes")) for n in read_parquet(path, Note)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Notes with canaries, held-out notes, and two models: fresh, and trained on the former until it knows them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("privacy")
+    texts = sentences(70, 16, seed=5)
+    write_records(folder / "clean", [note(f"n{k}", text) for k, text in enumerate(texts[:40])])
+    write_records(folder / "held_out", [note(f"h{k}", text) for k, text in enumerate(texts[40:])])
+    canaries.run(CanariesConfig(folder / "clean", folder / "notes", repeats=(8,), each=2))
+    for name in ("fresh", "trained"):
+        transformers_model(folder / name, MODEL)
+        make_tokenizer(folder / name)
+    model = AutoModelForCausalLM.from_pretrained(folder / "fresh", dtype=torch.float32).train()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "fresh")
+    rows = [[1, *tokenizer(n.text, add_special_tokens=False)["input_ids"]] for n in read_notes(folder / "notes")]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more are slower for so small a model, and far slower on a busy machine
+    for _ in range(120):
+        loss = model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.set_num_threads(threads)
+    model.save_pretrained(folder / "trained")
+    return folder
+
+
+def test_canaries_stand_in_as_many_notes_as_they_say_and_nothing_else_changes(made):
+    before, after = read_notes(made / "clean"), read_notes(made / "notes")
+    told = read_canaries(made / "notes")
+    assert [c.repeats for c in told] == [8, 8]
+    secrets = {name: c.secret for c in told for name in c.notes}
+    assert len(secrets) == 16, "a note holds one canary at most"
+    for old, new in zip(before, after, strict=True):
+        assert new.text == (f"{old.text}\n{FORMAT.format(secrets[old.id])}" if old.id in secrets else old.text)
+
+
+def test_more_canaries_than_notes_are_refused(made, tmp_path):
+    with pytest.raises(UserError, match=r"48 notes are needed for these canaries, and there are 40"):
+        canaries.run(CanariesConfig(made / "clean", tmp_path / "out", repeats=(16,), each=3))
+    with pytest.raises(UserError, match="holds no canaries"):
+        read_canaries(made / "clean")
+
+
+def audit(made, model: str) -> dict:
+    config = PrivacyConfig(
+        made / model, made / "notes", made / f"{model}.json", made / "held_out", made / "notes", tried=128, window=256
+    )
+    return privacy.run(config)["figures"]
+
+
+def test_a_model_that_learned_by_heart_is_found_and_one_that_never_saw_the_notes_is_not(made):
+    kept, fresh = audit(made, "trained"), audit(made, "fresh")
+    assert kept["canaries"]["8"]["exposure"]["value"] > 5
+    assert fresh["canaries"]["8"]["exposure"]["value"] < 4
+    assert kept["membership"]["loss"]["auc"]["value"] > 0.9
+    assert kept["membership"]["loss"]["auc"]["low"] > 0.8
+    assert fresh["membership"]["loss"]["auc"]["low"] < 0.5 < fresh["membership"]["loss"]["auc"]["high"]
+
+
+def test_the_area_is_the_share_of_pairs_in_the_right_order():
+    inside, outside = np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0])
+    assert area(inside, outside) == pytest.approx((1 + 1 + 0.5 + 1 + 0 + 1) / 6)
+    random = Random(0)
+    noise = np.array([random.random() for _ in range(400)])
+    told = auc(noise[:200], noise[200:], 0)
+    assert told.low < 0.5 < told.high
+    assert caught_at(np.array([0.0, 0.1, 5.0]), np.linspace(1, 2, 100)) == pytest.approx(2 / 3)
+
+
+def test_runs_of_words_from_another_note_are_seen_and_from_the_own_one_are_not(made, tmp_path):
+    other = " ".join(f"word{k}" for k in range(30))
+    trained = write_records(tmp_path / "train", [note("n0", NOTE), note("n9", other)])
+    questions = write(tmp_path / "questions", "questions", Question, [question(k, note_id="n0") for k in range(3)])
+    texts = {"q0": NOTE, "q1": f"It says: {other[:150]}", "q2": "Short."}
+    answers = write_answers(tmp_path / "answers", "m", texts)
+    config = PrivacyConfig(made / "fresh", trained, tmp_path / "out.json", questions=questions, answers=(answers,))
+    told = privacy.run(config)["figures"]["repeated"]["m"]
+    assert (told["answers"]["count"], told["answers"]["n"]) == (1, 3)
+    assert told["example"].startswith("word0 word1")
+
+
+def test_a_model_that_was_trained_on_notes_has_forgotten_other_text(made, tmp_path):
+    general = tmp_path / "general.jsonl"
+    general.write_text(
+        "".join(f'{{"text": "Sentence {k}: quartz vows vex jumping zebras by night."}}\n' for k in range(20))
+    )
+    told = forgetting.run(
+        forgetting.ForgettingConfig(made / "fresh", made / "trained", general, tmp_path / "out.json", window=256)
+    )["figures"]
+    assert told["after"]["value"] > told["before"]["value"]
+    assert told["difference"]["low"] > 0
+    assert told["p"] < 0.01
+    same = forgetting.run(
+        forgetting.ForgettingConfig(made / "fresh", made / "fresh", general, tmp_path / "out.json", window=256)
+    )["figures"]
+    assert same["difference"]["value"] == 0
+
+
+def test_nothing_to_measure_is_refused(made, tmp_path):
+    with pytest.raises(UserError, match="nothing to measure"):
+        privacy.run(PrivacyConfig(made / "fresh", made / "notes", tmp_path / "out.json"))
