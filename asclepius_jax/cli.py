@@ -56,7 +56,17 @@ COMMANDS = {
 }
 
 # `asclepius evaluate PART`
-PARTS: dict[str, Command] = {}
+PARTS: dict[str, Command] = {
+    "study": Command(
+        "a blinded study for clinicians", "asclepius_jax.evaluate.page.study", "StudyConfig", "run", "evaluate"
+    ),
+    "serve": Command(
+        "its page, where they score answers", "asclepius_jax.evaluate.page.serve", "ServeConfig", "run", "evaluate"
+    ),
+    "ratings": Command(
+        "what they said, by model", "asclepius_jax.evaluate.page.ratings", "RatingsConfig", "run", "evaluate"
+    ),
+}
 
 
 def main() -> None:
