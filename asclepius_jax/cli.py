@@ -63,6 +63,9 @@ PARTS: dict[str, Command] = {
     "serve": Command(
         "its page, where they score answers", "asclepius_jax.evaluate.page.serve", "ServeConfig", "run", "evaluate"
     ),
+    "paper": Command(
+        "forms to print, and back in as CSV", "asclepius_jax.evaluate.page.paper", "PaperConfig", "run", "evaluate"
+    ),
     "ratings": Command(
         "what they said, by model", "asclepius_jax.evaluate.page.ratings", "RatingsConfig", "run", "evaluate"
     ),

@@ -37,15 +37,15 @@ QUESTIONS = (
     ),
     (
         "treatment",
-        "Can the instruction be answered from the note, and does the answer treat it so?",
+        "Can the note answer the instruction, and does the answer treat it so?",
         tuple(
             zip(
                 TREATMENTS,
                 (
-                    "It can, and the answer does",
-                    "It can, but the answer says it cannot",
-                    "It cannot, and the answer says so",
-                    "It cannot, but the answer answers",
+                    "Yes, and it answers",
+                    "Yes, but it says that it cannot",
+                    "No, and it says so",
+                    "No, but it answers",
                 ),
                 strict=True,
             )
@@ -59,7 +59,7 @@ SHORTCUTS = (
     ("Enter", "next answer that is open, then the next item"),
     ("j  k", "next, previous answer"),
     ("n  p", "next, previous item"),
-    ("m", "mark a hallucination: arrows move by words, Shift extends, Enter goes on to its type, Esc leaves"),
+    ("m", "mark a hallucination: arrows move by words, Shift extends; Enter, then its type and severity; Esc leaves"),
     ("c", "comment"),
     ("/", "search in the note; Enter next, Shift Enter previous, Esc leaves"),
     ("?", "these keys"),
@@ -184,6 +184,14 @@ def administration_page(db: sqlite3.Connection, token: str) -> Response:
         )
     log = db.execute("SELECT * FROM log ORDER BY id DESC LIMIT 50").fetchall()
     return shown("administration.html", {"token": token, "raters": raters, "log": log})
+
+
+def paper_page(db: sqlite3.Connection, raters: list[tuple[str, list[Item]]]) -> str:
+    """What nobody has scored yet, to print."""
+    left = [
+        (rater, [(item, store.question_of(db, item)) for item in items if not item.complete]) for rater, items in raters
+    ]
+    return environment.get_template("paper.html").render(raters=left)
 
 
 environment.globals.update(differences=differences)

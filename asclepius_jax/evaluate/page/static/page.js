@@ -53,7 +53,7 @@ function change(card, fields) {
     waiting--;
     if (reply) {
       show(card, reply);
-      if (!waiting) tell(`Saved ${new Date().toLocaleTimeString()}`);
+      if (!waiting) tell(`Saved ${new Date().toLocaleTimeString([], { hour12: false })}`);
     }
     return reply;
   });
@@ -66,8 +66,13 @@ function show(card, reply) {
   card.dataset.score = reply.score ?? "";
   card.dataset.complete = reply.complete ? "yes" : "no";
   const text = card.querySelector(".answer-text");
+  const fresh = document.createElement("div");
+  fresh.innerHTML = reply.text;
   // Left alone where nothing changed: replacing the text would drop a selection.
-  if (text.dataset.shown !== reply.text) text.innerHTML = text.dataset.shown = reply.text;
+  if (fresh.innerHTML !== text.innerHTML) {
+    text.replaceChildren(...fresh.childNodes);
+    showMarking(card);
+  }
   card.querySelector(".marks").innerHTML = reply.marks;
   if (document.querySelector(".badge")) card.querySelector(".feedback").innerHTML = reply.feedback;
   document.getElementById("done").textContent = reply.done;
@@ -261,7 +266,7 @@ function markingKey(card, event) {
     showMarking(card);
   } else if (event.key === "Enter") {
     card.marking = null;
-    card.querySelector(".mark").elements.type.focus();
+    card.querySelector(".mark [name=type]").focus();
   } else if (event.key === "Escape") {
     endMarking(card);
   } else return;
@@ -279,10 +284,17 @@ function endMarking(card) {
 
 // ---------------------------------------------------------------- keys
 
-function press(name) {
-  const inputs = [...active.querySelectorAll(".verdict input[type=radio], .verdict input[type=checkbox]")];
-  const digits = "1234567890";
-  inputs[digits.indexOf(name)].click();
+// A digit chooses an option of the form that is in hand: of a mark while one is being made, else of the verdict.
+function press(name, marking) {
+  const inputs = [...(marking ?? active.querySelector(".verdict")).querySelectorAll("[type=radio], [type=checkbox]")];
+  const input = inputs["1234567890".indexOf(name)];
+  input?.click();
+  if (marking) input?.focus();
+}
+
+function showKeys() {
+  keys.showModal();
+  document.getElementById("close").focus();
 }
 
 const actions = {
@@ -294,7 +306,7 @@ const actions = {
   m: () => beginMarking(active),
   c: () => active.querySelector("textarea").focus(),
   "/": () => document.getElementById("search").focus(),
-  "?": () => keys.showModal(),
+  "?": showKeys,
 };
 
 document.addEventListener("keydown", (event) => {
@@ -302,26 +314,27 @@ document.addEventListener("keydown", (event) => {
   const typing = target.matches("textarea, select, input:not([type=radio]):not([type=checkbox])");
   if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || keys.open) return;
   const card = target.closest(".answer");
-  if (typing || target.matches("button, summary, a")) {
-    if (event.key === "Escape" && card) {
-      if (target.matches("textarea")) sendComment(card);
-      if (target.closest(".marking")) endMarking(card);
-      else goTo(card, { preventScroll: true });
-    }
-    if (typing || event.key === "Enter" || event.key === " ") return;
+  const marking = target.closest(".mark");
+  if (event.key === "Escape" && card && !card.marking) {
+    if (target.matches("textarea")) sendComment(card);
+    if (marking) endMarking(card);
+    else goTo(card, { preventScroll: true });
   }
+  if (typing) return;
+  // What the browser does with these keys there: press the button, follow the link, hand in the mark.
+  if ((marking || target.matches("button, summary, a")) && (event.key === "Enter" || event.key === " ")) return;
   if (card?.marking && target.matches(".answer-text")) {
     markingKey(card, event);
     return;
   }
   if (!shortcuts.checked || event.repeat) return;
-  if (/^[0-9]$/.test(event.key)) press(event.key);
+  if (/^[0-9]$/.test(event.key)) press(event.key, marking);
   else if (Object.hasOwn(actions, event.key)) actions[event.key]();
   else return;
   event.preventDefault();
 });
 
-document.getElementById("help").addEventListener("click", () => keys.showModal());
+document.getElementById("help").addEventListener("click", showKeys);
 shortcuts.checked = localStorage.getItem("shortcuts") !== "off";
 shortcuts.addEventListener("change", () => localStorage.setItem("shortcuts", shortcuts.checked ? "on" : "off"));
 
