@@ -85,6 +85,7 @@ environment.globals.update(
     meanings=MEANINGS,
     questions=QUESTIONS,
     choices=CHOICES,
+    treatments=TREATMENTS,
     shortcuts=SHORTCUTS,
     span_types=SPAN_TYPES,
     severities=SEVERITIES,

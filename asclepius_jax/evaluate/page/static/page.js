@@ -64,7 +64,8 @@ function change(card, fields) {
 function show(card, reply) {
   card.querySelector(".score").textContent = reply.score_text;
   card.dataset.score = reply.score ?? "";
-  card.dataset.complete = reply.complete ? "yes" : "no";
+  // While later clicks are on their way, the reply to an earlier one knows less than the page.
+  card.dataset.complete = (waiting ? filledIn(card) : reply.complete) ? "yes" : "no";
   const text = card.querySelector(".answer-text");
   const fresh = document.createElement("div");
   fresh.innerHTML = reply.text;
@@ -100,19 +101,32 @@ function key(name) {
   return element;
 }
 
-// A page that is left keeps its word: what was clicked is sent first.
+// A page that is left keeps its word: what was clicked is sent first. Keys that come meanwhile are meant for the next.
 async function leave(address) {
+  if (main.inert) return;
+  main.inert = true;
   cards.forEach(sendComment);
   await queue;
   countTime();
   location.assign(address);
 }
 
+addEventListener("pageshow", (event) => {
+  if (event.persisted) location.reload();
+});
+
 addEventListener("beforeunload", (event) => {
   if (waiting) event.preventDefault();
 });
 
 // ---------------------------------------------------------------- answers
+
+// Known here at once, so that Enter goes on before the server has answered.
+function filledIn(card) {
+  const chosen = [...card.querySelectorAll(".verdict :checked")];
+  const settled = new Set(chosen.flatMap((input) => [input.name, input.dataset.settles]));
+  return settled.has("cannot_judge") || ["incorrect", "omitted", "treatment"].every((name) => settled.has(name));
+}
 
 function activate(card) {
   active = card;
@@ -145,7 +159,11 @@ for (const card of cards) {
   form.addEventListener("change", (event) => {
     const input = event.target;
     if (input.name === "comment") sendComment(card);
-    else change(card, { [input.name]: input.type === "checkbox" && !input.checked ? "no" : input.value });
+    else {
+      card.dataset.complete = filledIn(card) ? "yes" : "no";
+      change(card, { [input.name]: input.type === "checkbox" && !input.checked ? "no" : input.value });
+      showState();
+    }
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   const comment = form.elements.comment;
@@ -227,18 +245,19 @@ function select(text, start, end) {
   getSelection().addRange(range);
 }
 
-document.addEventListener("selectionchange", () => {
-  for (const card of cards) {
-    const text = card.querySelector(".answer-text");
-    const place = selected(text);
-    if (!place) continue;
-    const [start, end] = place.map((offset) => characters(text.textContent.slice(0, offset)));
-    const form = card.querySelector(".mark").elements;
-    form.quote.value = text.textContent.slice(...place);
-    form.place.value = `${start}-${end}`;
-    card.querySelector(".marking").open = true;
-  }
-});
+// The selected words, into the form that marks them.
+function take(card) {
+  const text = card.querySelector(".answer-text");
+  const place = selected(text);
+  if (!place) return;
+  const [start, end] = place.map((offset) => characters(text.textContent.slice(0, offset)));
+  const form = card.querySelector(".mark").elements;
+  form.quote.value = text.textContent.slice(...place);
+  form.place.value = `${start}-${end}`;
+  card.querySelector(".marking").open = true;
+}
+
+document.addEventListener("selectionchange", () => cards.forEach(take));
 
 // Marking by keys: the selection is moved over words.
 function beginMarking(card) {
@@ -266,6 +285,7 @@ function markingKey(card, event) {
     showMarking(card);
   } else if (event.key === "Enter") {
     card.marking = null;
+    take(card); // now: the event of the selection may come after the next key
     card.querySelector(".mark [name=type]").focus();
   } else if (event.key === "Escape") {
     endMarking(card);
@@ -312,7 +332,7 @@ const actions = {
 document.addEventListener("keydown", (event) => {
   const target = event.target;
   const typing = target.matches("textarea, select, input:not([type=radio]):not([type=checkbox])");
-  if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || keys.open) return;
+  if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || keys.open || main.inert) return;
   const card = target.closest(".answer");
   const marking = target.closest(".mark");
   if (event.key === "Escape" && card && !card.marking) {
