@@ -117,6 +117,16 @@ def setting(db: sqlite3.Connection, name: str) -> str:
     return db.execute("SELECT value FROM study WHERE name = ?", (name,)).fetchone()[0]
 
 
+def add_rater(db: sqlite3.Connection, name: str, token: str, items: list[tuple[str, str, dict[str, str]]]) -> None:
+    """A rater and the items in their order: question, kind, and the answer's id for each label."""
+    rater = db.execute("INSERT INTO raters (name, token_hash) VALUES (?, ?)", (name, token_hash(token)))
+    for position, (question, kind, labelled) in enumerate(items, 1):
+        values = (rater.lastrowid, position, question, kind)
+        row = db.execute("INSERT INTO items (rater_id, position, question_id, kind) VALUES (?, ?, ?, ?)", values)
+        for label, answer in labelled.items():
+            db.execute("INSERT INTO shown (item_id, label, answer_id) VALUES (?, ?, ?)", (row.lastrowid, label, answer))
+
+
 def rater_with(db: sqlite3.Connection, token: str) -> sqlite3.Row | None:
     return db.execute("SELECT id, name FROM raters WHERE token_hash = ?", (token_hash(token),)).fetchone()
 

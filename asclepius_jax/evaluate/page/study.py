@@ -6,7 +6,6 @@ asclepius evaluate study --questions QUESTIONS --answers ANSWERS --raters "Dr It
     STUDY/key.json       which answer is which model's: move it away until every rater is done
 """
 
-import contextlib
 import json
 import secrets
 import shutil
@@ -24,6 +23,7 @@ from data_prep.records import UserError, seeded_fraction
 
 KEY = "key.json"
 LABELS = string.ascii_uppercase
+ADMINISTRATOR = "Administrator"
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,6 @@ class StudyConfig:
 
     url: str = "http://127.0.0.1:8000"
     """Where raters will reach the page, for the links."""
-
-
-Key = dict[str, dict[str, str]]  # answer id -> question_id and model
 
 
 def run(config: StudyConfig) -> None:
@@ -102,8 +99,9 @@ def check(config: StudyConfig) -> None:
             raise UserError(f"{name} {value}: it must be 0 or more")
     if not config.raters or any(not name.strip() or not name.isprintable() for name in config.raters):
         raise UserError("--raters: give each rater a name")
-    if len(set(config.raters)) < len(config.raters):
-        raise UserError(f"--raters {' '.join(config.raters)}: two have one name")
+    names = [*config.raters, ADMINISTRATOR]
+    if len(set(names)) < len(names):
+        raise UserError(f"--raters {' '.join(config.raters)}: two have one name, or one is called {ADMINISTRATOR}")
 
 
 def answers_of(config: StudyConfig, questions: dict[str, Question]) -> tuple[dict[str, list[Answer]], int]:
@@ -193,50 +191,39 @@ def write_study(
     reference: dict[tuple[str, str], Draft],
 ) -> dict[str, str]:
     """The database and the key; gives back the links by name."""
-    key: Key = {}
-    texts: dict[str, tuple[str, str]] = {}
-    for answer in (answer for of_question in answers.values() for answer in of_question):
-        # Random: neither from the names of the models nor from the seed can an answer's id or place be worked out.
-        name = secrets.token_hex(8)
-        key[name] = {"question_id": answer.question_id, "model": answer.model}
-        texts[name] = (answer.question_id, answer.text)
-    study_id, links = secrets.token_hex(8), {}
+    # Random ids: neither from the names of the models nor from the seed can an answer's id or place be worked out.
+    # In their order, so that the order of rows tells nothing either.
+    texts = dict(sorted((secrets.token_hex(8), answer) for of_one in answers.values() for answer in of_one))
+    training, scored = chosen
+    study_id, administrator = secrets.token_hex(8), secrets.token_urlsafe(32)
+    links = {ADMINISTRATOR: f"{config.url.rstrip('/')}/admin/{administrator}"}
     store.create(folder / store.DATABASE)
     with store.transaction(folder / store.DATABASE, write=True) as db:
-        administrator = secrets.token_urlsafe(32)
-        links["Administrator"] = f"{config.url.rstrip('/')}/admin/{administrator}"
-        db.executemany(
-            "INSERT INTO study VALUES (?, ?)",
-            [("id", study_id), ("administrator_hash", store.token_hash(administrator))],
-        )
+        settings = [("id", study_id), ("administrator_hash", store.token_hash(administrator))]
+        db.executemany("INSERT INTO study VALUES (?, ?)", settings)
         db.executemany(
             "INSERT INTO questions VALUES (?, ?, ?, ?, ?)",
             [(q.id, q.task, q.note_type, q.note, q.instruction) for q in questions],
         )
-        # In the order of their random ids, so that the order of rows tells nothing either.
-        db.executemany("INSERT INTO answers VALUES (?, ?, ?)", [(name, *texts[name]) for name in sorted(texts)])
-        for name in sorted(texts) if config.training_items else ():
-            if draft := reference.get((key[name]["question_id"], key[name]["model"])):
+        db.executemany(
+            "INSERT INTO answers VALUES (?, ?, ?)",
+            [(name, answer.question_id, answer.text) for name, answer in texts.items()],
+        )
+        for name, answer in texts.items():
+            draft = reference.get((answer.question_id, answer.model))
+            if draft and answer.question_id in training:
                 db.execute("INSERT INTO reference VALUES (?, ?)", (name, store.json_of(vars(draft))))
         for rater in config.raters:
             token = secrets.token_urlsafe(32)
             links[rater] = f"{config.url.rstrip('/')}/r/{token}"
-            row = db.execute("INSERT INTO raters (name, token_hash) VALUES (?, ?)", (rater, store.token_hash(token)))
-            training, scored = chosen
-            order = [*((name, "training") for name in training), *order_of(config, rater, scored)]
-            for position, (question, kind) in enumerate(order, 1):
-                own = [name for name, (of, _) in texts.items() if of == question]
+            items = []
+            for question, kind in [*((name, "training") for name in training), *order_of(config, rater, scored)]:
+                own = [name for name, answer in texts.items() if answer.question_id == question]
                 own.sort(key=lambda name: seeded_fraction(config.seed, "label", rater, kind, name))
-                item = db.execute(
-                    "INSERT INTO items (rater_id, position, question_id, kind) VALUES (?, ?, ?, ?)",
-                    (row.lastrowid, position, question, kind),
-                )
-                db.executemany(
-                    "INSERT INTO shown (item_id, label, answer_id) VALUES (?, ?, ?)",
-                    [(item.lastrowid, label, name) for label, name in zip(LABELS, own, strict=False)],
-                )
+                items.append((question, kind, dict(zip(LABELS, own, strict=False))))
+            store.add_rater(db, rater, token, items)
+    key = {name: {"question_id": answer.question_id, "model": answer.model} for name, answer in texts.items()}
     text = json.dumps({"study": study_id, "seed": config.seed, "answers": key}, indent=2, ensure_ascii=False)
     write_durably(folder / KEY, text + "\n")
-    with contextlib.suppress(PermissionError):
-        (folder / KEY).chmod(0o600)
+    (folder / KEY).chmod(0o600)
     return links

@@ -1,4 +1,4 @@
-// An item: every change is sent at once and in order, keys choose options, words are marked, time in sight is counted.
+// An item: every change is sent at once and in order, keys choose options, words are marked.
 "use strict";
 
 const main = document.querySelector("main.item");
@@ -365,43 +365,5 @@ document.addEventListener("click", (event) => {
   if (link.id === "next") goOn();
   else leave(link.href);
 });
-
-// ---------------------------------------------------------------- time in sight
-
-const IDLE_MILLISECONDS = 120_000;
-let counted = performance.now();
-let touched = counted;
-let seconds = 0;
-
-function tick() {
-  const now = performance.now();
-  if (document.visibilityState === "visible" && now - touched < IDLE_MILLISECONDS) seconds += (now - counted) / 1000;
-  counted = now;
-}
-
-function countTime() {
-  tick();
-  if (seconds < 0.1) return;
-  navigator.sendBeacon(main.dataset.time, new URLSearchParams({ seconds: seconds.toFixed(2) }));
-  seconds = 0;
-}
-
-for (const kind of ["keydown", "pointerdown", "pointermove", "wheel", "scroll", "touchstart"]) {
-  addEventListener(kind, () => (touched = performance.now()), { passive: true, capture: true });
-}
-setInterval(tick, 1000);
-setInterval(countTime, 10_000);
-document.addEventListener("visibilitychange", () => {
-  // What was counted until now was in sight if the page has just been hidden, and out of sight if it has come back.
-  const now = performance.now();
-  if (document.visibilityState === "hidden") {
-    if (now - touched < IDLE_MILLISECONDS) seconds += (now - counted) / 1000;
-    counted = now;
-    countTime();
-  } else {
-    counted = touched = now;
-  }
-});
-addEventListener("pagehide", countTime);
 
 goTo(document.getElementById(location.hash.slice(1)) ?? openCards()[0] ?? cards[0], { preventScroll: true });
