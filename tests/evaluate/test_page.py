@@ -3,7 +3,11 @@
 import csv
 import io
 import json
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import made_study
@@ -312,7 +316,8 @@ def test_training_comes_first_gives_feedback_and_does_not_count(trained):
         ({"quote": "warfarin", "type": "cause"}, "severity ''"),
         ({"place": "4-4", "type": "cause", "severity": "major"}, "place 4-4"),
         ({"place": "0-9999", "type": "cause", "severity": "major"}, "place 0-9999"),
-        ({"place": "٣-٤", "type": "cause", "severity": "major"}, "START-END"),
+        ({"place": "٣-4", "type": "cause", "severity": "major"}, "START-END"),
+        ({"place": "3-٤", "type": "cause", "severity": "major"}, "START-END"),
         ({"comment": "x" * 4001}, "4,001 characters"),
         ({"comment": "x" * 70000}, "at most 65536 bytes"),
     ],
@@ -365,6 +370,28 @@ def test_a_port_that_is_taken_is_refused(study):
         serve.run(serve.ServeConfig(study.database.parent, port=taken.getsockname()[1]))
     with pytest.raises(UserError, match="must be from 0 to 65535"):
         serve.run(serve.ServeConfig(study.database.parent, port=70000))
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)])
+def test_an_address_that_others_can_reach_draws_a_warning(study, monkeypatch, capsys, host, warned):
+    from asclepius_jax.evaluate.page import serve
+
+    monkeypatch.setattr(serve.uvicorn.Server, "run", lambda *_, **__: None)
+    serve.run(serve.ServeConfig(study.database.parent, host=host, port=0))
+    told = capsys.readouterr().out
+    assert ("Warning" in told, "reached from other machines" in told) == (warned, warned)
+    assert serve.ServeConfig(study.database.parent).host == "127.0.0.1"
+
+
+def test_ending_the_server_is_no_error(study):
+    command = [sys.executable, "-c", "from asclepius_jax.cli import main; main()", "evaluate", "serve", "--port", "0"]
+    command += ["--study", str(study.database.parent)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert server.stdout
+    assert "Serving" in server.stdout.readline()
+    time.sleep(0.5)
+    server.send_signal(signal.SIGINT)
+    assert (server.communicate(timeout=10), server.returncode) == (("", ""), 0)
 
 
 def test_notes_never_reach_the_log_of_the_server(study, item, caplog):

@@ -19,8 +19,8 @@ import made_study
 import pytest
 from made_study import MODELS, answer_text, links
 
-from asclepius_jax.evaluate.page import ratings
-from asclepius_jax.evaluate.page.verdicts import TREATMENTS
+from asclepius_jax.evaluate.page import ratings, store
+from asclepius_jax.evaluate.page.verdicts import TREATMENTS, Draft
 from asclepius_jax.evaluate.records import Rating, read_records
 from asclepius_jax.evaluate.rubric import OMISSIONS
 from data_prep.records import seeded_fraction
@@ -260,3 +260,106 @@ def check_unblinded(tmp_path: Path, study: Path, raters: list[Rater], rows, show
 
 def test_two_raters_score_twenty_items_by_the_keyboard_and_killing_the_server_loses_nothing(tmp_path, capsys):
     run_study(tmp_path, capsys, 20)
+
+
+@pytest.fixture
+def served(tmp_path, capsys) -> Iterator[tuple[str, Path]]:
+    """The address of Dr Ito's page, and the study that is served."""
+    settings = made_study.config(tmp_path, count=2)
+    path = links(capsys, settings)["Dr Ito"]
+    server = Server(settings.out)
+    yield server.base + path, settings.out
+    server.kill()
+
+
+def drafts(study: Path) -> dict[tuple[int, str], Draft]:
+    with store.transaction(study / store.DATABASE) as db:
+        return {
+            (item.position, answer.label): answer.draft for item in store.items_of(db, 1) for answer in item.answers
+        }
+
+
+def test_keys_pressed_while_the_next_item_is_on_its_way_change_nothing(served):
+    link, study = served
+    with chromium() as browser:
+        rater = Rater(browser, "Dr Ito", link)
+        rater.begin()
+        rater.press("1", "3", "6", "Enter", "1", "3", "6")
+        rater.told("Saved")
+
+        def slowly(route):
+            time.sleep(0.3)
+            route.continue_()
+
+        rater.page.route("**/item/1/B", slowly)
+        rater.press("4", "Enter", "2", "5", "0", "k", "2")
+        rater.page.wait_for_url("**/item/2")
+    assert drafts(study)[1, "A"] == Draft(False, "nothing", "answered")
+    assert drafts(study)[1, "B"] == Draft(False, "minor", "answered")
+
+
+def test_the_page_works_without_script(served):
+    link, study = served
+    with chromium() as browser:
+        page = browser.new_context(java_script_enabled=False).new_page()
+        page.goto(link + "/item/1")
+        card = page.locator("#B")
+        for words in ("No", "Something significant", "Yes, and it answers"):
+            card.locator(".verdict label", has_text=re.compile(rf"\b{words}$")).first.click()
+        card.get_by_label("Comment").fill("by hand")
+        card.get_by_role("button", name="Save answer B").click()
+        assert card.locator(".score").text_content() == "2 poor"
+        card.locator("summary").click()
+        card.get_by_label("Words of the answer").fill("warfarin")
+        card.get_by_label("fabrication").check()
+        card.get_by_label("major").check()
+        card.get_by_role("button", name="Mark").click()
+        assert card.locator("mark.major").text_content() == "warfarin"
+        assert page.locator("#search").is_hidden()
+    draft = drafts(study)[1, "B"]
+    assert (draft.omitted, draft.treatment, draft.comment, len(draft.spans)) == (
+        "significant",
+        "answered",
+        "by hand",
+        1,
+    )
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_sticks_out_and_the_scale_is_always_in_sight(served, width):
+    link, _ = served
+    with chromium() as browser:
+        page = browser.new_context(viewport={"width": width, "height": 844}).new_page()
+        for path in ("", "/item/1"):
+            page.goto(link + path)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.locator("#B summary").click()
+        for place in ("#A .verdict", "#note", "#B .comment", "#next"):
+            page.locator(place).scroll_into_view_if_needed()
+            playwright.expect(page.locator(".rubric li").nth(0)).to_be_in_viewport(ratio=1)
+            playwright.expect(page.locator(".rubric li").nth(3)).to_be_in_viewport(ratio=1)
+        unnamed = page.evaluate(
+            "[...document.querySelectorAll('input:not([type=hidden]), select, textarea, button')]"
+            ".filter((one) => !one.labels?.length && !one.ariaLabel && !one.textContent.trim())"
+            ".map((one) => one.outerHTML)"
+        )
+        assert unnamed == []
+
+
+def test_search_finds_across_sentences_and_the_keys_can_be_switched_off(served):
+    link, study = served
+    with chromium() as browser:
+        rater = Rater(browser, "Dr Ito", link)
+        rater.begin()
+        rater.press("/")
+        rater.page.keyboard.type("25 MG - aspirin 75")
+        assert rater.page.locator("#found").text_content() == "1 of 1"
+        rater.press(*["Backspace"] * 20, "m", "g", "Enter")
+        assert rater.page.locator("#found").text_content() == "2 of 2"
+        rater.press("Escape", "?", "Shift+Tab", "Space", "Escape", "2", "m", "0")
+        rater.page.wait_for_timeout(200)
+        assert set(drafts(study).values()) == {Draft()}
+        rater.press("Tab")
+        assert rater.page.locator(".answer[data-active] .answer-text").evaluate(
+            "(one) => one === document.activeElement"
+        )

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from asclepius_jax.evaluate.page import paper, ratings, store, study
 from asclepius_jax.evaluate.page.sentences import numbered, places_of_sentences
 from asclepius_jax.evaluate.page.verdicts import Draft, Span, changed, pieces
 from asclepius_jax.evaluate.records import Answer, Rating, read_records
+from data_prep.language.sentences import split_sentences
 from data_prep.records import UserError
 
 
@@ -42,6 +44,9 @@ def test_the_order_of_items_and_labels_differs_between_raters(settings):
         assert 0 < sum(labelled_a) < len(labelled_a)
         for item in own:
             assert [answer.label for answer in item.answers] == ["A", "B"]
+    others = {item.question_id: item for item in second if item.kind == "scored"}
+    same = [item.answers[0].text == others[item.question_id].answers[0].text for item in first if item.kind == "scored"]
+    assert 0 < sum(same) < len(same)
 
 
 def model_of(question: str, text: str) -> str:
@@ -53,11 +58,11 @@ def model_of(question: str, text: str) -> str:
 @pytest.mark.parametrize("repeats", [0.0, 0.1, 0.5])
 def test_repeated_items_come_once_more_and_never_next_to_one_another(tmp_path, count, repeats):
     settings = replace(made_study.config(tmp_path, count), repeats=repeats)
-    study.run(settings)
-    for rater in settings.raters:
-        order = [(item.question_id, item.kind) for item in items(settings.out, rater)]
+    for seed in range(30):
+        order = list(study.order_of(replace(settings, seed=seed), "Dr Ito", [f"q{n}" for n in range(count)]))
         names = [name for name, _ in order]
         again = [name for name, kind in order if kind == "repeat"]
+        assert sorted(name for name, kind in order if kind == "scored") == sorted(f"q{n}" for n in range(count))
         assert len(again) == len(set(again)) == min(round(repeats * count), count // 2)
         assert all(before != after for before, after in itertools.pairwise(names))
         for name in again:
@@ -164,7 +169,7 @@ def test_a_reference_with_two_verdicts_on_one_answer_is_refused(tmp_path, settin
     "text",
     [
         made_study.NOTE,
-        "One.\r\n\r\n  Two\tthree.\u00a0Four!\u200b Five?",
+        "One.\r\n\r\n  Two\u200b\tthree.\u00a0Four!\u200b Five?",
         "no end",
         "\n\n",
         "",
@@ -177,6 +182,11 @@ def test_numbered_sentences_hold_the_text_exactly(text):
     places = places_of_sentences(text)
     assert [number for number, _ in numbered(text) if number] == list(range(1, len(places) + 1))
     assert all(text[start:end].strip() == text[start:end] != "" for start, end in places)
+
+    def letters(part: str) -> str:
+        return "".join(re.findall(r"\w", part))
+
+    assert [letters(text[start:end]) for start, end in places] == [letters(part) for part in split_sentences(text)]
 
 
 def test_real_notes_keep_their_layout(request):

@@ -3,6 +3,7 @@
 asclepius evaluate serve --study STUDY
 """
 
+import contextlib
 import ipaddress
 import socket
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ def run(config: ServeConfig) -> None:
         )
         # No access log: the links are secrets, and they are in the addresses.
         settings = uvicorn.Config(application(database), log_level="warning", access_log=False, server_header=False)
-        uvicorn.Server(settings).run(sockets=[listener])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has closed, and raises it again
+            uvicorn.Server(settings).run(sockets=[listener])
 
 
 def listening(host: str, port: int) -> socket.socket:
