@@ -72,6 +72,19 @@ PARTS = {
     "forgetting": Command("what it has lost", f"{EVALUATE}.forgetting", "ForgettingConfig", "run", "evaluate"),
     "demo": Command("all of it, small, on asclepius demo's", f"{EVALUATE}.demo", "DemoConfig", "run", "evaluate"),
     "report": Command("all that is stored, on a page", f"{EVALUATE}.report", "ReportConfig", "run", "evaluate"),
+PARTS: dict[str, Command] = {
+    "study": Command(
+        "a blinded study for clinicians", "asclepius_jax.evaluate.page.study", "StudyConfig", "run", "evaluate"
+    ),
+    "serve": Command(
+        "its page, where they score answers", "asclepius_jax.evaluate.page.serve", "ServeConfig", "run", "evaluate"
+    ),
+    "paper": Command(
+        "forms to print, and back in as CSV", "asclepius_jax.evaluate.page.paper", "PaperConfig", "run", "evaluate"
+    ),
+    "ratings": Command(
+        "what they said, by model", "asclepius_jax.evaluate.page.ratings", "RatingsConfig", "run", "evaluate"
+    ),
 }
 
 
