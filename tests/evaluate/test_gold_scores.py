@@ -160,6 +160,12 @@ def test_a_broken_annotation_is_named(tmp_path: Path, line: str, told: str):
         list(brat.documents(brat_folder(tmp_path / "b", ANNOTATION + line + "\n")))
 
 
+def test_a_text_that_is_not_utf8_is_named(tmp_path: Path):
+    (brat_folder(tmp_path / "b") / "d1.txt").write_bytes(TEXT.encode() + b"\xe9")
+    with pytest.raises(UserError, match=r"d1.txt: not UTF-8 .* at byte 88"):
+        list(brat.documents(tmp_path / "b"))
+
+
 def test_chains_join_pairs():
     a, b, c, d, e = (Entity(f"T{i}", "x", i, i + 1, name) for i, name in enumerate("abcde"))
     assert spans.chains([(c, b), (e, d), (b, a), (a, c)]) == [[a, b, c], [d, e]]
@@ -308,6 +314,8 @@ def test_bad_sets_are_refused_in_one_line(tmp_path: Path):
     refused("abbreviations", sense_table(tmp_path / "f.csv", [["MS", "", "MS"]]), "record 1 has no .* sense")
     refused("abbreviations", sense_table(tmp_path / "g.csv", [["MS", "x", "RA"]]), "does not hold .* 'MS'")
     refused("aci-bench", tmp_path, "neither a file nor a folder with valid.csv")
+    (tmp_path / "i.csv").write_bytes("abbreviation,sense,text\nMS,x,MS in café\n".encode("latin-1"))
+    refused("abbreviations", tmp_path / "i.csv", "i.csv:2: not UTF-8")
     refused("abbreviations", sense_table(tmp_path / "h.csv", [["MS", "x"]]), "h.csv:2: 2 fields under 3 columns")
 
 
