@@ -74,6 +74,13 @@ def test_entity_scores_equal_nervaluate():
         assert relaxed > sum(matches(o, k) for o, k in zip(right, left, strict=True))
 
 
+def test_an_overlap_with_another_type_is_no_match():
+    gold = [Span("drug", 10, 20), Span("test", 30, 35)]
+    assert matches([Span("test", 10, 20), Span("drug", 32, 40)], gold, relaxed=True) == 0
+    assert matches([Span("drug", 5, 11), Span("drug", 12, 30)], gold, relaxed=True) == 1
+    assert matches([Span("drug", 20, 25), Span("test", -1, -1)], gold, relaxed=True) == 0
+
+
 def test_pairs_by_hand():
     reference = json.loads(dump("pairs", gold=[["40 mg", "aspirin"], ["left lung", "mass"], ["daily", "heparin"]]))
     answer = "40 mg -> aspirin\nlung -> the mass\ndaily -> insulin\ndaily -> insulin"
@@ -169,6 +176,22 @@ def test_a_text_that_is_not_utf8_is_named(tmp_path: Path):
 def test_chains_join_pairs():
     a, b, c, d, e = (Entity(f"T{i}", "x", i, i + 1, name) for i, name in enumerate("abcde"))
     assert spans.chains([(c, b), (e, d), (b, a), (a, c)]) == [[a, b, c], [d, e]]
+
+
+def test_a_pair_that_is_turned_around_keeps_its_order():
+    shown = set()
+    for seed in range(20):
+        base = Question("", "n", "", "one two three", "", "")
+        question = spans.order_question(base, [("one", "before", "two"), ("three", "after", "two")], seed)
+        assert question is not None
+        pairs = [line.split(". ", 1)[1] for line in question.instruction.splitlines()[1:]]
+        shown |= set(zip(pairs, load(question.reference)["gold"], strict=True))
+    assert shown == {
+        ('"one" and "two"', "before"),
+        ('"two" and "one"', "after"),
+        ('"three" and "two"', "after"),
+        ('"two" and "three"', "before"),
+    }
 
 
 def test_pairs_that_are_annotated_both_ways_are_not_asked():
