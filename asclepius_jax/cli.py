@@ -66,6 +66,9 @@ PARTS = {
     "judge": Command("what a judge says of it", f"{EVALUATE}.judge", "JudgeConfig", "run", "evaluate"),
     "benchmark": Command("data sets of others to questions", f"{EVALUATE}.sets", "SetConfig", "run", "evaluate"),
     "score": Command("answers against known ones", f"{EVALUATE}.gold.score", "ScoreConfig", "run", "evaluate"),
+    "realism": Command("how notes read beside real ones", f"{EVALUATE}.realism", "RealismConfig", "run", "evaluate"),
+    "demo": Command("all of it, small, on asclepius demo's", f"{EVALUATE}.demo", "DemoConfig", "run", "evaluate"),
+    "report": Command("all that is stored, on a page", f"{EVALUATE}.report", "ReportConfig", "run", "evaluate"),
 }
 
 

@@ -22,7 +22,7 @@ from typing import Any
 ROUNDS = 3
 SLOW_SECONDS, SLOW_IN_FLIGHT = 2.0, 512
 # About what a case report and its note are.
-PROMPT, REPLY = "The patient was seen on the ward. " * 150, "HPI: seen on the ward, stable. " * 60
+PROMPT, REPLY = "The patient was seen on the ward, stable. " * 120, "HPI: seen on the ward, stable. " * 60
 
 
 def main(argv: list[str]) -> None:
@@ -92,13 +92,18 @@ def endpoint(seconds: float) -> Iterator[int]:
         server.wait()
 
 
+def in_words(number: int) -> str:
+    """Another text for each number, without a number that the gate would not find in the report."""
+    return "Seen by " + " ".join(f"team {chr(ord('A') + int(digit))}" for digit in f"{number:010d}") + "."
+
+
 def serve(port: int, milliseconds: int) -> None:
     from aiohttp import web
 
     async def chat(request: web.Request) -> web.Response:
         seed = json.loads(await request.read())["seed"]
         await asyncio.sleep(milliseconds / 1000)
-        message = {"role": "assistant", "content": f"{REPLY} {seed}"}
+        message = {"role": "assistant", "content": f"{REPLY} {in_words(seed)}"}
         answer = {
             "id": "x",
             "object": "chat.completion",
@@ -215,7 +220,7 @@ def ledger(requests: int) -> dict[str, float]:
             key = key_of(text)
             await book.plan(key, text, "note")
             await book.begin(key)
-            await book.finish(key, f"{REPLY} {seed}")
+            await book.finish(key, f"{REPLY} {in_words(seed)}")
 
         started, on_loop = time.monotonic(), time.thread_time()
         # As many at once as a run has in flight.

@@ -19,10 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_prep.records import Record, Reject, UserError, file_hash, write_parquet
+from data_prep.records import ParquetAppender, Record, Reject, UserError, file_hash, write_parquet
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
+REJECTED = "rejected.parquet"
 DATASET_CARD = """\
 ---
 configs:
@@ -41,15 +42,18 @@ class FolderWriter:
         self.path, self.kind = path, kind
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
-        self.rejects: list[Reject] = []
+        self.rejects: ParquetAppender | None = None  # in the order in which they come
+        self.last_reject: Reject | None = None
         self.files: list[dict[str, Any]] = []
         self.shards: list[dict[str, Any]] = []
         self.facts: dict[str, Any] = {}
 
     def reject(self, rejects: Iterable[Reject]) -> None:
         for reject in rejects:
-            self.rejects.append(reject)
+            self.rejects = self.rejects or ParquetAppender(self.path / REJECTED, Reject)
+            self.rejects.add(reject)
             self.reasons[reject.reason] += 1
+            self.last_reject = reject
 
     def add_file(self, name: str, count: int, hashed: bool = True) -> None:
         """Enter a finished file with its record count, and its hash or, where its content has checksums, its size."""
@@ -98,9 +102,9 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
     try:
         yield writer
         writer.name_shards()
-        rejects = sorted(writer.rejects, key=lambda reject: (reject.id, reject.reason))
         if of_records:
-            write_parquet(partial / "rejected.parquet", rejects, Reject)
+            (writer.rejects or ParquetAppender(partial / REJECTED, Reject)).close()
+            sync(partial / REJECTED)
         manifest = {
             "schema": SCHEMA_VERSION,
             "kind": kind,

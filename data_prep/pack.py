@@ -134,7 +134,8 @@ def run(config: PackConfig) -> None:
     facts = folder.facts
     print(
         f"packed {manifest['out']} records into {rows} rows of {config.row_length}: {tokens} tokens, "
-        f"{facts['packing_efficiency']:.1%} full, {facts['truncated']} notes shortened, {len(folder.rejects)} rejected"
+        f"{facts['packing_efficiency']:.1%} full, {facts['truncated']} notes shortened, "
+        f"{folder.reasons.total()} rejected"
     )
 
 

@@ -179,6 +179,37 @@ def write_parquet(path: Path, records: Iterable[Record], record_type: type) -> N
     pq.write_table(table, path, compression="zstd")
 
 
+class ParquetAppender:
+    """Records into one file as they come, so that they never sit in memory all at once."""
+
+    ROWS = 1000
+
+    def __init__(self, path: Path, record_type: type):
+        self.path, self.schema = path, arrow_schema(record_type)
+        self.waiting: list[Any] = []
+        self.writer: Any = None
+
+    def add(self, record: Record) -> None:
+        self.waiting.append(dataclasses.asdict(record))
+        if len(self.waiting) >= self.ROWS:
+            self._write()
+
+    def _write(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self.writer is None:
+            self.writer = pq.ParquetWriter(self.path, self.schema, compression="zstd")
+        self.writer.write_table(pa.Table.from_pylist(self.waiting, schema=self.schema))
+        self.waiting = []
+
+    def close(self) -> None:
+        """What is left; without any record, a file of no rows."""
+        if self.waiting or self.writer is None:
+            self._write()
+        self.writer.close()
+
+
 def read_parquet(path: Path, record_type: type) -> Iterator[Any]:
     """The records of one file, a batch at a time, so that a large file never sits in memory whole."""
     import pyarrow.parquet as pq

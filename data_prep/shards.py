@@ -238,11 +238,11 @@ def run_stage(
             write_shard(writer, results, stage.record_type, judge)
             # More have been read: shards overlap.
             meter.records = min(meter.records + stage.shards.shard_records, writer.counts["in"])
-            meter.rejected = len(writer.rejects)
+            meter.rejected = writer.reasons.total()
         if not writer.counts["in"]:
             raise UserError(f"{', '.join(stage.inputs)} holds no records: there is nothing to do")
-        if not writer.shards and set(writer.reasons) == {"error"}:
-            raise UserError(f"every request failed, the last one with: {writer.rejects[-1].detail}")
+        if not writer.shards and set(writer.reasons) == {"error"} and writer.last_reject:
+            raise UserError(f"every request failed, the last one with: {writer.last_reject.detail}")
         if not writer.shards:
             writer.add_shard([], stage.record_type)
     requests = f"; {meter.closing()}" if meter.closing() else ""

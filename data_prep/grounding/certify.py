@@ -24,6 +24,7 @@ SAID_ABSENT = re.compile(
     r"\b(?:not|never|nothing(?: is)?|no (?:mention|information|record|statement|data|details?)(?: (?:is|was|are)"
     r" )?)\s?(?:\w+ ){0,2}?"
     r"(?:stated|mentioned|recorded|documented|specified|described|reported in the note|given in the note|of|about|on)\b"
+    r"|\b(?:note|report|text|summary|it) (?:does|do|did) not (?:\w+ )?(?:state|mention|say|specify|record|document)\b"
     r"|\bno\b[^.;]{0,80}\b(?:is|are) (?:mentioned|stated|recorded|documented|given)\b|\bwithout being (?:spelled"
     r" out|explained)\b",
     re.IGNORECASE,

@@ -1,0 +1,96 @@
+"""The whole evaluation, small, without a network: the demo's model, the teacher that works by rule, random weights.
+
+asclepius demo && asclepius evaluate demo
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import data_prep
+from asclepius_jax.evaluate import answers, judge, plant, questions, realism, report
+from asclepius_jax.evaluate.models import Decoding
+from asclepius_jax.evaluate.rules_judge import RULES
+from data_prep.progress import say
+from data_prep.records import UserError
+from data_prep.teacher import TeacherConfig
+
+REPORTS = Path(data_prep.__file__).parent / "demo_reports.jsonl"
+MODELS = ("teacher by rule", "demo model", "random weights")  # best first, as a person expects
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The demo's model evaluated, in a few minutes."""
+
+    demo: Path = Path("runs/demo")
+    """The folder that `asclepius demo` wrote."""
+
+    out: Path = Path("runs/demo/evaluation")
+    """The folder to write."""
+
+    per_task: int = 6
+    """Questions of each task."""
+
+
+def run(config: DemoConfig) -> dict[str, Any]:
+    """Questions to report; its figures. UserError where there is no demo."""
+    started = time.monotonic()
+    needed = {name: config.demo / name for name in ("notes", "instructions", "hf")}
+    missing = [str(path) for path in needed.values() if not path.is_dir()]
+    if missing:
+        raise UserError(f"{missing[0]} is not there: run asclepius demo first, or name its folder with --demo")
+    out, folder = config.out, needed["hf"]
+    questions.run(questions.QuestionsConfig(needed["instructions"], out / "questions", config.per_task))
+    specs = (f"{MODELS[0]}=offline:", f"{MODELS[1]}=hf:{folder}", f"{MODELS[2]}=untrained:{folder}")
+    answers.run(
+        answers.AnswersConfig(
+            out / "questions", specs, out / "answers", Decoding(max_new_tokens=128, batch=16), teacher=TeacherConfig()
+        )
+    )
+    by_rule = judge.JudgeConfig(out / "questions", (out / "answers",), out / "judged", RULES)
+    by_rule = replace(by_rule, teacher=TeacherConfig(model=RULES))
+    judge.run(by_rule)
+    plant.run(plant.PlantConfig(needed["instructions"], out / "calibration", per_class=20))
+    trial = out / "calibration"
+    judge.run(replace(by_rule, questions=trial / "questions", answers=(trial / "answers",), out=trial / "judged"))
+    realism.run(
+        realism.RealismConfig(
+            scorer=folder,
+            sources=(f"notes by rule={needed['notes']}", f"case reports={REPORTS}"),
+            out=out / "realism.json",
+            sample=24,
+        )
+    )
+    figures = report.run(
+        report.ReportConfig(
+            questions=out / "questions",
+            out=out / "report",
+            answers=(out / "answers",),
+            judged=(out / "judged",),
+            calibration=trial,
+            calibration_judged=(trial / "judged",),
+            measured=(out / "realism.json",),
+            baseline=MODELS[1],
+        )
+    )
+    show(figures)
+    say(f"evaluate demo: {time.monotonic() - started:.0f} s -> {out / 'report' / 'report.html'}")
+    return figures
+
+
+def show(figures: dict[str, Any]) -> None:
+    table = Table("model", "mean score", "unacceptable", "says something unsupported", title="asclepius evaluate demo")
+    for model in MODELS:
+        scored = figures["scores"][RULES][model]
+        table.add_row(
+            model,
+            report.estimate(scored["mean"]),
+            report.share(scored["unacceptable"]),
+            report.share(figures["hallucination"][model]["answers_with_unsupported"]),
+        )
+    Console(width=110).print(table)

@@ -1,0 +1,190 @@
+"""Whether notes read like real ones: perplexity, a classifier that tries to tell them apart, length, abbreviations.
+
+    asclepius evaluate realism --scorer models/SmolLM2 --out realism.json --real "real discharge summaries" \\
+        --sources "case reports=reports.jsonl" "our notes=data/notes" \\
+        "real discharge summaries=mtsamples.jsonl#Discharge Summary"
+
+A source is a folder of notes or a file of texts; `#` and a word that its type must hold choose among them.
+"""
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from asclepius_jax.evaluate.perplexity import Scored, Scorer, bits_a_byte, perplexity, perplexity_a_text
+from asclepius_jax.evaluate.statistics import rate
+from data_prep.compare import ABBREVIATION, as_lines, headings_of
+from data_prep.folders import MANIFEST, read_manifest, verified_files, write_durably
+from data_prep.progress import say
+from data_prep.records import Note, UserError, read_parquet, seeded_fraction
+from data_prep.report_files import files_of, rows_of
+
+TYPE_COLUMNS = ("note_type", "types", "type", "category")
+TEXT_COLUMNS = ("text", "patient", "note")
+FOLDS = 5
+FEWEST = 20  # texts of each side, below which a classifier says nothing
+
+
+@dataclass(frozen=True)
+class RealismConfig:
+    scorer: Path
+    """The scoring model, a Hugging Face folder; the same for all figures that are compared."""
+
+    sources: tuple[str, ...]
+    """NAME=PATH or NAME=PATH#TYPE: folders of notes, or .csv, .json, .jsonl, .parquet or .txt files of texts."""
+
+    out: Path
+    """The JSON file to write."""
+
+    real: str = ""
+    """The name of the source that is real: a classifier tries to tell each of the others from it."""
+
+    sample: int = 200
+    """Texts drawn of each source; 0 takes all."""
+
+    window: int = 1024
+    """Tokens that the scoring model sees at once."""
+
+    stride: int = 512
+    """Tokens by which the window moves on."""
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    name: str
+    texts: list[str]
+
+
+def run(config: RealismConfig) -> dict[str, Any]:
+    """Write the figures; they are returned too. UserError for what the caller can mend."""
+    sources = [read_source(text, config) for text in config.sources]
+    named = {source.name: source for source in sources}
+    if len(named) < len(sources) or not sources:
+        raise UserError("--sources: name at least one source, and each name once")
+    if config.real and config.real not in named:
+        raise UserError(f"--real {config.real!r}: no such source; one of {', '.join(named)}")
+    scorer = Scorer(config.scorer, config.window, config.stride)
+    figures = {}
+    for source in sources:
+        figures[source.name] = of_source(source, scorer)
+        if config.real and source.name != config.real:
+            figures[source.name]["told_apart"] = told_apart(source.texts, named[config.real].texts, config.seed)
+    made = as_table(figures, config)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(config.out, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    show(made)
+    return made
+
+
+def read_source(text: str, config: RealismConfig) -> Source:
+    name, equals, place = text.partition("=")
+    place, _, wanted = place.partition("#")
+    path = Path(place)
+    if not name or not equals or not path.exists():
+        raise UserError(f"--sources {text}: it must be NAME=PATH or NAME=PATH#TYPE, and the path must exist")
+    found = [(where, body) for where, kind, body in texts_of(path) if wanted.lower() in kind.lower()]
+    if not found:
+        raise UserError(f"--sources {text}: no text{f' of type {wanted}' if wanted else ''} in {path}")
+    found.sort(key=lambda item: seeded_fraction(config.seed, "realism", *item))
+    return Source(name, [body for _, body in found[: config.sample or None]])
+
+
+def texts_of(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(where, type, text) of every text; what came as one line has its headings at the beginnings of lines."""
+    if (path / MANIFEST).is_file():
+        for file in verified_files(path, read_manifest(path, "notes")):
+            for note in read_parquet(file, Note):
+                yield note.id, note.note_type, note.text
+        return
+    for row in rows_of(files_of(path)):
+        values = row.values or {}
+        body = next((str(values[name]) for name in TEXT_COLUMNS if values.get(name)), "")
+        kind = next((str(values[name]) for name in TYPE_COLUMNS if values.get(name)), "")
+        if body.strip():
+            yield row.place, kind, as_lines(body)
+
+
+def of_source(source: Source, scorer: Scorer) -> dict[str, Any]:
+    scored: list[Scored] = []
+    for number, text in enumerate(source.texts):
+        scored.append(scorer.score(text))
+        if (number + 1) % 50 == 0:
+            say(f"realism: {number + 1} of {len(source.texts)} {source.name}")
+    words = [len(text.split()) for text in source.texts]
+    return {
+        "texts": len(source.texts),
+        "tokens": sum(s.tokens for s in scored),
+        "perplexity": asdict(perplexity(scored)),
+        "bits_a_byte": asdict(bits_a_byte(scored)),
+        "perplexity_a_text": asdict(perplexity_a_text(scored)),
+        "words": statistics.quantiles(words, n=4, method="inclusive") if len(words) > 1 else words * 3,
+        "abbreviations": 100 * sum(len(ABBREVIATION.findall(text)) for text in source.texts) / max(1, sum(words)),
+        "headings": statistics.mean(len(set(headings_of(text))) for text in source.texts),
+    }
+
+
+def told_apart(texts: Sequence[str], real: Sequence[str], seed: int) -> dict[str, Any]:
+    """A classifier two-sample test (Lopez-Paz and Oquab, 2017): how often logistic regression over words and pairs of
+    words, on texts that it has not seen, knows which are real. A half is as good as indistinguishable."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+
+    count = min(len(texts), len(real))
+    if count < FEWEST:
+        return {"value": None, "undefined": f"{count} texts: a classifier needs {FEWEST} of each side"}
+    both = [*texts[:count], *real[:count]]
+    labels = [0] * count + [1] * count
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    predicted = cross_val_predict(model, both, labels, cv=folds)
+    return asdict(rate([bool(guess == label) for guess, label in zip(predicted, labels, strict=True)]))
+
+
+def as_table(figures: dict[str, Any], config: RealismConfig) -> dict[str, Any]:
+    def interval(told: dict[str, Any], digits: int) -> str:
+        if told.get("value") is None:
+            return "not defined"
+        text = f"{told['value']:.{digits}f}"
+        return text if told["low"] is None else f"{text} [{told['low']:.{digits}f}, {told['high']:.{digits}f}]"
+
+    rows = [
+        [
+            name,
+            f"{told['texts']}",
+            interval(told["perplexity"], 2),
+            interval(told["perplexity_a_text"], 2),
+            interval(told["bits_a_byte"], 3),
+            " / ".join(f"{words:.0f}" for words in told["words"]),
+            f"{told['abbreviations']:.1f}",
+            f"{told['headings']:.1f}",
+            interval(told["told_apart"], 2) if "told_apart" in told else "–",
+        ]
+        for name, told in figures.items()
+    ]
+    return {
+        "title": "Whether notes read like real ones",
+        "about": f"Scored by {config.scorer.name}: BOS, windows of {config.window} tokens that move on by "
+        f"{config.stride}, each token once. “Told apart” is the accuracy of a classifier that tries to tell a source's "
+        f"texts from {config.real or 'real ones'}: 0.5 is indistinguishable.",
+        "columns": ["texts of", "n", "perplexity a token", "mean of texts", "bits a byte", "words, quartiles",
+                    "abbreviations a 100 words", "headings", "told apart"],
+        "table": rows,
+        "figures": figures,
+    }  # fmt: skip
+
+
+def show(made: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*made["columns"], title=made["title"])
+    for row in made["table"]:
+        table.add_row(*row)
+    Console(width=150).print(table)

@@ -1,0 +1,201 @@
+"""One self-contained page of an evaluation, with its figures as JSON and as Markdown for a model card beside it.
+
+    asclepius evaluate report --questions evaluation/questions --answers evaluation/answers \\
+        --judged evaluation/judged/rules evaluation/judged/gpt --ratings evaluation/ratings \\
+        --calibration calibration --calibration-judged calibration/judged/gpt --baseline base --out evaluation/report
+
+    evaluation/report/report.html  report.json  report.md
+
+Everything comes from stored results; running it again asks nobody anything.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asclepius_jax.evaluate import report_charts
+from asclepius_jax.evaluate.answers import read_answers
+from asclepius_jax.evaluate.figures import CLINICIANS, JURY, Results, calibration_of, figures_of, read_judged
+from asclepius_jax.evaluate.hallucination import analyse
+from asclepius_jax.evaluate.records import Question, Rating, read_records
+from asclepius_jax.evaluate.rubric import MEANINGS, SCORES
+from data_prep.folders import write_durably
+from data_prep.progress import say
+from data_prep.records import UserError
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    questions: Path
+    """A finished folder of questions."""
+
+    out: Path
+    """The folder to write report.html, report.json and report.md into."""
+
+    answers: tuple[Path, ...] = ()
+    """Folders of answers: they are checked against their notes by rule."""
+
+    judged: tuple[Path, ...] = ()
+    """Folders of judgements, one for each judge."""
+
+    ratings: tuple[Path, ...] = ()
+    """Folders of clinicians' ratings."""
+
+    calibration: Path | None = None
+    """What `asclepius evaluate plant` wrote."""
+
+    calibration_judged: tuple[Path, ...] = ()
+    """Folders of judgements on its answers: what each judge is worth."""
+
+    measured: tuple[Path, ...] = ()
+    """JSON files of gold tasks, realism, forgetting and privacy, as their commands write them."""
+
+    baseline: str = ""
+    """The model that the others are compared with."""
+
+    margin: float = 0.3
+    """Difference of mean scores that would not matter, for the test of equivalence; decide on it beforehand."""
+
+
+def run(config: ReportConfig) -> dict[str, Any]:
+    """Write the three files; the figures. UserError for what the caller can mend."""
+    if not config.margin > 0:
+        raise UserError(f"--margin {config.margin:g}: it must be above 0")
+    questions = {question.id: question for question in read_records(config.questions, "questions", Question)}
+    results = Results(questions, read_judged(config.judged))
+    for folder in config.ratings:
+        results.ratings += read_records(folder, "ratings", Rating)
+    figures = figures_of(results, config.baseline, config.margin)
+    figures["hallucination"] = (
+        analyse(questions, read_answers(config.answers, config.questions)) if config.answers else {}
+    )
+    if bool(config.calibration) != bool(config.calibration_judged):
+        raise UserError("--calibration and --calibration-judged belong together")
+    figures["calibration"] = (
+        calibration_of([config.calibration], config.calibration_judged) if config.calibration else {}
+    )
+    figures["measured"] = [read_measured(path) for path in config.measured]
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_durably(config.out / "report.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    for name in ("report.html", "report.md"):
+        write_durably(config.out / name, rendered(name, figures))
+    say(f"report: {len(questions)} questions, {len(results.judged)} judges -> {config.out / 'report.html'}")
+    return figures
+
+
+def read_measured(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--measured {path}: not a JSON file that can be read ({error})") from error
+    if not isinstance(told, dict) or not isinstance(told.get("table"), list):
+        raise UserError(f"--measured {path}: it holds no table; name a file that asclepius evaluate wrote")
+    return told
+
+
+# ---------------------------------------------------------------- the page
+
+
+def rendered(name: str, figures: Mapping[str, Any]) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=name.endswith(".html"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(estimate=estimate, share=share, p=p_value)
+    main = main_judge(figures)
+    return environment.get_template(f"{name}.jinja").render(
+        f=figures, main=main, charts=charts(figures, main), scores=SCORES, meanings=MEANINGS, limits=limits(figures)
+    )
+
+
+def main_judge(figures: Mapping[str, Any]) -> str:
+    """Whose scores the page begins with: clinicians before a jury before the one judge."""
+    names = list(figures["scores"])
+    return next((name for name in (CLINICIANS, JURY) if name in names), names[0] if names else "")
+
+
+def charts(figures: Mapping[str, Any], main: str) -> dict[str, str]:
+    import markupsafe
+
+    drawn: dict[str, str] = {}
+    if main:
+        of_main = figures["scores"][main]
+        drawn["distributions"] = report_charts.distributions({m: told["distribution"] for m, told in of_main.items()})
+        if compared := figures["comparisons"].get(main):
+            rows = {model: told["difference"] for model, told in compared.items()}
+            drawn["forest"] = report_charts.forest(rows, figures["margin"], figures["baseline"])
+    if found := figures["hallucination"]:
+        kinds = [kind for kind in all_kinds(found) if any(told["kinds"].get(kind) for told in found.values())]
+        rows = {model: told["answers_with_unsupported"] for model, told in found.items()}
+        drawn["unsupported"] = report_charts.bars(rows, "Share of answers that say something unsupported")
+        drawn["classes"] = report_charts.class_bars(found, kinds)
+    if correlated := figures["agreement"].get("with_clinicians"):
+        values = {(CLINICIANS, judge): (told.get("spearman") or {}).get("value") for judge, told in correlated.items()}
+        drawn["agreement"] = report_charts.matrix([CLINICIANS, *correlated], values)
+    for judge, told in figures["calibration"].items():
+        drawn[f"calibration {judge}"] = report_charts.bars(told["classes"], f"Planted errors that {judge} finds")
+    return {name: markupsafe.Markup(drawing) for name, drawing in drawn.items()}
+
+
+def all_kinds(found: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(kind for told in found.values() for kind in told["kinds"]))
+
+
+def limits(figures: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before believing the page."""
+    told: list[str] = []
+    for judge, about in figures["judges"].items():
+        told += about["warnings"] or []
+        if about["mode"] == "rules":
+            told.append(
+                f"{judge} judges by rule: it sees numbers, doses, dates, sides, negations, drugs and findings, and the "
+                "words of the known answer; not what they mean together."
+            )
+        if about["missing"]:
+            told.append(f"{about['missing']} of {about['verdicts']} verdicts of {judge} are missing.")
+        if judge not in figures["calibration"]:
+            told.append(f"{judge} was not tried on answers with known errors.")
+    for judge, worth in figures["calibration"].items():
+        low = worth["youden"]
+        if low is not None and low < 0.5:
+            told.append(
+                f"{judge} tells right answers from wrong ones little better than chance (sensitivity + specificity - 1 "
+                f"is {low:.2f}): its scores should not be relied on."
+            )
+    if not figures["raters"]:
+        told.append("No clinician rated these answers.")
+    if figures["notes"] < figures["questions"]:
+        told.append("Questions on one note are not independent: intervals resample notes.")
+    return told
+
+
+# ---------------------------------------------------------------- numbers as text
+
+
+def estimate(told: Mapping[str, Any] | None, digits: int = 2) -> str:
+    if told is None or told["value"] is None:
+        return "not defined"
+    text = f"{told['value']:.{digits}f}"
+    return text if told.get("low") is None else f"{text} [{told['low']:.{digits}f}, {told['high']:.{digits}f}]"
+
+
+def share(told: Mapping[str, Any] | None) -> str:
+    if told is None or told["value"] is None:
+        return "not defined"
+    text = f"{told['value']:.1%}"
+    return text if told.get("low") is None else f"{text} [{told['low']:.1%}, {told['high']:.1%}]"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,102 @@
+"""Perplexity by its protocol, against a plain computation with transformers."""
+
+import math
+
+import pytest
+from made_inputs import MODEL, make_tokenizer, sentences, transformers_model
+
+from asclepius_jax.evaluate.perplexity import Scorer, bits_a_byte, perplexity, perplexity_a_text
+from asclepius_jax.evaluate.realism import RealismConfig, run, told_apart
+from data_prep.records import UserError
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scorer")
+    transformers_model(path, MODEL)
+    make_tokenizer(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return sentences(12, 60, seed=3)
+
+
+def plainly(folder, text: str, window: int, stride: int) -> tuple[float, int]:
+    """Token after token: each from the window that is the first to reach it."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+    nats = 0.0
+    for place in range(1, len(ids)):
+        start = 0
+        while start + window <= place:
+            start += stride
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[start:place]])).logits[0, -1]
+        nats -= float(torch.log_softmax(logits, -1)[ids[place]])
+    return nats, len(ids) - 1
+
+
+@pytest.mark.parametrize(("window", "stride"), [(256, 128), (32, 16), (32, 31)])
+def test_nats_are_those_of_a_plain_computation(folder, texts, window, stride):
+    scorer = Scorer(folder, window, stride)
+    longest = 0
+    for text in texts[:4]:
+        nats, tokens = plainly(folder, text, window, stride)
+        scored = scorer.score(text)
+        assert scored.tokens == tokens
+        assert scored.nats == pytest.approx(nats, rel=1e-5)
+        longest = max(longest, tokens)
+    assert longest > 2 * 32, "some text must be longer than the short window"
+
+
+def test_a_text_in_one_window_has_the_loss_of_transformers(folder, texts):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    scorer = Scorer(folder, 256, 128)
+    for text in texts:
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
+        with torch.no_grad():
+            theirs = math.exp(model(ids, labels=ids).loss)
+        scored = scorer.score(text)
+        assert math.exp(scored.nats / scored.tokens) == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_corpus_is_the_sum_of_its_texts(folder, texts):
+    scored = [Scorer(folder, 256, 128).score(text) for text in texts]
+    nats, tokens, size = (sum(getattr(s, name) for s in scored) for name in ("nats", "tokens", "bytes"))
+    assert perplexity(scored).value == pytest.approx(math.exp(nats / tokens))
+    assert bits_a_byte(scored).value == pytest.approx(nats / math.log(2) / size)
+    assert perplexity_a_text(scored).n == len(texts)
+
+
+def test_a_stride_that_skips_tokens_is_refused(folder):
+    with pytest.raises(UserError, match=r"--stride 256: it must be above 0 and below --window 256"):
+        Scorer(folder, 256, 256)
+
+
+def test_texts_of_one_kind_are_not_told_apart_and_those_of_two_are():
+    one, same = sentences(60, 30, seed=1), sentences(60, 30, seed=2)
+    other = [text.replace("patient", "pt").replace("admitted", "adm") for text in same]
+    assert told_apart(one, same, 0)["low"] < 0.5 < told_apart(one, same, 0)["high"]
+    assert told_apart([f"{text} pt adm" for text in other], one, 0)["value"] > 0.9
+    assert told_apart(one[:5], same, 0)["value"] is None
+
+
+def test_the_table_names_its_sources_and_refuses_those_that_are_not_there(folder, texts, tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": {text!r}}}\n'.replace("'", '"') for text in texts))
+    out = tmp_path / "realism.json"
+    made = run(RealismConfig(folder, (f"ours={tmp_path / 'a.jsonl'}",), out, window=64, stride=32))
+    assert [row[:2] for row in made["table"]] == [["ours", "12"]]
+    with pytest.raises(UserError, match="the path must exist"):
+        run(RealismConfig(folder, ("ours=nowhere",), out))
+    with pytest.raises(UserError, match="no text of type Radiology"):
+        run(RealismConfig(folder, (f"ours={tmp_path / 'a.jsonl'}#Radiology",), out))
