@@ -16,7 +16,8 @@ from asclepius_jax.evaluate import sets
 from asclepius_jax.evaluate.gold import brat, scorers, spans
 from asclepius_jax.evaluate.gold.brat import Entity
 from asclepius_jax.evaluate.gold.references import dump, load
-from asclepius_jax.evaluate.gold.score import ScoreConfig, run, score, told
+from asclepius_jax.evaluate.gold.score import ScoreConfig, run, score
+from asclepius_jax.evaluate.gold.score import told as told_in_the_table
 from asclepius_jax.evaluate.gold.scorers import SCORERS, Span, matches
 from asclepius_jax.evaluate.records import Answer, Question, read_records
 from asclepius_jax.evaluate.statistics import Estimate
@@ -288,7 +289,7 @@ def test_sense_table_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[st
     run(ScoreConfig(tmp_path / "q", tmp_path / "a", tmp_path / "f.json", resamples=200))
     shown = capsys.readouterr().out
     assert "unparsable" in shown
-    assert told(Estimate(1.0, None, None, 1, 1, 0, "one note")) == "1.000 [undefined]"
+    assert told_in_the_table(Estimate(1.0, None, None, 1, 1, 0, "one note")) == "1.000 [undefined]"
     assert "undefined" in shown  # rich would take it for a style, and show nothing
     guesses, knows = json.loads((tmp_path / "f.json").read_text())["slices"]
     assert (knows["unparsable"]["count"], knows["unparsable"]["n"]) == (1, 3)
