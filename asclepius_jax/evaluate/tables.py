@@ -1,10 +1,14 @@
 """Rows of a CSV or JSONL file that a data set comes in, with the columns that it must have."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_prep.records import UserError
 from data_prep.report_files import csv_rows, jsonl_rows
+
+# What a byte that is not UTF-8 is read as; no Parquet file can hold it.
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def rows(path: Path, columns: Sequence[str], layout: str) -> Iterator[dict[str, str]]:
@@ -21,7 +25,18 @@ def rows(path: Path, columns: Sequence[str], layout: str) -> Iterator[dict[str, 
                 f"it has {', '.join(row.values)}, expected is {layout}"
             )
         checked = True
-        yield {name: "" if value is None else str(value) for name, value in row.values.items()}
+        texts = {name: "" if value is None else str(value) for name, value in row.values.items()}
+        if any(SURROGATE.search(text) for text in texts.values()):
+            raise UserError(f"{row.place}: not UTF-8; save the file in that encoding")
+        yield texts
+
+
+def read_text(path: Path) -> str:
+    """A file character by character: carriage returns stay, since offsets count them. UserError if it is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def files(source: Path, names: Sequence[str], layout: str) -> list[Path]:

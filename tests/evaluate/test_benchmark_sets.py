@@ -69,7 +69,8 @@ def test_mimic_iv_discharge_notes(tmp_path: Path):
     few = asked("mimic-iv", source, tmp_path / "few", limit=10)
     more = asked("mimic-iv", source, tmp_path / "more", limit=20)
     assert len(few) == 10
-    assert {question.id for question in few} <= {question.id for question in more}
+    assert {question.id for question in few} < {question.id for question in more}
+    assert {question.id for question in few} != {question.id for question in questions[:10]}
     assert {(question.id, question.instruction) for question in few} <= {(q.id, q.instruction) for q in questions}
     refused("mimic-iv", tmp_path, tmp_path / "x", "is not a file")
 
@@ -152,7 +153,7 @@ def test_i2b2_2011(tmp_path: Path):
     chains = [
         'c="chest pain" 2:3 2:4||c="the chest pain" 3:10 3:12||c="this pain" 4:0 4:1||t="coref problem"',
         'c="aspirin" 3:6 3:6||c="the drug" 4:5 4:6||t="coref treatment"',
-        'c="the patient" 2:0 2:1||c="patient" 2:1 2:1||t="coref person"',
+        'c="the patient" 2:0 2:1||c="pain" 2:4 2:4||t="coref person"',
     ]
     path = written(tmp_path / "i/chains/clinical-1.txt.chains", "\n".join(chains))
     questions = asked("i2b2-2011", tmp_path / "i", tmp_path / "q")

@@ -51,6 +51,15 @@ def test_naming_nothing_is_an_answer(answer: str):
     assert items(answer) == []
 
 
+def test_what_a_small_model_says_around_a_list():
+    assert items("The note names:\n- Dose: 40 mg\n- aspirin") == [Item("Dose", "40 mg"), Item("", "aspirin")]
+    assert items("Aspirin:\n- 40 mg\n- daily") == [Item("Aspirin", "40 mg"), Item("Aspirin", "daily")]
+    about = (
+        "The note describes a symptom or disease more closely by its severity and its size and its kind (note: a typo)."
+    )
+    assert items(about) is None
+
+
 def test_lists_without_types():
     assert items("- the mass\n- this lesion") == [Item("", "the mass"), Item("", "this lesion")]
     assert items("the mass, this lesion and more; it") == [Item("", "the mass, this lesion and more"), Item("", "it")]

@@ -17,8 +17,10 @@ from asclepius_jax.evaluate.gold import brat, scorers, spans
 from asclepius_jax.evaluate.gold.brat import Entity
 from asclepius_jax.evaluate.gold.references import dump, load
 from asclepius_jax.evaluate.gold.score import ScoreConfig, run, score
+from asclepius_jax.evaluate.gold.score import told as told_in_the_table
 from asclepius_jax.evaluate.gold.scorers import SCORERS, Span, matches
 from asclepius_jax.evaluate.records import Answer, Question, read_records
+from asclepius_jax.evaluate.statistics import Estimate
 from data_prep.folders import writing_folder
 from data_prep.records import UserError
 
@@ -72,6 +74,13 @@ def test_entity_scores_equal_nervaluate():
         relaxed = sum(matches(o, k, relaxed=True) for o, k in zip(right, left, strict=True))
         assert relaxed == result["overall"]["ent_type"].correct
         assert relaxed > sum(matches(o, k) for o, k in zip(right, left, strict=True))
+
+
+def test_an_overlap_with_another_type_is_no_match():
+    gold = [Span("drug", 10, 20), Span("test", 30, 35)]
+    assert matches([Span("test", 10, 20), Span("drug", 32, 40)], gold, relaxed=True) == 0
+    assert matches([Span("drug", 5, 11), Span("drug", 12, 30)], gold, relaxed=True) == 1
+    assert matches([Span("drug", 20, 25), Span("test", -1, -1)], gold, relaxed=True) == 0
 
 
 def test_pairs_by_hand():
@@ -160,9 +169,31 @@ def test_a_broken_annotation_is_named(tmp_path: Path, line: str, told: str):
         list(brat.documents(brat_folder(tmp_path / "b", ANNOTATION + line + "\n")))
 
 
+def test_a_text_that_is_not_utf8_is_named(tmp_path: Path):
+    (brat_folder(tmp_path / "b") / "d1.txt").write_bytes(TEXT.encode() + b"\xe9")
+    with pytest.raises(UserError, match=r"d1.txt: not UTF-8 .* at byte 88"):
+        list(brat.documents(tmp_path / "b"))
+
+
 def test_chains_join_pairs():
     a, b, c, d, e = (Entity(f"T{i}", "x", i, i + 1, name) for i, name in enumerate("abcde"))
     assert spans.chains([(c, b), (e, d), (b, a), (a, c)]) == [[a, b, c], [d, e]]
+
+
+def test_a_pair_that_is_turned_around_keeps_its_order():
+    shown = set()
+    for seed in range(20):
+        base = Question("", "n", "", "one two three", "", "")
+        question = spans.order_question(base, [("one", "before", "two"), ("three", "after", "two")], seed)
+        assert question is not None
+        pairs = [line.split(". ", 1)[1] for line in question.instruction.splitlines()[1:]]
+        shown |= set(zip(pairs, load(question.reference)["gold"], strict=True))
+    assert shown == {
+        ('"one" and "two"', "before"),
+        ('"two" and "one"', "after"),
+        ('"three" and "two"', "after"),
+        ('"two" and "three"', "before"),
+    }
 
 
 def test_pairs_that_are_annotated_both_ways_are_not_asked():
@@ -256,7 +287,10 @@ def test_sense_table_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[st
         with writing_folder(tmp_path / "a" / model, "answers", {}) as writer:
             writer.add_shard([answer for answer in answers[:5] if answer.model == model], Answer)
     run(ScoreConfig(tmp_path / "q", tmp_path / "a", tmp_path / "f.json", resamples=200))
-    assert "unparsable" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "unparsable" in shown
+    assert told_in_the_table(Estimate(1.0, None, None, 1, 1, 0, "one note")) == "1.000 [undefined]"
+    assert "undefined" in shown  # rich would take it for a style, and show nothing
     guesses, knows = json.loads((tmp_path / "f.json").read_text())["slices"]
     assert (knows["unparsable"]["count"], knows["unparsable"]["n"]) == (1, 3)
     accuracy = knows["figures"]["accuracy"]
@@ -308,6 +342,8 @@ def test_bad_sets_are_refused_in_one_line(tmp_path: Path):
     refused("abbreviations", sense_table(tmp_path / "f.csv", [["MS", "", "MS"]]), "record 1 has no .* sense")
     refused("abbreviations", sense_table(tmp_path / "g.csv", [["MS", "x", "RA"]]), "does not hold .* 'MS'")
     refused("aci-bench", tmp_path, "neither a file nor a folder with valid.csv")
+    (tmp_path / "i.csv").write_bytes("abbreviation,sense,text\nMS,x,MS in café\n".encode("latin-1"))
+    refused("abbreviations", tmp_path / "i.csv", "i.csv:2: not UTF-8")
     refused("abbreviations", sense_table(tmp_path / "h.csv", [["MS", "x"]]), "h.csv:2: 2 fields under 3 columns")
 
 

@@ -167,6 +167,12 @@ def test_bad_columns_are_refused_in_one_line():
         statistics.numbers(["good"])
 
 
+def test_percentiles_move_outwards_where_notes_are_few():
+    # Ten notes: t of 9 degrees is 2.262157, times the root of 10/9 is 2.384527, below which 0.855 % of a normal lie.
+    assert statistics.percentiles(10) == pytest.approx((0.0085510, 0.9914490), abs=CLOSE)
+    assert statistics.percentiles(10**6) == pytest.approx((0.025, 0.975), abs=1e-5)
+
+
 def test_a_ratio_that_most_resamples_lack_has_no_interval():
     columns = np.asarray([[1.0, 1.0], *[[0.0, 0.0]] * 9])
 

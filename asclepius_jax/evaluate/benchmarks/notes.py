@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asclepius_jax.evaluate.records import Question
-from asclepius_jax.evaluate.tables import rows
+from asclepius_jax.evaluate.tables import SURROGATE, rows
 from data_prep.compare import as_lines
 from data_prep.real_notes import RealNotesConfig, read
 from data_prep.records import TASKS, Note, UserError, seeded_fraction
@@ -82,6 +82,8 @@ def real_notes(source: Path, seed: int, category: str, name: str, columns: tuple
     check_header(source, columns)
     for note in read(RealNotesConfig(source, Path(), category=category, source_name=name)):
         if isinstance(note, Note):
+            if SURROGATE.search(note.text):
+                raise UserError(f"{source}: note {note.id} is not UTF-8; save the file in that encoding")
             base = Question("", note.id, "", note.text, "", "", note.note_type, name, "", restricted=True)
             yield ask(base, seed)
 

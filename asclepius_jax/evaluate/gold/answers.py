@@ -19,6 +19,10 @@ DENIAL = re.compile(
     r"|there (?:is|are) no(?:ne)?\b.*|(?:the|this) note does(?: not|n't) .*)\W*",
     re.IGNORECASE,
 )
+# What models say before a list is no heading in it.
+INTRODUCTION = re.compile(
+    r"(?:sure|certainly|here|below|answer|these|(?:the|this) (?:note|following|list))\b", re.IGNORECASE
+)
 # A line of more words than this, without a label before them, is a sentence about the note and no mention in it.
 LONGEST_MENTION = 15
 LABEL_KEYS = ("type", "label", "category", "kind", "entity_type", "first", "source", "head", "arg1")
@@ -84,7 +88,9 @@ def from_lines(text: str) -> Iterator[Item]:
             continue
         label, separator, rest = split(words)
         if separator and not rest:
-            heading = label
+            heading = "" if INTRODUCTION.match(label) else label
+            continue
+        if len(label.split()) > LONGEST_MENTION:
             continue
         if not separator and len(words.split()) > LONGEST_MENTION and "," not in words and ";" not in words:
             continue

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from asclepius_jax.evaluate.tables import read_text
 from data_prep.records import UserError
 
 
@@ -49,9 +50,7 @@ def documents(folder: Path) -> Iterator[Document]:
         text = path.with_suffix(".txt")
         if not text.is_file():
             raise UserError(f"{path} has no {text.name} beside it: the annotation needs its text")
-        # newline="": brat counts a carriage return as a character, which reading as text would drop.
-        with text.open(encoding="utf-8", newline="") as file:
-            yield read(path, file.read())
+        yield read(path, read_text(text))
 
 
 def read(path: Path, text: str) -> Document:
@@ -59,7 +58,7 @@ def read(path: Path, text: str) -> Document:
     entities: dict[str, Entity] = {}
     triggers: dict[str, str] = {}
     pairs: list[tuple[str, str, str]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         name, _, rest = line.partition("\t")
         fields = rest.split("\t")[0].split()
         try:

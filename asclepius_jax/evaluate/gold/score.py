@@ -162,15 +162,17 @@ def score(questions: Iterable[Question], answers: Iterable[Answer], config: Scor
 
 
 def told(figure: Estimate | Rate) -> str:
+    """For the table; why a figure or an interval is undefined stands in the JSON."""
     if figure.value is None:
-        return f"undefined: {figure.undefined}"
+        return "undefined"
     if figure.low is None or figure.high is None:
-        return f"{figure.value:.3f} ({figure.undefined})"
+        return f"{figure.value:.3f} [undefined]"
     return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 
 def show(slices: Sequence[Slice]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="95 % intervals resample notes; unparsable answers are left out, and wrong in the last column")
@@ -179,12 +181,12 @@ def show(slices: Sequence[Slice]) -> None:
     for name in ("value", "answers", "notes", "if unparsable is wrong"):
         table.add_column(name, justify="right", overflow="fold")
     for part in slices:
-        names = (part.model, f"{part.task}: {part.slice}" if part.slice else part.task)
-        table.add_row(*names, "unparsable", told(part.unparsable), str(part.unparsable.n), "", "", style="dim")
+        names = (escape(part.model), escape(f"{part.task}: {part.slice}" if part.slice else part.task))
+        table.add_row(*names, "unparsable", escape(told(part.unparsable)), str(part.unparsable.n), "", "", style="dim")
         for name, figure in part.figures.items():
             estimate, harsh = figure.estimate, figure.with_unparsable_as_wrong
             wrong = "" if harsh is None else f"{harsh:.3f}"
-            table.add_row("", "", name, told(estimate), str(estimate.n), str(estimate.clusters), wrong)
+            table.add_row("", "", name, escape(told(estimate)), str(estimate.n), str(estimate.clusters), wrong)
         if part.unanswered or part.errors or part.cut:
             counts = f"{part.unanswered} unanswered, {part.errors} errors, {part.cut} cut at the length limit"
             table.add_row("", "", "", f"of {part.questions}: {counts}", style="dim")

@@ -245,6 +245,7 @@ def error_sums(found: Found | None, reference: Reference) -> Sums:
 
 
 # ---------------------------------------------------------------- texts
+# ROUGE alone: measures of BERTScore's kind need a model of their own, which would have to be downloaded.
 
 
 @functools.cache
