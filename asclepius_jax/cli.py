@@ -55,36 +55,28 @@ COMMANDS = {
     "demo": Command("the whole pipeline, small, on this machine", "asclepius_jax.demo", "DemoConfig", "run", "dev"),
 }
 
-# `asclepius evaluate PART`
-EVALUATE = "asclepius_jax.evaluate"
+# `asclepius evaluate PART`: what each is, its module in asclepius_jax.evaluate, its settings; in the order of an
+# evaluation.
 PARTS = {
-    "questions": Command("what the models are asked", f"{EVALUATE}.questions", "QuestionsConfig", "run", "evaluate"),
-    "answers": Command("what they answer", f"{EVALUATE}.answers", "AnswersConfig", "run", "evaluate"),
-    "plant": Command(
-        "answers with known errors, to judge a judge", f"{EVALUATE}.plant", "PlantConfig", "run", "evaluate"
-    ),
-    "judge": Command("what a judge says of it", f"{EVALUATE}.judge", "JudgeConfig", "run", "evaluate"),
-    "benchmark": Command("data sets of others to questions", f"{EVALUATE}.sets", "SetConfig", "run", "evaluate"),
-    "score": Command("answers against known ones", f"{EVALUATE}.gold.score", "ScoreConfig", "run", "evaluate"),
-    "realism": Command("how notes read beside real ones", f"{EVALUATE}.realism", "RealismConfig", "run", "evaluate"),
-    "canaries": Command("secrets to find again", f"{EVALUATE}.canaries", "CanariesConfig", "run", "evaluate"),
-    "privacy": Command("what a model has kept", f"{EVALUATE}.privacy", "PrivacyConfig", "run", "evaluate"),
-    "forgetting": Command("what it has lost", f"{EVALUATE}.forgetting", "ForgettingConfig", "run", "evaluate"),
-    "demo": Command("all of it, small, on asclepius demo's", f"{EVALUATE}.demo", "DemoConfig", "run", "evaluate"),
-    "report": Command("all that is stored, on a page", f"{EVALUATE}.report", "ReportConfig", "run", "evaluate"),
-PARTS: dict[str, Command] = {
-    "study": Command(
-        "a blinded study for clinicians", "asclepius_jax.evaluate.page.study", "StudyConfig", "run", "evaluate"
-    ),
-    "serve": Command(
-        "its page, where they score answers", "asclepius_jax.evaluate.page.serve", "ServeConfig", "run", "evaluate"
-    ),
-    "paper": Command(
-        "forms to print, and back in as CSV", "asclepius_jax.evaluate.page.paper", "PaperConfig", "run", "evaluate"
-    ),
-    "ratings": Command(
-        "what they said, by model", "asclepius_jax.evaluate.page.ratings", "RatingsConfig", "run", "evaluate"
-    ),
+    name: Command(summary, f"asclepius_jax.evaluate.{module}", config, "run", "evaluate")
+    for name, summary, module, config in (
+        ("questions", "what the models are asked", "questions", "QuestionsConfig"),
+        ("benchmark", "data sets of others to questions", "sets", "SetConfig"),
+        ("answers", "what they answer", "answers", "AnswersConfig"),
+        ("score", "answers against known ones, without a judge", "gold.score", "ScoreConfig"),
+        ("plant", "answers with known errors, to judge a judge", "plant", "PlantConfig"),
+        ("judge", "what a judge says of the answers", "judge", "JudgeConfig"),
+        ("study", "a blinded study for clinicians", "page.study", "StudyConfig"),
+        ("serve", "its page, where they score answers", "page.serve", "ServeConfig"),
+        ("paper", "its forms to print, and back in as CSV", "page.paper", "PaperConfig"),
+        ("ratings", "what they said, by model", "page.ratings", "RatingsConfig"),
+        ("realism", "how notes read beside real ones", "realism", "RealismConfig"),
+        ("canaries", "secrets in training notes, to find again", "canaries", "CanariesConfig"),
+        ("privacy", "what a model has kept of its notes", "privacy", "PrivacyConfig"),
+        ("forgetting", "what it has forgotten", "forgetting", "ForgettingConfig"),
+        ("report", "all that is stored, on a page", "report", "ReportConfig"),
+        ("demo", "all of it, small, on what asclepius demo made", "demo", "DemoConfig"),
+    )
 }
 
 
