@@ -66,6 +66,7 @@ PARTS = {
         ("score", "answers against known ones, without a judge", "gold.score", "ScoreConfig"),
         ("plant", "answers with known errors, to judge a judge", "plant", "PlantConfig"),
         ("judge", "what a judge says of the answers", "judge", "JudgeConfig"),
+        ("claims", "the answers claim by claim, by a chat model", "claims", "ClaimsConfig"),
         ("study", "a blinded study for clinicians", "page.study", "StudyConfig"),
         ("serve", "its page, where they score answers", "page.serve", "ServeConfig"),
         ("paper", "its forms to print, and back in as CSV", "page.paper", "PaperConfig"),

@@ -17,7 +17,7 @@ from asclepius_jax.evaluate.agreement import correlations, krippendorff_alpha
 from asclepius_jax.evaluate.calibration import calibrate, read_labels, retest
 from asclepius_jax.evaluate.comparisons import by_holm, compare, detectable_difference, equivalent, mcnemar
 from asclepius_jax.evaluate.records import Judgement, Question, Rating, read_records
-from asclepius_jax.evaluate.statistics import mean, scores, unacceptable_rate
+from asclepius_jax.evaluate.statistics import mean, rate, scores, unacceptable_rate
 from data_prep.folders import read_manifest
 from data_prep.records import UserError
 
@@ -217,10 +217,35 @@ def agreement_of(results: Results, table: Scores) -> dict[str, Any]:
         if repeated:
             pairs = [[given.get((*key, again), 0) for key in repeated] for again in (0, 1)]
             figures["same_clinician"] = alpha(pairs, [(m, q) for _, m, q in repeated])
+        wrong = called_incorrect([(r.model, r.question_id, r.incorrect) for r in results.ratings if r.score])
+        figures["incorrect_by_clinicians"] = {
+            each.name: told
+            for each in results.judged
+            if (told := finds(wrong, [(j.model, j.question_id, j.incorrect) for j in each.judgements if j.score]))
+        }
         figures["with_clinicians"] = {
             judge: with_clinicians(table, judge, items, results) for judge in table if judge != CLINICIANS
         }
     return figures
+
+
+def called_incorrect(told: Iterable[tuple[str, str, bool]]) -> dict[tuple[str, str], bool]:
+    """(model, question) -> whether more than half call the answer incorrect."""
+    votes: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for model, question, incorrect in told:
+        votes[model, question].append(incorrect)
+    return {answer: 2 * sum(given) > len(given) for answer, given in votes.items()}
+
+
+def finds(wrong: Mapping[tuple[str, str], bool], told: Iterable[tuple[str, str, bool]]) -> dict[str, Any]:
+    """Of the answers that clinicians call incorrect, those that a judge does; and of the others, those that it does
+    not. None of its verdicts is missing here."""
+    ours = called_incorrect(told)
+    both = [(wrong[answer], ours[answer]) for answer in wrong if answer in ours]
+    return {
+        "sensitivity": asdict(rate([ours for theirs, ours in both if theirs])),
+        "specificity": asdict(rate([not ours for theirs, ours in both if not theirs])),
+    }
 
 
 def with_clinicians(table: Scores, judge: str, items: Sequence[tuple[str, str]], results: Results) -> dict[str, Any]:

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asclepius_jax.evaluate import report_charts
+from asclepius_jax.evaluate import claims, report_charts
 from asclepius_jax.evaluate.answers import read_answers
 from asclepius_jax.evaluate.figures import CLINICIANS, JURY, Results, calibration_of, figures_of, read_judged
 from asclepius_jax.evaluate.hallucination import analyse
 from asclepius_jax.evaluate.measured import estimate, p_value, read_measured, share
 from asclepius_jax.evaluate.records import Question, Rating, read_records
 from asclepius_jax.evaluate.rubric import MEANINGS, SCORES
-from data_prep.folders import write_durably
+from data_prep.folders import read_manifest, write_durably
 from data_prep.progress import say
 from data_prep.records import UserError
 
@@ -52,6 +52,9 @@ class ReportConfig:
     calibration_judged: tuple[Path, ...] = ()
     """Folders of judgements on its answers: what each judge is worth."""
 
+    claims: tuple[Path, ...] = ()
+    """Folders of claims, one for each model that checked them."""
+
     measured: tuple[Path, ...] = ()
     """JSON files of gold tasks, realism, forgetting and privacy, as their commands write them."""
 
@@ -79,6 +82,12 @@ def run(config: ReportConfig) -> dict[str, Any]:
     figures["calibration"] = (
         calibration_of([config.calibration], config.calibration_judged) if config.calibration else {}
     )
+    figures["claims"] = {
+        read_manifest(folder, "claims")["checker"]: claims.figures_of(
+            read_records(folder, "claims", claims.Claim), questions
+        )
+        for folder in config.claims
+    }
     figures["measured"] = [read_measured(path) for path in config.measured]
     config.out.mkdir(parents=True, exist_ok=True)
     write_durably(config.out / "report.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")

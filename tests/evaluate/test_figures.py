@@ -90,6 +90,15 @@ def test_judges_are_correlated_with_clinicians(tmp_path):
     assert told["with_clinicians"]["j"]["spearman"]["value"] == pytest.approx(1.0)
 
 
+def test_a_judge_is_compared_with_what_most_clinicians_call_incorrect(tmp_path):
+    made = results(tmp_path, j={"m": [1, 1, 4, 4, 4, 4, 4, 0]})
+    for rater, wrong in (("r1", {0, 2}), ("r2", {0, 2, 3}), ("r3", {0, 7})):
+        made.ratings += [Rating(rater, f"q{n}", "m", 1 if n in wrong else 4, incorrect=n in wrong) for n in range(8)]
+    told = figures_of(made, "", 0.3)["agreement"]["incorrect_by_clinicians"]["j"]
+    assert (told["sensitivity"]["count"], told["sensitivity"]["n"]) == (1, 2)  # q0 of q0 and q2
+    assert (told["specificity"]["count"], told["specificity"]["n"]) == (4, 5)  # not q1; q7's verdict is missing
+
+
 # ---------------------------------------------------------------- what a judge is worth
 
 
