@@ -11,7 +11,7 @@ Natural logarithms within; `bits a byte` does not depend on the tokenizer, perpl
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ class Scored:
     nats: float
     tokens: int
     bytes: int
+    last: np.ndarray = field(
+        default_factory=lambda: np.zeros(0), compare=False
+    )  # the last hidden state of its beginning
 
 
 class Scorer:
@@ -57,23 +60,28 @@ class Scorer:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
             return Scored(0.0, 0, len(text.encode()))
-        return Scored(self.nats([self.begin, *ids]), len(ids), len(text.encode()))
+        nats, last = self.nats([self.begin, *ids])
+        return Scored(nats, len(ids), len(text.encode()), last)
 
-    def nats(self, ids: Sequence[int]) -> float:
-        """Of all ids but the first."""
+    def nats(self, ids: Sequence[int]) -> tuple[float, np.ndarray]:
+        """Of all ids but the first; and the hidden state of the last token in the first window."""
         import torch
 
         total, scored, start = 0.0, 1, 0
+        last = np.zeros(0)
         while scored < len(ids):
             end = min(start + self.window, len(ids))
             window = torch.tensor([ids[start:end]], device=self.device)
             with torch.no_grad():
-                logits_TV = self.model(window).logits[0].float()
+                out = self.model(window, output_hidden_states=not start)
+            if not start:
+                last = out.hidden_states[-1][0, -1].float().cpu().numpy()
+            logits_TV = out.logits[0].float()
             first = scored - start  # the first of the window that no window has scored
             likelihood_TV = torch.log_softmax(logits_TV[first - 1 : -1], dim=-1)
             total -= float(likelihood_TV.gather(1, window[0, first:, None]).double().sum())
             scored, start = end, start + self.stride
-        return total
+        return total, last
 
 
 def perplexity(scored: Sequence[Scored]) -> Estimate:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from asclepius_jax.evaluate.measured import estimate, keep
 from asclepius_jax.evaluate.perplexity import Scored, Scorer, bits_a_byte, perplexity, perplexity_a_text
 from asclepius_jax.evaluate.statistics import rate
@@ -69,11 +71,12 @@ def run(config: RealismConfig) -> dict[str, Any]:
     if config.real and config.real not in named:
         raise UserError(f"--real {config.real!r}: no such source; one of {', '.join(named)}")
     scorer = Scorer(config.scorer, config.window, config.stride)
-    figures = {}
-    for source in sources:
-        figures[source.name] = of_source(source, scorer)
-        if config.real and source.name != config.real:
+    scored = {source.name: scored_texts(source, scorer) for source in sources}
+    figures = {source.name: of_source(source, scored[source.name]) for source in sources}
+    for source in sources if config.real else ():
+        if source.name != config.real:
             figures[source.name]["told_apart"] = told_apart(source.texts, named[config.real].texts, config.seed)
+            figures[source.name]["mauve"] = mauve_of(scored[source.name], scored[config.real], config.seed)
     made = as_table(figures, config)
     keep(made, config.out)
     return made
@@ -107,12 +110,16 @@ def texts_of(path: Path) -> Iterator[tuple[str, str, str]]:
             yield row.place, kind, as_lines(body)
 
 
-def of_source(source: Source, scorer: Scorer) -> dict[str, Any]:
+def scored_texts(source: Source, scorer: Scorer) -> list[Scored]:
     scored: list[Scored] = []
     for number, text in enumerate(source.texts):
         scored.append(scorer.score(text))
         if (number + 1) % 50 == 0:
             say(f"realism: {number + 1} of {len(source.texts)} {source.name}")
+    return scored
+
+
+def of_source(source: Source, scored: list[Scored]) -> dict[str, Any]:
     words = [len(text.split()) for text in source.texts]
     return {
         "texts": len(source.texts),
@@ -145,6 +152,19 @@ def told_apart(texts: Sequence[str], real: Sequence[str], seed: int) -> dict[str
     return asdict(rate([bool(guess == label) for guess, label in zip(predicted, labels, strict=True)]))
 
 
+def mauve_of(scored: list[Scored], real: list[Scored], seed: int) -> float | None:
+    """MAUVE (Pillutla et al., 2021) of the scoring model's last hidden states: 1 is the same distribution. None where
+    its library is not installed (`pip install mauve-text faiss-cpu`), or there are too few texts."""
+    sides = [np.stack([s.last for s in side if s.tokens]) for side in (scored, real)]
+    if min(map(len, sides)) < FEWEST:
+        return None
+    try:
+        import mauve
+    except ModuleNotFoundError:
+        return None
+    return float(mauve.compute_mauve(p_features=sides[0], q_features=sides[1], verbose=False, seed=seed).mauve)
+
+
 def as_table(figures: dict[str, Any], config: RealismConfig) -> dict[str, Any]:
     rows = [
         [
@@ -157,6 +177,7 @@ def as_table(figures: dict[str, Any], config: RealismConfig) -> dict[str, Any]:
             f"{told['abbreviations']:.1f}",
             f"{told['headings']:.1f}",
             estimate(told["told_apart"]) if "told_apart" in told else "–",
+            f"{told['mauve']:.2f}" if told.get("mauve") is not None else "–",
         ]
         for name, told in figures.items()
     ]
@@ -164,9 +185,14 @@ def as_table(figures: dict[str, Any], config: RealismConfig) -> dict[str, Any]:
         "title": "Whether notes read like real ones",
         "about": f"Scored by {config.scorer.name}: BOS, windows of {config.window} tokens that move on by "
         f"{config.stride}, each token once. “Told apart” is the accuracy of a classifier that tries to tell a source's "
-        f"texts from {config.real or 'real ones'}: 0.5 is indistinguishable.",
+        f"texts from {config.real or 'real ones'}: 0.5 is indistinguishable; of MAUVE, over the scorer's "
+        "hidden states, 1 is.",
         "columns": ["texts of", "n", "perplexity a token", "mean of texts", "bits a byte", "words, quartiles",
-                    "abbreviations a 100 words", "headings", "told apart"],
+                    "abbreviations a 100 words", "headings", "told apart", "MAUVE"],
         "table": rows,
+        "chart": {
+            "description": "Perplexity a token, with 95 % intervals",
+            "rows": {name: told["perplexity"] for name, told in figures.items()},
+        },
         "figures": figures,
     }  # fmt: skip

@@ -143,6 +143,9 @@ def charts(figures: Mapping[str, Any], main: str) -> dict[str, str]:
         drawn["agreement"] = report_charts.matrix([CLINICIANS, *correlated], values)
     for judge, told in figures["calibration"].items():
         drawn[f"calibration {judge}"] = report_charts.bars(told["classes"], f"Planted errors that {judge} finds")
+    for number, told in enumerate(figures["measured"]):
+        if chart := told.get("chart"):
+            drawn[f"measured {number}"] = report_charts.intervals(chart["rows"], chart["description"])
     return {name: markupsafe.Markup(drawing) for name, drawing in drawn.items()}
 
 

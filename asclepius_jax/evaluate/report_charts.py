@@ -102,6 +102,27 @@ def bars(rows: Mapping[str, Mapping[str, Any]], description: str) -> str:
     return svg(len(rows) * ROW + 8, description, parts)
 
 
+def intervals(rows: Mapping[str, Mapping[str, Any]], description: str) -> str:
+    """Figures of any scale, with their intervals, from 0."""
+    parts, left, right = [], LABEL, WIDTH - 190
+    most = max([row[key] or 0.0 for row in rows.values() for key in ("value", "high")], default=0.0) or 1.0
+    for number, (name, row) in enumerate(rows.items()):
+        y = number * ROW + ROW / 2
+        parts.append(text(LABEL - 10, y + 5, shortened(name), "end"))
+        parts.append(f'<line x1="{left}" y1="{y}" x2="{right}" y2="{y}" stroke="#eef1f5"/>')
+        if row["value"] is None:
+            parts.append(text(left, y + 5, "not defined", colour=QUIET))
+            continue
+        told = f"{row['value']:.2f}"
+        if row["low"] is not None:
+            low, high = (left + row[key] / most * (right - left) for key in ("low", "high"))
+            parts.append(f'<line x1="{low:.1f}" y1="{y}" x2="{high:.1f}" y2="{y}" stroke="#2f5fb3" stroke-width="2"/>')
+            told += f" [{row['low']:.2f}, {row['high']:.2f}]"
+        parts.append(f'<circle cx="{left + row["value"] / most * (right - left):.1f}" cy="{y}" r="5" fill="#2f5fb3"/>')
+        parts.append(text(WIDTH - 4, y + 5, told, "end", QUIET))
+    return svg(len(rows) * ROW + 8, description, parts)
+
+
 def matrix(names: Sequence[str], values: Mapping[tuple[str, str], float | None]) -> str:
     """Agreement of each with each, from white at 0 to dark at 1."""
     size = min(70, (WIDTH - LABEL) // max(1, len(names)))

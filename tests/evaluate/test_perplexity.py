@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 from made_inputs import MODEL, make_tokenizer, sentences, transformers_model
 
-from asclepius_jax.evaluate.perplexity import Scorer, bits_a_byte, perplexity, perplexity_a_text
-from asclepius_jax.evaluate.realism import RealismConfig, run, told_apart
+from asclepius_jax.evaluate.perplexity import Scored, Scorer, bits_a_byte, perplexity, perplexity_a_text
+from asclepius_jax.evaluate.realism import RealismConfig, mauve_of, run, told_apart
 from data_prep.records import UserError
 
 torch = pytest.importorskip("torch")
@@ -89,6 +90,18 @@ def test_texts_of_one_kind_are_not_told_apart_and_those_of_two_are():
     assert told_apart(one, same, 0)["low"] < 0.5 < told_apart(one, same, 0)["high"]
     assert told_apart([f"{text} pt adm" for text in other], one, 0)["value"] > 0.9
     assert told_apart(one[:5], same, 0)["value"] is None
+
+
+def test_mauve_knows_one_distribution_from_two():
+    pytest.importorskip("mauve", reason="mauve-text and faiss-cpu are not installed")
+    random = np.random.default_rng(0)
+
+    def scored(shift: float) -> list[Scored]:
+        return [Scored(1.0, 1, 1, random.normal(size=16) + shift) for _ in range(60)]
+
+    assert mauve_of(scored(0), scored(0), 0) > 0.8
+    assert mauve_of(scored(0), scored(2), 0) < 0.2
+    assert mauve_of(scored(0)[:5], scored(0), 0) is None
 
 
 def test_the_table_names_its_sources_and_refuses_those_that_are_not_there(folder, texts, tmp_path):
