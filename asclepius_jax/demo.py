@@ -97,6 +97,7 @@ def run(config: DemoConfig) -> None:
     }  # fmt: skip
     for name, path in made.items():
         console.print(f"  {name:<20} {out / path}")
+    console.print("How good and how faithful the answers are: asclepius evaluate demo")
 
 
 def start_anew(out: Path) -> None:

@@ -122,3 +122,20 @@ def test_the_demo_reaches_its_figures(tmp_path: Path, monkeypatch, capsys):
     assert float(re.search(r"([\d.]+)% of the initial loss is gone", printed)[1]) >= 80
     assert float(re.search(r"max \|Δ\| ([\d.e+-]+)", printed)[1]) <= 1e-3
     assert float(re.search(r"greedy answers: ([\d.]+)", printed)[1]) >= 0.6
+
+
+def test_the_evaluation_of_the_demo_goes_from_its_folders_to_a_report(made: Path, monkeypatch, tmp_path: Path):
+    pytest.importorskip("torch")
+    asclepius(monkeypatch, "evaluate", "demo", "--demo", made, "--out", tmp_path / "evaluation", "--per-task", 2)
+    figures = json.loads((tmp_path / "evaluation/report/report.json").read_text())
+    means = {model: told["mean"]["value"] for model, told in figures["scores"]["rules"].items()}
+    assert means["teacher by rule"] > 3.5
+    assert means["teacher by rule"] > means["demo model"] >= means["random weights"]
+    assert means["random weights"] < 1.5
+    assert figures["calibration"]["rules"]["specificity"]["value"] > 0.8
+    page = (tmp_path / "evaluation/report/report.html").read_text()
+    assert page.count("<svg") >= 5
+    assert "Whether notes read like real ones" in page
+    with pytest.raises(SystemExit) as ended:
+        asclepius(monkeypatch, "evaluate", "demo", "--demo", tmp_path, "--out", tmp_path / "x")
+    assert ended.value.code == 2

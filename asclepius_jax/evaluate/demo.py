@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-import data_prep
 from asclepius_jax.evaluate import answers, judge, plant, questions, realism, report
 from asclepius_jax.evaluate.measured import estimate, share
 from asclepius_jax.evaluate.models import Decoding
@@ -20,7 +19,7 @@ from data_prep.progress import say
 from data_prep.records import UserError
 from data_prep.teacher import TeacherConfig
 
-REPORTS = Path(data_prep.__file__).parent / "demo_reports.jsonl"
+REPORTS = Path(__file__).resolve().parents[2] / "data_prep" / "demo_reports.jsonl"
 MODELS = ("teacher by rule", "demo model", "random weights")  # best first, as a person expects
 
 
