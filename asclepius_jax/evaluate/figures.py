@@ -121,6 +121,10 @@ def of_model(mine: Mapping[str, int], questions: Mapping[str, Question]) -> dict
     }
 
 
+def best_first(models: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return dict(sorted(models.items(), key=lambda item: (-(item[1]["mean"]["value"] or 0.0), item[0])))
+
+
 # ---------------------------------------------------------------- slices
 
 
@@ -299,7 +303,8 @@ def figures_of(results: Results, baseline: str, margin: float) -> dict[str, Any]
         },
         "raters": len({rating.rater for rating in results.ratings}),
         "scores": {
-            judge: {model: of_model(given, questions) for model, given in mine.items()} for judge, mine in table.items()
+            judge: best_first({model: of_model(given, questions) for model, given in mine.items()})
+            for judge, mine in table.items()
         },
         "slices": {judge: slices_of(mine, questions) for judge, mine in table.items()},
         "comparisons": {

@@ -8,7 +8,7 @@ A source is a folder of notes or a file of texts; `#` and a word that its type m
 """
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from data_prep.records import Note, UserError, read_parquet, seeded_fraction
 from data_prep.report_files import files_of, rows_of
 
 TYPE_COLUMNS = ("note_type", "types", "type", "category")
+CASE_COLUMNS = ("id", "patient_uid", "patient_id")
 TEXT_COLUMNS = ("text", "patient", "note")
 FOLDS = 5
 FEWEST = 20  # texts of each side, below which a classifier says nothing
@@ -60,6 +61,7 @@ class RealismConfig:
 class Source:
     name: str
     texts: list[str]
+    cases: list[str]  # of each text: what it tells of, so that a report and the note made from it are known as one
 
 
 def run(config: RealismConfig) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def run(config: RealismConfig) -> dict[str, Any]:
     figures = {source.name: of_source(source, scored[source.name]) for source in sources}
     for source in sources if config.real else ():
         if source.name != config.real:
-            figures[source.name]["told_apart"] = told_apart(source.texts, named[config.real].texts, config.seed)
+            figures[source.name]["told_apart"] = told_apart(source, named[config.real], config.seed)
             figures[source.name]["mauve"] = mauve_of(scored[source.name], scored[config.real], config.seed)
     made = as_table(figures, config)
     keep(made, config.out)
@@ -88,26 +90,28 @@ def read_source(text: str, config: RealismConfig) -> Source:
     path = Path(place)
     if not name or not equals or not path.exists():
         raise UserError(f"--sources {text}: it must be NAME=PATH or NAME=PATH#TYPE, and the path must exist")
-    found = [(where, body) for where, kind, body in texts_of(path) if wanted.lower() in kind.lower()]
+    found = [(case, body) for case, kind, body in texts_of(path) if wanted.lower() in kind.lower()]
     if not found:
         raise UserError(f"--sources {text}: no text{f' of type {wanted}' if wanted else ''} in {path}")
     found.sort(key=lambda item: seeded_fraction(config.seed, "realism", *item))
-    return Source(name, [body for _, body in found[: config.sample or None]])
+    found = found[: config.sample or None]
+    return Source(name, [body for _, body in found], [case for case, _ in found])
 
 
 def texts_of(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(where, type, text) of every text; what came as one line has its headings at the beginnings of lines."""
+    """(case, type, text) of every text; what came as one line has its headings at the beginnings of lines."""
     if (path / MANIFEST).is_file():
         for file in verified_files(path, read_manifest(path, "notes")):
             for note in read_parquet(file, Note):
-                yield note.id, note.note_type, note.text
+                yield note.report_id, note.note_type, note.text
         return
     for row in rows_of(files_of(path)):
         values = row.values or {}
         body = next((str(values[name]) for name in TEXT_COLUMNS if values.get(name)), "")
         kind = next((str(values[name]) for name in TYPE_COLUMNS if values.get(name)), "")
         if body.strip():
-            yield row.place, kind, as_lines(body)
+            case = next((str(values[name]) for name in CASE_COLUMNS if values.get(name)), row.place)
+            yield case, kind, as_lines(body)
 
 
 def scored_texts(source: Source, scorer: Scorer) -> list[Scored]:
@@ -133,22 +137,25 @@ def of_source(source: Source, scored: list[Scored]) -> dict[str, Any]:
     }
 
 
-def told_apart(texts: Sequence[str], real: Sequence[str], seed: int) -> dict[str, Any]:
+def told_apart(source: Source, real: Source, seed: int) -> dict[str, Any]:
     """A classifier two-sample test (Lopez-Paz and Oquab, 2017): how often logistic regression over words and pairs of
-    words, on texts that it has not seen, knows which are real. A half is as good as indistinguishable."""
+    words, on texts of cases that it has not seen, knows which are real. A half is as good as indistinguishable.
+
+    All texts of a case fall into one fold: one that learned a report as real would take its note for real too."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
 
-    count = min(len(texts), len(real))
+    count = min(len(source.texts), len(real.texts))
     if count < FEWEST:
         return {"value": None, "undefined": f"{count} texts: a classifier needs {FEWEST} of each side"}
-    both = [*texts[:count], *real[:count]]
+    both = [*source.texts[:count], *real.texts[:count]]
+    cases = [*source.cases[:count], *real.cases[:count]]
     labels = [0] * count + [1] * count
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0))
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    predicted = cross_val_predict(model, both, labels, cv=folds)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    predicted = cross_val_predict(model, both, labels, groups=cases, cv=folds)
     return asdict(rate([bool(guess == label) for guess, label in zip(predicted, labels, strict=True)]))
 
 

@@ -7,10 +7,14 @@ import pytest
 from made_inputs import MODEL, make_tokenizer, sentences, transformers_model
 
 from asclepius_jax.evaluate.perplexity import Scored, Scorer, bits_a_byte, perplexity, perplexity_a_text
-from asclepius_jax.evaluate.realism import RealismConfig, mauve_of, run, told_apart
+from asclepius_jax.evaluate.realism import RealismConfig, Source, mauve_of, run, told_apart
 from data_prep.records import UserError
 
 torch = pytest.importorskip("torch")
+
+
+def source(texts: list[str], cases: str) -> Source:
+    return Source("s", texts, [f"{cases}{number}" for number in range(len(texts))])
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +89,21 @@ def test_a_stride_that_skips_tokens_is_refused(folder):
 
 
 def test_texts_of_one_kind_are_not_told_apart_and_those_of_two_are():
-    one, same = sentences(60, 30, seed=1), sentences(60, 30, seed=2)
-    other = [text.replace("patient", "pt").replace("admitted", "adm") for text in same]
-    assert told_apart(one, same, 0)["low"] < 0.5 < told_apart(one, same, 0)["high"]
-    assert told_apart([f"{text} pt adm" for text in other], one, 0)["value"] > 0.9
-    assert told_apart(one[:5], same, 0)["value"] is None
+    one, same = source(sentences(60, 30, seed=1), "a"), source(sentences(60, 30, seed=2), "b")
+    told = told_apart(one, same, 0)
+    assert told["low"] < 0.5 < told["high"]
+    other = source([f"{text} pt adm" for text in same.texts], "b")
+    assert told_apart(other, one, 0)["value"] > 0.9
+    assert told_apart(source(one.texts[:5], "a"), same, 0)["value"] is None
+
+
+def test_a_note_and_its_report_are_never_parted_by_the_folds():
+    """Each text stands on both sides, with a word of its own: whoever has seen its twin takes it for the other side."""
+    texts = [f"{text} case{k} number{k}" for k, text in enumerate(sentences(60, 10, seed=1))]
+    parted = told_apart(source(texts, "a"), source(texts, "b"), 0)
+    together = told_apart(source(texts, "a"), source(texts, "a"), 0)
+    assert parted["value"] < 0.2, "the fault that this guards against"
+    assert together["low"] < 0.5 <= together["high"] + 0.05
 
 
 def test_mauve_knows_one_distribution_from_two():
