@@ -194,8 +194,24 @@ def show(slices: Sequence[Slice]) -> None:
     Console().print(table)
 
 
+def rows_of(part: Slice) -> list[list[str]]:
+    task = f"{part.task}: {part.slice}" if part.slice else part.task
+    rows = [[part.model, task, "unparsable", told(part.unparsable), str(part.unparsable.n), ""]]
+    for name, figure in part.figures.items():
+        harsh = figure.with_unparsable_as_wrong
+        wrong = "" if harsh is None else f"{harsh:.3f}"
+        rows.append([part.model, task, name, told(figure.estimate), str(figure.estimate.n), wrong])
+    return rows
+
+
 def as_json(slices: Sequence[Slice], without_reference: int, config: ScoreConfig) -> dict[str, Any]:
     return {
+        # What the report shows of it; see measured.py.
+        "title": "Answers against known ones",
+        "about": "Intervals are 95 %, by bootstrap over notes. Unparsable answers are left out, and wrong in the last "
+        "column.",
+        "columns": ["model", "task", "figure", "value", "answers", "if unparsable is wrong"],
+        "table": [row for part in slices for row in rows_of(part)],
         "interval": "95 %, percentile bootstrap of notes, expanded for few notes",
         "unparsable": UNPARSABLE,
         "resamples": config.resamples,
