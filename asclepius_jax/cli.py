@@ -226,6 +226,8 @@ def explain(error: Exception, name: str) -> str | None:
         return str(error)
     if isinstance(error, ModuleNotFoundError) and name in COMMANDS:
         extra = COMMANDS[name].extra
+        if error.name == "torch":  # which build of it is right, only the machine's owner knows
+            return "torch is not installed: pip install torch, in the build for this machine"
         return f"{error.name} is not installed: pip install 'asclepius-jax[{extra}]'"
     if os.strerror(errno.ENOSPC) in str(error):  # TensorStore wraps it in an error of its own
         return f"the disk is full: make room and run this again ({str(error).splitlines()[0][:200]})"
