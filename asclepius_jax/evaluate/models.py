@@ -16,6 +16,7 @@ from asclepius_jax.evaluate.formats import CHAT, OURS, as_text, by_chat_template
 from asclepius_jax.evaluate.records import Question
 from data_prep.folders import MANIFEST
 from data_prep.records import UserError, text_hash
+from data_prep.replies import one_line
 from data_prep.teacher import request_seed
 
 PIECES, PIECE_BYTES = 64, 1 << 16  # of a file of weights, to know it by
@@ -113,8 +114,7 @@ class Transformer:
         try:
             self.tokenizer, model = self._open(spec)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{spec.place} cannot be opened with transformers ({reason})") from error
+            raise UserError(f"{spec.place} cannot be opened with transformers ({one_line(error)})") from error
         self.model = model.to(self.device).eval()
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

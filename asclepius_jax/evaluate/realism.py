@@ -74,7 +74,7 @@ def run(config: RealismConfig) -> dict[str, Any]:
         figures[source.name] = of_source(source, scorer)
         if config.real and source.name != config.real:
             figures[source.name]["told_apart"] = told_apart(source.texts, named[config.real].texts, config.seed)
-    made = as_table(figures, config)
+    made = as_table(figures, config, scorer)
     keep(made, config.out)
     return made
 
@@ -145,7 +145,7 @@ def told_apart(texts: Sequence[str], real: Sequence[str], seed: int) -> dict[str
     return asdict(rate([bool(guess == label) for guess, label in zip(predicted, labels, strict=True)]))
 
 
-def as_table(figures: dict[str, Any], config: RealismConfig) -> dict[str, Any]:
+def as_table(figures: dict[str, Any], config: RealismConfig, scorer: Scorer) -> dict[str, Any]:
     rows = [
         [
             name,
@@ -162,8 +162,8 @@ def as_table(figures: dict[str, Any], config: RealismConfig) -> dict[str, Any]:
     ]
     return {
         "title": "Whether notes read like real ones",
-        "about": f"Scored by {config.scorer.name}: BOS, windows of {config.window} tokens that move on by "
-        f"{config.stride}, each token once. “Told apart” is the accuracy of a classifier that tries to tell a source's "
+        "about": f"Scored by {config.scorer.name}: BOS, windows of {scorer.window} tokens that move on by "
+        f"{scorer.stride}, each token once. “Told apart” is the accuracy of a classifier that tries to tell a source's "
         f"texts from {config.real or 'real ones'}: 0.5 is indistinguishable.",
         "columns": ["texts of", "n", "perplexity a token", "mean of texts", "bits a byte", "words, quartiles",
                     "abbreviations a 100 words", "headings", "told apart"],

@@ -96,6 +96,9 @@ def test_the_table_names_its_sources_and_refuses_those_that_are_not_there(folder
     out = tmp_path / "realism.json"
     made = run(RealismConfig(folder, (f"ours={tmp_path / 'a.jsonl'}",), out, window=64, stride=32))
     assert [row[:2] for row in made["table"]] == [["ours", "12"]]
+    assert "windows of 64 tokens that move on by 32" in made["about"]
+    longer = run(RealismConfig(folder, (f"ours={tmp_path / 'a.jsonl'}",), out, window=1024, stride=512))
+    assert "windows of 256 tokens that move on by 128" in longer["about"], "no more than the model can see"
     with pytest.raises(UserError, match="the path must exist"):
         run(RealismConfig(folder, ("ours=nowhere",), out))
     with pytest.raises(UserError, match="no text of type Radiology"):
