@@ -59,9 +59,8 @@ def run(config: AnswersConfig) -> None:
         raise UserError("--decoding.batch and --decoding.max-new-tokens must be above 0, the temperature not below it")
     check_format(config.decoding.prompt_format)
     check_shards(config.shards)
-    manifest = read_manifest(config.questions, "questions")
     questions = list(read_records(config.questions, "questions", Question))[: config.shards.limit or None]
-    content = text_hash(*(file["sha256"] for file in manifest["files"]))
+    content = content_of_questions(config.questions)
     teachers = {spec.name: teacher_of(config, spec) for spec in specs if spec.kind in ("endpoint", "offline")}
     for asked in teachers.values():
         check_may_send(questions, asked, config.allow_remote)
@@ -77,6 +76,10 @@ def run(config: AnswersConfig) -> None:
             ask_teacher(config, spec, teacher, questions, (content, facts))
         else:
             ask_local(config, spec, questions, (content, facts))
+
+
+def content_of_questions(folder: Path) -> str:
+    return text_hash(*(file["sha256"] for file in read_manifest(folder, "questions")["files"]))
 
 
 def is_same(manifest: dict[str, Any], content: str, facts: dict[str, Any], count: int) -> bool:
@@ -224,9 +227,18 @@ def batches(questions: Sequence[Question], size: int) -> Iterator[Sequence[Quest
 def read_answers(folders: Sequence[Path], questions: Path) -> dict[str, dict[str, Answer]]:
     """Each model's answers by question, from folders of answers or folders of such folders; UserError where ids do not
     match the questions'."""
+    content = content_of_questions(questions)
     wanted = {question.id for question in read_records(questions, "questions", Question)}
     answers: dict[str, dict[str, Answer]] = {}
     for folder in found_folders(folders):
+        manifest = read_manifest(folder, "answers")
+        # Planted answers come with their questions, from one source.
+        if "model" in manifest and content not in manifest["inputs"].values() and manifest["out"]:
+            first = next(read_records(folder, "answers", Answer)).question_id
+            if first in wanted:
+                raise UserError(
+                    f"{folder} answers other questions than {questions}, under the same ids: answer them anew"
+                )
         for answer in read_records(folder, "answers", Answer):
             if answer.question_id not in wanted:
                 raise UserError(f"{folder} answers {answer.question_id}, which is not among {questions}")

@@ -17,7 +17,13 @@ from typing import Any, Literal
 import tyro
 
 from asclepius_jax.evaluate import judge_prompts
-from asclepius_jax.evaluate.answers import answers_hash, check_may_send, found_folders, read_answers
+from asclepius_jax.evaluate.answers import (
+    answers_hash,
+    check_may_send,
+    content_of_questions,
+    found_folders,
+    read_answers,
+)
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Judgement, Question, read_records
 from asclepius_jax.evaluate.rubric import score
 from asclepius_jax.evaluate.rules_judge import RULES, by_rules
@@ -192,7 +198,6 @@ def run(config: JudgeConfig) -> dict[str, Any]:
     name = config.name or teacher.model
     if name in RESERVED:
         raise UserError(f"--name {name}: tables give this name to {RESERVED[name]}; choose another")
-    manifest = read_manifest(config.questions, "questions")
     questions = list(read_records(config.questions, "questions", Question))
     check_may_send(questions, teacher, config.allow_remote)
     check_teacher(teacher)
@@ -208,7 +213,7 @@ def run(config: JudgeConfig) -> dict[str, Any]:
     else:
         work = JudgeListwise(name, config.votes, config.seed)
     inputs = {
-        str(config.questions): text_hash(*(file["sha256"] for file in manifest["files"])),
+        str(config.questions): content_of_questions(config.questions),
         "answers": answers_hash(answers),
     }
     facts = {

@@ -16,6 +16,7 @@ from typing import Any
 from asclepius_jax.evaluate.measured import estimate, keep
 from asclepius_jax.evaluate.perplexity import Scored, Scorer, bits_a_byte, perplexity, perplexity_a_text
 from asclepius_jax.evaluate.statistics import rate
+from asclepius_jax.evaluate.tables import SURROGATE
 from data_prep.compare import ABBREVIATION, as_lines, headings_of
 from data_prep.folders import MANIFEST, read_manifest, verified_files
 from data_prep.progress import say
@@ -87,7 +88,8 @@ def read_source(text: str, config: RealismConfig) -> Source:
         raise UserError(f"--sources {text}: it must be NAME=PATH or NAME=PATH#TYPE, and the path must exist")
     found = [(where, body) for where, kind, body in texts_of(path) if wanted.lower() in kind.lower()]
     if not found:
-        raise UserError(f"--sources {text}: no text{f' of type {wanted}' if wanted else ''} in {path}")
+        kind = f" of type {wanted}" if wanted else ""
+        raise UserError(f"--sources {text}: no text{kind} in {path}; a table has it in {' or '.join(TEXT_COLUMNS)}")
     found.sort(key=lambda item: seeded_fraction(config.seed, "realism", *item))
     return Source(name, [body for _, body in found[: config.sample or None]])
 
@@ -99,12 +101,17 @@ def texts_of(path: Path) -> Iterator[tuple[str, str, str]]:
             for note in read_parquet(file, Note):
                 yield note.id, note.note_type, note.text
         return
+    unreadable: list[str] = []
     for row in rows_of(files_of(path)):
         values = row.values or {}
         body = next((str(values[name]) for name in TEXT_COLUMNS if values.get(name)), "")
         kind = next((str(values[name]) for name in TYPE_COLUMNS if values.get(name)), "")
-        if body.strip():
+        if row.values is None or SURROGATE.search(body):
+            unreadable.append(row.place)
+        elif body.strip():
             yield row.place, kind, as_lines(body)
+    if unreadable:
+        say(f"{path}: left out since they cannot be read: {len(unreadable)} rows, first {unreadable[0]}")
 
 
 def of_source(source: Source, scorer: Scorer) -> dict[str, Any]:

@@ -272,6 +272,19 @@ def test_what_a_kill_left_of_a_folder_that_was_replaced_is_not_read(asking, tmp_
 # ---------------------------------------------------------------- what is refused
 
 
+def test_answers_to_other_questions_of_the_same_ids_are_refused(tmp_path):
+    questions = write_questions(tmp_path / "questions")
+    run(AnswersConfig(questions, ("known=reference:",), tmp_path / "out"))
+    assert len(answers.read_answers([tmp_path / "out"], questions)["known"]) == 8
+    made = [question(n, instruction="Which side?") for n in range(8)]
+    other = write(tmp_path / "other", "questions", Question, made)
+    with pytest.raises(UserError, match=r"known answers other questions than .*other, under the same ids"):
+        answers.read_answers([tmp_path / "out"], other)
+    redrawn = write(tmp_path / "redrawn", "questions", Question, [replace(q, id=f"r{q.id}") for q in made])
+    with pytest.raises(UserError, match="answers q0, which is not among"):
+        answers.read_answers([tmp_path / "out"], redrawn)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -91,7 +91,7 @@ def test_texts_of_one_kind_are_not_told_apart_and_those_of_two_are():
     assert told_apart(one[:5], same, 0)["value"] is None
 
 
-def test_the_table_names_its_sources_and_refuses_those_that_are_not_there(folder, texts, tmp_path):
+def test_the_table_names_its_sources_and_refuses_those_that_are_not_there(folder, texts, tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": {text!r}}}\n'.replace("'", '"') for text in texts))
     out = tmp_path / "realism.json"
     made = run(RealismConfig(folder, (f"ours={tmp_path / 'a.jsonl'}",), out, window=64, stride=32))
@@ -101,5 +101,8 @@ def test_the_table_names_its_sources_and_refuses_those_that_are_not_there(folder
     assert "windows of 256 tokens that move on by 128" in longer["about"], "no more than the model can see"
     with pytest.raises(UserError, match="the path must exist"):
         run(RealismConfig(folder, ("ours=nowhere",), out))
+    (tmp_path / "b.csv").write_bytes(b"text\nFever.\nFi\xe8vre.\nCough.\n")
+    assert run(RealismConfig(folder, (f"ours={tmp_path / 'b.csv'}",), out))["table"][0][1] == "2"
+    assert "left out since they cannot be read: 1 rows, first b.csv:3" in capsys.readouterr().err
     with pytest.raises(UserError, match="no text of type Radiology"):
         run(RealismConfig(folder, (f"ours={tmp_path / 'a.jsonl'}#Radiology",), out))
