@@ -172,6 +172,10 @@ def limits(figures: Mapping[str, Any]) -> list[str]:
                 f"{judge} judges by rule: it sees numbers, doses, dates, sides, negations, drugs and findings, and the "
                 "words of the known answer; not what they mean together."
             )
+            if judge in figures["calibration"]:
+                told.append(
+                    f"On planted errors {judge} has the right answer beside it: omissions are easy to see there."
+                )
         if about["missing"]:
             told.append(f"{about['missing']} of {about['verdicts']} verdicts of {judge} are missing.")
         if judge not in figures["calibration"]:
