@@ -118,7 +118,7 @@ class OpenAITeacher:
 
     async def ask(self, request: Request) -> Reply:
         reply = await self._ask_once(request, self.config.max_tokens)
-        if reply.finish_reason == "length":
+        if reply.finish_reason == "length" and request.extend:
             longer = await self._ask_once(request, 2 * self.config.max_tokens)
             # An endpoint that refuses so much room has still told us what the first reply was.
             reply = longer if longer.finish_reason != "error" else reply

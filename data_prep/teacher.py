@@ -33,6 +33,7 @@ class Request:
     schema: Mapping[str, Any] | None = None  # a JSON schema that the reply must meet
     prompt_hash: str = ""  # where a prompt has a version that its messages do not show
     sample: int = 0  # one of several draws for the same messages
+    extend: bool = True  # a reply that is cut is asked for once more, with twice the room
 
 
 class Teacher(Protocol):

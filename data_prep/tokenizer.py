@@ -171,8 +171,10 @@ class JsonTokenizer:
         return self.fast
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; control tokens leave nothing."""
-        control = {self.bos_id, self.eos_id}
+        """The text of ids; control tokens leave nothing, as in transformers, the one for what is unknown included."""
+        named = (self.config.get(f"{name}_token") for name in ("unk", "pad"))
+        others = {self.fast.token_to_id(t["content"] if isinstance(t, dict) else t) for t in named if t}
+        control = {self.bos_id, self.eos_id, *others}
         return self.fast.decode([i for i in ids if i not in control], skip_special_tokens=True)
 
     def token(self, token_id: int | None) -> str:

@@ -4,12 +4,13 @@
         --models ours=hf:models/mine base=hf:models/base gpt=endpoint:gpt-4o rules=offline:
 
 What was answered is kept at once: of a local model in OUT/NAME.partial.jsonl, of an endpoint in its ledger. A run that
-is started again goes on where it ended, and a model whose folder is finished is not asked again.
+is started again goes on where it ended; a model whose folder is finished is not asked again, unless its weights, the
+questions or the settings are others, or requests failed.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import tyro
 
 from asclepius_jax.evaluate.formats import CHAT, as_messages, as_text, check_format
-from asclepius_jax.evaluate.models import Decoding, ModelSpec, load_model, parse_spec
+from asclepius_jax.evaluate.models import Decoding, ModelSpec, content_of, load_model, parse_spec
 from asclepius_jax.evaluate.records import Answer, Question, read_records
 from data_prep.folders import MANIFEST, read_manifest, writing_folder
 from data_prep.progress import say
@@ -58,22 +59,40 @@ def run(config: AnswersConfig) -> None:
         raise UserError("--decoding.batch and --decoding.max-new-tokens must be above 0, the temperature not below it")
     check_format(config.decoding.prompt_format)
     check_shards(config.shards)
-    manifest = read_manifest(config.questions, "questions")
-    questions = list(read_records(config.questions, "questions", Question))
-    content = text_hash(*(file["sha256"] for file in manifest["files"]))
+    questions = list(read_records(config.questions, "questions", Question))[: config.shards.limit or None]
+    content = content_of_questions(config.questions)
+    teachers = {spec.name: teacher_of(config, spec) for spec in specs if spec.kind in ("endpoint", "offline")}
+    for asked in teachers.values():
+        check_may_send(questions, asked, config.allow_remote)
+        check_teacher(asked)
     for spec in specs:
-        out = config.out / spec.name
-        facts = {"model": asdict(spec), "decoding": asdict(config.decoding)}
-        if (out / MANIFEST).is_file() and is_same(read_manifest(out, "answers"), content, facts):
+        out, teacher = config.out / spec.name, teachers.get(spec.name)
+        facts = {"model": asdict(spec), "weights": content_of(spec), "decoding": asdict(config.decoding)}
+        if teacher:
+            facts["teacher"] = sampling(teacher)
+        if (out / MANIFEST).is_file() and is_same(read_manifest(out, "answers"), content, facts, len(questions)):
             say(f"answers of {spec.name}: finished before -> {out}")
-        elif spec.kind in ("endpoint", "offline"):
-            ask_teacher(config, spec, questions, (content, facts))
+        elif teacher:
+            ask_teacher(config, spec, teacher, questions, (content, facts))
         else:
             ask_local(config, spec, questions, (content, facts))
 
 
-def is_same(manifest: dict[str, Any], content: str, facts: dict[str, Any]) -> bool:
-    return list(manifest["inputs"].values()) == [content] and all(manifest.get(k) == v for k, v in facts.items())
+def content_of_questions(folder: Path) -> str:
+    return text_hash(*(file["sha256"] for file in read_manifest(folder, "questions")["files"]))
+
+
+def is_same(manifest: dict[str, Any], content: str, facts: dict[str, Any], count: int) -> bool:
+    failed = "error" in manifest.get("finish_reasons", {})
+    same = list(manifest["inputs"].values()) == [content] and all(manifest.get(k) == v for k, v in facts.items())
+    return same and manifest["out"] == count and not failed
+
+
+def check_may_send(questions: Sequence[Question], teacher: TeacherConfig, allow_remote: str) -> None:
+    """Before anything is sent: UserError for a question on a real note that may not go to the endpoint."""
+    restricted = next((question.id for question in questions if question.restricted), None)
+    if restricted and teacher.teacher != "offline" and (why := why_not_send(teacher.base_url, allow_remote)):
+        raise UserError(f"question {restricted} stands on a real note: {why}")
 
 
 # ---------------------------------------------------------------- endpoints, and the teacher that works by rule
@@ -86,11 +105,8 @@ class Ask:
     model: str
     prompt_format: str
     seed: int
-    why_not_send: str
 
     async def __call__(self, question: Question, teacher: Teacher) -> list[Any]:
-        if question.restricted and self.why_not_send:
-            raise UserError(f"question {question.id} stands on a real note: {self.why_not_send}")
         if self.prompt_format == CHAT:
             messages = tuple(as_messages(question.note, question.instruction))
         else:
@@ -99,37 +115,47 @@ class Ask:
         task = question.task if question.task in TASKS else "Question Answering"
         inputs = {"note": question.note, "task": task, "question": question.instruction}
         seed = request_seed(self.seed, "evaluated answer", question.id)
-        reply = await teacher.ask(Request("answer", question.id, messages, inputs, seed))
+        # Not extended: a longer answer than those of the other models would be judged.
+        reply = await teacher.ask(Request("answer", question.id, messages, inputs, seed, extend=False))
         return [Answer(question.id, self.model, reply.text.strip(), reply.finish_reason, self.prompt_format)]
 
 
-def ask_teacher(
-    config: AnswersConfig, spec: ModelSpec, questions: Sequence[Question], of: tuple[str, dict[str, Any]]
-) -> None:
-    offline = spec.kind == "offline"
-    decoding = config.decoding
-    teacher = replace(
+def teacher_of(config: AnswersConfig, spec: ModelSpec) -> TeacherConfig:
+    return replace(
         config.teacher,
-        teacher="offline" if offline else "openai",
+        teacher="offline" if spec.kind == "offline" else "openai",
         model=spec.place,
-        temperature=decoding.temperature,
-        max_tokens=decoding.max_new_tokens,
+        temperature=config.decoding.temperature,
+        max_tokens=config.decoding.max_new_tokens,
         ledger=config.teacher.ledger or str(config.out / f"{spec.name}.ledger.sqlite"),
     )
-    check_teacher(teacher)
+
+
+def ask_teacher(
+    config: AnswersConfig,
+    spec: ModelSpec,
+    teacher: TeacherConfig,
+    questions: Sequence[Question],
+    of: tuple[str, dict[str, Any]],
+) -> None:
     content, facts = of
-    inputs = {str(config.questions): content}
-    work = Ask(
-        spec.name,
-        decoding.prompt_format or CHAT,
-        decoding.seed,
-        "" if offline else why_not_send(teacher.base_url, config.allow_remote),
-    )
+    reasons: Counter[str] = Counter()
+
+    def count(answer: Any) -> None:
+        reasons[answer.finish_reason] += 1
+        if reasons["error"] == len(questions):
+            raise UserError(f"answers of {spec.name}: every request failed, the last one with: {answer.text[:300]}")
+
+    work = Ask(spec.name, config.decoding.prompt_format or CHAT, config.decoding.seed)
     config.out.mkdir(parents=True, exist_ok=True)
-    facts = {**facts, "teacher": sampling(teacher)}
+    # The counts are full by the time the manifest is written.
+    facts = {**facts, "finish_reasons": reasons}
+    inputs = {str(config.questions): content}
     stage = Stage("answers", Answer, config.out / spec.name, teacher, config.shards, inputs, facts, len(questions))
     records: Any = iter(questions)
-    run_stage(stage, work, records, lambda answer: None)
+    run_stage(stage, work, records, count)
+    if reasons["error"]:
+        say(f"answers of {spec.name}: {reasons['error']} requests failed; run this again to ask them once more")
 
 
 # ---------------------------------------------------------------- models that this process runs
@@ -141,7 +167,8 @@ class Kept:
     def __init__(self, path: Path, identity: str):
         self.path, self.identity = path, identity
         self.answers: dict[str, Answer] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        # Bytes: a kill may cut a character in two, and a text may hold what str.splitlines takes for an end of line.
+        for line in path.read_bytes().split(b"\n") if path.is_file() else ():
             try:
                 kept = json.loads(line)
                 if kept.pop("identity") == identity:
@@ -164,7 +191,7 @@ def ask_local(
     config.out.mkdir(parents=True, exist_ok=True)
     kept = Kept(config.out / f"{spec.name}.partial.jsonl", text_hash(content, json.dumps(facts, sort_keys=True)))
     with writing_folder(config.out / spec.name, "answers", {str(config.questions): content}) as writer:
-        writer.facts = facts
+        writer.facts = dict(facts)
         writer.counts["in"] = len(questions)
         left = [question for question in questions if question.id not in kept.answers]
         if spec.kind == "reference":
@@ -183,9 +210,10 @@ def ask_local(
                 done += len(batch)
                 say(f"answers of {spec.name}: {done} of {len(questions)}")
         answers = [kept.answers[question.id] for question in questions]
+        writer.facts["finish_reasons"] = dict(Counter(answer.finish_reason for answer in answers))
         writer.add_shard(answers, Answer)  # type: ignore[arg-type]
     kept.path.unlink(missing_ok=True)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(a.finish_reason for a in answers).items())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in writer.facts["finish_reasons"].items())
     say(f"answers of {spec.name}: {len(answers)} ({reasons}) -> {config.out / spec.name}")
 
 
@@ -199,9 +227,18 @@ def batches(questions: Sequence[Question], size: int) -> Iterator[Sequence[Quest
 def read_answers(folders: Sequence[Path], questions: Path) -> dict[str, dict[str, Answer]]:
     """Each model's answers by question, from folders of answers or folders of such folders; UserError where ids do not
     match the questions'."""
+    content = content_of_questions(questions)
     wanted = {question.id for question in read_records(questions, "questions", Question)}
     answers: dict[str, dict[str, Answer]] = {}
     for folder in found_folders(folders):
+        manifest = read_manifest(folder, "answers")
+        # Planted answers come with their questions, from one source.
+        if "model" in manifest and content not in manifest["inputs"].values() and manifest["out"]:
+            first = next(read_records(folder, "answers", Answer)).question_id
+            if first in wanted:
+                raise UserError(
+                    f"{folder} answers other questions than {questions}, under the same ids: answer them anew"
+                )
         for answer in read_records(folder, "answers", Answer):
             if answer.question_id not in wanted:
                 raise UserError(f"{folder} answers {answer.question_id}, which is not among {questions}")
@@ -216,13 +253,20 @@ def read_answers(folders: Sequence[Path], questions: Path) -> dict[str, dict[str
     return answers
 
 
+def answers_hash(answers: Mapping[str, Mapping[str, Answer]]) -> str:
+    """What a judge has judged: to know its verdicts from those on other answers."""
+    return text_hash(*(f"{m} {q} {answers[m][q].text}" for m in sorted(answers) for q in sorted(answers[m])))
+
+
 def found_folders(folders: Sequence[Path]) -> list[Path]:
     found = []
     for folder in folders:
         if (folder / MANIFEST).is_file() or not folder.is_dir():
             found.append(folder)
         else:
-            found += sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+            # Not what a kill left while a folder was being replaced: it is hidden.
+            inside = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+            found += [path for path in inside if not path.name.startswith(".")]
     if not found:
         raise UserError(f"no finished folder of answers in {', '.join(map(str, folders))}")
     return found

@@ -27,7 +27,8 @@ def read_labels(folder: Path) -> dict[str, Label]:
 
 
 def calibrate(labels: Mapping[str, Label], judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """Sensitivity by class, specificity, both with Wilson intervals over answers, missing verdicts beside them."""
+    """Sensitivity by class, specificity, both with Wilson intervals over answers, missing verdicts beside them; by each
+    judge's first vote."""
     unknown = next((j.question_id for j in judgements if j.question_id not in labels), None)
     if unknown:
         raise UserError(f"a judgement of {unknown}, which has no label: judge the answers of the calibration set")
@@ -54,8 +55,8 @@ def calibrate(labels: Mapping[str, Label], judgements: Sequence[Judgement]) -> d
     }
 
 
-def retest(judgements: Sequence[Judgement]) -> dict[str, Any] | None:
-    """Krippendorff's alpha between the votes of one judge, None where it voted once."""
+def retest(judgements: Sequence[Judgement], notes: Mapping[str, str] | None = None) -> dict[str, Any] | None:
+    """Krippendorff's alpha between the votes of one judge, None where it voted once. `notes`: of each question."""
     votes = sorted({judgement.vote for judgement in judgements})
     if len(votes) < 2:
         return None
@@ -64,9 +65,10 @@ def retest(judgements: Sequence[Judgement]) -> dict[str, Any] | None:
     table: list[list[int]] = [[0] * len(items) for _ in votes]
     for judgement in judgements:
         table[votes.index(judgement.vote)][place[judgement.model, judgement.question_id]] = judgement.score
+    clusters = [notes[question] for _, question in items] if notes else None
     same = [len(set(column)) == 1 for column in zip(*table, strict=True) if all(column)]
     try:
-        alpha: dict[str, Any] = asdict(krippendorff_alpha([scores(row) for row in table]))
+        alpha: dict[str, Any] = asdict(krippendorff_alpha([scores(row) for row in table], clusters=clusters))
     except UserError as error:
         alpha = {"value": None, "undefined": str(error)}
     return {"votes": len(votes), "alpha": alpha, "same_score": asdict(rate(same))}

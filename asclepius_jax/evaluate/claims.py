@@ -16,15 +16,13 @@ from typing import Any
 
 import tyro
 
-from asclepius_jax.evaluate.answers import read_answers
-from asclepius_jax.evaluate.judge import Item, check_restricted, items_of, usable
+from asclepius_jax.evaluate.answers import answers_hash, check_may_send, content_of_questions, read_answers
+from asclepius_jax.evaluate.judge import Item, items_of, usable
 from asclepius_jax.evaluate.judge_prompts import SYSTEM, json_in, messages
-from asclepius_jax.evaluate.records import Answer, Question, read_records
+from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
 from asclepius_jax.evaluate.statistics import mean, rate
-from data_prep.folders import read_manifest
 from data_prep.progress import say
 from data_prep.records import UserError, text_hash
-from data_prep.remote import why_not_send
 from data_prep.shards import ShardsConfig, Stage, check_shards, run_stage
 from data_prep.teacher import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
 
@@ -92,16 +90,14 @@ class CheckClaims:
     """The work on one answer."""
 
     seed: int
-    why_not_send: str
 
     async def __call__(self, item: Item, teacher: Teacher) -> list[Any]:
-        check_restricted(item.question, self.why_not_send)
         (answer,) = item.answers
         return await self.claims(item.question, answer, teacher)
 
     async def claims(self, question: Question, answer: Answer, teacher: Teacher) -> list[Claim]:
         missing = Claim(question.id, answer.model, "", "")
-        if answer.finish_reason in ("error", "too_long"):
+        if answer.finish_reason in NO_ANSWER:
             return [replace(missing, problem=f"no answer: {answer.text[:200]}")]
         if not answer.text.strip():
             return [missing]
@@ -139,13 +135,13 @@ def run(config: ClaimsConfig) -> dict[str, Any]:
     """Write the folder of claims; its manifest. UserError for what the caller can mend."""
     check_shards(config.shards)
     teacher = replace(config.teacher, teacher="openai")
-    check_teacher(teacher)
-    manifest = read_manifest(config.questions, "questions")
     questions = list(read_records(config.questions, "questions", Question))
+    check_may_send(questions, teacher, config.allow_remote)
+    check_teacher(teacher)
     answers = read_answers(config.answers, config.questions)
-    inputs = {str(config.questions): text_hash(*(file["sha256"] for file in manifest["files"]))}
+    inputs = {str(config.questions): content_of_questions(config.questions), "answers": answers_hash(answers)}
     facts = {"checker": teacher.model, "prompt": HASH, "teacher": sampling(teacher), "models": sorted(answers)}
-    work: Any = CheckClaims(config.seed, why_not_send(teacher.base_url, config.allow_remote))
+    work: Any = CheckClaims(config.seed)
     total = len(questions) * len(answers)
     stage = Stage("claims", Claim, config.out, teacher, config.shards, inputs, facts, total)
     problems: list[str] = []

@@ -57,6 +57,7 @@ def read_judged(folders: Iterable[Path]) -> list[Judged]:
     for folder in folders:
         manifest = read_manifest(folder, "judgements")
         about = {name: manifest.get(name) for name in ("mode", "votes", "prompt", "teacher", "warnings", "models")}
+        about["answers"] = manifest["inputs"].get("answers", "")
         judged.append(Judged(manifest["judge"], about, list(read_records(folder, "judgements", Judgement))))
     twice = [name for name, count in Counter(each.name for each in judged).items() if count > 1]
     if twice:
@@ -205,22 +206,25 @@ def comparisons_of(
 
 def agreement_of(results: Results, table: Scores) -> dict[str, Any]:
     """Between judges, between clinicians, of both with one another, and of a rater or judge with itself."""
+    notes = {question.id: question.note_id for question in results.questions.values()}
     figures: dict[str, Any] = {
-        "retest": {each.name: told for each in results.judged if (told := retest(each.judgements))},
+        "retest": {each.name: told for each in results.judged if (told := retest(each.judgements, notes))},
     }
     items = sorted({(model, name) for mine in table.values() for model, given in mine.items() for name in given})
     names = [each.name for each in results.judged]
     if len(names) > 1:
-        figures["judges"] = alpha([[table[judge].get(m, {}).get(q, 0) for m, q in items] for judge in names], items)
+        figures["judges"] = alpha(
+            [[table[judge].get(m, {}).get(q, 0) for m, q in items] for judge in names], notes, items
+        )
     raters = sorted({rating.rater for rating in results.ratings})
     if raters:
         given = {(r.rater, r.model, r.question_id, r.repeat): r.score for r in results.ratings}
         rows = [[given.get((rater, m, q, 0), 0) for m, q in items] for rater in raters]
-        figures["clinicians"] = alpha(rows, items)
+        figures["clinicians"] = alpha(rows, notes, items)
         repeated = [(rater, m, q) for rater, m, q, repeat in given if repeat]
         if repeated:
             pairs = [[given.get((*key, again), 0) for key in repeated] for again in (0, 1)]
-            figures["same_clinician"] = alpha(pairs, [(m, q) for _, m, q in repeated])
+            figures["same_clinician"] = alpha(pairs, notes, [(m, q) for _, m, q in repeated])
         wrong = called_incorrect([(r.model, r.question_id, r.incorrect) for r in results.ratings if r.score])
         figures["incorrect_by_clinicians"] = {
             each.name: told
@@ -228,7 +232,7 @@ def agreement_of(results: Results, table: Scores) -> dict[str, Any]:
             if (told := finds(wrong, [(j.model, j.question_id, j.incorrect) for j in each.judgements if j.score]))
         }
         figures["with_clinicians"] = {
-            judge: with_clinicians(table, judge, items, results) for judge in table if judge != CLINICIANS
+            judge: with_clinicians(table, judge, items, notes) for judge in table if judge != CLINICIANS
         }
     return figures
 
@@ -252,20 +256,18 @@ def finds(wrong: Mapping[tuple[str, str], bool], told: Iterable[tuple[str, str, 
     }
 
 
-def with_clinicians(table: Scores, judge: str, items: Sequence[tuple[str, str]], results: Results) -> dict[str, Any]:
+def with_clinicians(
+    table: Scores, judge: str, items: Sequence[tuple[str, str]], notes: Mapping[str, str]
+) -> dict[str, Any]:
     theirs, ours = (
-        scores([table[name].get(model, {}).get(question, 0) for model, question in items])
+        scores([table.get(name, {}).get(model, {}).get(question, 0) for model, question in items])
         for name in (CLINICIANS, judge)
     )
-    return told_of(lambda: correlations(ours, theirs, note_of(items, results)))
+    return told_of(lambda: correlations(ours, theirs, [notes[question] for _, question in items]))
 
 
-def note_of(items: Iterable[tuple[str, str]], results: Results) -> list[str]:
-    return [results.questions[question].note_id for _, question in items]
-
-
-def alpha(rows: list[list[int]], items: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    clusters = [question for _, question in items]
+def alpha(rows: list[list[int]], notes: Mapping[str, str], items: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    clusters = [notes[question] for _, question in items]
     return told_of(lambda: krippendorff_alpha([scores(row) for row in rows], clusters=clusters))
 
 
@@ -323,4 +325,4 @@ def figures_of(results: Results, baseline: str, margin: float) -> dict[str, Any]
 def calibration_of(folders: Iterable[Path], judged: Iterable[Path]) -> dict[str, Any]:
     """For each judge of a calibration set, what it is worth."""
     labels = {name: label for folder in folders for name, label in read_labels(folder / "labels").items()}
-    return {each.name: calibrate(labels, each.judgements) for each in read_judged(judged)}
+    return {each.name: {**calibrate(labels, each.judgements), "about": each.about} for each in read_judged(judged)}

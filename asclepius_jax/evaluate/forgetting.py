@@ -15,7 +15,7 @@ from typing import Any
 
 from asclepius_jax.evaluate.comparisons import compare
 from asclepius_jax.evaluate.measured import estimate, keep, p_value
-from asclepius_jax.evaluate.perplexity import Scored, Scorer, bits_a_byte
+from asclepius_jax.evaluate.perplexity import Scored, Scorer, bits_a_byte, longest_of
 from asclepius_jax.evaluate.realism import texts_of
 from data_prep.progress import say
 from data_prep.records import UserError, seeded_fraction
@@ -54,8 +54,10 @@ def run(config: ForgettingConfig) -> dict[str, Any]:
     found.sort(key=lambda item: seeded_fraction(config.seed, "forgetting", *item))
     texts = [text for _, text in found[: config.sample or None]]
     scored = {}
+    # Both see as much of a text as the shorter-sighted one can.
+    window = min(config.window, *(longest_of(folder) for folder in (config.before, config.after)))
     for name, folder in (("before", config.before), ("after", config.after)):
-        scorer = Scorer(folder, config.window, config.window // 2)
+        scorer = Scorer(folder, window, window // 2)
         scored[name] = [scorer.score(text) for text in texts]
         say(f"forgetting: {len(texts)} texts scored {name}")
     figures: dict[str, Any] = {name: asdict(bits_a_byte(each)) for name, each in scored.items()}

@@ -33,6 +33,7 @@ TEMPLATES = {
     ),
     "clinical-camel": "USER: {instruction}\n\n{note}\nASSISTANT: ",
 }
+PROBE = "probe of the note"
 FORMATS = (CHAT, *TEMPLATES)
 
 
@@ -55,11 +56,17 @@ def as_messages(note: str, instruction: str, system: bool = True) -> Sequence[di
 
 def by_chat_template(tokenizer: Any, note: str, instruction: str) -> str:
     """The text that a transformers tokenizer's template makes, with its own special tokens in it."""
+
+    def rendered(note: str, system: bool) -> str:
+        messages = as_messages(note, instruction, system)
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    problem: Exception | str = "it leaves the note out"
     for system in (True, False):
         try:
-            return tokenizer.apply_chat_template(
-                as_messages(note, instruction, system), tokenize=False, add_generation_prompt=True
-            )
+            # Some templates refuse a system message, others leave it out without a word, and the note with it.
+            if PROBE in rendered(PROBE, system):
+                return rendered(note, system)
         except Exception as error:  # noqa: BLE001 - a template raises what it likes
             problem = error
     raise UserError(f"the model's chat template takes neither a system and a user message nor one of a user: {problem}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from asclepius_jax.evaluate.records import Answer, Question
+from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question
 from asclepius_jax.evaluate.rules_judge import SAYS_ABSENT
 from asclepius_jax.evaluate.statistics import mean, rate
 from data_prep.grounding import KINDS, check
@@ -75,7 +75,7 @@ def look_at_all(pairs: Sequence[tuple[Question, Answer]]) -> Iterator[Found]:
 def analyse(questions: Mapping[str, Question], answers: Mapping[str, Mapping[str, Answer]]) -> dict[str, Any]:
     """For each model: rates with intervals, counts by kind, and examples."""
     usable = {
-        model: [(questions[id], mine[id]) for id in questions if mine[id].finish_reason not in ("error", "too_long")]
+        model: [(questions[id], mine[id]) for id in questions if mine[id].finish_reason not in NO_ANSWER]
         for model, mine in answers.items()
     }
     found = look_at_all([pair for pairs in usable.values() for pair in pairs])

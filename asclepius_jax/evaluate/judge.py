@@ -9,7 +9,7 @@ is missing, which is counted and never a score.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +17,20 @@ from typing import Any, Literal
 import tyro
 
 from asclepius_jax.evaluate import judge_prompts
-from asclepius_jax.evaluate.answers import read_answers
-from asclepius_jax.evaluate.records import Answer, Judgement, Question, read_records
+from asclepius_jax.evaluate.answers import (
+    answers_hash,
+    check_may_send,
+    content_of_questions,
+    found_folders,
+    read_answers,
+)
+from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Judgement, Question, read_records
 from asclepius_jax.evaluate.rubric import score
 from asclepius_jax.evaluate.rules_judge import RULES, by_rules
+from data_prep.estimate import Counting
 from data_prep.folders import read_manifest
 from data_prep.progress import say
 from data_prep.records import UserError, seeded_fraction, text_hash
-from data_prep.remote import why_not_send
 from data_prep.shards import ShardsConfig, Stage, check_shards, run_stage
 from data_prep.teacher import Reply, Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
 
@@ -78,16 +84,14 @@ class JudgePointwise:
     votes: int
     seed: int
     structured: bool
-    why_not_send: str
 
     async def __call__(self, item: Item, teacher: Teacher) -> list[Any]:
-        check_restricted(item.question, self.why_not_send)
         (answer,) = item.answers
         return [await self.vote(item.question, answer, vote, teacher) for vote in range(self.votes)]
 
     async def vote(self, question: Question, answer: Answer, vote: int, teacher: Teacher) -> Judgement:
         missing = Judgement(question.id, answer.model, self.judge, vote, score=0)
-        if answer.finish_reason in ("error", "too_long"):
+        if answer.finish_reason in NO_ANSWER:
             return replace(missing, problem=f"no answer: {answer.text[:200]}")
         messages = judge_prompts.pointwise_messages(question.note, question.instruction, answer.text, vote)
         # The answer's own text, not its model: what two models say alike is judged once, and alike.
@@ -96,7 +100,7 @@ class JudgePointwise:
         request = Request("judge", name, messages, seed=seed, prompt_hash=judge_prompts.HASH, sample=vote)
         if self.structured:
             request = replace(request, schema=judge_prompts.SCHEMA)
-        for attempt in range(2):
+        for attempt in range(attempts_of(teacher)):
             reply = await teacher.ask(replace(request, seed=seed + attempt, sample=vote + self.votes * attempt))
             try:
                 verdict, evidence = judge_prompts.read_verdict(usable(reply))
@@ -114,11 +118,18 @@ class JudgeListwise:
     judge: str
     votes: int
     seed: int
-    why_not_send: str
 
     async def __call__(self, item: Item, teacher: Teacher) -> list[Any]:
-        check_restricted(item.question, self.why_not_send)
-        return [j for vote in range(self.votes) for j in await self.vote(item, vote, teacher)]
+        given = tuple(answer for answer in item.answers if answer.finish_reason not in NO_ANSWER)
+        missing = [
+            Judgement(item.question.id, answer.model, self.judge, vote, 0, problem=f"no answer: {answer.text[:200]}")
+            for vote in range(self.votes)
+            for answer in item.answers
+            if answer not in given
+        ]
+        votes = range(self.votes if given else 0)
+        told = [j for vote in votes for j in await self.vote(replace(item, answers=given), vote, teacher)]
+        return told + missing
 
     async def vote(self, item: Item, vote: int, teacher: Teacher) -> list[Judgement]:
         count = len(item.answers)
@@ -129,7 +140,7 @@ class JudgeListwise:
         seed = request_seed(self.seed, f"judge {vote}", item.id)
         request = Request("judge", item.id, messages, seed=seed, prompt_hash=judge_prompts.HASH, sample=vote)
         scores, problem = [0] * count, ""
-        for attempt in range(2):
+        for attempt in range(attempts_of(teacher)):
             reply = await teacher.ask(replace(request, seed=seed + attempt, sample=vote + self.votes * attempt))
             try:
                 scores = judge_prompts.read_scores(usable(reply), count)
@@ -152,16 +163,16 @@ class JudgeListwise:
         ]
 
 
+def attempts_of(teacher: Teacher) -> int:
+    """How often a verdict is asked for; an estimate supposes that the first reply can be read."""
+    return 1 if isinstance(teacher, Counting) else 2
+
+
 def usable(reply: Reply) -> str:
     """A reply's text; ValueError where it is none. One that was cut short may still hold all that is asked."""
     if reply.finish_reason in ("error", "refusal", "content_filter"):
         raise ValueError(reply.finish_reason)
     return reply.text
-
-
-def check_restricted(question: Question, why: str) -> None:
-    if question.restricted and why:
-        raise UserError(f"question {question.id} stands on a real note: {why}")
 
 
 @dataclass(frozen=True)
@@ -182,25 +193,28 @@ def run(config: JudgeConfig) -> dict[str, Any]:
     check_shards(config.shards)
     rules = config.teacher.model == RULES
     teacher = replace(config.teacher, teacher="offline" if rules else "openai")
-    check_teacher(teacher)
+    if not teacher.model:
+        raise UserError("name the judge: --model MODEL, as the endpoint knows it, or --model rules")
     name = config.name or teacher.model
-    manifest = read_manifest(config.questions, "questions")
+    if name in RESERVED:
+        raise UserError(f"--name {name}: tables give this name to {RESERVED[name]}; choose another")
     questions = list(read_records(config.questions, "questions", Question))
+    check_may_send(questions, teacher, config.allow_remote)
+    check_teacher(teacher)
     answers = read_answers(config.answers, config.questions)
-    warnings = [] if rules else kinship(teacher.model, list(answers))
+    warnings = [] if rules else kinship(teacher.model, places_of(config.answers, answers))
     for warning in warnings:
         say(f"judge {name}: {warning}")
-    why = "" if rules else why_not_send(teacher.base_url, config.allow_remote)
     work: Any
     if rules:
         work = JudgeByRules(name)
     elif config.mode == "pointwise":
-        work = JudgePointwise(name, config.votes, config.seed, teacher.structured, why)
+        work = JudgePointwise(name, config.votes, config.seed, teacher.structured)
     else:
-        work = JudgeListwise(name, config.votes, config.seed, why)
+        work = JudgeListwise(name, config.votes, config.seed)
     inputs = {
-        str(config.questions): text_hash(*(file["sha256"] for file in manifest["files"])),
-        "answers": text_hash(*(f"{m} {a.question_id} {a.text}" for m in sorted(answers) for a in answers[m].values())),
+        str(config.questions): content_of_questions(config.questions),
+        "answers": answers_hash(answers),
     }
     facts = {
         "judge": name,
@@ -226,7 +240,8 @@ def run(config: JudgeConfig) -> dict[str, Any]:
     if tally["missing"]:
         told = f"{tally['missing']} of {tally.total()} verdicts are missing, the first one since: {first_problem[0]}"
         if not tally["read"]:
-            raise UserError(f"judge {name}: {told}; no verdict could be read: choose another judge")
+            remedy = "look at the answers" if first_problem[0].startswith("no answer") else "choose another judge"
+            raise UserError(f"judge {name}: {told}; no verdict could be read: {remedy}")
         say(f"judge {name}: {told}")
     return made
 
@@ -240,6 +255,8 @@ def items_of(questions: list[Question], answers: dict[str, dict[str, Answer]], t
             yield from (Item(f"{question.id} {answer.model}", question, (answer,)) for answer in of_all)
 
 
+# Names that tables give to others.
+RESERVED = {"clinicians": "the raters", "jury": "all judges together"}
 FAMILIES = ("gpt", "claude", "gemini", "gemma", "llama", "mistral", "mixtral", "qwen", "deepseek", "phi", "smollm")
 
 
@@ -247,7 +264,18 @@ def family(name: str) -> str:
     return next((known for known in FAMILIES if re.search(known, name, re.IGNORECASE)), "")
 
 
-def kinship(judge: str, models: list[str]) -> list[str]:
-    """A judge favours what its own family writes; where names show that, the reader is told."""
-    kin = [model for model in models if family(judge) and family(model) == family(judge)]
+def places_of(folders: Iterable[Path], models: Iterable[str]) -> dict[str, str]:
+    """Each model's name here, with where it comes from: its name at the endpoint, or its folder's."""
+    places = dict.fromkeys(models, "")
+    for folder in found_folders(list(folders)):
+        told = read_manifest(folder, "answers").get("model")
+        if isinstance(told, dict) and told["name"] in places:
+            places[told["name"]] = Path(told["place"]).name
+    return places
+
+
+def kinship(judge: str, models: Mapping[str, str]) -> list[str]:
+    """A judge favours what its own family writes; where names or places show that, the reader is told."""
+    own = family(judge)
+    kin = [model for model, place in models.items() if own and own in (family(model), family(place))]
     return [f"{judge} is of one family with {', '.join(kin)}: judges favour their own kind"] if kin else []

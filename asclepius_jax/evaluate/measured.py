@@ -39,13 +39,15 @@ def p_value(p: float | None) -> str:
 def keep(made: Mapping[str, Any], out: Path) -> None:
     """Write it, and print its table."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_durably(out, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-    table = Table(*made["columns"], title=made["title"])
+    # A model may be called [/x]: names are no markup.
+    table = Table(*map(escape, made["columns"]), title=escape(made["title"]))
     for row in made["table"]:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console(width=150).print(table)
 
 
@@ -55,6 +57,6 @@ def read_measured(path: Path) -> dict[str, Any]:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--measured {path}: not a JSON file that can be read ({error})") from error
-    if not isinstance(told, dict) or not isinstance(told.get("table"), list):
+    if not isinstance(told, dict) or not {"title", "about", "columns", "table"} <= told.keys():
         raise UserError(f"--measured {path}: it holds no table; name a file that asclepius evaluate wrote")
     return told

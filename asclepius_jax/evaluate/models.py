@@ -6,6 +6,7 @@
 `reference` repeats the answer that the question brings: a ceiling for the scores, and a check of the judge.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,12 @@ from typing import Any, Protocol
 
 from asclepius_jax.evaluate.formats import CHAT, OURS, as_text, by_chat_template
 from asclepius_jax.evaluate.records import Question
-from data_prep.records import UserError
+from data_prep.folders import MANIFEST
+from data_prep.records import UserError, text_hash
+from data_prep.replies import one_line
+from data_prep.teacher import request_seed
 
+PIECES, PIECE_BYTES = 64, 1 << 16  # of a file of weights, to know it by
 KINDS = ("hf", "checkpoint", "untrained", "endpoint", "offline", "reference")
 
 
@@ -28,8 +33,10 @@ class ModelSpec:
 def parse_spec(text: str) -> ModelSpec:
     name, equals, rest = text.partition("=")
     kind, colon, place = rest.partition(":")
-    if not name or not equals or not colon or kind not in KINDS or "/" in name:
+    if not name or not equals or not colon or kind not in KINDS:
         raise UserError(f"--models {text}: it must be NAME=KIND:PLACE, with KIND one of {', '.join(KINDS)}")
+    if "/" in name or name.startswith("."):
+        raise UserError(f"--models {text}: NAME becomes a folder's name: no slash, and no dot to begin with")
     if kind in ("hf", "untrained") and not (Path(place) / "config.json").is_file():
         raise UserError(f"--models {text}: {place} is no Hugging Face folder: it has no config.json")
     if kind == "checkpoint" and not Path(place).is_dir():
@@ -37,6 +44,31 @@ def parse_spec(text: str) -> ModelSpec:
     if kind == "endpoint" and not place:
         raise UserError(f"--models {text}: name the model at the endpoint, NAME=endpoint:MODEL")
     return ModelSpec(name, kind, place)
+
+
+def content_of(spec: ModelSpec) -> str:
+    """A hash that tells weights from others at the same place; empty where a place cannot hold others."""
+    if spec.kind == "checkpoint":
+        from asclepius_jax.checkpoints import find_step, read_meta
+
+        step = find_step(Path(spec.place))[1]
+        return text_hash(step.name, *(f"{k} {v}" for k, v in sorted(read_meta(step).checksums.items())))
+    if spec.kind not in ("hf", "untrained"):
+        return ""
+    kinds = (".json", ".jinja", ".model", ".txt") + ((".safetensors", ".bin") if spec.kind == "hf" else ())
+    paths = sorted(path for path in Path(spec.place).iterdir() if path.suffix in kinds and path.name != MANIFEST)
+    return text_hash(*(f"{path.name} {sampled_hash(path)}" for path in paths))
+
+
+def sampled_hash(path: Path) -> str:
+    """Of a file's size and of pieces all over it: training moves every tensor, and tens of GB take minutes to read."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for part in range(PIECES):
+            file.seek(part * size // PIECES)
+            digest.update(file.read(PIECE_BYTES))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -76,17 +108,13 @@ class Transformer:
 
     def __init__(self, spec: ModelSpec, decoding: Decoding):
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
         self.decoding = decoding
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
-        self.tokenizer = AutoTokenizer.from_pretrained(spec.place, padding_side="left")
-        if spec.kind == "untrained":
-            torch.manual_seed(decoding.seed)
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(spec.place), dtype=dtype)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(spec.place, dtype=dtype)
+        try:
+            self.tokenizer, model = self._open(spec)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{spec.place} cannot be opened with transformers ({one_line(error)})") from error
         self.model = model.to(self.device).eval()
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -95,6 +123,17 @@ class Transformer:
         if self.prompt_format == CHAT and not self.tokenizer.chat_template:
             raise UserError(f"{spec.place} has no chat template: name another --decoding.prompt-format")
         self.longest = self.model.config.max_position_embeddings
+
+    def _open(self, spec: ModelSpec) -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+        tokenizer = AutoTokenizer.from_pretrained(spec.place, padding_side="left")
+        if spec.kind != "untrained":
+            return tokenizer, AutoModelForCausalLM.from_pretrained(spec.place, dtype=dtype)
+        torch.manual_seed(self.decoding.seed)
+        return tokenizer, AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(spec.place), dtype=dtype)
 
     def answer(self, questions: Sequence[Question]) -> list[tuple[str, str]]:
         import torch
@@ -111,19 +150,29 @@ class Transformer:
         length = inputs["input_ids"].shape[1]
         if length + self.decoding.max_new_tokens > self.longest:
             return self._answer_what_fits(questions, length)
-        sampled = self.decoding.temperature > 0
-        torch.manual_seed(self.decoding.seed)
+        # Not one noise for all batches; which questions are a batch follows from the questions alone.
+        torch.manual_seed(request_seed(self.decoding.seed, "evaluated answer", questions[0].id))
         with torch.no_grad():
-            out = self.model.generate(
-                **inputs,
-                max_new_tokens=self.decoding.max_new_tokens,
-                do_sample=sampled,
-                temperature=self.decoding.temperature if sampled else None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )
+            out = self.model.generate(**inputs, generation_config=self._settings())
         return [self._read(row.tolist()) for row in out[:, length:]]
+
+    def _settings(self) -> Any:
+        """All models decode alike, whatever a folder's generation_config.json prefers; what is left at None would be
+        filled in from it, or by transformers with its own top_k of 50."""
+        from transformers import GenerationConfig
+
+        sampled = self.decoding.temperature > 0
+        return GenerationConfig(
+            max_new_tokens=self.decoding.max_new_tokens,
+            do_sample=sampled,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=self.model.generation_config.eos_token_id,
+            bos_token_id=self.model.generation_config.bos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            **({"temperature": self.decoding.temperature, "top_k": 0, "top_p": 1.0} if sampled else {}),
+        )
 
     def _read(self, ids: list[int]) -> tuple[str, str]:
         ends = self.model.generation_config.eos_token_id

@@ -19,6 +19,7 @@ import numpy as np
 
 from asclepius_jax.evaluate.statistics import Estimate, estimate_of_sums, mean
 from data_prep.records import UserError
+from data_prep.replies import one_line
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,15 @@ class Scored:
     )  # the last hidden state of its beginning
 
 
+def longest_of(folder: Path) -> int:
+    """Tokens that a Hugging Face folder's model can see at once."""
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no Hugging Face folder: it has no config.json")
+    return int(AutoConfig.from_pretrained(folder).max_position_embeddings)
+
+
 class Scorer:
     """A Hugging Face folder as a scoring model, in float32 on the processor and bfloat16 weights on a GPU."""
 
@@ -40,17 +50,20 @@ class Scorer:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} is no Hugging Face folder: it has no config.json")
+        longest = longest_of(folder)
         if not 0 < stride < window:
             # As far apart as they are long, the first token of a window would have nothing before it.
             raise UserError(f"--stride {stride}: it must be above 0 and below --window {window}")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(self.device).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.window = min(window, self.model.config.max_position_embeddings)
-        self.stride = min(stride, self.window - 1)
+        try:
+            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(self.device).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} cannot be opened with transformers ({one_line(error)})") from error
+        self.window = min(window, longest)
+        # In proportion: a window that moves on by nearly its length scores tokens with nearly nothing before them.
+        self.stride = max(1, stride * self.window // window)
         begin = self.tokenizer.bos_token_id
         self.begin = self.tokenizer.eos_token_id if begin is None else begin
         if self.begin is None:

@@ -87,7 +87,11 @@ def elsewhere(examples: list[Example], _: int) -> Iterator[Made]:
         if example.report_id == other.report_id or absent or familiar(example.answer, other.note) > MOST_SHARED:
             continue
         unanswerable = replace(
-            example, note=other.note, note_id=other.note_id, answer="This is not stated in the note."
+            example,
+            note=other.note,
+            note_id=other.note_id,
+            answer="This is not stated in the note.",
+            restricted=example.restricted or other.restricted,
         )
         yield made(unanswerable, "not in the note", "unanswerable", example.answer)
 

@@ -25,7 +25,7 @@ from asclepius_jax.evaluate.answers import read_answers
 from asclepius_jax.evaluate.canaries import DIGITS, FORMAT, Canary, read_canaries
 from asclepius_jax.evaluate.measured import estimate, keep
 from asclepius_jax.evaluate.perplexity import Scorer
-from asclepius_jax.evaluate.records import Question, read_records
+from asclepius_jax.evaluate.records import NO_ANSWER, Question, read_records
 from asclepius_jax.evaluate.statistics import Estimate, mean, rate
 from data_prep.folders import read_manifest, verified_files
 from data_prep.near_duplicates import RUN_WORDS, runs, words_of
@@ -138,12 +138,19 @@ def membership(config: PrivacyConfig, scorer: Scorer) -> dict[str, Any]:
     assert config.held_out
     # A note with a canary differs from the others by it, whether it was trained on or not.
     marked = {name for canary in (read_canaries(config.canaries) if config.canaries else ()) for name in canary.notes}
+    folders = [texts_of(folder) for folder in (config.trained_on, config.held_out)]
+    both = set(folders[0].values()) & set(folders[1].values())  # told apart by nothing
     inside, outside = (
-        drawn({n: text for n, text in texts_of(folder).items() if n not in marked}, config.sample, config.seed)
-        for folder in (config.trained_on, config.held_out)
+        drawn(
+            {n: text for n, text in texts.items() if n not in marked and text not in both}, config.sample, config.seed
+        )
+        for texts in folders
     )
     if min(len(inside), len(outside)) < FEWEST:
-        raise UserError(f"{len(inside)} notes inside and {len(outside)} outside: the attack needs {FEWEST} of each")
+        shared = f", {len(both)} that stand in both left out" if both else ""
+        raise UserError(
+            f"{len(inside)} notes inside and {len(outside)} outside{shared}: the attack needs {FEWEST} of each"
+        )
     scored = [[(scorer.score(text), text) for text in texts] for texts in (inside, outside)]
     attacks = {
         "loss": [np.array([s.nats / max(1, s.tokens) for s, _ in side]) for side in scored],
@@ -151,7 +158,7 @@ def membership(config: PrivacyConfig, scorer: Scorer) -> dict[str, Any]:
             np.array([s.nats / len(zlib.compress(text.encode())) for s, text in side]) for side in scored
         ],
     }
-    figures: dict[str, Any] = {"inside": len(inside), "outside": len(outside)}
+    figures: dict[str, Any] = {"inside": len(inside), "outside": len(outside), "in_both": len(both)}
     for name, (ours, theirs) in attacks.items():
         figures[name] = {"auc": asdict(auc(ours, theirs, config.seed)), "at_1_percent": caught_at(ours, theirs)}
     return figures
@@ -192,9 +199,13 @@ def repeated(config: PrivacyConfig) -> dict[str, Any]:
             holders[run_hash].add(name)
     figures = {}
     for model, mine in read_answers(config.answers, config.questions).items():
-        found = [foreign(mine[name].text, questions[name], holders) for name in questions]
+        found = [
+            None if mine[name].finish_reason in NO_ANSWER else foreign(mine[name].text, questions[name], holders)
+            for name in questions
+        ]
         first = next((run for run in found if run), "")
-        figures[model] = {"answers": asdict(rate([bool(run) for run in found])), "example": first}
+        answered = rate([None if run is None else bool(run) for run in found])
+        figures[model] = {"answers": asdict(answered), "example": first}
     return figures
 
 

@@ -2,19 +2,20 @@
 
     asclepius evaluate questions --source data/split/held_out --out evaluation/questions --per-task 60
 
-A source is a folder of instructions, a data set in the published columns (patient_id, note, question, answer, task), or
-any table with the columns `note` and `question` (or `instruction`). Which questions are drawn depends on the seed and
-their ids alone.
+A source is a folder of instructions, a data set in the published columns (patient_id, note, question, answer, task; of
+one that `asclepius release` wrote, its split `test` where it has one), or any table with the columns `note` and
+`question` (or `instruction`). Which questions are drawn depends on the seed and their ids alone.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from asclepius_jax.evaluate.records import Question
+from asclepius_jax.evaluate.tables import SURROGATE
 from data_prep.folders import MANIFEST, read_manifest, verified_files, writing_folder
 from data_prep.note_types import NOTE_TYPES
 from data_prep.records import TASKS, Example, UserError, file_hash, read_parquet, seeded_fraction, text_hash
@@ -40,6 +41,10 @@ class QuestionsConfig:
     reports: Path | None = None
     """The case reports' own file: its column year, date or pub_date gives each question the year of its source."""
 
+    restricted: bool = False
+    """The notes are real ones: they go to no endpoint but one of your own. A folder of instructions knows it of each
+    note, a table may say so in a column restricted."""
+
     seed: int = 0
     """Which questions are drawn."""
 
@@ -51,15 +56,9 @@ def run(config: QuestionsConfig) -> dict[str, Any]:
     if not config.source.exists():
         raise UserError(f"{config.source}: no such file or folder")
     years = years_of(config.reports) if config.reports else {}
-    folder = (config.source / MANIFEST).is_file() and read_manifest(config.source, "instructions", "dataset")
-    if folder and folder["kind"] == "instructions":
-        paths = verified_files(config.source, folder)
-        found = [of_example(example, years) for path in paths for example in read_parquet(path, Example)]
-        content = text_hash(*(file["sha256"] for file in folder["files"]))
-    else:
-        files = files_of(config.source)
-        found = list(of_table(files, config.source.stem, years))
-        content = text_hash(*(file_hash(file) for file in files))
+    found, content = read_source(config.source, years)
+    if config.restricted:
+        found = [replace(question, restricted=True) for question in found]
     if not found:
         raise UserError(f"{config.source} holds no questions")
     repeated = [name for name, count in Counter(question.id for question in found).items() if count > 1]
@@ -73,6 +72,20 @@ def run(config: QuestionsConfig) -> dict[str, Any]:
     tasks = ", ".join(f"{count} {task}" for task, count in Counter(question.task for question in chosen).items())
     print(f"questions: {len(chosen)} of {len(found)} ({tasks}) -> {config.out}", flush=True)
     return read_manifest(config.out, "questions")
+
+
+def read_source(source: Path, years: Mapping[str, str]) -> tuple[list[Question], str]:
+    """All its questions, and a hash of what they were read from."""
+    manifest = (source / MANIFEST).is_file() and read_manifest(source, "instructions", "dataset")
+    if not manifest:
+        files = files_of(source)
+        return list(of_table(files, source.stem, years)), text_hash(*(file_hash(file) for file in files))
+    files, content = verified_files(source, manifest), text_hash(*(file["sha256"] for file in manifest["files"]))
+    if manifest["kind"] == "instructions":
+        return [of_example(example, years) for path in files for example in read_parquet(path, Example)], content
+    # Its other split is what models are trained on.
+    held_out = [file for file in files if file.name.startswith("test-")]
+    return list(of_table(held_out or files, source.stem, years)), content
 
 
 def draw(questions: list[Question], per_task: int, seed: int) -> list[Question]:
@@ -110,9 +123,12 @@ def of_table(files: list[Path], name: str, years: Mapping[str, str]) -> Iterator
         if row.values is None:
             raise UserError(f"{row.place}: {row.error}")
         values = {str(key).lower(): "" if value is None else str(value).strip() for key, value in row.values.items()}
+        if any(SURROGATE.search(text) for text in values.values()):
+            raise UserError(f"{row.place}: not UTF-8; save the file in that encoding")
         asked = "question" if "question" in values else "instruction"
-        missing = [column for column in ("note", asked) if column not in values]
+        missing = [name for name in ("note", asked) if name not in values]
         if missing:
+            missing = ["question or instruction" if name == asked else name for name in missing]
             raise UserError(f"{row.place}: no column {' and '.join(missing)} among {', '.join(values)}")
         if not values["note"] or not values[asked]:
             raise UserError(f"{row.place}: an empty {'note' if not values['note'] else asked}")
@@ -128,6 +144,7 @@ def of_table(files: list[Path], name: str, years: Mapping[str, str]) -> Iterator
             note_type=values.get("note_type", ""),
             source=values.get("source") or name,
             year=years.get(patient, "") or values.get("year", ""),
+            restricted=values.get("restricted", "").lower() in ("true", "yes", "1"),
         )
 
 

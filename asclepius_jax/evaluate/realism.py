@@ -18,6 +18,7 @@ import numpy as np
 from asclepius_jax.evaluate.measured import estimate, keep
 from asclepius_jax.evaluate.perplexity import Scored, Scorer, bits_a_byte, perplexity, perplexity_a_text
 from asclepius_jax.evaluate.statistics import rate
+from asclepius_jax.evaluate.tables import SURROGATE
 from data_prep.compare import ABBREVIATION, as_lines, headings_of
 from data_prep.folders import MANIFEST, read_manifest, verified_files
 from data_prep.progress import say
@@ -79,7 +80,7 @@ def run(config: RealismConfig) -> dict[str, Any]:
         if source.name != config.real:
             figures[source.name]["told_apart"] = told_apart(source, named[config.real], config.seed)
             figures[source.name]["mauve"] = mauve_of(scored[source.name], scored[config.real], config.seed)
-    made = as_table(figures, config)
+    made = as_table(figures, config, scorer)
     keep(made, config.out)
     return made
 
@@ -92,7 +93,8 @@ def read_source(text: str, config: RealismConfig) -> Source:
         raise UserError(f"--sources {text}: it must be NAME=PATH or NAME=PATH#TYPE, and the path must exist")
     found = [(case, body) for case, kind, body in texts_of(path) if wanted.lower() in kind.lower()]
     if not found:
-        raise UserError(f"--sources {text}: no text{f' of type {wanted}' if wanted else ''} in {path}")
+        kind = f" of type {wanted}" if wanted else ""
+        raise UserError(f"--sources {text}: no text{kind} in {path}; a table has it in {' or '.join(TEXT_COLUMNS)}")
     found.sort(key=lambda item: seeded_fraction(config.seed, "realism", *item))
     found = found[: config.sample or None]
     return Source(name, [body for _, body in found], [case for case, _ in found])
@@ -105,13 +107,18 @@ def texts_of(path: Path) -> Iterator[tuple[str, str, str]]:
             for note in read_parquet(file, Note):
                 yield note.report_id, note.note_type, note.text
         return
+    unreadable: list[str] = []
     for row in rows_of(files_of(path)):
         values = row.values or {}
         body = next((str(values[name]) for name in TEXT_COLUMNS if values.get(name)), "")
         kind = next((str(values[name]) for name in TYPE_COLUMNS if values.get(name)), "")
-        if body.strip():
+        if row.values is None or SURROGATE.search(body):
+            unreadable.append(row.place)
+        elif body.strip():
             case = next((str(values[name]) for name in CASE_COLUMNS if values.get(name)), row.place)
             yield case, kind, as_lines(body)
+    if unreadable:
+        say(f"{path}: left out since they cannot be read: {len(unreadable)} rows, first {unreadable[0]}")
 
 
 def scored_texts(source: Source, scorer: Scorer) -> list[Scored]:
@@ -172,7 +179,7 @@ def mauve_of(scored: list[Scored], real: list[Scored], seed: int) -> float | Non
     return float(mauve.compute_mauve(p_features=sides[0], q_features=sides[1], verbose=False, seed=seed).mauve)
 
 
-def as_table(figures: dict[str, Any], config: RealismConfig) -> dict[str, Any]:
+def as_table(figures: dict[str, Any], config: RealismConfig, scorer: Scorer) -> dict[str, Any]:
     rows = [
         [
             name,
@@ -190,8 +197,8 @@ def as_table(figures: dict[str, Any], config: RealismConfig) -> dict[str, Any]:
     ]
     return {
         "title": "Whether notes read like real ones",
-        "about": f"Scored by {config.scorer.name}: BOS, windows of {config.window} tokens that move on by "
-        f"{config.stride}, each token once. “Told apart” is the accuracy of a classifier that tries to tell a source's "
+        "about": f"Scored by {config.scorer.name}: BOS, windows of {scorer.window} tokens that move on by "
+        f"{scorer.stride}, each token once. “Told apart” is the accuracy of a classifier that tries to tell a source's "
         f"texts from {config.real or 'real ones'}: 0.5 is indistinguishable; of MAUVE, over the scorer's "
         "hidden states, 1 is.",
         "columns": ["texts of", "n", "perplexity a token", "mean of texts", "bits a byte", "words, quartiles",

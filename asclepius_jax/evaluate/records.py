@@ -18,6 +18,9 @@ from typing import Any
 from data_prep.folders import read_manifest, verified_files
 from data_prep.records import read_parquet
 
+# Finish reasons of an answer whose text is no answer but says why there is none: missing, whatever is measured.
+NO_ANSWER = ("error", "too_long")
+
 
 @dataclass(frozen=True)
 class Question:

@@ -10,17 +10,17 @@ Everything comes from stored results; running it again asks nobody anything.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asclepius_jax.evaluate import claims, report_charts
-from asclepius_jax.evaluate.answers import read_answers
-from asclepius_jax.evaluate.figures import CLINICIANS, JURY, Results, calibration_of, figures_of, read_judged
+from asclepius_jax.evaluate.answers import answers_hash, read_answers
+from asclepius_jax.evaluate.figures import CLINICIANS, JURY, Judged, Results, calibration_of, figures_of, read_judged
 from asclepius_jax.evaluate.hallucination import analyse
 from asclepius_jax.evaluate.measured import estimate, p_value, read_measured, share
-from asclepius_jax.evaluate.records import Question, Rating, read_records
+from asclepius_jax.evaluate.records import Answer, Question, Rating, read_records
 from asclepius_jax.evaluate.rubric import MEANINGS, SCORES
 from data_prep.folders import read_manifest, write_durably
 from data_prep.progress import say
@@ -69,16 +69,18 @@ def run(config: ReportConfig) -> dict[str, Any]:
     """Write the three files; the figures. UserError for what the caller can mend."""
     if not config.margin > 0:
         raise UserError(f"--margin {config.margin:g}: it must be above 0")
+    if bool(config.calibration) != bool(config.calibration_judged):
+        raise UserError("--calibration and --calibration-judged belong together")
+    if not (config.answers or config.judged or config.ratings or config.calibration or config.measured):
+        raise UserError("nothing to report: give --answers, --judged, --ratings, --calibration or --measured")
     questions = {question.id: question for question in read_records(config.questions, "questions", Question)}
     results = Results(questions, read_judged(config.judged))
     for folder in config.ratings:
         results.ratings += read_records(folder, "ratings", Rating)
     figures = figures_of(results, config.baseline, config.margin)
-    figures["hallucination"] = (
-        analyse(questions, read_answers(config.answers, config.questions)) if config.answers else {}
-    )
-    if bool(config.calibration) != bool(config.calibration_judged):
-        raise UserError("--calibration and --calibration-judged belong together")
+    answers = read_answers(config.answers, config.questions) if config.answers else {}
+    figures["hallucination"] = analyse(questions, answers)
+    figures["other_answers"] = other_answers(results.judged, answers)
     figures["calibration"] = (
         calibration_of([config.calibration], config.calibration_judged) if config.calibration else {}
     )
@@ -97,6 +99,20 @@ def run(config: ReportConfig) -> dict[str, Any]:
     return figures
 
 
+def other_answers(judged: Sequence[Judged], answers: Mapping[str, Mapping[str, Answer]]) -> list[str]:
+    """What is known of judges who did not judge the answers that are shown."""
+    told = []
+    for each in judged if answers else ():
+        models = each.about["models"] or []
+        if absent := [model for model in models if model not in answers]:
+            told.append(f"{each.name} scores {', '.join(absent)}, whose answers were not given.")
+        elif each.about["answers"] not in ("", answers_hash({model: answers[model] for model in models})):
+            told.append(
+                f"{each.name} judged other answers than those of this page: run asclepius evaluate judge again."
+            )
+    return told
+
+
 # ---------------------------------------------------------------- the page
 
 
@@ -110,11 +126,16 @@ def rendered(name: str, figures: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(estimate=estimate, share=share, p=p_value)
+    environment.filters.update(estimate=estimate, share=share, p=p_value, cell=cell)
     main = main_judge(figures)
     return environment.get_template(f"{name}.jinja").render(
         f=figures, main=main, charts=charts(figures, main), scores=SCORES, meanings=MEANINGS, limits=limits(figures)
     )
+
+
+def cell(text: str) -> str:
+    """In a table of Markdown."""
+    return " ".join(text.replace("|", "\\|").split())
 
 
 def main_judge(figures: Mapping[str, Any]) -> str:
@@ -155,7 +176,7 @@ def all_kinds(found: Mapping[str, Any]) -> list[str]:
 
 def limits(figures: Mapping[str, Any]) -> list[str]:
     """What a reader must know before believing the page."""
-    told: list[str] = []
+    told: list[str] = list(figures["other_answers"])
     for judge, about in figures["judges"].items():
         told += about["warnings"] or []
         if about["mode"] == "rules":
@@ -163,13 +184,26 @@ def limits(figures: Mapping[str, Any]) -> list[str]:
                 f"{judge} judges by rule: it sees numbers, doses, dates, sides, negations, drugs and findings, and the "
                 "words of the known answer; not what they mean together."
             )
+            if judge in figures["calibration"]:
+                told.append(
+                    f"On planted errors {judge} has the right answer beside it: omissions are easy to see there."
+                )
         if about["missing"]:
             told.append(f"{about['missing']} of {about['verdicts']} verdicts of {judge} are missing.")
         if judge not in figures["calibration"]:
             told.append(f"{judge} was not tried on answers with known errors.")
     for judge, worth in figures["calibration"].items():
         low = worth["youden"]
-        if low is not None and low < 0.5:
+        about = figures["judges"].get(judge, worth["about"])
+        if other := [name for name in ("mode", "prompt", "teacher") if about[name] != worth["about"][name]]:
+            told.append(
+                f"{judge} was tried on known errors with another {' and '.join(other)} than it judges with here."
+            )
+        if low is None:
+            told.append(
+                f"{judge} gave no readable verdict on right or on wrong answers: nothing is known of its worth."
+            )
+        elif low < 0.5:
             told.append(
                 f"{judge} tells right answers from wrong ones little better than chance (sensitivity + specificity - 1 "
                 f"is {low:.2f}): its scores should not be relied on."
@@ -177,5 +211,8 @@ def limits(figures: Mapping[str, Any]) -> list[str]:
     if not figures["raters"]:
         told.append("No clinician rated these answers.")
     if figures["notes"] < figures["questions"]:
-        told.append("Questions on one note are not independent: intervals resample notes.")
+        told.append(
+            "Questions on one note are not independent: intervals of means resample notes; those of shares of answers, "
+            "McNemar's test and Wilcoxon's do not."
+        )
     return told

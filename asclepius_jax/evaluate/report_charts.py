@@ -124,7 +124,7 @@ def intervals(rows: Mapping[str, Mapping[str, Any]], description: str) -> str:
 
 
 def matrix(names: Sequence[str], values: Mapping[tuple[str, str], float | None]) -> str:
-    """Agreement of each with each, from white at 0 to dark at 1."""
+    """Correlation of each with each, where it is known, from white at 0 to dark at 1."""
     size = min(70, (WIDTH - LABEL) // max(1, len(names)))
     parts = []
     for row, one in enumerate(names):
@@ -141,7 +141,7 @@ def matrix(names: Sequence[str], values: Mapping[tuple[str, str], float | None])
             colour = "#fff" if depth > 0.55 else INK
             told = "–" if value is None else f"{value:.2f}"
             parts.append(text(x + size / 2 - 1, y + size / 2 + 4, told, "middle", colour))
-    return svg(len(names) * size + 28, "Agreement between those who score", parts)
+    return svg(len(names) * size + 28, "Rank correlation (Spearman) of judges with clinicians", parts)
 
 
 def class_bars(models: Mapping[str, Mapping[str, Any]], kinds: Sequence[str]) -> str:

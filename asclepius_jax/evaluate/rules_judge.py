@@ -7,7 +7,7 @@ drugs, findings) and words, nothing of what they mean together; `asclepius evalu
 import re
 from dataclasses import asdict, replace
 
-from asclepius_jax.evaluate.records import Answer, Judgement, Question
+from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Judgement, Question
 from asclepius_jax.evaluate.rubric import Verdict, score
 from data_prep.grounding import check
 from data_prep.language.words import EMPTY, stems
@@ -27,7 +27,7 @@ SAYS_ABSENT = re.compile(
 
 def by_rules(question: Question, answer: Answer, judge: str) -> Judgement:
     missing = Judgement(question.id, answer.model, judge, 0, score=0)
-    if answer.finish_reason in ("error", "too_long"):
+    if answer.finish_reason in NO_ANSWER:
         return replace(missing, problem=f"no answer: {answer.text[:200]}")
     verdict, evidence = judge_answer(question, answer.text)
     return replace(missing, score=score(verdict), **asdict(verdict), evidence=evidence)

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from asclepius_jax.evaluate.records import Answer, Judgement, Question
-from data_prep.folders import writing_folder
+from asclepius_jax.evaluate.records import Answer, Judgement, Question, read_records
+from data_prep.folders import read_manifest, writing_folder
+from data_prep.teacher import TeacherConfig
 
 NOTE = (
     "A 64-year-old woman was admitted with fever for 3 days. She denied chest pain. CT showed a mass in the left lung. "
@@ -60,3 +61,18 @@ def write_judgements(folder: Path, judge: str, scores: Mapping[str, list[int]], 
         }
         writer.add_shard(made, Judgement)  # type: ignore[arg-type]
     return folder
+
+
+def answered(folder: Path) -> dict[str, Answer]:
+    return {answer.question_id: answer for answer in read_records(folder, "answers", Answer)}
+
+
+def content(folder: Path) -> tuple[list, dict]:
+    """What must be equal in two folders of answers that are the same."""
+    manifest = read_manifest(folder, "answers")
+    return manifest["files"], manifest | {"seconds": 0}
+
+
+def judge_at(endpoint, **more) -> TeacherConfig:
+    settings = {"model": "j", "max_retries": 0, "timeout_seconds": 5, "temperature": 0.0, "max_tokens": 64, **more}
+    return TeacherConfig(teacher="openai", base_url=endpoint.url, **settings)

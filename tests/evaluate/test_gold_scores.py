@@ -19,6 +19,7 @@ from asclepius_jax.evaluate.gold.references import dump, load
 from asclepius_jax.evaluate.gold.score import ScoreConfig, run, score
 from asclepius_jax.evaluate.gold.score import told as told_in_the_table
 from asclepius_jax.evaluate.gold.scorers import SCORERS, Span, matches
+from asclepius_jax.evaluate.measured import read_measured
 from asclepius_jax.evaluate.records import Answer, Question, read_records
 from asclepius_jax.evaluate.statistics import Estimate
 from data_prep.folders import writing_folder
@@ -282,6 +283,7 @@ def test_sense_table_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert load(questions[0].reference)["others"] == ["mitral stenosis"]
     answers = answered(questions, "knows", perfect) + answered(questions, "guesses", lambda q: "multiple sclerosis")
     answers[0] = dataclasses.replace(answers[0], text="...")  # nothing to read
+    answers[1] = dataclasses.replace(answers[1], text="9,000 prompt tokens leave no room", finish_reason="too_long")
     answers[4] = dataclasses.replace(answers[4], text="server error 500", finish_reason="error")
     for model in ("knows", "guesses"):  # as `asclepius evaluate answers` leaves them
         with writing_folder(tmp_path / "a" / model, "answers", {}) as writer:
@@ -291,11 +293,14 @@ def test_sense_table_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "unparsable" in shown
     assert told_in_the_table(Estimate(1.0, None, None, 1, 1, 0, "one note")) == "1.000 [undefined]"
     assert "undefined" in shown  # rich would take it for a style, and show nothing
+    of_report = read_measured(tmp_path / "f.json")  # what the report's --measured takes
+    assert all(len(row) == len(of_report["columns"]) for row in of_report["table"])
+    assert ["knows", "Abbreviation Expansion", "accuracy"] in [row[:3] for row in of_report["table"]]
     guesses, knows = json.loads((tmp_path / "f.json").read_text())["slices"]
-    assert (knows["unparsable"]["count"], knows["unparsable"]["n"]) == (1, 3)
+    assert (knows["unparsable"]["count"], knows["unparsable"]["n"], knows["errors"]) == (1, 2, 1)
     accuracy = knows["figures"]["accuracy"]
     assert (accuracy["estimate"]["value"], accuracy["estimate"]["missing"]) == (1.0, 1)
-    assert accuracy["with_unparsable_as_wrong"] == pytest.approx(2 / 3)
+    assert accuracy["with_unparsable_as_wrong"] == pytest.approx(1 / 2)
     assert (guesses["unanswered"], guesses["errors"]) == (1, 1)
     assert guesses["figures"]["accuracy"]["estimate"]["value"] == 1.0
     assert "one note" in guesses["figures"]["accuracy"]["estimate"]["undefined"]

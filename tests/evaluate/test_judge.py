@@ -136,10 +136,17 @@ def test_a_list_shows_the_scale_and_hides_the_models():
 
 
 def test_a_judge_of_the_family_of_a_model_is_told_of():
-    assert kinship("gpt-4o", ["my-GPT-3.5", "llama-7b"]) == [
-        "gpt-4o is of one family with my-GPT-3.5: judges favour their own kind"
-    ]
-    assert not kinship("claude-4", ["llama-7b"])
+    models = {"my-GPT-3.5": "", "base": "gpt-4o-mini", "llama-7b": "x"}
+    assert kinship("gpt-4o", models) == ["gpt-4o is of one family with my-GPT-3.5, base: judges favour their own kind"]
+    assert not kinship("claude-4", {"llama-7b": ""})
+
+
+def test_a_judge_may_not_go_by_the_name_of_the_clinicians(tmp_path):
+    for name in ("clinicians", "jury"):
+        with pytest.raises(UserError, match=f"--name {name}: tables give this name to"):
+            run(JudgeConfig(tmp_path, (tmp_path,), tmp_path / "out", name, teacher=TeacherConfig(model="m")))
+    with pytest.raises(UserError, match="name the judge: --model MODEL"):
+        run(JudgeConfig(tmp_path, (tmp_path,), tmp_path / "out"))
 
 
 def test_the_hash_of_the_prompts_is_in_the_manifest(tmp_path):

@@ -118,12 +118,18 @@ def test_mauve_knows_one_distribution_from_two():
     assert mauve_of(scored(0)[:5], scored(0), 0) is None
 
 
-def test_the_table_names_its_sources_and_refuses_those_that_are_not_there(folder, texts, tmp_path):
+def test_the_table_names_its_sources_and_refuses_those_that_are_not_there(folder, texts, tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": {text!r}}}\n'.replace("'", '"') for text in texts))
     out = tmp_path / "realism.json"
     made = run(RealismConfig(folder, (f"ours={tmp_path / 'a.jsonl'}",), out, window=64, stride=32))
     assert [row[:2] for row in made["table"]] == [["ours", "12"]]
+    assert "windows of 64 tokens that move on by 32" in made["about"]
+    longer = run(RealismConfig(folder, (f"ours={tmp_path / 'a.jsonl'}",), out, window=1024, stride=512))
+    assert "windows of 256 tokens that move on by 128" in longer["about"], "no more than the model can see"
     with pytest.raises(UserError, match="the path must exist"):
         run(RealismConfig(folder, ("ours=nowhere",), out))
+    (tmp_path / "b.csv").write_bytes(b"text\nFever.\nFi\xe8vre.\nCough.\n")
+    assert run(RealismConfig(folder, (f"ours={tmp_path / 'b.csv'}",), out))["table"][0][1] == "2"
+    assert "left out since they cannot be read: 1 rows, first b.csv:3" in capsys.readouterr().err
     with pytest.raises(UserError, match="no text of type Radiology"):
         run(RealismConfig(folder, (f"ours={tmp_path / 'a.jsonl'}#Radiology",), out))

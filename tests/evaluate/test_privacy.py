@@ -1,5 +1,8 @@
 """What a model has kept: a small one that learned its notes by heart, and one that never saw them."""
 
+import json
+import shutil
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -10,7 +13,7 @@ from made_inputs import MODEL, make_tokenizer, note, sentences, transformers_mod
 from asclepius_jax.evaluate import canaries, forgetting, privacy
 from asclepius_jax.evaluate.canaries import FORMAT, CanariesConfig, read_canaries
 from asclepius_jax.evaluate.privacy import PrivacyConfig, area, auc, caught_at
-from asclepius_jax.evaluate.records import Question
+from asclepius_jax.evaluate.records import Answer, Question
 from data_prep.folders import read_manifest, verified_files
 from data_prep.records import Note, UserError, read_parquet
 
@@ -106,6 +109,40 @@ def test_runs_of_words_from_another_note_are_seen_and_from_the_own_one_are_not(m
     told = privacy.run(config)["figures"]["repeated"]["m"]
     assert (told["answers"]["count"], told["answers"]["n"]) == (1, 3)
     assert told["example"].startswith("word0 word1")
+
+
+def test_an_answer_that_there_is_not_repeats_nothing_and_is_missing(made, tmp_path):
+    questions = write(tmp_path / "questions", "questions", Question, [question(k) for k in range(3)])
+    answers = [Answer("q0", "m", "Short.", "stop"), Answer("q1", "m", "x", "error"), Answer("q2", "m", "x", "too_long")]
+    folder = write(tmp_path / "answers", "answers", Answer, answers)
+    config = PrivacyConfig(
+        made / "fresh", made / "notes", tmp_path / "out.json", questions=questions, answers=(folder,)
+    )
+    told = privacy.run(config)["figures"]["repeated"]["m"]["answers"]
+    assert (told["n"], told["missing"]) == (1, 2)
+
+
+def test_notes_on_both_sides_are_left_out_of_the_attack(made, tmp_path):
+    held_out = read_notes(made / "held_out")
+    folder = write_records(tmp_path / "mixed", [*held_out, *read_notes(made / "notes")[:15]])
+    config = PrivacyConfig(made / "fresh", made / "notes", tmp_path / "out.json", folder, window=256)
+    told = privacy.run(config)["figures"]["membership"]
+    assert (told["inside"], told["outside"], told["in_both"]) == (25, len(held_out), 15)
+    with pytest.raises(UserError, match="0 notes inside and 0 outside, 40 that stand in both left out"):
+        privacy.run(replace(config, held_out=made / "notes"))
+
+
+def test_two_models_see_as_much_of_a_text_as_the_one_with_the_shorter_sight(made, tmp_path):
+    shutil.copytree(made / "fresh", tmp_path / "shorter")
+    settings = json.loads((tmp_path / "shorter/config.json").read_text())
+    (tmp_path / "shorter/config.json").write_text(json.dumps({**settings, "max_position_embeddings": 32}))
+    (tmp_path / "general.jsonl").write_text(
+        "".join(json.dumps({"text": f"{text} {k}"}) + "\n" for k, text in enumerate(sentences(3, 60)))
+    )
+    config = forgetting.ForgettingConfig(
+        made / "fresh", tmp_path / "shorter", tmp_path / "general.jsonl", tmp_path / "out.json"
+    )
+    assert forgetting.run(config)["figures"]["difference"]["value"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_model_that_was_trained_on_notes_has_forgotten_other_text(made, tmp_path):

@@ -104,7 +104,7 @@ def test_neither_the_database_nor_its_ids_tell_a_model_and_the_key_does(settings
 def test_an_answer_that_is_an_error_message_is_not_shown(tmp_path, settings, capsys):
     broken = [replace(a, finish_reason="error") if a.question_id == "q3" else a for a in made_study.answers(20)]
     broken = [
-        replace(a, finish_reason="error") if a.question_id == "q4" and a.model == MODELS[0] else a for a in broken
+        replace(a, finish_reason="too_long") if a.question_id == "q4" and a.model == MODELS[0] else a for a in broken
     ]
     study.run(replace(settings, answers=(made_study.write(tmp_path / "broken", "answers", broken),)))
     assert "3 answers ended in an error" in capsys.readouterr().out

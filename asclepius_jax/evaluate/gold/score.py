@@ -3,7 +3,8 @@
     asclepius evaluate score --questions evaluation/questions --answers evaluation/answers --json figures.json
 
 An answer that cannot be read is counted and left out of the figures; what they would be if it counted as wrong stands
-beside them. A question whose answer is missing, or is an error of the endpoint, is counted and left out too.
+beside them. A question whose answer is missing, or is an error, or whose prompt was too long, is counted and left out
+too. `asclepius evaluate report --measured figures.json` shows the table.
 """
 
 import json
@@ -17,11 +18,17 @@ import numpy as np
 
 from asclepius_jax.evaluate.gold.references import load
 from asclepius_jax.evaluate.gold.scorers import SCORERS, Sums
-from asclepius_jax.evaluate.records import Answer, Question, read_records
+from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
 from asclepius_jax.evaluate.statistics import RESAMPLES, Estimate, Rate, estimate_of_sums, rate, ratio
 from data_prep.folders import MANIFEST
 from data_prep.records import UserError
 
+TITLE = "Answers against the known ones"
+ABOUT = (
+    "Intervals are 95 % and resample notes, those of the unparsable share are Wilson's. Unparsable answers are left "
+    "out, and wrong in the last column."
+)
+COLUMNS = ("model", "task", "figure", "value", "answers", "notes", "if unparsable is wrong")
 UNPARSABLE = "left out of the figures; with_unparsable_as_wrong counts them as answers that name nothing"
 
 
@@ -69,7 +76,7 @@ class Slice:
     slice: str  # the value of the column that --by names; empty for the whole task
     questions: int
     unanswered: int  # without an answer
-    errors: int  # answers that are an error's message
+    errors: int  # answers that are an error's message, or say that the prompt was too long
     cut: int  # answers that ended at the length limit; they count
     unparsable: Rate
     figures: dict[str, Figure]
@@ -107,7 +114,7 @@ def figures_of(key: tuple[str, str, str], questions: Sequence[Question], answers
         answer = answers.get((question.id, model))
         if answer is not None:
             given.append((question, answer))
-    usable = [(question, answer) for question, answer in given if answer.finish_reason != "error"]
+    usable = [(question, answer) for question, answer in given if answer.finish_reason not in NO_ANSWER]
     scored = [score_answer(question, answer.text) for question, answer in usable]
     names = dict.fromkeys(name for answer in scored for name in answer.if_wrong)
     return Slice(
@@ -170,15 +177,28 @@ def told(figure: Estimate | Rate) -> str:
     return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 
+def as_table(slices: Sequence[Slice]) -> list[list[str]]:
+    """For the report, a row for each figure."""
+    rows = []
+    for part in slices:
+        task = f"{part.task}: {part.slice}" if part.slice else part.task
+        rows.append([part.model, task, "unparsable", told(part.unparsable), str(part.unparsable.n), "", ""])
+        for name, figure in part.figures.items():
+            estimate, harsh = figure.estimate, figure.with_unparsable_as_wrong
+            wrong = "" if harsh is None else f"{harsh:.3f}"
+            rows.append([part.model, task, name, told(estimate), str(estimate.n), str(estimate.clusters), wrong])
+    return rows
+
+
 def show(slices: Sequence[Slice]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="95 % intervals resample notes; unparsable answers are left out, and wrong in the last column")
-    for name in ("model", "task", "figure"):
+    for name in COLUMNS[:3]:
         table.add_column(name, overflow="fold")
-    for name in ("value", "answers", "notes", "if unparsable is wrong"):
+    for name in COLUMNS[3:]:
         table.add_column(name, justify="right", overflow="fold")
     for part in slices:
         names = (escape(part.model), escape(f"{part.task}: {part.slice}" if part.slice else part.task))
@@ -194,24 +214,12 @@ def show(slices: Sequence[Slice]) -> None:
     Console().print(table)
 
 
-def rows_of(part: Slice) -> list[list[str]]:
-    task = f"{part.task}: {part.slice}" if part.slice else part.task
-    rows = [[part.model, task, "unparsable", told(part.unparsable), str(part.unparsable.n), ""]]
-    for name, figure in part.figures.items():
-        harsh = figure.with_unparsable_as_wrong
-        wrong = "" if harsh is None else f"{harsh:.3f}"
-        rows.append([part.model, task, name, told(figure.estimate), str(figure.estimate.n), wrong])
-    return rows
-
-
 def as_json(slices: Sequence[Slice], without_reference: int, config: ScoreConfig) -> dict[str, Any]:
     return {
-        # What the report shows of it; see measured.py.
-        "title": "Answers against known ones",
-        "about": "Intervals are 95 %, by bootstrap over notes. Unparsable answers are left out, and wrong in the last "
-        "column.",
-        "columns": ["model", "task", "figure", "value", "answers", "if unparsable is wrong"],
-        "table": [row for part in slices for row in rows_of(part)],
+        "title": TITLE,
+        "about": ABOUT,
+        "columns": list(COLUMNS),
+        "table": as_table(slices),
         "interval": "95 %, percentile bootstrap of notes, expanded for few notes",
         "unparsable": UNPARSABLE,
         "resamples": config.resamples,

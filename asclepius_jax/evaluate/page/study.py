@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from asclepius_jax.evaluate.answers import found_folders
 from asclepius_jax.evaluate.page import store
 from asclepius_jax.evaluate.page.verdicts import TREATMENTS, Draft
-from asclepius_jax.evaluate.records import Answer, Question, Rating, read_records
+from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, Rating, read_records
 from data_prep.folders import write_durably
 from data_prep.records import UserError, seeded_fraction
 
@@ -79,7 +80,7 @@ def run(config: StudyConfig) -> None:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if failed:
-        print(f"{failed} answers ended in an error of their model and are left out")
+        print(f"{failed} answers ended in an error of their model, or had no room, and are left out")
     if any(questions[name].restricted for name in used):
         print("The study holds real notes: serve it within your own house only.")
     print(
@@ -106,8 +107,10 @@ def check(config: StudyConfig) -> None:
 
 def answers_of(config: StudyConfig, questions: dict[str, Question]) -> tuple[dict[str, list[Answer]], int]:
     """Answers by question, complete over the models, and how many were left out because their model failed."""
+    if not config.answers:
+        raise UserError("--answers holds no answers")
     found: dict[str, dict[str, Answer]] = defaultdict(dict)
-    for folder in config.answers:
+    for folder in found_folders(config.answers):
         for answer in read_records(folder, "answers", Answer):
             if answer.question_id not in questions:
                 raise UserError(f"{folder} answers {answer.question_id}, which is not in {config.questions}")
@@ -122,7 +125,7 @@ def answers_of(config: StudyConfig, questions: dict[str, Question]) -> tuple[dic
     for name in questions:
         if missing := models - set(found[name]):
             raise UserError(f"{sorted(missing)[0]} does not answer {name}: answer every question before the study")
-    good = {name: [answer for answer in found[name].values() if answer.finish_reason != "error"] for name in questions}
+    good = {name: [a for a in found[name].values() if a.finish_reason not in NO_ANSWER] for name in questions}
     failed = len(questions) * len(models) - sum(map(len, good.values()))
     return {name: answers for name, answers in good.items() if answers}, failed
 
