@@ -44,7 +44,10 @@ def run(config: ServeConfig) -> None:
             flush=True,
         )
         # No access log: the links are secrets, and they are in the addresses.
-        settings = uvicorn.Config(application(database), log_level="warning", access_log=False, server_header=False)
+        # No log configuration: uvicorn's would close the handlers of whatever else runs in this process.
+        settings = uvicorn.Config(
+            application(database), log_config=None, log_level="warning", access_log=False, server_header=False
+        )
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has closed, and raises it again
             uvicorn.Server(settings).run(sockets=[listener])
 
