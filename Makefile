@@ -3,10 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test check bench format clean
+.PHONY: demo evaluate test check bench format clean
 
 demo: .venv/ready
 	$(BIN)/asclepius demo
+
+# After a demo: its model, the teacher by rule and random weights, from questions to a report.
+evaluate: .venv/ready
+	$(BIN)/asclepius evaluate demo
 
 test: .venv/ready
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -125,16 +125,20 @@ def letter(place: int) -> str:
 
 
 def json_in(text: str) -> dict[str, Any]:
-    """The JSON object in a reply, also within a fence or after some words; ValueError where there is none."""
-    decoder = json.JSONDecoder()
-    for match in re.finditer(r"\{", text):
+    """The last JSON object in a reply, also within a fence or after words: a judge may repeat the example that it was
+    shown, or think aloud, before it answers. ValueError where there is none."""
+    decoder, found, place = json.JSONDecoder(), None, text.find("{")
+    while place >= 0:
         try:
-            value, _ = decoder.raw_decode(text, match.start())
+            value, end = decoder.raw_decode(text, place)
         except ValueError:
-            continue
-        if isinstance(value, dict):
-            return value
-    raise ValueError("no JSON object")
+            end = place + 1
+        else:
+            found = value if isinstance(value, dict) else found
+        place = text.find("{", end)
+    if found is None:
+        raise ValueError("no JSON object")
+    return found
 
 
 def read_verdict(text: str) -> tuple[Verdict, str]:

@@ -87,6 +87,11 @@ def test_a_verdict_is_read_however_it_is_wrapped(text):
     assert read_verdict(text)[0] == Verdict(False, "nothing")
 
 
+def test_a_judge_that_repeats_the_example_first_is_read_by_its_answer():
+    assert read_scores('Such as {"A": 3, "B": 3}? Here: {"A": 1, "B": 4}', 2) == [1, 4]
+    assert read_verdict(f"{GOOD} No, wait. {BAD}")[0].incorrect
+
+
 @pytest.mark.parametrize("text", ["", "4", "{}", GOOD.replace("nothing", "maybe"), "{" * 50, '{"incorrect": "no"}'])
 def test_what_is_no_verdict_is_an_error_and_never_one(text):
     with pytest.raises(ValueError, match=r"no JSON object|is "):
