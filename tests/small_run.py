@@ -78,7 +78,7 @@ def copied(config: TrainConfig, to: Path) -> TrainConfig:
 
 
 def steps_of(run_dir: Path | str) -> list[int]:
-    return sorted(int(path.name) for path in (Path(run_dir) / "checkpoints").iterdir() if path.name.isdigit())
+    return sorted(int(path.name) for path in (Path(run_dir) / "checkpoints").glob("*") if path.name.isdigit())
 
 
 def params_of(run_dir: Path | str) -> dict[str, np.ndarray]:
