@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from asclepius_jax.evaluate.agreement import correlations, krippendorff_alpha
+from asclepius_jax.evaluate.agreement import correlations, krippendorff_alpha, quadratic_kappa
 from asclepius_jax.evaluate.calibration import calibrate, read_labels, retest
 from asclepius_jax.evaluate.comparisons import by_holm, compare, detectable_difference, equivalent, mcnemar
 from asclepius_jax.evaluate.records import Judgement, Question, Rating, read_records
@@ -263,7 +263,9 @@ def with_clinicians(
         scores([table.get(name, {}).get(model, {}).get(question, 0) for model, question in items])
         for name in (CLINICIANS, judge)
     )
-    return told_of(lambda: correlations(ours, theirs, [notes[question] for _, question in items]))
+    clusters = [notes[question] for _, question in items]
+    told = told_of(lambda: correlations(ours, theirs, clusters))
+    return {**told, "kappa": told_of(lambda: quadratic_kappa(ours, theirs, clusters))}
 
 
 def alpha(rows: list[list[int]], notes: Mapping[str, str], items: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ not at all.
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -25,6 +25,7 @@ from asclepius_jax.evaluate.answers import read_answers
 from asclepius_jax.evaluate.canaries import DIGITS, FORMAT, Canary, read_canaries
 from asclepius_jax.evaluate.measured import estimate, keep
 from asclepius_jax.evaluate.perplexity import Scorer
+from asclepius_jax.evaluate.realism import texts_of as texts_of_file
 from asclepius_jax.evaluate.records import NO_ANSWER, Question, read_records
 from asclepius_jax.evaluate.statistics import Estimate, mean, rate
 from data_prep.folders import read_manifest, verified_files
@@ -57,6 +58,10 @@ class PrivacyConfig:
 
     answers: tuple[Path, ...] = ()
     """Folders of answers: runs of words in them that stand in training notes other than their own."""
+
+    reports: Path | None = None
+    """With --answers: the file of case reports that the notes were made from; runs of words of other patients' reports
+    count too."""
 
     sample: int = 200
     """Notes of each side in the membership attack; 0 takes all."""
@@ -190,11 +195,11 @@ def caught_at(inside: np.ndarray, outside: np.ndarray, false: float = 0.01) -> f
 
 
 def repeated(config: PrivacyConfig) -> dict[str, Any]:
-    """For each model: answers that hold a run of words of a training note that is not the one they are about."""
+    """For each model: answers that hold a run of words of a training note or a report that they are not about."""
     assert config.questions
     questions = {q.id: q for q in read_records(config.questions, "questions", Question)}
     holders: dict[int, set[str]] = defaultdict(set)
-    for name, text in texts_of(config.trained_on).items():
+    for name, text in (*texts_of(config.trained_on).items(), *reports_of(config)):
         for run_hash in hashes(text):
             holders[run_hash].add(name)
     figures = {}
@@ -209,19 +214,31 @@ def repeated(config: PrivacyConfig) -> dict[str, Any]:
     return figures
 
 
+def reports_of(config: PrivacyConfig) -> Iterator[tuple[str, str]]:
+    for name, _, text in texts_of_file(config.reports) if config.reports else ():
+        yield name, text
+
+
+def is_own(holder: str, note_id: str) -> bool:
+    """Whether a text is the note itself, or the report that it was made from: a note's id begins with its report's."""
+    return note_id == holder or note_id.startswith(f"{holder}-")
+
+
 def hashes(text: str) -> Iterable[int]:
     words = words_of(text)
     return {hash(run) for run in runs(words, RUN_WORDS)} if len(words) >= RUN_WORDS else ()
 
 
 def foreign(answer: str, question: Question, holders: dict[int, set[str]]) -> str:
-    """The first run of an answer's words that another note holds, and neither its own nor its instruction does."""
+    """The first run of an answer's words that another patient's text holds, and neither its own nor its instruction."""
     words = words_of(answer)
     own = set(hashes(question.note)) | set(hashes(question.instruction))
     candidates = runs(words, RUN_WORDS) if len(words) >= RUN_WORDS else iter(())
-    return next(
-        (run for run in candidates if hash(run) not in own and holders.get(hash(run), set()) - {question.note_id}), ""
-    )
+
+    def others(run: str) -> bool:
+        return any(not is_own(holder, question.note_id) for holder in holders.get(hash(run), ()))
+
+    return next((run for run in candidates if hash(run) not in own and others(run)), "")
 
 
 # ---------------------------------------------------------------- the table
@@ -241,7 +258,7 @@ def as_table(figures: dict[str, Any], config: PrivacyConfig) -> dict[str, Any]:
             rows.append([f"membership by {name}, AUC", estimate(told["auc"])])
             rows.append([f"membership by {name}, found at 1 % false alarms", f"{told['at_1_percent']:.1%}"])
     for model, told in figures.get("repeated", {}).items():
-        row = f"answers of {model} with {RUN_WORDS} words in a row of another training note"
+        row = f"answers of {model} with {RUN_WORDS} words in a row of another patient's text"
         rows.append([row, f"{told['answers']['count']} of {told['answers']['n']}"])
     return {
         "title": "What the model has kept of its training notes",

@@ -88,6 +88,7 @@ def test_judges_are_correlated_with_clinicians(tmp_path):
     told = figures_of(made, "", 0.3)["agreement"]
     assert told["clinicians"]["value"] == pytest.approx(1.0)
     assert told["with_clinicians"]["j"]["spearman"]["value"] == pytest.approx(1.0)
+    assert told["with_clinicians"]["j"]["kappa"]["value"] == pytest.approx(1.0)
 
 
 def test_a_judge_is_compared_with_what_most_clinicians_call_incorrect(tmp_path):

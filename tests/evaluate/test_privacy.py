@@ -111,6 +111,20 @@ def test_runs_of_words_from_another_note_are_seen_and_from_the_own_one_are_not(m
     assert told["example"].startswith("word0 word1")
 
 
+def test_runs_of_words_from_another_patients_report_are_seen_too(made, tmp_path):
+    own, other = (" ".join(f"{name}{k}" for k in range(30)) for name in ("own", "other"))
+    (tmp_path / "reports.jsonl").write_text(f'{{"id": "p1", "text": "{own}"}}\n{{"id": "p2", "text": "{other}"}}\n')
+    trained = write_records(tmp_path / "train", [note("n9", NOTE)])
+    asked = [question(k, note_id="p1-ds") for k in range(2)]
+    questions = write(tmp_path / "questions", "questions", Question, asked)
+    answers = write_answers(tmp_path / "answers", "m", {"q0": own, "q1": other})
+    config = PrivacyConfig(made / "fresh", trained, tmp_path / "out.json", questions=questions, answers=(answers,))
+    for reports, count in ((None, 0), (tmp_path / "reports.jsonl", 1)):
+        told = privacy.run(replace(config, reports=reports))["figures"]["repeated"]["m"]
+        assert told["answers"]["count"] == count
+    assert told["example"].startswith("other0 other1")
+
+
 def test_an_answer_that_there_is_not_repeats_nothing_and_is_missing(made, tmp_path):
     questions = write(tmp_path / "questions", "questions", Question, [question(k) for k in range(3)])
     answers = [Answer("q0", "m", "Short.", "stop"), Answer("q1", "m", "x", "error"), Answer("q2", "m", "x", "too_long")]
