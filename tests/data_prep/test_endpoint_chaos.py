@@ -20,7 +20,9 @@ from test_notes import TEXT
 from data_prep.ledger import Ledger
 
 HERE = Path(__file__).resolve().parent
-COMMAND = [sys.executable, "-c", "from asclepius_jax.cli import main; main()", "notes"]
+# A job in the background of a shell would ignore Ctrl-C, and so would what it starts.
+HEED_INTERRUPT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+COMMAND = [sys.executable, "-c", f"{HEED_INTERRUPT}; from asclepius_jax.cli import main; main()", "notes"]
 CONCURRENCY = 64
 
 

@@ -91,6 +91,7 @@ class Rater:
 
     def begin(self) -> int:
         """Enter on the one button that has the focus; the item that it leads to."""
+        self.page.wait_for_function("document.activeElement !== document.body")  # a busy machine is slow to give it
         self.press("Enter")
         self.page.wait_for_url("**/item/*")
         return self.position
