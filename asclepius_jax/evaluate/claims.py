@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 
 from asclepius_jax.evaluate.answers import answers_hash, check_may_send, content_of_questions, read_answers
-from asclepius_jax.evaluate.judge import Item, items_of, usable
+from asclepius_jax.evaluate.judge import Item, ask_until_read, items_of
 from asclepius_jax.evaluate.judge_prompts import SYSTEM, json_in, messages
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
 from asclepius_jax.evaluate.statistics import mean, rate
@@ -105,14 +105,10 @@ class CheckClaims:
         name = f"{question.id} {text_hash(answer.text)}"
         seed = request_seed(self.seed, "claims", name)
         request = Request("claims", name, messages(PROMPT, fields), seed=seed, prompt_hash=HASH)
-        problem = ""
-        for attempt in range(2):
-            reply = await teacher.ask(replace(request, seed=seed + attempt, sample=attempt))
-            try:
-                return read_claims(usable(reply), missing) or [missing]
-            except ValueError as error:
-                problem = f"{error}: {reply.text[:200]}"
-        return [replace(missing, problem=problem)]
+        told, problem = await ask_until_read(teacher, request, 1, lambda text: read_claims(text, missing))
+        if told is None:
+            return [replace(missing, problem=problem)]
+        return told or [missing]
 
 
 def read_claims(text: str, of: Claim) -> list[Claim]:

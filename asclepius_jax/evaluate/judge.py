@@ -9,10 +9,10 @@ is missing, which is counted and never a score.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -33,6 +33,8 @@ from data_prep.progress import say
 from data_prep.records import UserError, seeded_fraction, text_hash
 from data_prep.shards import ShardsConfig, Stage, check_shards, run_stage
 from data_prep.teacher import Reply, Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,11 @@ class JudgePointwise:
         request = Request("judge", name, messages, seed=seed, prompt_hash=judge_prompts.HASH, sample=vote)
         if self.structured:
             request = replace(request, schema=judge_prompts.SCHEMA)
-        for attempt in range(attempts_of(teacher)):
-            reply = await teacher.ask(replace(request, seed=seed + attempt, sample=vote + self.votes * attempt))
-            try:
-                verdict, evidence = judge_prompts.read_verdict(usable(reply))
-            except ValueError as error:
-                problem = f"{error}: {reply.text[:200]}"
-                continue
-            return replace(missing, score=score(verdict), **asdict(verdict), evidence=evidence)
-        return replace(missing, problem=problem)
+        told, problem = await ask_until_read(teacher, request, self.votes, judge_prompts.read_verdict)
+        if told is None:
+            return replace(missing, problem=problem)
+        verdict, evidence = told
+        return replace(missing, score=score(verdict), **asdict(verdict), evidence=evidence)
 
 
 @dataclass(frozen=True)
@@ -161,6 +159,22 @@ class JudgeListwise:
             )
             for place, given in zip(order, scores, strict=True)
         ]
+
+
+async def ask_until_read(
+    teacher: Teacher, request: Request, apart: int, read: Callable[[str], Read]
+) -> tuple[Read | None, str]:
+    """What `read` makes of the reply; where it raises ValueError the request is made once more, as the sample that is
+    `apart` from this one. None, and why, if that cannot be read either."""
+    problem = ""
+    for attempt in range(attempts_of(teacher)):
+        again = replace(request, seed=request.seed + attempt, sample=request.sample + apart * attempt)
+        reply = await teacher.ask(again)
+        try:
+            return read(usable(reply)), ""
+        except ValueError as error:
+            problem = f"{error}: {reply.text[:200]}"
+    return None, problem
 
 
 def attempts_of(teacher: Teacher) -> int:
