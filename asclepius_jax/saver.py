@@ -44,8 +44,7 @@ class Saver:
         self.failures = 0  # in a row
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for left in [*self.folder.glob(".*.saving"), *self.folder.glob(".*.removed")]:
-                shutil.rmtree(left, ignore_errors=True)
+            self.sweep()
 
     def save(self, step: int, state: State, meta: Meta) -> None:
         """Start writing a step; training goes on while the bytes travel. An earlier save is waited for."""
@@ -62,7 +61,8 @@ class Saver:
         problem = self.make(partial, items)
         if not agreement.problems_of_all(f"save/{step}/made", problem):
             try:
-                futures = [future for item, leaves in items.items() for future in self.start(partial / item, leaves)]
+                for item, leaves in items.items():
+                    futures += self.start(partial / item, leaves)
             except Exception as error:  # noqa: BLE001, a save that fails must not end the run
                 problem = first_line(error)
         else:
@@ -107,11 +107,11 @@ class Saver:
 
     def complete(self, step: int, partial: Path, futures: list[Any], meta: Meta, problem: str) -> None:
         """In the background: wait for the bytes, then let the step stand or take it away."""
-        try:
-            for future in futures:
+        for future in futures:  # all of them: one that failed leaves others that still write
+            try:
                 future.result()
-        except Exception as error:  # noqa: BLE001, told to all and counted
-            problem = problem or first_line(error)
+            except Exception as error:  # noqa: BLE001, told to all and counted
+                problem = problem or first_line(error)
         problems = agreement.problems_of_all(f"save/{step}/written", problem)
         problem = ""
         if jax.process_index() == 0:
@@ -121,6 +121,7 @@ class Saver:
                         self.handler.finalize(item)
                     close_step(partial, self.folder / str(step), meta)
                     self.retire()
+                    self.sweep()
             except Exception as error:  # noqa: BLE001
                 problem = first_line(error)
             if problems or problem:
@@ -144,6 +145,11 @@ class Saver:
             raise UserError(f"{told}{many}: make room in {self.folder} and start again, it continues from there")
         if jax.process_index() == 0:
             print(f"WARNING: {told}. Training goes on and saves again after the next interval", flush=True)
+
+    def sweep(self) -> None:
+        """Remove what a killed run, or the threads of a save that failed, have left."""
+        for left in [*self.folder.glob(".*.saving"), *self.folder.glob(".*.removed")]:
+            shutil.rmtree(left, ignore_errors=True)
 
     def retire(self) -> None:
         """Remove the steps that retention does not keep."""

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,27 @@ def test_a_full_disk_costs_saves_and_not_the_run(
     assert not list((small_disk / "run/checkpoints").glob(".*"))
     assert_same_params(config.run_dir, unbroken)
     assert list(losses_of(config.run_dir)) == list(range(1, TOTAL + 1))
+
+
+def test_a_save_that_failed_leaves_nothing_though_some_of_it_is_still_writing(tmp_path: Path):
+    from asclepius_jax.saver import Saver
+
+    class Fails:
+        def result(self) -> None:
+            raise OSError("no room")
+
+    def write_late() -> None:
+        time.sleep(0.2)
+        partial.mkdir(exist_ok=True)
+        (partial / "late").write_text("bytes")
+
+    saver = Saver(tmp_path, CheckpointConfig())
+    partial = saver.folder / ".4.saving"
+    partial.mkdir()
+    with ThreadPoolExecutor() as pool:
+        saver.complete(4, partial, [Fails(), pool.submit(write_late)], Any, "")  # its meta is not looked at
+    assert "step 4 could not be saved: no room" in saver.problem
+    assert not list(saver.folder.iterdir())
 
 
 def test_a_disk_that_stays_full_stops_the_run_and_the_next_start_goes_on(
