@@ -3,7 +3,9 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,30 @@ def unbroken(base, tmp_path_factory) -> Path:
     from asclepius_jax.train.loop import train
 
     return train(dataclasses.replace(base, run_dir=str(tmp_path_factory.mktemp("unbroken"))))
+
+
+Ask = Callable[..., str]
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys) -> Ask:
+    """The line that `asclepius ARGUMENTS` ends in."""
+
+    def ask(*arguments: object) -> str:
+        from asclepius_jax import cli
+
+        monkeypatch.setattr(sys, "argv", ["asclepius", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        told = capsys.readouterr().err
+        assert left.value.code == 2, told
+        assert "Traceback" not in told
+        return told
+
+    return ask
+
+
+def one_line(told: str) -> str:
+    assert told.count("\n") == 1, told
+    assert told.startswith("asclepius ")
+    return told

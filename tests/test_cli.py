@@ -6,41 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import Ask, one_line
 from made_inputs import MODEL, make_tokenizer, note, packed_notes, write_records
 
 from asclepius_jax import cli
 
 LENGTH = 32
 MODEL_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-Ask = Callable[..., str]
-
-
-@pytest.fixture
-def refused(monkeypatch, capsys) -> Ask:
-    """The line that `asclepius ARGUMENTS` ends in."""
-
-    def ask(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["asclepius", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        told = capsys.readouterr().err
-        assert left.value.code == 2, told
-        assert "Traceback" not in told
-        return told
-
-    return ask
-
-
-def one_line(told: str) -> str:
-    assert told.count("\n") == 1, told
-    assert told.startswith("asclepius ")
-    return told
 
 
 @pytest.fixture(scope="module")
@@ -193,37 +169,6 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(refused: Ask, m
     monkeypatch.setitem(sys.modules, "data_prep.pack", None)
     monkeypatch.setitem(cli.COMMANDS, "pack", dataclasses.replace(cli.COMMANDS["pack"], module="absent_package"))
     assert "absent_package is not installed: pip install 'asclepius-jax[prep]'" in one_line(refused("pack"))
-
-
-def test_a_part_of_the_evaluation_that_there_is_not_gets_a_suggestion(refused: Ask):
-    assert "no such part of evaluate as qestions; is it questions?" in one_line(refused("evaluate", "qestions"))
-    assert "absent: no such file" in one_line(refused("evaluate", "questions", "--source", "absent", "--out", "x"))
-
-
-def test_torch_is_left_to_the_owner_of_the_machine(refused: Ask, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "config.json").write_text("{}")
-    flags = ("--scorer", tmp_path, "--sources", f"a={ROOT / 'data_prep/demo_reports.jsonl'}", "--out", tmp_path / "x")
-    assert "torch is not installed: pip install torch" in one_line(refused("evaluate", "realism", *flags))
-
-
-@pytest.mark.parametrize("name", ["--help", "-h", ""])
-def test_the_parts_of_the_evaluation_are_listed(monkeypatch, capsys, name: str):
-    monkeypatch.setattr(sys, "argv", ["asclepius", "evaluate", *filter(None, [name])])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    assert left.value.code == 0
-    shown = capsys.readouterr().out
-    assert all(f"  {part} " in shown for part in cli.PARTS)
-
-
-@pytest.mark.parametrize("part", cli.PARTS)
-def test_every_part_of_the_evaluation_shows_its_settings(monkeypatch, capsys, part: str):
-    monkeypatch.setattr(sys, "argv", ["asclepius", "evaluate", part, "--help"])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    assert left.value.code == 0
-    assert f"asclepius evaluate {part}" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- training
