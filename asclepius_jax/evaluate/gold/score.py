@@ -16,11 +16,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from asclepius_jax.evaluate.answers import found_folders
 from asclepius_jax.evaluate.gold.references import load
 from asclepius_jax.evaluate.gold.scorers import SCORERS, Sums
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
 from asclepius_jax.evaluate.statistics import RESAMPLES, Estimate, Rate, estimate_of_sums, rate, ratio
-from data_prep.folders import MANIFEST
 from data_prep.records import UserError
 
 TITLE = "Answers against the known ones"
@@ -231,8 +231,7 @@ def as_json(slices: Sequence[Slice], without_reference: int, config: ScoreConfig
 
 def answers_of(folder: Path) -> Iterator[Answer]:
     """Of a finished folder of answers, or of those that lie in this one."""
-    models = sorted(path.parent for path in folder.glob(f"[!.]*/{MANIFEST}"))
-    for finished in [folder] if (folder / MANIFEST).is_file() or not models else models:
+    for finished in found_folders([folder]):
         yield from read_records(finished, "answers", Answer)
 
 
