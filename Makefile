@@ -1,39 +1,39 @@
-# Each target makes .venv on first use; PYTHON chooses the interpreter (3.11 to 3.13).
+# Each target installs what it needs into .venv first; PYTHON chooses the interpreter (3.11 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
 export JAX_PLATFORMS ?= cpu
 
 .PHONY: demo evaluate test check bench format clean
 
-demo: .venv/ready
+demo: .venv/installed-demo
 	$(BIN)/asclepius demo
 
 # After a demo: its model, the teacher by rule and random weights, from questions to a report.
-evaluate: .venv/ready
+evaluate: .venv/installed-evaluate
 	$(BIN)/asclepius evaluate demo
 
-test: .venv/ready
+test: .venv/installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile
 
-check: .venv/ready
+check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_architecture.py
 
 # On a quiet machine; writes benchmarks/RESULTS.md.
-bench: .venv/ready
+bench: .venv/installed-dev
 	$(BIN)/python benchmarks/run.py
 
-format: .venv/ready
+format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The install is complete when the marker stands: an interrupted one is begun again.
-.venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+# An extra of pyproject.toml. It is installed when the marker stands: an interrupted install is begun again.
+.venv/installed-%: pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	touch $@
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv runs build dist

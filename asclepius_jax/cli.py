@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from asclepius_jax import __version__
 from data_prep.records import UserError
 
 
@@ -51,9 +52,13 @@ COMMANDS = {
         "checkpoint to Hugging Face folder", "asclepius_jax.export", "ExportConfig", "run_export", "train"
     ),
     "generate": Command("ask a checkpoint", "asclepius_jax.generate", "GenerateConfig", "run", "train"),
+    "init": Command(
+        "copy the configs and launch scripts into a folder, to edit them", "asclepius_jax.init_folder", "InitFolder",
+        "run", "train",
+    ),
     "evaluate": Command("how good and how faithful: `asclepius evaluate` lists the parts", "", "", "", "evaluate"),
-    "demo": Command("the whole pipeline, small, on this machine", "asclepius_jax.demo", "DemoConfig", "run", "dev"),
-}
+    "demo": Command("the whole pipeline, small, on this machine", "asclepius_jax.demo", "DemoConfig", "run", "demo"),
+}  # fmt: skip
 
 # `asclepius evaluate PART`: what each is, its module in asclepius_jax.evaluate, its settings; in the order of an
 # evaluation.
@@ -87,6 +92,9 @@ def main() -> None:
     arguments = [argument for argument in arguments if argument != "--debug"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
+        sys.exit(0)
+    if arguments[0] == "--version":
+        print(f"asclepius-jax {__version__}")
         sys.exit(0)
     if arguments[0] == "evaluate" and (len(arguments) < 2 or arguments[1] in ("-h", "--help")):
         print(usage_of_evaluate())
@@ -152,7 +160,10 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
 
 
 def train(command: Command, arguments: list[str], debug: bool) -> None:
-    """`asclepius train CONFIG [--section.field value ...]`: the file gives the values, flags edit them."""
+    """`asclepius train CONFIG [--section.field value ...]`: the config gives the values, flags edit them."""
+    from asclepius_jax.xla_flags import set_flags_for_training
+
+    set_flags_for_training()
     from asclepius_jax.config import TrainConfig
     from asclepius_jax.job import JobConfig, joined
     from asclepius_jax.supervise import restarts_asked, supervise
@@ -180,7 +191,9 @@ def plan(command: Command, arguments: list[str]) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     if rehearsal := re.search(r"--topology[ =]cpu-(\d+)", " ".join(arguments)):
         os.environ["JAX_NUM_CPU_DEVICES"] = rehearsal[1]
-    compile_as_launched()
+    from asclepius_jax.xla_flags import set_flags_for_planning
+
+    set_flags_for_planning()
     from asclepius_jax.config import TrainConfig
 
     module = importlib.import_module(command.module)
@@ -195,22 +208,13 @@ def plan(command: Command, arguments: list[str]) -> None:
     module.run(flags.plan, flags.run)
 
 
-def compile_as_launched() -> None:
-    """Give the compilers the flags that launch/train.sh gives them, where the repository is at hand."""
-    script = Path(__file__).resolve().parent.parent / "launch/xla_flags.sh"
-    text = script.read_text() if script.is_file() else ""
-    for variable, prefix in (("XLA_FLAGS", "--xla_gpu_"), ("LIBTPU_INIT_ARGS", "--xla_tpu_")):
-        flags = re.findall(rf"^ +({prefix}\S+)$", text, re.MULTILINE)
-        os.environ[variable] = " ".join([*flags, os.environ.get(variable, "")])
-
-
 def parse(name: str, arguments: list[str], flags: Any, default: Callable[[Any], Any]) -> Any:
     """`flags` from a config file and what the command line changes of it; `default` makes them of a configuration."""
     from asclepius_jax.config import TrainConfig, load_config
 
     file = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if file is None and not {"-h", "--help"} & set(arguments):
-        raise UserError("name a config file first, such as configs/demo.py")
+        raise UserError("name a config first, such as instruct_7b or configs/mine.py")
     return tyro.cli(
         flags,
         prog=f"asclepius {name} CONFIG",

@@ -1,7 +1,7 @@
 """One tree of frozen dataclasses: the schema of a training run, and the only home of its defaults.
 
-A file in `configs/` holds values, the command line edits a leaf (`--optimizer.learning-rate 1e-5`), and a function
-receives its branch.
+A file in `configs/` holds values and is found by name, the command line edits a leaf
+(`--optimizer.learning-rate 1e-5`), and a function receives its branch.
 """
 
 import dataclasses
@@ -18,14 +18,16 @@ from data_prep.records import UserError
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where the parameters come from; random where both are empty. A run that continues itself ignores them."""
+    """Where the parameters come from; random if neither is given. A run that continues itself ignores them."""
 
     hf: str = ""
-    """Hugging Face folder with safetensors."""
+    """Hugging Face folder with safetensors, or a hub id such as HuggingFaceTB/SmolLM2-135M."""
     checkpoint: str = ""
-    """Run folder, or one step of it; parameters alone are taken."""
+    """Run folder, or one step of it; only its parameters are loaded."""
+    random: bool = False
+    """Tune random weights on instructions, which is refused otherwise."""
     seed: int = 0
-    """Of random parameters."""
+    """Random seed for random parameters."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class TrainConfig:
     run_dir: str = "runs/train"
     """Folder of this run; an interrupted run in it continues."""
     model: str = "llama2_7b"
-    """A size by name, or a folder with a Hugging Face config.json."""
+    """A size by name, or a Hugging Face folder or hub id, of which config.json is read."""
     init: InitConfig = field(default_factory=InitConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -191,14 +193,30 @@ class TrainConfig:
     """Steps that a trace for xprof covers, from the third of this start on; it lies in the run folder."""
 
 
-def load_config(path: str) -> TrainConfig:
-    """The `config` of a Python file of values."""
-    file = Path(path)
-    if not file.is_file():
-        folder = file.parent if file.parent.is_dir() else Path("configs")
-        names = sorted(str(p) for p in folder.glob("*.py"))
-        near = difflib.get_close_matches(path, names, 1) or names
-        raise UserError(f"{path}: no such config file" + (f"; is it {' or '.join(near)}?" if near else ""))
+def shipped(name: str) -> Path:
+    """A folder that travels with the package: `configs` or `launch`, inside a wheel or beside the package in a
+    checkout."""
+    package = Path(__file__).resolve().parent
+    return package / name if (package / name).is_dir() else package.parent / name
+
+
+def find_config(name: str) -> Path:
+    """A config file by path, or by name: of `configs/` in this folder, then of those that came with the package."""
+    if (path := Path(name)).is_file():
+        return path
+    by_name = path.parent == Path()
+    folders = [Path("configs"), shipped("configs")] if by_name else [path.parent]
+    for folder in folders:
+        if by_name and (file := (folder / path).with_suffix(".py")).is_file():
+            return file
+    known = sorted({file.stem if by_name else str(file) for folder in folders for file in folder.glob("*.py")})
+    near = difflib.get_close_matches(name, known, 1) or known
+    raise UserError(f"{name}: no such config file" + (f"; is it {' or '.join(near)}?" if near else ""))
+
+
+def load_config(name: str | Path) -> TrainConfig:
+    """The `config` of a Python file of values, by path or by name (see `find_config`)."""
+    file = find_config(path := str(name))
     sys.path.insert(0, str(file.parent))  # a config may start from one beside it
     try:
         found = runpy.run_path(str(file)).get("config")
@@ -273,8 +291,9 @@ def check(config: TrainConfig) -> None:
             )
     if not config.data.path:
         raise UserError("data.path is empty: name a folder that `asclepius pack` wrote with --data.path")
-    if config.init.hf and config.init.checkpoint:
-        raise UserError("init.hf and init.checkpoint are both set: choose one")
+    starts = [name for name in ("hf", "checkpoint", "random") if getattr(config.init, name)]
+    if len(starts) > 1:
+        raise UserError(f"{' and '.join(f'init.{name}' for name in starts)} are both set: choose one")
     if config.batch.microbatches < 0:
         raise UserError(
             f"batch.microbatches is {config.batch.microbatches}: it must be 1 or more, or 0 for as few as fit"

@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import data_prep
 from asclepius_jax.config import MeshConfig, TrainConfig, load_config
 from asclepius_jax.export import ExportConfig, run_export
 from asclepius_jax.generate import Sampling, generate, load
@@ -30,8 +31,7 @@ from data_prep.prompts import TRAINING_TEMPLATE, render_prompt
 from data_prep.records import Example, Note, UserError, read_parquet
 from data_prep.tokenizer import encode_prompt, train_sentencepiece
 
-ROOT = Path(__file__).resolve().parent.parent
-REPORTS = ROOT / "data_prep" / "demo_reports.jsonl"
+REPORTS = Path(data_prep.__file__).parent / "demo_reports.jsonl"
 MARKER = "demo.json"
 QUESTIONS = 16
 PRETRAIN_EPOCHS = 4
@@ -43,8 +43,8 @@ class DemoConfig:
 
     out: Path = Path("runs/demo")
     """Folder for everything that is made; an earlier demo in it is replaced."""
-    config: Path = ROOT / "configs" / "demo.py"
-    """Of the tuning run; pretraining differs in its data and epochs."""
+    config: str = "demo"
+    """Config of the tuning run, a file or a name; pretraining differs in its data and epochs."""
 
 
 @dataclasses.dataclass
@@ -71,7 +71,7 @@ class Stages:
 
 def run(config: DemoConfig) -> None:
     out, console, stages = config.out, Console(width=118), Stages()
-    tuning = load_config(str(config.config))
+    tuning = load_config(config.config)
     start_anew(out)
     make_text(out, stages)
     make_rows(out, stages, tuning)
@@ -172,7 +172,7 @@ def compare(out: Path, mesh: MeshConfig, texts: list[str]) -> str:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ModuleNotFoundError as error:
-        return f"not compared: {error.name} is not installed"
+        return f"not compared: {error.name} is not installed (pip install torch 'asclepius-jax[evaluate]')"
     theirs = AutoModelForCausalLM.from_pretrained(out / "hf", dtype=torch.float32).eval()
     their_tokenizer = AutoTokenizer.from_pretrained(out / "hf")
     model, params, tokenizer = load(out / "instruct", mesh)

@@ -4,11 +4,16 @@ Sources: the makers' pages (docs.cloud.google.com/tpu/docs/v4 ... tpu7x; NVIDIA'
 H200 and HGX B200). A device is what JAX calls one: a chip of v4 to v6e, half a chip of tpu7x, one GPU.
 """
 
+import dataclasses
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import psutil
+
 GIB = 2**30
-# Of a GPU's memory, what XLA's allocator takes: XLA_PYTHON_CLIENT_MEM_FRACTION in launch/xla_flags.sh.
+# Of a GPU's memory, what XLA's allocator takes: see xla_flags.py.
 ALLOCATED = 0.92
 
 
@@ -55,7 +60,7 @@ ROWS = (
     Device("h100-nvl", "NVIDIA H100 NVL", "cuda", (9, 0), 835e12, 100_485_038_080, ALLOCATED, 3938e9, 64e9, 25e9, 8),
     Device("h200", "NVIDIA H200", "cuda", (9, 0), 989e12, 151_397_597_184, ALLOCATED, 4800e9, 450e9, 50e9, 8),
     Device("b200", "NVIDIA B200", "cuda", (10, 0), 2250e12, 191_514_411_008, ALLOCATED, 7672e9, 900e9, 50e9, 8),
-    # For rehearsals: a core or two of a server, orders of magnitude only.
+    # For rehearsals: a core or two of a server, orders of magnitude only. Memory is measured where one is at hand.
     Device("cpu", "cpu", "cpu", None, 1e11, 16 * GIB, 1.0, 2e10, 1e10, 1e9, 8),
 )  # fmt: skip
 DEVICES = {device.name: device for device in ROWS}
@@ -71,3 +76,38 @@ def peak_flops(device_kind: str) -> float | None:
     """None for a device without a row, and for a CPU, whose row is a guess."""
     device = find_device(device_kind)
     return None if device is None or device.platform == "cpu" else device.peak_flops
+
+
+def this_cpu(devices: int) -> Device:
+    """The row of a CPU device, with its part of the memory that is free on this machine."""
+    return dataclasses.replace(DEVICES["cpu"], memory_bytes=available_memory() // max(devices, 1))
+
+
+def available_memory() -> int:
+    """Bytes that a program can still use on this machine without swapping, within the limits of its cgroup."""
+    return int(min(psutil.virtual_memory().available, cgroup_room()))
+
+
+def cgroup_room(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes left under the strictest limit of a container or a scheduler's job; infinity where there is none."""
+    room = math.inf
+    for line in proc.read_text().splitlines() if proc.is_file() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        # Version 1 names its controllers and mounts each apart; version 2 has one tree.
+        base, limit, usage, cache = (
+            (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            if controllers
+            else (root, "memory.max", "memory.current", "inactive_file")
+        )
+        here = base / path.lstrip("/")
+        for folder in (here, *here.parents):
+            if folder.is_relative_to(base) and (folder / limit).is_file():
+                most = (folder / limit).read_text().strip()
+                if most == "max":
+                    continue
+                counts = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
+                used = int((folder / usage).read_text()) - int(counts.get(cache, 0))  # files' pages can be dropped
+                room = min(room, int(most) - used)
+    return max(room, 0)

@@ -19,6 +19,7 @@ from asclepius_jax.model.llama import Model, build
 from asclepius_jax.model.safetensors import Tensors
 from asclepius_jax.saver import close_step
 from data_prep.folders import writing_folder
+from data_prep.hub import WEIGHTS, local_folder
 from data_prep.records import UserError, file_hash
 from data_prep.tokenizer import check_vocabulary, load_tokenizer
 
@@ -28,7 +29,7 @@ class ImportConfig:
     """Hugging Face folder to checkpoint."""
 
     hf: Path
-    """Folder with config.json, safetensors and tokenizer.json or tokenizer.model."""
+    """Folder, or hub id, with config.json, safetensors and tokenizer.json or tokenizer.model."""
     out: Path
     """Run folder to write, for `--init.checkpoint`, `generate` and `export`."""
 
@@ -36,6 +37,7 @@ class ImportConfig:
 def run_import(config: ImportConfig) -> None:
     if (config.out / STEPS).exists():
         raise UserError(f"{config.out} holds checkpoints already: choose another --out, or remove it")
+    config = dataclasses.replace(config, hf=local_folder(config.hf, WEIGHTS))
     model = build(read_config(config.hf))
     source = load_tokenizer(config.hf)
     check_vocabulary(source, model.config.vocab_size, config.hf)

@@ -26,10 +26,10 @@ from asclepius_jax.settle import layout_of, settle
 from asclepius_jax.sharding import check_layout, make_mesh
 from asclepius_jax.topologies import Topology, compile_devices, parse_topology
 from asclepius_jax.train.kernel import TYPICAL_SEGMENTS, choose_kernel
-from asclepius_jax.train.loop import resolve_model
 from asclepius_jax.train.metrics import flops_per_token
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.program import program_facts, save_program
+from asclepius_jax.train.start import resolve_model
 from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_step, state_shardings
 from data_prep.folders import read_manifest
 from data_prep.records import UserError

@@ -23,7 +23,7 @@ from asclepius_jax.settle import SHARE_TO_FILL, candidates, layout_of
 from asclepius_jax.sharding import check_layout, make_mesh
 from asclepius_jax.topologies import Topology
 from asclepius_jax.train.kernel import choose_kernel
-from asclepius_jax.train.loop import resolve_model
+from asclepius_jax.train.start import resolve_model
 from data_prep.records import UserError
 
 COMPILED = 3  # candidates that the compiler sees

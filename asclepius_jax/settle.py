@@ -13,13 +13,14 @@ from jax.sharding import Mesh
 
 from asclepius_jax.adapters import num_adapter_params
 from asclepius_jax.config import TrainConfig, divisors
-from asclepius_jax.hardware import find_device
+from asclepius_jax.hardware import find_device, this_cpu
 from asclepius_jax.memory import estimate
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.variants import LlamaConfig
 from asclepius_jax.predict import Layout, predict
 from asclepius_jax.sharding import batch_parts, check_batch_divides
 from asclepius_jax.topologies import Topology
+from data_prep.records import UserError
 
 # What the model may be wrong by, and the runtime takes for itself.
 SHARE_TO_FILL = 0.92
@@ -74,6 +75,23 @@ def seconds(config: TrainConfig, model: LlamaConfig, topology: Topology, mesh: M
     return predict(model, topology, layout_of(config, mesh, model)).step_seconds
 
 
+def check_memory(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel) -> None:
+    """Refuse a run that certainly needs more memory than its devices have; the estimate is right to a tenth."""
+    topology = topology_of(mesh)
+    if topology is None:
+        return
+    limit, need = topology.device.limit_bytes, estimate(config, model, dict(mesh.shape), kernel).total
+    if need <= 1.1 * limit:
+        return
+    count = jax.local_device_count() if topology.device.platform == "cpu" else 1
+    where = "this machine has free" if topology.device.platform == "cpu" else f"a {topology.device.name} has"
+    raise UserError(
+        f"the run needs about {count * need / 2**30:.1f} GiB of memory and {where} {count * limit / 2**30:.1f}: use "
+        "more devices, a smaller model, batch.global_batch or data.row_length, or adapters (--lora.rank 16); "
+        "`asclepius plan` tells what fits where"
+    )
+
+
 def layout_of(config: TrainConfig, mesh: Mesh, model: LlamaConfig) -> Layout:
     shape = dict(mesh.shape)
     return Layout(
@@ -93,5 +111,7 @@ def topology_of(mesh: Mesh) -> Topology | None:
     device = find_device(devices[0].device_kind)
     if device is None:
         return None
+    if device.platform == "cpu":  # they share the memory of this machine
+        device = this_cpu(sum(each.process_index == jax.process_index() for each in devices))
     slices = len({getattr(each, "slice_index", 0) for each in devices}) if device.platform == "tpu" else 1
     return Topology(device.name, device, len(devices), slices)

@@ -8,10 +8,11 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
-from asclepius_jax.hardware import DEVICES, Device
+from asclepius_jax.hardware import DEVICES, Device, this_cpu
 from data_prep.records import UserError
 
 EXAMPLES = (
@@ -133,7 +134,7 @@ def parse_topology(name: str) -> Topology:
     if generation in GPUS and number not in (1, 2, 4) and number % 8:
         whole = -(-number // 8) * 8
         raise UserError(f"topology {name}: GPUs come as 1, 2, 4 or whole nodes of 8; write {generation}-{whole}")
-    return Topology(match[0], DEVICES[generation], number)
+    return Topology(match[0], this_cpu(number) if generation == "cpu" else DEVICES[generation], number)
 
 
 def tpu_devices(generation: str, number: int) -> int:
@@ -216,6 +217,8 @@ def require(module: str, topology: Topology) -> None:
         found = importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of a package above it
         found = False
+    if not found and sys.platform != "linux":
+        raise UserError(f"topology {topology.name}: its compiler exists for Linux only; a rehearsal, cpu-8, works here")
     if not found:
         raise UserError(f"topology {topology.name}: compiling for it needs {module}: pip install 'asclepius-jax[plan]'")
 

@@ -16,6 +16,7 @@ from asclepius_jax.blocks import READERS, tensor_checksum
 from asclepius_jax.checkpoints import Meta, restore_params
 from asclepius_jax.checksums import written
 from asclepius_jax.config import MeshConfig
+from asclepius_jax.hardware import available_memory
 from asclepius_jax.model.hf import check_finite, flatten, non_finite, open_model, read_config
 from asclepius_jax.model.llama import Model, build
 from asclepius_jax.model.safetensors import FolderError
@@ -144,12 +145,6 @@ def compare_logits(folder: Path, step_folder: Path, meta: Meta, model: Model) ->
     if not difference <= bound:  # NaN is no agreement either
         raise FolderError(told)
     return told
-
-
-def available_memory() -> int:
-    """Bytes that could be had without swapping."""
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
 
 
 def their_logits(folder: Path, ids: list[int]) -> np.ndarray:

@@ -64,9 +64,10 @@ class Counting:
         self.ledger = Ledger(self.path) if self.path.exists() else None
         self.tokenizer: Any = None
         if self.config.tokenizer:
+            from data_prep.hub import SMALL_FILES, local_folder
             from data_prep.tokenizer import load_tokenizer
 
-            self.tokenizer = load_tokenizer(self.config.tokenizer)
+            self.tokenizer = load_tokenizer(local_folder(self.config.tokenizer, SMALL_FILES))
 
     async def ask(self, request: Request) -> Reply:
         kind = self.kinds.setdefault(request.kind, Kind())

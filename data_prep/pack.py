@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 
 from data_prep.folders import read_manifest, verified_files, writing_folder
+from data_prep.hub import SMALL_FILES, local_folder
 from data_prep.packing import cut, pack
 from data_prep.processes import process_pool
 from data_prep.prompts import load_template, render_follow_up, render_prompt
@@ -43,7 +44,7 @@ class PackConfig:
     out: Path
     """Folder to write."""
     tokenizer: Path
-    """A SentencePiece .model file, or a Hugging Face folder with tokenizer.json."""
+    """SentencePiece .model file, or Hugging Face folder or hub id with tokenizer.json or tokenizer.model."""
     row_length: int = 2048
     """Tokens in a row; the training run's sequence length."""
     shards: int = 1
@@ -95,6 +96,7 @@ def run(config: PackConfig) -> None:
     if not manifest["out"]:
         raise UserError(f"{config.source} holds no records: see its rejected.parquet")
     template = load_template(config.prompt_template)
+    config = dataclasses.replace(config, tokenizer=local_folder(config.tokenizer, SMALL_FILES))
     tokenizer = load_tokenizer(config.tokenizer)
     verified_files(config.source, manifest)
     # Of the records alone: the manifest also holds seconds.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.hub import is_hub_id
 from data_prep.records import UserError
 
 # Characters. A case report has some thousands; a field beyond this is a quotation mark that nobody closed.
@@ -242,10 +243,8 @@ def rows_of(files: list[Path]) -> Iterator[Row]:
 
 
 def looks_like_hub_id(source: str) -> bool:
-    """Whether a name that is no path may be a data set's. In a folder that exists, it is a file that does not."""
-    path = Path(source)
-    shaped = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix.lower() not in READERS
-    return bool(shaped) and not path.parent.exists()
+    """Whether a name that is no path may be a data set's; a file of a known kind that does not exist is none."""
+    return is_hub_id(source) and Path(source).suffix.lower() not in READERS
 
 
 def open_hub(hub_id: str) -> tuple[Iterator[Row], str]:

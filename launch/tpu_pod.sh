@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Train on a Cloud TPU pod slice, from a machine with gcloud:
-#   launch/tpu_pod.sh NAME ZONE configs/instruct_7b.py --data.path /mnt/data/packed/instructions
+#   launch/tpu_pod.sh NAME ZONE instruct_7b --init.checkpoint /mnt/data/runs/pretrain_7b \
+#       --data.path /mnt/data/packed/instructions --run-dir /mnt/data/runs/instruct_7b
 # The repository lies in ~/asclepius-jax on every host, installed with `pip install -e '.[tpu]'`; --data.path and
 # --run-dir are on storage that all hosts mount.
 set -euo pipefail

@@ -1,4 +1,5 @@
-"""A small Hugging Face hub on 127.0.0.1: what huggingface_hub needs to create a repository and to commit to it."""
+"""A small Hugging Face hub on 127.0.0.1: what huggingface_hub needs to create a repository, to commit to it, and to
+download a model from it."""
 
 import base64
 import hashlib
@@ -23,6 +24,11 @@ class Hub(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.cards: list[str] = []
+        # Downloads: the files of lab/model by name, and how the hub fails at them.
+        self.ended = threading.Event()
+        self.offered: dict[str, bytes] = {}
+        self.refusal: tuple[int, str] | None = None  # (status, X-Error-Code)
+        self.hangs_at = ""  # part of a path that is never answered
 
     @property
     def address(self) -> str:
@@ -53,8 +59,39 @@ class Handler(BaseHTTPRequestHandler):
             return parts
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
-        self.server.requests.append(f"GET {self.path}")
+        hub, path = self.server, self.path.partition("?")[0]
+        hub.requests.append(f"{self.command} {self.path}")
+        if hub.hangs_at and hub.hangs_at in path:
+            hub.ended.wait()
+        elif hub.refusal:
+            self.send_response(hub.refusal[0])
+            self.send_header("X-Error-Code", hub.refusal[1])
+            self.end_headers()
+        elif hub.offered and "/tree/" in path:
+            entries = [
+                {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for name, content in hub.offered.items()
+            ]
+            self.answer(entries)
+        elif "/resolve/" in path:
+            self.send_file(hub.offered[path.rpartition("/")[2]])
+        else:
+            self.describe()
+
+    def send_file(self, content: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def describe(self) -> None:
         self.answer({"id": "lab/model", "private": self.server.private, "siblings": [], "sha": "0" * 40})
 
     def do_PUT(self) -> None:
@@ -115,6 +152,7 @@ def serving() -> Iterator[Hub]:
     try:
         yield server
     finally:
+        server.ended.set()
         server.shutdown()
         thread.join()
         server.server_close()

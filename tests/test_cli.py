@@ -144,7 +144,7 @@ def test_a_broken_tokenizer_is_refused(refused: Ask, tmp_path: Path):
 
 
 def test_a_training_without_a_config_is_refused(refused: Ask):
-    assert "name a config file first" in one_line(refused("train", "--batch.global-batch", "8"))
+    assert "name a config first" in one_line(refused("train", "--batch.global-batch", "8"))
 
 
 def test_debug_shows_where_it_happened(monkeypatch, tmp_path: Path):
@@ -177,7 +177,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(refused: Ask, m
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--model", "llama2_7"], "'llama2_7' is neither a folder with config.json nor one of llama_7b"),
+        (["--model", "llama2_7"], "'llama2_7' is neither a folder with config.json, nor a hub id, nor one of llama_7b"),
         (["--data.path", ""], "data.path is empty: name a folder that `asclepius pack` wrote"),
         (["--data.path", "absent"], "absent is not a folder"),
         (["--data.row-length", "64"], "rows of 32 tokens, data.row_length is 64: pack again with --row-length 64"),

@@ -1,11 +1,14 @@
 """The table of devices against data sheets, and the names that JAX gives them."""
 
-import re
+import math
+import os
+from pathlib import Path
 
+import psutil
 import pytest
-from conftest import ROOT
 
-from asclepius_jax.hardware import ALLOCATED, DEVICES, find_device, peak_flops
+from asclepius_jax import xla_flags
+from asclepius_jax.hardware import ALLOCATED, DEVICES, cgroup_room, find_device, peak_flops, this_cpu
 
 GIB = 2**30
 
@@ -52,11 +55,45 @@ def test_a_program_never_gets_more_than_there_is():
     assert 72 * GIB < DEVICES["h100"].limit_bytes < 74 * GIB
 
 
-def test_the_allocator_takes_what_the_launcher_tells_it():
-    text = "".join(path.read_text() for path in sorted((ROOT / "launch").glob("*.sh")))
-    fractions = re.findall(r"XLA_PYTHON_CLIENT_MEM_FRACTION:-([\d.]+)", text)
-    assert fractions, "launch/ no longer sets XLA_PYTHON_CLIENT_MEM_FRACTION"
-    assert {float(fraction) for fraction in fractions} == {ALLOCATED}
+def test_the_allocator_takes_what_the_table_counts_with(monkeypatch):
+    for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.setenv(name, "")  # and restored at the end
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(xla_flags.shutil, "which", lambda name: f"/usr/bin/{name}")
+    xla_flags.set_flags_for_training()
+    assert float(os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == ALLOCATED
+    assert os.environ["XLA_FLAGS"] == " ".join(xla_flags.GPU)
+    assert "LIBTPU_INIT_ARGS" not in os.environ
+
+
+def test_the_memory_of_a_cpu_is_what_is_free_on_this_machine():
+    free = psutil.virtual_memory().available
+    assert this_cpu(4).limit_bytes == pytest.approx(min(free, cgroup_room()) / 4, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("line", "base", "names"),
+    [
+        ("0::/job/task", "", ("memory.max", "memory.current", "inactive_file")),
+        (
+            "7:cpu,memory:/job/task",
+            "memory",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+)
+def test_the_limit_of_a_scheduler_counts_whichever_folder_it_stands_in(tmp_path: Path, line, base, names):
+    """Files' pages that can be dropped are room; the strictest limit on the way up decides."""
+    limit, usage, cache = names
+    for folder, most, used, dropped in (("job", "1000", "700", "100"), ("job/task", "5000", "600", "0")):
+        here = tmp_path / base / folder
+        here.mkdir(parents=True, exist_ok=True)
+        for name, value in ((limit, most), (usage, used), ("memory.stat", f"anon 5\n{cache} {dropped}")):
+            (here / name).write_text(value + "\n")
+    proc = tmp_path / "cgroup"
+    proc.write_text(f"3:cpuset:/\n{line}\n")
+    assert cgroup_room(proc, tmp_path) == 400
+    assert cgroup_room(tmp_path / "nowhere", tmp_path) == math.inf
 
 
 def test_links_are_faster_than_networks_and_memory_faster_than_links():

@@ -12,12 +12,12 @@ import pytest
 from made_inputs import TOKEN_IDS
 
 from asclepius_jax import hlo
-from asclepius_jax.cli import compile_as_launched
 from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshConfig, TrainConfig, load_config
 from asclepius_jax.model.hf import write_config
 from asclepius_jax.model.variants import VARIANTS
 from asclepius_jax.plan import Plan, PlanOptions, plan, run
 from asclepius_jax.topologies import compile_devices, parse_topology
+from asclepius_jax.xla_flags import set_flags_for_planning
 from data_prep.records import UserError
 
 GIB = 2**30
@@ -208,7 +208,7 @@ def test_slices_share_nothing_but_replicas(made):
 def test_the_flags_of_the_launch_script_are_those_of_a_plan(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--mine=1")
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
-    compile_as_launched()
+    set_flags_for_planning()
     assert os.environ["XLA_FLAGS"] == "--xla_gpu_enable_latency_hiding_scheduler=true --mine=1"
     assert os.environ["LIBTPU_INIT_ARGS"].startswith("--xla_tpu_enable_async_collective_fusion=true ")
 

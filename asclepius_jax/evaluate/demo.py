@@ -3,6 +3,7 @@
 asclepius demo && asclepius evaluate demo
 """
 
+import importlib.util
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +47,11 @@ def run(config: DemoConfig) -> dict[str, Any]:
         raise UserError(f"{missing[0]} is not there: run asclepius demo first, or name its folder with --demo")
     out, folder = config.out, needed["hf"]
     questions.run(questions.QuestionsConfig(needed["instructions"], out / "questions", config.per_task))
-    specs = (f"{MODELS[0]}=offline:", f"{MODELS[1]}=hf:{folder}", f"{MODELS[2]}=untrained:{folder}")
+    specs: tuple[str, ...] = (f"{MODELS[0]}=offline:", f"{MODELS[1]}=hf:{folder}", f"{MODELS[2]}=untrained:{folder}")
+    with_torch = importlib.util.find_spec("torch") is not None
+    if not with_torch:
+        say("torch is not installed: the checkpoint answers, and random weights and realism are left out")
+        specs = (specs[0], f"{MODELS[1]}=checkpoint:{config.demo / 'instruct'}")
     answers.run(
         answers.AnswersConfig(
             out / "questions", specs, out / "answers", Decoding(max_new_tokens=128, batch=16), teacher=TeacherConfig()
@@ -58,14 +63,15 @@ def run(config: DemoConfig) -> dict[str, Any]:
     plant.run(plant.PlantConfig(needed["instructions"], out / "calibration", per_class=20))
     trial = out / "calibration"
     judge.run(replace(by_rule, questions=trial / "questions", answers=(trial / "answers",), out=trial / "judged"))
-    realism.run(
-        realism.RealismConfig(
-            scorer=folder,
-            sources=(f"notes by rule={needed['notes']}", f"case reports={REPORTS}"),
-            out=out / "realism.json",
-            sample=24,
+    if with_torch:
+        realism.run(
+            realism.RealismConfig(
+                scorer=folder,
+                sources=(f"notes by rule={needed['notes']}", f"case reports={REPORTS}"),
+                out=out / "realism.json",
+                sample=24,
+            )
         )
-    )
     figures = report.run(
         report.ReportConfig(
             questions=out / "questions",
@@ -74,7 +80,7 @@ def run(config: DemoConfig) -> dict[str, Any]:
             judged=(out / "judged",),
             calibration=trial,
             calibration_judged=(trial / "judged",),
-            measured=(out / "realism.json",),
+            measured=(out / "realism.json",) if with_torch else (),
             baseline=MODELS[1],
         )
     )
@@ -85,7 +91,7 @@ def run(config: DemoConfig) -> dict[str, Any]:
 
 def show(figures: dict[str, Any]) -> None:
     table = Table("model", "mean score", "unacceptable", "says something unsupported", title="asclepius evaluate demo")
-    for model in MODELS:
+    for model in (name for name in MODELS if name in figures["scores"][RULES]):
         scored = figures["scores"][RULES][model]
         table.add_row(
             model,

@@ -2,7 +2,8 @@
 
     NAME=hf:FOLDER   NAME=checkpoint:RUN   NAME=untrained:FOLDER   NAME=endpoint:MODEL   NAME=offline:   NAME=reference:
 
-`untrained` has the sizes and the tokenizer of a Hugging Face folder and random weights: what training is worth.
+A Hugging Face folder may be a hub id. `untrained` has the sizes and the tokenizer of such a folder and random weights:
+what training is worth.
 `reference` repeats the answer that the question brings: a ceiling for the scores, and a check of the judge.
 """
 
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 from asclepius_jax.evaluate.formats import CHAT, OURS, as_text, by_chat_template
 from asclepius_jax.evaluate.records import Question
 from data_prep.folders import MANIFEST
+from data_prep.hub import SMALL_FILES, WEIGHTS, local_folder
 from data_prep.records import UserError, text_hash
 from data_prep.replies import one_line
 from data_prep.teacher import request_seed
@@ -37,6 +39,8 @@ def parse_spec(text: str) -> ModelSpec:
         raise UserError(f"--models {text}: it must be NAME=KIND:PLACE, with KIND one of {', '.join(KINDS)}")
     if "/" in name or name.startswith("."):
         raise UserError(f"--models {text}: NAME becomes a folder's name: no slash, and no dot to begin with")
+    if kind in ("hf", "untrained"):
+        place = str(local_folder(place, WEIGHTS if kind == "hf" else SMALL_FILES))
     if kind in ("hf", "untrained") and not (Path(place) / "config.json").is_file():
         raise UserError(f"--models {text}: {place} is no Hugging Face folder: it has no config.json")
     if kind == "checkpoint" and not Path(place).is_dir():

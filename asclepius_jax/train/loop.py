@@ -10,31 +10,23 @@ from typing import Any
 
 import jax
 
-from asclepius_jax.adapters import adapted, num_adapter_params, whole_params
+from asclepius_jax.adapters import adapted, num_adapter_params
 from asclepius_jax.agreement import check_agreement, facts_of
 from asclepius_jax.checkpoints import (
-    DamagedStep,
     Meta,
     State,
-    check_model,
-    compare,
-    find_step,
     leaf_names,
-    read_meta,
-    restore_newest,
-    restore_state,
 )
 from asclepius_jax.checksums import checksums, written
 from asclepius_jax.config import TrainConfig, check, to_json
 from asclepius_jax.data import PackedRows, Prefetch, TrainBatches, eval_batches
 from asclepius_jax.lock import locked
-from asclepius_jax.model.hf import load_params, read_config
-from asclepius_jax.model.llama import Model, Params, build
-from asclepius_jax.model.variants import VARIANTS, LlamaConfig
+from asclepius_jax.model.llama import Model, build
+from asclepius_jax.model.variants import LlamaConfig
 from asclepius_jax.saver import Saver
-from asclepius_jax.settle import settle
+from asclepius_jax.settle import check_memory, settle
 from asclepius_jax.sharding import batch_sharding, check_layout, make_mesh
-from asclepius_jax.train.adapters import footprint, random_adapters
+from asclepius_jax.train.adapters import footprint
 from asclepius_jax.train.goodput import Goodput, goodput_line, read_accounts, share, summed
 from asclepius_jax.train.health import Health, Pace
 from asclepius_jax.train.kernel import choose_kernel
@@ -42,19 +34,17 @@ from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.program import load_program, program_facts
 from asclepius_jax.train.report import write_report
+from asclepius_jax.train.start import announce_start, check_tokenizer, resolve_model, start_state, with_local_weights
 from asclepius_jax.train.step import (
     abstract_batch,
     abstract_state,
-    init_state,
     make_eval_step,
     make_train_step,
-    random_params,
     state_shardings,
 )
 from asclepius_jax.train.stopping import StopSignal
 from asclepius_jax.train.watchdog import Watchdog
 from data_prep.records import UserError
-from data_prep.tokenizer import load_tokenizer
 
 DATA_FACTS = ("phase", "rows", "tokens", "loss_tokens", "documents", "packing_efficiency", "licences", "sources")
 
@@ -67,13 +57,16 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             check(config)
             keep_compiled(config.compute.compiled)
             check_agreement(facts_of(config))
+            config = with_local_weights(config)
             held.enter_context(locked(run_dir))
             model = adapted(build(resolve_model(config.model)), config.lora)
             mesh = make_mesh(config.mesh, devices)
             rows, held_out = open_data(config, model.config)
+            announce_start(config, rows)
             check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
             kernel = choose_kernel(config, mesh, model.config, most_segments(rows, held_out))
             config = settle(config, model.config, mesh, kernel)
+            check_memory(config, model.config, mesh, kernel)
             batches = TrainBatches(rows, config.batch.global_batch, config.data.seed, batch_sharding(mesh))
             total_steps = max(1, int(config.data.epochs * len(rows) / config.batch.global_batch))
             optimizer = make_optimizer(config.optimizer, total_steps)
@@ -116,8 +109,9 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             metrics.add(step, numbers)
             watchdog.step_sent(numbers)
             trace.after(step, numbers)
-            leave = step < total_steps and stop.reached(step)
-            evaluating = held_out is not None and due(step, config.evaluation.every_steps, total_steps)
+            leave = step < total_steps and stop.reached()
+            # A stop does not wait for an evaluation.
+            evaluating = held_out is not None and not leave and due(step, config.evaluation.every_steps, total_steps)
             saving = leave or due(step, config.checkpoint.every_steps, total_steps)
             problem, eval_loss = "", None
             # The first step is fetched by itself, so that compiling it counts in no other's time; and what is under
@@ -129,9 +123,12 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                 pace.compare_if_due(step, watchdog.median_seconds)
             if held_out is not None and evaluating and not problem:
                 with clock("evaluation"), metrics.pause():
-                    found = evaluate(state, eval_step, held_out, config, batch_sharding(mesh), watchdog)
+                    found = evaluate(state, eval_step, held_out, config, batch_sharding(mesh), watchdog, stop)
+                if found:
                     eval_loss = found["eval_loss"]
-                metrics.write([{"step": step, **found}])
+                    metrics.write([{"step": step, **found}])
+                else:
+                    leave = saving = True
             if saving or problem:
                 watchdog.alive()
                 with clock("save"), metrics.pause():
@@ -143,9 +140,18 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             saver.finish(last=True)
         goodput.write(step)
         finish_run_folder(run_dir, step, total_steps, clock)
+        if not problem and jax.process_index() == 0:
+            print(last_line(run_dir, step, total_steps), flush=True)
     if problem:
         raise UserError(problem)
     return run_dir
+
+
+def last_line(run_dir: Path, step: int, total_steps: int) -> str:
+    """What the user does next."""
+    if step < total_steps:
+        return f"stopped at step {step} of {total_steps}, saved in {run_dir}: the same command continues from there"
+    return f"finished all {total_steps} steps: asclepius export --checkpoint {run_dir} --out FOLDER"
 
 
 def keep_compiled(folder: str) -> None:
@@ -157,15 +163,6 @@ def keep_compiled(folder: str) -> None:
 
 def due(step: int, every: int, total: int) -> bool:
     return step % every == 0 or step == total
-
-
-def resolve_model(name: str) -> LlamaConfig:
-    """A size by name, or a folder with config.json."""
-    if name in VARIANTS:
-        return VARIANTS[name]
-    if Path(name).is_dir():
-        return read_config(Path(name))
-    raise UserError(f"model {name!r} is neither a folder with config.json nor one of {', '.join(VARIANTS)}")
 
 
 def open_data(config: TrainConfig, model: LlamaConfig) -> tuple[PackedRows, PackedRows | None]:
@@ -195,15 +192,6 @@ def most_segments(rows: PackedRows, held_out: PackedRows | None) -> int:
     return 1 << (most - 1).bit_length()
 
 
-def check_tokenizer(theirs: str, where: str, rows: PackedRows) -> None:
-    ours = rows.manifest["tokenizer_hash"]
-    if theirs != ours:
-        raise UserError(
-            f"{where} has a tokenizer with hash {theirs[:12]}, {rows.folder} was packed with {ours[:12]}: "
-            f"pack with the same tokenizer"
-        )
-
-
 def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) -> Meta:
     saved = dataclasses.asdict(config)
     # Adapters are exported from wherever the person then stands.
@@ -228,89 +216,23 @@ def base_checksums(state: State) -> dict[str, str]:
     return {f"base/{name}": written(value) for name, value in sums.items()}
 
 
-def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: Any, shardings: State) -> State:
-    """The state to start from, in this order:
-    1. an interrupted run in this folder   2. init.checkpoint   3. init.hf   4. random
-    """
-
-    def restore(folder: Path, meta: Meta) -> State:
-        if meta.phase == "import":
-            raise UserError(
-                f"{config.run_dir} holds imported weights: start from them with --init.checkpoint {config.run_dir}, "
-                "and choose another --run-dir"
-            )
-        check_model(meta, model.config, folder)
-        check_tokenizer(meta.tokenizer_hash, str(folder), rows)
-        check_same_course(meta, config, rows)
-        abstract = abstract_state(model, optimizer, shardings)
-        if model.lora.rank:  # a step holds adapters alone
-            del abstract["params"]
-        state = restore_state(folder, abstract, meta, config.checkpoint.checksums)
-        print(f"continuing {config.run_dir} from step {folder.name}")
-        return state if not model.lora.rank else {**state, "params": same_base(meta)}
-
-    def same_base(meta: Meta) -> Params:
-        params = start_params(config, model, rows, shardings["params"])
-        try:
-            compare("base", jax.device_get(checksums(leaf_names(params))), meta)
-        except DamagedStep as error:
-            raise UserError(
-                f"{config.init.hf or config.init.checkpoint} is not what the adapters of {config.run_dir} were trained "
-                f"upon ({error}): name the weights that they began with, or choose another --run-dir"
-            ) from error
-        return params
-
-    if (state := restore_newest(Path(config.run_dir), restore)) is not None:
-        return state
-    params = start_params(config, model, rows, shardings["params"])
-    adapters = random_adapters(model, config.lora.seed, shardings["adapters"]) if model.lora.rank else None
-    return init_state(params, optimizer, shardings, adapters)
-
-
-def start_params(config: TrainConfig, model: Model, rows: PackedRows, shardings: Params) -> Params:
-    if config.init.checkpoint:
-        _, folder = find_step(Path(config.init.checkpoint))
-        meta = read_meta(folder)
-        check_model(meta, model.config, folder)
-        check_tokenizer(meta.tokenizer_hash, str(folder), rows)
-        return whole_params(folder, model, shardings)
-    if config.init.hf:
-        folder = Path(config.init.hf)
-        check_model(Meta(read_config(folder), "", "", 0, "import", {}), model.config, folder)
-        check_tokenizer(load_tokenizer(folder).hash, config.init.hf, rows)
-        return load_params(folder, model, shardings)
-    return random_params(model, config.init.seed, shardings)
-
-
-def check_same_course(meta: Meta, config: TrainConfig, rows: PackedRows) -> None:
-    """A run that continues sees the batches and rates that it would have seen: what decides them must be the same."""
-    saved, now = meta.config, dataclasses.asdict(config)
-    pairs = [("data", "seed"), ("data", "epochs"), ("data", "row_length"), ("batch", "global_batch")]
-    changed = [f"{a}.{b} {saved[a][b]} -> {now[a][b]}" for a, b in pairs if saved[a][b] != now[a][b]]
-    if saved["optimizer"] != now["optimizer"]:
-        changed.append(f"optimizer {saved['optimizer']} -> {now['optimizer']}")
-    # In a checkpoint, tuples are lists; one from before there were adapters has none.
-    before, lora = saved.get("lora", {"rank": 0}), json.loads(json.dumps(now["lora"]))
-    if (before["rank"] or lora["rank"]) and before != lora:
-        changed.append(f"lora {before} -> {lora}")
-    if meta.data["content"] != rows.content:
-        changed.append(f"the rows of data.path, packed anew or others than those of {saved['data']['path']}")
-    if changed:
-        raise UserError(
-            f"{config.run_dir} holds an interrupted run with other settings ({'; '.join(changed)}): "
-            "continue with the old ones, or choose another --run-dir"
-        )
-
-
 def evaluate(
-    state: State, eval_step: Any, rows: PackedRows, config: TrainConfig, sharding: Any, watchdog: Watchdog
+    state: State,
+    eval_step: Any,
+    rows: PackedRows,
+    config: TrainConfig,
+    sharding: Any,
+    watchdog: Watchdog,
+    stop: StopSignal,
 ) -> dict[str, float]:
-    """Mean loss in nats and perplexity over the loss-bearing tokens of the held-out rows."""
+    """Mean loss in nats and perplexity over the loss-bearing tokens of the held-out rows; empty if a stop came."""
     size = max(1, config.batch.global_batch // config.batch.microbatches)
     parts = []
     for batch in eval_batches(rows, size, config.evaluation.max_rows, sharding):
         parts.append(jax.device_get(eval_step(state, batch)))
         watchdog.alive()
+        if stop.reached():
+            return {}
     total, tokens = (math.fsum(map(float, values)) for values in zip(*parts, strict=True))
     loss = total / max(tokens, 1.0)
     return {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 80.0))}

@@ -11,13 +11,14 @@ from jax.experimental import multihost_utils
 
 
 class StopSignal:
-    """Every process of a run leaves after the same step, and with code 0; asked again, it does nothing else.
+    """Every process of a run leaves at the same place, and with code 0; asked again, it does nothing else.
 
     With several processes JAX's own handler listens for SIGTERM and tells the others; another one would deafen it.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self.looks = 0
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
@@ -34,7 +35,11 @@ class StopSignal:
     def ask(self, *_: Any) -> None:
         self.asked = True
 
-    def reached(self, step: int) -> bool:
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+    def reached(self) -> bool:
+        """Whether to leave now; all processes of a job ask at the same places, after steps and batches of an
+        evaluation, and get the same answer."""
+        if jax.process_count() > 1 and not self.asked:
+            # JAX names one number at which all leave: each must be asked for, once, by all.
+            self.looks += 1
+            self.asked = multihost_utils.reached_preemption_sync_point(self.looks)
         return self.asked

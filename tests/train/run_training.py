@@ -7,6 +7,7 @@ earlier save is on disk, or one of
   hang      the process does nothing more, as with a file system that does not answer
   full      the first save after the step fails in this process, as on a full disk
   saving    SIGTERM as soon as a save is under way, and a second one at once
+  judging   SIGTERM after the first batch of the first evaluation from the step on
 FLAGS are those of `asclepius train`.
 """
 
@@ -15,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ def strike(step: int, what: str) -> None:
             fail_once()
         elif what == "saving":
             threading.Thread(target=when_saving, args=(folder,), daemon=True).start()
+        elif what == "judging":
+            strike_evaluation()
         else:
             while list(folder.glob(".*.saving")):
                 time.sleep(0.05)
@@ -52,6 +56,18 @@ def fail_once() -> None:
         raise OSError(28, os.strerror(28))
 
     loop.Saver.start = fail
+
+
+def strike_evaluation() -> None:
+    eval_batches = loop.eval_batches
+
+    def struck(*arguments: Any) -> Iterator[Any]:
+        for number, batch in enumerate(eval_batches(*arguments)):
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    loop.eval_batches = struck
 
 
 def when_saving(folder: Path) -> None:

@@ -1,0 +1,160 @@
+"""What a run starts from: an interrupted run in its folder, a checkpoint, Hugging Face weights, or random numbers."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from asclepius_jax.adapters import whole_params
+from asclepius_jax.checkpoints import (
+    DamagedStep,
+    Meta,
+    State,
+    check_model,
+    compare,
+    find_step,
+    leaf_names,
+    read_meta,
+    restore_newest,
+    restore_state,
+    steps_of,
+)
+from asclepius_jax.checksums import checksums
+from asclepius_jax.config import TrainConfig
+from asclepius_jax.data import PackedRows
+from asclepius_jax.model.hf import load_params, read_config
+from asclepius_jax.model.llama import Model, Params
+from asclepius_jax.model.variants import VARIANTS, LlamaConfig
+from asclepius_jax.train.adapters import random_adapters
+from asclepius_jax.train.step import abstract_state, init_state, random_params
+from data_prep.hub import SMALL_FILES, WEIGHTS, is_hub_id, local_folder
+from data_prep.records import UserError
+from data_prep.tokenizer import load_tokenizer
+
+
+def resolve_model(name: str) -> LlamaConfig:
+    """A size by name, or what the config.json of a folder or of a hub id says."""
+    if name in VARIANTS:
+        return VARIANTS[name]
+    if Path(name).is_dir() or is_hub_id(name):
+        return read_config(local_folder(name, SMALL_FILES))
+    raise UserError(
+        f"model {name!r} is neither a folder with config.json, nor a hub id, nor one of {', '.join(VARIANTS)}"
+    )
+
+
+def with_local_weights(config: TrainConfig) -> TrainConfig:
+    """The configuration with the cache's folder in place of a hub id, so that checkpoints and model cards name it."""
+    if not config.init.hf:
+        return config
+    folder = local_folder(config.init.hf, WEIGHTS)
+    return dataclasses.replace(config, init=dataclasses.replace(config.init, hf=str(folder)))
+
+
+def announce_start(config: TrainConfig, rows: PackedRows) -> None:
+    """Print what the run starts from; refuse what would tune random weights by oversight."""
+    if steps_of(Path(config.run_dir)):
+        origin = f"continuing the run in {config.run_dir}"
+    elif config.init.checkpoint:
+        origin = f"starting from the parameters of {find_step(Path(config.init.checkpoint))[1]}"
+    elif config.init.hf:
+        origin = f"starting from the weights of {config.init.hf}"
+    else:
+        check_random(config, rows)
+        origin = f"starting from random weights (init.seed {config.init.seed})"
+    if jax.process_index() == 0:
+        print(origin, flush=True)
+
+
+def check_random(config: TrainConfig, rows: PackedRows) -> None:
+    if rows.manifest["phase"] == "instruct" and not config.init.random:
+        raise UserError(
+            f"{config.data.path} holds instructions, and no weights are named to tune: add --init.hf (a Hugging Face "
+            "folder or hub id) or --init.checkpoint (a run folder); --init.random tunes random weights"
+        )
+
+
+def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: Any, shardings: State) -> State:
+    """The state to start from, in this order:
+    1. an interrupted run in this folder   2. init.checkpoint   3. init.hf   4. random
+    """
+
+    def restore(folder: Path, meta: Meta) -> State:
+        if meta.phase == "import":
+            raise UserError(
+                f"{config.run_dir} holds imported weights: start from them with --init.checkpoint {config.run_dir}, "
+                "and choose another --run-dir"
+            )
+        check_model(meta, model.config, folder)
+        check_tokenizer(meta.tokenizer_hash, str(folder), rows)
+        check_same_course(meta, config, rows)
+        abstract = abstract_state(model, optimizer, shardings)
+        if model.lora.rank:  # a step holds adapters alone
+            del abstract["params"]
+        state = restore_state(folder, abstract, meta, config.checkpoint.checksums)
+        print(f"continuing {config.run_dir} from step {folder.name}")
+        return state if not model.lora.rank else {**state, "params": same_base(meta)}
+
+    def same_base(meta: Meta) -> Params:
+        params = start_params(config, model, rows, shardings["params"])
+        try:
+            compare("base", jax.device_get(checksums(leaf_names(params))), meta)
+        except DamagedStep as error:
+            raise UserError(
+                f"{config.init.hf or config.init.checkpoint} is not what the adapters of {config.run_dir} were trained "
+                f"upon ({error}): name the weights that they began with, or choose another --run-dir"
+            ) from error
+        return params
+
+    if (state := restore_newest(Path(config.run_dir), restore)) is not None:
+        return state
+    params = start_params(config, model, rows, shardings["params"])
+    adapters = random_adapters(model, config.lora.seed, shardings["adapters"]) if model.lora.rank else None
+    return init_state(params, optimizer, shardings, adapters)
+
+
+def start_params(config: TrainConfig, model: Model, rows: PackedRows, shardings: Params) -> Params:
+    if config.init.checkpoint:
+        _, folder = find_step(Path(config.init.checkpoint))
+        meta = read_meta(folder)
+        check_model(meta, model.config, folder)
+        check_tokenizer(meta.tokenizer_hash, str(folder), rows)
+        return whole_params(folder, model, shardings)
+    if config.init.hf:
+        folder = Path(config.init.hf)
+        check_model(Meta(read_config(folder), "", "", 0, "import", {}), model.config, folder)
+        check_tokenizer(load_tokenizer(folder).hash, config.init.hf, rows)
+        return load_params(folder, model, shardings)
+    check_random(config, rows)
+    return random_params(model, config.init.seed, shardings)
+
+
+def check_tokenizer(theirs: str, where: str, rows: PackedRows) -> None:
+    ours = rows.manifest["tokenizer_hash"]
+    if theirs != ours:
+        raise UserError(
+            f"{where} has a tokenizer with hash {theirs[:12]}, {rows.folder} was packed with {ours[:12]}: "
+            f"pack with the same tokenizer"
+        )
+
+
+def check_same_course(meta: Meta, config: TrainConfig, rows: PackedRows) -> None:
+    """A run that continues sees the batches and rates that it would have seen: what decides them must be the same."""
+    saved, now = meta.config, dataclasses.asdict(config)
+    pairs = [("data", "seed"), ("data", "epochs"), ("data", "row_length"), ("batch", "global_batch")]
+    changed = [f"{a}.{b} {saved[a][b]} -> {now[a][b]}" for a, b in pairs if saved[a][b] != now[a][b]]
+    if saved["optimizer"] != now["optimizer"]:
+        changed.append(f"optimizer {saved['optimizer']} -> {now['optimizer']}")
+    # In a checkpoint, tuples are lists; one from before there were adapters has none.
+    before, lora = saved.get("lora", {"rank": 0}), json.loads(json.dumps(now["lora"]))
+    if (before["rank"] or lora["rank"]) and before != lora:
+        changed.append(f"lora {before} -> {lora}")
+    if meta.data["content"] != rows.content:
+        changed.append(f"the rows of data.path, packed anew or others than those of {saved['data']['path']}")
+    if changed:
+        raise UserError(
+            f"{config.run_dir} holds an interrupted run with other settings ({'; '.join(changed)}): "
+            "continue with the old ones, or choose another --run-dir"
+        )
