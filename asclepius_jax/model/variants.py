@@ -48,6 +48,10 @@ VARIANTS = {
         128_256, 4096, 14_336, 32, 32, 8, max_length=131_072, rope_theta=500_000.0,
         rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192),
     ),
+    "llama32_1b": LlamaConfig(
+        128_256, 2048, 8192, 16, 32, 8, head_dim=64, max_length=131_072, rope_theta=500_000.0,
+        rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192), tie_embeddings=True,
+    ),
     # v0.3 on: without the sliding window of v0.1, and with 768 more pieces than v0.2.
     "mistral_7b": LlamaConfig(32_768, 4096, 14_336, 32, 32, 8, max_length=32_768, rope_theta=1_000_000.0),
     "smollm2_135m": LlamaConfig(

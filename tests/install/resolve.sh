@@ -1,27 +1,28 @@
 #!/usr/bin/env bash
 # Resolve every extra as a user's pip does: constraints.txt and the public index, none of this machine's settings.
-#   tests/install/resolve.sh [3.11 3.12 ...]
+#   tests/install/resolve.sh [--together] [3.11 3.12 ...]
 # Nothing is installed. Wheels for macOS and ARM Linux are resolved too; markers such as sys_platform are read for the
-# machine that this runs on, because pip has no way to pretend another.
+# machine that this runs on, because pip cannot pretend another. With --together all extras of a Python are one
+# requirement, a third of the time: constraints.txt names one version of each package, so what resolves together
+# resolves apart.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=tests/install/python_of.sh
+source tests/install/python_of.sh
 export PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS='' PIP_CONSTRAINT='' PIP_EXTRA_INDEX_URL='' PIP_DISABLE_PIP_VERSION_CHECK=1
 export PIP_NO_INPUT=1
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 extras=$(sed -n '/^\[project.optional-dependencies\]/,/^\[project.scripts\]/s/^\([a-z]*\) = \[.*/\1/p' pyproject.toml)
+elsewhere="demo prep train"
+if [ "${1:-}" = --together ]; then
+    extras=$(tr '\n' ',' <<<"$extras" | sed 's/,$//')
+    elsewhere=demo,prep,train
+    shift
+fi
 [ $# -gt 0 ] || set -- 3.11 3.12 3.13
 failed=0
-
-# The interpreter of a version: on the path, or one of pyenv's.
-python_of() {
-    if command -v "python$1" >/dev/null && "python$1" -c '' 2>/dev/null; then
-        command -v "python$1"
-    else
-        compgen -G "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1.*/bin/python" | tail -n 1
-    fi
-}
 
 # resolve LABEL EXTRA [pip's flags]
 resolve() {
@@ -45,7 +46,7 @@ for version in "$@"; do
     for extra in $extras; do
         resolve "$version $(uname -s) $(uname -m)" "$extra"
     done
-    for extra in demo prep train; do
+    for extra in $elsewhere; do
         resolve "$version macOS arm64" "$extra" --platform macosx_14_0_arm64 --only-binary=:all: --target "$scratch/x"
         # Several tags: pip takes a manylinux tag to the letter.
         resolve "$version Linux aarch64" "$extra" --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \

@@ -33,6 +33,7 @@ def packed(*documents: np.ndarray, length: int = 48) -> dict[str, np.ndarray]:
         ("llama2_13b", 13_015_864_320),
         ("llama3_8b", 8_030_261_248),
         ("mistral_7b", 7_248_023_552),
+        ("llama32_1b", 1_235_814_400),
         ("smollm2_135m", 134_515_008),
     ],
 )

@@ -1,0 +1,17 @@
+"""Instruction-tune Llama 3.2 1B with adapters of rank 16, on one GPU of 48 GB.
+
+launch/train.sh instruct_llama32_1b_lora --data.path data/packed/llama32
+MEASURED"""
+
+import dataclasses
+
+from instruct_llama32_1b import config as full
+
+from asclepius_jax.config import LoraConfig, OptimizerConfig
+
+config = dataclasses.replace(
+    full,
+    run_dir="runs/instruct_llama32_1b_lora",
+    lora=LoraConfig(rank=16),
+    optimizer=OptimizerConfig(learning_rate=2e-4),
+)

@@ -1,0 +1,29 @@
+"""Instruction-tune SmolLM2 135M on packed instructions, all parameters: a real model on a CPU.
+
+asclepius pack --source data/instructions --out data/packed/smollm2 --tokenizer HuggingFaceTB/SmolLM2-135M \\
+    --row-length 1024
+launch/train.sh instruct_smollm2_135m --data.path data/packed/smollm2
+MEASURED"""
+
+from asclepius_jax.config import (
+    BatchConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    DataConfig,
+    InitConfig,
+    LogConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+
+config = TrainConfig(
+    run_dir="runs/instruct_smollm2_135m",
+    model="smollm2_135m",
+    init=InitConfig(hf="HuggingFaceTB/SmolLM2-135M"),
+    data=DataConfig(row_length=1024, epochs=3),
+    batch=BatchConfig(global_batch=8),
+    compute=ComputeConfig(dtype="float32"),
+    optimizer=OptimizerConfig(learning_rate=2e-4),
+    checkpoint=CheckpointConfig(every_steps=100),
+    log=LogConfig(every_steps=1),
+)
