@@ -172,7 +172,7 @@ def compare(out: Path, mesh: MeshConfig, texts: list[str]) -> str:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ModuleNotFoundError as error:
-        return f"not compared: {error.name} is not installed (pip install torch 'asclepius-jax[evaluate]')"
+        return f"not compared, {error.name} is not installed (pip install torch transformers)"
     theirs = AutoModelForCausalLM.from_pretrained(out / "hf", dtype=torch.float32).eval()
     their_tokenizer = AutoTokenizer.from_pretrained(out / "hf")
     model, params, tokenizer = load(out / "instruct", mesh)

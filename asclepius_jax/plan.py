@@ -1,6 +1,6 @@
 """Compile the training step for a machine that one does not have, and say what it will need and do there.
 
-`asclepius plan configs/pretrain_7b.py --topology v5e-64`: the very step that `asclepius train` runs there is lowered
+`asclepius plan pretrain_7b --topology v5e-64`: the very step that `asclepius train` runs there is lowered
 and compiled by the machine's own compiler; memory and communication are read from the result, speed is predicted.
 """
 

@@ -1,6 +1,6 @@
 """A LLaMA of 2.4M parameters on two dozen fictional case reports: what `asclepius demo` pretrains and then tunes.
 
-launch/train.sh configs/demo.py --data.path runs/demo/packed_instructions
+launch/train.sh demo --run-dir runs/mine --data.path runs/demo/packed_instructions --init.checkpoint runs/demo/pretrain
 Four virtual devices on a laptop's processor; two minutes. It learns its few answers by heart."""
 
 from asclepius_jax.config import (

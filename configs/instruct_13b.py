@@ -1,6 +1,6 @@
 """Instruction-tune LLaMA-2 13B on packed instructions: the recipe of 7B.
 
-launch/train.sh configs/instruct_13b.py --init.checkpoint runs/pretrain_13b --data.path data/packed/instructions
+launch/train.sh instruct_13b --init.checkpoint runs/pretrain_13b --data.path data/packed/instructions
 8 x A100-80G; the paper's own run took 12 h 16 min on such a machine, unpacked."""
 
 import dataclasses

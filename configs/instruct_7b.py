@@ -1,6 +1,6 @@
 """Instruction-tune LLaMA-2 7B on packed instructions: three epochs, loss on the answers alone.
 
-launch/train.sh configs/instruct_7b.py --init.checkpoint runs/pretrain_7b --data.path data/packed/instructions
+launch/train.sh instruct_7b --init.checkpoint runs/pretrain_7b --data.path data/packed/instructions
 8 x A100-80G."""
 
 import dataclasses

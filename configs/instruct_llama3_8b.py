@@ -1,6 +1,6 @@
 """Instruction-tune Llama 3 8B on packed instructions, in rows of 8,192 tokens.
 
-launch/train.sh configs/instruct_llama3_8b.py --init.checkpoint runs/pretrain_llama3_8b \\
+launch/train.sh instruct_llama3_8b --init.checkpoint runs/pretrain_llama3_8b \\
     --data.path data/packed8k/instructions
 64 x H100."""
 

@@ -1,6 +1,6 @@
 """Pretrain LLaMA-2 13B on packed notes: the recipe of 7B.
 
-launch/train.sh configs/pretrain_13b.py --init.hf models/Llama-2-13b-hf --data.path data/packed/notes
+launch/train.sh pretrain_13b --init.hf meta-llama/Llama-2-13b-hf --data.path data/packed/notes
 8 x A100-80G; the paper's own run took 1 h 52 min on such a machine."""
 
 import dataclasses

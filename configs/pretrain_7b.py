@@ -1,8 +1,8 @@
 """Pretrain LLaMA-2 7B on packed notes: one epoch, loss on every token.
 
-launch/train.sh configs/pretrain_7b.py --init.hf models/Llama-2-7b-hf --data.path data/packed/notes
+launch/train.sh pretrain_7b --init.hf meta-llama/Llama-2-7b-hf --data.path data/packed/notes
 Serves eight GPUs and a pod alike: microbatches and remat are chosen for the machine at start, and
-`asclepius plan configs/pretrain_7b.py --topology a100-80g-8` tells beforehand what it will be."""
+`asclepius plan pretrain_7b --topology a100-80g-8` tells beforehand what it will be."""
 
 from asclepius_jax.config import BatchConfig, CheckpointConfig, ComputeConfig, DataConfig, OptimizerConfig, TrainConfig
 

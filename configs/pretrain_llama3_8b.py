@@ -1,6 +1,6 @@
 """Pretrain Llama 3 8B on packed notes, in rows of 8,192 tokens.
 
-launch/train.sh configs/pretrain_llama3_8b.py --init.hf models/Meta-Llama-3-8B --data.path data/packed8k/notes
+launch/train.sh pretrain_llama3_8b --init.hf meta-llama/Meta-Llama-3-8B --data.path data/packed8k/notes
 64 x H100: 32 rows are as many tokens in an update as 128 rows of 2,048;
 devices share heads in pairs, so that 32 rows spread over 32 of them."""
 
