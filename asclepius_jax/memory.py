@@ -89,7 +89,7 @@ def working_bytes(model: LlamaConfig, tokens: float, tensor: int, width: int, lo
     activations = width * tokens * (4 * F / tensor + 9.4 * D)
     if lora.rank:
         # No gradients of them, then. What dropout leaves of an adapter's inputs is an array for each target.
-        activations += 3.2 * width * tokens * F / tensor if lora.dropout else 0.0
+        activations += 2.2 * width * tokens * F / tensor if lora.dropout else 0.0
         return activations + 2 * width * layer / tensor + width * V * D / tensor
     # The weights of a block and of the next, which is gathered ahead, and their gradients; the output matrix with its
     # float32 gradient.

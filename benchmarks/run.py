@@ -4,6 +4,7 @@ python benchmarks/run.py [step] [start] [loop] [data] [teacher]
 """
 
 import datetime
+import importlib.util
 import json
 import os
 import platform
@@ -53,7 +54,8 @@ def machine() -> str:
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    installed = [name for name in PACKAGES if importlib.util.find_spec(name)]  # torch is not in every environment
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in installed)
     return (
         f"`make bench`, {datetime.date.today()}: {len(names)} cores of {names[0]}, {memory:.0f} GiB; "
         f"Python {platform.python_version()}, {versions}. Times of a shared machine vary by a tenth or more; what is "

@@ -95,9 +95,9 @@ def transformers_model(folder: Path, config: LlamaConfig, noise: float = 0.1, ma
 
     `noise` moves every parameter: norm scales that are all 1 would hide a mix-up, near-equal logits a wrong argmax.
     """
-    import torch
-    import transformers
+    import pytest
 
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     from asclepius_jax.model.hf import write_config
 
     folder.mkdir(parents=True, exist_ok=True)

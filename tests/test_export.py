@@ -49,7 +49,6 @@ from data_prep import pack
 from data_prep.records import UserError
 from data_prep.tokenizer import JsonTokenizer
 
-torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 LENGTH = 64
@@ -162,6 +161,7 @@ def test_training_changed_every_tensor(start: Path, tuned: Path):
 
 
 def test_transformers_computes_our_logits_after_training(tuned: Path, exported: Path):
+    torch = pytest.importorskip("torch")
     theirs, told = transformers.AutoModelForCausalLM.from_pretrained(
         exported, dtype=torch.float32, output_loading_info=True
     )

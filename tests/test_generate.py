@@ -18,7 +18,6 @@ from data_prep.prompts import TRAINING_TEMPLATE, render_prompt
 from data_prep.records import UserError
 from data_prep.tokenizer import JsonTokenizer
 
-torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 NEVER = MODEL.vocab_size  # an EOS that no token is
@@ -53,6 +52,7 @@ def answers(loaded, eos_id: int = NEVER, prompts=PROMPTS, **sampling) -> list[li
 
 
 def test_greedy_decoding_is_that_of_transformers(folder: Path, loaded):
+    torch = pytest.importorskip("torch")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     settings = {"max_new_tokens": 32, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     expected = [theirs.generate(torch.tensor([p]), **settings)[0, len(p) :].tolist() for p in PROMPTS]
@@ -112,7 +112,7 @@ def test_a_checkpoint_answers_as_its_folder_does(folder: Path, checkpoint: Path,
     run(GenerateConfig(checkpoint, prompt="fever", sampling=Sampling(16), mesh=MeshConfig(2, 2, 2), dtype="float32"))
     printed = capsys.readouterr().out
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     ids = tokenizer("fever", return_tensors="pt")["input_ids"]
     new = theirs.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=0)[0, ids.shape[1] :].tolist()
     assert printed == JsonTokenizer(folder).decode(new) + "\n"

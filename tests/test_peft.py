@@ -42,7 +42,6 @@ from asclepius_jax.train.step import init_state, make_train_step, state_sharding
 from asclepius_jax.weights import Share
 from data_prep.records import UserError
 
-torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 ROW, BATCH, STEPS = 32, 8, 4
@@ -105,12 +104,13 @@ def our_logits(start: Path, tuned: Path, tokens: np.ndarray) -> np.ndarray:
 
 
 def their_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
+    torch = pytest.importorskip("torch")
     with torch.no_grad():
         return model(torch.tensor(tokens)).logits.numpy()
 
 
 def from_folder(folder: Path) -> Any:
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
 
 
 # ---------------------------------------------------------------- the folder
@@ -267,6 +267,7 @@ def test_adapters_train_as_in_peft(start: Path, tmp_path: Path):
     state = init_state(hf.load_params(start, model, shardings["params"]), optimizer, shardings, adapters)
     theirs = peft_model(peft, start, state["adapters"], tmp_path)
     step = make_train_step(config, model, 3, shardings, mesh, Kernel())
+    torch = pytest.importorskip("torch")
     trained = [p for p in theirs.parameters() if p.requires_grad]
     adamw = torch.optim.AdamW(trained, lr=1e-2, betas=(0.9, 0.999), eps=1e-3, weight_decay=0.1)
     schedule = transformers.get_cosine_schedule_with_warmup(adamw, 0, 3)

@@ -168,6 +168,25 @@ def test_a_gradient_of_replicas_is_summed_once_a_step_not_once_a_microbatch(mode
     assert sum(each["bytes"] for each in sums) == pytest.approx(4 * FOUR.num_params / 4, rel=0.01)
 
 
+def test_a_tpu_sums_gradients_in_bfloat16_once_a_microbatch(tmp_path: Path):
+    """Left to itself, XLA for TPU moves the sum out of the loop over microbatches and ends in an internal error."""
+    pytest.importorskip("libtpu", reason="the extra `plan` is not installed")
+    small = dataclasses.replace(
+        FOUR, num_layers=2, embed_dim=256, mlp_dim=512, num_heads=2, num_kv_heads=2, vocab_size=1024
+    )
+    (tmp_path / "config.json").write_text(write_config(small, "bfloat16", TOKEN_IDS))
+    topology = parse_topology("v5e-4")
+    config = TrainConfig(
+        model=str(tmp_path),
+        data=DataConfig(row_length=256),
+        batch=BatchConfig(16, microbatches=2),
+        compute=ComputeConfig(remat="full", reduce_dtype="bfloat16"),
+    )
+    made = plan(config, topology, compile_devices(topology), PlanOptions("v5e-4"))
+    reduced = [each for each in made.report["collectives"] if each["kind"] in ("reduce-scatter", "all-reduce")]
+    assert sum(each["bytes"] for each in reduced) == pytest.approx(2 * 2 * small.num_params, rel=0.02)
+
+
 def test_the_json_holds_what_was_promised(made, model_folder: Path, capsys):
     config = TrainConfig(model=str(model_folder), batch=BatchConfig(16), data=DataConfig(epochs=2))
     run(PlanOptions("h100-8", json=True, rows=1600, price=2.0), config)

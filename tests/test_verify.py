@@ -19,9 +19,6 @@ from asclepius_jax.model.safetensors import open_folder
 from data_prep.records import UserError, file_hash
 from data_prep.tokenizer import JsonTokenizer
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
 Q = "model.layers.1.self_attn.q_proj.weight"
 
 
@@ -75,6 +72,7 @@ def interleave(q: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_good_folder_is_compared_by_content_and_by_logits(run_dir: Path, tmp_path: Path, capsys, dtype: str):
+    pytest.importorskip("torch")
     export(run_dir, tmp_path / "folder", dtype)
     told = capsys.readouterr().out
     assert "every tensor has the checkpoint's content; max |delta| of" in told
@@ -152,6 +150,7 @@ def test_another_tokenizer_is_caught(run_dir: Path, folder: Path, tmp_path_facto
 
 
 def test_logits_that_differ_are_caught(run_dir: Path, folder: Path, monkeypatch):
+    pytest.importorskip("torch")
     ours = verify.our_logits
     monkeypatch.setattr(verify, "our_logits", lambda *args: ours(*args) + np.float32(2e-3))
     refused(run_dir, folder, r"max .delta. of 128 tokens' logits against transformers is 2\.0e-03")
@@ -167,6 +166,7 @@ def test_a_second_failure_has_a_name_of_its_own(run_dir: Path, folder: Path, goo
 
 
 def test_a_model_beyond_the_memory_is_compared_by_content_alone(run_dir: Path, folder: Path, monkeypatch, capsys):
+    pytest.importorskip("torch")
     monkeypatch.setattr(verify, "available_memory", lambda: 2**18)
     export(run_dir, folder)
     assert "logits were not compared: two models in float32 take 0.0 GB, more than half of" in capsys.readouterr().out

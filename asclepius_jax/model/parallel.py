@@ -87,8 +87,10 @@ def gather_weight(slice_: jax.Array, axis: int, dtype: jnp.dtype, reduce_dtype: 
 
 
 def scatter_weight(grad: jax.Array, axis: int, reduce_dtype: str) -> jax.Array:
-    grad = grad.astype(reduce_dtype)
-    return jax.lax.psum_scatter(grad, "fsdp", scatter_dimension=axis, tiled=True).astype(jnp.float32)
+    sum_ = jax.lax.psum_scatter(grad.astype(reduce_dtype), "fsdp", scatter_dimension=axis, tiled=True)
+    # The barrier keeps the sum in its microbatch: XLA for TPU would move it behind the loop over microbatches, does not
+    # expect the change of type that follows, and ends in an internal error (libtpu 0.0.42 to 0.0.50).
+    return jax.lax.optimization_barrier(sum_).astype(jnp.float32)
 
 
 gather_weight.defvjp(

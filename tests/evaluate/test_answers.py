@@ -22,7 +22,6 @@ from data_prep.prompts import TRAINING_TEMPLATE, render_prompt
 from data_prep.records import UserError
 from data_prep.tokenizer import JsonTokenizer, encode_prompt
 
-torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 GREEDY = Decoding(max_new_tokens=12, batch=3, prompt_format="asclepius")

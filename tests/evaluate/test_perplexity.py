@@ -10,8 +10,6 @@ from asclepius_jax.evaluate.perplexity import Scored, Scorer, bits_a_byte, perpl
 from asclepius_jax.evaluate.realism import RealismConfig, Source, mauve_of, run, told_apart
 from data_prep.records import UserError
 
-torch = pytest.importorskip("torch")
-
 
 def source(texts: list[str], cases: str) -> Source:
     return Source("s", texts, [f"{cases}{number}" for number in range(len(texts))])
@@ -32,6 +30,7 @@ def texts() -> list[str]:
 
 def plainly(folder, text: str, window: int, stride: int) -> tuple[float, int]:
     """Token after token: each from the window that is the first to reach it."""
+    torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -62,6 +61,7 @@ def test_nats_are_those_of_a_plain_computation(folder, texts, window, stride):
 
 
 def test_a_text_in_one_window_has_the_loss_of_transformers(folder, texts):
+    torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -17,8 +17,6 @@ from asclepius_jax.evaluate.records import Answer, Question
 from data_prep.folders import read_manifest, verified_files
 from data_prep.records import Note, UserError, read_parquet
 
-torch = pytest.importorskip("torch")
-
 
 def read_notes(folder) -> list[Note]:
     return [n for path in verified_files(folder, read_manifest(folder, "notes")) for n in read_parquet(path, Note)]
@@ -27,6 +25,7 @@ def read_notes(folder) -> list[Note]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Notes with canaries, held-out notes, and two models: fresh, and trained on the former until it knows them."""
+    torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = tmp_path_factory.mktemp("privacy")

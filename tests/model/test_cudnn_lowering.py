@@ -1,5 +1,6 @@
 """The custom calls of cudnn.py beside those that JAX's private primitives lower to: nothing here needs a GPU."""
 
+import inspect
 import json
 import re
 from typing import Any, NamedTuple
@@ -69,6 +70,9 @@ def jax_call(N: int, K: int, packed: bool, backward: bool) -> Call:
     options["layout"] = theirs.AttentionLayout.BTNH.value
     options["variadic_args"] = (not packed, False)  # has a bias, wants no gradient of it
     options["mask_type"] = theirs.MaskType.PADDING_CAUSAL if packed else theirs.MaskType.CAUSAL
+    # jax 0.12 has a function of the scores, `score_mod`, which its lowering wants named even where there is none.
+    wanted = inspect.signature(theirs._dot_product_attention_fwd_cuda_lowering).parameters
+    options.update({name: None for name in ("score_mod_name", "score_mod_jaxpr") if name in wanted})
 
     def bind(*given):
         q, k, v, *rest = given

@@ -19,7 +19,6 @@ from asclepius_jax.model.safetensors import open_folder
 from asclepius_jax.model.variants import LlamaConfig, RopeScaling
 from asclepius_jax.sharding import make_mesh, param_shardings
 
-torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 SMALL = LlamaConfig(96, 32, 80, 2, 4, 4, head_dim=8, max_length=128)
@@ -45,6 +44,7 @@ def test_the_same_weights_give_the_logits_of_transformers(tmp_path: Path, family
     positions = np.broadcast_to(np.arange(100), tokens.shape)
     call = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens), dtype="float32"))
     ours = np.asarray(call(params, tokens, positions))
+    torch = pytest.importorskip("torch")
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens)).logits.numpy()
     assert np.abs(ours - expected).max() < 1e-4
@@ -76,6 +76,7 @@ def test_a_permuted_projection_is_seen(tmp_path: Path):
     params["blocks"]["attention"]["q_DNH"] = halves
     tokens = np.arange(60)[None]
     ours = model.merge(params)(tokens, tokens, np.ones_like(tokens), dtype="float32")
+    torch = pytest.importorskip("torch")
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens)).logits.numpy()
     assert np.abs(np.asarray(ours) - expected).max() > 1e-3
