@@ -21,7 +21,7 @@ config = TrainConfig(
     model="smollm2_135m",
     init=InitConfig(hf="HuggingFaceTB/SmolLM2-135M"),
     data=DataConfig(row_length=1024, epochs=3),
-    batch=BatchConfig(global_batch=8),
+    batch=BatchConfig(global_batch=4),
     compute=ComputeConfig(dtype="float32"),
     optimizer=OptimizerConfig(learning_rate=2e-4),
     checkpoint=CheckpointConfig(every_steps=100),
