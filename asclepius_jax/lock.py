@@ -46,7 +46,7 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 def create(path: Path) -> bool:
     """Whether the lock is now ours; False where one stands."""
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": process_started()}
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": process_mark()}
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(json.dumps(holder))
@@ -62,7 +62,7 @@ def wait_or_refuse(path: Path) -> None:
         return  # just released
     told = f"process {holder.get('pid')} on {holder.get('host')}"
     if holder.get("host") == socket.gethostname():
-        started = process_started(holder["pid"])
+        started = process_mark(holder["pid"])
         if started is not None and started == holder["started"] and holder["pid"] != os.getpid():
             raise UserError(f"{path.parent} is in use by another run, {told}: wait for it, or choose another --run-dir")
     elif (since := seconds_alive(path)) is not None:
@@ -108,15 +108,31 @@ def beat(path: Path, ended: threading.Event) -> None:
 
 
 def process_started(pid: int | None = None) -> float | None:
-    """When a process of this host began, in seconds since 1970; None where it is gone, or this is no Linux.
+    """When a process of this host began, in seconds since 1970; None where it is gone, or this is no Linux."""
+    if (ticks := start_ticks(pid)) is None:
+        return None
+    # Not by `btime` of /proc/stat, which is cut to a whole second.
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
 
-    A process id comes round again; with its start it names one process.
+
+def process_mark(pid: int | None = None) -> str | None:
+    """The boot of this host and the tick of it in which a process began; None as of `process_started`.
+
+    A process id comes round again; with this it names one process, whatever becomes of the host's clock.
     """
+    if (ticks := start_ticks(pid)) is None:
+        return None
+    boot = Path("/proc/sys/kernel/random/boot_id")  # which some sandboxes hide
+    return f"{boot.read_text().strip() if boot.exists() else ''} {ticks}"
+
+
+def start_ticks(pid: int | None = None) -> int | None:
+    """Clock ticks from the boot of this host to the start of a process; None where it is gone, or this is no Linux."""
     try:
         fields = Path(f"/proc/{pid or os.getpid()}/stat").read_text().rpartition(")")[2].split()
-        booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
     except OSError:
         return None
     if fields[0] == "Z":  # ended, and not yet waited for by whoever started it
         return None
-    return int(booted.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return int(fields[19])

@@ -105,7 +105,7 @@ def survive(tmp_path: Path, requests: int, kills: int, timeout: float) -> str:
     source = write_source(tmp_path / "a.jsonl", requests)
     port = free_port()
     with endpoint(port, tmp_path / "calm", 0, 0.01):
-        finished(start(source, tmp_path / "out", port, timeout))
+        finished(start(source, tmp_path / "out", port, 60))
     undisturbed = folder_content(tmp_path / "out")
     assert paid(tmp_path / "calm") == {"answered": requests}
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,14 +213,18 @@ def test_an_endpoint_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_slow_reply_is_an_error_of_its_record(tmp_path):
+    ended = threading.Event()
+
     def answer(body, n):
-        time.sleep(0.6 if body["seed"] == 0 else 0)
+        if body["seed"] == 0:
+            ended.wait()
         return completion("x")
 
     with FakeEndpoint(answer) as endpoint:
-        replies, _ = ask(endpoint, tmp_path, count=2, timeout_seconds=0.3, max_retries=0)
+        replies, _ = ask(endpoint, tmp_path, count=2, timeout_seconds=1, max_retries=0)
+        ended.set()
     assert [reply.finish_reason for reply in replies] == ["error", "stop"]
-    assert "within 0.3 seconds" in replies[0].text
+    assert "within 1 seconds" in replies[0].text
 
 
 @pytest.mark.parametrize(

@@ -101,15 +101,21 @@ def test_sigterm_during_a_save_of_two_processes(base: TrainConfig, unbroken: Pat
 # ---------------------------------------------------------------- hangs
 
 
-def test_a_run_that_hangs_ends_with_its_stacks_and_goes_on(base: TrainConfig, unbroken: Path, tmp_path: Path):
-    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), health=HealthConfig(timeout_seconds=12))
-    started = time.monotonic()
+# By the watchdog's own clock and, in slow, by the machine's, whose limit must be above what a step takes on a busy one.
+HANGS = [("hang-fast", 600), pytest.param("hang", 30, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("what", "allowed"), HANGS)
+def test_a_run_that_hangs_ends_with_its_stacks_and_goes_on(
+    base: TrainConfig, unbroken: Path, tmp_path: Path, what: str, allowed: int
+):
+    health = HealthConfig(timeout_seconds=allowed)
+    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), health=health)
     done = subprocess.run(
-        command_of(config, 6, "hang"), env=os.environ, timeout=120, capture_output=True, text=True, check=False
+        command_of(config, 6, what), env=os.environ, timeout=300, capture_output=True, text=True, check=False
     )
     assert done.returncode == LOST, done.stderr
-    assert time.monotonic() - started < 100
-    assert re.search(r"no step finished for \d+ s, 12 are allowed \(health.timeout_seconds\)", done.stderr)
+    assert re.search(rf"no step finished for \d+ s, {allowed} are allowed \(health.timeout_seconds\)", done.stderr)
     for told in (done.stderr, (tmp_path / "run/stacks-0.txt").read_text()):
         assert "add_and_strike" in told  # where it hangs
         assert "wait_for_steps" in told  # another thread
@@ -117,13 +123,16 @@ def test_a_run_that_hangs_ends_with_its_stacks_and_goes_on(base: TrainConfig, un
     assert_same_params(config.run_dir, unbroken)
 
 
-def test_one_process_that_hangs_ends_the_job(base: TrainConfig, tmp_path: Path):
-    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), health=HealthConfig(timeout_seconds=12))
-    processes = start_two(config, 6, "hang")
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+@pytest.mark.parametrize(("what", "allowed"), HANGS)
+def test_one_process_that_hangs_ends_the_job(base: TrainConfig, tmp_path: Path, what: str, allowed: int):
+    health = HealthConfig(timeout_seconds=allowed)
+    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), health=health)
+    processes = start_two(config, 6, what)
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [LOST, LOST], outputs
     assert any("no step finished for" in text for text in outputs)
-    assert "add_and_strike" in outputs[1]
+    # By one clock for both, the one that waits may be the first to end the job, and the other's stacks are not written.
+    assert what == "hang" or "add_and_strike" in outputs[1]
 
 
 @pytest.mark.slow
