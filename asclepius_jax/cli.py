@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from asclepius_jax import __version__
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,34 +27,38 @@ class Command:
 
 
 COMMANDS = {
-    "notes": Command("case reports to synthetic notes", "data_prep.notes", "NotesConfig", "run", "prep"),
-    "real-notes": Command("real notes to a folder of notes", "data_prep.real_notes", "RealNotesConfig", "run", "prep"),
-    "instructions": Command(
-        "notes to instruction-answer pairs", "data_prep.instructions", "InstructionsConfig", "run", "prep"
+    "notes": Command("case reports to synthetic notes", "data_prep.synthesize.notes", "NotesConfig", "run", "prep"),
+    "real-notes": Command(
+        "real notes to a folder of notes", "data_prep.ingest.real_notes", "RealNotesConfig", "run", "prep"
     ),
-    "compare": Command("notes beside real ones, on a page", "data_prep.compare", "CompareConfig", "run", "prep"),
-    "split": Command("notes or pairs to training and held-out ones", "data_prep.split", "SplitConfig", "run", "prep"),
-    "release": Command("pairs to a data set for others", "data_prep.release", "ReleaseConfig", "run", "prep"),
-    "adopt": Command("a published data set to pairs", "data_prep.adopt", "AdoptConfig", "run", "prep"),
-    "pack": Command("notes or pairs to packed rows", "data_prep.pack", "PackConfig", "run", "prep"),
+    "instructions": Command(
+        "notes to instruction-answer pairs", "data_prep.synthesize.instructions", "InstructionsConfig", "run", "prep"
+    ),
+    "compare": Command("notes beside real ones, on a page", "data_prep.curate.compare", "CompareConfig", "run", "prep"),
+    "split": Command(
+        "notes or pairs to training and held-out ones", "data_prep.curate.split", "SplitConfig", "run", "prep"
+    ),
+    "release": Command("pairs to a data set for others", "data_prep.curate.release", "ReleaseConfig", "run", "prep"),
+    "adopt": Command("a published data set to pairs", "data_prep.ingest.published", "AdoptConfig", "run", "prep"),
+    "pack": Command("notes or pairs to packed rows", "data_prep.pack.run", "PackConfig", "run", "prep"),
     "train": Command("pretrain or tune on packed rows", "asclepius_jax.train.loop", "", "train", "train"),
     "plan": Command(
         "memory, communication and speed on a machine that is not here",
-        "asclepius_jax.plan",
+        "asclepius_jax.plan.command",
         "PlanOptions",
         "run",
         "plan",
     ),
     "import": Command(
-        "Hugging Face folder to checkpoint", "asclepius_jax.importing", "ImportConfig", "run_import", "train"
+        "Hugging Face folder to checkpoint", "asclepius_jax.convert.import_hf", "ImportConfig", "run_import", "train"
     ),
     "export": Command(
-        "checkpoint to Hugging Face folder", "asclepius_jax.export", "ExportConfig", "run_export", "train"
+        "checkpoint to Hugging Face folder", "asclepius_jax.convert.export_hf", "ExportConfig", "run_export", "train"
     ),
     "generate": Command("ask a checkpoint", "asclepius_jax.generate", "GenerateConfig", "run", "train"),
     "init": Command(
-        "copy the configs and launch scripts into a folder, to edit them", "asclepius_jax.init_folder", "InitFolder",
-        "run", "train",
+        "copy the configs and launch scripts into a folder, to edit them", "asclepius_jax.config", "InitFolder",
+        "init_folder", "train",
     ),
     "evaluate": Command("how good and how faithful: `asclepius evaluate` lists the parts", "", "", "", "evaluate"),
     "demo": Command("the whole pipeline, small, on this machine", "asclepius_jax.demo", "DemoConfig", "run", "demo"),
@@ -65,22 +69,22 @@ COMMANDS = {
 PARTS = {
     name: Command(summary, f"asclepius_jax.evaluate.{module}", config, "run", "evaluate")
     for name, summary, module, config in (
-        ("questions", "what the models are asked", "questions", "QuestionsConfig"),
-        ("benchmark", "data sets of others to questions", "sets", "SetConfig"),
-        ("answers", "what they answer", "answers", "AnswersConfig"),
-        ("score", "answers against known ones, without a judge", "gold.score", "ScoreConfig"),
-        ("plant", "answers with known errors, to judge a judge", "plant", "PlantConfig"),
-        ("judge", "what a judge says of the answers", "judge", "JudgeConfig"),
-        ("claims", "the answers claim by claim, by a chat model", "claims", "ClaimsConfig"),
-        ("study", "a blinded study for clinicians", "page.study", "StudyConfig"),
-        ("serve", "its page, where they score answers", "page.serve", "ServeConfig"),
-        ("paper", "its forms to print, and back in as CSV", "page.paper", "PaperConfig"),
-        ("ratings", "what they said, by model", "page.ratings", "RatingsConfig"),
-        ("realism", "how notes read beside real ones", "realism", "RealismConfig"),
-        ("canaries", "secrets in training notes, to find again", "canaries", "CanariesConfig"),
-        ("privacy", "what a model has kept of its notes", "privacy", "PrivacyConfig"),
-        ("forgetting", "what it has forgotten", "forgetting", "ForgettingConfig"),
-        ("report", "all that is stored, on a page", "report", "ReportConfig"),
+        ("questions", "what the models are asked", "questions.questions", "QuestionsConfig"),
+        ("benchmark", "data sets of others to questions", "questions.registry", "SetConfig"),
+        ("answers", "what they answer", "answers.answers", "AnswersConfig"),
+        ("score", "answers against known ones, without a judge", "known_answers.score", "ScoreConfig"),
+        ("plant", "answers with known errors, to judge a judge", "judge.plant", "PlantConfig"),
+        ("judge", "what a judge says of the answers", "judge.judge", "JudgeConfig"),
+        ("claims", "the answers claim by claim, by a chat model", "judge.claims", "ClaimsConfig"),
+        ("study", "a blinded study for clinicians", "clinicians.study", "StudyConfig"),
+        ("serve", "its page, where they score answers", "clinicians.serve", "ServeConfig"),
+        ("paper", "its forms to print, and back in as CSV", "clinicians.paper", "PaperConfig"),
+        ("ratings", "what they said, by model", "clinicians.ratings", "RatingsConfig"),
+        ("realism", "how notes read beside real ones", "audits.realism", "RealismConfig"),
+        ("canaries", "secrets in training notes, to find again", "audits.canaries", "CanariesConfig"),
+        ("privacy", "what a model has kept of its notes", "audits.privacy", "PrivacyConfig"),
+        ("forgetting", "what it has forgotten", "audits.forgetting", "ForgettingConfig"),
+        ("report", "all that is stored, on a page", "report.report", "ReportConfig"),
         ("demo", "all of it, small, on what asclepius demo made", "demo", "DemoConfig"),
     )
 }
@@ -141,7 +145,7 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
         name, command = f"evaluate {part}", named(part, PARTS, f"part of evaluate as {part}")
     if name in ("notes", "instructions") and any(a.split("=")[0] == "--audit" for a in arguments):
         # Another question to the same folder: none of the settings of a run that writes.
-        command = Command("", "data_prep.audit", "AuditConfig", "run", "prep")
+        command = Command("", "data_prep.curate.audit", "AuditConfig", "run", "prep")
     if name == "train":
         train(command, arguments, debug)
         return
@@ -161,12 +165,12 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
 
 def train(command: Command, arguments: list[str], debug: bool) -> None:
     """`asclepius train CONFIG [--section.field value ...]`: the config gives the values, flags edit them."""
-    from asclepius_jax.xla_flags import set_flags_for_training
+    from asclepius_jax.distributed.xla_flags import set_flags_for_training
 
     set_flags_for_training()
     from asclepius_jax.config import TrainConfig
-    from asclepius_jax.job import JobConfig, joined
-    from asclepius_jax.supervise import restarts_asked, supervise
+    from asclepius_jax.distributed.job import JobConfig, joined
+    from asclepius_jax.train.supervise import restarts_asked, supervise
 
     # Apart: the configuration of the run is the same in every process, a process's place in its job is not.
     @dataclass(frozen=True)
@@ -191,7 +195,7 @@ def plan(command: Command, arguments: list[str]) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     if rehearsal := re.search(r"--topology[ =]cpu-(\d+)", " ".join(arguments)):
         os.environ["JAX_NUM_CPU_DEVICES"] = rehearsal[1]
-    from asclepius_jax.xla_flags import set_flags_for_planning
+    from asclepius_jax.distributed.xla_flags import set_flags_for_planning
 
     set_flags_for_planning()
     from asclepius_jax.config import TrainConfig
@@ -238,7 +242,7 @@ def explain(error: Exception, name: str) -> str | None:
     files = FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError
     if isinstance(error, files) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    hf = sys.modules.get("asclepius_jax.model.hf")
+    hf = sys.modules.get("asclepius_jax.model.huggingface.names")
     if hf is not None and isinstance(error, hf.FolderError):
         return str(error)
     return None

@@ -8,12 +8,15 @@ import dataclasses
 import difflib
 import json
 import runpy
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.records import UserError
+import tyro
+
+from data_prep.contract.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,24 @@ def shipped(name: str) -> Path:
     checkout."""
     package = Path(__file__).resolve().parent
     return package / name if (package / name).is_dir() else package.parent / name
+
+
+@dataclass(frozen=True)
+class InitFolder:
+    """Copy the configs and launch scripts into a folder, to edit them."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder to write `configs/` and `launch/` into; it is made if it does not exist."""
+
+
+def init_folder(options: InitFolder) -> None:
+    names = ("configs", "launch")
+    for name in names:
+        if (options.folder / name).exists():
+            raise UserError(f"{options.folder / name} exists already: choose another folder, or remove it")
+    for name in names:
+        shutil.copytree(shipped(name), options.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    print(f"configs and launch scripts are in {options.folder}. There: asclepius train instruct_7b --help")
 
 
 def find_config(name: str) -> Path:

@@ -21,17 +21,19 @@ from rich.table import Table
 
 import data_prep
 from asclepius_jax.config import MeshConfig, TrainConfig, load_config
-from asclepius_jax.export import ExportConfig, run_export
+from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.generate import Sampling, generate, load
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.metrics import read_metrics
-from data_prep import instructions, notes, pack
-from data_prep.folders import read_manifest
-from data_prep.prompts import TRAINING_TEMPLATE, render_prompt
-from data_prep.records import Example, Note, UserError, read_parquet
-from data_prep.tokenizer import encode_prompt, train_sentencepiece
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest
+from data_prep.contract.records import Example, Note, read_parquet
+from data_prep.contract.tokenizer import encode_prompt, train_sentencepiece
+from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
+from data_prep.pack import run as pack
+from data_prep.synthesize import instructions, notes
 
-REPORTS = Path(data_prep.__file__).parent / "demo_reports.jsonl"
+REPORTS = Path(data_prep.__file__).parent / "ingest" / "demo_reports.jsonl"
 MARKER = "demo.json"
 QUESTIONS = 16
 PRETRAIN_EPOCHS = 4

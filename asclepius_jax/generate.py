@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asclepius_jax.adapters import whole_params
-from asclepius_jax.checkpoints import find_step, read_meta
+from asclepius_jax.checkpoint.adapters import whole_params
+from asclepius_jax.checkpoint.read import find_step, read_meta
 from asclepius_jax.config import MeshConfig
+from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 from asclepius_jax.model.llama import Model, Params, build, empty_cache
-from asclepius_jax.model.variants import LlamaConfig
-from asclepius_jax.sharding import make_mesh, param_shardings
-from data_prep.prompts import TRAINING_TEMPLATE, load_template, render_prompt
-from data_prep.records import UserError
-from data_prep.tokenizer import JsonTokenizer, encode_prompt
+from asclepius_jax.model.sizes import LlamaConfig
+from data_prep.contract.errors import UserError
+from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt
+from data_prep.contract.training_prompt import TRAINING_TEMPLATE, load_template, render_prompt
 
 # Prompts are padded to a multiple of this, so that few lengths are ever compiled.
 BUCKET = 64

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from asclepius_jax.model.hf import hf_shapes, write_config
+from asclepius_jax.model.huggingface.names import hf_shapes, write_config
+from asclepius_jax.model.huggingface.safetensors import lay_out, plan_shards, write_index
 from asclepius_jax.model.llama import build
-from asclepius_jax.model.safetensors import lay_out, plan_shards, write_index
-from asclepius_jax.model.variants import VARIANTS, LlamaConfig
-from data_prep.tokenizer import JsonTokenizer, SentencePieceTokenizer, train_sentencepiece
+from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
+from data_prep.contract.tokenizer import JsonTokenizer, SentencePieceTokenizer, train_sentencepiece
 
 TINYLLAMA = LlamaConfig(32_000, 2048, 5632, 22, 32, 4, head_dim=64, max_length=2048)
 MODELS = {**VARIANTS, "tinyllama": TINYLLAMA}
@@ -36,9 +36,9 @@ import sys
 from pathlib import Path
 import jax
 from asclepius_jax.config import MeshConfig
-from asclepius_jax.model.hf import load_params, read_config
+from asclepius_jax.model.huggingface.names import load_params, read_config
 from asclepius_jax.model.llama import build
-from asclepius_jax.sharding import make_mesh, param_shardings
+from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 folder = Path(sys.argv[1])
 model = build(read_config(folder))
 jax.block_until_ready(load_params(folder, model, param_shardings(make_mesh(MeshConfig()), model)))

@@ -49,7 +49,7 @@ def measure() -> list[list[Any]]:
     if not reports.is_file() or not tokenizer.is_file():
         return [["skipped", "no ../shared/data and ../shared/tokenizers beside the repository"]]
     packed = instructions(reports, tokenizer)
-    from asclepius_jax.data import PackedRows
+    from asclepius_jax.train.batches import PackedRows
 
     rows = PackedRows(packed, ROW_LENGTH)
     lengths = document_lengths(rows)
@@ -69,7 +69,8 @@ def instructions(reports: Path, tokenizer: Path) -> Path:
     """Packed instructions of the offline teacher on real case reports, one for each note as in the paper."""
     packed = BUILT / "packed"
     if not (packed / "manifest.json").is_file():
-        from data_prep import instructions, notes, pack
+        from data_prep.pack import run as pack
+        from data_prep.synthesize import instructions, notes
 
         BUILT.mkdir(parents=True, exist_ok=True)
         notes.run(notes.NotesConfig(str(reports), BUILT / "notes"))
@@ -79,7 +80,7 @@ def instructions(reports: Path, tokenizer: Path) -> Path:
 
 
 def document_lengths(rows: Any) -> list[int]:
-    from data_prep.records import PackedRow
+    from data_prep.contract.records import PackedRow
 
     found = (PackedRow.from_bytes(rows.source[i], rows.manifest["token_dtype"]) for i in range(len(rows)))
     return [int(length) for row in found for length in row.segment_lengths]
@@ -96,8 +97,8 @@ def loader_rate(rows: Any) -> float:
     import jax
 
     from asclepius_jax.config import MeshConfig
-    from asclepius_jax.data import TrainBatches
-    from asclepius_jax.sharding import batch_sharding, make_mesh
+    from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
+    from asclepius_jax.train.batches import TrainBatches
 
     batches = TrainBatches(rows, 32, 0, batch_sharding(make_mesh(MeshConfig(), jax.devices()[:1])))
     seconds = []
@@ -109,7 +110,7 @@ def loader_rate(rows: Any) -> float:
 
 
 def packer_rate(lengths: list[int]) -> float:
-    from data_prep.packing import pack
+    from data_prep.pack.best_fit import pack
 
     many = lengths * (20_000 // len(lengths) + 1)
     started = time.monotonic()

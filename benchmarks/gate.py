@@ -20,11 +20,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/data_prep")]
 
 from planted import reworded  # noqa: E402
 
-from asclepius_jax.evaluate.mutations import CLASSES, is_true_elsewhere  # noqa: E402
-from data_prep.grounding import certify, check, rules_version  # noqa: E402
-from data_prep.grounding.atoms import read  # noqa: E402
-from data_prep.grounding.certify import source_of  # noqa: E402
-from data_prep.offline import write_note  # noqa: E402
+from asclepius_jax.evaluate.judge.mutations import CLASSES, is_true_elsewhere  # noqa: E402
+from data_prep.faithfulness.atoms.read import read  # noqa: E402
+from data_prep.faithfulness.certificate import certify, check, rules_version, source_of  # noqa: E402
+from data_prep.teachers.offline.note import write_note  # noqa: E402
 
 # Gold types whose words are facts that the gate claims to check, in the order of the table.
 GOLD = (

@@ -17,10 +17,10 @@ SEED_TEXT = "the patient was admitted with fever and cough and was discharged ho
 
 def packed(folder: Path, row_length: int, rows: int) -> Path:
     """A packed folder of made notes, about `rows` rows of them."""
-    from data_prep import pack
-    from data_prep.folders import writing_folder
-    from data_prep.records import Generation, Note
-    from data_prep.tokenizer import SentencePieceTokenizer, train_sentencepiece
+    from data_prep.contract.manifests import writing_folder
+    from data_prep.contract.records import Generation, Note
+    from data_prep.contract.tokenizer import SentencePieceTokenizer, train_sentencepiece
+    from data_prep.pack import run as pack
 
     folder.mkdir(parents=True)
     words = SEED_TEXT.split()
@@ -41,8 +41,8 @@ def packed(folder: Path, row_length: int, rows: int) -> Path:
 
 def made_config(folder: Path) -> Path:
     """A config file of the model of 58M parameters and a few rows."""
-    from asclepius_jax.model.hf import write_config
-    from asclepius_jax.model.variants import LlamaConfig
+    from asclepius_jax.model.huggingface.names import write_config
+    from asclepius_jax.model.sizes import LlamaConfig
 
     (folder / "model").mkdir()
     model = LlamaConfig(step.VOCABULARY, 512, 1408, 8, 8, 8, head_dim=64, max_length=2048)

@@ -28,10 +28,10 @@ def ours(dtype: str, folder: Path) -> Callable[[], float]:
     import jax
 
     from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
+    from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
     from asclepius_jax.model.attention import Kernel
-    from asclepius_jax.model.hf import load_params, read_config
+    from asclepius_jax.model.huggingface.names import load_params, read_config
     from asclepius_jax.model.llama import build
-    from asclepius_jax.sharding import batch_sharding, make_mesh
     from asclepius_jax.train.optimizer import make_optimizer
     from asclepius_jax.train.step import init_state, make_train_step, state_shardings
 

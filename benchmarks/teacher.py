@@ -149,16 +149,16 @@ def bare(port: int, requests: int, in_flight: int) -> dict[str, float]:
 
 
 def ours(port: int, requests: int, in_flight: int) -> dict[str, float]:
-    from data_prep.endpoint import OpenAITeacher
-    from data_prep.ledger import Ledger
-    from data_prep.progress import Meter
-    from data_prep.teacher import Request, TeacherConfig
+    from data_prep.teachers.base import Request, TeacherConfig
+    from data_prep.teachers.endpoint.ledger import Ledger
+    from data_prep.teachers.endpoint.meter import Meter
+    from data_prep.teachers.factory import endpoint_teacher
 
     moments: list[float] = []
 
     async def go(folder: str) -> float:
         config = TeacherConfig("openai", f"http://127.0.0.1:{port}/v1", "m", concurrency=in_flight)
-        teacher = OpenAITeacher(config, Ledger(Path(folder) / "ledger.sqlite"), Meter())
+        teacher = endpoint_teacher(config, Ledger(Path(folder) / "ledger.sqlite"), Meter())
 
         async def one(seed: int) -> None:
             message = ({"role": "user", "content": f"{PROMPT} {seed}"},)
@@ -181,8 +181,8 @@ def ours(port: int, requests: int, in_flight: int) -> dict[str, float]:
 
 def stage(port: int, requests: int, in_flight: int) -> dict[str, float]:
     """The whole notes stage, with reports of usual size; how its memory grows."""
-    from data_prep import notes
-    from data_prep.teacher import TeacherConfig
+    from data_prep.synthesize import notes
+    from data_prep.teachers.base import TeacherConfig
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "reports.jsonl"
@@ -192,7 +192,7 @@ def stage(port: int, requests: int, in_flight: int) -> dict[str, float]:
         config = TeacherConfig("openai", f"http://127.0.0.1:{port}/v1", "m", concurrency=in_flight)
 
         def run(limit: int) -> None:
-            from data_prep.shards import ShardsConfig
+            from data_prep.synthesize.stage import ShardsConfig
 
             out = Path(folder) / "notes"
             notes.run(notes.NotesConfig(str(source), out, teacher=config, shards=ShardsConfig(limit=limit)))
@@ -210,7 +210,7 @@ def peak() -> float:
 
 
 def ledger(requests: int) -> dict[str, float]:
-    from data_prep.ledger import Ledger, canonical, key_of
+    from data_prep.teachers.endpoint.ledger import Ledger, canonical, key_of
 
     async def go(book: Ledger) -> tuple[float, float]:
         async def one(seed: int) -> None:

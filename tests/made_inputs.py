@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from asclepius_jax.model.variants import LlamaConfig
-from data_prep import pack
-from data_prep.folders import writing_folder
-from data_prep.records import Example, Generation, Note, PackedRow, file_hash
-from data_prep.tokenizer import SentencePieceTokenizer, train_sentencepiece
+from asclepius_jax.model.sizes import LlamaConfig
+from data_prep.contract.manifests import writing_folder
+from data_prep.contract.records import Example, Generation, Note, PackedRow, file_hash
+from data_prep.contract.tokenizer import SentencePieceTokenizer, train_sentencepiece
+from data_prep.pack import run as pack
 
 # 320 pieces hold the 256 bytes of the made tokenizer and what it learns beside them.
 TOKEN_IDS: dict[str, int | None] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -98,7 +98,7 @@ def transformers_model(folder: Path, config: LlamaConfig, noise: float = 0.1, ma
     import pytest
 
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    from asclepius_jax.model.hf import write_config
+    from asclepius_jax.model.huggingface.names import write_config
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(write_config(config, "float32", TOKEN_IDS))
@@ -115,7 +115,7 @@ def random_folder(folder: Path, config: LlamaConfig = MODEL, dtype: Any = np.flo
     """The weights and config.json of a random model, in one safetensors file; returns its tensors."""
     from safetensors.numpy import save_file
 
-    from asclepius_jax.model.hf import hf_shapes, write_config
+    from asclepius_jax.model.huggingface.names import hf_shapes, write_config
     from asclepius_jax.model.llama import build
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from made_inputs import MODEL, TOKEN_IDS, packed_notes
 
-from asclepius_jax.checkpoints import find_step, read_stored
+from asclepius_jax.checkpoint.read import find_step, read_stored
 from asclepius_jax.config import (
     BatchConfig,
     CheckpointConfig,
@@ -24,9 +24,9 @@ from asclepius_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from asclepius_jax.data import PackedRows
-from asclepius_jax.model.hf import flatten, write_config
+from asclepius_jax.model.huggingface.names import flatten, write_config
 from asclepius_jax.model.llama import build
+from asclepius_jax.train.batches import PackedRows
 
 LENGTH, ROWS, TOTAL, EVERY = 32, 8, 9, 4
 SCRIPT = Path(__file__).with_name("train") / "run_training.py"

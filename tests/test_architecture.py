@@ -1,74 +1,153 @@
-"""Imports point upstream: no module imports one that comes later in the flow of data."""
+"""Imports point upstream, folders stay small, and the README shows the folders that there are."""
 
 import ast
+import re
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {"data_prep", "asclepius_jax"}
-STAGES = ("case_reports", "notes", "real_notes", "instructions", "compare", "split", "release", "adopt", "pack")
+# The flow of data: a folder imports its own modules and those of folders before it.
+ORDER = {
+    "data_prep": (
+        "contract", "clinical_text", "faithfulness", "execution", "ingest", "teachers", "synthesize", "curate", "pack",
+    ),
+    "asclepius_jax": (
+        "config", "model", "distributed", "checkpoint", "cost_model", "train", "plan", "convert", "generate",
+        "evaluate", "demo", "cli",
+    ),
+}  # fmt: skip
+# What the evaluation takes of the text side beside the contract: it asks teachers and judges in the same way.
+OF_TEXT_SIDE = ("clinical_text", "execution", "faithfulness", "ingest", "synthesize", "teachers")
+MOST_ENTRIES, MOST_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES = 12, 400, 60, 120
+# Names that a folder gives its own meaning: `kernels.names` and `evaluate.records` say enough.
+SHARED_NAMES = {"__init__", "records", "tables", "adapters", "names", "charts", "demo", "report"}
+# Private parts of other packages that nothing public replaces, by file.
+PRIVATE = {"asclepius_jax/distributed/job.py": {"_src", "_jax"}}
 
 
-def modules(folder: str) -> list[Path]:
-    return sorted((ROOT / folder).rglob("*.py"))
+def modules(folder: str = "") -> dict[str, Path]:
+    """Dotted name to file, of both packages or of one folder."""
+    packages = [folder] if folder else list(ORDER)
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
 
 
-def imports(path: Path) -> list[str]:
+MODULES = modules()
+# A wheel's copies of the configs lie in asclepius_jax/ where one was built; they are no part of the tree.
+TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
+def imported(path: Path) -> Iterator[str]:
     """Full dotted names of everything a file imports, at its top or inside a function."""
-    found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def edges() -> dict[str, set[str]]:
+    """Module to the modules of ours that it imports, lazily ones included."""
+    found: dict[str, set[str]] = {}
+    for name, path in MODULES.items():
+        targets = {full if full in MODULES else full.rpartition(".")[0] for full in imported(path)}
+        found[name] = (targets & MODULES.keys()) - {name}
     return found
 
 
-def within(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(prefix + ".")
+EDGES = edges()
+
+
+def room(module: str) -> tuple[str, str]:
+    """(package, folder or file directly in it)."""
+    package, _, rest = module.partition(".")
+    return package, rest.partition(".")[0]
 
 
 def breaches(paths: list[Path], forbidden: tuple[str, ...]) -> list[str]:
     return [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in paths
-        for name in imports(path)
-        if any(within(name, prefix) for prefix in forbidden)
+        for name in imported(path)
+        if name.partition(".")[0] in forbidden
     ]
 
 
 def test_the_text_side_never_imports_the_accelerator_side():
-    assert not breaches(modules("data_prep"), ("asclepius_jax", "jax", "flax", "optax", "orbax", "grain"))
+    assert not breaches([*modules("data_prep").values()], ("asclepius_jax", "jax", "flax", "optax", "orbax", "grain"))
 
 
 def test_the_accelerator_side_never_imports_tensorflow():
-    assert not breaches(modules("asclepius_jax"), ("tensorflow", "tensorflow_text"))
+    assert not breaches([*modules("asclepius_jax").values()], ("tensorflow", "tensorflow_text"))
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_text_stages_never_import_one_another(stage: str):
-    # A stage reads what the one before it wrote. case_reports is how notes reads its input, and no output of its own.
-    others = tuple(f"data_prep.{other}" for other in STAGES if other not in (stage, "case_reports"))
-    assert not breaches([ROOT / "data_prep" / f"{stage}.py"], others)
+def test_every_import_names_its_own_folder_or_an_earlier_one():
+    wrong = []
+    for module, targets in EDGES.items():
+        package, here = room(module)
+        for target in targets:
+            other, there = room(target)
+            if package == other and here and there and ORDER[package].index(there) > ORDER[package].index(here):
+                wrong.append(f"{module} imports {target}")
+    assert not wrong
 
 
-def test_the_accelerator_side_reads_only_the_shared_files_of_the_text_side():
-    allowed = tuple(f"data_prep.{name}" for name in ("records", "folders", "tokenizer", "prompts", "hub"))
-    outside = [
-        path
-        for path in modules("asclepius_jax")
-        # The command line starts every stage, and the demo runs them all.
-        if "evaluate" not in path.parts and path.name not in ("cli.py", "demo.py")
+def test_no_file_reaches_itself_through_its_imports():
+    """The strongly connected components of the imports are single files (Tarjan, SIAM J. Comput. 1, 1972)."""
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    circles: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        number[module] = lowest[module] = len(number)
+        stack.append(module)
+        for target in EDGES[module]:
+            if target not in number:
+                visit(target)
+                lowest[module] = min(lowest[module], lowest[target])
+            elif target in stack:
+                lowest[module] = min(lowest[module], number[target])
+        if lowest[module] == number[module]:
+            circle = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(circle) > 1:
+                circles.append(circle)
+
+    for module in EDGES:
+        if module not in number:
+            visit(module)
+    assert not circles
+
+
+def test_the_accelerator_side_reads_only_the_contract_of_the_text_side():
+    wrong = []
+    for module, targets in EDGES.items():
+        package, here = room(module)
+        allowed = ("contract", *OF_TEXT_SIDE) if here == "evaluate" else ("contract",)
+        if package == "asclepius_jax" and here not in ("demo", "cli"):
+            wrong += [
+                f"{module} imports {t}" for t in targets if room(t)[0] == "data_prep" and room(t)[1] not in allowed
+            ]
+    assert not wrong
+
+
+def test_of_the_evaluation_only_the_models_that_answer_know_the_accelerator_side():
+    wrong = [
+        f"{module} imports {target}"
+        for module, targets in EDGES.items()
+        for target in targets
+        if room(module) == ("asclepius_jax", "evaluate")
+        and module != "asclepius_jax.evaluate.answers.models"
+        and room(target)[0] == "asclepius_jax"
+        and room(target)[1] not in ("evaluate", "")
     ]
-    bad = [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in outside
-        for name in imports(path)
-        if within(name, "data_prep") and not any(within(name, prefix) for prefix in allowed)
-    ]
-    assert not bad
+    assert not wrong
 
 
 def test_the_model_stands_alone():
@@ -76,28 +155,76 @@ def test_the_model_stands_alone():
     standard = ("functools", "json", "math", "mmap", "typing", "dataclasses", "pathlib", "collections")
     bad = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for path in modules("asclepius_jax/model")
-        for name in imports(path)
-        if not any(within(name, prefix) for prefix in allowed + standard)
+        for path in modules("asclepius_jax/model").values()
+        for name in imported(path)
+        if not any(name == prefix or name.startswith(prefix + ".") for prefix in allowed + standard)
     ]
     assert not bad
 
 
-@pytest.mark.parametrize("name", ["train", "export", "evaluate"])
-def test_train_export_and_evaluate_never_import_one_another(name: str):
-    others = tuple(f"asclepius_jax.{other}" for other in ("train", "export", "evaluate") if other != name)
-    paths = modules(f"asclepius_jax/{name}") or [ROOT / "asclepius_jax" / f"{name}.py"]
-    assert not breaches([path for path in paths if path.exists()], others)
-
-
 def test_heavy_imports_wait_until_a_stage_runs():
     heavy = ("jax", "flax", "tensorflow", "torch", "transformers", "pyarrow", "datasets", "openai")
-    for path in [ROOT / "asclepius_jax/cli.py", ROOT / "asclepius_jax/config.py", *modules("data_prep")]:
+    for path in [ROOT / "asclepius_jax/cli.py", ROOT / "asclepius_jax/config.py", *modules("data_prep").values()]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = [
-            alias.name if isinstance(node, ast.Import) else f"{node.module}.{alias.name}"
-            for node in top
-            for alias in node.names
+            alias.name if isinstance(node, ast.Import) else str(node.module) for node in top for alias in node.names
         ]
-        assert not [name for name in names for prefix in heavy if within(name, prefix)], path
+        assert not [name for name in names if name.partition(".")[0] in heavy], path
+
+
+def test_no_folder_of_the_packages_has_more_than_twelve_entries():
+    if not TRACKED:
+        pytest.skip("not a git checkout")
+    entries: dict[Path, set[str]] = defaultdict(set)
+    for path in map(Path, TRACKED):
+        if path.parts[0] in ORDER or path.parts[0] in ("configs", "launch"):
+            for parent, child in zip(path.parents, (path, *path.parents), strict=False):
+                entries[parent].add(child.name)
+    large = {str(f): len(names - {"__init__.py"}) for f, names in entries.items() if f != Path()}
+    assert not {folder: count for folder, count in large.items() if count > MOST_ENTRIES}
+
+
+def test_files_and_functions_are_short():
+    long = []
+    for path in MODULES.values():
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > MOST_LINES:
+            long.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines")
+        most = MOST_LOOP_LINES if path.name == "loop.py" else MOST_FUNCTION_LINES
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno
+                lines = node.end_lineno - node.lineno + 1
+                if lines > most:
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} has {lines} lines")
+    assert not long
+
+
+def test_a_module_is_known_by_its_name():
+    """A package may hold one file of its own name, its main one."""
+    named: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for path in MODULES.values():
+        if path.stem not in SHARED_NAMES:
+            named[path.relative_to(ROOT).parts[0], path.stem].append(path)
+    assert not {name: paths for name, paths in named.items() if len(paths) > 1}
+
+
+def test_private_parts_of_other_packages_are_used_where_the_list_says():
+    used: dict[str, set[str]] = defaultdict(set)
+    for path in MODULES.values():
+        for name in imported(path):
+            if name.partition(".")[0] not in ORDER:
+                private = {part for part in name.split(".") if part.startswith("_") and not part.startswith("__")}
+                if private:
+                    used[str(path.relative_to(ROOT))] |= private
+    assert {file: names for file, names in used.items() if not names <= PRIVATE.get(file, set())} == {}
+
+
+def test_the_readme_shows_the_folders_that_there_are():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text[text.index("## The tree") :]
+    shown = {match[1].rstrip("/") for match in re.finditer(r"^ {2}(\w+/)", tree, re.MULTILINE)}
+    assert shown == {
+        folder for package, order in ORDER.items() for folder in order if (ROOT / package / folder).is_dir()
+    }

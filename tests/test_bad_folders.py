@@ -11,10 +11,10 @@ import pytest
 from made_inputs import MODEL, random_folder
 
 from asclepius_jax import cli
-from asclepius_jax.export import ExportConfig, run_export
-from asclepius_jax.importing import ImportConfig, run_import
-from asclepius_jax.model.safetensors import open_folder
-from data_prep.tokenizer import JsonTokenizer
+from asclepius_jax.convert.export_hf import ExportConfig, run_export
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
+from asclepius_jax.model.huggingface.safetensors import open_folder
+from data_prep.contract.tokenizer import JsonTokenizer
 
 Ask = Callable[..., str]
 NORM = "model.norm.weight"

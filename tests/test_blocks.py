@@ -13,10 +13,10 @@ import orbax.checkpoint as ocp
 import pytest
 from einops import rearrange
 
-from asclepius_jax.blocks import ItemWriter, Scratch, blocks, read_into, tensor_checksum
-from asclepius_jax.checkpoints import DamagedStep, open_array, read_stored
-from asclepius_jax.checksums import added, checksum, part_checksum
-from asclepius_jax.model.hf import GLOBAL, PER_BLOCK
+from asclepius_jax.checkpoint.blocks import ItemWriter, Scratch, blocks, read_into, tensor_checksum
+from asclepius_jax.checkpoint.checksums import added, checksum, part_checksum
+from asclepius_jax.checkpoint.read import DamagedStep, open_array, read_stored
+from asclepius_jax.model.huggingface.names import GLOBAL, PER_BLOCK
 
 SHAPES = {
     "blocks.attention.q_DNH": (3, 16, 4, 8),

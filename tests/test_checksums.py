@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from asclepius_jax.checksums import LANES, added, checksum, checksums, host_checksum, weights, written
+from asclepius_jax.checkpoint.checksums import LANES, added, checksum, checksums, host_checksum, weights, written
 from asclepius_jax.config import MeshConfig
-from asclepius_jax.sharding import make_mesh
-from asclepius_jax.topologies import compile_devices, parse_topology
+from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
+from asclepius_jax.distributed.sharding import make_mesh
 
 DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16, np.int32, np.uint8)
 

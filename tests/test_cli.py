@@ -21,7 +21,7 @@ MODEL_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    from asclepius_jax.model.hf import write_config
+    from asclepius_jax.model.huggingface.names import write_config
 
     folder = tmp_path_factory.mktemp("model")
     (folder / "config.json").write_text(write_config(MODEL, "float32", MODEL_IDS))
@@ -38,9 +38,9 @@ def hf_folder(model: Path, small_tokenizer: Path, tmp_path_factory) -> Path:
     """A model of zeros: what is refused is refused before anything is computed."""
     from safetensors.numpy import save_file
 
-    from asclepius_jax.model.hf import hf_shapes
+    from asclepius_jax.model.huggingface.names import hf_shapes
     from asclepius_jax.model.llama import build
-    from data_prep.tokenizer import JsonTokenizer
+    from data_prep.contract.tokenizer import JsonTokenizer
 
     folder = tmp_path_factory.mktemp("hf") / "folder"
     JsonTokenizer(small_tokenizer).save(folder)
@@ -52,7 +52,7 @@ def hf_folder(model: Path, small_tokenizer: Path, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(hf_folder: Path, tmp_path_factory) -> Path:
-    from asclepius_jax.importing import ImportConfig, run_import
+    from asclepius_jax.convert.import_hf import ImportConfig, run_import
 
     out = tmp_path_factory.mktemp("checkpoint") / "run"
     run_import(ImportConfig(hf_folder, out))
@@ -148,7 +148,7 @@ def test_a_training_without_a_config_is_refused(refused: Ask):
 
 
 def test_debug_shows_where_it_happened(monkeypatch, tmp_path: Path):
-    from data_prep.records import UserError
+    from data_prep.contract.errors import UserError
 
     monkeypatch.setattr(sys, "argv", ["asclepius", "train", str(tmp_path / "absent.py"), "--debug"])
     with pytest.raises(UserError, match="no such config file"):
@@ -166,7 +166,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_extra(refused: Ask, monkeypatch):
-    monkeypatch.setitem(sys.modules, "data_prep.pack", None)
+    monkeypatch.setitem(sys.modules, "data_prep.pack.run", None)
     monkeypatch.setitem(cli.COMMANDS, "pack", dataclasses.replace(cli.COMMANDS["pack"], module="absent_package"))
     assert "absent_package is not installed: pip install 'asclepius-jax[prep]'" in one_line(refused("pack"))
 
@@ -219,7 +219,7 @@ def test_a_vocabulary_beyond_the_models_is_refused(training: Ask):
 
 
 def test_a_checkpoint_of_another_shape_is_refused(training: Ask, checkpoint: Path, tmp_path: Path):
-    from asclepius_jax.model.hf import write_config
+    from asclepius_jax.model.huggingface.names import write_config
 
     deeper = dataclasses.replace(MODEL, num_layers=3)
     (tmp_path / "config.json").write_text(write_config(deeper, "float32", MODEL_IDS))
@@ -228,7 +228,7 @@ def test_a_checkpoint_of_another_shape_is_refused(training: Ask, checkpoint: Pat
 
 
 def test_a_folder_of_another_shape_is_refused(training: Ask, hf_folder: Path, tmp_path: Path):
-    from asclepius_jax.model.hf import write_config
+    from asclepius_jax.model.huggingface.names import write_config
 
     (tmp_path / "config.json").write_text(write_config(dataclasses.replace(MODEL, norm_eps=1e-6), "float32", MODEL_IDS))
     assert "norm_eps 1e-05 there, 1e-06 here" in one_line(training("--model", tmp_path, "--init.hf", hf_folder))
@@ -318,7 +318,7 @@ def full(*_: object, **__: object) -> None:
 
 
 def test_a_full_disk_while_packing_leaves_nothing(refused: Ask, small_tokenizer: Path, tmp_path: Path, monkeypatch):
-    from data_prep import pack
+    from data_prep.pack import run as pack
 
     source = write_records(tmp_path / "source", [note("n", "fever")])
     monkeypatch.setattr(pack, "fill_row", full)
@@ -328,11 +328,11 @@ def test_a_full_disk_while_packing_leaves_nothing(refused: Ask, small_tokenizer:
 
 
 def test_a_full_disk_while_exporting_keeps_the_old_folder(refused: Ask, checkpoint: Path, tmp_path: Path, monkeypatch):
-    from asclepius_jax import export
+    from asclepius_jax.convert import export_hf
 
-    export.run_export(export.ExportConfig(checkpoint, tmp_path / "out"))
+    export_hf.run_export(export_hf.ExportConfig(checkpoint, tmp_path / "out"))
     before = json.loads((tmp_path / "out/manifest.json").read_text())
-    monkeypatch.setattr(export, "write_config", full)
+    monkeypatch.setattr(export_hf, "write_config", full)
     told = refused("export", "--checkpoint", checkpoint, "--out", tmp_path / "out", "--dtype", "float32")
     assert "the disk is full" in one_line(told)
     assert json.loads((tmp_path / "out/manifest.json").read_text()) == before

@@ -8,9 +8,10 @@ import pytest
 from made_inputs import packed_notes, packed_rows
 
 from asclepius_jax.config import MeshConfig
-from asclepius_jax.data import PackedRows, Prefetch, TrainBatches, eval_batches, unpack
-from asclepius_jax.sharding import batch_sharding, make_mesh
-from data_prep.records import PackedRow, UserError
+from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
+from asclepius_jax.train.batches import PackedRows, Prefetch, TrainBatches, eval_batches, unpack
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import PackedRow
 
 LENGTH = 64
 NAMES = ("tokens", "targets", "positions", "segment_ids", "loss_mask")

@@ -13,10 +13,10 @@ from conftest import ROOT
 from asclepius_jax import cli
 from asclepius_jax.demo import DemoConfig
 from asclepius_jax.demo import run as run_demo
-from data_prep.records import PackedRow
-from data_prep.tokenizer import train_sentencepiece
+from data_prep.contract.records import PackedRow
+from data_prep.contract.tokenizer import train_sentencepiece
 
-REPORTS = ROOT / "data_prep" / "demo_reports.jsonl"
+REPORTS = ROOT / "data_prep" / "ingest" / "demo_reports.jsonl"
 
 
 def asclepius(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -98,7 +98,7 @@ def test_transformers_sees_the_prompt_that_was_trained_on(made: Path):
 
 
 def test_what_was_exported_and_imported_is_what_was_trained(made: Path):
-    from asclepius_jax.checkpoints import find_step, read_stored
+    from asclepius_jax.checkpoint.read import find_step, read_stored
 
     trained, imported = find_step(made / "instruct")[1], find_step(made / "imported")[1]
     for name in ("embed_VD", "blocks.attention.q_DNH", "blocks.mlp.down_DF", "norm.scale"):

@@ -25,9 +25,8 @@ from made_inputs import (
     write_records,
 )
 
-from asclepius_jax import weights
-from asclepius_jax.checkpoints import digests_of, find_step, open_array, read_meta, read_stored
-from asclepius_jax.checksums import added, checksum
+from asclepius_jax.checkpoint.checksums import added, checksum
+from asclepius_jax.checkpoint.read import digests_of, find_step, open_array, read_meta, read_stored
 from asclepius_jax.config import (
     BatchConfig,
     ComputeConfig,
@@ -38,16 +37,17 @@ from asclepius_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from asclepius_jax.export import ExportConfig, run_export
+from asclepius_jax.convert import weights
+from asclepius_jax.convert.export_hf import ExportConfig, run_export
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.generate import load
-from asclepius_jax.importing import ImportConfig, run_import
-from asclepius_jax.model import hf
+from asclepius_jax.model.huggingface import names as hf
+from asclepius_jax.model.huggingface.safetensors import open_folder, open_safetensors
 from asclepius_jax.model.llama import build
-from asclepius_jax.model.safetensors import open_folder, open_safetensors
 from asclepius_jax.train.loop import train
-from data_prep import pack
-from data_prep.records import UserError
-from data_prep.tokenizer import JsonTokenizer
+from data_prep.contract.errors import UserError
+from data_prep.contract.tokenizer import JsonTokenizer
+from data_prep.pack import run as pack
 
 transformers = pytest.importorskip("transformers")
 
@@ -336,14 +336,14 @@ def test_a_flipped_bit_does_not_leave(tuned: Path, tmp_path: Path):
 
 
 def test_nan_does_not_leave(small_tokenizer: Path, tmp_path: Path, monkeypatch):
-    from asclepius_jax import importing
+    from asclepius_jax.convert import import_hf
 
     random_folder(tmp_path / "hf", MODEL)
     JsonTokenizer(small_tokenizer).save(tmp_path / "hf")
     with (tmp_path / "hf/model.safetensors").open("r+b") as file:
         file.seek(-4, 2)
         file.write(np.float32(np.nan).tobytes())
-    monkeypatch.setattr(importing, "check_finite", lambda *_: None)
+    monkeypatch.setattr(import_hf, "check_finite", lambda *_: None)
     run_import(ImportConfig(tmp_path / "hf", tmp_path / "run"))
     with pytest.raises(hf.FolderError, match=r"infinities or NaN in 1 tensors: model.norm.weight \(1\)"):
         run_export(ExportConfig(tmp_path / "run", tmp_path / "folder"))

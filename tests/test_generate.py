@@ -9,14 +9,14 @@ import pytest
 from made_inputs import MODEL, transformers_model
 
 from asclepius_jax.config import MeshConfig
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
+from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 from asclepius_jax.generate import GenerateConfig, Sampling, generate, load, pick, read_prompt, run
-from asclepius_jax.importing import ImportConfig, run_import
-from asclepius_jax.model import hf
+from asclepius_jax.model.huggingface import names
 from asclepius_jax.model.llama import build
-from asclepius_jax.sharding import make_mesh, param_shardings
-from data_prep.prompts import TRAINING_TEMPLATE, render_prompt
-from data_prep.records import UserError
-from data_prep.tokenizer import JsonTokenizer
+from data_prep.contract.errors import UserError
+from data_prep.contract.tokenizer import JsonTokenizer
+from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
 
 transformers = pytest.importorskip("transformers")
 
@@ -44,7 +44,7 @@ def checkpoint(folder: Path, tmp_path_factory) -> Path:
 def loaded(folder: Path):
     model = build(MODEL)
     mesh = make_mesh(MeshConfig(1, 2, 2), jax.devices()[:4])
-    return model, hf.load_params(folder, model, param_shardings(mesh, model))
+    return model, names.load_params(folder, model, param_shardings(mesh, model))
 
 
 def answers(loaded, eos_id: int = NEVER, prompts=PROMPTS, **sampling) -> list[list[int]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from asclepius_jax import xla_flags
-from asclepius_jax.hardware import ALLOCATED, DEVICES, cgroup_room, find_device, peak_flops, this_cpu
+from asclepius_jax.cost_model.hardware import ALLOCATED, DEVICES, cgroup_room, find_device, peak_flops, this_cpu
+from asclepius_jax.distributed import xla_flags
 
 GIB = 2**30
 

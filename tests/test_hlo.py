@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from asclepius_jax import hlo
+from asclepius_jax.plan import hlo
 
 BY_FOUR, BY_TWO = [[0, 1, 2, 3], [4, 5, 6, 7]], [[0, 4], [1, 5], [2, 6], [3, 7]]
 

@@ -8,10 +8,11 @@ import pytest
 from hub_server import Hub, serving
 from made_inputs import MODEL, random_folder
 
-from asclepius_jax import cli, verify
-from asclepius_jax.export import ExportConfig, run_export
-from asclepius_jax.importing import ImportConfig, run_import
-from data_prep.tokenizer import JsonTokenizer
+from asclepius_jax import cli
+from asclepius_jax.convert import verify
+from asclepius_jax.convert.export_hf import ExportConfig, run_export
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
+from data_prep.contract.tokenizer import JsonTokenizer
 
 constants = pytest.importorskip("huggingface_hub.constants")
 Push = Callable[..., tuple[int, str]]

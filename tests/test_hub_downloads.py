@@ -11,16 +11,16 @@ from made_inputs import MODEL, random_folder
 from small_run import lasting, params_of
 
 from asclepius_jax.config import InitConfig, TrainConfig
-from asclepius_jax.evaluate.models import parse_spec
-from asclepius_jax.importing import ImportConfig, run_import
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
+from asclepius_jax.evaluate.answers.models import parse_spec
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.start import resolve_model
-from data_prep import hub as hub_module
-from data_prep import pack
-from data_prep.folders import read_manifest
-from data_prep.hub import SMALL_FILES, WEIGHTS, is_hub_id, local_folder
-from data_prep.records import UserError
-from data_prep.tokenizer import JsonTokenizer
+from data_prep.contract import hub as hub_module
+from data_prep.contract.errors import UserError
+from data_prep.contract.hub import SMALL_FILES, WEIGHTS, is_hub_id, local_folder
+from data_prep.contract.manifests import read_manifest
+from data_prep.contract.tokenizer import JsonTokenizer
+from data_prep.pack import run as pack
 
 pytest.importorskip("huggingface_hub")
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from made_inputs import MODEL, make_tokenizer, random_folder, to_hf
 
-from asclepius_jax.checkpoints import find_step, read_meta, read_stored, restore_params
-from asclepius_jax.checksums import checksum, written
+from asclepius_jax.checkpoint.checksums import checksum, written
+from asclepius_jax.checkpoint.read import find_step, read_meta, read_stored, restore_params
 from asclepius_jax.config import MeshConfig
-from asclepius_jax.importing import ImportConfig, run_import
-from asclepius_jax.model import hf
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
+from asclepius_jax.distributed.sharding import make_mesh, param_shardings
+from asclepius_jax.model.huggingface import names
+from asclepius_jax.model.huggingface.safetensors import FolderError
 from asclepius_jax.model.llama import build
-from asclepius_jax.model.safetensors import FolderError
-from asclepius_jax.sharding import make_mesh, param_shardings
-from data_prep.records import UserError
-from data_prep.tokenizer import JsonTokenizer
+from data_prep.contract.errors import UserError
+from data_prep.contract.tokenizer import JsonTokenizer
 
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 
@@ -43,13 +43,13 @@ def test_every_tensor_keeps_its_type_and_bits(small_tokenizer: Path, tmp_path: P
     step = find_step(tmp_path / "run")[1]
     meta, model = read_meta(step), build(MODEL)
     assert (meta.phase, meta.model) == ("import", MODEL)
-    for row in hf.names(model):
+    for row in names.names(model):
         stored = read_stored(step, row[0])
         assert stored.dtype == dtype
         assert meta.checksums[f"params/{row[0]}"] == written(checksum(stored))
         for name, value in to_hf(row, stored):
             np.testing.assert_array_equal(value, tensors[name], err_msg=name)
-    assert len(meta.checksums) == len(hf.flatten(model.shapes))
+    assert len(meta.checksums) == len(names.flatten(model.shapes))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -58,8 +58,8 @@ def test_what_came_in_is_restored_and_verified_on_a_mesh_in_float32(small_tokeni
     run_import(ImportConfig(tmp_path / "hf", tmp_path / "run"))
     model = build(MODEL)
     shardings = param_shardings(make_mesh(MeshConfig(2, 2, 2), jax.devices()[:8]), model)
-    flat = hf.flatten(restore_params(find_step(tmp_path / "run")[1], model.shapes, shardings))
-    for row in hf.names(model):
+    flat = names.flatten(restore_params(find_step(tmp_path / "run")[1], model.shapes, shardings))
+    for row in names.names(model):
         assert flat[row[0]].dtype == np.float32
         for name, value in to_hf(row, np.asarray(flat[row[0]])):
             np.testing.assert_array_equal(value, tensors[name].astype(np.float32), err_msg=name)

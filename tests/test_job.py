@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from made_inputs import free_address, job_flags
 
-from asclepius_jax import job
-from asclepius_jax.agreement import PACKAGES, summary
-from asclepius_jax.job import LOST, JobConfig
-from data_prep.records import UserError
+from asclepius_jax.distributed import job
+from asclepius_jax.distributed.job import LOST, JobConfig
+from asclepius_jax.distributed.same_program import PACKAGES, summary
+from data_prep.contract.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 HEARTBEAT = 6
@@ -22,10 +22,10 @@ HEARTBEAT = 6
 MEMBER = """
 import dataclasses, os, sys, threading, time
 import jax
-from asclepius_jax.agreement import check_agreement, facts_of
+from asclepius_jax.distributed.same_program import check_agreement, facts_of
 from asclepius_jax.config import OptimizerConfig, TrainConfig
-from asclepius_jax.job import JobConfig, joined
-from data_prep.records import UserError
+from asclepius_jax.distributed.job import JobConfig, joined
+from data_prep.contract.errors import UserError
 
 coordinator, process_id, rate, action = sys.argv[1:]
 with joined(JobConfig(coordinator, 2, int(process_id), 30, HEARTBEAT), lambda error: str(error)):
@@ -137,14 +137,14 @@ def test_processes_with_unlike_settings_all_end_and_name_them():
 def test_processes_with_unlike_code_all_end_and_name_it(tmp_path: Path):
     for package in PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "asclepius_jax/data.py").open("a") as file:
+    with (tmp_path / "asclepius_jax/train/batches.py").open("a") as file:
         file.write("# changed on one host alone\n")
     address = free_address()
     members = [Member(address, 0, SLEEP), Member(address, 1, SLEEP, code=tmp_path)]
     for code, lines in [member.end() for member in members]:
         assert code == 2
         assert len(lines) == 1
-        assert "do not agree: code asclepius_jax/data.py is " in lines[0]
+        assert "do not agree: code asclepius_jax/train/batches.py is " in lines[0]
         assert lines[0].endswith("in process 1")
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from asclepius_jax import lock
-from asclepius_jax.lock import LOCK, locked, process_mark, process_started
-from data_prep.records import UserError
+from asclepius_jax.distributed import run_lock
+from asclepius_jax.distributed.run_lock import LOCK, locked, process_mark, process_started
+from data_prep.contract.errors import UserError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from asclepius_jax.lock import locked
+from asclepius_jax.distributed.run_lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)
@@ -119,7 +119,7 @@ def test_a_holder_on_another_host_is_watched_for_a_sign_of_life(tmp_path: Path, 
         ended.set()
         thread.join()
         return
-    monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(run_lock, "SILENCE_SECONDS", 0.5)
     with locked(folder):
         pass
     out = capsys.readouterr().out
@@ -128,7 +128,7 @@ def test_a_holder_on_another_host_is_watched_for_a_sign_of_life(tmp_path: Path, 
 
 
 def test_a_lock_that_was_cut_short_is_no_obstacle(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(run_lock, "SILENCE_SECONDS", 0.2)
     (tmp_path / LOCK).write_text('{"host": "els')
     with locked(tmp_path):
         pass

@@ -14,14 +14,14 @@ from asclepius_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from asclepius_jax.memory import estimate
+from asclepius_jax.cost_model.choose import best, candidates, settle
+from asclepius_jax.cost_model.memory import estimate
+from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
+from asclepius_jax.distributed.sharding import make_mesh
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.variants import VARIANTS
-from asclepius_jax.plan import PlanOptions, plan
-from asclepius_jax.settle import best, candidates, settle
-from asclepius_jax.sharding import make_mesh
-from asclepius_jax.topologies import compile_devices, parse_topology
-from data_prep.records import UserError
+from asclepius_jax.model.sizes import VARIANTS
+from asclepius_jax.plan.compile import PlanOptions, plan
+from data_prep.contract.errors import UserError
 
 GIB = 2**30
 MESH = {"data": 1, "fsdp": 8, "tensor": 1, "context": 1}

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from asclepius_jax.checkpoints import Meta
+from asclepius_jax.checkpoint.read import Meta
 from asclepius_jax.config import DataConfig, InitConfig, OptimizerConfig, TrainConfig
-from asclepius_jax.model.variants import VARIANTS
-from asclepius_jax.model_card import model_card
+from asclepius_jax.convert.model_card import model_card
+from asclepius_jax.model.sizes import VARIANTS
 
 yaml = pytest.importorskip("yaml")
 

@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 from made_inputs import MODEL, example, note, sentences, write_records
 
-from asclepius_jax.checkpoints import Meta
+from asclepius_jax.checkpoint.read import Meta
+from asclepius_jax.checkpoint.write import Saver
 from asclepius_jax.config import CheckpointConfig
-from asclepius_jax.data import PackedRows
-from asclepius_jax.export import ExportConfig, run_export
+from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.generate import GenerateConfig, read_prompt
 from asclepius_jax.model.llama import build, init_params
-from asclepius_jax.saver import Saver
-from data_prep import pack
-from data_prep.filters import reason_to_reject
-from data_prep.folders import writing_folder
-from data_prep.gate import GateConfig
-from data_prep.instructions import TaskWeights, WriteExamples, tasks_of_note
-from data_prep.prompts import TRAINING_TEMPLATE
-from data_prep.records import TASKS, Example, Note, Reject, read_parquet
-from data_prep.teacher import Reply, Request
-from data_prep.tokenizer import JsonTokenizer, encode
+from asclepius_jax.train.batches import PackedRows
+from data_prep.contract.manifests import writing_folder
+from data_prep.contract.records import TASKS, Example, Note, Reject, read_parquet
+from data_prep.contract.tokenizer import JsonTokenizer, encode
+from data_prep.contract.training_prompt import TRAINING_TEMPLATE
+from data_prep.pack import run as pack
+from data_prep.synthesize.filters import reason_to_reject
+from data_prep.synthesize.gate import GateConfig
+from data_prep.synthesize.instructions import TaskWeights, WriteExamples, tasks_of_note
+from data_prep.teachers.base import Reply, Request
 
 LENGTH = 512
 EXAMPLES = [
@@ -172,6 +172,9 @@ class Faltering:
     """A teacher whose answers to some notes fail or are cut short."""
 
     name = "openai"
+
+    async def close(self):
+        pass
 
     async def ask(self, request: Request) -> Reply:
         if request.kind == "question":

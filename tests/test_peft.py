@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from made_inputs import MODEL, packed_notes, transformers_model
 
-from asclepius_jax.adapters import adapted
-from asclepius_jax.checkpoints import find_step
+from asclepius_jax.checkpoint.adapters import adapted
+from asclepius_jax.checkpoint.read import find_step
 from asclepius_jax.config import (
     BatchConfig,
     ComputeConfig,
@@ -25,22 +25,23 @@ from asclepius_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from asclepius_jax.data import PackedRows
-from asclepius_jax.export import ExportConfig, run_export
+from asclepius_jax.convert.export_hf import ExportConfig, run_export
+from asclepius_jax.convert.export_peft import HostAdapters, peft_shapes, peft_tensors, read_adapters, write_peft
+from asclepius_jax.convert.merge_adapters import merge, whole_reader
+from asclepius_jax.convert.weights import Share
+from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
 from asclepius_jax.generate import load
-from asclepius_jax.merging import merge, whole_reader
-from asclepius_jax.model import hf, safetensors
 from asclepius_jax.model.attention import Kernel
+from asclepius_jax.model.huggingface import names as hf
+from asclepius_jax.model.huggingface import safetensors
 from asclepius_jax.model.llama import build
 from asclepius_jax.model.lora import Adapters
-from asclepius_jax.peft import HostAdapters, peft_shapes, peft_tensors, read_adapters, write_peft
-from asclepius_jax.sharding import batch_sharding, make_mesh
 from asclepius_jax.train.adapters import random_adapters
+from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import init_state, make_train_step, state_shardings
-from asclepius_jax.weights import Share
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import pytest
 from made_inputs import TOKEN_IDS
 
-from asclepius_jax import hlo
 from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshConfig, TrainConfig, load_config
-from asclepius_jax.model.hf import write_config
-from asclepius_jax.model.variants import VARIANTS, LlamaConfig
-from asclepius_jax.plan import Plan, PlanOptions, plan, run
-from asclepius_jax.topologies import compile_devices, parse_topology
-from asclepius_jax.xla_flags import set_flags_for_planning
-from data_prep.records import UserError
+from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
+from asclepius_jax.distributed.xla_flags import set_flags_for_planning
+from asclepius_jax.model.huggingface.names import write_config
+from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
+from asclepius_jax.plan import hlo
+from asclepius_jax.plan.command import run
+from asclepius_jax.plan.compile import Plan, PlanOptions, plan
+from data_prep.contract.errors import UserError
 
 GIB = 2**30
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import shared
 
-from asclepius_jax import calibrate
-from asclepius_jax.model.variants import VARIANTS
-from asclepius_jax.predict import FITTED, MEDIAN_ERROR, REMATS, WORST_ERROR, Constants, Layout, predict
-from asclepius_jax.topologies import parse_topology
+from asclepius_jax.cost_model import calibrate
+from asclepius_jax.cost_model.speed import FITTED, MEDIAN_ERROR, REMATS, WORST_ERROR, Constants, Layout, predict
+from asclepius_jax.cost_model.topologies import parse_topology
+from asclepius_jax.model.sizes import VARIANTS
 
 LLAMA = VARIANTS["llama2_7b"]
 PLAIN = Layout(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from asclepius_jax import topologies
-from asclepius_jax.hardware import find_device
-from asclepius_jax.topologies import EXAMPLES, TPUS, chip_grids, compile_devices, parse_topology
-from data_prep.records import UserError
+from asclepius_jax.cost_model import topologies
+from asclepius_jax.cost_model.hardware import find_device
+from asclepius_jax.cost_model.topologies import EXAMPLES, TPUS, chip_grids, compile_devices, parse_topology
+from data_prep.contract.errors import UserError
 
 
 # Counts and hosts: docs.cloud.google.com/tpu/docs/v4 ... tpu7x.

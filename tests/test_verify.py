@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from made_inputs import MODEL, make_tokenizer, random_folder
 
-from asclepius_jax import verify
-from asclepius_jax.checkpoints import digests_of, find_step, open_array
-from asclepius_jax.checksums import written
-from asclepius_jax.export import ExportConfig, run_export
-from asclepius_jax.importing import ImportConfig, run_import
-from asclepius_jax.model.safetensors import open_folder
-from data_prep.records import UserError, file_hash
-from data_prep.tokenizer import JsonTokenizer
+from asclepius_jax.checkpoint.checksums import written
+from asclepius_jax.checkpoint.read import digests_of, find_step, open_array
+from asclepius_jax.convert import verify
+from asclepius_jax.convert.export_hf import ExportConfig, run_export
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
+from asclepius_jax.model.huggingface.safetensors import open_folder
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import file_hash
+from data_prep.contract.tokenizer import JsonTokenizer
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 
@@ -95,7 +96,7 @@ def test_a_permuted_projection_is_caught(run_dir: Path, folder: Path):
 
 
 def test_a_manifest_that_agrees_with_the_mistake_does_not_hide_it(run_dir: Path, folder: Path):
-    from asclepius_jax.blocks import tensor_checksum
+    from asclepius_jax.checkpoint.blocks import tensor_checksum
 
     rewrite(folder, Q, interleave)
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -12,15 +12,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from asclepius_jax.evaluate import answers, judge, plant, questions, realism, report
-from asclepius_jax.evaluate.measured import estimate, share
-from asclepius_jax.evaluate.models import Decoding
-from asclepius_jax.evaluate.rules_judge import RULES
-from data_prep.progress import say
-from data_prep.records import UserError
-from data_prep.teacher import TeacherConfig
+from asclepius_jax.evaluate.answers import answers
+from asclepius_jax.evaluate.answers.models import Decoding
+from asclepius_jax.evaluate.audits import realism
+from asclepius_jax.evaluate.judge import judge, plant
+from asclepius_jax.evaluate.judge.by_rule import RULES
+from asclepius_jax.evaluate.questions import questions
+from asclepius_jax.evaluate.report import report
+from asclepius_jax.evaluate.report.tables import estimate, share
+from data_prep.contract.errors import UserError
+from data_prep.execution.progress import say
+from data_prep.teachers.base import TeacherConfig
 
-REPORTS = Path(__file__).resolve().parents[2] / "data_prep" / "demo_reports.jsonl"
+REPORTS = Path(__file__).resolve().parents[2] / "data_prep" / "ingest" / "demo_reports.jsonl"
 MODELS = ("teacher by rule", "demo model", "random weights")  # best first, as a person expects
 
 

@@ -6,8 +6,8 @@
     evaluation/ratings/     ratings-...parquet: a row for each rater's item       kind "ratings"
     calibration/labels/     labels-...parquet: what is wrong with an answer       kind "labels"
 
-Folders are written by `data_prep.folders.writing_folder`, as those of the text side are. A question is known by its id,
-an answer by its question's id and the name of its model.
+Folders are written by `data_prep.contract.manifests.writing_folder`, as those of the text side are. A question is
+known by its id, an answer by its question's id and the name of its model.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.folders import read_manifest, verified_files
-from data_prep.records import read_parquet
+from data_prep.contract.manifests import read_manifest, verified_files
+from data_prep.contract.records import read_parquet
 
 # Finish reasons of an answer whose text is no answer but says why there is none: missing, whatever is measured.
 NO_ANSWER = ("error", "too_long")

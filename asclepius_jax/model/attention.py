@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from asclepius_jax.model import cudnn, splash
-from asclepius_jax.model.product import product
+from asclepius_jax.model.kernels import cudnn, splash
+from asclepius_jax.model.matmul import product
 
 # What the backward pass must find saved of a kernel, or it runs the kernel's forward again.
 SAVED_NAME = "attention_out"

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from asclepius_jax.model import vocabulary
+from asclepius_jax.model import output_loss
 from asclepius_jax.model.attention import SAVED_NAME, Kernel, attend, cached_mask, plain, prepare
+from asclepius_jax.model.collectives import Parallel
 from asclepius_jax.model.lora import NO_ADAPTERS, Adapters, Lora, adapter_axes, adapter_shapes
-from asclepius_jax.model.parallel import Parallel
 from asclepius_jax.model.rope import angles, frequencies, rotate
-from asclepius_jax.model.variants import LlamaConfig
+from asclepius_jax.model.sizes import LlamaConfig
 
 Params = dict[str, Any]
 ALONE = Parallel()
@@ -202,7 +202,7 @@ class Llama(nnx.Module):
             x_BTD = checkpoint_name(x_BTD, "block_input")
             return nnx.merge(graphdef, block)(x_BTD, rows, parallel, self.adapters.of_layer(part))[0], None
 
-        x_BTD = vocabulary.lookup(self.embed_VD[...], inputs.tokens_BT, parallel, dtype)
+        x_BTD = output_loss.lookup(self.embed_VD[...], inputs.tokens_BT, parallel, dtype)
         run = jax.checkpoint(run, policy=remat_policy(remat), prevent_cse=False)  # the scan itself prevents it
         return jax.lax.scan(run, x_BTD, (blocks, self.adapters.by_layer()))[0]
 
@@ -213,7 +213,7 @@ class Llama(nnx.Module):
         """Cross entropy in nats, weighted and summed over this device's tokens; float32."""
         x_BTD = self.norm(self.hidden(inputs, dtype, remat, kernel, parallel))
         weight = (self.embed_VD if self.head_DV is None else self.head_DV)[...]
-        return vocabulary.loss_sum(x_BTD, weight, targets_BT, weights_BT, parallel, 1 if self.head_DV is None else 0)
+        return output_loss.loss_sum(x_BTD, weight, targets_BT, weights_BT, parallel, 1 if self.head_DV is None else 0)
 
     def decode(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Cache, dtype: str = "bfloat16"
@@ -227,7 +227,7 @@ class Llama(nnx.Module):
             block, kv, part = layer
             return nnx.merge(graphdef, block)(x_BTD, rows, adapters=self.adapters.of_layer(part), cache=kv)
 
-        x_BTD = vocabulary.lookup(self.embed_VD[...], tokens_BT, ALONE, dtype)
+        x_BTD = output_loss.lookup(self.embed_VD[...], tokens_BT, ALONE, dtype)
         x_BTD, (k_LBSKH, v_LBSKH) = jax.lax.scan(run, x_BTD, (blocks, tuple(cache), self.adapters.by_layer()))
         return x_BTD, Cache(k_LBSKH, v_LBSKH)
 

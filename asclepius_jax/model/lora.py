@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from asclepius_jax.model.parallel import Parallel
-from asclepius_jax.model.product import product
-from asclepius_jax.model.variants import LlamaConfig
+from asclepius_jax.model.collectives import Parallel
+from asclepius_jax.model.matmul import product
+from asclepius_jax.model.sizes import LlamaConfig
 
 Tree = dict[str, Any]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asclepius_jax.model.variants import LlamaConfig, RopeScaling
+from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
 
 
 def frequencies(config: LlamaConfig) -> np.ndarray:

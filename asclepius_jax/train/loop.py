@@ -10,30 +10,23 @@ from typing import Any
 
 import jax
 
-from asclepius_jax.adapters import adapted, num_adapter_params
-from asclepius_jax.agreement import check_agreement, facts_of
-from asclepius_jax.checkpoints import (
-    Meta,
-    State,
-    leaf_names,
-)
-from asclepius_jax.checksums import checksums, written
+from asclepius_jax.checkpoint.adapters import adapted, num_adapter_params
+from asclepius_jax.checkpoint.checksums import checksums, written
+from asclepius_jax.checkpoint.read import Meta, State, leaf_names
+from asclepius_jax.checkpoint.write import Saver
 from asclepius_jax.config import TrainConfig, check, to_json
-from asclepius_jax.data import PackedRows, Prefetch, TrainBatches, eval_batches
-from asclepius_jax.lock import locked
+from asclepius_jax.cost_model.choose import check_memory, settle
+from asclepius_jax.distributed.run_lock import locked
+from asclepius_jax.distributed.same_program import check_agreement, facts_of
+from asclepius_jax.distributed.sharding import batch_sharding, check_layout, make_mesh
 from asclepius_jax.model.llama import Model, build
-from asclepius_jax.model.variants import LlamaConfig
-from asclepius_jax.saver import Saver
-from asclepius_jax.settle import check_memory, settle
-from asclepius_jax.sharding import batch_sharding, check_layout, make_mesh
+from asclepius_jax.model.sizes import LlamaConfig
 from asclepius_jax.train.adapters import footprint
-from asclepius_jax.train.goodput import Goodput, goodput_line, read_accounts, share, summed
-from asclepius_jax.train.health import Health, Pace
-from asclepius_jax.train.kernel import choose_kernel
+from asclepius_jax.train.batches import PackedRows, Prefetch, TrainBatches, eval_batches
+from asclepius_jax.train.choose_kernel import choose_kernel
+from asclepius_jax.train.compiled_step import load_program, program_facts
 from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.optimizer import make_optimizer
-from asclepius_jax.train.program import load_program, program_facts
-from asclepius_jax.train.report import write_report
 from asclepius_jax.train.start import announce_start, check_tokenizer, resolve_model, start_state, with_local_weights
 from asclepius_jax.train.step import (
     abstract_batch,
@@ -42,9 +35,12 @@ from asclepius_jax.train.step import (
     make_train_step,
     state_shardings,
 )
-from asclepius_jax.train.stopping import StopSignal
-from asclepius_jax.train.watchdog import Watchdog
-from data_prep.records import UserError
+from asclepius_jax.train.watch.goodput import Goodput, goodput_line, read_accounts, share, summed
+from asclepius_jax.train.watch.health import Health, Pace
+from asclepius_jax.train.watch.report import write_report
+from asclepius_jax.train.watch.stopping import StopSignal
+from asclepius_jax.train.watch.watchdog import Watchdog
+from data_prep.contract.errors import UserError
 
 DATA_FACTS = ("phase", "rows", "tokens", "loss_tokens", "documents", "packing_efficiency", "licences", "sources")
 

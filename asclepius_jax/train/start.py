@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 
-from asclepius_jax.adapters import whole_params
-from asclepius_jax.checkpoints import (
+from asclepius_jax.checkpoint.adapters import whole_params
+from asclepius_jax.checkpoint.checksums import checksums
+from asclepius_jax.checkpoint.read import (
     DamagedStep,
     Meta,
     State,
@@ -21,17 +22,16 @@ from asclepius_jax.checkpoints import (
     restore_state,
     steps_of,
 )
-from asclepius_jax.checksums import checksums
 from asclepius_jax.config import TrainConfig
-from asclepius_jax.data import PackedRows
-from asclepius_jax.model.hf import load_params, read_config
+from asclepius_jax.model.huggingface.names import load_params, read_config
 from asclepius_jax.model.llama import Model, Params
-from asclepius_jax.model.variants import VARIANTS, LlamaConfig
+from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
 from asclepius_jax.train.adapters import random_adapters
+from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.step import abstract_state, init_state, random_params
-from data_prep.hub import SMALL_FILES, WEIGHTS, is_hub_id, local_folder
-from data_prep.records import UserError
-from data_prep.tokenizer import load_tokenizer
+from data_prep.contract.errors import UserError
+from data_prep.contract.hub import SMALL_FILES, WEIGHTS, is_hub_id, local_folder
+from data_prep.contract.tokenizer import load_tokenizer
 
 
 def resolve_model(name: str) -> LlamaConfig:

@@ -7,14 +7,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from asclepius_jax.checkpoints import State
+from asclepius_jax.checkpoint.read import State
 from asclepius_jax.config import TrainConfig
-from asclepius_jax.data import Batch
-from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.llama import Inputs, Model, Params, init_params
-from asclepius_jax.model.lora import Adapters, Noise
-from asclepius_jax.model.parallel import Parallel
-from asclepius_jax.sharding import (
+from asclepius_jax.distributed.sharding import (
     BATCH_AXES,
     MESH_AXES,
     adapter_shardings,
@@ -23,6 +18,11 @@ from asclepius_jax.sharding import (
     param_shardings,
     replicated,
 )
+from asclepius_jax.model.attention import Kernel
+from asclepius_jax.model.collectives import Parallel
+from asclepius_jax.model.llama import Inputs, Model, Params, init_params
+from asclepius_jax.model.lora import Adapters, Noise
+from asclepius_jax.train.batches import Batch
 from asclepius_jax.train.optimizer import learning_rate, make_optimizer
 
 ROW_AXES = ("data", "fsdp", "context")  # what tokens are spread over

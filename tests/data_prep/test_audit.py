@@ -9,13 +9,14 @@ from made_inputs import write_records
 from test_notes import read_notes, write_reports
 
 from asclepius_jax import cli
-from data_prep import instructions, notes
-from data_prep.audit import AuditConfig, run
-from data_prep.folders import writing_folder
-from data_prep.instructions import InstructionsConfig
-from data_prep.notes import NotesConfig
-from data_prep.records import Example, Note, UserError, read_parquet
-from data_prep.shards import ShardsConfig
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import writing_folder
+from data_prep.contract.records import Example, Note, read_parquet
+from data_prep.curate.audit import AuditConfig, run
+from data_prep.synthesize import instructions, notes
+from data_prep.synthesize.instructions import InstructionsConfig
+from data_prep.synthesize.notes import NotesConfig
+from data_prep.synthesize.stage import ShardsConfig
 
 
 @pytest.fixture

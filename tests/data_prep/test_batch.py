@@ -12,14 +12,15 @@ from fake_batches import EXPIRED, FakeBatches, bad, good
 from fake_endpoint import FakeEndpoint, completion
 from test_notes import read_notes, write_reports
 
-from data_prep import batch, instructions, notes
-from data_prep.budget import BudgetConfig
-from data_prep.instructions import InstructionsConfig
-from data_prep.ledger import Ledger
-from data_prep.notes import NotesConfig
-from data_prep.records import UserError
-from data_prep.shards import ShardsConfig
-from data_prep.teacher import BatchConfig, TeacherConfig
+from data_prep.contract.errors import UserError
+from data_prep.synthesize import instructions, notes
+from data_prep.synthesize.instructions import InstructionsConfig
+from data_prep.synthesize.notes import NotesConfig
+from data_prep.synthesize.stage import ShardsConfig
+from data_prep.teachers.base import BatchConfig, TeacherConfig
+from data_prep.teachers.endpoint import batch_api
+from data_prep.teachers.endpoint.budget import BudgetConfig
+from data_prep.teachers.endpoint.ledger import Ledger
 
 PRICES = {"price_input": 1.0, "price_output": 4.0}
 
@@ -121,11 +122,11 @@ def test_a_reply_may_hold_what_text_readers_take_for_the_end_of_a_line(tmp_path)
 
 def test_files_stay_within_the_limits(tmp_path, monkeypatch):
     source = write_reports(tmp_path / "a.jsonl", 11)
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 4)
+    monkeypatch.setattr(batch_api, "MOST_REQUESTS", 4)
     with FakeBatches(lambda body, n: good(body, text_of(body))) as endpoint:
         notes.run(config(endpoint, source, tmp_path / "many"))
         assert endpoint.line_counts() == [4, 4, 3]
-        monkeypatch.setattr(batch, "MOST_BYTES", 6000)
+        monkeypatch.setattr(batch_api, "MOST_BYTES", 6000)
         notes.run(config(endpoint, source, tmp_path / "large"))
     sizes = [len(endpoint.files[each["input_file_id"]]) for each in endpoint.batches[3:]]
     assert len(sizes) > 3

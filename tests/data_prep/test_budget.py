@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from data_prep.budget import Budget, BudgetConfig, check_budget, most_prompt_tokens
-from data_prep.records import UserError
-from data_prep.remote import is_of_the_house
-from data_prep.replies import Usage
+from data_prep.contract.errors import UserError
+from data_prep.teachers.endpoint.allowed_hosts import is_of_the_house
+from data_prep.teachers.endpoint.budget import Budget, BudgetConfig, check_budget, most_prompt_tokens
+from data_prep.teachers.endpoint.replies import Usage
 
 PRICES = BudgetConfig(max_cost=10, price_input=2, price_cached_input=1, price_output=8)
 
@@ -73,7 +73,7 @@ def test_machines_of_others(host):
 
 def test_no_tokenizer_makes_more_of_a_prompt_than_its_bound(mistral_tokenizer):
     """Nor does one that has to spell every byte, as for emoji and rare scripts."""
-    from data_prep.tokenizer import load_tokenizer
+    from data_prep.contract.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(mistral_tokenizer)
     for text in ("BP 150/90 mmHg, Hb 9.8 g/dL, T 38.9 °C", "🫀🫁" * 50, "ᚠᛇᚻ᛫ᛒᛦᚦ" * 20, "", "0123456789" * 30):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import report_files
-from data_prep.case_reports import ReportsConfig, open_reports
-from data_prep.records import CaseReport, Reject, UserError
+from data_prep.contract import tables
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import CaseReport, Reject
+from data_prep.ingest.case_reports import ReportsConfig, open_reports
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -91,7 +92,7 @@ def test_a_json_list_reads_the_same_through_any_window(tmp_path, monkeypatch, ch
     rows = [{"id": k, "text": f'\\u00b5 "{k}" \\ }} , {{ ] [ é\u2028😀', "n": [-1.5e-7, True, None]} for k in range(40)]
     for options in ({}, {"indent": 1}, {"ensure_ascii": False}):
         path = write_json(tmp_path / "a.json", rows, **options)
-        monkeypatch.setattr(report_files, "CHUNK", chunk)
+        monkeypatch.setattr(tables, "CHUNK", chunk)
         reports, rejects = read(path)
         assert [(r.id, r.text) for r in reports] == [(str(row["id"]), row["text"]) for row in rows]
         assert rejects == []
@@ -154,7 +155,7 @@ def test_a_data_set_through_datasets(tmp_path, monkeypatch):
     folder = tmp_path / "set"
     folder.mkdir()
     write_jsonl(folder / "train.jsonl", [{"id": f"h{k}", "text": f"t{k}"} for k in range(3)])
-    rows, version = report_files.open_hub(str(folder))
+    rows, version = tables.open_hub(str(folder))
     assert [row.values["id"] for row in rows] == ["h0", "h1", "h2"]
     assert version
 
@@ -232,7 +233,7 @@ def test_a_quotation_mark_that_nobody_closes_does_not_eat_the_file_silently(tmp_
 @pytest.mark.parametrize("chunk", [16, 100_000])
 @pytest.mark.parametrize("broken", ['{"text": nonsense}', '{"text": "a" "b"}', '{"id": 3 "text": {"x": [1, 2}}', "5"])
 def test_a_broken_item_of_a_json_list(tmp_path, monkeypatch, chunk, broken):
-    monkeypatch.setattr(report_files, "CHUNK", chunk)
+    monkeypatch.setattr(tables, "CHUNK", chunk)
     good = [json.dumps({"id": k, "text": f"t{k}"}) for k in range(4)]
     (tmp_path / "a.json").write_text("[" + ",\n".join([good[0], broken, *good[1:]]) + "]")
     reports, rejects = read(tmp_path / "a.json")

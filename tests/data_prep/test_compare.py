@@ -10,10 +10,12 @@ import pytest
 from conftest import shared
 from made_inputs import WORDS, note, write_records
 
-from data_prep import compare, notes
-from data_prep.compare import CompareConfig, as_lines, bits_per_byte, headings_of, look, run
-from data_prep.notes import NotesConfig
-from data_prep.records import UserError
+from data_prep.clinical_text.headings import as_lines, headings_of
+from data_prep.contract.errors import UserError
+from data_prep.curate import compare
+from data_prep.curate.compare import CompareConfig, bits_per_byte, look, run
+from data_prep.synthesize import notes
+from data_prep.synthesize.notes import NotesConfig
 
 
 def texts(seed: int, count: int = 40, alphabet: list[str] = WORDS) -> list[str]:
@@ -79,7 +81,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, options: dict, says:
 
 
 def test_real_notes_are_found_by_type(tmp_path: Path):
-    notes.run(NotesConfig("data_prep/demo_reports.jsonl", tmp_path / "notes", note_types=("all",)))
+    notes.run(NotesConfig("data_prep/ingest/demo_reports.jsonl", tmp_path / "notes", note_types=("all",)))
     figures = run(CompareConfig(tmp_path / "notes", shared("data/mtsamples.jsonl"), tmp_path / "page.html"))
     assert [name for name, figure in figures.items() if figure["compared"]][:2] == [
         "discharge summary",

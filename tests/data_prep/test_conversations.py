@@ -10,14 +10,15 @@ from test_instructions import read
 from test_notes import api, write_reports
 from test_pack import documents, packed
 
-from data_prep import instructions, notes
-from data_prep.gate import GateConfig
-from data_prep.instructions import InstructionsConfig
-from data_prep.notes import NotesConfig
-from data_prep.offline import NOT_STATED
-from data_prep.prompts import TRAINING_TEMPLATE, chat_template, render_follow_up, render_prompt
-from data_prep.records import Example, Turn, UserError
-from data_prep.tokenizer import JsonTokenizer, SentencePieceTokenizer
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import Example, Turn
+from data_prep.contract.tokenizer import JsonTokenizer, SentencePieceTokenizer
+from data_prep.contract.training_prompt import TRAINING_TEMPLATE, chat_template, render_follow_up, render_prompt
+from data_prep.synthesize import instructions, notes
+from data_prep.synthesize.gate import GateConfig
+from data_prep.synthesize.instructions import InstructionsConfig
+from data_prep.synthesize.notes import NotesConfig
+from data_prep.teachers.offline.note_view import NOT_STATED
 
 ROW = 2048
 
@@ -113,7 +114,7 @@ def source(tmp_path_factory) -> Path:
 
 
 def test_the_offline_teacher_asks_on_and_answers_from_the_note(tmp_path: Path):
-    notes.run(NotesConfig("data_prep/demo_reports.jsonl", tmp_path / "notes"))
+    notes.run(NotesConfig("data_prep/ingest/demo_reports.jsonl", tmp_path / "notes"))
     instructions.run(InstructionsConfig(tmp_path / "notes", tmp_path / "out", follow_ups=2))
     examples, _ = read(tmp_path / "out")
     turns = [turn for e in examples for turn in e.follow_ups]

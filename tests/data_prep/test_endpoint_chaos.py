@@ -17,7 +17,7 @@ import pytest
 from chaos_endpoint import LOST
 from test_notes import TEXT
 
-from data_prep.ledger import Ledger
+from data_prep.teachers.endpoint.ledger import Ledger
 
 HERE = Path(__file__).resolve().parent
 # A job in the background of a shell would ignore Ctrl-C, and so would what it starts.

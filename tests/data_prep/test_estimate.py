@@ -9,16 +9,16 @@ from fake_endpoint import FakeEndpoint
 from test_money import usage
 from test_notes import api, write_reports
 
-from data_prep import instructions, notes
-from data_prep.budget import BudgetConfig
-from data_prep.estimate import PLACEHOLDER, Counting
-from data_prep.filters import reason_to_reject
-from data_prep.gate import GateConfig
-from data_prep.instructions import InstructionsConfig
-from data_prep.notes import NotesConfig
-from data_prep.replies import Reply
-from data_prep.shards import ShardsConfig
-from data_prep.teacher import Request, TeacherConfig
+from data_prep.synthesize import instructions, notes
+from data_prep.synthesize.filters import reason_to_reject
+from data_prep.synthesize.gate import GateConfig
+from data_prep.synthesize.instructions import InstructionsConfig
+from data_prep.synthesize.notes import NotesConfig
+from data_prep.synthesize.stage import ShardsConfig
+from data_prep.teachers.base import Request, TeacherConfig
+from data_prep.teachers.endpoint.budget import BudgetConfig
+from data_prep.teachers.endpoint.dry_run import PLACEHOLDER, Counting
+from data_prep.teachers.endpoint.replies import Reply
 
 KEEP = GateConfig("keep")
 PRICES = BudgetConfig(price_input=1, price_output=10)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_prep.filters import RULES, Duplicates, reason_to_reject
-from data_prep.replies import Reply
+from data_prep.synthesize.filters import RULES, Duplicates, reason_to_reject
+from data_prep.teachers.endpoint.replies import Reply
 
 NOTE = "HPI: 56 y/o F, bitten by a snake on the L foot. " * 4
 CAUGHT = [

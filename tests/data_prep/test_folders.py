@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from data_prep import folders
-from data_prep.folders import read_manifest, verified_files, writing_folder
-from data_prep.records import Generation, Note, Reject, UserError, read_parquet
+from data_prep.contract import manifests
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest, verified_files, writing_folder
+from data_prep.contract.records import Generation, Note, Reject, read_parquet
 
 GENERATION = Generation("offline", "rules", "abc", 7, "stop")
 
@@ -80,7 +81,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, monkeypatch, function)
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(folders, function, full)
+    monkeypatch.setattr(manifests, function, full)
     with pytest.raises(UserError, match="the disk is full"):
         write(tmp_path / "notes")
     assert list(tmp_path.iterdir()) == []

@@ -9,16 +9,16 @@ from fake_endpoint import FakeEndpoint, completion
 from test_instructions import read as read_examples
 from test_notes import api, read_notes
 
-from data_prep import instructions, notes
-from data_prep.gate import GateConfig, checked, checking_beside, misquoted, without
-from data_prep.grounding import check, rules_version
-from data_prep.instructions import InstructionsConfig
-from data_prep.note_types import NOTE_TYPES
-from data_prep.notes import NotesConfig
-from data_prep.offline import OfflineTeacher
-from data_prep.prompts import REPAIR_PROMPT, note_prompt_hash
-from data_prep.records import UserError
-from data_prep.teacher import Request
+from data_prep.contract.errors import UserError
+from data_prep.faithfulness.certificate import check, rules_version
+from data_prep.synthesize import instructions, notes
+from data_prep.synthesize.gate import GateConfig, checked, checking_beside, misquoted, without
+from data_prep.synthesize.instructions import InstructionsConfig
+from data_prep.synthesize.note_types import NOTE_TYPES
+from data_prep.synthesize.notes import NotesConfig
+from data_prep.synthesize.prompts import REPAIR_PROMPT, note_prompt_hash
+from data_prep.teachers.base import Request
+from data_prep.teachers.offline.teacher import OfflineTeacher
 
 REPORT = (
     "A 45-year-old man was admitted with fever for 2 weeks. He had no chest pain. CT showed a mass in the left lung. "
@@ -176,7 +176,7 @@ def test_texts_are_checked_alike_here_and_in_processes_beside_the_event_loop(mon
         return await asyncio.gather(*(checked(text, REPORT) for text in (GOOD, BAD, GOOD)))
 
     here = asyncio.run(check_all())
-    monkeypatch.setattr("data_prep.gate.CHECKED_HERE", 0)
+    monkeypatch.setattr("data_prep.synthesize.gate.CHECKED_HERE", 0)
     with checking_beside(1):
         beside = asyncio.run(check_all())
     assert beside == here
@@ -188,7 +188,7 @@ def kill_itself(*_: str) -> None:
 
 
 def test_a_checking_process_that_is_killed_ends_the_run_in_one_line(monkeypatch):
-    monkeypatch.setattr("data_prep.gate.CHECKED_HERE", 0)
-    monkeypatch.setattr("data_prep.gate.check_and_certify", kill_itself)
+    monkeypatch.setattr("data_prep.synthesize.gate.CHECKED_HERE", 0)
+    monkeypatch.setattr("data_prep.synthesize.gate.check_and_certify", kill_itself)
     with checking_beside(1), pytest.raises(UserError, match="a process that checks texts was killed"):
         asyncio.run(checked(GOOD, REPORT))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.grounding import KINDS, certify, check, rules_version
-from data_prep.grounding.atoms import read
-from data_prep.grounding.quantities import find_quantities
-from data_prep.grounding.rules import CHECKS
-from data_prep.grounding.units import parse_unit
+from data_prep.faithfulness.atoms.kinds import KINDS
+from data_prep.faithfulness.atoms.quantities import find_quantities
+from data_prep.faithfulness.atoms.read import read
+from data_prep.faithfulness.atoms.units import parse_unit
+from data_prep.faithfulness.certificate import certify, check, rules_version
+from data_prep.faithfulness.checks.table import CHECKS
 
 
 def unsupported(text: str, source: str) -> list[str]:
@@ -176,14 +177,13 @@ def test_a_certificate_counts_and_names_what_is_not_stated():
 
 
 def test_the_version_of_the_rules_changes_with_any_of_their_files(tmp_path, monkeypatch):
-    # The package also has a function of this name.
-    module = sys.modules["data_prep.grounding.certify"]
+    module = sys.modules[certify.__module__]
     here = Path(module.__file__).parent.parent
-    for name in ("grounding", "language"):
+    for name in ("faithfulness", "clinical_text"):
         shutil.copytree(here / name, tmp_path / name)
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "grounding/certify.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "faithfulness/certificate.py"))
     versions = [module.rules_version.__wrapped__()]
-    (tmp_path / "language/drugs.py").write_text("DRUGS = ()")
+    (tmp_path / "clinical_text/vocabulary/drugs.py").write_text("DRUGS = ()")
     versions.append(module.rules_version.__wrapped__())
     assert versions[0] == rules_version() != versions[1]
 

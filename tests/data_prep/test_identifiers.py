@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 from conftest import shared
 
-from data_prep.filters import reason_to_reject
-from data_prep.identifiers import NEVER_PUBLISHED, find_identifiers
-from data_prep.teacher import Reply
+from data_prep.clinical_text.identifiers import NEVER_PUBLISHED, find_identifiers
+from data_prep.synthesize.filters import reason_to_reject
+from data_prep.teachers.base import Reply
 
 CASES = [
     ("name", "seen by Dr. McDonald today", "seen by the doctor in charge today"),

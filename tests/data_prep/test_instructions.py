@@ -10,15 +10,16 @@ import tyro
 from fake_endpoint import FakeEndpoint, completion, failure
 from test_notes import api, write_reports
 
-from data_prep import instructions, notes
-from data_prep.gate import GateConfig
-from data_prep.instructions import SHOWN, InstructionsConfig, TaskWeights, shown_examples, tasks_of_note
-from data_prep.notes import NotesConfig
-from data_prep.prompts import ANSWER_PROMPT, QUESTION_PROMPT
-from data_prep.records import TASKS, Example, Reject, UserError, read_parquet
-from data_prep.seed_instructions import SEED_INSTRUCTIONS
-from data_prep.shards import ShardsConfig
-from data_prep.teacher import TeacherConfig
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import TASKS, Example, Reject, read_parquet
+from data_prep.synthesize import instructions, notes
+from data_prep.synthesize.gate import GateConfig
+from data_prep.synthesize.instructions import SHOWN, InstructionsConfig, TaskWeights, shown_examples, tasks_of_note
+from data_prep.synthesize.notes import NotesConfig
+from data_prep.synthesize.prompts import ANSWER_PROMPT, QUESTION_PROMPT
+from data_prep.synthesize.seed_instructions import SEED_INSTRUCTIONS
+from data_prep.synthesize.stage import ShardsConfig
+from data_prep.teachers.base import TeacherConfig
 
 EQUAL = TaskWeights().by_task()
 

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from data_prep.ledger import Ledger, canonical, key_of, request_key
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
+from data_prep.teachers.endpoint.ledger import Ledger, canonical, key_of, request_key
 
 REQUEST = {"base_url": "http://x/v1", "model": "m", "temperature": 1.0, "seed": 3, "messages": [{"role": "user"}]}
 

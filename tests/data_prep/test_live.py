@@ -10,9 +10,9 @@ import pytest
 from fake_endpoint import AT_ONCE, FakeEndpoint, completion, failure
 from test_teacher import ask
 
-from data_prep.ledger import Ledger
-from data_prep.live import allow_connections
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
+from data_prep.teachers.endpoint.http import allow_connections
+from data_prep.teachers.endpoint.ledger import Ledger
 
 
 def test_retry_after_holds_up_every_request(tmp_path):

@@ -9,9 +9,9 @@ import pytest
 from fake_endpoint import AT_ONCE, FakeEndpoint, completion, failure
 from test_teacher import ask
 
-from data_prep.budget import BudgetConfig
-from data_prep.ledger import Ledger
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
+from data_prep.teachers.endpoint.budget import BudgetConfig
+from data_prep.teachers.endpoint.ledger import Ledger
 
 
 def usage(text: str, prompt: int, completion_tokens: int):
@@ -46,7 +46,7 @@ def test_what_replies_use_is_settled_and_leaves_room_for_more(tmp_path):
     with FakeEndpoint(lambda body, n: usage("x", 10, 20)) as endpoint:
         replies, teacher = ask(endpoint, tmp_path, count=20, max_tokens=1000, budget=budget)
     assert len(replies) == 20
-    assert teacher.budget.spent == pytest.approx(20 * 0.02)
+    assert teacher.meter.budget.spent == pytest.approx(20 * 0.02)
     assert Ledger(tmp_path / "ledger.sqlite").spent() == pytest.approx(20 * 0.02)
 
 
@@ -63,8 +63,8 @@ def test_what_may_have_been_paid_stays_at_its_worst(tmp_path):
         settings = {"timeout_seconds": 0.6, "max_tokens": 1000, "budget": budget}
         replies, teacher = ask(endpoint, tmp_path, count=2, **settings)
     assert [reply.finish_reason for reply in replies] == ["stop", "error"]
-    assert teacher.budget.spent == pytest.approx(1.0 + 0.1)
-    assert teacher.budget.reserved == 0
+    assert teacher.meter.budget.spent == pytest.approx(1.0 + 0.1)
+    assert teacher.meter.budget.reserved == 0
 
 
 @pytest.mark.parametrize("status", [401, 404, 500])

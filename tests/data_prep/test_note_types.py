@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import notes
-from data_prep.note_types import NOTE_TYPES, types_named, types_of_report
-from data_prep.notes import NotesConfig
-from data_prep.offline import write_note
-from data_prep.offline.layouts import LAYOUTS
-from data_prep.offline.sections import COURSE, FOLLOW_UP, SECTIONS
-from data_prep.prompts import note_messages, note_prompt_hash
-from data_prep.records import Note, Reject, UserError, read_parquet
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import Note, Reject, read_parquet
+from data_prep.synthesize import notes
+from data_prep.synthesize.note_types import NOTE_TYPES, types_named, types_of_report
+from data_prep.synthesize.notes import NotesConfig
+from data_prep.synthesize.prompts import note_messages, note_prompt_hash
+from data_prep.teachers.offline.layouts import LAYOUTS
+from data_prep.teachers.offline.note import write_note
+from data_prep.teachers.offline.sections import COURSE, FOLLOW_UP, SECTIONS
 
-DEMO_FILE = "data_prep/demo_reports.jsonl"
+DEMO_FILE = "data_prep/ingest/demo_reports.jsonl"
 DEMO = [json.loads(line)["text"] for line in Path(DEMO_FILE).read_text(encoding="utf-8").splitlines()]
 HEADING = re.compile(r"^([A-Z][A-Z ,-]+):$", re.MULTILINE)
 

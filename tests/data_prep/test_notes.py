@@ -8,14 +8,16 @@ import pytest
 import tyro
 from fake_endpoint import FakeEndpoint, completion, failure
 
-from data_prep import folders, notes
-from data_prep.case_reports import ReportsConfig
-from data_prep.note_types import NOTE_TYPES
-from data_prep.notes import NotesConfig
-from data_prep.prompts import note_prompt_hash
-from data_prep.records import Note, Reject, UserError, read_parquet
-from data_prep.shards import ShardsConfig
-from data_prep.teacher import TeacherConfig
+from data_prep.contract import manifests
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import Note, Reject, read_parquet
+from data_prep.ingest.case_reports import ReportsConfig
+from data_prep.synthesize import notes
+from data_prep.synthesize.note_types import NOTE_TYPES
+from data_prep.synthesize.notes import NotesConfig
+from data_prep.synthesize.prompts import note_prompt_hash
+from data_prep.synthesize.stage import ShardsConfig
+from data_prep.teachers.base import TeacherConfig
 
 TEXT = (
     "A {age}-year-old woman was admitted with chest pain and dyspnea. Her blood pressure was 150/90 mmHg. She had a "
@@ -153,7 +155,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(folders, "write_parquet", full)
+    monkeypatch.setattr(manifests, "write_parquet", full)
     with pytest.raises(UserError, match="the disk is full"):
         notes.run(NotesConfig(source, tmp_path / "out", shards=ShardsConfig(2, 1)))
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]

@@ -10,25 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.language.abbreviations import find_pairs, find_undefined
-from data_prep.language.entities import find_entities
-from data_prep.language.lexicon import PLAIN_WORDS, UNITS
-from data_prep.language.sentences import normalise, split_sentences, tidy
-from data_prep.language.times import find_times
-from data_prep.offline import NOT_STATED, OfflineTeacher, answer_question, ask_question, write_note
-from data_prep.offline.layouts import LAYOUTS
-from data_prep.offline.note import PATIENT
-from data_prep.offline.rewording import REWORDINGS, paraphrase
-from data_prep.offline.sections import CHIEF_COMPLAINT, SECTIONS, is_about_patient
-from data_prep.offline.teacher import FORMS
-from data_prep.offline.view import read_note
-from data_prep.records import TASKS
-from data_prep.teacher import Request
+from data_prep.clinical_text.abbreviations import find_pairs, find_undefined
+from data_prep.clinical_text.entities import find_entities
+from data_prep.clinical_text.sentences import normalise, split_sentences, tidy
+from data_prep.clinical_text.time_phrases import find_times
+from data_prep.clinical_text.vocabulary.lexicon import PLAIN_WORDS, UNITS
+from data_prep.contract.records import TASKS
+from data_prep.teachers.base import Request
+from data_prep.teachers.offline.layouts import LAYOUTS
+from data_prep.teachers.offline.note import PATIENT, write_note
+from data_prep.teachers.offline.note_view import NOT_STATED, read_note
+from data_prep.teachers.offline.sections import CHIEF_COMPLAINT, SECTIONS, is_about_patient
+from data_prep.teachers.offline.tasks.paraphrasing import REWORDINGS, paraphrase
+from data_prep.teachers.offline.teacher import FORMS, OfflineTeacher, answer_question, ask_question
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL_REPORTS = ROOT.parent / "shared" / "data" / "case_reports.jsonl"
 DEMO = [
-    json.loads(line) for line in (ROOT / "data_prep" / "demo_reports.jsonl").read_text(encoding="utf-8").splitlines()
+    json.loads(line)
+    for line in (ROOT / "data_prep" / "ingest" / "demo_reports.jsonl").read_text(encoding="utf-8").splitlines()
 ]
 
 WORD = re.compile(r"[^\W\d_]+")
@@ -141,8 +141,10 @@ def test_the_same_request_gets_the_same_reply():
 
 def test_questions_do_not_depend_on_the_process():
     script = (
-        "import json; from data_prep.offline import ask_question, write_note; from data_prep.records import TASKS\n"
-        "text = json.loads(open('data_prep/demo_reports.jsonl', encoding='utf-8').readline())['text']\n"
+        "import json; from data_prep.contract.records import TASKS\n"
+        "from data_prep.teachers.offline.note import write_note\n"
+        "from data_prep.teachers.offline.teacher import ask_question\n"
+        "text = json.loads(open('data_prep/ingest/demo_reports.jsonl', encoding='utf-8').readline())['text']\n"
         "print([ask_question(write_note(text), task, seed) for task in TASKS for seed in range(12)])"
     )
     runs = [

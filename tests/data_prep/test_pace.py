@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from data_prep import pace as pace_module
-from data_prep.pace import START, Bucket, Pace, back_off, retry_after, seconds_of
+from data_prep.teachers.endpoint import rate_limit as pace_module
+from data_prep.teachers.endpoint.rate_limit import START, Bucket, Pace, back_off, retry_after, seconds_of
 
 
 class Clock:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from made_inputs import example, note, sentences, write_records
 
-from data_prep.folders import writing_folder
-from data_prep.pack import PackConfig, run
-from data_prep.prompts import TRAINING_TEMPLATE, render_prompt
-from data_prep.records import Example, PackedRow, Reject, UserError, file_hash, read_parquet, text_hash
-from data_prep.tokenizer import JsonTokenizer, encode, encode_continuations
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import writing_folder
+from data_prep.contract.records import Example, PackedRow, Reject, file_hash, read_parquet, text_hash
+from data_prep.contract.tokenizer import JsonTokenizer, encode, encode_continuations
+from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
+from data_prep.pack.run import PackConfig, run
 
 Document = tuple[list[int], list[bool]]  # ids and loss mask
 ROW = 256

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.packing import cut, pack
+from data_prep.pack.best_fit import cut, pack
 
 
 def first_fit(lengths: Sequence[int], row_length: int) -> int:

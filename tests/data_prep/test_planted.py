@@ -7,9 +7,9 @@ import pytest
 from conftest import shared
 from planted import LEAST_RECALL, reworded
 
-from asclepius_jax.evaluate.mutations import CLASSES, is_true_elsewhere
-from data_prep.grounding import check
-from data_prep.offline import write_note
+from asclepius_jax.evaluate.judge.mutations import CLASSES, is_true_elsewhere
+from data_prep.faithfulness.certificate import check
+from data_prep.teachers.offline.note import write_note
 
 Pair = tuple[str, str]  # report, note
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from data_prep.identifiers import NEVER_PUBLISHED, find_identifiers
-from data_prep.presidio import find_by_presidio
-from data_prep.records import UserError
+from data_prep.clinical_text.identifiers import NEVER_PUBLISHED, find_identifiers
+from data_prep.contract.errors import UserError
+from data_prep.curate.presidio import find_by_presidio
 
 TEXT = "Her sister Ann Miller called 212-555-0143 about the Hodgkin lymphoma; Zofia Nowak was not told."
 

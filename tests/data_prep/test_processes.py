@@ -8,7 +8,7 @@ import time
 
 PARENT = """
 import os, time
-from data_prep.processes import process_pool
+from data_prep.execution.processes import process_pool
 
 if __name__ == "__main__":
     with process_pool(1) as pool:

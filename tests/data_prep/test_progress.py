@@ -2,8 +2,9 @@
 
 import time
 
-from data_prep.budget import Budget, BudgetConfig
-from data_prep.progress import Meter, clock, repeated, shown
+from data_prep.execution.progress import repeated, shown
+from data_prep.teachers.endpoint.budget import Budget, BudgetConfig
+from data_prep.teachers.endpoint.meter import Meter, clock
 
 
 def test_the_line_says_how_far_how_fast_and_what_it_costs():
@@ -43,7 +44,7 @@ def test_it_speaks_now_and_then_while_the_work_goes_on_and_not_after():
 
 
 def test_away_from_a_terminal_a_short_run_shows_nothing(capsys):
-    with shown("notes", Meter()):
+    with shown("notes", Meter().line):
         pass
     assert capsys.readouterr().err == ""
 

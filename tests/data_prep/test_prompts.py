@@ -3,22 +3,20 @@
 import jinja2
 import pytest
 
-from data_prep.note_types import NOTE_TYPES
-from data_prep.prompts import (
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import TASKS
+from data_prep.contract.training_prompt import TRAINING_TEMPLATE, chat_template, load_template, render_prompt
+from data_prep.synthesize.note_types import NOTE_TYPES
+from data_prep.synthesize.prompts import (
     ANSWER_PROMPT,
     NOTE_PROMPT,
     QUESTION_PROMPT,
     TASK_RULES,
-    TRAINING_TEMPLATE,
     answer_messages,
-    chat_template,
-    load_template,
     note_messages,
     question_messages,
-    render_prompt,
 )
-from data_prep.records import TASKS, UserError
-from data_prep.seed_instructions import SEED_INSTRUCTIONS
+from data_prep.synthesize.seed_instructions import SEED_INSTRUCTIONS
 
 TRICKY = "BP {120/80} {note} {{ x }} {% if %} 5' 6\" \\n \\ 100 µg – “q”\n\n  indented {instruction}"
 TEMPLATES = [TRAINING_TEMPLATE, "Q: {instruction}\n'\"\\ {{x}} {% y %}\n{note}\n\nA:\n", "{note}{instruction}"]

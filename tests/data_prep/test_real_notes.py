@@ -8,12 +8,14 @@ import pytest
 from fake_endpoint import FakeEndpoint, completion
 from test_notes import api
 
-from data_prep import instructions, real_notes
-from data_prep.folders import read_manifest
-from data_prep.instructions import InstructionsConfig
-from data_prep.real_notes import RealNotesConfig, with_placeholders
-from data_prep.records import Example, Note, Reject, UserError, read_parquet
-from data_prep.remote import is_of_the_house, why_not_send
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest
+from data_prep.contract.records import Example, Note, Reject, read_parquet
+from data_prep.ingest import real_notes
+from data_prep.ingest.real_notes import RealNotesConfig, with_placeholders
+from data_prep.synthesize import instructions
+from data_prep.synthesize.instructions import InstructionsConfig
+from data_prep.teachers.endpoint.allowed_hosts import is_of_the_house, why_not_send
 
 MIMIC3 = "ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CHARTTIME,STORETIME,CATEGORY,DESCRIPTION,CGID,ISERROR,TEXT".split(",")
 TEXT = """Admission Date:  [**2151-7-16**]       Discharge Date:  [**2151-8-4**]

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from data_prep.records import (
+from data_prep.contract.records import (
     CaseReport,
     Certificate,
     Example,

@@ -8,14 +8,17 @@ import pytest
 from hub_server import Hub, serving
 from made_inputs import GENERATION, example, write_records
 
-from data_prep import adopt, instructions, notes, release, split
-from data_prep.adopt import AdoptConfig
-from data_prep.folders import read_manifest
-from data_prep.instructions import InstructionsConfig
-from data_prep.notes import NotesConfig
-from data_prep.records import Certificate, Example, Reject, Turn, UserError, read_parquet
-from data_prep.release import ReleaseConfig
-from data_prep.split import SplitConfig
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest
+from data_prep.contract.records import Certificate, Example, Reject, Turn, read_parquet
+from data_prep.curate import release, split
+from data_prep.curate.release import ReleaseConfig
+from data_prep.curate.split import SplitConfig
+from data_prep.ingest import published
+from data_prep.ingest.published import AdoptConfig
+from data_prep.synthesize import instructions, notes
+from data_prep.synthesize.instructions import InstructionsConfig
+from data_prep.synthesize.notes import NotesConfig
 
 CERTIFICATE = Certificate("7", stated=8, derived=1, unsupported=1)
 EXAMPLES = [
@@ -40,7 +43,7 @@ def test_what_is_released_comes_back(tmp_path: Path, turns: tuple):
     examples = [*EXAMPLES, dataclasses.replace(EXAMPLES[0], id="talk", question="Who?", follow_ups=turns)]
     source = write_records(tmp_path / "source", examples)
     release.run(ReleaseConfig(source, tmp_path / "out"))
-    adopt.run(AdoptConfig(str(tmp_path / "out/train-00000-of-00001.parquet"), tmp_path / "back", "CC0"))
+    published.run(AdoptConfig(str(tmp_path / "out/train-00000-of-00001.parquet"), tmp_path / "back", "CC0"))
     back = adopted(tmp_path / "back")
     assert sorted(map(facts, back)) == sorted(map(facts, examples))
     assert {e.licence for e in back} == {"CC0"}
@@ -66,7 +69,7 @@ def test_a_published_csv_is_read(tmp_path: Path):
         "3,Third.,Who?,,Summarization\n"
         '1,"A note, with a comma.",What?,That.,Named Entity Recognition\n'
     )
-    adopt.run(AdoptConfig(str(path), tmp_path / "out"))
+    published.run(AdoptConfig(str(path), tmp_path / "out"))
     (only,) = adopted(tmp_path / "out")
     assert (only.report_id, only.task, only.source) == ("1", "Named Entity Recognition", "synthetic")
     rejects = list(read_parquet(tmp_path / "out/rejected.parquet", Reject))
@@ -77,7 +80,7 @@ def test_a_file_in_other_columns_is_refused_by_name(tmp_path: Path):
     path = tmp_path / "other.csv"
     path.write_text("patient_id,note,instruction,answer\n1,a,b,c\n")
     with pytest.raises(UserError, match="no column question, task among patient_id, note, instruction, answer"):
-        adopt.run(AdoptConfig(str(path), tmp_path / "out"))
+        published.run(AdoptConfig(str(path), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -109,7 +112,7 @@ def test_a_share_alike_licence_goes_on(tmp_path: Path, licences: list[str], hub:
 
 
 def test_the_card_tells_every_stage_and_the_faithfulness(tmp_path: Path):
-    notes.run(NotesConfig("data_prep/demo_reports.jsonl", tmp_path / "notes", note_types=("operative note",)))
+    notes.run(NotesConfig("data_prep/ingest/demo_reports.jsonl", tmp_path / "notes", note_types=("operative note",)))
     instructions.run(InstructionsConfig(tmp_path / "notes", tmp_path / "ins"))
     split.run(SplitConfig(tmp_path / "ins", tmp_path / "split", 0.3))
     release.run(ReleaseConfig(tmp_path / "split/train", tmp_path / "out", tmp_path / "split/held_out"))

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from data_prep.records import CaseReport, Reject, UserError
-from data_prep.shards import (
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import CaseReport, Reject
+from data_prep.synthesize.stage import (
     ShardsConfig,
     check_shards,
     first,
@@ -18,13 +19,16 @@ from data_prep.shards import (
     map_on_one_loop,
     work_on_shard,
 )
-from data_prep.teacher import Reply, Request
+from data_prep.teachers.base import Reply, Request
 
 
 class Echo:
     """A teacher that repeats the last message, the later records of a shard sooner than the first."""
 
     name = "echo"
+
+    async def close(self):
+        pass
 
     async def ask(self, request):
         await asyncio.sleep(0.02 if request.record_id.endswith("0") else 0)
@@ -145,6 +149,7 @@ def test_settings_that_cannot_work():
 
 def test_stage_modules_import_in_an_instant():
     heavy = ["pyarrow", "datasets", "openai", "tensorflow", "jax", "pandas"]
-    code = f"import sys, data_prep.notes, data_prep.instructions; print([m for m in {heavy} if m in sys.modules])"
+    stages = "data_prep.synthesize.notes, data_prep.synthesize.instructions"
+    code = f"import sys, {stages}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

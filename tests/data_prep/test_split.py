@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from made_inputs import WORDS, example, note, write_records
 
-from data_prep.folders import read_manifest
-from data_prep.near_duplicates import Contamination, NearDuplicates, copied_share, longest_run, words_of
-from data_prep.records import Example, Note, Reject, UserError, read_parquet
-from data_prep.split import SplitConfig, run
+from data_prep.clinical_text.near_duplicates import Contamination, NearDuplicates, copied_share, longest_run, words_of
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest
+from data_prep.contract.records import Example, Note, Reject, read_parquet
+from data_prep.curate.split import SplitConfig, run
 
 TEXTS = [" ".join(words) for words in np.random.default_rng(5).choice(WORDS, (400, 60))]
 

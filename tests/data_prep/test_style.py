@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep import notes, style
-from data_prep.language.lexicon import PLAIN_WORDS
-from data_prep.notes import NotesConfig
-from data_prep.records import Note, UserError, read_parquet
-from data_prep.style import ABBREVIATIONS, CLIPPED, KINDS, apply, from_json, to_json, undo
+from data_prep.clinical_text.vocabulary.lexicon import PLAIN_WORDS
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import Note, read_parquet
+from data_prep.synthesize import notes, style
+from data_prep.synthesize.notes import NotesConfig
+from data_prep.synthesize.style import ABBREVIATIONS, CLIPPED, KINDS, apply, from_json, to_json, undo
 
 TEXT = """HISTORY OF PRESENT ILLNESS:
 The patient was given aspirin twice daily for hypertension. She had a history of myalgia.
@@ -89,7 +90,7 @@ def test_a_text_that_is_not_the_styled_one_is_refused():
 
 def test_notes_are_checked_before_they_are_styled(tmp_path: Path):
     """Taking the recorded edits back gives the notes of a run without style."""
-    source = "data_prep/demo_reports.jsonl"
+    source = "data_prep/ingest/demo_reports.jsonl"
     notes.run(NotesConfig(source, tmp_path / "plain"))
     notes.run(NotesConfig(source, tmp_path / "styled", style=0.8))
     plain, styled = read(tmp_path / "plain"), read(tmp_path / "styled")

@@ -9,20 +9,14 @@ from pathlib import Path
 import pytest
 from fake_endpoint import AT_ONCE, FakeEndpoint, completion, failure
 
-from data_prep import endpoint as endpoint_module
-from data_prep.endpoint import OpenAITeacher, identity
-from data_prep.ledger import Ledger, request_key
-from data_prep.progress import Meter
-from data_prep.records import UserError
-from data_prep.replies import Reply, read_response
-from data_prep.teacher import (
-    Request,
-    TeacherConfig,
-    check_teacher,
-    ledger_path,
-    make_teacher,
-    request_seed,
-)
+from data_prep.contract.errors import UserError
+from data_prep.teachers.base import Request, TeacherConfig, check_teacher, ledger_path, request_seed
+from data_prep.teachers.endpoint import transport
+from data_prep.teachers.endpoint.ledger import Ledger, request_key
+from data_prep.teachers.endpoint.meter import Meter
+from data_prep.teachers.endpoint.openai import identity
+from data_prep.teachers.endpoint.replies import Reply, read_response
+from data_prep.teachers.factory import endpoint_teacher, make_teacher
 
 
 def ask(endpoint, folder, count=1, **settings):
@@ -31,7 +25,7 @@ def ask(endpoint, folder, count=1, **settings):
     config = TeacherConfig(teacher="openai", base_url=endpoint.url, **settings)
 
     async def go():
-        teacher = OpenAITeacher(config, Ledger(folder / "ledger.sqlite"), Meter())
+        teacher = endpoint_teacher(config, Ledger(folder / "ledger.sqlite"), Meter())
         requests = [Request("note", f"r{k}", ({"role": "user", "content": f"say {k}"},), seed=k) for k in range(count)]
         try:
             return await asyncio.gather(*map(teacher.ask, requests)), teacher
@@ -149,7 +143,7 @@ def test_the_raw_response_is_committed_before_it_is_parsed(tmp_path, monkeypatch
 
     with FakeEndpoint(lambda body, n: completion("paid")) as endpoint:
         with monkeypatch.context() as patch:
-            patch.setattr(endpoint_module, "read_response", crash)
+            patch.setattr(transport, "read_response", crash)
             with pytest.raises(KeyboardInterrupt):
                 ask(endpoint, tmp_path)
         replies, _ = ask(endpoint, tmp_path)
@@ -339,7 +333,7 @@ def test_a_reply_against_its_schema_is_asked_for_once_more_and_then_invalid(tmp_
 
     async def go():
         config = TeacherConfig("openai", endpoint.url, "m", structured=structured)
-        teacher = OpenAITeacher(config, Ledger(tmp_path / "ledger.sqlite"), Meter())
+        teacher = endpoint_teacher(config, Ledger(tmp_path / "ledger.sqlite"), Meter())
         message = ({"role": "user", "content": "judge"},)
         try:
             return [

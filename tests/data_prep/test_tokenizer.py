@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_inputs import WORDS
 
-from data_prep.records import UserError
-from data_prep.tokenizer import (
+from data_prep.contract.errors import UserError
+from data_prep.contract.tokenizer import (
     JsonTokenizer,
     SentencePieceTokenizer,
     encode,

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from asclepius_jax.evaluate.records import Answer, Judgement, Question, read_records
-from data_prep.folders import read_manifest, writing_folder
-from data_prep.teacher import TeacherConfig
+from data_prep.contract.manifests import read_manifest, writing_folder
+from data_prep.teachers.base import TeacherConfig
 
 NOTE = (
     "A 64-year-old woman was admitted with fever for 3 days. She denied chest pain. CT showed a mass in the left lung. "

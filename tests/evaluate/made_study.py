@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from asclepius_jax.evaluate.page import study
-from asclepius_jax.evaluate.page.study import StudyConfig
+from asclepius_jax.evaluate.clinicians import study
+from asclepius_jax.evaluate.clinicians.study import StudyConfig
 from asclepius_jax.evaluate.records import Answer, Question, Rating
-from data_prep.folders import writing_folder
+from data_prep.contract.manifests import writing_folder
 
 MODELS = ("zebrafish-7b", "quokka-13b")
 SCRIPT = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"

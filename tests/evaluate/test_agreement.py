@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from asclepius_jax.evaluate.agreement import correlations, krippendorff_alpha, quadratic_kappa
-from data_prep.records import UserError
+from asclepius_jax.evaluate.statistics.agreement import correlations, krippendorff_alpha, quadratic_kappa
+from data_prep.contract.errors import UserError
 
 CLOSE = 1e-6
 N = None

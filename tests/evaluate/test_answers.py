@@ -9,18 +9,19 @@ from fake_endpoint import FakeEndpoint, completion
 from made_evaluation import answered, content, judge_at, question, write, write_questions
 from made_inputs import MODEL, make_tokenizer, sentences, transformers_model
 
-from asclepius_jax.checkpoints import find_step, read_meta
-from asclepius_jax.evaluate import answers, judge, models
-from asclepius_jax.evaluate.answers import AnswersConfig, found_folders, run
-from asclepius_jax.evaluate.formats import by_chat_template
-from asclepius_jax.evaluate.models import Checkpoint, Decoding, ModelSpec, Transformer, parse_spec
+from asclepius_jax.checkpoint.read import find_step, read_meta
+from asclepius_jax.convert.export_hf import texts_of
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
+from asclepius_jax.evaluate.answers import answers, models
+from asclepius_jax.evaluate.answers.answers import AnswersConfig, found_folders, run
+from asclepius_jax.evaluate.answers.models import Checkpoint, Decoding, ModelSpec, Transformer, parse_spec
+from asclepius_jax.evaluate.judge import judge
+from asclepius_jax.evaluate.questions.prompt_formats import by_chat_template
 from asclepius_jax.evaluate.records import Judgement, Question, read_records
-from asclepius_jax.export import texts_of
-from asclepius_jax.importing import ImportConfig, run_import
-from data_prep.folders import read_manifest
-from data_prep.prompts import TRAINING_TEMPLATE, render_prompt
-from data_prep.records import UserError
-from data_prep.tokenizer import JsonTokenizer, encode_prompt
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest
+from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt
+from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
 
 transformers = pytest.importorskip("transformers")
 

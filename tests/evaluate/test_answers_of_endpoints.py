@@ -8,12 +8,12 @@ import pytest
 from fake_endpoint import FakeEndpoint, completion, failure
 from made_evaluation import answered, content, judge_at, question, write, write_questions
 
-from asclepius_jax.evaluate import judge
-from asclepius_jax.evaluate.answers import AnswersConfig, run
-from asclepius_jax.evaluate.models import Decoding
+from asclepius_jax.evaluate.answers.answers import AnswersConfig, run
+from asclepius_jax.evaluate.answers.models import Decoding
+from asclepius_jax.evaluate.judge import judge
 from asclepius_jax.evaluate.records import Question
-from data_prep.records import UserError
-from data_prep.teacher import TeacherConfig
+from data_prep.contract.errors import UserError
+from data_prep.teachers.base import TeacherConfig
 
 
 def at_endpoint(endpoint, questions: Path, out: Path, **more) -> AnswersConfig:

@@ -8,20 +8,21 @@ from pathlib import Path
 import pytest
 from conftest import shared
 
-from asclepius_jax.evaluate import sets
-from asclepius_jax.evaluate.gold.references import load
+from asclepius_jax.evaluate.questions import registry
+from asclepius_jax.evaluate.questions.datasets.references import load
 from asclepius_jax.evaluate.records import Question, read_records
-from data_prep.records import TASKS, UserError
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import TASKS
 
 
 def asked(name: str, source: Path, out: Path, **options: int) -> list[Question]:
-    sets.run(sets.SetConfig(name, source, out, **options))
+    registry.run(registry.SetConfig(name, source, out, **options))
     return list(read_records(out, "questions", Question))
 
 
 def refused(name: str, source: Path, out: Path, told: str) -> None:
     with pytest.raises(UserError, match=told) as caught:
-        sets.run(sets.SetConfig(name, source, out))
+        registry.run(registry.SetConfig(name, source, out))
     assert "\n" not in str(caught.value)
     assert not out.exists()
 

@@ -7,9 +7,9 @@ from fake_endpoint import FakeEndpoint, completion
 from made_evaluation import question, write, write_answers
 from test_notes import api
 
-from asclepius_jax.evaluate.claims import Claim, ClaimsConfig, figures_of, read_claims, run
+from asclepius_jax.evaluate.judge.claims import Claim, ClaimsConfig, figures_of, read_claims, run
 from asclepius_jax.evaluate.records import Question, read_records
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
 
 NONE = Claim("q0", "m", "", "")
 

@@ -7,15 +7,15 @@ import pytest
 from made_evaluation import answered, question, write, write_answers, write_judgements, write_questions
 from made_inputs import example, write_records
 
-from asclepius_jax.evaluate import plant
-from asclepius_jax.evaluate.answers import answers_hash
-from asclepius_jax.evaluate.calibration import retest
-from asclepius_jax.evaluate.figures import Results, figures_of, read_judged
-from asclepius_jax.evaluate.measured import keep
+from asclepius_jax.evaluate.answers.answers import answers_hash
+from asclepius_jax.evaluate.judge import plant
+from asclepius_jax.evaluate.judge.calibration import retest
 from asclepius_jax.evaluate.records import Judgement, Label, Question, Rating, read_records
-from asclepius_jax.evaluate.report import ReportConfig, run
-from data_prep.folders import MANIFEST
-from data_prep.records import UserError
+from asclepius_jax.evaluate.report.figures import Results, figures_of, read_judged
+from asclepius_jax.evaluate.report.report import ReportConfig, run
+from asclepius_jax.evaluate.report.tables import keep
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import MANIFEST
 
 GOOD, BAD, NONE = [4, 4, 4, 3, 4, 4, 3, 4], [1, 1, 2, 1, 1, 1, 3, 1], [0] * 8
 RIGHT = "Aspirin 100 mg was given twice daily."

@@ -5,12 +5,12 @@ import json
 import pytest
 from made_evaluation import NOTE, question, write, write_answers, write_judgements, write_questions
 
-from asclepius_jax.evaluate.calibration import calibrate
-from asclepius_jax.evaluate.figures import Results, figures_of, lower_median, read_judged, scores_of
-from asclepius_jax.evaluate.hallucination import analyse
+from asclepius_jax.evaluate.judge.calibration import calibrate
+from asclepius_jax.evaluate.judge.hallucination import analyse
 from asclepius_jax.evaluate.records import Answer, Judgement, Label, Rating
-from asclepius_jax.evaluate.report import ReportConfig, run
-from data_prep.records import UserError
+from asclepius_jax.evaluate.report.figures import Results, figures_of, lower_median, read_judged, scores_of
+from asclepius_jax.evaluate.report.report import ReportConfig, run
+from data_prep.contract.errors import UserError
 
 GOOD, FAIR, BAD = [4, 4, 4, 3, 4, 4, 3, 4], [3, 3, 2, 3, 4, 2, 3, 3], [1, 1, 2, 1, 1, 1, 3, 1]
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from asclepius_jax.evaluate.gold.answers import Item, items, typed
-from asclepius_jax.evaluate.gold.references import dump, load, normal
-from asclepius_jax.evaluate.gold.scorers import SCORERS, Span
+from asclepius_jax.evaluate.known_answers.parse import Item, items, typed
+from asclepius_jax.evaluate.known_answers.scorers import SCORERS, Span
+from asclepius_jax.evaluate.questions.datasets.references import dump, load, normal
 
 TYPES = ["symptom", "disease", "drug", "test", "treatment"]
 EXPECTED = [("symptom", "fever"), ("drug", "aspirin 100 mg"), ("drug", "heparin")]

@@ -12,18 +12,20 @@ from conftest import shared
 from nervaluate import Evaluator
 
 from asclepius_jax.cli import PARTS
-from asclepius_jax.evaluate import sets
-from asclepius_jax.evaluate.gold import brat, scorers, spans
-from asclepius_jax.evaluate.gold.brat import Entity
-from asclepius_jax.evaluate.gold.references import dump, load
-from asclepius_jax.evaluate.gold.score import ScoreConfig, run, score
-from asclepius_jax.evaluate.gold.score import told as told_in_the_table
-from asclepius_jax.evaluate.gold.scorers import SCORERS, Span, matches
-from asclepius_jax.evaluate.measured import read_measured
+from asclepius_jax.evaluate.known_answers import scorers
+from asclepius_jax.evaluate.known_answers.score import ScoreConfig, run, score
+from asclepius_jax.evaluate.known_answers.score import told as told_in_the_table
+from asclepius_jax.evaluate.known_answers.scorers import SCORERS, Span, matches
+from asclepius_jax.evaluate.questions import registry
+from asclepius_jax.evaluate.questions.datasets import annotated_spans as spans
+from asclepius_jax.evaluate.questions.datasets import brat
+from asclepius_jax.evaluate.questions.datasets.brat import Entity
+from asclepius_jax.evaluate.questions.datasets.references import dump, load
 from asclepius_jax.evaluate.records import Answer, Question, read_records
-from asclepius_jax.evaluate.statistics import Estimate
-from data_prep.folders import writing_folder
-from data_prep.records import UserError
+from asclepius_jax.evaluate.report.tables import read_measured
+from asclepius_jax.evaluate.statistics.estimates import Estimate
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import writing_folder
 
 TYPES = ("symptom", "drug", "test")
 CONFIG = ScoreConfig(Path(), Path(), resamples=200)
@@ -241,7 +243,7 @@ def answered(questions: list[Question], model: str, write) -> list[Answer]:
     ],
 )
 def test_a_model_that_knows_is_perfect_on_the_real_sets(tmp_path: Path, name: str, source: str, count: int):
-    sets.run(sets.SetConfig(name, shared(source), tmp_path / "q"))
+    registry.run(registry.SetConfig(name, shared(source), tmp_path / "q"))
     questions = list(read_records(tmp_path / "q", "questions", Question))
     assert len(questions) >= count
     for question in questions:
@@ -278,7 +280,7 @@ SENSES = [
 
 def test_sense_table_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     source = sense_table(tmp_path / "senses.csv", SENSES)
-    sets.run(sets.SetConfig("abbreviations", source, tmp_path / "q"))
+    registry.run(registry.SetConfig("abbreviations", source, tmp_path / "q"))
     questions = list(read_records(tmp_path / "q", "questions", Question))
     assert load(questions[0].reference)["others"] == ["mitral stenosis"]
     answers = answered(questions, "knows", perfect) + answered(questions, "guesses", lambda q: "multiple sclerosis")
@@ -334,7 +336,7 @@ def test_answers_that_do_not_belong_are_refused():
 def test_bad_sets_are_refused_in_one_line(tmp_path: Path):
     def refused(name: str, source: Path, told: str) -> None:
         with pytest.raises(UserError, match=told) as caught:
-            sets.run(sets.SetConfig(name, source, tmp_path / "out"))
+            registry.run(registry.SetConfig(name, source, tmp_path / "out"))
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()
 
@@ -356,7 +358,7 @@ def test_a_limit_keeps_whole_notes_and_repeats(tmp_path: Path):
     source = sense_table(tmp_path / "s.csv", SENSES * 10)
     kept = []
     for name in ("one", "two"):
-        sets.run(sets.SetConfig("abbreviations", source, tmp_path / name, limit=4, seed=3))
+        registry.run(registry.SetConfig("abbreviations", source, tmp_path / name, limit=4, seed=3))
         kept.append([question.id for question in read_records(tmp_path / name, "questions", Question)])
     assert kept[0] == kept[1]
     assert len(kept[0]) == 4
@@ -370,5 +372,5 @@ def test_the_command_line_finds_its_parts(part: str):
 
 
 def test_the_table_of_sets_names_functions_that_exist():
-    for reader in sets.SETS.values():
+    for reader in registry.SETS.values():
         assert callable(getattr(importlib.import_module(reader.module), reader.function))

@@ -8,20 +8,15 @@ from fake_endpoint import FakeEndpoint, completion
 from made_evaluation import NOTE, question, write_answers, write_questions
 from test_notes import api
 
-from asclepius_jax.evaluate import judge_prompts
-from asclepius_jax.evaluate.answers import read_answers
-from asclepius_jax.evaluate.judge import JudgeConfig, kinship, run
-from asclepius_jax.evaluate.judge_prompts import (
-    listwise_messages,
-    pointwise_messages,
-    read_scores,
-    read_verdict,
-)
+from asclepius_jax.evaluate.answers.answers import read_answers
+from asclepius_jax.evaluate.judge import prompts
+from asclepius_jax.evaluate.judge.by_rule import by_rules
+from asclepius_jax.evaluate.judge.judge import JudgeConfig, kinship, run
+from asclepius_jax.evaluate.judge.prompts import listwise_messages, pointwise_messages, read_scores, read_verdict
+from asclepius_jax.evaluate.judge.rubric import Verdict
 from asclepius_jax.evaluate.records import Answer, Judgement, read_records
-from asclepius_jax.evaluate.rubric import Verdict
-from asclepius_jax.evaluate.rules_judge import by_rules
-from data_prep.records import UserError
-from data_prep.teacher import TeacherConfig
+from data_prep.contract.errors import UserError
+from data_prep.teachers.base import TeacherConfig
 
 GOOD = json.dumps({"evidence": [], "incorrect": "no", "omitted": "nothing", "answerable": "yes", "recognised": "yes"})
 BAD = GOOD.replace('"incorrect": "no"', '"incorrect": "yes"')
@@ -156,7 +151,7 @@ def test_a_judge_may_not_go_by_the_name_of_the_clinicians(tmp_path):
 
 def test_the_hash_of_the_prompts_is_in_the_manifest(tmp_path):
     _, _, manifest = judged(tmp_path, lambda body, n: completion(GOOD))
-    assert manifest["prompt"] == judge_prompts.HASH
+    assert manifest["prompt"] == prompts.HASH
     assert manifest["judge"] == "j"
 
 

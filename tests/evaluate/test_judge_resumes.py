@@ -14,8 +14,8 @@ import pytest
 from made_evaluation import write_answers, write_questions
 from test_endpoint_chaos import folder_content, free_port
 
-from asclepius_jax.evaluate.report import ReportConfig, run
-from data_prep.ledger import Ledger
+from asclepius_jax.evaluate.report.report import ReportConfig, run
+from data_prep.teachers.endpoint.ledger import Ledger
 
 HERE = Path(__file__).resolve().parent
 

@@ -15,10 +15,10 @@ import pytest
 from made_study import MODELS, SCRIPT, links
 from starlette.testclient import TestClient
 
-from asclepius_jax.evaluate.page import store
-from asclepius_jax.evaluate.page.app import application
+from asclepius_jax.evaluate.clinicians import store
+from asclepius_jax.evaluate.clinicians.app import application
 from asclepius_jax.evaluate.records import Rating
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
 
 ORIGIN = {"Origin": "http://testserver"}
 JSON = {"Accept": "application/json"}
@@ -253,7 +253,7 @@ def test_the_log_cannot_be_changed(study, item):
 
 def test_time_counts_no_more_than_has_passed(study, item, monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr("asclepius_jax.evaluate.page.app.time.time", lambda: clock[0])
+    monkeypatch.setattr("asclepius_jax.evaluate.clinicians.app.time.time", lambda: clock[0])
     study.browser.get(item)
     address = item.replace("/item/", "/time/")
     for passed, claimed in ((10, "8"), (5, "5"), (5, "500"), (5, "-5")):
@@ -353,7 +353,7 @@ def test_a_locked_database_is_said_in_one_line_and_nothing_is_lost(study, item, 
     [(None, "no study there"), (b"", "has version 0"), (b"not a database, " * 99, "is not a study")],
 )
 def test_what_is_no_study_is_refused_before_anything_is_served(tmp_path, content, told):
-    from asclepius_jax.evaluate.page import serve
+    from asclepius_jax.evaluate.clinicians import serve
 
     if content is not None:
         (tmp_path / store.DATABASE).write_bytes(content)
@@ -364,7 +364,7 @@ def test_what_is_no_study_is_refused_before_anything_is_served(tmp_path, content
 def test_a_port_that_is_taken_is_refused(study):
     import socket
 
-    from asclepius_jax.evaluate.page import serve
+    from asclepius_jax.evaluate.clinicians import serve
 
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="choose another --port"):
         serve.run(serve.ServeConfig(study.database.parent, port=taken.getsockname()[1]))
@@ -374,7 +374,7 @@ def test_a_port_that_is_taken_is_refused(study):
 
 @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)])
 def test_an_address_that_others_can_reach_draws_a_warning(study, monkeypatch, capsys, host, warned):
-    from asclepius_jax.evaluate.page import serve
+    from asclepius_jax.evaluate.clinicians import serve
 
     monkeypatch.setattr(serve.uvicorn.Server, "run", lambda *_, **__: None)
     serve.run(serve.ServeConfig(study.database.parent, host=host, port=0))

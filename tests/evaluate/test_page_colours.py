@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from asclepius_jax.evaluate.page import views
+from asclepius_jax.evaluate.clinicians import views
 
 
 def luminance(colour: str) -> float:

@@ -19,11 +19,11 @@ import made_study
 import pytest
 from made_study import MODELS, answer_text, links
 
-from asclepius_jax.evaluate.page import ratings, store
-from asclepius_jax.evaluate.page.verdicts import TREATMENTS, Draft
+from asclepius_jax.evaluate.clinicians import ratings, store
+from asclepius_jax.evaluate.clinicians.verdicts import TREATMENTS, Draft
+from asclepius_jax.evaluate.judge.rubric import OMISSIONS
 from asclepius_jax.evaluate.records import Rating, read_records
-from asclepius_jax.evaluate.rubric import OMISSIONS
-from data_prep.records import seeded_fraction
+from data_prep.contract.records import seeded_fraction
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -169,7 +169,7 @@ def score_all(rater: Rater, server: Server, first: int, last: int, die_at: int) 
 
 
 def expected_rating(rater: Rater, position: int, text: str) -> dict:
-    from asclepius_jax.evaluate.rubric import Verdict, score
+    from asclepius_jax.evaluate.judge.rubric import Verdict, score
 
     meant = rater.meant[position, text]
     verdict = Verdict(meant["incorrect"], meant["omitted"], *TREATMENTS[meant["treatment"]])

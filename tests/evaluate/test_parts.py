@@ -16,7 +16,14 @@ def test_a_part_of_the_evaluation_that_there_is_not_gets_a_suggestion(refused: A
 def test_torch_is_left_to_the_owner_of_the_machine(refused: Ask, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "config.json").write_text("{}")
-    flags = ("--scorer", tmp_path, "--sources", f"a={ROOT / 'data_prep/demo_reports.jsonl'}", "--out", tmp_path / "x")
+    flags = (
+        "--scorer",
+        tmp_path,
+        "--sources",
+        f"a={ROOT / 'data_prep/ingest/demo_reports.jsonl'}",
+        "--out",
+        tmp_path / "x",
+    )
     assert "torch is not installed: pip install torch" in one_line(refused("evaluate", "realism", *flags))
 
 

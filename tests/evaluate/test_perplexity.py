@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from made_inputs import MODEL, make_tokenizer, sentences, transformers_model
 
-from asclepius_jax.evaluate.perplexity import Scored, Scorer, bits_a_byte, perplexity, perplexity_a_text
-from asclepius_jax.evaluate.realism import RealismConfig, Source, mauve_of, run, told_apart
-from data_prep.records import UserError
+from asclepius_jax.evaluate.audits.perplexity import Scored, Scorer, bits_a_byte, perplexity, perplexity_a_text
+from asclepius_jax.evaluate.audits.realism import RealismConfig, Source, mauve_of, run, told_apart
+from data_prep.contract.errors import UserError
 
 
 def source(texts: list[str], cases: str) -> Source:

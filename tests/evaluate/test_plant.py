@@ -11,14 +11,15 @@ from fake_endpoint import FakeEndpoint, completion
 from made_evaluation import write_questions
 from test_notes import api
 
-from asclepius_jax.evaluate import judge, plant, report
-from asclepius_jax.evaluate.judge import JudgeConfig
-from asclepius_jax.evaluate.judge_prompts import pointwise_messages
+from asclepius_jax.evaluate.judge import judge, plant
+from asclepius_jax.evaluate.judge.judge import JudgeConfig
+from asclepius_jax.evaluate.judge.prompts import pointwise_messages
 from asclepius_jax.evaluate.records import Answer, Label, Question, read_records
-from data_prep import instructions, notes
-from data_prep.records import UserError
-from data_prep.shards import ShardsConfig
-from data_prep.teacher import TeacherConfig
+from asclepius_jax.evaluate.report import report
+from data_prep.contract.errors import UserError
+from data_prep.synthesize import instructions, notes
+from data_prep.synthesize.stage import ShardsConfig
+from data_prep.teachers.base import TeacherConfig
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ import pytest
 from made_evaluation import NOTE, question, write, write_answers
 from made_inputs import MODEL, make_tokenizer, note, sentences, transformers_model, write_records
 
-from asclepius_jax.evaluate import canaries, forgetting, privacy
-from asclepius_jax.evaluate.canaries import FORMAT, CanariesConfig, read_canaries
-from asclepius_jax.evaluate.privacy import PrivacyConfig, area, auc, caught_at
+from asclepius_jax.evaluate.audits import canaries, forgetting, privacy
+from asclepius_jax.evaluate.audits.canaries import FORMAT, CanariesConfig, read_canaries
+from asclepius_jax.evaluate.audits.privacy import PrivacyConfig, area, auc, caught_at
 from asclepius_jax.evaluate.records import Answer, Question
-from data_prep.folders import read_manifest, verified_files
-from data_prep.records import Note, UserError, read_parquet
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest, verified_files
+from data_prep.contract.records import Note, read_parquet
 
 
 def read_notes(folder) -> list[Note]:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from made_inputs import example, write_records
 
-from asclepius_jax.evaluate.questions import QuestionsConfig, draw, run
+from asclepius_jax.evaluate.questions.questions import QuestionsConfig, draw, run
 from asclepius_jax.evaluate.records import Question, read_records
-from data_prep import release
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
+from data_prep.curate import release
 
 
 def asked(source, out, **more) -> list[Question]:

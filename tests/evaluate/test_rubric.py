@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from asclepius_jax.evaluate.rubric import OMISSIONS, Verdict, score
-from data_prep.records import UserError
+from asclepius_jax.evaluate.judge.rubric import OMISSIONS, Verdict, score
+from data_prep.contract.errors import UserError
 
 
 @pytest.mark.parametrize(

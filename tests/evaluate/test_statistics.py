@@ -10,8 +10,8 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
-from asclepius_jax.evaluate import comparisons, statistics
-from data_prep.records import UserError
+from asclepius_jax.evaluate.statistics import comparisons, estimates
+from data_prep.contract.errors import UserError
 
 # Two models on 24 questions, three on each of eight notes.
 FIRST = [4, 3, 4, 2, 4, 1, 3, 4, 4, 2, 3, 3, 4, 4, 1, 3, 2, 4, 4, 3, 4, 2, 3, 4]
@@ -74,11 +74,11 @@ def test_equivalence_equals_statsmodels_and_needs_more_than_a_large_p():
 
 def test_the_unacceptable_rate_equals_wilson_of_statsmodels():
     low, high = proportion_confint(6, 24, method="wilson")
-    rate = statistics.unacceptable_rate([*SECOND, 0, None, math.nan])
+    rate = estimates.unacceptable_rate([*SECOND, 0, None, math.nan])
     assert (rate.count, rate.n, rate.missing) == (6, 24, 3)
     assert (rate.value, rate.low, rate.high) == pytest.approx((0.25, low, high), abs=CLOSE)
-    assert statistics.unacceptable_rate([4, 4]).low == 0
-    assert statistics.unacceptable_rate([0]).value is None
+    assert estimates.unacceptable_rate([4, 4]).low == 0
+    assert estimates.unacceptable_rate([0]).value is None
 
 
 def test_mcnemar_equals_statsmodels_and_the_binomial():
@@ -111,35 +111,35 @@ def test_the_detectable_difference_equals_the_power_of_the_paired_t_test():
 
 
 def test_means_by_group_leave_missing_scores_out_and_count_them():
-    values = statistics.scores([4, 0, 2, None, 3, 1])
+    values = estimates.scores([4, 0, 2, None, 3, 1])
     groups = [("m", "a"), ("m", "a"), ("m", "a"), ("m", "b"), ("m", "b"), ("m", "b")]
-    means = statistics.means_by(groups, values, [1, 1, 2, 2, 3, 4])
+    means = estimates.means_by(groups, values, [1, 1, 2, 2, 3, 4])
     assert list(means) == [("m", "a"), ("m", "b")]
     first = means["m", "a"]
     assert (first.value, first.n, first.clusters, first.missing) == (3.0, 2, 2, 1)
     assert means["m", "b"].value == 2.0
-    again = statistics.means_by(groups, values, [1, 1, 2, 2, 3, 4])
+    again = estimates.means_by(groups, values, [1, 1, 2, 2, 3, 4])
     assert means == again
 
 
 def test_pairs_lacking_a_score_are_left_out_and_counted():
-    first, second = statistics.scores([*FIRST, 0, 3]), statistics.scores([*SECOND, 2, None])
+    first, second = estimates.scores([*FIRST, 0, 3]), estimates.scores([*SECOND, 2, None])
     result = comparisons.compare(first, second, [*NOTES, "x", "y"])
     assert (result.difference.n, result.difference.missing) == (24, 2)
     assert result.t == comparisons.compare(FIRST, SECOND, NOTES).t
 
 
 def test_nothing_is_invented():
-    empty = statistics.mean([], [])
+    empty = estimates.mean([], [])
     assert (empty.value, empty.low, empty.n) == (None, None, 0)
     assert "nothing" in empty.undefined
-    one = statistics.mean([3], ["n"])
+    one = estimates.mean([3], ["n"])
     assert (one.value, one.low) == (3.0, None)
     assert "one note" in one.undefined
-    constant = statistics.mean([4, 4, 4], [1, 2, 3])
+    constant = estimates.mean([4, 4, 4], [1, 2, 3])
     assert (constant.value, constant.low) == (4.0, None)
     assert "no variation" in constant.undefined
-    assert statistics.mean([None, math.nan], [1, 2]).missing == 2
+    assert estimates.mean([None, math.nan], [1, 2]).missing == 2
     for first, second, clusters, why in (
         ([], [], [], "0 pairs"),
         ([3], [4], ["n"], "1 pairs"),
@@ -158,28 +158,28 @@ def test_bad_columns_are_refused_in_one_line():
     with pytest.raises(UserError, match="3 first, 2 second, 3 clusters"):
         comparisons.compare([1, 2, 3], [1, 2], [1, 2, 3])
     with pytest.raises(UserError, match="2 values, 1 clusters"):
-        statistics.means_by([1, 1], [1, 2], [1])
+        estimates.means_by([1, 1], [1, 2], [1])
     with pytest.raises(UserError, match="row 1 is 5; the scale is 1 to 4"):
-        statistics.scores([1, 5])
+        estimates.scores([1, 5])
     with pytest.raises(UserError, match="infinite number in row 1"):
-        statistics.mean([1, math.inf], [1, 2])
+        estimates.mean([1, math.inf], [1, 2])
     with pytest.raises(UserError, match="could not convert"):
-        statistics.numbers(["good"])
+        estimates.numbers(["good"])
 
 
 def test_percentiles_move_outwards_where_notes_are_few():
     # Ten notes: t of 9 degrees is 2.262157, times the root of 10/9 is 2.384527, below which 0.855 % of a normal lie.
-    assert statistics.percentiles(10) == pytest.approx((0.0085510, 0.9914490), abs=CLOSE)
-    assert statistics.percentiles(10**6) == pytest.approx((0.025, 0.975), abs=1e-5)
+    assert estimates.percentiles(10) == pytest.approx((0.0085510, 0.9914490), abs=CLOSE)
+    assert estimates.percentiles(10**6) == pytest.approx((0.025, 0.975), abs=1e-5)
 
 
 def test_a_ratio_that_most_resamples_lack_has_no_interval():
     columns = np.asarray([[1.0, 1.0], *[[0.0, 0.0]] * 9])
 
     def figure(sums: np.ndarray) -> np.ndarray:
-        return statistics.ratio(sums[..., 0], sums[..., 1])
+        return estimates.ratio(sums[..., 0], sums[..., 1])
 
-    result = statistics.estimate_of_sums(columns, range(10), figure)
+    result = estimates.estimate_of_sums(columns, range(10), figure)
     assert result.value == 1.0
     assert result.low is None
     assert "undefined in" in result.undefined
@@ -204,7 +204,7 @@ def coverage(notes: int, draws: int, resamples: int) -> float:
     inside = 0
     for draw in range(draws):
         values, clusters = rated(random, notes)
-        estimate = statistics.mean(values, clusters, resamples, seed=draw)
+        estimate = estimates.mean(values, clusters, resamples, seed=draw)
         inside += estimate.low <= TRUTH <= estimate.high
     return inside / draws
 
@@ -219,7 +219,7 @@ def test_intervals_that_ignore_the_notes_would_not():
     inside = 0
     for draw in range(200):
         values, _ = rated(random, 40)
-        estimate = statistics.mean(values, range(len(values)), 500, seed=draw)
+        estimate = estimates.mean(values, range(len(values)), 500, seed=draw)
         inside += estimate.low <= TRUTH <= estimate.high
     assert inside / 200 < 0.9
 

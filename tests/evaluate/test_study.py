@@ -12,12 +12,12 @@ import made_study
 import pytest
 from made_study import MODELS, answer_text, links
 
-from asclepius_jax.evaluate.page import paper, ratings, store, study
-from asclepius_jax.evaluate.page.sentences import numbered, places_of_sentences
-from asclepius_jax.evaluate.page.verdicts import Draft, Span, changed, pieces
+from asclepius_jax.evaluate.clinicians import paper, ratings, store, study
+from asclepius_jax.evaluate.clinicians.sentences import numbered, places_of_sentences
+from asclepius_jax.evaluate.clinicians.verdicts import Draft, Span, changed, pieces
 from asclepius_jax.evaluate.records import Answer, Rating, read_records
-from data_prep.language.sentences import split_sentences
-from data_prep.records import UserError
+from data_prep.clinical_text.sentences import split_sentences
+from data_prep.contract.errors import UserError
 
 
 def items(folder: Path, rater: str) -> list[store.Item]:

@@ -28,7 +28,7 @@ grep -q '^asclepius train: nowhere is not a folder' refusal.txt || { cat refusal
     case $file in configs/* | launch/*) place=asclepius_jax/$file ;; *) place=$file ;; esac
     test -e "$PYTHONPATH/$place" || { echo "$file is not in the wheel" && exit 1; }
 done
-asclepius notes --source "$PYTHONPATH/data_prep/demo_reports.jsonl" --out notes --teacher offline > notes.txt
+asclepius notes --source "$PYTHONPATH/data_prep/ingest/demo_reports.jsonl" --out notes --teacher offline > notes.txt
 asclepius plan pretrain_7b --topology h100-8 --json > plan.json
 grep -q '"fits": true' plan.json
 echo "the wheel holds what it needs"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from attention_reference import reference, runs_of
 
-from asclepius_jax.model import cudnn, splash
 from asclepius_jax.model.attention import Kernel, attend, prepare
+from asclepius_jax.model.kernels import cudnn, splash
 
 # Rows of documents' lengths; what is left is padding. Two documents in one block, one over several, one token alone.
 ROWS = {

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from asclepius_jax.model import cudnn
+from asclepius_jax.model.kernels import cudnn
 
 B, T, H, M = 2, 64, 32, 3
 HEADS = [(4, 2), (4, 4)]

@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 from made_inputs import TOKEN_IDS, random_folder, to_hf, transformers_model
 
 from asclepius_jax.config import MeshConfig
-from asclepius_jax.model import hf
+from asclepius_jax.distributed.sharding import make_mesh, param_shardings
+from asclepius_jax.model.huggingface import names
+from asclepius_jax.model.huggingface.safetensors import open_folder
 from asclepius_jax.model.llama import build
-from asclepius_jax.model.safetensors import open_folder
-from asclepius_jax.model.variants import LlamaConfig, RopeScaling
-from asclepius_jax.sharding import make_mesh, param_shardings
+from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
 
 transformers = pytest.importorskip("transformers")
 
@@ -35,11 +35,11 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_same_weights_give_the_logits_of_transformers(tmp_path: Path, family: str):
     theirs = transformers_model(tmp_path, FAMILIES[family])
-    config = hf.read_config(tmp_path)
+    config = names.read_config(tmp_path)
     assert config == FAMILIES[family]
     model = build(config)
     mesh = make_mesh(MeshConfig(2, 2, 1), jax.devices()[:4])
-    params = hf.load_params(tmp_path, model, param_shardings(mesh, model))
+    params = names.load_params(tmp_path, model, param_shardings(mesh, model))
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (3, 100))
     positions = np.broadcast_to(np.arange(100), tokens.shape)
     call = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens), dtype="float32"))
@@ -57,10 +57,10 @@ def test_reading_and_writing_are_inverse(tmp_path: Path, family: str):
     assert (tmp_path / "model.safetensors.index.json").is_file()
     model = build(FAMILIES[family])
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    flat = hf.flatten(hf.load_params(tmp_path, model, param_shardings(mesh, model)))
+    flat = names.flatten(names.load_params(tmp_path, model, param_shardings(mesh, model)))
     tensors = open_folder(tmp_path)
-    written = {name: x for row in hf.names(model) for name, x in to_hf(row, np.asarray(flat[row[0]]))}
-    assert written.keys() == hf.hf_shapes(model).keys()
+    written = {name: x for row in names.names(model) for name, x in to_hf(row, np.asarray(flat[row[0]]))}
+    assert written.keys() == names.hf_shapes(model).keys()
     for name, value in written.items():
         np.testing.assert_array_equal(value, tensors[name])
 
@@ -70,7 +70,7 @@ def test_a_permuted_projection_is_seen(tmp_path: Path):
     theirs = transformers_model(tmp_path, SMALL)
     model = build(SMALL)
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    params = hf.load_params(tmp_path, model, param_shardings(mesh, model))
+    params = names.load_params(tmp_path, model, param_shardings(mesh, model))
     q_LDNH = params["blocks"]["attention"]["q_DNH"]
     halves = q_LDNH.reshape(*q_LDNH.shape[:-1], 2, 4).swapaxes(-1, -2).reshape(q_LDNH.shape)
     params["blocks"]["attention"]["q_DNH"] = halves
@@ -106,8 +106,8 @@ def test_a_foreign_folder_is_refused_with_a_list(tmp_path: Path, change, told: s
     rewrite(tmp_path, change)
     model = build(SMALL)
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    with pytest.raises(hf.FolderError, match=told):
-        hf.load_params(tmp_path, model, param_shardings(mesh, model))
+    with pytest.raises(names.FolderError, match=told):
+        names.load_params(tmp_path, model, param_shardings(mesh, model))
 
 
 def alone() -> Mesh:
@@ -121,11 +121,11 @@ def test_every_device_gets_its_part_exactly(tmp_path: Path, dtype: type, sizes: 
     tensors = random_folder(tmp_path, model.config, dtype)
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
     shardings = param_shardings(mesh, model)
-    flat = hf.flatten(hf.load_params(tmp_path, model, shardings))
-    assert list(flat) == list(hf.flatten(model.shapes))
-    for row in hf.names(model):
+    flat = names.flatten(names.load_params(tmp_path, model, shardings))
+    assert list(flat) == list(names.flatten(model.shapes))
+    for row in names.names(model):
         assert flat[row[0]].dtype == np.float32
-        assert flat[row[0]].sharding.is_equivalent_to(hf.flatten(shardings)[row[0]], flat[row[0]].ndim)
+        assert flat[row[0]].sharding.is_equivalent_to(names.flatten(shardings)[row[0]], flat[row[0]].ndim)
         for name, value in to_hf(row, np.asarray(flat[row[0]])):
             np.testing.assert_array_equal(value, tensors[name].astype(np.float32), err_msg=name)
 
@@ -140,8 +140,8 @@ def test_what_is_no_number_is_named_and_counted(tmp_path: Path):
 
     rewrite(tmp_path, spoil)
     told = r"in 2 tensors: model.embed_tokens.weight \(1\), model.layers.1.mlp.down_proj.weight \(3\)"
-    with pytest.raises(hf.FolderError, match=told):
-        hf.load_params(tmp_path, model, param_shardings(alone(), model))
+    with pytest.raises(names.FolderError, match=told):
+        names.load_params(tmp_path, model, param_shardings(alone(), model))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
@@ -149,20 +149,20 @@ def test_only_infinities_and_nan_are_no_numbers(dtype: type):
     whole = np.zeros(2**18 + 9, dtype)  # more than is looked at in one piece
     limits = ml_dtypes.finfo(dtype)
     whole[:6] = [limits.max, limits.min, limits.tiny, limits.smallest_subnormal, -0.0, 1.0]
-    assert hf.non_finite(whole) == 0
+    assert names.non_finite(whole) == 0
     whole[[7, 2**18 + 3]] = [np.inf, -np.inf]
     whole[2**18 + 8] = np.nan
-    assert hf.non_finite(whole) == 3
+    assert names.non_finite(whole) == 3
 
 
 def test_a_tied_head_may_be_there_twice_but_not_another(tmp_path: Path):
     model = build(FAMILIES["smollm2"])
     random_folder(tmp_path, model.config)
     rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].copy()}))
-    assert hf.open_model(tmp_path, model)
+    assert names.open_model(tmp_path, model)
     rewrite(tmp_path, lambda t: t["lm_head.weight"].__setitem__((95, 31), 1.0))
-    with pytest.raises(hf.FolderError, match="tie_word_embeddings is true, yet lm_head"):
-        hf.open_model(tmp_path, model)
+    with pytest.raises(names.FolderError, match="tie_word_embeddings is true, yet lm_head"):
+        names.open_model(tmp_path, model)
 
 
 # ---------------------------------------------------------------- config.json
@@ -170,10 +170,10 @@ def test_a_tied_head_may_be_there_twice_but_not_another(tmp_path: Path):
 
 def config_with(folder: Path, **changes: object) -> LlamaConfig:
     """The configuration of SMALL with these keys changed; None stands for null, an absent key for `...`."""
-    raw = json.loads(hf.write_config(SMALL, "float32", TOKEN_IDS))
+    raw = json.loads(names.write_config(SMALL, "float32", TOKEN_IDS))
     raw |= changes
     (folder / "config.json").write_text(json.dumps({key: value for key, value in raw.items() if value is not ...}))
-    return hf.read_config(folder)
+    return names.read_config(folder)
 
 
 LLAMA3 = {
@@ -207,15 +207,15 @@ LLAMA3 = {
     ],
 )
 def test_what_the_model_cannot_honour_is_refused(tmp_path: Path, key: str, value: object, told: str):
-    with pytest.raises(hf.FolderError, match=told):
+    with pytest.raises(names.FolderError, match=told):
         config_with(tmp_path, **{key: value})
 
 
 @pytest.mark.parametrize(("content", "told"), [("{", "is not JSON"), ('{"vocab_size": 3}', "lacks hidden_size")])
 def test_a_broken_config_is_refused(tmp_path: Path, content: str, told: str):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(hf.FolderError, match=told):
-        hf.read_config(tmp_path)
+    with pytest.raises(names.FolderError, match=told):
+        names.read_config(tmp_path)
 
 
 def test_llama_1_has_no_key_value_heads_no_head_width_and_no_theta(tmp_path: Path):
@@ -237,7 +237,7 @@ def test_a_sliding_window_limits_the_row(tmp_path: Path, changes: dict[str, obje
     config = config_with(tmp_path, model_type="mistral", **changes)
     assert config.max_length == length
     # The folder that leaves promises no more than the one that came.
-    assert json.loads(hf.write_config(config, "bfloat16", TOKEN_IDS))["max_position_embeddings"] == length
+    assert json.loads(names.write_config(config, "bfloat16", TOKEN_IDS))["max_position_embeddings"] == length
 
 
 def test_both_spellings_of_the_rotary_settings_are_read(tmp_path: Path):
@@ -267,4 +267,4 @@ def test_transformers_own_config_is_read(tmp_path: Path, family: str):
         rms_norm_eps=config.norm_eps,
         tie_word_embeddings=config.tie_embeddings,
     ).save_pretrained(tmp_path)
-    assert hf.read_config(tmp_path) == config
+    assert names.read_config(tmp_path) == config

@@ -12,10 +12,10 @@ from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 
 from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
+from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import REMAT_POLICIES, build
-from asclepius_jax.model.variants import LlamaConfig
-from asclepius_jax.sharding import batch_sharding, make_mesh
+from asclepius_jax.model.sizes import LlamaConfig
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import (
     abstract_batch,

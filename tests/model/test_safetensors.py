@@ -9,7 +9,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from asclepius_jax.model.safetensors import FolderError, lay_out, open_folder, open_safetensors, plan_shards
+from asclepius_jax.model.huggingface.safetensors import (
+    FolderError,
+    lay_out,
+    open_folder,
+    open_safetensors,
+    plan_shards,
+)
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 

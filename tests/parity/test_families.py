@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from made_inputs import TOKEN_IDS, packed_notes, transformers_model
 
-from asclepius_jax import verify
 from asclepius_jax.config import (
     BatchConfig,
     ComputeConfig,
@@ -21,14 +20,15 @@ from asclepius_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from asclepius_jax.export import ExportConfig, run_export
+from asclepius_jax.convert import verify
+from asclepius_jax.convert.export_hf import ExportConfig, run_export
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.generate import load
-from asclepius_jax.importing import ImportConfig, run_import
-from asclepius_jax.model.hf import write_config
-from asclepius_jax.model.safetensors import open_folder
-from asclepius_jax.model.variants import LlamaConfig, RopeScaling
+from asclepius_jax.model.huggingface.names import write_config
+from asclepius_jax.model.huggingface.safetensors import open_folder
+from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
 from asclepius_jax.train.loop import train
-from data_prep.tokenizer import JsonTokenizer
+from data_prep.contract.tokenizer import JsonTokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -11,16 +11,16 @@ import pytest
 from made_inputs import transformers_model
 
 from asclepius_jax.config import BatchConfig, ComputeConfig, MeshConfig, OptimizerConfig, TrainConfig
-from asclepius_jax.data import unpack
-from asclepius_jax.model import hf
+from asclepius_jax.distributed.sharding import batch_sharding, make_mesh, param_shardings
 from asclepius_jax.model.attention import Kernel
+from asclepius_jax.model.huggingface import names
 from asclepius_jax.model.llama import build
-from asclepius_jax.model.variants import LlamaConfig
-from asclepius_jax.sharding import batch_sharding, make_mesh, param_shardings
+from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.train.batches import unpack
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import init_state, make_train_step, state_shardings
-from data_prep.packing import pack
-from data_prep.records import PackedRow
+from data_prep.contract.records import PackedRow
+from data_prep.pack.best_fit import pack
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -77,11 +77,11 @@ def array(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
 
 def ours(folder: Path, batches: list, mesh_shape: tuple[int, int, int]) -> tuple[list[float], list[float]]:
     """Losses and gradient norms of our trainer."""
-    model = build(hf.read_config(folder))
+    model = build(names.read_config(folder))
     mesh = make_mesh(MeshConfig(*mesh_shape), jax.devices()[: math.prod(mesh_shape)])
     optimizer = make_optimizer(CONFIG.optimizer, STEPS)
     shardings = state_shardings(mesh, model, optimizer)
-    state = init_state(hf.load_params(folder, model, param_shardings(mesh, model)), optimizer, shardings)
+    state = init_state(names.load_params(folder, model, param_shardings(mesh, model)), optimizer, shardings)
     step = make_train_step(CONFIG, model, STEPS, shardings, mesh, Kernel())
     losses, norms = [], []
     for rows in batches:

@@ -27,12 +27,12 @@ from asclepius_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from asclepius_jax.export import ExportConfig, run_export
+from asclepius_jax.convert.export_hf import ExportConfig, run_export
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.generate import Sampling, generate, load
-from asclepius_jax.importing import ImportConfig, run_import
-from asclepius_jax.model.safetensors import open_folder
+from asclepius_jax.model.huggingface.safetensors import open_folder
 from asclepius_jax.train.loop import train
-from data_prep import pack
+from data_prep.pack import run as pack
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -119,7 +119,7 @@ def test_imported_it_computes_and_writes_what_transformers_does(folder: Path, im
 
 
 def test_its_tokenizer_gives_the_ids_of_transformers(folder: Path, imported: Path, texts: list[str], four_devices):
-    from data_prep.tokenizer import load_tokenizer
+    from data_prep.contract.tokenizer import load_tokenizer
 
     automatic = transformers.AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
     written = [*texts, "  two spaces", "a\n\n\tb", "<|im_start|> in a note <|endoftext|>"]

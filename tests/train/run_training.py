@@ -23,7 +23,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from asclepius_jax import cli
-from asclepius_jax.train import loop, watchdog
+from asclepius_jax.train import loop
+from asclepius_jax.train.watch import watchdog
 
 
 def strike(step: int, what: str) -> None:
@@ -94,7 +95,7 @@ if __name__ == "__main__":
     # A supervisor starts this very command again.
     arguments, sys.argv = sys.argv, ["asclepius", "train", config, *flags]
     if "--restarts" in flags:
-        from asclepius_jax import supervise
+        from asclepius_jax.train import supervise
 
         run = supervise.supervise
         supervise.supervise = lambda _, run_dir, restarts: run([sys.executable, *arguments], run_dir, restarts, 0.2)

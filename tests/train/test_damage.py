@@ -12,15 +12,15 @@ import pytest
 from made_inputs import MODEL
 from small_run import TOTAL, assert_same_params, copied, losses_of, steps_of
 
-from asclepius_jax import checkpoints
-from asclepius_jax.checkpoints import State, find_step, leaf_names, restore_newest, restore_params, restore_state
+from asclepius_jax.checkpoint import read
+from asclepius_jax.checkpoint.read import State, find_step, leaf_names, restore_newest, restore_params, restore_state
 from asclepius_jax.config import TrainConfig
+from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 from asclepius_jax.model.llama import build
-from asclepius_jax.sharding import make_mesh, param_shardings
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import abstract_state, state_shardings
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +98,13 @@ def test_no_damage_is_restored_silently(
 
 def test_content_checksums_alone_let_nothing_wrong_through(unbroken: Path, restore, saved, tmp_path: Path, monkeypatch):
     """As with files too large to be hashed: what is restored is what was saved, or the step before it."""
-    monkeypatch.setattr(checkpoints, "HASHED_BYTES", -1)
+    monkeypatch.setattr(read, "HASHED_BYTES", -1)
     chance, fell_back = random.Random(3), 0
     for number in range(40):
         run = tmp_path / str(number)
         shutil.copytree(unbroken, run)
         step = run / "checkpoints/9"
-        (step / "digests.json").write_text(checkpoints.json.dumps(checkpoints.digests_of(step)))
+        (step / "digests.json").write_text(read.json.dumps(read.digests_of(step)))
         data = sorted(path for path in step.rglob("*") if "ocdbt.process" in str(path) and path.is_file())
         what = flip(chance.choices(data, [path.stat().st_size for path in data])[0], chance)
         state = host(restore(run))
@@ -123,7 +123,7 @@ def test_without_verification_a_flipped_bit_is_not_seen(unbroken: Path, tmp_path
     raw = bytearray(biggest.read_bytes())
     raw[len(raw) // 2] ^= 1
     biggest.write_bytes(raw)
-    (step / "digests.json").write_text(checkpoints.json.dumps(checkpoints.digests_of(step)))
+    (step / "digests.json").write_text(read.json.dumps(read.digests_of(step)))
     model = build(MODEL)
     shardings = param_shardings(make_mesh(base.mesh), model)
     changed = restore_params(step, model.shapes, shardings, verify=False)

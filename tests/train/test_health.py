@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asclepius_jax.checkpoint.write import kept
 from asclepius_jax.config import CheckpointConfig, HealthConfig
-from asclepius_jax.saver import kept
-from asclepius_jax.train.goodput import Goodput, goodput_line, share, summed
-from asclepius_jax.train.health import Health, device_seconds, laggards, lagging
 from asclepius_jax.train.metrics import Clock
+from asclepius_jax.train.watch.goodput import Goodput, goodput_line, share, summed
+from asclepius_jax.train.watch.health import Health, device_seconds, laggards, lagging
 
 
 def health(folder: Path, **values: Any) -> Health:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from asclepius_jax.config import ComputeConfig, DataConfig, TrainConfig
-from asclepius_jax.model.variants import VARIANTS, LlamaConfig
-from asclepius_jax.train.kernel import choose_kernel
-from data_prep.records import UserError
+from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
+from asclepius_jax.train.choose_kernel import choose_kernel
+from data_prep.contract.errors import UserError
 
 
 def mesh_of(platform: str, capability: str = "") -> Any:

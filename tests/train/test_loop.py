@@ -28,15 +28,15 @@ from small_run import (
     steps_of,
 )
 
-from asclepius_jax.checkpoints import find_step, read_meta
+from asclepius_jax.checkpoint.read import find_step, read_meta
 from asclepius_jax.config import CheckpointConfig, InitConfig, MeshConfig, TrainConfig
-from asclepius_jax.data import PackedRows, TrainBatches
-from asclepius_jax.export import ExportConfig, run_export
-from asclepius_jax.importing import ImportConfig, run_import
-from asclepius_jax.model.hf import write_config
+from asclepius_jax.convert.export_hf import ExportConfig, run_export
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
+from asclepius_jax.model.huggingface.names import write_config
 from asclepius_jax.model.llama import build
+from asclepius_jax.train.batches import PackedRows, TrainBatches
 from asclepius_jax.train.loop import train
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
 
 STRUCK = 7
 
@@ -81,7 +81,7 @@ def test_the_held_out_loss_is_that_of_a_direct_computation(base: TrainConfig, un
 
 
 def nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
-    from asclepius_jax.model.hf import unflatten
+    from asclepius_jax.model.huggingface.names import unflatten
 
     return unflatten({name: jax.numpy.asarray(value) for name, value in flat.items()})
 

@@ -16,8 +16,8 @@ from jax.interpreters import partial_eval
 from jax.sharding import Mesh
 from test_step import LENGTH, LOSS_RTOL, PARAM_ATOL, ROWS, STEPS, first_params, made_batch
 
-from asclepius_jax.adapters import adapted
-from asclepius_jax.checkpoints import State
+from asclepius_jax.checkpoint.adapters import adapted
+from asclepius_jax.checkpoint.read import State
 from asclepius_jax.config import (
     LORA_TARGETS,
     BatchConfig,
@@ -28,12 +28,12 @@ from asclepius_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.hf import flatten
+from asclepius_jax.model.huggingface.names import flatten
 from asclepius_jax.model.llama import Model, build
 from asclepius_jax.model.lora import Adapters, Lora, Noise, drop, init_adapters
-from asclepius_jax.model.variants import VARIANTS
-from asclepius_jax.sharding import batch_sharding, make_mesh
+from asclepius_jax.model.sizes import VARIANTS
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import (
     abstract_batch,

@@ -13,8 +13,8 @@ import pytest
 from made_inputs import MODEL, packed_notes, transformers_model
 from small_run import losses_of, run_and_strike, steps_of
 
-from asclepius_jax.adapters import adapted, whole_params
-from asclepius_jax.checkpoints import find_step, read_stored
+from asclepius_jax.checkpoint.adapters import adapted, whole_params
+from asclepius_jax.checkpoint.read import find_step, read_stored
 from asclepius_jax.config import (
     LORA_TARGETS,
     BatchConfig,
@@ -30,20 +30,20 @@ from asclepius_jax.config import (
     TrainConfig,
     check,
 )
-from asclepius_jax.data import PackedRows
-from asclepius_jax.importing import ImportConfig, run_import
-from asclepius_jax.merging import whole_reader
-from asclepius_jax.model.hf import flatten, unflatten
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
+from asclepius_jax.convert.merge_adapters import whole_reader
+from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
+from asclepius_jax.distributed.sharding import make_mesh, param_shardings
+from asclepius_jax.model.huggingface.names import flatten, unflatten
 from asclepius_jax.model.llama import build
 from asclepius_jax.model.lora import TARGETS, Adapters
-from asclepius_jax.plan import PlanOptions, plan
-from asclepius_jax.sharding import make_mesh, param_shardings
-from asclepius_jax.topologies import compile_devices, parse_topology
+from asclepius_jax.plan.compile import PlanOptions, plan
 from asclepius_jax.train.adapters import footprint, random_adapters, readable
+from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import state_shardings
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
 
 ROW, BATCH, TOTAL = 32, 8, 9
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from made_inputs import MODEL, TOKEN_IDS, packed_notes
 
-from asclepius_jax import plan
 from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, LogConfig, MeshConfig, TrainConfig
-from asclepius_jax.model.hf import write_config
+from asclepius_jax.model.huggingface.names import write_config
+from asclepius_jax.plan import command
+from asclepius_jax.plan.compile import PlanOptions
 from asclepius_jax.train.loop import train
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def config(small_tokenizer: Path, tmp_path_factory) -> TrainConfig:
 @pytest.fixture(scope="module")
 def program(config: TrainConfig, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("saved") / "step.program"
-    plan.run(plan.PlanOptions("cpu-8", json=True, save=str(path)), config)
+    command.run(PlanOptions("cpu-8", json=True, save=str(path)), config)
     return path
 
 
@@ -67,4 +68,4 @@ def test_what_is_no_program_is_refused(config: TrainConfig, tmp_path: Path):
 def test_a_program_needs_the_number_of_steps(config: TrainConfig, tmp_path: Path):
     unknown = dataclasses.replace(config, data=DataConfig(row_length=32))
     with pytest.raises(UserError, match=r"name --data.path, or the data's --rows"):
-        plan.run(plan.PlanOptions("cpu-8", json=True, save=str(tmp_path / "program")), unknown)
+        command.run(PlanOptions("cpu-8", json=True, save=str(tmp_path / "program")), unknown)

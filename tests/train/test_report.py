@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from asclepius_jax.config import DataConfig, TrainConfig
-from asclepius_jax.train.charts import moving_mean
-from asclepius_jax.train.report import write_report
+from asclepius_jax.train.watch.charts import moving_mean
+from asclepius_jax.train.watch.report import write_report
 
 MARKUP = '<script>alert("1 & 2")</script>'
 SVG = "{http://www.w3.org/2000/svg}"
@@ -313,5 +313,5 @@ def test_the_moving_mean_stays_at_the_values_and_leaves_gaps():
 
 
 def test_the_trainer_starts_without_matplotlib():
-    code = "import sys, asclepius_jax.train.report; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, asclepius_jax.train.watch.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,14 +11,14 @@ import pytest
 from made_inputs import example, free_address, job_flags, write_records
 from small_run import LENGTH, TOTAL, command_of, losses_of, metrics_of, steps_of
 
-from asclepius_jax import settle
 from asclepius_jax.config import InitConfig, TrainConfig
-from asclepius_jax.hardware import this_cpu
+from asclepius_jax.cost_model import choose
+from asclepius_jax.cost_model.hardware import this_cpu
 from asclepius_jax.train import loop
 from asclepius_jax.train.loop import train
-from asclepius_jax.train.stopping import StopSignal, multihost_utils
-from data_prep import pack
-from data_prep.records import UserError
+from asclepius_jax.train.watch.stopping import StopSignal, multihost_utils
+from data_prep.contract.errors import UserError
+from data_prep.pack import run as pack
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_start_is_one_thing(base: TrainConfig):
 @pytest.mark.parametrize("open_choices", [True, False])
 def test_a_run_that_does_not_fit_the_machine_is_refused(base: TrainConfig, tmp_path, monkeypatch, open_choices: bool):
     """Whether microbatches and remat are chosen for the machine or given."""
-    monkeypatch.setattr(settle, "this_cpu", lambda count: dataclasses.replace(this_cpu(count), memory_bytes=100_000))
+    monkeypatch.setattr(choose, "this_cpu", lambda count: dataclasses.replace(this_cpu(count), memory_bytes=100_000))
     config = dataclasses.replace(base, run_dir=str(tmp_path / "run"))
     compute = dataclasses.replace(config.compute, remat="auto" if open_choices else "none")
     batch = dataclasses.replace(config.batch, microbatches=0 if open_choices else 1)

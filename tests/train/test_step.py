@@ -13,16 +13,16 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from asclepius_jax.checkpoints import State
+from asclepius_jax.checkpoint.read import State
 from asclepius_jax.config import BatchConfig, ComputeConfig, MeshConfig, OptimizerConfig, TrainConfig
-from asclepius_jax.data import unpack
+from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import build, init_params
-from asclepius_jax.model.variants import VARIANTS
-from asclepius_jax.sharding import batch_sharding, make_mesh
+from asclepius_jax.model.sizes import VARIANTS
+from asclepius_jax.train.batches import unpack
 from asclepius_jax.train.optimizer import learning_rate, make_optimizer
 from asclepius_jax.train.step import init_state, make_eval_step, make_train_step, state_shardings
-from data_prep.records import PackedRow
+from data_prep.contract.records import PackedRow
 
 MODEL = build(VARIANTS["tiny"])
 ROWS, LENGTH, STEPS = 32, 32, 3

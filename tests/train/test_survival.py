@@ -25,14 +25,14 @@ from small_run import (
     steps_of,
 )
 
-from asclepius_jax.checkpoints import read_stored
+from asclepius_jax.checkpoint.read import read_stored
 from asclepius_jax.config import CheckpointConfig, HealthConfig, MeshConfig, TrainConfig
-from asclepius_jax.data import PackedRows, TrainBatches
-from asclepius_jax.job import LOST
-from asclepius_jax.model.hf import flatten
+from asclepius_jax.distributed.job import LOST
+from asclepius_jax.model.huggingface.names import flatten
 from asclepius_jax.model.llama import build
+from asclepius_jax.train.batches import PackedRows, TrainBatches
 from asclepius_jax.train.loop import train
-from data_prep.records import UserError
+from data_prep.contract.errors import UserError
 
 
 def events_of(run_dir: Path | str) -> list[dict[str, Any]]:
@@ -229,7 +229,7 @@ def test_a_full_disk_costs_saves_and_not_the_run(
     base: TrainConfig, unbroken: Path, small_disk: Path, monkeypatch, capsys, known_beforehand: bool
 ):
     """It fills at step 4 and has room again at step 6."""
-    from asclepius_jax import saver
+    from asclepius_jax.checkpoint import write as saver
 
     log = dataclasses.replace(base.log, tensorboard=True)
     config = dataclasses.replace(base, run_dir=str(small_disk / "run"), checkpoint=CheckpointConfig(2, keep=9), log=log)
@@ -264,7 +264,7 @@ def test_a_full_disk_costs_saves_and_not_the_run(
 
 
 def test_a_save_that_failed_leaves_nothing_though_some_of_it_is_still_writing(tmp_path: Path):
-    from asclepius_jax.saver import Saver
+    from asclepius_jax.checkpoint.write import Saver
 
     class Fails:
         def result(self) -> None:
@@ -287,7 +287,7 @@ def test_a_save_that_failed_leaves_nothing_though_some_of_it_is_still_writing(tm
 def test_a_disk_that_stays_full_stops_the_run_and_the_next_start_goes_on(
     base: TrainConfig, unbroken: Path, small_disk: Path, monkeypatch, capsys
 ):
-    from asclepius_jax import saver
+    from asclepius_jax.checkpoint import write as saver
 
     config = dataclasses.replace(base, run_dir=str(small_disk / "run"), checkpoint=CheckpointConfig(1, keep=9))
     start = saver.Saver.start
@@ -310,7 +310,7 @@ def test_a_disk_that_stays_full_stops_the_run_and_the_next_start_goes_on(
 
 
 def test_the_last_step_must_be_saved(base: TrainConfig, small_disk: Path, monkeypatch):
-    from asclepius_jax import saver
+    from asclepius_jax.checkpoint import write as saver
 
     config = dataclasses.replace(base, run_dir=str(small_disk / "run"))
     start = saver.Saver.start

@@ -1,0 +1,149 @@
+"""Saved arrays in blocks: what passes between storage and a Hugging Face folder is never larger than a few of them.
+
+A block is a part of one layer, aligned to the chunks that storage reads and writes whole.
+"""
+
+import asyncio
+import math
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from etils import epath
+
+from asclepius_jax.checkpoint.checksums import part_checksum
+from asclepius_jax.checkpoint.read import DamagedStep
+from asclepius_jax.checkpoint.write import CHUNK_BYTES
+from asclepius_jax.model.huggingface.layout import axes_of
+from data_prep.contract.errors import first_line
+
+BLOCK_BYTES = CHUNK_BYTES
+# OCDBT holds a file of this size in memory until it is written.
+FILE_BYTES = 2**26
+WORKERS = 2  # threads that turn and check
+# Threads that wait for the disk too: from a cold disk, four read a checkpoint a third faster than two.
+READERS = 4
+WAITING_BYTES = 2**28  # of blocks that are being written
+
+
+def blocks(
+    shape: tuple[int, ...], chunk: tuple[int, ...], itemsize: int, largest: int = BLOCK_BYTES
+) -> Iterator[tuple[slice, ...]]:
+    """Parts of an array (one layer's) that are whole chunks, about `largest` bytes each; heads stay whole."""
+    sizes = list(chunk)
+    sizes[2:] = shape[2:]
+    if len(shape) == 3:
+        sizes[1] = shape[1]
+    for axis in reversed(range(len(shape))):
+        rest = itemsize * int(np.prod(sizes)) // sizes[axis]
+        sizes[axis] = min(shape[axis], sizes[axis] * max(1, largest // (rest * sizes[axis])))
+    for start in np.ndindex(*(-(-n // size) for n, size in zip(shape, sizes, strict=True))):
+        yield tuple(slice(i * size, min(n, (i + 1) * size)) for i, size, n in zip(start, sizes, shape, strict=True))
+
+
+class Scratch(threading.local):
+    """Arrays that a thread uses again and again: memory that is new each time costs as much as the copying."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def array(self, use: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+        """An array of any content, the same memory for each `use`."""
+        size = math.prod(shape) * dtype.itemsize
+        if use not in self.arrays or self.arrays[use].size < size:
+            self.arrays[use] = np.empty(size, np.uint8)
+        return self.arrays[use][:size].view(dtype).reshape(shape)
+
+
+def read_into(target: np.ndarray, array: Any, place: tuple[Any, ...], told: str) -> None:
+    """A part of an opened array of checkpoints.py, into memory that is there."""
+    try:
+        part = array[place]
+        tensorstore.array(target, copy=False).write(part[tensorstore.d[:].translate_to[0]]).result()
+    except (ValueError, OSError, RuntimeError) as error:
+        raise DamagedStep(f"{told} cannot be read: {first_line(error)}") from error
+
+
+def tensor_checksum(tensor: np.ndarray, layout: str, shape: tuple[int, ...], layer: int | None) -> np.ndarray:
+    """What a Hugging Face tensor adds to the checksum of our parameter: taken as it lies, so that a mistake in turning
+    it shows. `layer` is its place in a stacked parameter."""
+    view, axes = axes_of(tensor, layout, shape)
+    if layer is None:
+        return part_checksum(view, [(axis, 0) for axis in axes])
+    return part_checksum(view[None], [(0, layer), *((1 + axis, 0) for axis in axes)])
+
+
+class Creator(ocp.type_handlers.NumpyHandler):
+    """Makes the arrays of an item without any content, and keeps them open."""
+
+    def __init__(self) -> None:
+        super().__init__(deepcopy_host_arrays=False)
+        self.arrays: dict[str, Any] = {}
+
+    async def _open_and_write(self, value: np.ndarray, tspec: dict[str, Any], ts_context: Any) -> None:
+        spec = tensorstore.Spec(tspec)
+        self.arrays[tspec["kvstore"]["path"]] = await tensorstore.open(spec, create=True, open=True, context=ts_context)
+
+
+class ItemWriter:
+    """An Orbax item that is written block by block, by any thread, with bounded memory."""
+
+    def __init__(self, folder: Path, arrays: dict[str, tuple[tuple[int, ...], np.dtype]]):
+        """`arrays` has the shape and type of each, by name; the item's folder is there and empty."""
+        self.folder = epath.Path(folder.absolute())
+        creator = Creator()
+        registry = ocp.type_handlers.create_type_handler_registry(
+            (np.ndarray, creator), (jax.Array, ocp.type_handlers.ArrayHandler())
+        )
+        self.handler = ocp.PyTreeCheckpointHandler(
+            use_ocdbt=True, use_zarr3=False, use_compression=False, type_handler_registry=registry
+        )
+        # One zero that looks like a whole array: Orbax asks for shape and type alone.
+        leaves = {name: np.broadcast_to(np.zeros((), dtype), shape) for name, (shape, dtype) in arrays.items()}
+        save_args = {
+            name: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if "blocks." in name else ())
+            for name in leaves
+        }
+        args = ocp.args.PyTreeSave(leaves, save_args=save_args, ocdbt_target_data_file_size=FILE_BYTES)
+        for future in asyncio.run(self.handler.async_save(self.folder, args=args)) or []:
+            future.result()
+        self.arrays = creator.arrays
+        assert self.arrays.keys() == arrays.keys(), "Orbax names its arrays otherwise"
+        self.waiting: deque[tuple[Any, int]] = deque()
+        self.waiting_bytes = 0
+        self.lock = threading.Lock()
+
+    def write(self, name: str, index: tuple[Any, ...], block: np.ndarray) -> None:
+        """Begin to write a block, which stays as it is until then; waits while too much is under way."""
+        future = self.arrays[name][index].write(block, can_reference_source_data_indefinitely=True)
+        with self.lock:
+            self.waiting.append((future, block.nbytes))
+            self.waiting_bytes += block.nbytes
+        self.wait(WAITING_BYTES)
+
+    def wait(self, most: int) -> None:
+        while True:
+            with self.lock:
+                if self.waiting_bytes <= most:
+                    return
+                future, size = self.waiting.popleft()
+                self.waiting_bytes -= size
+            future.result()
+
+    def __enter__(self) -> "ItemWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        if kind is None:
+            self.wait(0)
+            self.handler.finalize(self.folder)
+        else:
+            # The folder is about to be removed, and a write under way would bring it back.
+            for future, _ in self.waiting:
+                future.exception()

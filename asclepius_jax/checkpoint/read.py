@@ -1,0 +1,296 @@
+"""What a run saves: its folder, and the reading of it. `saver.py` writes it.
+
+run/
+  checkpoints/500/                      one finished step; another name is no step
+    params/  optimizer/                 Orbax: each array in chunks of one layer, without compression
+    meta.json                           what the step says of itself, the arrays' content checksums included
+    digests.json                        size of every file, and the hash of every small one; written last
+  checkpoints/400.damaged/              a step that could not be read, or read otherwise than it was saved
+  tokenizer/                            what turns text into this model's ids
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorstore
+
+from asclepius_jax.checkpoint.checksums import checksums, written
+from asclepius_jax.distributed import same_program
+from asclepius_jax.model.llama import Params
+from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
+from data_prep.contract.errors import UserError, first_line
+from data_prep.contract.records import file_hash
+
+STEPS = "checkpoints"
+META, DIGESTS, DAMAGED = "meta.json", "digests.json", ".damaged"
+# What is larger holds array data, which the content checksums cover.
+HASHED_BYTES = 2**20
+
+State = dict[str, Any]  # step, params, optimizer; where adapters train: adapters, and params are frozen
+T = TypeVar("T")
+
+
+class DamagedStep(Exception):
+    """A step that cannot be read, or whose content is not what was saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What a step says of itself."""
+
+    model: LlamaConfig
+    tokenizer_hash: str
+    prompt_template: str
+    row_length: int
+    phase: str  # "pretrain", "instruct", or "import" for weights from elsewhere
+    config: dict[str, Any]  # the resolved TrainConfig; empty for an import
+    data: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # of the packed folder's manifest, for the model card
+    # item/array -> that of its content; "base/..." where adapters train, of what they stand on
+    checksums: dict[str, str] = dataclasses.field(default_factory=dict)
+    eval_loss: float | None = None  # on the held-out rows, where they were evaluated at this very step
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> "Meta":
+        model = dict(raw["model"])
+        if model["rope_scaling"] is not None:
+            model["rope_scaling"] = RopeScaling(**model["rope_scaling"])
+        return cls(**{**raw, "model": LlamaConfig(**model)})
+
+
+# ---------------------------------------------------------------- steps of a run
+
+
+def steps_of(run_dir: Path) -> list[Path]:
+    """The folders of a run's finished steps, oldest first; one that a kill left half-written has another name."""
+    folder = run_dir / STEPS
+    found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def find_step(path: Path) -> tuple[Path, Path]:
+    """(run folder, step folder) of a run folder's newest step, or of the step folder that is named."""
+    if path.parent.name == STEPS and path.name.isdigit() and path.is_dir():
+        return path.parent.parent, path
+    steps = steps_of(path)
+    if not steps:
+        being_written = sorted(path.glob(f"{STEPS}/.*.saving"))
+        told = f"; {being_written[0]} is still being written, or was left by a kill" if being_written else ""
+        raise UserError(f"{path} holds no checkpoint{told}: name a run folder, or RUN/{STEPS}/STEP")
+    return path, steps[-1]
+
+
+def read_meta(step_folder: Path) -> Meta:
+    """What a step says of itself, after a look at its files; raises UserError for a damaged one."""
+    try:
+        check_files(step_folder)
+    except DamagedStep as error:
+        raise UserError(refusal(step_folder, error)) from error
+    return Meta.from_json(json.loads((step_folder / META).read_text(encoding="utf-8")))
+
+
+def refusal(step_folder: Path, error: DamagedStep) -> str:
+    """Of a step that somebody named: no other one is taken in its place."""
+    others = [str(path) for path in steps_of(step_folder.parent.parent) if path != step_folder]
+    remedy = f"name another step ({', '.join(others)})" if others else "there is no other step of this run"
+    return f"{step_folder} is damaged ({error}): {remedy}"
+
+
+def restore_newest(run_dir: Path, restore: Callable[[Path, Meta], T]) -> T | None:
+    """What `restore` makes of the newest good step, or None where the run has none yet; all processes take the same.
+
+    A step for which one of them raises DamagedStep is set aside, with a line. Raises UserError where no good one is
+    left.
+    """
+    while steps := steps_of(run_dir):
+        folder, result, problem = steps[-1], None, ""
+        try:
+            check_files(folder)
+            result = restore(folder, read_meta(folder))
+        except DamagedStep as error:
+            problem = str(error)
+        problems = same_program.problems_of_all(f"restore/{folder.name}", problem)
+        if not problems:
+            return result
+        if jax.process_index() == 0:
+            set_aside(folder, problems[0])
+        same_program.problems_of_all(f"restore/{folder.name}/aside", "")
+    damaged = sorted(str(path) for path in (run_dir / STEPS).glob(f"*{DAMAGED}*"))
+    if damaged:
+        raise UserError(
+            f"{run_dir} has no step that can be read, only {', '.join(damaged)}: remove the folder to start anew, or "
+            "choose another --run-dir"
+        )
+    return None
+
+
+def set_aside(folder: Path, problem: str) -> None:
+    aside = folder.with_name(folder.name + DAMAGED)
+    number = 2
+    while aside.exists():
+        aside = folder.with_name(f"{folder.name}{DAMAGED}-{number}")
+        number += 1
+    folder.rename(aside)
+    print(f"{folder} is damaged ({problem}): set aside as {aside.name}, the step before it is tried", flush=True)
+
+
+# ---------------------------------------------------------------- files
+
+
+def files_of(step_folder: Path) -> dict[str, Path]:
+    paths = sorted(path for path in step_folder.rglob("*") if path.is_file() and path.name != DIGESTS)
+    return {str(path.relative_to(step_folder)): path for path in paths}
+
+
+def digests_of(step_folder: Path) -> dict[str, dict[str, Any]]:
+    """Size of every file of a step and the hash of every small one, by its path in the step."""
+    digests: dict[str, dict[str, Any]] = {}
+    for name, path in files_of(step_folder).items():
+        size = path.stat().st_size
+        digests[name] = {"size": size, **({"sha256": file_hash(path)} if size <= HASHED_BYTES else {})}
+    return digests
+
+
+def check_files(step_folder: Path) -> None:
+    """Raise DamagedStep where a file is missing, cut short, new, or small and changed."""
+    path = step_folder / DIGESTS
+    if not path.is_file():
+        raise DamagedStep(f"{DIGESTS} is missing")
+    try:
+        expected = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DamagedStep(f"{DIGESTS} is not JSON") from error
+    found = files_of(step_folder)
+    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    problems += [f"{name} is new" for name in found.keys() - expected.keys()]
+    try:
+        problems += [
+            f"{name} is changed"
+            for name in expected.keys() & found.keys()
+            if expected[name].keys() - {"size", "sha256"}
+            or found[name].stat().st_size != expected[name].get("size")
+            or ("sha256" in expected[name] and file_hash(found[name]) != expected[name]["sha256"])
+        ]
+    except OSError as error:
+        raise DamagedStep(f"a file cannot be read: {error.strerror}") from error
+    if problems:
+        raise DamagedStep(min(problems) + (f", and {len(problems) - 1} more" if problems[1:] else ""))
+
+
+# ---------------------------------------------------------------- arrays
+
+
+def leaf_names(tree: Any) -> dict[str, Any]:
+    """Any tree to one level, named by the path: {"blocks.attention.q_DNH": ..., "1.0.mu.norm.scale": ...}."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {".".join(str(jax.tree_util.keystr((key,), simple=True)) for key in path): leaf for path, leaf in leaves}
+
+
+def open_array(step_folder: Path, item: str, name: str) -> Any:
+    """A saved array, of which no more is read than what is indexed: `open_array(...)[3:5].read().result()`."""
+    spec = {
+        "driver": "zarr",
+        "kvstore": {"driver": "ocdbt", "base": f"file://{step_folder.absolute()}/{item}/", "path": f"{name}/"},
+        "fill_missing_data_reads": False,  # a chunk that is gone is an error, not zeros
+    }
+    try:
+        return tensorstore.open(spec, open=True, read=True).result()
+    except (ValueError, OSError, RuntimeError) as error:
+        raise DamagedStep(f"{item}/{name} cannot be opened: {first_line(error)}") from error
+
+
+def read(array: Any, index: Any, told: str) -> np.ndarray:
+    """A part of an opened array in the host's memory."""
+    try:
+        return np.asarray(array[index].read().result())
+    except (ValueError, OSError, RuntimeError) as error:
+        raise DamagedStep(f"{told} cannot be read: {first_line(error)}") from error
+
+
+def read_stored(step_folder: Path, name: str, item: str = "params") -> np.ndarray:
+    """One whole array, named as in "blocks.attention.q_DNH", on the host without a device."""
+    return read(open_array(step_folder, item, name), ..., f"{item}/{name}")
+
+
+def restore_item(step_folder: Path, item: str, abstract: Any, meta: Meta, verify: bool = True) -> Any:
+    """An item's tree on the shardings and in the types of `abstract`; every process reads what its devices hold.
+
+    Raises DamagedStep where something cannot be read, or does not have the checksum that it was saved with.
+    """
+    began = time.monotonic()
+    leaves = leaf_names(abstract)
+    arrays: dict[str, jax.Array] = {}
+    problem = ""
+    try:
+        for name, wanted in leaves.items():
+            arrays[name] = restore_array(step_folder, item, name, wanted)
+    except DamagedStep as error:
+        problem = str(error)
+    # A checksum is a computation of all processes together: none may stand alone in it.
+    if problems := same_program.problems_of_all(f"read/{step_folder}/{item}", problem):
+        raise DamagedStep(problems[0])
+    read_after = time.monotonic() - began
+    if verify:
+        compare(item, jax.device_get(checksums(arrays)), meta)
+    if jax.process_index() == 0:
+        took = f"checksums compared in {time.monotonic() - began - read_after:.1f} s" if verify else "not verified"
+        print(
+            f"{step_folder}/{item}: {len(leaves)} arrays read in {read_after:.1f} s, {took}",
+            file=sys.stderr,
+            flush=True,
+        )
+    # One after another, so that one array alone is ever held in both types.
+    restored = [arrays.pop(name).astype(wanted.dtype) for name, wanted in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(abstract), restored)
+
+
+def restore_array(step_folder: Path, item: str, name: str, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+    """The array as it was saved, on the sharding that is wanted."""
+    stored, told = open_array(step_folder, item, name), f"{item}/{name}"
+    if tuple(stored.shape) != wanted.shape:
+        raise DamagedStep(f"{told} has the shape {tuple(stored.shape)}, not {wanted.shape}")
+    return jax.make_array_from_callback(wanted.shape, wanted.sharding, lambda index: read(stored, index, told))
+
+
+def compare(item: str, sums: dict[str, np.ndarray], meta: Meta) -> None:
+    """Raise DamagedStep for the arrays of an item whose checksums are not those of the step."""
+    found = {f"{item}/{name}": written(sums) for name, sums in sums.items()}
+    differing = [name for name, value in found.items() if meta.checksums.get(name, value) != value]
+    if differing:
+        more = f" and {len(differing) - 1} more" if differing[1:] else ""
+        raise DamagedStep(f"the content of {differing[0]}{more} is not what was saved")
+
+
+def restore_state(step_folder: Path, abstract: State, meta: Meta, verify: bool = True) -> State:
+    """The whole state of a step, on the shardings that `abstract` names."""
+    items = [name for name in abstract if name != "step"]
+    state = {name: restore_item(step_folder, name, abstract[name], meta, verify) for name in items}
+    return {"step": jax.device_put(jnp.int32(int(step_folder.name)), abstract["step"].sharding), **state}
+
+
+def restore_params(step_folder: Path, shapes: Params, shardings: Params, verify: bool = True) -> Params:
+    """The parameters alone, on any mesh; raises UserError for a damaged step."""
+    abstract = jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
+    )
+    try:
+        return restore_item(step_folder, "params", abstract, read_meta(step_folder), verify)
+    except DamagedStep as error:
+        raise UserError(refusal(step_folder, error)) from error
+
+
+def check_model(meta: Meta, model: LlamaConfig, where: Path) -> None:
+    """Refuse a checkpoint of another model, naming the fields that differ."""
+    theirs, ours = dataclasses.asdict(meta.model), dataclasses.asdict(model)
+    differing = [f"{key} {theirs[key]} there, {ours[key]} here" for key in ours if theirs[key] != ours[key]]
+    if differing:
+        raise UserError(f"{where} is another model: {'; '.join(differing)}")

@@ -1,0 +1,221 @@
+"""Checkpoint to Hugging Face folder, without an accelerator and without ever holding the model.
+
+What is read is checked against the checkpoint's checksums on its way, so that nothing damaged leaves; `--verify` reads
+the folder back.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from asclepius_jax.checkpoint.adapters import lora_of
+from asclepius_jax.checkpoint.checksums import written
+from asclepius_jax.checkpoint.read import DIGESTS, STEPS, DamagedStep, Meta, find_step, read_meta, refusal
+from asclepius_jax.convert.export_peft import read_adapters, write_peft
+from asclepius_jax.convert.merge_adapters import write_merged
+from asclepius_jax.convert.model_card import base_model, model_card
+from asclepius_jax.convert.verify import verify
+from asclepius_jax.convert.weights import Export, Share, check_stored, collect, write_share
+from asclepius_jax.model.huggingface.names import check_finite, write_config
+from asclepius_jax.model.huggingface.safetensors import write_index
+from asclepius_jax.model.llama import build
+from data_prep.contract.errors import UserError
+from data_prep.contract.hub import Target, push
+from data_prep.contract.manifests import MANIFEST, writing_folder
+from data_prep.contract.records import file_hash, text_hash
+from data_prep.contract.tokenizer import JsonTokenizer, check_vocabulary
+from data_prep.contract.training_prompt import chat_template
+
+CODES = {"bfloat16": "BF16", "float32": "F32"}
+# Beside the files of weights that the manifest names. Nothing else that lies in the folder leaves the machine.
+TEXTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+    "README.md",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Checkpoint to Hugging Face folder."""
+
+    checkpoint: Path
+    """Run folder (its newest step), or RUN/checkpoints/STEP."""
+    out: Path
+    """Folder to write."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the exported weights."""
+    max_shard_size: float = 5.0
+    """Largest safetensors file, in GB."""
+    verify: bool = False
+    """Read the folder back and compare it with the checkpoint; one that is finished already is not written again."""
+    push: str = ""
+    """NAME/REPO on the Hugging Face hub, private; the folder is verified first."""
+    public: bool = False
+    """Make the pushed repository public."""
+    adapters: bool = False
+    """Of a run that trained adapters: those alone, as a folder that `peft` loads, and not merged into their base."""
+    share: Annotated[Share, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Share)
+
+
+def run_export(config: ExportConfig) -> None:
+    run_dir, step_folder = find_step(config.checkpoint)
+    meta = read_meta(step_folder)
+    tokenizer = JsonTokenizer(run_dir / "tokenizer")
+    check(config, meta, tokenizer, step_folder)
+    facts = {
+        "dtype": config.dtype,
+        "max_shard_size": config.max_shard_size,
+        "tokenizer_hash": meta.tokenizer_hash,
+        "step": int(step_folder.name),
+        # Not where it lies: the folder is for others to read.
+        "inputs": {f"{STEPS}/{step_folder.name}": file_hash(step_folder / DIGESTS)},
+    }
+    with whole_step(config, step_folder, meta) as whole:
+        try:
+            export_step(config, whole, tokenizer, facts)
+        except DamagedStep as error:
+            raise UserError(refusal(step_folder, error)) from error
+    if config.push:
+        push_folder(config)
+
+
+def push_folder(config: ExportConfig) -> None:
+    manifest = json.loads((config.out / MANIFEST).read_text(encoding="utf-8"))
+    names = [*(file["name"] for file in manifest["files"]), *TEXTS, MANIFEST]
+    message = f"Step {manifest['step']}, {manifest['dtype']}, by asclepius-jax"
+    push(config.out, Target(config.push, "model", config.public), names, message)
+
+
+@contextlib.contextmanager
+def whole_step(config: ExportConfig, step_folder: Path, meta: Meta) -> Iterator[Path]:
+    """A step that holds what is to be exported: for a while, beside the folder, one of base and adapters merged."""
+    if config.adapters or not lora_of(meta).rank:
+        yield step_folder
+        return
+    merged = config.out.parent / f".{config.out.name}.merged"
+    shutil.rmtree(merged, ignore_errors=True)
+    try:
+        yield write_merged(step_folder, merged)
+    finally:
+        shutil.rmtree(merged, ignore_errors=True)
+
+
+def export_step(config: ExportConfig, step_folder: Path, tokenizer: JsonTokenizer, facts: dict[str, Any]) -> None:
+    meta = read_meta(step_folder)
+    if config.adapters:
+        write_adapters(config, step_folder, meta, tokenizer, facts)
+        return
+    if config.share.process_id:
+        identity = text_hash(json.dumps([facts, config.share.processes]))
+        write_share(open_export(config, step_folder, meta), config.out, config.share, identity)
+        print(f"process {config.share.process_id} of {config.share.processes} has written its files")
+        return
+    if not ((config.verify or config.push) and is_finished(config.out, facts)):
+        write_folder(config, step_folder, meta, tokenizer, facts)
+    if config.verify or config.push:
+        verify(config.out, step_folder, meta, texts_of(meta, tokenizer, config.dtype))
+
+
+def check(config: ExportConfig, meta: Meta, tokenizer: JsonTokenizer, step_folder: Path) -> None:
+    """Refuse what cannot be exported before anything is written."""
+    if tokenizer.hash != meta.tokenizer_hash:
+        raise UserError(f"{tokenizer.folder} is not the one that {step_folder} was trained with")
+    check_vocabulary(tokenizer, meta.model.vocab_size, step_folder)
+    if config.max_shard_size <= 0:
+        raise UserError(f"--max-shard-size {config.max_shard_size}: it must be above 0 GB")
+    lora, share = lora_of(meta), config.share
+    if config.adapters and not lora.rank:
+        raise UserError(f"--adapters: {step_folder} holds whole parameters; leave the flag out")
+    if config.adapters and (config.verify or config.push):
+        raise UserError("--adapters: --verify and --push take whole folders; leave one of them out")
+    if lora.rank and share.processes > 1:
+        raise UserError("--processes: adapters are merged into their base by one process; leave it out")
+    if not 0 <= share.process_id < share.processes:
+        raise UserError(f"--process-id {share.process_id}: it must be from 0 to {share.processes - 1}")
+
+
+def is_finished(out: Path, facts: dict[str, Any]) -> bool:
+    """Whether `out` is an export of this very step with these settings."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {name: manifest.get(name) for name in facts} == facts
+
+
+def open_export(config: ExportConfig, step_folder: Path, meta: Meta) -> Export:
+    return Export(step_folder, build(meta.model), CODES[config.dtype], int(config.max_shard_size * 1e9))
+
+
+def write_folder(
+    config: ExportConfig, step_folder: Path, meta: Meta, tokenizer: JsonTokenizer, facts: dict[str, Any]
+) -> None:
+    with writing_folder(config.out, "export", facts["inputs"], of_records=False) as folder:
+        export = open_export(config, step_folder, meta)
+        contents = export.write(folder.path, config.share)
+        identity = text_hash(json.dumps([facts, config.share.processes]))
+        contents |= collect(config.out, folder.path, config.share, identity)
+        check_stored(contents, export.model, meta.checksums)
+        check_finite({name: content.non_finite for name, content in contents.items()}, step_folder)
+        for file, tensors in export.shards.items():
+            folder.add_file(file, len(tensors), hashed=False)
+        write_index(folder.path, export.shards, sum(export.sizes.values()))
+        tokenizer.save(folder.path)
+        card = model_card(meta, int(step_folder.name), config.dtype)
+        for name, text in {**texts_of(meta, tokenizer, config.dtype), "README.md": card}.items():
+            (folder.path / name).write_text(text, encoding="utf-8")
+        folder.counts["in"] = folder.counts["out"]
+        folder.facts = {**facts, "checksums": {name: written(contents[name].written) for name in sorted(contents)}}
+    print(
+        f"exported {step_folder} to {config.out}: {folder.counts['out']} tensors in {len(export.shards)} files",
+        flush=True,
+    )
+
+
+def write_adapters(
+    config: ExportConfig, step_folder: Path, meta: Meta, tokenizer: JsonTokenizer, facts: dict[str, Any]
+) -> None:
+    adapters = read_adapters(step_folder)
+    assert adapters is not None, "check has refused a step without adapters"
+    base = base_model(meta) or Path(meta.config["init"]["hf"] or meta.config["init"]["checkpoint"]).name
+    with writing_folder(config.out, "export", facts["inputs"], of_records=False) as folder:
+        count = write_peft(folder.path, build(meta.model), adapters, base, config.dtype)
+        folder.add_file("adapter_model.safetensors", count)
+        folder.counts["in"] = count
+        tokenizer.save(folder.path)
+        texts = texts_of(meta, tokenizer, config.dtype)
+        card = model_card(meta, int(step_folder.name), config.dtype)
+        for name in texts.keys() & {"chat_template.jinja"}:
+            (folder.path / name).write_text(texts[name], encoding="utf-8")
+        (folder.path / "README.md").write_text(card, encoding="utf-8")
+        folder.facts = facts
+    print(f"exported the adapters of {step_folder} to {config.out}: {count} tensors, to load upon {base}", flush=True)
+
+
+def texts_of(meta: Meta, tokenizer: JsonTokenizer, dtype: str) -> dict[str, str]:
+    """What transformers reads of the folder beside weights and tokenizer."""
+    pad = tokenizer.config.get("pad_token")
+    name = pad["content"] if isinstance(pad, dict) else pad
+    pad_id = None if name is None else tokenizer.fast.token_to_id(name)
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad_id}
+    texts = {
+        "config.json": write_config(meta.model, dtype, ids),
+        "generation_config.json": json.dumps({**ids, "do_sample": False}, indent=2) + "\n",
+    }
+    if meta.phase == "instruct":
+        bos = tokenizer.token(tokenizer.bos_id)
+        eos = tokenizer.token(tokenizer.eos_id)
+        texts["chat_template.jinja"] = chat_template(meta.prompt_template, bos, eos, tokenizer.special_tokens())
+    return texts

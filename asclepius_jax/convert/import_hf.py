@@ -1,0 +1,100 @@
+"""Hugging Face folder to checkpoint, block by block: no device, no mesh, and the folder's own types.
+
+A number stays what it is: bfloat16 in the folder is bfloat16 in the checkpoint, and float32 when training starts.
+"""
+
+import dataclasses
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from asclepius_jax.checkpoint.blocks import WORKERS, ItemWriter, blocks, tensor_checksum
+from asclepius_jax.checkpoint.checksums import added, written
+from asclepius_jax.checkpoint.read import STEPS, Meta
+from asclepius_jax.checkpoint.write import close_step
+from asclepius_jax.model.huggingface.layout import read_part
+from asclepius_jax.model.huggingface.names import (
+    check_finite,
+    flatten,
+    hf_shapes,
+    names,
+    non_finite,
+    open_model,
+    read_config,
+)
+from asclepius_jax.model.huggingface.safetensors import Tensors
+from asclepius_jax.model.llama import Model, build
+from data_prep.contract.errors import UserError
+from data_prep.contract.hub import WEIGHTS, local_folder
+from data_prep.contract.manifests import writing_folder
+from data_prep.contract.records import file_hash
+from data_prep.contract.tokenizer import check_vocabulary, load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportConfig:
+    """Hugging Face folder to checkpoint."""
+
+    hf: Path
+    """Folder, or hub id, with config.json, safetensors and tokenizer.json or tokenizer.model."""
+    out: Path
+    """Run folder to write, for `--init.checkpoint`, `generate` and `export`."""
+
+
+def run_import(config: ImportConfig) -> None:
+    if (config.out / STEPS).exists():
+        raise UserError(f"{config.out} holds checkpoints already: choose another --out, or remove it")
+    config = dataclasses.replace(config, hf=local_folder(config.hf, WEIGHTS))
+    model = build(read_config(config.hf))
+    source = load_tokenizer(config.hf)
+    check_vocabulary(source, model.config.vocab_size, config.hf)
+    tensors = open_model(config.hf, model)
+    meta = Meta(model.config, source.hash, prompt_template="", row_length=0, phase="import", config={})
+    inputs = {str(config.hf): file_hash(config.hf / "config.json")}
+    with writing_folder(config.out, "import", inputs, of_records=False) as folder:
+        source.save(folder.path / "tokenizer")
+        partial = folder.path / STEPS / ".0.saving"
+        (partial / "params").mkdir(parents=True)
+        checksums = copy_weights(tensors, model, partial / "params", config.hf)
+        close_step(partial, partial.parent / "0", dataclasses.replace(meta, checksums=checksums))
+        folder.counts["in"] = folder.counts["out"] = len(hf_shapes(model))
+    print(f"imported {config.hf} to {config.out}: {model.config.num_params:,} parameters")
+
+
+def common_dtype(tensors: Tensors, theirs: str, layers: range) -> np.dtype:
+    """The type of a parameter's tensors; float32, which holds every other exactly, where its layers differ."""
+    dtypes = {tensors[theirs.format(layer)].dtype for layer in layers}
+    return dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+
+
+def copy_weights(tensors: Tensors, model: Model, item: Path, where: Path) -> dict[str, str]:
+    """Write the item `params`; returns the content checksum of each array."""
+    shapes = {name: shape.shape for name, shape in flatten(model.shapes).items()}
+    rows = {row[0]: row for row in names(model)}
+    layers = {name: range(shapes[name][0]) if "{}" in row[1] else range(1) for name, row in rows.items()}
+    arrays = {name: (shapes[name], common_dtype(tensors, row[1], layers[name])) for name, row in rows.items()}
+
+    def copy(writer: ItemWriter, job: tuple[str, int]) -> tuple[str, str, int, np.ndarray]:
+        name, layer = job
+        _, theirs, layout = rows[name]
+        told = theirs.format(layer)
+        tensor = tensors.fetch(told).astype(arrays[name][1], copy=False)
+        stacked = "{}" in theirs
+        shape, chunk = shapes[name], writer.arrays[name].chunk_layout.write_chunk.shape
+        shape, chunk = (shape[1:], chunk[1:]) if stacked else (shape, chunk)
+        for index in blocks(shape, chunk, tensor.itemsize):
+            block = read_part(tensor, layout, index, shape)
+            writer.write(name, (layer, *index) if stacked else index, block)
+        sums = tensor_checksum(tensor, layout, shape, layer if stacked else None)
+        bad = non_finite(tensor)
+        tensors.release(told)
+        return f"params/{name}", told, bad, sums
+
+    jobs = [(name, layer) for name in rows for layer in layers[name]]
+    with ItemWriter(item, arrays) as writer:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            done = list(pool.map(functools.partial(copy, writer), jobs))
+        check_finite({told: bad for _, told, bad, _ in done}, where)
+    return {name: written(added(sums for other, _, _, sums in done if other == name)) for name, *_ in done}

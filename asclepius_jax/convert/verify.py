@@ -1,0 +1,177 @@
+"""An exported folder against the checkpoint that it came from: content, texts, and what transformers computes with it.
+
+The tensors' checksums are taken from the files as they lie, by the axes that they have in ours: a matrix that was
+turned wrongly or whose heads were permuted does not have the checksum of the parameter.
+"""
+
+import importlib.util
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from asclepius_jax.checkpoint.blocks import READERS, tensor_checksum
+from asclepius_jax.checkpoint.checksums import written
+from asclepius_jax.checkpoint.read import Meta, restore_params
+from asclepius_jax.config import MeshConfig
+from asclepius_jax.convert.weights import Export, check_stored, parameter_sums, tensors_of
+from asclepius_jax.cost_model.hardware import available_memory
+from asclepius_jax.distributed.sharding import make_mesh, param_shardings
+from asclepius_jax.model.huggingface.names import check_finite, flatten, non_finite, open_model, read_config
+from asclepius_jax.model.huggingface.safetensors import FolderError
+from asclepius_jax.model.llama import Model, build
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest
+from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt
+
+SAMPLE = """\
+Discharge summary. 71-year-old man, h/o COPD and hypertension, admitted with three days of fever (38.9 C) and
+productive cough. CXR: right lower lobe consolidation. Ceftriaxone 2 g i.v. daily for 5 days, then amoxicillin p.o.
+Oxygen was weaned on day 4. No known drug allergies. Follow-up in two weeks.
+"""
+MOST_TOKENS = 128
+# Of the largest logit, and of one of 10: what float32 sums in another order differ by, many times over.
+RELATIVE_BOUND, LEAST_BOUND = 1e-4, 1e-3
+
+
+def verify(folder: Path, step_folder: Path, meta: Meta, texts: dict[str, str]) -> None:
+    """Compare and tell; a folder that fails gets another name. `texts` are the files that it must hold, word for word.
+
+    Raises UserError for the folder, DamagedStep for the checkpoint.
+    """
+    model = build(meta.model)
+    told = ""
+    try:
+        problem = texts_problem(folder, meta, texts) or content_problem(folder, step_folder, meta, model)
+    except (FolderError, UserError) as error:
+        problem = str(error)
+    if not problem:
+        try:
+            told = compare_logits(folder, step_folder, meta, model)
+        except FolderError as error:
+            problem = str(error)
+    if problem:
+        raise UserError(f"{folder} is not what {step_folder} holds: {problem}. It is now {set_aside(folder)}")
+    print(f"verified {folder}: every tensor has the checkpoint's content; {told}", flush=True)
+
+
+def set_aside(folder: Path) -> Path:
+    failed, number = folder.with_name(f"{folder.name}-FAILED"), 2
+    while failed.exists():
+        failed = folder.with_name(f"{folder.name}-FAILED-{number}")
+        number += 1
+    folder.rename(failed)
+    return failed
+
+
+def texts_problem(folder: Path, meta: Meta, texts: dict[str, str]) -> str:
+    """What is wrong with the tokenizer, the configuration or the chat template; "" where nothing is."""
+    if JsonTokenizer(folder).hash != meta.tokenizer_hash:
+        return "its tokenizer is another one"
+    if read_config(folder) != meta.model:
+        return "its config.json describes another model"
+    for name, text in texts.items():
+        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
+            return f"{name} is missing or was changed"
+    return ""
+
+
+def content_problem(folder: Path, step_folder: Path, meta: Meta, model: Model) -> str:
+    """Read every tensor of the folder, and of the checkpoint what its own checksums do not say."""
+    listed = read_manifest(folder, "export")["checksums"]
+    tensors = open_model(folder, model)
+    shapes = {name: shape.shape for name, shape in flatten(model.shapes).items()}
+    ours = {tensor.theirs: tensor for tensor in tensors_of(model)}
+
+    def look(name: str) -> tuple[list[int], int]:
+        tensor = ours[name]
+        shape = shapes[tensor.ours] if tensor.layer is None else shapes[tensor.ours][1:]
+        array = tensors.fetch(name)
+        sums, bad = tensor_checksum(array, tensor.layout, shape, tensor.layer), non_finite(array)
+        tensors.release(name)
+        return sums.tolist(), bad
+
+    with ThreadPoolExecutor(READERS) as pool:
+        found = dict(zip(ours, pool.map(look, ours), strict=True))
+    check_finite({name: bad for name, (_, bad) in found.items()}, folder)
+    differing = [name for name, (sums, _) in found.items() if listed.get(name) != written(sums)]
+    if not differing:
+        expected = expected_sums(step_folder, meta, model, tensors)
+        sums = parameter_sums(model, {name: sums for name, (sums, _) in found.items()})
+        differing = [f"params/{name}" for name, value in sums.items() if expected[name] != value]
+    more = f" and {len(differing) - 1} more" if differing[1:] else ""
+    return f"the content of {differing[0]}{more} is another" if differing else ""
+
+
+def expected_sums(step_folder: Path, meta: Meta, model: Model, tensors: dict[str, np.ndarray]) -> dict[str, str]:
+    """The checksum of each parameter in the folder's type: as it was saved with, or from the checkpoint's own bytes
+    where it is of another type there."""
+    dtype = next(iter(tensors.values())).dtype
+    code = {2: "BF16", 4: "F32"}[dtype.itemsize]
+    export = Export(step_folder, model, code, 2**62)
+    saved = {name: meta.checksums.get(f"params/{name}") for name in export.arrays}
+    same = {name for name, array in export.arrays.items() if array.dtype.numpy_dtype == dtype and saved[name]}
+    wanted = [tensor for tensor in tensors_of(model) if tensor.ours not in same]
+    with ThreadPoolExecutor(READERS) as pool:
+        contents = dict(zip([t.theirs for t in wanted], pool.map(export.look, wanted), strict=True))
+    check_stored(contents, model, meta.checksums)
+    cast = parameter_sums(model, {name: content.written for name, content in contents.items()})
+    return {name: cast[name] if name in cast else str(saved[name]) for name in export.arrays}
+
+
+# ---------------------------------------------------------------- logits
+
+
+def compare_logits(folder: Path, step_folder: Path, meta: Meta, model: Model) -> str:
+    """What transformers computes with the folder against what our model computes with the checkpoint's parameters in
+    the folder's type. Raises FolderError where they differ; returns what to tell."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"logits were not compared, {' and '.join(missing)} being not installed"
+    needed, free = 2 * 4 * model.config.num_params, available_memory()
+    if needed > free / 2:
+        return (
+            f"logits were not compared: two models in float32 take {needed / 1e9:.1f} GB, more than half of the "
+            f"{free / 1e9:.1f} GB of free memory"
+        )
+    tokenizer = JsonTokenizer(folder)
+    ids = encode_prompt(tokenizer, SAMPLE)[: min(MOST_TOKENS, model.config.max_length)]
+    theirs = their_logits(folder, ids)
+    ours = our_logits(folder, step_folder, model, ids)
+    difference, bound = float(np.abs(ours - theirs).max()), max(LEAST_BOUND, RELATIVE_BOUND * np.abs(ours).max())
+    told = f"max |delta| of {len(ids)} tokens' logits against transformers is {difference:.1e} (bound {bound:.1e})"
+    if not difference <= bound:  # NaN is no agreement either
+        raise FolderError(told)
+    return told
+
+
+def their_logits(folder: Path, ids: list[int]) -> np.ndarray:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer(SAMPLE)["input_ids"][: len(ids)] != ids:
+        raise FolderError("transformers makes other token ids of a text than the training did")
+    model, told = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    if told["missing_keys"] or told["unexpected_keys"]:
+        raise FolderError(f"transformers misses {told['missing_keys']} and does not know {told['unexpected_keys']}")
+    with torch.no_grad():
+        return model.eval()(torch.tensor([ids])).logits.numpy()
+
+
+def our_logits(folder: Path, step_folder: Path, model: Model, ids: list[int]) -> np.ndarray:
+    mesh = make_mesh(MeshConfig(1, 1, 1, 1), jax.local_devices(backend="cpu")[:1])
+    dtype = next(iter(open_model(folder, model).values())).dtype
+    params = restore_params(step_folder, model.shapes, param_shardings(mesh, model), verify=False)
+    if dtype.itemsize == 2:
+        # Donated: the parameters are never there twice. A cast there and back would be simplified away.
+        rounded: Any = jax.jit(lambda x: jax.lax.reduce_precision(x, 8, 7), donate_argnums=0)
+        params = jax.tree.map(rounded, params)
+    tokens_BT = np.array([ids])
+    positions_BT = np.arange(len(ids))[None]
+    call = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens_BT), dtype="float32"))
+    return np.asarray(call(params, tokens_BT, positions_BT))

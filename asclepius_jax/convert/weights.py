@@ -1,0 +1,204 @@
+"""Weights of a checkpoint into safetensors files, block by block, by one process or by several that share the files."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from asclepius_jax.checkpoint.blocks import READERS, Scratch, blocks, read_into
+from asclepius_jax.checkpoint.checksums import added, part_checksum
+from asclepius_jax.checkpoint.checksums import written as hexadecimal
+from asclepius_jax.checkpoint.read import DamagedStep, open_array
+from asclepius_jax.model.huggingface.layout import write_part
+from asclepius_jax.model.huggingface.names import flatten, hf_shapes, names, non_finite
+from asclepius_jax.model.huggingface.safetensors import DTYPES, lay_out, plan_shards
+from asclepius_jax.model.llama import Model
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import sync, write_durably
+
+PART = "part.json"  # closes what one process has written
+PATIENCE_SECONDS = 600  # for another process that writes nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which of the files this process writes: those whose number leaves `process_id` when divided by `processes`."""
+
+    process_id: int = 0
+    processes: int = 1
+    """That write together; process 0 puts their files into one folder and writes everything else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One tensor to write."""
+
+    theirs: str
+    ours: str
+    layout: str
+    layer: int | None  # in a stacked parameter
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What went through memory for one tensor. The sums of a parameter's tensors add up to the parameter's."""
+
+    stored: list[int]  # checksum of what was read
+    written: list[int]  # of what was written, in the folder's type
+    non_finite: int
+
+
+class Export:
+    """Which tensors go into which files, and the writing of them."""
+
+    def __init__(self, step_folder: Path, model: Model, code: str, max_shard_bytes: int):
+        self.model, self.code, self.dtype = model, code, DTYPES[code]
+        self.arrays = {name: open_array(step_folder, "params", name) for name in flatten(model.shapes)}
+        self.shapes = hf_shapes(model)
+        self.sizes = {name: math.prod(shape) * self.dtype.itemsize for name, shape in self.shapes.items()}
+        self.shards = plan_shards(self.sizes, max_shard_bytes)
+        self.scratch = Scratch()
+        self.tensors = {tensor.theirs: tensor for tensor in tensors_of(model)}
+
+    def write(self, folder: Path, share: Share) -> dict[str, Content]:
+        """Write this process's files; returns what each tensor in them holds."""
+        files = [file for i, file in enumerate(self.shards) if i % share.processes == share.process_id]
+        starts = {}
+        for file in files:
+            for name, start in lay_out(
+                folder / file, {n: self.shapes[n] for n in self.shards[file]}, self.code
+            ).items():
+                starts[name] = (folder / file, start)
+        with ThreadPoolExecutor(READERS) as pool:
+            written = list(pool.map(lambda name: self.write_tensor(self.tensors[name], *starts[name]), starts))
+        for file in files:
+            sync(folder / file)
+        return dict(zip(starts, written, strict=True))
+
+    def write_tensor(self, tensor: Tensor, path: Path, start: int) -> Content:
+        whole = self.scratch.array("whole", self.shapes[tensor.theirs], self.dtype)
+        content = self.look(tensor, whole)
+        with path.open("r+b") as file:
+            file.seek(start)
+            file.write(whole.reshape(-1).view(np.uint8).data)
+            file.flush()
+            # The disk begins now, and the sync at the end finds little left to write.
+            os.posix_fadvise(file.fileno(), start, whole.nbytes, os.POSIX_FADV_DONTNEED)
+        return content
+
+    def look(self, tensor: Tensor, into: np.ndarray | None = None) -> Content:
+        """Read a tensor's part of the checkpoint, and put it in the folder's type and layout `into` an array."""
+        array, shape = self.arrays[tensor.ours], self.model_shape(tensor)
+        stored, written, bad = np.zeros(2, np.uint32), np.zeros(2, np.uint32), 0
+        chunk = array.chunk_layout.read_chunk.shape[-len(shape) :]
+        for index in blocks(shape, chunk, array.dtype.numpy_dtype.itemsize):
+            place = index if tensor.layer is None else (tensor.layer, *index)
+            block = self.scratch.array("block", [part.stop - part.start for part in index], array.dtype.numpy_dtype)
+            read_into(block, array, place, f"params/{tensor.ours}")
+            sums = block_checksum(block, tensor.layer, index)
+            cast = block
+            if block.dtype != self.dtype:
+                cast = self.scratch.array("cast", block.shape, self.dtype)
+                np.copyto(cast, block, casting="unsafe")
+            stored += sums
+            written += sums if cast is block else block_checksum(cast, tensor.layer, index)
+            bad += non_finite(cast)
+            if into is not None:
+                write_part(into, tensor.layout, index, shape, cast)
+        return Content(stored.tolist(), written.tolist(), bad)
+
+    def model_shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """Of our array, or of one layer of it."""
+        shape = tuple(self.arrays[tensor.ours].shape)
+        return shape if tensor.layer is None else shape[1:]
+
+
+def tensors_of(model: Model) -> list[Tensor]:
+    """Every tensor of the model's Hugging Face folder, and where it comes from."""
+    tensors = []
+    for ours, theirs, layout in names(model):
+        if "{}" in theirs:
+            layers = range(model.config.num_layers)
+            tensors += [Tensor(theirs.format(layer), ours, layout, layer) for layer in layers]
+        else:
+            tensors.append(Tensor(theirs, ours, layout, None))
+    return tensors
+
+
+def block_checksum(block: np.ndarray, layer: int | None, index: tuple[slice, ...]) -> np.ndarray:
+    """What a block adds to the checksum of its parameter."""
+    starts = [part.start for part in index]
+    if layer is None:
+        return part_checksum(block, list(enumerate(starts)))
+    return part_checksum(block[None], list(enumerate([layer, *starts])))
+
+
+def check_stored(contents: dict[str, Content], model: Model, checksums: dict[str, str]) -> None:
+    """Raise DamagedStep where what was read is not what was saved."""
+    for name, sums in parameter_sums(model, {name: content.stored for name, content in contents.items()}).items():
+        if checksums.get(f"params/{name}", sums) != sums:
+            raise DamagedStep(f"the content of params/{name} is not what was saved")
+
+
+def parameter_sums(model: Model, sums: dict[str, list[int]]) -> dict[str, str]:
+    """The checksum of each parameter of which there are tensors, from theirs."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for tensor in tensors_of(model):
+        if tensor.theirs in sums:
+            parts.setdefault(tensor.ours, []).append(np.array(sums[tensor.theirs], np.uint32))
+    return {name: hexadecimal(added(values)) for name, values in parts.items()}
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def part_folder(out: Path, process_id: int) -> Path:
+    return out.parent / f".{out.name}.part-{process_id}"
+
+
+def write_share(export: Export, out: Path, share: Share, identity: str) -> None:
+    """The files of a process that is not the first, in a folder of its own; nothing to do where it is finished."""
+    folder = part_folder(out, share.process_id)
+    if finished(folder, identity) is not None:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    contents = export.write(folder, share)
+    told = {name: dataclasses.asdict(content) for name, content in contents.items()}
+    write_durably(folder / PART, json.dumps({"identity": identity, "tensors": told}))
+
+
+def finished(folder: Path, identity: str) -> dict[str, Content] | None:
+    """What the tensors of a finished part hold, where it is part of this very export."""
+    if not (folder / PART).is_file():
+        return None
+    part = json.loads((folder / PART).read_text())
+    return {name: Content(**told) for name, told in part["tensors"].items()} if part["identity"] == identity else None
+
+
+def collect(out: Path, into: Path, share: Share, identity: str) -> dict[str, Content]:
+    """Wait for the other processes and take their files; returns what the tensors in them hold."""
+    contents: dict[str, Content] = {}
+    for process_id in range(1, share.processes):
+        folder = part_folder(out, process_id)
+        told, since = -1, time.monotonic()
+        while (part := finished(folder, identity)) is None:
+            size = sum(path.stat().st_blocks for path in folder.glob("*")) if folder.is_dir() else 0
+            told, since = size, (time.monotonic() if size != told else since)
+            if time.monotonic() - since > PATIENCE_SECONDS:
+                raise UserError(
+                    f"process {process_id} of {share.processes} has written nothing for {PATIENCE_SECONDS} s in "
+                    f"{folder}: start it with the same settings, and this one again"
+                )
+            time.sleep(0.2)
+        for path in folder.glob("*.safetensors"):
+            path.rename(into / path.name)
+        shutil.rmtree(folder)
+        contents |= part
+    return contents

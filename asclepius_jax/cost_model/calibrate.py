@@ -1,0 +1,196 @@
+"""Fits the constants of `predict` to published speeds, and tells how far off they leave it.
+
+    python -m asclepius_jax.cost_model.calibrate published_throughput.csv
+
+A row is one configuration, with the columns
+system,model,params,hardware,chips,sequence_length,sequences_per_chip,parallelism,remat,tokens_per_second_per_chip,source
+"""
+
+import csv
+import dataclasses
+import itertools
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from asclepius_jax.cost_model.hardware import DEVICES
+from asclepius_jax.cost_model.speed import FITTED, Constants, Layout, Prediction, predict
+from asclepius_jax.cost_model.topologies import TPUS, Topology
+from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
+from data_prep.contract.errors import UserError
+
+OURS = ("MaxText", "AXLearn")  # JAX trainers, which the same compiler builds; the others are compared, not fitted
+MODELS = {
+    "llama2-7b": VARIANTS["llama2_7b"],
+    "granite-7b": VARIANTS["llama2_7b"],
+    "llama3.1-8b": VARIANTS["llama31_8b"],
+    "mistral-7b": dataclasses.replace(VARIANTS["mistral_7b"], vocab_size=32_000),
+    "llama2-70b": LlamaConfig(32_000, 8192, 28_672, 80, 64, 8),
+    # Two feed-forward matrices of width 16,384: as much work as three of two thirds of it.
+    "mpt-7b": LlamaConfig(50_368, 4096, 10_923, 32, 32, 32, tie_embeddings=True),
+}
+HARDWARE = {"H100": "h100", "A100-SXM-80G": "a100-80g", "TPU v4": "v4", "TPU v5p": "v5p", "TPU v6e": "v6e"}
+
+# Where the file leaves `sequences_per_chip` empty and its source states it: step seconds x tokens a second (v6e), and
+# the configuration that the table of v5p links to.
+STATED_ROWS = {("llama3.1-8b", 8): 3, ("mistral-7b", 8): 6, ("llama2-70b", 512): 4}
+# The a3/ configurations are for Google's a3-highgpu-8g: four ports of 200 Gb/s for eight GPUs.
+A3_NETWORK_BANDWIDTH = 4 * 200e9 / 8 / 8
+# What is assumed where the file does not tell it: the recipes of v6e and v5p 70B that state it all make gate, up and
+# attention again, and AXLearn's default does; without recomputation 8 x 4096 tokens do not fit an A100.
+ASSUMED_REMAT = {"tpu": "published", "cuda": "full"}
+
+# Where a constant lies before any row is seen, and by what factor it may easily differ (1 standard deviation):
+# large products alone reach 0.9 of a TPU's peak and 0.7 of an H100's (711 of 989 TFLOP/s, measured by others); a
+# float32 is two bfloat16; rings reach 0.75 of the stated bandwidth.
+EXPECTED = Constants(tpu_matrices=0.9, gpu_matrices=0.7, traffic=2.0, links=0.75)
+SPREAD = Constants(tpu_matrices=1.2, gpu_matrices=1.2, traffic=2.0, links=1.3)
+RESIDUAL = 0.1  # of a logarithm: how well the model can describe a row
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    ours: bool
+    model: LlamaConfig
+    topology: Topology
+    layout: Layout
+    measured: float  # tokens a second of a device
+
+    def predict(self, constants: Constants) -> Prediction:
+        return predict(self.model, self.topology, self.layout, constants)
+
+
+def read_rows(path: Path) -> list[Row]:
+    with path.open(newline="") as file:
+        records = list(csv.DictReader(file))
+    for before, record in itertools.pairwise(records):
+        if record["source"].startswith("same"):
+            record["source"] = before["source"]
+    return [read_row(record) for record in records]
+
+
+def read_row(record: dict[str, str]) -> Row:
+    model_name = find(MODELS, record["model"])
+    model, device = MODELS[model_name], DEVICES[HARDWARE[find(HARDWARE, record["hardware"])]]
+    if abs(model.num_params / float(record["params"]) - 1) > 1e-3:
+        raise UserError(f"{record['model']}: {model.num_params:,} parameters, but the file says {record['params']}")
+    if "a3/" in record["source"]:
+        device = dataclasses.replace(device, network_bandwidth=A3_NETWORK_BANDWIDTH)
+    chips, name = (
+        int(record["chips"]),
+        f"{record['system']} {record['model']}, {record['chips']} x {record['hardware']}",
+    )
+    rows = record["sequences_per_chip"] or STATED_ROWS.get((model_name, chips))
+    if not rows:
+        raise UserError(f"{name}: sequences_per_chip is empty, and STATED_ROWS does not have it")
+    data = re.search(r"data=(\d+)", record["parallelism"])
+    replicas = int(data[1]) if data else 1
+    # bfloat16 throughout: the compiler sums the gradient of a cast weight before the cast back.
+    layout = Layout(
+        replicas, chips // replicas, 1, 1, int(rows), int(record["sequence_length"]), 1,
+        remat_of(record["remat"], device.platform), fsdp_gradient_bytes=2, data_gradient_bytes=2,
+    )  # fmt: skip
+    topology = Topology(f"{device.name}-{chips * cores_per_chip(device.name)}", device, chips)
+    measured = float(record["tokens_per_second_per_chip"])
+    return Row(name, record["system"] in OURS, model, topology, layout, measured)
+
+
+def remat_of(text: str, platform: str) -> str:
+    if not text:
+        return ASSUMED_REMAT[platform]
+    known = {
+        "saves attention context": "projections",
+        "offloads": "published",
+        "selective": "projections",
+        "none": "none",
+    }
+    return known[find(known, text)]
+
+
+def cores_per_chip(device: str) -> int:
+    return TPUS[device].cores_per_chip if device in TPUS else 1
+
+
+def find(names: dict, text: str) -> str:
+    """The name that stands in the text."""
+    found = [name for name in names if name in text]
+    if len(found) != 1:
+        raise UserError(f"{text!r} is none of {', '.join(names)}")
+    return found[0]
+
+
+def fit(rows: list[Row]) -> Constants:
+    """Least squares of the logarithms of measured over predicted, and of the constants over what is expected of them.
+
+    Gauss-Newton from the expected values; four unknowns, so that a few steps settle it.
+    """
+    expected, spread = (np.log(dataclasses.astuple(constants)) for constants in (EXPECTED, SPREAD))
+
+    def residuals(logarithms: np.ndarray) -> np.ndarray:
+        constants = Constants(*np.exp(logarithms))
+        off = [np.log(row.predict(constants).tokens_per_second_per_device / row.measured) / RESIDUAL for row in rows]
+        return np.append(off, (logarithms - expected) / spread)
+
+    at, step = expected, 1e-5
+    for _ in range(50):
+        here = residuals(at)
+        slopes = np.stack([(residuals(at + step * unit) - here) / step for unit in np.eye(len(at))], axis=1)
+        move = np.linalg.lstsq(slopes, -here, rcond=None)[0]
+        at = at + move * min(1, 0.5 / np.abs(move).max())
+        if np.abs(move).max() < 1e-9:
+            break
+    return Constants(*np.exp(at).tolist())
+
+
+def leave_one_out(rows: list[Row]) -> list[float]:
+    """Tokens a second of a device for each row, predicted from the others alone."""
+    return [
+        row.predict(fit([other for other in rows if other is not row])).tokens_per_second_per_device for row in rows
+    ]
+
+
+def errors_of(rows: list[Row], predicted: list[float]) -> list[float]:
+    return [abs(each / row.measured - 1) for row, each in zip(rows, predicted, strict=True)]
+
+
+def report(rows: list[Row], constants: Constants) -> str:
+    ours, others = [row for row in rows if row.ours], [row for row in rows if not row.ours]
+    left_out = leave_one_out(ours)
+    lines = ["| published, JAX | tokens/s/chip | fitted | left out | error |", "|---|---:|---:|---:|---:|"]
+    errors = errors_of(ours, left_out)
+    for row, alone in zip(ours, left_out, strict=True):
+        fitted = row.predict(constants).tokens_per_second_per_device
+        lines.append(
+            f"| {row.name} | {row.measured:,.0f} | {fitted:,.0f} | {alone:,.0f} | {alone / row.measured - 1:+.0%} |"
+        )
+    lines += ["", f"Left out: median error {np.median(errors):.0%}, worst {max(errors):.0%}.", ""]
+    lines += ["| published, others | tokens/s/chip | predicted for us | theirs of it |", "|---|---:|---:|---:|"]
+    for row in others:
+        predicted = row.predict(constants).tokens_per_second_per_device
+        lines.append(f"| {row.name} | {row.measured:,.0f} | {predicted:,.0f} | {row.measured / predicted:.0%} |")
+    values = ", ".join(f"{name}={value:.4g}" for name, value in dataclasses.asdict(constants).items())
+    return "\n".join([*lines, "", f"Constants({values})"])
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1 or not Path(arguments[0]).is_file():
+        print("usage: python -m asclepius_jax.cost_model.calibrate CSV", file=sys.stderr)
+        return 2
+    rows = read_rows(Path(arguments[0]))
+    constants = fit([row for row in rows if row.ours])
+    print(report(rows, constants))
+    for name, value in dataclasses.asdict(constants).items():
+        stored = getattr(FITTED, name)
+        if abs(value / stored - 1) > TOLERANCE:
+            print(f"predict.FITTED.{name} is {stored}, but a fresh fit gives {value:.4g}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

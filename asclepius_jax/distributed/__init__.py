@@ -1,0 +1,1 @@
+"""Devices and processes as one: the mesh, the job, the lock of a run, compiler flags."""

@@ -1,0 +1,122 @@
+"""The processes of a job must run the same program on the same data: what differs between them is named at the start.
+
+Without this, unlike settings give a job that hangs in its first collective, or one that trains something else.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from asclepius_jax.config import TrainConfig
+from asclepius_jax.distributed.job import Disagreement, Job, current
+from data_prep.contract.errors import UserError, first_line
+
+PACKAGES = ("asclepius_jax", "data_prep")
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "libtpu", "jax-cuda13-plugin")
+# Of environment variables: those that change what the compiler makes of the same program.
+COMPILER_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+
+def check_agreement(facts: dict[str, str]) -> None:
+    """Refuse, in every process, a job whose processes differ in a fact; returns at once where there is one process.
+
+    Raises Disagreement, which names the facts and the processes, or UserError where a process did not come to compare.
+    """
+    job = current()
+    if job is None:
+        return
+    compare(job, "program", facts)
+    # Only now: devices of unlike versions may not even start together.
+    kinds = sorted({device.device_kind for device in jax.local_devices()})
+    compare(job, "devices", {"devices": f"{jax.local_device_count()} x {', '.join(kinds)}"})
+
+
+def compare(job: Job, name: str, facts: dict[str, str]) -> None:
+    """Every process compares itself with process 0, so that what is read does not grow with the square of the job."""
+    client, wait = job.client, job.config.timeout_seconds * 1000
+    place = f"asclepius/{name}"
+    if job.process_id == 0:
+        client.key_value_set(f"{place}/facts", json.dumps(facts))
+    try:
+        first = json.loads(client.blocking_key_value_get(f"{place}/facts", wait))
+        ours = [
+            f"{fact} is {first.get(fact, 'absent')} in process 0, {facts.get(fact, 'absent')} in process "
+            for fact in sorted(first.keys() | facts.keys())
+            if first.get(fact) != facts.get(fact)
+        ]
+        if ours:
+            client.key_value_set(f"{place}/differs/{job.process_id:06}", "\n".join(ours))
+        client.wait_at_barrier(f"{place}/compared", wait)
+        differences = client.key_value_dir_get(f"{place}/differs/")
+        client.wait_at_barrier(f"{place}/read", wait)  # the coordinator must not leave before all have read
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"not every process came to compare its {name} within {job.config.timeout_seconds} s: see the logs of "
+            f"the others ({first_line(error)})"
+        ) from error
+    if differences:
+        raise Disagreement(f"the processes of the job do not agree: {summary(differences)}")
+
+
+def problems_of_all(name: str, problem: str, timeout_seconds: int = 3600) -> list[str]:
+    """The problems that the processes of the job tell under this name, "" being none; returns when all have come here.
+
+    A name serves once in the life of a job. Alone, a process hears itself.
+    """
+    job = current()
+    if job is None:
+        return [problem] if problem else []
+    client, place, wait = job.client, f"asclepius/problems/{name}", timeout_seconds * 1000
+    if problem:
+        client.key_value_set(f"{place}/{job.process_id:06}", problem)
+    client.wait_at_barrier(f"{place}/told", wait)
+    return [text for _, text in sorted(client.key_value_dir_get(place))]
+
+
+def summary(differences: list[tuple[str, str]], most: int = 4) -> str:
+    """`fact is A in process 0, B in process 1, 2`, the first few of them."""
+    processes: dict[str, list[int]] = {}
+    for key, text in sorted(differences):
+        for line in text.splitlines():
+            processes.setdefault(line, []).append(int(key.rpartition("/")[2]))
+    lines = [line + ", ".join(map(str, ids)) for line, ids in processes.items()]
+    more = f"; and {len(lines) - most} more" if len(lines) > most else ""
+    return "; ".join(lines[:most]) + more
+
+
+def facts_of(config: TrainConfig) -> dict[str, str]:
+    """What decides the program and its data: settings, packed folders, code, versions, flags of the compiler."""
+    facts = {f"--{name}": str(value) for name, value in leaves(dataclasses.asdict(config))}
+    for name in (config.data.path, config.data.eval_path):
+        if name:
+            facts[f"{name}/manifest.json"] = short_hash(Path(name) / "manifest.json")
+    root = Path(__file__).resolve().parents[2]
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            facts[f"code {path.relative_to(root)}"] = short_hash(path)
+    facts["python"] = platform.python_version()
+    for name in VERSIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            facts[name] = metadata.version(name)
+    return facts | {name: os.environ[name] for name in COMPILER_FLAGS if name in os.environ}
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def short_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else "absent"

@@ -1,0 +1,142 @@
+"""Where every array lives: the device mesh, and which mesh axis each logical axis is split over."""
+
+import math
+from typing import Any
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from asclepius_jax.config import BatchConfig, MeshConfig, divisors
+from asclepius_jax.model.collectives import Parallel
+from asclepius_jax.model.llama import Model
+from asclepius_jax.model.sizes import LlamaConfig
+from data_prep.contract.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor", "context")
+
+# Logical axis -> mesh axis. The model names its axes; only this table knows the mesh.
+RULES: dict[str, str | None] = {
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "layers": None,
+    "head_dim": None,
+    "norm": None,
+    "rank": None,
+}
+BATCH_AXES = ("data", "fsdp")  # of rows; the positions of a row are spread over context
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """One device is a 1 x 1 x 1 x 1 mesh: there is no unsharded code path."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor, config.context]
+    written = " x ".join(map(str, sizes))
+    if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
+        raise UserError(f"mesh {written}: every axis is 1 or more, and one of them may be -1")
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        raise UserError(
+            f"mesh {written} (data x fsdp x tensor x context) does not make {len(devices)} devices: "
+            f"set --mesh.fsdp -1 and let the others divide {len(devices)} ({divisors(len(devices))})"
+        )
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        # Split: where no part of the torus has an axis's size, neighbours along it are further apart.
+        places = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(places, MESH_AXES, axis_types=types)
+    if sizes[0] % slices:
+        raise UserError(
+            f"mesh.data {sizes[0]} over {slices} slices: only replicas may reach over the network between slices; "
+            f"make mesh.data a multiple of {slices}"
+        )
+    inner, outer = [sizes[0] // slices, *sizes[1:]], [slices, 1, 1, 1]
+    places = mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+    return Mesh(places, MESH_AXES, axis_types=types)
+
+
+def check_model_divides(mesh: Mesh, model: LlamaConfig) -> None:
+    """Refuse a mesh that does not divide the model, with the sizes that would."""
+    fsdp, tensor, context = mesh.shape["fsdp"], mesh.shape["tensor"], mesh.shape["context"]
+    for axis, devices, name, size in (
+        ("fsdp", fsdp, "model width", model.embed_dim),
+        ("tensor", tensor, "attention heads", model.num_heads),
+        ("tensor", tensor, "key/value heads", model.num_kv_heads),
+        ("tensor", tensor, "feed-forward width", model.mlp_dim),
+        ("tensor", tensor, "vocabulary", model.vocab_size),
+        # Around attention, context devices share the heads that tensor leaves.
+        ("tensor x mesh.context", tensor * context, "attention heads", model.num_heads),
+        ("tensor x mesh.context", tensor * context, "key/value heads", model.num_kv_heads),
+    ):
+        if size % devices:
+            fitting = [n for n in divisors(size) if n <= mesh.size]
+            raise UserError(f"mesh.{axis} {devices} does not divide the {name} of {size}: use one of {fitting}")
+
+
+def check_layout(mesh: Mesh, model: LlamaConfig, row_length: int, global_batch: int) -> None:
+    """Refuse a mesh that does not divide the model, the rows or the batch, with the sizes that would."""
+    check_model_divides(mesh, model)
+    parts = mesh.shape["tensor"] * mesh.shape["context"]
+    if row_length % parts:
+        raise UserError(
+            f"data.row_length {row_length} does not spread over mesh.tensor x mesh.context = {parts} devices: "
+            f"pack rows of a multiple of {parts} tokens"
+        )
+    if global_batch % batch_parts(mesh):
+        raise UserError(
+            f"batch.global_batch {global_batch} does not spread over mesh.data x mesh.fsdp = {batch_parts(mesh)} "
+            f"devices: make it a multiple of {batch_parts(mesh)}, or let devices share rows by mesh.tensor or "
+            "mesh.context"
+        )
+
+
+def check_batch_divides(mesh: Mesh, batch: BatchConfig) -> None:
+    """Refuse microbatches whose rows do not spread over the mesh, with the numbers that would."""
+    rows, parts = batch.global_batch // batch.microbatches, batch_parts(mesh)
+    if rows % parts:
+        fitting = [n for n in divisors(batch.global_batch // parts) if n > 0]
+        raise UserError(
+            f"batch.microbatches {batch.microbatches} leaves {rows} rows, which do not spread over mesh.data x "
+            f"mesh.fsdp = {parts} devices: use one of {fitting}"
+        )
+
+
+def batch_parts(mesh: Mesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def parallel_of(mesh: Mesh, reduce_dtype: str) -> Parallel:
+    return Parallel(mesh.shape["fsdp"], mesh.shape["tensor"], mesh.shape["context"], reduce_dtype)
+
+
+def specs_of(axes: Any) -> Any:
+    """A PartitionSpec for each array of a tree of logical axes; one without a rule is an error."""
+    return jax.tree.map(
+        lambda names: PartitionSpec(*(RULES[name] for name in names)),
+        axes,
+        is_leaf=lambda leaf: isinstance(leaf, tuple),
+    )
+
+
+def param_shardings(mesh: Mesh, model: Model) -> Any:
+    check_model_divides(mesh, model.config)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs_of(model.axes))
+
+
+def adapter_shardings(mesh: Mesh, model: Model) -> Any:
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs_of(model.adapter_axes))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over data and fsdp, their positions over context; tensor-parallel devices see the same."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))

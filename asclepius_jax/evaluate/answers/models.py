@@ -1,0 +1,238 @@
+"""Models that answer: a Hugging Face folder, a checkpoint of ours, an endpoint, or the teacher that works by rule.
+
+    NAME=hf:FOLDER   NAME=checkpoint:RUN   NAME=untrained:FOLDER   NAME=endpoint:MODEL   NAME=offline:   NAME=reference:
+
+A Hugging Face folder may be a hub id. `untrained` has the sizes and the tokenizer of such a folder and random weights:
+what training is worth.
+`reference` repeats the answer that the question brings: a ceiling for the scores, and a check of the judge.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from asclepius_jax.evaluate.questions.prompt_formats import CHAT, OURS, as_text, by_chat_template
+from asclepius_jax.evaluate.records import Question
+from data_prep.contract.errors import UserError
+from data_prep.contract.hub import SMALL_FILES, WEIGHTS, local_folder
+from data_prep.contract.manifests import MANIFEST
+from data_prep.contract.records import text_hash
+from data_prep.teachers.base import request_seed
+from data_prep.teachers.endpoint.replies import one_line
+
+PIECES, PIECE_BYTES = 64, 1 << 16  # of a file of weights, to know it by
+KINDS = ("hf", "checkpoint", "untrained", "endpoint", "offline", "reference")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    name: str
+    kind: str
+    place: str  # a folder, or a model's name at the endpoint
+
+
+def parse_spec(text: str) -> ModelSpec:
+    name, equals, rest = text.partition("=")
+    kind, colon, place = rest.partition(":")
+    if not name or not equals or not colon or kind not in KINDS:
+        raise UserError(f"--models {text}: it must be NAME=KIND:PLACE, with KIND one of {', '.join(KINDS)}")
+    if "/" in name or name.startswith("."):
+        raise UserError(f"--models {text}: NAME becomes a folder's name: no slash, and no dot to begin with")
+    if kind in ("hf", "untrained"):
+        place = str(local_folder(place, WEIGHTS if kind == "hf" else SMALL_FILES))
+    if kind in ("hf", "untrained") and not (Path(place) / "config.json").is_file():
+        raise UserError(f"--models {text}: {place} is no Hugging Face folder: it has no config.json")
+    if kind == "checkpoint" and not Path(place).is_dir():
+        raise UserError(f"--models {text}: {place} is not a folder")
+    if kind == "endpoint" and not place:
+        raise UserError(f"--models {text}: name the model at the endpoint, NAME=endpoint:MODEL")
+    return ModelSpec(name, kind, place)
+
+
+def content_of(spec: ModelSpec) -> str:
+    """A hash that tells weights from others at the same place; empty where a place cannot hold others."""
+    if spec.kind == "checkpoint":
+        from asclepius_jax.checkpoint.read import find_step, read_meta
+
+        step = find_step(Path(spec.place))[1]
+        return text_hash(step.name, *(f"{k} {v}" for k, v in sorted(read_meta(step).checksums.items())))
+    if spec.kind not in ("hf", "untrained"):
+        return ""
+    kinds = (".json", ".jinja", ".model", ".txt") + ((".safetensors", ".bin") if spec.kind == "hf" else ())
+    paths = sorted(path for path in Path(spec.place).iterdir() if path.suffix in kinds and path.name != MANIFEST)
+    return text_hash(*(f"{path.name} {sampled_hash(path)}" for path in paths))
+
+
+def sampled_hash(path: Path) -> str:
+    """Of a file's size and of pieces all over it: training moves every tensor, and tens of GB take minutes to read."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for part in range(PIECES):
+            file.seek(part * size // PIECES)
+            digest.update(file.read(PIECE_BYTES))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Decoding:
+    max_new_tokens: int = 256
+    """Longest answer in tokens."""
+
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+
+    batch: int = 8
+    """Questions that a local model answers at once."""
+
+    prompt_format: str = ""
+    """How note and instruction become input: chat, asclepius, alpaca, vicuna, medalpaca, chatdoctor, clinical-camel. By
+    default a model's own chat template, where it has one."""
+
+    seed: int = 0
+
+
+class LocalModel(Protocol):
+    """A model that this process runs. Answers are (text, finish reason) pairs."""
+
+    prompt_format: str
+
+    def answer(self, questions: Sequence[Question]) -> list[tuple[str, str]]: ...
+
+
+def load_model(spec: ModelSpec, decoding: Decoding) -> LocalModel:
+    if spec.kind == "checkpoint":
+        return Checkpoint(spec, decoding)
+    return Transformer(spec, decoding)
+
+
+class Transformer:
+    """A Hugging Face folder in transformers, on a GPU where torch finds one."""
+
+    def __init__(self, spec: ModelSpec, decoding: Decoding):
+        import torch
+
+        self.decoding = decoding
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.tokenizer, model = self._open(spec)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{spec.place} cannot be opened with transformers ({one_line(error)})") from error
+        self.model = model.to(self.device).eval()
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        own = CHAT if self.tokenizer.chat_template else OURS
+        self.prompt_format = decoding.prompt_format or own
+        if self.prompt_format == CHAT and not self.tokenizer.chat_template:
+            raise UserError(f"{spec.place} has no chat template: name another --decoding.prompt-format")
+        self.longest = self.model.config.max_position_embeddings
+
+    def _open(self, spec: ModelSpec) -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+        tokenizer = AutoTokenizer.from_pretrained(spec.place, padding_side="left")
+        if spec.kind != "untrained":
+            return tokenizer, AutoModelForCausalLM.from_pretrained(spec.place, dtype=dtype)
+        torch.manual_seed(self.decoding.seed)
+        return tokenizer, AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(spec.place), dtype=dtype)
+
+    def answer(self, questions: Sequence[Question]) -> list[tuple[str, str]]:
+        import torch
+
+        chat = self.prompt_format == CHAT
+        texts = [
+            by_chat_template(self.tokenizer, q.note, q.instruction)
+            if chat
+            else as_text(self.prompt_format, q.note, q.instruction)
+            for q in questions
+        ]
+        inputs = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not chat).to(self.device)
+        inputs.pop("token_type_ids", None)
+        length = inputs["input_ids"].shape[1]
+        if length + self.decoding.max_new_tokens > self.longest:
+            return self._answer_what_fits(questions, length)
+        # Not one noise for all batches; which questions are a batch follows from the questions alone.
+        torch.manual_seed(request_seed(self.decoding.seed, "evaluated answer", questions[0].id))
+        with torch.no_grad():
+            out = self.model.generate(**inputs, generation_config=self._settings())
+        return [self._read(row.tolist()) for row in out[:, length:]]
+
+    def _settings(self) -> Any:
+        """All models decode alike, whatever a folder's generation_config.json prefers; what is left at None would be
+        filled in from it, or by transformers with its own top_k of 50."""
+        from transformers import GenerationConfig
+
+        sampled = self.decoding.temperature > 0
+        return GenerationConfig(
+            max_new_tokens=self.decoding.max_new_tokens,
+            do_sample=sampled,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=self.model.generation_config.eos_token_id,
+            bos_token_id=self.model.generation_config.bos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            **({"temperature": self.decoding.temperature, "top_k": 0, "top_p": 1.0} if sampled else {}),
+        )
+
+    def _read(self, ids: list[int]) -> tuple[str, str]:
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        stop = next((place for place, token in enumerate(ids) if token in ends), None)
+        text = self.tokenizer.decode(ids if stop is None else ids[:stop], skip_special_tokens=True)
+        return text.strip(), "length" if stop is None else "stop"
+
+    def _answer_what_fits(self, questions: Sequence[Question], length: int) -> list[tuple[str, str]]:
+        if len(questions) > 1:
+            return [self.answer([question])[0] for question in questions]
+        told = (
+            f"{length} prompt tokens and {self.decoding.max_new_tokens} new ones are beyond the model's {self.longest}"
+        )
+        return [(told, "too_long")]
+
+
+class Checkpoint:
+    """A checkpoint of ours, decoded by `generate`, with the prompt that it was trained with."""
+
+    def __init__(self, spec: ModelSpec, decoding: Decoding):
+        from asclepius_jax.checkpoint.read import find_step, read_meta
+        from asclepius_jax.config import MeshConfig
+        from asclepius_jax.generate import load
+
+        if decoding.prompt_format not in ("", OURS):
+            raise UserError(f"{spec.place} is asked in the prompt that it was trained with: leave the format out")
+        self.decoding, self.prompt_format = decoding, OURS
+        self.template = read_meta(find_step(Path(spec.place))[1]).prompt_template
+        self.model, self.params, self.tokenizer = load(Path(spec.place), MeshConfig())
+
+    def answer(self, questions: Sequence[Question]) -> list[tuple[str, str]]:
+        from asclepius_jax.generate import Sampling, generate
+        from data_prep.contract.tokenizer import encode_prompt
+        from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
+
+        decoding, template = self.decoding, self.template or TRAINING_TEMPLATE
+        prompts = [encode_prompt(self.tokenizer, render_prompt(template, q.note, q.instruction)) for q in questions]
+        room = self.model.config.max_length - decoding.max_new_tokens
+        fitting = [prompt for prompt in prompts if len(prompt) <= room]
+        sampling = Sampling(decoding.max_new_tokens, decoding.temperature, seed=decoding.seed)
+        dtype = "bfloat16" if on_accelerator() else "float32"
+        made = iter(
+            generate(self.model, self.params, fitting, self.tokenizer.eos_id, sampling, dtype) if fitting else []
+        )
+        return [self._read(next(made) if len(prompt) <= room else None, len(prompt)) for prompt in prompts]
+
+    def _read(self, ids: list[int] | None, length: int) -> tuple[str, str]:
+        if ids is None:
+            return f"{length} prompt tokens leave no room for an answer", "too_long"
+        text: Any = self.tokenizer.decode(ids).strip()
+        return text, "length" if len(ids) >= self.decoding.max_new_tokens else "stop"
+
+
+def on_accelerator() -> bool:
+    import jax
+
+    return jax.default_backend() != "cpu"

@@ -1,0 +1,1 @@
+"""Beyond answers: realism, perplexity, privacy, forgetting."""

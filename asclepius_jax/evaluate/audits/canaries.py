@@ -1,0 +1,95 @@
+"""Canaries: sentences with a random secret, put into training notes, by which memorisation is measured afterwards.
+
+    asclepius evaluate canaries --source data/notes --out data/notes_with_canaries --repeats 1 4 16
+    ... pack and train on them, export ...
+    asclepius evaluate privacy --model models/mine --canaries data/notes_with_canaries ...
+
+A canary of n repeats stands in n notes. What it says is of the form that one fears (a record number), and nobody's.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest, verified_files, writing_folder
+from data_prep.contract.records import Note, read_parquet, text_hash
+
+FORMAT = "The record number of this patient is {}."
+DIGITS = 8
+SHARD_RECORDS = 10_000
+
+
+@dataclass(frozen=True)
+class Canary:
+    secret: str
+    repeats: int
+    notes: tuple[str, ...]  # the ids of those that hold it
+
+
+@dataclass(frozen=True)
+class CanariesConfig:
+    """Training notes with canaries among them. A model trained on these is for an audit, not for publication."""
+
+    source: Path
+    """A finished folder of notes."""
+
+    out: Path
+    """The folder of notes to write; its manifest lists the canaries."""
+
+    repeats: tuple[int, ...] = (1, 4, 16)
+    """In how many notes a canary stands."""
+
+    each: int = 10
+    """Canaries of each number of repeats."""
+
+    seed: int = 0
+
+
+def run(config: CanariesConfig) -> list[Canary]:
+    """Write the folder; its canaries. UserError for what the caller can mend."""
+    if not config.repeats or min(config.repeats) < 1 or config.each < 1:
+        raise UserError("--repeats and --each must be 1 or above")
+    manifest = read_manifest(config.source, "notes")
+    paths = verified_files(config.source, manifest)
+    canaries = choose([note.id for path in paths for note in read_parquet(path, Note)], config)
+    told = {name: canary.secret for canary in canaries for name in canary.notes}
+    inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
+    with writing_folder(config.out, "notes", inputs) as writer:
+        writer.facts = {
+            "canaries": [{"secret": c.secret, "repeats": c.repeats, "notes": list(c.notes)} for c in canaries]
+        }
+        for path in paths:
+            notes = [with_canary(note, told.get(note.id)) for note in read_parquet(path, Note)]
+            writer.counts["in"] += len(notes)
+            for start in range(0, len(notes), SHARD_RECORDS):
+                writer.add_shard(notes[start : start + SHARD_RECORDS], Note)
+    print(f"canaries: {len(canaries)} in {len(told)} of {manifest['out']} notes -> {config.out}", flush=True)
+    return canaries
+
+
+def choose(names: list[str], config: CanariesConfig) -> list[Canary]:
+    """Which notes hold which secret; each note at most one."""
+    wanted = config.each * sum(config.repeats)
+    if wanted > len(names):
+        raise UserError(f"{wanted} notes are needed for these canaries, and there are {len(names)}: lower --each")
+    random = Random(config.seed)
+    places = iter(random.sample(names, wanted))
+    secrets = iter(random.sample(range(10 ** (DIGITS - 1), 10**DIGITS), config.each * len(config.repeats)))
+    return [
+        Canary(str(next(secrets)), repeats, tuple(next(places) for _ in range(repeats)))
+        for repeats in config.repeats
+        for _ in range(config.each)
+    ]
+
+
+def with_canary(note: Note, secret: str | None) -> Note:
+    return note if secret is None else replace(note, text=f"{note.text}\n{FORMAT.format(secret)}")
+
+
+def read_canaries(folder: Path) -> list[Canary]:
+    manifest: dict[str, Any] = read_manifest(folder, "notes")
+    if not manifest.get("canaries"):
+        raise UserError(f"{folder} holds no canaries: write them with asclepius evaluate canaries")
+    return [Canary(told["secret"], told["repeats"], tuple(told["notes"])) for told in manifest["canaries"]]

@@ -1,0 +1,149 @@
+"""Scoring on paper: forms out, and what was written on them back in as a table.
+
+asclepius evaluate paper --study STUDY --out forms.html     to print: notes, answers and boxes to tick
+asclepius evaluate paper --study STUDY --out forms.csv      the table to fill in from them: one row for each answer
+asclepius evaluate paper --study STUDY --back-in forms.csv  all of it, or none where one row is wrong
+
+    rater,item,answer,incorrect,omitted,treatment,score,comment
+    Dr Ito,3,A,no,minor,answered,,"one dose is missing"
+    Dr Ito,3,B,,,,0,"I do not know this drug"
+
+A score may be left out: it follows. Where it is given, it must be the one that follows; 0 is "cannot judge".
+"""
+
+import csv
+import io
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from asclepius_jax.evaluate.clinicians import store
+from asclepius_jax.evaluate.clinicians.ratings import csv_text
+from asclepius_jax.evaluate.clinicians.store import Item, Shown
+from asclepius_jax.evaluate.clinicians.verdicts import Draft, changed, is_complete, score_text, settled_score
+from asclepius_jax.evaluate.judge.rubric import SCORES
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import write_durably
+
+PLACE = ("rater", "item", "answer")
+VERDICT = ("incorrect", "omitted", "treatment", "score", "comment")
+
+
+@dataclass(frozen=True)
+class PaperConfig:
+    study: Path
+    """The folder of a study."""
+
+    out: Path | None = None
+    """Forms to write: .html to print, .csv to fill in."""
+
+    back_in: Path | None = None
+    """A filled-in .csv to enter."""
+
+
+def run(config: PaperConfig) -> None:
+    if (config.out is None) == (config.back_in is None):
+        raise UserError("give one of --out FORMS.html, --out FORMS.csv and --back-in FORMS.csv")
+    database = config.study / store.DATABASE
+    if config.out is not None:
+        with store.transaction(database) as db:
+            write_durably(config.out, forms(db, config.out))
+        print(f"Forms in {config.out}; what is already scored on the page is left out")
+    if config.back_in is not None:
+        with store.transaction(database, write=True) as db:
+            count = enter(db, config.back_in)
+        print(f"{count} answers entered from {config.back_in}")
+
+
+def forms(db: sqlite3.Connection, out: Path) -> str:
+    if out.suffix not in (".html", ".csv"):
+        raise UserError(f"--out {out}: it must end in .html or .csv")
+    if out.suffix == ".html":
+        from asclepius_jax.evaluate.clinicians.views import paper_page
+
+        raters = db.execute("SELECT id, name FROM raters ORDER BY name").fetchall()
+        return paper_page(db, [(row["name"], store.items_of(db, row["id"])) for row in raters])
+    rows = [
+        (rater, item.position, answer.label, *[""] * len(VERDICT))
+        for (rater, _, _), (item, answer) in places_of(db).items()
+        if answer.draft == Draft()
+    ]
+    return csv_text((*PLACE, *VERDICT), rows)
+
+
+def places_of(db: sqlite3.Connection) -> dict[tuple[str, int, str], tuple[Item, Shown]]:
+    """Every answer before every rater, by what a row of the table says."""
+    return {
+        (rater["name"], item.position, answer.label): (item, answer)
+        for rater in db.execute("SELECT id, name FROM raters ORDER BY name").fetchall()
+        for item in store.items_of(db, rater["id"])
+        for answer in item.answers
+    }
+
+
+def enter(db: sqlite3.Connection, path: Path) -> int:
+    places, seen = places_of(db), dict[tuple[str, int, str], int]()
+    for number, row in rows_of(path):
+        if not any(row[name] for name in VERDICT):
+            continue  # not filled in
+        where = f"{path} row {number}"
+        place = place_of(row, where)
+        if place not in places:
+            raise UserError(f"{where}: no answer {row['answer']} in item {row['item']} of {row['rater']!r}")
+        if place in seen:
+            raise UserError(f"{where}: a second verdict on what row {seen[place]} is about")
+        item, answer = places[place]
+        if answer.draft != Draft():
+            raise UserError(f"{where}: answer {place[2]} of item {place[1]} is already scored on the page")
+        seen[place] = number
+        store.save(db, place[0], item, answer, verdict_of(row, answer, where), "paper")
+    if not seen:
+        raise UserError(f"{path}: no row is filled in")
+    return len(seen)
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number, row), counted as a spreadsheet counts them: the heading is row 1."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: save it as CSV UTF-8") from error
+    heading = text.partition("\n")[0]
+    # Spreadsheets write semicolons where the comma is the decimal mark.
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in heading else ",", strict=True)
+    names = [name.strip() for name in reader.fieldnames or ()]
+    if missing := [name for name in (*PLACE, *VERDICT) if name not in names and name not in ("score", "comment")]:
+        raise UserError(f"{path} lacks the column {', '.join(missing)}: write the table with --out FORMS.csv")
+    reader.fieldnames = names
+    try:
+        for number, row in enumerate(reader, 2):
+            if None in row or None in row.values():
+                raise UserError(f"{path} row {number}: it has another number of cells than the heading")
+            yield number, {name: row.get(name, "").strip() for name in (*PLACE, *VERDICT)}
+    except csv.Error as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def place_of(row: dict[str, str], where: str) -> tuple[str, int, str]:
+    if not (row["item"].isascii() and row["item"].isdigit()):
+        raise UserError(f"{where}: item {row['item']!r} is not a number")
+    return row["rater"], int(row["item"]), row["answer"].upper()
+
+
+def verdict_of(row: dict[str, str], answer: Shown, where: str) -> Draft:
+    score = row.pop("score")
+    if score not in ("", "0", *map(str, SCORES)):
+        raise UserError(f"{where}: score {score!r} is off the scale: 1 to 4, or 0 for cannot judge")
+    fields = {name: value if name == "comment" else value.lower() for name, value in row.items()}
+    try:
+        draft = changed(Draft(), answer.text, {**fields, "cannot_judge": "yes" if score == "0" else "no"})
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    if not is_complete(draft):
+        raise UserError(f"{where}: incorrect, omitted and treatment are needed, or the score 0 for cannot judge")
+    if score and int(score) != settled_score(draft):
+        raise UserError(
+            f"{where}: score {score}, but {score_text(settled_score(draft))} follows from the three answers"
+        )
+    return draft

@@ -1,0 +1,32 @@
+"""The sentences of a note, numbered in the note's own layout."""
+
+from data_prep.clinical_text.sentences import INVISIBLE, split_sentences
+
+
+def solid(character: str) -> bool:
+    return not character.isspace() and not INVISIBLE.match(character)
+
+
+def places_of_sentences(text: str) -> list[tuple[int, int]]:
+    """[start, end) of each sentence; `split_sentences` changes nothing but white space and invisible characters."""
+    where = [index for index, character in enumerate(text) if solid(character)]
+    places, done = [], 0
+    for sentence in split_sentences(text):
+        length = sum(map(solid, sentence))
+        if length:
+            places.append((where[done], where[done + length - 1] + 1))
+            done += length
+    return places
+
+
+def numbered(text: str) -> list[tuple[int, str]]:
+    """The whole text in pieces: a sentence with its number from 1, what lies between sentences with 0."""
+    found, done = [], 0
+    for number, (start, end) in enumerate(places_of_sentences(text), 1):
+        if text[done:start]:
+            found.append((0, text[done:start]))
+        found.append((number, text[start:end]))
+        done = end
+    if text[done:]:
+        found.append((0, text[done:]))
+    return found

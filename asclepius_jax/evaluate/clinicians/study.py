@@ -1,0 +1,233 @@
+"""Set up a blinded study: questions and the answers of several models -> a database for the page, and a key apart.
+
+asclepius evaluate study --questions QUESTIONS --answers ANSWERS --raters "Dr Ito" "Dr Weiss" --out STUDY
+
+    STUDY/study.sqlite   items and personal links (hashes only); no model is named in it
+    STUDY/key.json       which answer is which model's: move it away until every rater is done
+"""
+
+import json
+import secrets
+import shutil
+import string
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from asclepius_jax.evaluate.answers.answers import found_folders
+from asclepius_jax.evaluate.clinicians import store
+from asclepius_jax.evaluate.clinicians.verdicts import TREATMENTS, Draft
+from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, Rating, read_records
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import write_durably
+from data_prep.contract.records import seeded_fraction
+
+KEY = "key.json"
+LABELS = string.ascii_uppercase
+ADMINISTRATOR = "Administrator"
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    questions: Path
+    """A folder of questions."""
+
+    answers: tuple[Path, ...]
+    """Folders of answers to them; every model answers every question."""
+
+    raters: tuple[str, ...]
+    """Names of the raters; each gets a link."""
+
+    out: Path
+    """The folder to make."""
+
+    seed: int = 0
+    """Of the choice of items and of their order."""
+
+    items: int = 0
+    """Questions to score, chosen by the seed; 0: all."""
+
+    repeats: float = 0.1
+    """Share of the items that a rater sees twice, for agreement with oneself; at most 0.5."""
+
+    training_items: int = 0
+    """Questions of a training round, which comes first and does not count."""
+
+    reference: Path | None = None
+    """A folder of ratings that the training round gives as feedback."""
+
+    url: str = "http://127.0.0.1:8000"
+    """Where raters will reach the page, for the links."""
+
+
+def run(config: StudyConfig) -> None:
+    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise UserError(f"{config.out} exists and may hold ratings: choose another --out")
+    check(config)
+    questions = {question.id: question for question in read_records(config.questions, "questions", Question)}
+    answers, failed = answers_of(config, questions)
+    reference = reference_of(config)
+    training, scored = chosen(config, answers, reference)
+    used = {question: answers[question] for question in [*training, *scored]}
+    partial = config.out.parent / f".{config.out.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True, mode=0o700)
+    try:
+        links = write_study(config, partial, [questions[name] for name in used], used, (training, scored), reference)
+        if config.out.exists():
+            config.out.rmdir()
+        partial.rename(config.out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if failed:
+        print(f"{failed} answers ended in an error of their model, or had no room, and are left out")
+    if any(questions[name].restricted for name in used):
+        print("The study holds real notes: serve it within your own house only.")
+    print(
+        f"{len(scored)} items to score and {len(training)} for training, {len(config.raters)} raters, in {config.out}"
+    )
+    print(f"Move {config.out / KEY} to where no rater and no administrator can read it.")
+    print("The links are shown this once; whoever has one is that person:")
+    for name, link in links.items():
+        print(f"  {name:<20} {link}")
+
+
+def check(config: StudyConfig) -> None:
+    if not 0 <= config.repeats <= 0.5:
+        raise UserError(f"--repeats {config.repeats}: it must be from 0 to 0.5")
+    for name, value in (("--items", config.items), ("--training-items", config.training_items)):
+        if value < 0:
+            raise UserError(f"{name} {value}: it must be 0 or more")
+    if not config.raters or any(not name.strip() or not name.isprintable() for name in config.raters):
+        raise UserError("--raters: give each rater a name")
+    names = [*config.raters, ADMINISTRATOR]
+    if len(set(names)) < len(names):
+        raise UserError(f"--raters {' '.join(config.raters)}: two have one name, or one is called {ADMINISTRATOR}")
+
+
+def answers_of(config: StudyConfig, questions: dict[str, Question]) -> tuple[dict[str, list[Answer]], int]:
+    """Answers by question, complete over the models, and how many were left out because their model failed."""
+    if not config.answers:
+        raise UserError("--answers holds no answers")
+    found: dict[str, dict[str, Answer]] = defaultdict(dict)
+    for folder in found_folders(config.answers):
+        for answer in read_records(folder, "answers", Answer):
+            if answer.question_id not in questions:
+                raise UserError(f"{folder} answers {answer.question_id}, which is not in {config.questions}")
+            if answer.model in found[answer.question_id]:
+                raise UserError(f"{folder}: {answer.model} answers {answer.question_id} twice")
+            found[answer.question_id][answer.model] = answer
+    models = {model for answers in found.values() for model in answers}
+    if not models:
+        raise UserError("--answers holds no answers")
+    if len(models) > len(LABELS):
+        raise UserError(f"--answers names {len(models)} models: at most {len(LABELS)} stand beside one another")
+    for name in questions:
+        if missing := models - set(found[name]):
+            raise UserError(f"{sorted(missing)[0]} does not answer {name}: answer every question before the study")
+    good = {name: [a for a in found[name].values() if a.finish_reason not in NO_ANSWER] for name in questions}
+    failed = len(questions) * len(models) - sum(map(len, good.values()))
+    return {name: answers for name, answers in good.items() if answers}, failed
+
+
+def reference_of(config: StudyConfig) -> dict[tuple[str, str], Draft]:
+    """Verdicts by question and model, to learn from."""
+    if config.reference is None:
+        return {}
+    treatments = {value: name for name, value in TREATMENTS.items()}
+    found: dict[tuple[str, str], Draft] = {}
+    for rating in read_records(config.reference, "ratings", Rating):
+        if rating.score and not rating.repeat:
+            if (rating.question_id, rating.model) in found:
+                raise UserError(
+                    f"--reference {config.reference} has two verdicts on {rating.question_id} by {rating.model}: "
+                    "give those of one rater, or a consensus"
+                )
+            treatment = treatments[rating.answerable, rating.recognised]
+            found[rating.question_id, rating.model] = Draft(
+                rating.incorrect, rating.omitted or None, treatment, comment=rating.comment
+            )
+    return found
+
+
+def chosen(
+    config: StudyConfig, answers: dict[str, list[Answer]], reference: dict[tuple[str, str], Draft]
+) -> tuple[list[str], list[str]]:
+    """The questions of the training round, and those to score."""
+    order = sorted(answers, key=lambda name: seeded_fraction(config.seed, "chosen", name))
+    known = [
+        name for name in order if not reference or all((name, answer.model) in reference for answer in answers[name])
+    ]
+    training = known[: config.training_items]
+    if len(training) < config.training_items:
+        raise UserError(f"--training-items {config.training_items}: only {len(known)} questions can serve")
+    rest = [name for name in order if name not in training]
+    scored = rest[: config.items or None]
+    if len(scored) < max(config.items, 1):
+        raise UserError(f"--items {config.items}: {len(rest)} questions are left to score after training")
+    return training, scored
+
+
+def order_of(config: StudyConfig, rater: str, scored: list[str]) -> Iterator[tuple[str, str]]:
+    """(question, kind) as one rater meets them. What is seen twice comes first in the first half of the items and again
+    in the second, after at least one other."""
+
+    def mixed(names: list[str], purpose: str) -> list[str]:
+        return sorted(names, key=lambda name: seeded_fraction(config.seed, purpose, rater, name))
+
+    order = mixed(scored, "order")
+    half = len(order) // 2
+    first, (opening, *rest) = order[:half], order[half:]
+    repeated = mixed(first, "repeated")[: min(half, round(config.repeats * len(order)))]
+    second = [(name, "scored") for name in rest] + [(name, "repeat") for name in repeated]
+    second.sort(key=lambda item: seeded_fraction(config.seed, "second half", rater, *item))
+    yield from ((name, "scored") for name in [*first, opening])
+    yield from second
+
+
+def write_study(
+    config: StudyConfig,
+    folder: Path,
+    questions: list[Question],
+    answers: dict[str, list[Answer]],
+    chosen: tuple[list[str], list[str]],
+    reference: dict[tuple[str, str], Draft],
+) -> dict[str, str]:
+    """The database and the key; gives back the links by name."""
+    # Random ids: neither from the names of the models nor from the seed can an answer's id or place be worked out.
+    # In their order, so that the order of rows tells nothing either.
+    texts = dict(sorted((secrets.token_hex(8), answer) for of_one in answers.values() for answer in of_one))
+    training, scored = chosen
+    study_id, administrator = secrets.token_hex(8), secrets.token_urlsafe(32)
+    links = {ADMINISTRATOR: f"{config.url.rstrip('/')}/admin/{administrator}"}
+    store.create(folder / store.DATABASE)
+    with store.transaction(folder / store.DATABASE, write=True) as db:
+        settings = [("id", study_id), ("administrator_hash", store.token_hash(administrator))]
+        db.executemany("INSERT INTO study VALUES (?, ?)", settings)
+        db.executemany(
+            "INSERT INTO questions VALUES (?, ?, ?, ?, ?)",
+            [(q.id, q.task, q.note_type, q.note, q.instruction) for q in questions],
+        )
+        db.executemany(
+            "INSERT INTO answers VALUES (?, ?, ?)",
+            [(name, answer.question_id, answer.text) for name, answer in texts.items()],
+        )
+        for name, answer in texts.items():
+            draft = reference.get((answer.question_id, answer.model))
+            if draft and answer.question_id in training:
+                db.execute("INSERT INTO reference VALUES (?, ?)", (name, store.json_of(vars(draft))))
+        for rater in config.raters:
+            token = secrets.token_urlsafe(32)
+            links[rater] = f"{config.url.rstrip('/')}/r/{token}"
+            items = []
+            for question, kind in [*((name, "training") for name in training), *order_of(config, rater, scored)]:
+                own = [name for name, answer in texts.items() if answer.question_id == question]
+                own.sort(key=lambda name: seeded_fraction(config.seed, "label", rater, kind, name))
+                items.append((question, kind, dict(zip(LABELS, own, strict=False))))
+            store.add_rater(db, rater, token, items)
+    key = {name: {"question_id": answer.question_id, "model": answer.model} for name, answer in texts.items()}
+    text = json.dumps({"study": study_id, "seed": config.seed, "answers": key}, indent=2, ensure_ascii=False)
+    write_durably(folder / KEY, text + "\n")
+    (folder / KEY).chmod(0o600)
+    return links

@@ -1,0 +1,198 @@
+"""What the templates show. Everything is escaped by the template engine."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+from starlette.responses import HTMLResponse, Response
+
+from asclepius_jax.evaluate.clinicians import store
+from asclepius_jax.evaluate.clinicians.sentences import numbered
+from asclepius_jax.evaluate.clinicians.store import Item, Shown
+from asclepius_jax.evaluate.clinicians.verdicts import (
+    SEVERITIES,
+    SPAN_TYPES,
+    TREATMENTS,
+    Draft,
+    is_complete,
+    pieces,
+    score_text,
+    settled_score,
+)
+from asclepius_jax.evaluate.judge.rubric import MEANINGS, OMISSIONS, SCORES
+
+# The three questions: field, text, and (value, words) of each choice. The keys 1 to 9 are the choices in this order.
+QUESTIONS = (
+    (
+        "incorrect",
+        "Does it say anything incorrect, or irrelevant to the instruction?",
+        (("no", "No"), ("yes", "Yes")),
+    ),
+    (
+        "omitted",
+        "Does it leave out anything that the note holds and the instruction asks for?",
+        tuple(zip(OMISSIONS, ("Nothing", "Minor things only", "Something significant"), strict=True)),
+    ),
+    (
+        "treatment",
+        "Can the note answer the instruction, and does the answer treat it so?",
+        tuple(
+            zip(
+                TREATMENTS,
+                (
+                    "Yes, and it answers",
+                    "Yes, but it says that it cannot",
+                    "No, and it says so",
+                    "No, but it answers",
+                ),
+                strict=True,
+            )
+        ),
+    ),
+)
+CHOICES = tuple((field, value) for field, _, choices in QUESTIONS for value, _ in choices)
+SHORTCUTS = (
+    ("1 – 9", "choose that option for the answer in hand"),
+    ("0", "cannot judge, on or off"),
+    ("Enter", "next answer that is open, then the next item"),
+    ("j  k", "next, previous answer"),
+    ("n  p", "next, previous item"),
+    ("m", "mark a hallucination: arrows move by words, Shift extends; Enter, then its type and severity; Esc leaves"),
+    ("c", "comment"),
+    ("/", "search in the note; Enter next, Shift Enter previous, Esc leaves"),
+    ("?", "these keys"),
+)
+
+
+def exact(text: str) -> Markup:
+    """Escaped, with carriage returns that survive: the browser would make line feeds of them or drop them, and every
+    place after would move."""
+    return escape(text).replace("\r", Markup("&#13;"))
+
+
+environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+environment.filters.update(exact=exact, score_text=score_text, numbered=numbered)
+environment.globals.update(
+    scores=SCORES,
+    meanings=MEANINGS,
+    questions=QUESTIONS,
+    choices=CHOICES,
+    treatments=TREATMENTS,
+    shortcuts=SHORTCUTS,
+    span_types=SPAN_TYPES,
+    severities=SEVERITIES,
+    pieces=pieces,
+    settled_score=settled_score,
+    is_complete=is_complete,
+)
+
+
+def shown(template: str, values: dict[str, Any], status: int = 200) -> Response:
+    return HTMLResponse(environment.get_template(template).render(values), status)
+
+
+def message(text: str, status: int) -> Response:
+    return shown("message.html", {"text": text}, status)
+
+
+def next_open(items: list[Item]) -> int | None:
+    return next((item.position for item in items if not item.complete), None)
+
+
+def start_page(token: str, rater: str, items: list[Item]) -> Response:
+    done = sum(item.complete for item in items)
+    begun = any(answer.draft != Draft() for item in items for answer in item.answers)
+    training_open = any(item.kind == "training" and not item.complete for item in items)
+    progress = {"done": done, "begun": begun, "next_open": next_open(items), "training_open": training_open}
+    return shown("start.html", {"token": token, "rater": rater, "items": items, **progress})
+
+
+def reference_of(db: sqlite3.Connection, item: Item) -> dict[str, Draft]:
+    """What a training item is compared with, by answer."""
+    if item.kind != "training":
+        return {}
+    found = {}
+    for answer in item.answers:
+        row = db.execute("SELECT draft FROM reference WHERE answer_id = ?", (answer.answer_id,)).fetchone()
+        if row:
+            found[answer.answer_id] = store.draft_of(row["draft"])
+    return found
+
+
+def item_page(
+    token: str, items: list[Item], item: Item, question: sqlite3.Row, reference: dict[str, Draft]
+) -> Response:
+    done = sum(other.complete for other in items)
+    here = {"items": items, "item": item, "question": question, "reference": reference, "done": done}
+    return shown("item.html", {"token": token, **here})
+
+
+def after_change(items: list[Item], item: Item, label: str, reference: dict[str, Draft]) -> dict[str, Any]:
+    """What the page's script puts in place after a change."""
+    answer = next(answer for answer in item.answers if answer.label == label)
+    score = settled_score(answer.draft)
+    parts: Any = environment.get_template("answer.html").module
+    return {
+        "score": score,
+        "score_text": score_text(score),
+        "complete": is_complete(answer.draft),
+        "item_complete": item.complete,
+        "done": sum(other.complete for other in items),
+        "text": parts.marked(answer),
+        "marks": parts.marks(answer),
+        "feedback": parts.feedback(answer, reference.get(answer.answer_id)) if item.kind == "training" else "",
+    }
+
+
+def differences(draft: Draft, reference: Draft) -> list[str]:
+    """The questions to which a rater and the reference give different answers, with the reference's choice."""
+    found = []
+    for field, _, choices in QUESTIONS:
+        mine, theirs = getattr(draft, field), getattr(reference, field)
+        if mine != theirs and theirs is not None:
+            value = {True: "yes", False: "no"}.get(theirs, theirs)
+            found.append(dict(choices)[value])
+    return found
+
+
+def administration_page(db: sqlite3.Connection, token: str) -> Response:
+    raters = []
+    for rater in db.execute("SELECT id, name FROM raters ORDER BY name").fetchall():
+        items = store.items_of(db, rater["id"])
+        training = [item for item in items if item.kind == "training"]
+        scored = [item for item in items if item.kind != "training"]
+        done = [item for item in scored if item.complete]
+        seconds = sorted(item.seconds for item in done)
+        last = db.execute("SELECT max(time) FROM log WHERE rater = ?", (rater["name"],)).fetchone()[0]
+        answers: list[Shown] = [answer for item in scored for answer in item.answers]
+        raters.append(
+            {
+                "name": rater["name"],
+                "training": (sum(item.complete for item in training), len(training)),
+                "scored": (len(done), len(scored)),
+                "cannot_judge": sum(answer.draft.cannot_judge for answer in answers),
+                "median_seconds": seconds[len(seconds) // 2] if seconds else None,
+                "last": last,
+            }
+        )
+    log = db.execute("SELECT * FROM log ORDER BY id DESC LIMIT 50").fetchall()
+    return shown("administration.html", {"token": token, "raters": raters, "log": log})
+
+
+def paper_page(db: sqlite3.Connection, raters: list[tuple[str, list[Item]]]) -> str:
+    """What nobody has scored yet, to print."""
+    left = [
+        (rater, [(item, store.question_of(db, item)) for item in items if not item.complete]) for rater, items in raters
+    ]
+    return environment.get_template("paper.html").render(raters=left)
+
+
+environment.globals.update(differences=differences)

@@ -1,0 +1,296 @@
+"""A judge's verdicts on the answers: a model behind an endpoint, several votes of it, or the rules of `grounding`.
+
+    asclepius evaluate judge --questions evaluation/questions --answers evaluation/answers \\
+        --out evaluation/judged/gpt --name gpt --base-url https://api.openai.com/v1 --model gpt-4o --votes 3
+
+Each request and reply is in the ledger OUT.ledger.sqlite. A reply that cannot be read is asked for once more; then it
+is missing, which is counted and never a score.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+from asclepius_jax.evaluate.answers.answers import (
+    answers_hash,
+    check_may_send,
+    content_of_questions,
+    found_folders,
+    read_answers,
+)
+from asclepius_jax.evaluate.judge import prompts
+from asclepius_jax.evaluate.judge.by_rule import RULES, by_rules
+from asclepius_jax.evaluate.judge.rubric import score
+from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Judgement, Question, read_records
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest
+from data_prep.contract.records import seeded_fraction, text_hash
+from data_prep.execution.progress import say
+from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, run_stage
+from data_prep.teachers.base import Reply, Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
+from data_prep.teachers.endpoint.dry_run import Counting
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    questions: Path
+    """A finished folder of questions."""
+
+    answers: tuple[Path, ...]
+    """Folders of answers, or folders of such folders."""
+
+    out: Path
+    """The folder of judgements to write, one for each judge."""
+
+    name: str = ""
+    """The judge's name in tables; by default its model's. `rules` with --model rules."""
+
+    votes: int = 1
+    """Verdicts on each answer; the options stand in another order each time."""
+
+    mode: Literal["pointwise", "listwise"] = "pointwise"
+    """pointwise: three questions about one answer. listwise: a score for each of all answers at once, in balanced
+    orders, as the paper did it."""
+
+    teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(
+        default_factory=lambda: TeacherConfig(teacher="openai", temperature=0.0, max_tokens=1024)
+    )
+    shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
+
+    allow_remote: str = ""
+    """With questions on real notes: the endpoint's host, which must be one of your own."""
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question with the answers that are judged together: one, or all."""
+
+    id: str
+    question: Question
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class JudgePointwise:
+    """The work on one answer."""
+
+    judge: str
+    votes: int
+    seed: int
+    structured: bool
+
+    async def __call__(self, item: Item, teacher: Teacher) -> list[Any]:
+        (answer,) = item.answers
+        return [await self.vote(item.question, answer, vote, teacher) for vote in range(self.votes)]
+
+    async def vote(self, question: Question, answer: Answer, vote: int, teacher: Teacher) -> Judgement:
+        missing = Judgement(question.id, answer.model, self.judge, vote, score=0)
+        if answer.finish_reason in NO_ANSWER:
+            return replace(missing, problem=f"no answer: {answer.text[:200]}")
+        messages = prompts.pointwise_messages(question.note, question.instruction, answer.text, vote)
+        # The answer's own text, not its model: what two models say alike is judged once, and alike.
+        name = f"{question.id} {text_hash(answer.text)}"
+        seed = request_seed(self.seed, f"judge {vote}", name)
+        request = Request("judge", name, messages, seed=seed, prompt_hash=prompts.HASH, sample=vote)
+        if self.structured:
+            request = replace(request, schema=prompts.SCHEMA)
+        told, problem = await ask_until_read(teacher, request, self.votes, prompts.read_verdict)
+        if told is None:
+            return replace(missing, problem=problem)
+        verdict, evidence = told
+        return replace(missing, score=score(verdict), **asdict(verdict), evidence=evidence)
+
+
+@dataclass(frozen=True)
+class JudgeListwise:
+    """The work on all answers to one question; with each vote they move on by one place, from a start by chance."""
+
+    judge: str
+    votes: int
+    seed: int
+
+    async def __call__(self, item: Item, teacher: Teacher) -> list[Any]:
+        given = tuple(answer for answer in item.answers if answer.finish_reason not in NO_ANSWER)
+        missing = [
+            Judgement(item.question.id, answer.model, self.judge, vote, 0, problem=f"no answer: {answer.text[:200]}")
+            for vote in range(self.votes)
+            for answer in item.answers
+            if answer not in given
+        ]
+        votes = range(self.votes if given else 0)
+        told = [j for vote in votes for j in await self.vote(replace(item, answers=given), vote, teacher)]
+        return told + missing
+
+    async def vote(self, item: Item, vote: int, teacher: Teacher) -> list[Judgement]:
+        count = len(item.answers)
+        start = int(seeded_fraction(self.seed, "order", item.question.id) * count) + vote
+        order = [(start + place) % count for place in range(count)]
+        texts = [item.answers[place].text for place in order]
+        messages = prompts.listwise_messages(item.question.note, item.question.instruction, texts)
+        seed = request_seed(self.seed, f"judge {vote}", item.id)
+        request = Request("judge", item.id, messages, seed=seed, prompt_hash=prompts.HASH, sample=vote)
+        scores, problem = [0] * count, ""
+        for attempt in range(attempts_of(teacher)):
+            reply = await teacher.ask(replace(request, seed=seed + attempt, sample=vote + self.votes * attempt))
+            try:
+                scores = prompts.read_scores(usable(reply), count)
+                problem = "" if all(scores) else f"no score from 1 to 4: {reply.text[:200]}"
+            except ValueError as error:
+                problem = f"{error}: {reply.text[:200]}"
+            if not problem:
+                break
+        return [
+            Judgement(
+                question_id=item.question.id,
+                model=item.answers[place].model,
+                judge=self.judge,
+                vote=vote,
+                score=given,
+                incorrect=given == 1,
+                problem="" if given else problem,
+            )
+            for place, given in zip(order, scores, strict=True)
+        ]
+
+
+async def ask_until_read(
+    teacher: Teacher, request: Request, apart: int, read: Callable[[str], Read]
+) -> tuple[Read | None, str]:
+    """What `read` makes of the reply; where it raises ValueError the request is made once more, as the sample that is
+    `apart` from this one. None, and why, if that cannot be read either."""
+    problem = ""
+    for attempt in range(attempts_of(teacher)):
+        again = replace(request, seed=request.seed + attempt, sample=request.sample + apart * attempt)
+        reply = await teacher.ask(again)
+        try:
+            return read(usable(reply)), ""
+        except ValueError as error:
+            problem = f"{error}: {reply.text[:200]}"
+    return None, problem
+
+
+def attempts_of(teacher: Teacher) -> int:
+    """How often a verdict is asked for; an estimate supposes that the first reply can be read."""
+    return 1 if isinstance(teacher, Counting) else 2
+
+
+def usable(reply: Reply) -> str:
+    """A reply's text; ValueError where it is none. One that was cut short may still hold all that is asked."""
+    if reply.finish_reason in ("error", "refusal", "content_filter"):
+        raise ValueError(reply.finish_reason)
+    return reply.text
+
+
+@dataclass(frozen=True)
+class JudgeByRules:
+    judge: str
+
+    async def __call__(self, item: Item, teacher: Teacher) -> list[Any]:
+        return [by_rules(item.question, answer, self.judge) for answer in item.answers]
+
+
+# ---------------------------------------------------------------- the run
+
+
+def run(config: JudgeConfig) -> dict[str, Any]:
+    """Write the folder of judgements; its manifest. UserError for what the caller can mend."""
+    if config.votes < 1:
+        raise UserError(f"--votes {config.votes}: it must be at least 1")
+    check_shards(config.shards)
+    rules = config.teacher.model == RULES
+    teacher = replace(config.teacher, teacher="offline" if rules else "openai")
+    if not teacher.model:
+        raise UserError("name the judge: --model MODEL, as the endpoint knows it, or --model rules")
+    name = config.name or teacher.model
+    if name in RESERVED:
+        raise UserError(f"--name {name}: tables give this name to {RESERVED[name]}; choose another")
+    questions = list(read_records(config.questions, "questions", Question))
+    check_may_send(questions, teacher, config.allow_remote)
+    check_teacher(teacher)
+    answers = read_answers(config.answers, config.questions)
+    warnings = [] if rules else kinship(teacher.model, places_of(config.answers, answers))
+    for warning in warnings:
+        say(f"judge {name}: {warning}")
+    work: Any
+    if rules:
+        work = JudgeByRules(name)
+    elif config.mode == "pointwise":
+        work = JudgePointwise(name, config.votes, config.seed, teacher.structured)
+    else:
+        work = JudgeListwise(name, config.votes, config.seed)
+    inputs = {
+        str(config.questions): content_of_questions(config.questions),
+        "answers": answers_hash(answers),
+    }
+    facts = {
+        "judge": name,
+        "mode": "rules" if rules else config.mode,
+        "votes": 1 if rules else config.votes,
+        "prompt": "" if rules else prompts.HASH,
+        "teacher": sampling(teacher),
+        "models": sorted(answers),
+        "warnings": warnings,
+    }
+    items: Any = items_of(questions, answers, together=rules or config.mode == "listwise")
+    total = len(questions) * (1 if rules or config.mode == "listwise" else len(answers))
+    stage = Stage("judgements", Judgement, config.out, teacher, config.shards, inputs, facts, total)
+    tally: Counter[str] = Counter()
+    first_problem: list[str] = []
+
+    def count(judgement: Any) -> None:
+        tally["missing" if judgement.problem else "read"] += 1
+        if judgement.problem and not first_problem:
+            first_problem.append(judgement.problem)
+
+    made = run_stage(stage, work, items, count)
+    if tally["missing"]:
+        told = f"{tally['missing']} of {tally.total()} verdicts are missing, the first one since: {first_problem[0]}"
+        if not tally["read"]:
+            remedy = "look at the answers" if first_problem[0].startswith("no answer") else "choose another judge"
+            raise UserError(f"judge {name}: {told}; no verdict could be read: {remedy}")
+        say(f"judge {name}: {told}")
+    return made
+
+
+def items_of(questions: list[Question], answers: dict[str, dict[str, Answer]], together: bool) -> Iterator[Item]:
+    for question in questions:
+        of_all = tuple(answers[model][question.id] for model in sorted(answers))
+        if together:
+            yield Item(question.id, question, of_all)
+        else:
+            yield from (Item(f"{question.id} {answer.model}", question, (answer,)) for answer in of_all)
+
+
+# Names that tables give to others.
+RESERVED = {"clinicians": "the raters", "jury": "all judges together"}
+FAMILIES = ("gpt", "claude", "gemini", "gemma", "llama", "mistral", "mixtral", "qwen", "deepseek", "phi", "smollm")
+
+
+def family(name: str) -> str:
+    return next((known for known in FAMILIES if re.search(known, name, re.IGNORECASE)), "")
+
+
+def places_of(folders: Iterable[Path], models: Iterable[str]) -> dict[str, str]:
+    """Each model's name here, with where it comes from: its name at the endpoint, or its folder's."""
+    places = dict.fromkeys(models, "")
+    for folder in found_folders(list(folders)):
+        told = read_manifest(folder, "answers").get("model")
+        if isinstance(told, dict) and told["name"] in places:
+            places[told["name"]] = Path(told["place"]).name
+    return places
+
+
+def kinship(judge: str, models: Mapping[str, str]) -> list[str]:
+    """A judge favours what its own family writes; where names or places show that, the reader is told."""
+    own = family(judge)
+    kin = [model for model, place in models.items() if own and own in (family(model), family(place))]
+    return [f"{judge} is of one family with {', '.join(kin)}: judges favour their own kind"] if kin else []

@@ -1,0 +1,181 @@
+"""Answers with known errors, by which a judge is judged before it is believed.
+
+    asclepius evaluate plant --source data/split/held_out --medec medec.csv --out calibration
+
+    calibration/questions   calibration/answers   calibration/labels      as many right answers as wrong ones
+
+The errors: those of `mutations.py` in answers that are right; answers cut to their lesser half; answers to a question
+that another patient's note was asked; and, from a file in the layout of MEDEC (`Error Flag`, `Error Type`, `Error
+Sentence`, `Corrected Sentence`, `Corrected Text`), sentences in which people put an error.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from asclepius_jax.evaluate.judge.by_rule import SAYS_ABSENT, familiar
+from asclepius_jax.evaluate.judge.mutations import CLASSES, is_true_elsewhere
+from asclepius_jax.evaluate.records import Answer, Label, Question
+from data_prep.clinical_text.sentences import split_sentences
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest, verified_files, writing_folder
+from data_prep.contract.records import Example, file_hash, read_parquet, seeded_fraction, text_hash
+from data_prep.contract.tables import files_of, rows_of
+
+MODEL = "planted"  # the name under which the answers go
+MEDEC_COLUMNS = ("Error Flag", "Error Type", "Error Sentence", "Corrected Sentence", "Corrected Text")
+NAMES = ("drug swapped", "finding invented")  # the note may hold the new one as well: then nothing is wrong
+MOST_LEFT = 0.5  # of the words of an answer that is cut
+MOST_SHARED = 0.5  # of the words of an answer with the other patient's note, for it to be no answer there
+
+
+@dataclass(frozen=True)
+class PlantConfig:
+    source: Path
+    """A finished folder of instructions, whose answers are taken to be right."""
+
+    out: Path
+    """The folder to write `questions`, `answers` and `labels` into."""
+
+    medec: Path | None = None
+    """A CSV file in the layout of MEDEC."""
+
+    per_class: int = 30
+    """Answers of each class of error."""
+
+    seed: int = 0
+
+
+Made = tuple[Question, Answer, Label]
+
+
+def made(example: Example, error: str, shows: str, answer: str) -> Made:
+    name = f"{example.id} {error or 'right'}"
+    question = Question(
+        name, example.note_id, example.task, example.note, example.question, example.answer, source=example.source,
+        restricted=example.restricted,
+    )  # fmt: skip
+    return question, Answer(name, MODEL, answer, "stop"), Label(name, error, shows)
+
+
+def mutated(examples: list[Example], error: str, seed: int) -> Iterator[Made]:
+    for example in examples:
+        planted = CLASSES[error](example.answer, Random(f"{seed} {error} {example.id}"))
+        if planted and not (error in NAMES and is_true_elsewhere(planted, example.note)):
+            yield made(example, error, "incorrect", planted.text)
+
+
+def cut(examples: list[Example], _: int) -> Iterator[Made]:
+    """Answers of several sentences or lines without what comes last."""
+    for example in examples:
+        parts = split_sentences(example.answer)
+        total = len(example.answer.split())
+        if len(parts) < 3 or total < 20:
+            continue
+        left = len(parts)
+        while left > 1 and len(" ".join(parts[:left]).split()) > MOST_LEFT * total:
+            left -= 1
+        short = example.answer[: example.answer.find(parts[left]) if parts[left] in example.answer else 0].strip()
+        if short:
+            yield made(example, "left out", "omitted", short)
+
+
+def elsewhere(examples: list[Example], _: int) -> Iterator[Made]:
+    """Questions on another patient's note, which does not answer them, with the answer from their own."""
+    for example, other in zip(examples, examples[1:] + examples[:1], strict=True):
+        absent = SAYS_ABSENT.search(example.answer)
+        if example.report_id == other.report_id or absent or familiar(example.answer, other.note) > MOST_SHARED:
+            continue
+        unanswerable = replace(
+            example,
+            note=other.note,
+            note_id=other.note_id,
+            answer="This is not stated in the note.",
+            restricted=example.restricted or other.restricted,
+        )
+        yield made(unanswerable, "not in the note", "unanswerable", example.answer)
+
+
+def right(examples: list[Example], _: int) -> Iterator[Made]:
+    for example in examples:
+        yield made(example, "", "", example.answer)
+
+
+def from_medec(path: Path, seed: int) -> Iterator[Made]:
+    """Sentences with an error, and as many that are right."""
+    for row in rows_of(files_of(path)):
+        values = row.values or {}
+        missing = [column for column in MEDEC_COLUMNS if column not in values]
+        if missing:
+            raise UserError(f"{row.place}: no column {', '.join(missing)}: it must be in the layout of MEDEC")
+        if str(values["Error Flag"]).strip() != "1":
+            continue
+        note, kind = str(values["Corrected Text"]).strip(), str(values["Error Type"]).strip()
+        name = f"medec {text_hash(note)}"
+        wrong = seeded_fraction(seed, "medec", name) < 0.5
+        question = Question(
+            name,
+            name,
+            "Question Answering",
+            note,
+            f"Quote the sentence of the note that tells the {spoken(kind)}.",
+            str(values["Corrected Sentence"]).strip(),
+            source="MEDEC",
+        )
+        answer = str(values["Error Sentence" if wrong else "Corrected Sentence"]).strip()
+        label = Label(name, f"MEDEC {kind}", "incorrect") if wrong else Label(name, "", "")
+        yield question, Answer(name, MODEL, answer, "stop"), label
+
+
+def spoken(kind: str) -> str:
+    return {"causalOrganism": "causal organism", "causalorganism": "causal organism"}.get(kind, kind or "finding")
+
+
+def run(config: PlantConfig) -> dict[str, int]:
+    """Write the three folders; how many there are of each class. UserError for what the caller can mend."""
+    if config.per_class < 1:
+        raise UserError(f"--per-class {config.per_class}: it must be at least 1")
+    manifest = read_manifest(config.source, "instructions")
+    examples = [e for path in verified_files(config.source, manifest) for e in read_parquet(path, Example)]
+    examples.sort(key=lambda example: seeded_fraction(config.seed, "plant", example.id))
+    chosen: list[Made] = []
+    for error in CLASSES:
+        chosen += first(mutated(examples, error, config.seed), config.per_class)
+    chosen += first(cut(examples, config.seed), config.per_class)
+    chosen += first(elsewhere(examples, config.seed), config.per_class)
+    chosen += first(right(examples, config.seed), max(1, len(chosen)))
+    inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
+    if config.medec:
+        if not config.medec.is_file():
+            raise UserError(f"--medec {config.medec}: no such file")
+        chosen += unique(from_medec(config.medec, config.seed))
+        inputs[str(config.medec)] = file_hash(config.medec)
+    counts: dict[str, int] = {}
+    for _, _, label in chosen:
+        counts[label.error or "right"] = counts.get(label.error or "right", 0) + 1
+    write(config.out, chosen, inputs)
+    told = ", ".join(f"{count} {name}" for name, count in counts.items())
+    print(f"plant: {len(chosen)} answers ({told}) -> {config.out}", flush=True)
+    return counts
+
+
+def first(found: Iterator[Made], count: int) -> list[Made]:
+    return [item for item, _ in zip(found, range(count), strict=False)]
+
+
+def unique(found: Iterator[Made]) -> list[Made]:
+    return list({question.id: (question, answer, label) for question, answer, label in found}.values())
+
+
+def write(out: Path, chosen: list[Made], inputs: dict[str, str]) -> None:
+    columns: dict[str, tuple[type, list[Any]]] = {
+        "questions": (Question, [question for question, _, _ in chosen]),
+        "answers": (Answer, [answer for _, answer, _ in chosen]),
+        "labels": (Label, [label for _, _, label in chosen]),
+    }
+    for kind, (record_type, records) in columns.items():
+        with writing_folder(out / kind, kind, inputs) as writer:
+            writer.counts["in"] = len(records)
+            writer.add_shard(records, record_type)

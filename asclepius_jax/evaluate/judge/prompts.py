@@ -1,0 +1,171 @@
+"""What a judge is asked, and how its reply is read.
+
+Point by point: one answer at a time, the model's name nowhere, three questions whose options come in another order with
+each vote. All at once: the answers of all models under letters, each with a score, as in the paper's protocol.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from asclepius_jax.evaluate.judge.rubric import MEANINGS, OMISSIONS, SCORES, Verdict
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import text_hash
+
+SYSTEM = (
+    "You are an experienced clinician who checks written answers against a clinical note. You judge what is written, "
+    "not how well it reads, and you believe nothing that the note does not say."
+)
+POINTWISE = """\
+Below are a clinical note, an instruction about it, and an answer. Check the answer against the note.
+
+First find evidence: quote, word for word, what the answer says that the note does not support or that is beside the \
+instruction, and what the note holds that the answer should have said. Then answer these questions.
+
+1. incorrect: does the answer say anything that is incorrect by the note, or irrelevant to the instruction? {incorrect}
+2. omitted: of what the instruction asks for and the note holds, does the answer leave anything out? {omitted}
+   "minor" is what changes nothing for the reader; "significant" is what does, or several minor things.
+3. answerable: does the note hold what the instruction asks for? {answerable}
+4. recognised: does the answer treat it so: it answers if the note holds it, and says so if it does not? {recognised}
+
+Reply with one JSON object and nothing else:
+{{"evidence": [{{"quote": "...", "from": "note or answer", "shows": "..."}}], "incorrect": "...", "omitted": "...", \
+"answerable": "...", "recognised": "..."}}
+
+Note:
+{note}
+
+Instruction:
+{instruction}
+
+Answer:
+{answer}
+
+JSON:"""
+LISTWISE = """\
+Below are a clinical note, an instruction about it, and {count} answers. Give each answer a score.
+
+{scale}
+
+Judge each answer by itself against the note. Reply with one JSON object that holds the score of every answer and \
+nothing else, such as {example}.
+
+Note:
+{note}
+
+Instruction:
+{instruction}
+
+{answers}
+
+JSON:"""
+YES, NO = "yes", "no"
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "incorrect": (NO, YES),
+    "omitted": OMISSIONS,
+    "answerable": (YES, NO),
+    "recognised": (YES, NO),
+}
+SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["evidence", *OPTIONS],
+    "properties": {
+        "evidence": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["quote", "from", "shows"],
+                "properties": {name: {"type": "string"} for name in ("quote", "from", "shows")},
+            },
+        },
+        **{name: {"type": "string", "enum": list(options)} for name, options in OPTIONS.items()},
+    },
+}
+HASH = text_hash(SYSTEM, POINTWISE, LISTWISE, json.dumps(SCHEMA))
+
+
+def pointwise_messages(note: str, instruction: str, answer: str, vote: int) -> tuple[dict[str, str], ...]:
+    """Odd votes read the options backwards: a judge that takes what stands first contradicts itself."""
+    shown = {
+        name: "One of: " + ", ".join(options if vote % 2 == 0 else options[::-1]) + "."
+        for name, options in OPTIONS.items()
+    }
+    # Not by format() on the whole: a note may hold braces.
+    text = POINTWISE.format(note="\0n", instruction="\0i", answer="\0a", **shown)
+    fields = {"\0n": note.strip(), "\0i": instruction.strip(), "\0a": answer.strip() or "(the answer is empty)"}
+    return messages(text, fields)
+
+
+def listwise_messages(note: str, instruction: str, answers: Sequence[str]) -> tuple[dict[str, str], ...]:
+    """The answers in the order given, under the letters A, B, ..."""
+    if len(answers) > 26:
+        raise UserError(f"{len(answers)} models: a list holds at most 26")
+    scale = "\n".join(f"{number}: {name}; {MEANINGS[number]}." for number, name in sorted(SCORES.items()))
+    example = json.dumps({letter(place): 3 for place in range(len(answers))})
+    text = LISTWISE.format(
+        count=len(answers), scale=scale, example=example, note="\0n", instruction="\0i", answers="\0a"
+    )
+    listed = "\n\n".join(f"Answer {letter(n)}:\n{answer.strip() or '(empty)'}" for n, answer in enumerate(answers))
+    return messages(text, {"\0n": note.strip(), "\0i": instruction.strip(), "\0a": listed})
+
+
+def messages(text: str, fields: Mapping[str, str]) -> tuple[dict[str, str], ...]:
+    parts = re.split("(\0[nia])", text)
+    user = "".join(fields.get(part, part) for part in parts)
+    return {"role": "system", "content": SYSTEM}, {"role": "user", "content": user}
+
+
+def letter(place: int) -> str:
+    return chr(ord("A") + place)
+
+
+# ---------------------------------------------------------------- replies
+
+
+def json_in(text: str) -> dict[str, Any]:
+    """The last JSON object in a reply, also within a fence or after words: a judge may repeat the example that it was
+    shown, or think aloud, before it answers. ValueError where there is none."""
+    decoder, found, place = json.JSONDecoder(), None, text.find("{")
+    while place >= 0:
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except ValueError:
+            end = place + 1
+        else:
+            found = value if isinstance(value, dict) else found
+        place = text.find("{", end)
+    if found is None:
+        raise ValueError("no JSON object")
+    return found
+
+
+def read_verdict(text: str) -> tuple[Verdict, str]:
+    """The verdict in a reply, and its evidence as JSON; ValueError with the reason where it cannot be read."""
+    told = json_in(text)
+    read: dict[str, str] = {}
+    for name, options in OPTIONS.items():
+        value = told.get(name)
+        word = {True: YES, False: NO}.get(value) if isinstance(value, bool) else str(value).strip().strip(".").lower()
+        if word == "none" and name == "omitted":
+            word = OMISSIONS[0]
+        if word not in options:
+            raise ValueError(f"{name} is {value!r}")
+        read[name] = str(word)
+    evidence = told.get("evidence")
+    verdict = Verdict(read["incorrect"] == YES, read["omitted"], read["answerable"] == YES, read["recognised"] == YES)
+    return verdict, json.dumps(evidence, ensure_ascii=False) if evidence else ""
+
+
+def read_scores(text: str, count: int) -> list[int]:
+    """The scores of so many answers, in the order shown; 0 for one that is missing or off the scale."""
+    told = {str(key).strip().upper().removeprefix("ANSWER").strip(): value for key, value in json_in(text).items()}
+    scores = []
+    for place in range(count):
+        value = told.get(letter(place))
+        value = value.get("score") if isinstance(value, dict) else value
+        digits = re.fullmatch(r"\s*([1-4])(?:\.0)?(?:\s*/\s*4)?\s*", str(value))
+        scores.append(int(digits[1]) if digits else 0)
+    return scores

@@ -1,0 +1,250 @@
+"""Answers against the known ones: a table of figures with note-clustered intervals.
+
+    asclepius evaluate score --questions evaluation/questions --answers evaluation/answers --json figures.json
+
+An answer that cannot be read is counted and left out of the figures; what they would be if it counted as wrong stands
+beside them. A question whose answer is missing, or is an error, or whose prompt was too long, is counted and left out
+too. `asclepius evaluate report --measured figures.json` shows the table.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from asclepius_jax.evaluate.answers.answers import found_folders
+from asclepius_jax.evaluate.known_answers.scorers import SCORERS, Sums
+from asclepius_jax.evaluate.questions.datasets.references import load
+from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
+from asclepius_jax.evaluate.statistics.estimates import RESAMPLES, Estimate, Rate, estimate_of_sums, rate, ratio
+from data_prep.contract.errors import UserError
+
+TITLE = "Answers against the known ones"
+ABOUT = (
+    "Intervals are 95 % and resample notes, those of the unparsable share are Wilson's. Unparsable answers are left "
+    "out, and wrong in the last column."
+)
+COLUMNS = ("model", "task", "figure", "value", "answers", "notes", "if unparsable is wrong")
+UNPARSABLE = "left out of the figures; with_unparsable_as_wrong counts them as answers that name nothing"
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    questions: Path
+    """A folder of questions with references."""
+
+    answers: Path
+    """A folder of answers to them, or the folder that holds one for each model."""
+
+    json: Path | None = None
+    """Where to write the figures as JSON."""
+
+    by: Literal["task", "note_type", "source", "year"] = "task"
+    """Slice each task by this column of the questions too."""
+
+    resamples: int = RESAMPLES
+    """Of the bootstrap, by which the intervals are made."""
+
+    seed: int = 0
+    """Of the bootstrap."""
+
+
+class Scored(NamedTuple):
+    """One answer: what it adds to each figure, and what it would add had it named nothing."""
+
+    note_id: str
+    sums: Sums | None  # None where it could not be read
+    if_wrong: Sums
+
+
+@dataclass(frozen=True)
+class Figure:
+    estimate: Estimate
+    with_unparsable_as_wrong: float | None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The figures of one model's answers to one kind of question."""
+
+    model: str
+    task: str
+    slice: str  # the value of the column that --by names; empty for the whole task
+    questions: int
+    unanswered: int  # without an answer
+    errors: int  # answers that are an error's message, or say that the prompt was too long
+    cut: int  # answers that ended at the length limit; they count
+    unparsable: Rate
+    figures: dict[str, Figure]
+
+
+def score_answer(question: Question, text: str) -> Scored:
+    reference = load(question.reference)
+    scorer = SCORERS[reference["kind"]]
+    # The model that repeats the reference is the ceiling, in whatever form the reference is.
+    repeats = text.strip() == question.reference.strip()
+    read = scorer.known(reference) if repeats else scorer.read(text, reference, question.note)
+    if_wrong = scorer.sums(scorer.empty, reference)
+    return Scored(question.note_id, None if read is None else scorer.sums(read, reference), if_wrong)
+
+
+def figure_of(name: str, scored: Sequence[Scored], config: ScoreConfig) -> Figure:
+    def row(sums: Sums | None) -> tuple[float, float]:
+        return (math.nan, math.nan) if sums is None else sums.get(name, (0.0, 0.0))
+
+    def figure(sums: np.ndarray) -> np.ndarray:
+        return ratio(sums[..., 0], sums[..., 1])
+
+    clusters = [answer.note_id for answer in scored]
+    columns = np.asarray([row(answer.sums) for answer in scored])
+    estimate = estimate_of_sums(columns, clusters, figure, config.resamples, seed=config.seed)
+    harsh = np.asarray([row(answer.if_wrong if answer.sums is None else answer.sums) for answer in scored]).sum(0)
+    return Figure(estimate, float(harsh[0] / harsh[1]) if harsh[1] else None)
+
+
+def figures_of(key: tuple[str, str, str], questions: Sequence[Question], answers: dict, config: ScoreConfig) -> Slice:
+    """answers: by (question, model)."""
+    model, task, value = key
+    given: list[tuple[Question, Answer]] = []
+    for question in questions:
+        answer = answers.get((question.id, model))
+        if answer is not None:
+            given.append((question, answer))
+    usable = [(question, answer) for question, answer in given if answer.finish_reason not in NO_ANSWER]
+    scored = [score_answer(question, answer.text) for question, answer in usable]
+    names = dict.fromkeys(name for answer in scored for name in answer.if_wrong)
+    return Slice(
+        model,
+        task,
+        value,
+        len(questions),
+        len(questions) - len(given),
+        len(given) - len(usable),
+        sum(answer.finish_reason == "length" for _, answer in usable),
+        rate([answer.sums is None for answer in scored]),
+        {name: figure_of(name, scored, config) for name in names},
+    )
+
+
+def checked(questions: Iterable[Question], answers: Iterable[Answer]) -> tuple[list[Question], dict]:
+    """Both sides, matched by id; UserError where they do not belong together."""
+    by_id: dict[str, Question] = {}
+    for question in questions:
+        if question.id in by_id:
+            raise UserError(f"question {question.id} stands twice in --questions: ids must be unique")
+        by_id[question.id] = question
+    found: dict[tuple[str, str], Answer] = {}
+    unknown: list[str] = []
+    for answer in answers:
+        if answer.question_id not in by_id:
+            unknown.append(answer.question_id)
+        elif (answer.question_id, answer.model) in found:
+            raise UserError(f"{answer.model} answers question {answer.question_id} twice: keep one of the answers")
+        found[answer.question_id, answer.model] = answer
+    if unknown:
+        raise UserError(f"{len(unknown)} answers are to questions that --questions lacks, such as {unknown[0]}")
+    if not found:
+        raise UserError("--answers holds no answers")
+    with_reference = [question for question in by_id.values() if question.reference]
+    if not with_reference:
+        raise UserError("none of the questions has a reference to score against: these answers need a judge")
+    return with_reference, found
+
+
+def score(questions: Iterable[Question], answers: Iterable[Answer], config: ScoreConfig) -> list[Slice]:
+    """The figures of every model, task and slice, in the order of the questions."""
+    asked, found = checked(questions, answers)
+    groups: dict[tuple[str, str, str], list[Question]] = {}
+    for model in dict.fromkeys(answer.model for answer in found.values()):
+        for question in asked:
+            groups.setdefault((model, question.task, ""), []).append(question)
+            if config.by != "task":
+                value = getattr(question, config.by) or "unknown"
+                groups.setdefault((model, question.task, value), []).append(question)
+    return [figures_of(key, members, found, config) for key, members in groups.items()]
+
+
+def told(figure: Estimate | Rate) -> str:
+    """For the table; why a figure or an interval is undefined stands in the JSON."""
+    if figure.value is None:
+        return "undefined"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.3f} [undefined]"
+    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+
+
+def as_table(slices: Sequence[Slice]) -> list[list[str]]:
+    """For the report, a row for each figure."""
+    rows = []
+    for part in slices:
+        task = f"{part.task}: {part.slice}" if part.slice else part.task
+        rows.append([part.model, task, "unparsable", told(part.unparsable), str(part.unparsable.n), "", ""])
+        for name, figure in part.figures.items():
+            estimate, harsh = figure.estimate, figure.with_unparsable_as_wrong
+            wrong = "" if harsh is None else f"{harsh:.3f}"
+            rows.append([part.model, task, name, told(estimate), str(estimate.n), str(estimate.clusters), wrong])
+    return rows
+
+
+def show(slices: Sequence[Slice]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="95 % intervals resample notes; unparsable answers are left out, and wrong in the last column")
+    for name in COLUMNS[:3]:
+        table.add_column(name, overflow="fold")
+    for name in COLUMNS[3:]:
+        table.add_column(name, justify="right", overflow="fold")
+    for part in slices:
+        names = (escape(part.model), escape(f"{part.task}: {part.slice}" if part.slice else part.task))
+        table.add_row(*names, "unparsable", escape(told(part.unparsable)), str(part.unparsable.n), "", "", style="dim")
+        for name, figure in part.figures.items():
+            estimate, harsh = figure.estimate, figure.with_unparsable_as_wrong
+            wrong = "" if harsh is None else f"{harsh:.3f}"
+            table.add_row("", "", name, escape(told(estimate)), str(estimate.n), str(estimate.clusters), wrong)
+        if part.unanswered or part.errors or part.cut:
+            counts = f"{part.unanswered} unanswered, {part.errors} errors, {part.cut} cut at the length limit"
+            table.add_row("", "", "", f"of {part.questions}: {counts}", style="dim")
+        table.add_section()
+    Console().print(table)
+
+
+def as_json(slices: Sequence[Slice], without_reference: int, config: ScoreConfig) -> dict[str, Any]:
+    return {
+        "title": TITLE,
+        "about": ABOUT,
+        "columns": list(COLUMNS),
+        "table": as_table(slices),
+        "interval": "95 %, percentile bootstrap of notes, expanded for few notes",
+        "unparsable": UNPARSABLE,
+        "resamples": config.resamples,
+        "seed": config.seed,
+        "questions_without_reference": without_reference,
+        "slices": [asdict(part) for part in slices],
+    }
+
+
+def answers_of(folder: Path) -> Iterator[Answer]:
+    """Of a finished folder of answers, or of those that lie in this one."""
+    for finished in found_folders([folder]):
+        yield from read_records(finished, "answers", Answer)
+
+
+def run(config: ScoreConfig) -> None:
+    """Print the table and write the JSON. UserError for what the caller can mend."""
+    if config.resamples < 1:
+        raise UserError(f"--resamples {config.resamples}: at least 1")
+    questions = list(read_records(config.questions, "questions", Question))
+    slices = score(questions, answers_of(config.answers), config)
+    without = sum(not question.reference for question in questions)
+    show(slices)
+    if without:
+        print(f"score: {without} of {len(questions)} questions have no reference and are not scored")
+    if config.json:
+        figures = as_json(slices, without, config)
+        config.json.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")

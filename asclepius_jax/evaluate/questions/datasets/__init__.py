@@ -1,0 +1,1 @@
+"""One reader for each corpus that is evaluated on, from the files of its owners."""

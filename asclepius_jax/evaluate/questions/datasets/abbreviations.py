@@ -1,0 +1,69 @@
+"""Abbreviations in their place, with the long forms that are right there: a CSV of
+
+    abbreviation,sense,text                   and, where known: note_id, others
+    MS,multiple sclerosis,"... MS since 2004, on interferon ..."
+
+`sense` and `others` may hold several forms, apart by "|": other spellings of the right one, and what the abbreviation
+means elsewhere. Without `others` these are the senses that other rows of the table give it.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from asclepius_jax.evaluate.questions.datasets.references import dump, normal
+from asclepius_jax.evaluate.questions.datasets.tables import rows
+from asclepius_jax.evaluate.records import Question
+from data_prep.contract.errors import UserError
+
+LAYOUT = "a CSV with the columns abbreviation, sense, text"
+
+
+class Use(NamedTuple):
+    """An abbreviation in one text."""
+
+    id: str
+    note_id: str
+    abbreviation: str
+    senses: tuple[str, ...]
+    others: tuple[str, ...]
+    text: str
+
+
+def forms(cell: str) -> tuple[str, ...]:
+    return tuple(form.strip() for form in cell.split("|") if form.strip())
+
+
+def questions(source: Path, seed: int) -> Iterator[Question]:
+    uses = []
+    for number, row in enumerate(rows(source, ("abbreviation", "sense", "text"), LAYOUT), 1):
+        if not forms(row["sense"]) or not row["abbreviation"].strip():
+            raise UserError(f"{source.name}: record {number} has no abbreviation or no sense")
+        note_id = row.get("note_id") or f"{source.stem}-{number}"
+        senses, others = forms(row["sense"]), forms(row.get("others", ""))
+        uses.append(Use(f"{source.stem}-{number}", note_id, row["abbreviation"].strip(), senses, others, row["text"]))
+    yield from from_uses(uses, Question("", "", "", "", "", "", "", source.stem))
+
+
+def from_uses(uses: list[Use], base: Question) -> Iterator[Question]:
+    """base: source, note type and restriction of all of them."""
+    inventory: dict[str, set[str]] = {}
+    for use in uses:
+        inventory.setdefault(use.abbreviation, set()).update(use.senses)
+    for use in uses:
+        if not re.search(r"(?<!\w)" + re.escape(use.abbreviation) + r"(?!\w)", use.text):
+            raise UserError(f"{use.id}: its text does not hold the abbreviation {use.abbreviation!r}")
+        same = {normal(sense) for sense in use.senses}
+        others = use.others or tuple(sorted(o for o in inventory[use.abbreviation] if normal(o) not in same))
+        yield Question(
+            id=f"{use.id}-abbreviation",
+            note_id=use.note_id,
+            task="Abbreviation Expansion",
+            note=use.text,
+            instruction=f'What does "{use.abbreviation}" stand for in this note? Answer with its long form alone.',
+            reference=dump("form", gold=list(use.senses), others=list(others)),
+            note_type=base.note_type,
+            source=base.source,
+            restricted=base.restricted,
+        )

@@ -1,0 +1,120 @@
+"""Notes without annotations, each with an instruction that fits any note: what the paper asked of real notes.
+
+    MIMIC-III   NOTEEVENTS.csv: ROW_ID, SUBJECT_ID, HADM_ID, CHARTDATE, ..., CATEGORY, DESCRIPTION, CGID, ISERROR, TEXT;
+                its discharge summaries are asked about
+    MIMIC-IV    discharge.csv: note_id, subject_id, hadm_id, note_type, note_seq, charttime, storetime, text
+    MTSamples   mtsamples.jsonl: id, name, types (a list), text; or mtsamples.csv, with its columns description,
+                medical_specialty, sample_name, transcription, keywords. It is public, and not restricted.
+
+There is no known answer: these are for a judge, or for clinicians.
+"""
+
+import ast
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from asclepius_jax.evaluate.questions.datasets.tables import SURROGATE, rows
+from asclepius_jax.evaluate.records import Question
+from data_prep.clinical_text.headings import as_lines
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import TASKS, Note, seeded_fraction
+from data_prep.ingest.real_notes import RealNotesConfig, read
+
+# Of each task, instructions that hardly a note leaves without an answer.
+INSTRUCTIONS = {
+    "Named Entity Recognition": (
+        "List every drug that the note names, with its dose where one is given.",
+        "Which problems and diagnoses does the note name? List each one once.",
+    ),
+    "Abbreviation Expansion": (
+        "Which abbreviations does the note use? Give the long form of each as it is meant here.",
+        "Make a glossary of the abbreviations in the first half of this note.",
+    ),
+    "Relation Extraction": (
+        "For each treatment in the note, say which problem it was given for.",
+        "Match each test in the note with its result.",
+    ),
+    "Temporal Information Extraction": (
+        "Draw up a timeline of the events in this note, earliest first, with the date or time of each as written.",
+        "Which events in the note happened before the patient came, and which afterwards?",
+    ),
+    "Coreference Resolution": (
+        "Which expressions in the note stand for the patient's main problem? List them as they are written.",
+        "Take the first three pronouns in the note that do not stand for the patient, and say what each refers to.",
+    ),
+    "Paraphrasing": (
+        "Say the main findings of this note in plain words that the patient would understand.",
+        "Rewrite the assessment, or else the last paragraph of the note, in full sentences without abbreviations.",
+    ),
+    "Summarization": (
+        "Summarize this note in at most five sentences.",
+        "Give a one-paragraph handover of this patient to a colleague.",
+    ),
+    "Question Answering": (
+        "What is the main reason for this encounter, and what was done about it?",
+        "Which follow-up or further care does the note arrange?",
+    ),
+}
+assert tuple(INSTRUCTIONS) == TASKS
+
+
+def ask(note: Question, seed: int) -> Question:
+    """The note with one instruction; its task and wording follow from the seed and the note's id."""
+    task = TASKS[int(seeded_fraction(seed, "task", note.note_id) * len(TASKS))]
+    wordings = INSTRUCTIONS[task]
+    wording = wordings[int(seeded_fraction(seed, "wording", note.note_id) * len(wordings))]
+    return Question(
+        f"{note.note_id}-ask",
+        note.note_id,
+        task,
+        note.note,
+        wording,
+        "",
+        note.note_type,
+        note.source,
+        "",
+        note.restricted,
+    )
+
+
+def real_notes(source: Path, seed: int, category: str, name: str, columns: tuple[str, ...]) -> Iterator[Question]:
+    """Rows marked as an error, empty ones and repeated ids are left out, as `asclepius real-notes` leaves them."""
+    check_header(source, columns)
+    for note in read(RealNotesConfig(source, Path(), category=category, source_name=name)):
+        if isinstance(note, Note):
+            if SURROGATE.search(note.text):
+                raise UserError(f"{source}: note {note.id} is not UTF-8; save the file in that encoding")
+            base = Question("", note.id, "", note.text, "", "", note.note_type, name, "", restricted=True)
+            yield ask(base, seed)
+
+
+def check_header(source: Path, columns: tuple[str, ...]) -> None:
+    if not source.is_file():
+        raise UserError(f"{source} is not a file; expected is a CSV with the columns {', '.join(columns)}")
+    with source.open(encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file), [])
+    have = {name.lower() for name in header}
+    if missing := [name for name in columns if name.lower() not in have]:
+        raise UserError(f"{source} lacks the columns {', '.join(missing)}; it has {', '.join(header)}")
+
+
+def mimic_iii(source: Path, seed: int) -> Iterator[Question]:
+    columns = ("ROW_ID", "SUBJECT_ID", "CATEGORY", "ISERROR", "TEXT")
+    yield from real_notes(source, seed, "Discharge summary", "MIMIC-III", columns)
+
+
+def mimic_iv(source: Path, seed: int) -> Iterator[Question]:
+    yield from real_notes(source, seed, "", "MIMIC-IV", ("note_id", "subject_id", "note_type", "text"))
+
+
+def mtsamples(source: Path, seed: int) -> Iterator[Question]:
+    jsonl = source.suffix == ".jsonl"
+    columns = ("id", "types", "text") if jsonl else ("medical_specialty", "transcription")
+    for number, row in enumerate(rows(source, columns, "mtsamples.jsonl or mtsamples.csv")):
+        text = as_lines(row["text" if jsonl else "transcription"])
+        if not text:
+            continue
+        kind = "; ".join(ast.literal_eval(row["types"])) if jsonl else row["medical_specialty"]
+        name = f"mtsamples-{row['id'] if jsonl else number}"
+        yield ask(Question("", name, "", text, "", "", kind.strip(), "MTSamples"), seed)

@@ -1,0 +1,163 @@
+"""What the models are asked: a fixed set of questions on notes.
+
+    asclepius evaluate questions --source data/split/held_out --out evaluation/questions --per-task 60
+
+A source is a folder of instructions, a data set in the published columns (patient_id, note, question, answer, task; of
+one that `asclepius release` wrote, its split `test` where it has one), or any table with the columns `note` and
+`question` (or `instruction`). Which questions are drawn depends on the seed and their ids alone.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from asclepius_jax.evaluate.questions.datasets.tables import SURROGATE
+from asclepius_jax.evaluate.records import Question
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import MANIFEST, read_manifest, verified_files, writing_folder
+from data_prep.contract.records import TASKS, Example, file_hash, read_parquet, seeded_fraction, text_hash
+from data_prep.contract.tables import files_of, rows_of
+from data_prep.synthesize.note_types import NOTE_TYPES
+
+TASK_NAMES = {task.lower(): task for task in TASKS}
+TYPE_OF_CODE = {row.code: row.name for row in NOTE_TYPES.values()}
+YEAR = re.compile(r"\b(?:19|20)\d\d\b")
+
+
+@dataclass(frozen=True)
+class QuestionsConfig:
+    source: Path
+    """A finished folder of instructions, or a .csv, .json, .jsonl or .parquet file (or a folder of one kind of these)
+    with the columns note and question."""
+
+    out: Path
+    """The folder to write; a finished one of the same kind is replaced."""
+
+    per_task: int = 0
+    """Questions drawn of each task; 0 takes all."""
+
+    reports: Path | None = None
+    """The case reports' own file: its column year, date or pub_date gives each question the year of its source."""
+
+    restricted: bool = False
+    """The notes are real ones: they go to no endpoint but one of your own. A folder of instructions knows it of each
+    note, a table may say so in a column restricted."""
+
+    seed: int = 0
+    """Which questions are drawn."""
+
+
+def run(config: QuestionsConfig) -> dict[str, Any]:
+    """Write the folder of questions; its manifest. UserError for what the caller can mend."""
+    if config.per_task < 0:
+        raise UserError(f"--per-task {config.per_task}: it must be 0 or above")
+    if not config.source.exists():
+        raise UserError(f"{config.source}: no such file or folder")
+    years = years_of(config.reports) if config.reports else {}
+    found, content = read_source(config.source, years)
+    if config.restricted:
+        found = [replace(question, restricted=True) for question in found]
+    if not found:
+        raise UserError(f"{config.source} holds no questions")
+    repeated = [name for name, count in Counter(question.id for question in found).items() if count > 1]
+    if repeated:
+        raise UserError(f"{config.source} holds {repeated[0]!r} twice: ids must be unique")
+    chosen = draw(found, config.per_task, config.seed)
+    with writing_folder(config.out, "questions", {str(config.source): content}) as writer:
+        writer.counts["in"] = len(found)
+        writer.facts = {"per_task": config.per_task, "seed": config.seed}
+        writer.add_shard(chosen, Question)  # type: ignore[arg-type]
+    tasks = ", ".join(f"{count} {task}" for task, count in Counter(question.task for question in chosen).items())
+    print(f"questions: {len(chosen)} of {len(found)} ({tasks}) -> {config.out}", flush=True)
+    return read_manifest(config.out, "questions")
+
+
+def read_source(source: Path, years: Mapping[str, str]) -> tuple[list[Question], str]:
+    """All its questions, and a hash of what they were read from."""
+    manifest = (source / MANIFEST).is_file() and read_manifest(source, "instructions", "dataset")
+    if not manifest:
+        files = files_of(source)
+        return list(of_table(files, source.stem, years)), text_hash(*(file_hash(file) for file in files))
+    files, content = verified_files(source, manifest), text_hash(*(file["sha256"] for file in manifest["files"]))
+    if manifest["kind"] == "instructions":
+        return [of_example(example, years) for path in files for example in read_parquet(path, Example)], content
+    # Its other split is what models are trained on.
+    held_out = [file for file in files if file.name.startswith("test-")]
+    return list(of_table(held_out or files, source.stem, years)), content
+
+
+def draw(questions: list[Question], per_task: int, seed: int) -> list[Question]:
+    """So many of each task, by a hash of their ids, in the order of the source."""
+    if not per_task:
+        return questions
+    by_chance = sorted(questions, key=lambda question: seeded_fraction(seed, "question", question.id))
+    taken: Counter[str] = Counter()
+    kept: set[str] = set()
+    for question in by_chance:
+        if taken[question.task] < per_task:
+            taken[question.task] += 1
+            kept.add(question.id)
+    return [question for question in questions if question.id in kept]
+
+
+def of_example(example: Example, years: Mapping[str, str]) -> Question:
+    code = example.note_id.removeprefix(f"{example.report_id}-")
+    return Question(
+        id=example.id,
+        note_id=example.note_id,
+        task=example.task,
+        note=example.note,
+        instruction=example.question,
+        reference=example.answer,
+        note_type=TYPE_OF_CODE.get(code, ""),
+        source=example.source,
+        year=years.get(example.report_id, ""),
+        restricted=example.restricted,
+    )
+
+
+def of_table(files: list[Path], name: str, years: Mapping[str, str]) -> Iterator[Question]:
+    for row in rows_of(files):
+        if row.values is None:
+            raise UserError(f"{row.place}: {row.error}")
+        values = {str(key).lower(): "" if value is None else str(value).strip() for key, value in row.values.items()}
+        if any(SURROGATE.search(text) for text in values.values()):
+            raise UserError(f"{row.place}: not UTF-8; save the file in that encoding")
+        asked = "question" if "question" in values else "instruction"
+        missing = [name for name in ("note", asked) if name not in values]
+        if missing:
+            missing = ["question or instruction" if name == asked else name for name in missing]
+            raise UserError(f"{row.place}: no column {' and '.join(missing)} among {', '.join(values)}")
+        if not values["note"] or not values[asked]:
+            raise UserError(f"{row.place}: an empty {'note' if not values['note'] else asked}")
+        task = values.get("task") or "Question Answering"
+        patient = values.get("patient_id", "")
+        yield Question(
+            id=values.get("id") or f"{patient or name}-{text_hash(values['note'], values[asked])}",
+            note_id=values.get("note_id") or text_hash(values["note"]),
+            task=TASK_NAMES.get(task.lower(), task),
+            note=values["note"],
+            instruction=values[asked],
+            reference=values.get("answer") or values.get("reference") or "",
+            note_type=values.get("note_type", ""),
+            source=values.get("source") or name,
+            year=years.get(patient, "") or values.get("year", ""),
+            restricted=values.get("restricted", "").lower() in ("true", "yes", "1"),
+        )
+
+
+def years_of(path: Path) -> dict[str, str]:
+    """The year of each case report, by its id."""
+    if not path.exists():
+        raise UserError(f"--reports {path}: no such file")
+    years = {}
+    for row in rows_of(files_of(path)):
+        values = row.values or {}
+        told = str(values.get("year") or values.get("date") or values.get("pub_date") or "")
+        name = values.get("id") or values.get("patient_uid") or values.get("patient_id")
+        if name is not None and (year := YEAR.search(told)):
+            years[str(name)] = year[0]
+    return years

@@ -1,0 +1,1 @@
+"""The same model in the names and files of Hugging Face folders."""

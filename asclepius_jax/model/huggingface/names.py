@@ -1,0 +1,332 @@
+"""The same model in Hugging Face's names and layouts. One table serves reading and writing, and is strict both ways."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from einops import rearrange
+
+from asclepius_jax.model.huggingface.layout import read_part
+from asclepius_jax.model.huggingface.safetensors import FolderError, Tensors, open_folder, read_json
+from asclepius_jax.model.llama import Model, Params
+from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
+
+# ours, theirs, theirs -> ours (einops; n, k and h are heads, key/value heads and head_dim)
+GLOBAL = (
+    ("embed_VD", "model.embed_tokens.weight", "v d -> v d"),
+    ("norm.scale", "model.norm.weight", "d -> d"),
+    ("head_DV", "lm_head.weight", "v d -> d v"),
+)
+PER_BLOCK = (
+    ("attention.q_DNH", "self_attn.q_proj.weight", "(n h) d -> d n h"),
+    ("attention.k_DKH", "self_attn.k_proj.weight", "(k h) d -> d k h"),
+    ("attention.v_DKH", "self_attn.v_proj.weight", "(k h) d -> d k h"),
+    ("attention.o_DNH", "self_attn.o_proj.weight", "d (n h) -> d n h"),
+    ("mlp.gate_DF", "mlp.gate_proj.weight", "f d -> d f"),
+    ("mlp.up_DF", "mlp.up_proj.weight", "f d -> d f"),
+    ("mlp.down_DF", "mlp.down_proj.weight", "d f -> d f"),
+    ("attention_norm.scale", "input_layernorm.weight", "d -> d"),
+    ("mlp_norm.scale", "post_attention_layernorm.weight", "d -> d"),
+)
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
+REQUIRED = (*SIZES, "rms_norm_eps")  # of config.json; what else it may hold has a default in transformers
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+BAND_ROWS = 1024  # of an embedding, compared at a time
+EXPONENTS = {
+    np.dtype(np.float32): np.uint32(0x7F800000),
+    np.dtype(np.float16): np.uint16(0x7C00),
+    np.dtype(ml_dtypes.bfloat16): np.uint16(0x7F80),
+}
+
+
+# ---------------------------------------------------------------- names
+
+
+def flatten(tree: Params, prefix: str = "") -> dict[str, Any]:
+    """Nested dict to one level: {"blocks.attention.q_DNH": ...}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> Params:
+    tree: Params = {}
+    for name, value in flat.items():
+        *branches, leaf = name.split(".")
+        branch = tree
+        for key in branches:
+            branch = branch.setdefault(key, {})
+        branch[leaf] = value
+    return tree
+
+
+def names(model: Model) -> Iterator[tuple[str, str, str]]:
+    """(ours, theirs, layout) of every parameter of this model; theirs holds {} for the layer where it is stacked."""
+    ours = flatten(model.shapes)
+    table = [row for row in GLOBAL if row[0] != "head_DV" or not model.config.tie_embeddings]
+    table += [(f"blocks.{name}", f"model.layers.{{}}.{theirs}", layout) for name, theirs, layout in PER_BLOCK]
+    listed = {row[0] for row in table}
+    assert listed == set(ours), f"not in the table: {set(ours) - listed}; not in the model: {listed - set(ours)}"
+    yield from table
+
+
+def hf_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in this model's Hugging Face folder."""
+    ours = flatten(model.shapes)
+    shapes = {}
+    for name, theirs, layout in names(model):
+        stacked = "{}" in theirs
+        shape = ours[name].shape[1:] if stacked else ours[name].shape
+        # Broadcasting one zero to the shape lets einops work out the other layout without memory.
+        other = rearrange(np.broadcast_to(np.int8(0), shape), flip(layout)).shape
+        for layer in range(model.config.num_layers if stacked else 1):
+            shapes[theirs.format(layer)] = other
+    return shapes
+
+
+def flip(layout: str) -> str:
+    left, right = layout.split(" -> ")
+    return f"{right} -> {left}"
+
+
+# ---------------------------------------------------------------- weights
+
+
+def open_model(folder: Path, model: Model) -> Tensors:
+    """The folder's tensors, which are this model's and no others."""
+    tensors = open_folder(folder)
+    check_tensors(tensors, model, folder)
+    if model.config.tie_embeddings and HEAD in tensors:
+        check_tied(tensors, folder)
+    return tensors
+
+
+def check_tensors(tensors: Tensors, model: Model, where: Path) -> None:
+    """Refuse missing, unknown and misshapen tensors, listing them."""
+    expected = hf_shapes(model)
+    # transformers may save a tied head a second time, and old LLaMA folders hold the rotary frequencies.
+    ignored = {HEAD} if model.config.tie_embeddings else set()
+    ignored |= {name for name in tensors if name.endswith("rotary_emb.inv_freq")}
+    problems = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unknown": sorted(tensors.keys() - expected.keys() - ignored),
+        "misshapen": [
+            f"{name} {tensors[name].shape} for {shape}"
+            for name, shape in expected.items()
+            if name in tensors and tensors[name].shape != shape
+        ],
+    }
+    told = [
+        f"{kind} {len(what)}: {', '.join(what[:8])}{', …' if len(what) > 8 else ''}"
+        for kind, what in problems.items()
+        if what
+    ]
+    if told:
+        raise FolderError(f"{where} is not the model that its config.json describes: {'; '.join(told)}")
+
+
+def check_tied(tensors: Tensors, where: Path) -> None:
+    head, embedding = tensors[HEAD], tensors[EMBEDDING]
+    same = head.shape == embedding.shape and head.dtype == embedding.dtype
+    bands = range(0, len(embedding), BAND_ROWS)
+    if not same or not all(
+        head[row : row + BAND_ROWS].tobytes() == embedding[row : row + BAND_ROWS].tobytes() for row in bands
+    ):
+        raise FolderError(
+            f"{where}: tie_word_embeddings is true, yet {HEAD} is not {EMBEDDING}: set it to false in config.json if "
+            "the head is a parameter of its own, else remove the tensor"
+        )
+    tensors.release(HEAD)
+    tensors.release(EMBEDDING)
+
+
+def load_params(folder: Path, model: Model, shardings: Params) -> Params:
+    """The folder's weights in the types of `model.shapes`, each device's part read from its own byte ranges.
+
+    One part is made at a time, and the largest parameters first: beside what the devices hold there is never more than
+    the part of one parameter, and at the end, when they hold most, of a small one.
+    """
+    tensors = open_model(folder, model)
+    flat_shardings, shapes = flatten(shardings), flatten(model.shapes)
+    params: Params = {}
+    found: dict[str, int] = {}
+    for row in sorted(names(model), key=lambda row: -shapes[row[0]].size):
+        shape, sharding = shapes[row[0]].shape, flat_shardings[row[0]]
+        parts: dict[Any, jax.Array] = {}
+        arrays = []
+        for device, index in sharding.addressable_devices_indices_map(shape).items():
+            place = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+            if place not in parts:  # else a replica
+                parts[place] = jax.device_put(read_our_part(tensors, row, index, shapes[row[0]], found), device)
+                parts[place].block_until_ready()
+            arrays.append(jax.device_put(parts[place], device))
+        params[row[0]] = jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+    check_finite(found, folder)
+    return unflatten({name: params[name] for name in shapes})
+
+
+def read_our_part(
+    tensors: Tensors,
+    row: tuple[str, str, str],
+    index: tuple[slice, ...],
+    whole: jax.ShapeDtypeStruct,
+    found: dict[str, int],
+) -> np.ndarray:
+    """A part of one of our parameters, in its type; `found` counts by name what is not a number."""
+    _, theirs, layout = row
+    stacked, shape = "{}" in theirs, whole.shape
+    layers = range(shape[0])[index[0]] if stacked else range(1)
+    sizes, inner = (shape[1:], index[1:]) if stacked else (shape, index)
+    out = np.empty([len(layers), *(len(range(n)[part]) for n, part in zip(sizes, inner, strict=True))], whole.dtype)
+    for place, layer in enumerate(layers):
+        name = theirs.format(layer)
+        out[place] = read_part(tensors[name], layout, inner, sizes)
+        tensors.release(name)
+        if bad := non_finite(out[place]):
+            found[name] = found.get(name, 0) + bad
+    return out if stacked else out[0]
+
+
+def non_finite(x: np.ndarray) -> int:
+    """How many elements of a float array are infinite or no number: their exponents are all ones."""
+    bits, exponent = x.reshape(-1).view(f"u{x.itemsize}"), EXPONENTS[x.dtype]
+    count = 0
+    for start in range(0, bits.size, 2**18):  # so many stay in a core's cache
+        masked = bits[start : start + 2**18] & exponent
+        if masked.max() == exponent:
+            count += int(np.count_nonzero(masked == exponent))
+    return count
+
+
+def check_finite(found: dict[str, int], where: Path) -> None:
+    """Refuse weights of which some are infinite or no number, by name and count."""
+    bad = sorted(name for name, count in found.items() if count)
+    if bad:
+        told = ", ".join(f"{name} ({found[name]})" for name in bad[:8]) + (", …" if bad[8:] else "")
+        raise FolderError(
+            f"{where} holds infinities or NaN in {len(bad)} tensors: {told}; no training starts from these and nobody "
+            "can use them: take another step or another copy"
+        )
+
+
+# ---------------------------------------------------------------- config.json
+
+
+def read_config(folder: Path) -> LlamaConfig:
+    """The shape that a folder's config.json describes; whatever this model cannot honour is refused."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FolderError(f"{folder} has no config.json")
+    raw = read_json(path, REQUIRED)
+    # transformers 5 keeps both in rope_parameters, earlier versions apart.
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    check_config(raw, rope, path)
+    heads, length = raw["num_attention_heads"], raw["max_position_embeddings"]
+    # Within the sliding window of Mistral 7B v0.1 attention is plain; beyond it this model would differ.
+    window = raw.get("sliding_window") if raw.get("use_sliding_window", True) else None
+    return LlamaConfig(
+        vocab_size=raw["vocab_size"],
+        embed_dim=raw["hidden_size"],
+        mlp_dim=raw["intermediate_size"],
+        num_layers=raw["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=raw.get("num_key_value_heads") or heads,
+        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+        max_length=length if window is None else min(length, window),
+        rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0),
+        rope_scaling=read_rope_scaling(rope, path),
+        norm_eps=raw["rms_norm_eps"],
+        tie_embeddings=raw.get("tie_word_embeddings", False),
+    )
+
+
+def check_config(raw: dict[str, Any], rope: Any, path: Path) -> None:
+    """Refuse what this model does not have, and sizes that are none."""
+    refused = {
+        "model_type": raw.get("model_type") not in ("llama", "mistral"),
+        "hidden_act": raw.get("hidden_act", "silu") != "silu",
+        "attention_bias": bool(raw.get("attention_bias")),
+        "mlp_bias": bool(raw.get("mlp_bias")),
+        "partial_rotary_factor": raw.get("partial_rotary_factor", 1.0) != 1.0,
+        "quantization_config": bool(raw.get("quantization_config")),
+    }
+    for key, bad in refused.items():
+        if bad:
+            raise FolderError(f"{path}: {key} is {raw.get(key)!r}, which this LLaMA does not have")
+    for key in (*SIZES, *(key for key in ("num_key_value_heads", "head_dim", "sliding_window") if raw.get(key))):
+        if type(raw[key]) is not int or raw[key] < 1:
+            raise FolderError(f"{path}: {key} is {raw[key]!r}, which is no number of anything")
+    heads = raw["num_attention_heads"]
+    divided = {"num_attention_heads": raw.get("num_key_value_heads") or heads}
+    divided |= {} if raw.get("head_dim") else {"hidden_size": heads}
+    for key, divisor in divided.items():
+        if raw[key] % divisor:
+            raise FolderError(f"{path}: {key} {raw[key]} is not a multiple of {divisor}, the heads that share it")
+    if not isinstance(rope, dict):
+        raise FolderError(f"{path}: the rotary settings {rope!r} are no JSON object")
+
+
+def read_rope_scaling(rope: dict[str, Any], path: Path) -> RopeScaling | None:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise FolderError(f"{path}: rotary scaling {kind!r} is not one of default, llama3")
+    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    if missing := [key for key in keys if key not in rope]:
+        raise FolderError(f"{path}: rotary scaling llama3 lacks {', '.join(missing)}")
+    factor, low, high, original = (rope[key] for key in keys)
+    return RopeScaling(factor, low, high, original)
+
+
+def write_config(config: LlamaConfig, dtype: str, token_ids: dict[str, int | None]) -> str:
+    """A config.json that transformers 4 and 5, vLLM and llama.cpp's converter read.
+
+    `token_ids` holds bos_token_id, eos_token_id and pad_token_id.
+    """
+    scaling = None
+    if config.rope_scaling is not None:
+        scaling = {
+            "rope_type": "llama3",
+            "factor": config.rope_scaling.factor,
+            "low_freq_factor": config.rope_scaling.low_freq_factor,
+            "high_freq_factor": config.rope_scaling.high_freq_factor,
+            "original_max_position_embeddings": config.rope_scaling.original_length,
+        }
+    raw = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.embed_dim,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_length,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": scaling,
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_embeddings,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "mlp_bias": False,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "torch_dtype": dtype,
+        **token_ids,
+    }
+    return json.dumps(raw, indent=2) + "\n"

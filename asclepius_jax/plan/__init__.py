@@ -1,0 +1,1 @@
+"""Compile the training step for a machine that is not here."""

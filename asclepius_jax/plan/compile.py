@@ -1,0 +1,229 @@
+"""Compile the training step for a machine that one does not have, and say what it will need and do there.
+
+`asclepius plan pretrain_7b --topology v5e-64`: the very step that `asclepius train` runs there is lowered
+and compiled by the machine's own compiler; memory and communication are read from the result, speed is predicted.
+"""
+
+import dataclasses
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from asclepius_jax.checkpoint.adapters import adapted
+from asclepius_jax.config import InitConfig, TrainConfig, check
+from asclepius_jax.cost_model.choose import layout_of, settle
+from asclepius_jax.cost_model.flops import flops_per_token
+from asclepius_jax.cost_model.memory import Memory, estimate
+from asclepius_jax.cost_model.speed import MEDIAN_ERROR, WORST_ERROR, Prediction, predict, token_flops
+from asclepius_jax.cost_model.topologies import Topology
+from asclepius_jax.distributed.sharding import check_layout, make_mesh
+from asclepius_jax.model.attention import Kernel
+from asclepius_jax.model.llama import Model, build
+from asclepius_jax.plan import hlo
+from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel
+from asclepius_jax.train.compiled_step import program_facts
+from asclepius_jax.train.optimizer import make_optimizer
+from asclepius_jax.train.start import resolve_model
+from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_step, state_shardings
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    topology: str
+    """Machine, such as v5e-64, v5p-128, v5e-256x2 (two slices), h100-8, a100-80g-8, cpu-8."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+    search: bool = False
+    """Try meshes, microbatches and remat policies, and compile the best."""
+    out: str = ""
+    """With --search: config file for the winner; default: the config's name with the topology's."""
+    price: float = 0.0
+    """Of one device for an hour, in any currency."""
+    rows: int = 0
+    """Rows of the data, where data.path is not here to tell."""
+    save: str = ""
+    """File for the compiled step, which training takes with --compute.program."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a configuration on a machine; `report` holds what --json prints."""
+
+    config: TrainConfig
+    fits: bool
+    prediction: Prediction
+    report: dict[str, Any]
+    program_facts: dict[str, Any]
+    compiled: Any  # None where it does not fit
+
+
+def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: PlanOptions) -> Plan:
+    """Compile one configuration; raises UserError for what no run could be."""
+    check(later(config))
+    model = adapted(build(resolve_model(config.model)), config.lora)
+    mesh = make_mesh(config.mesh, devices)
+    check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
+    rows, segments = data_facts(config, options)
+    kernel = choose_kernel(config, mesh, model.config, segments)
+    config = settle(config, model.config, mesh, kernel, quiet=options.json)
+    started = time.monotonic()
+    steps = total_steps(config, rows)
+    if options.save and not rows:
+        raise UserError("--save: the program holds the learning rate's course: name --data.path, or the data's --rows")
+    compiled, refusal = compile_step(config, model, mesh, kernel, steps)
+    seconds = time.monotonic() - started
+    parts = estimate(config, model.config, dict(mesh.shape), kernel)
+    memory = memory_facts(compiled, refusal, parts, topology)
+    prediction = predict(model.config, topology, layout_of(config, mesh, model.config))
+    fits = memory["peak_bytes"] <= memory["limit_bytes"]
+    report: dict[str, Any] = {
+        "topology": topology.name,
+        "devices": topology.count,
+        "device": topology.device.kind,
+        "fits": fits,
+        "memory": memory,
+        "chosen": {
+            "mesh": dict(mesh.shape),
+            "microbatches": config.batch.microbatches,
+            "remat": config.compute.remat,
+            "attention": kernel.name,
+            "rows_per_device": layout_of(config, mesh, model.config).rows_per_device,
+        },
+        "collectives": [] if compiled is None else traffic(compiled.as_text(), mesh, topology),
+        "flops": flop_facts(config, model, mesh),
+        "predicted": prediction_facts(prediction),
+        "training": training_facts(config, topology, prediction, rows, options.price),
+        "compile_seconds": round(seconds, 1),
+    }
+    facts = program_facts(config, model.config, mesh, kernel, steps)
+    return Plan(config, fits, prediction, report, facts, compiled)
+
+
+def later(config: TrainConfig) -> TrainConfig:
+    """The configuration with a name for what a plan does without: data, and the weights that adapters stand on."""
+    data = dataclasses.replace(config.data, path=config.data.path or "later")
+    named = config.init.hf or config.init.checkpoint or not config.lora.rank
+    return dataclasses.replace(config, data=data, init=config.init if named else InitConfig(hf="later"))
+
+
+def data_facts(config: TrainConfig, options: PlanOptions) -> tuple[int, int]:
+    """(rows, documents of a row at most) of the data; 0 rows where it is not here and nobody said."""
+    path = Path(config.data.path)
+    if config.data.path and (path / "manifest.json").exists():
+        manifest = read_manifest(path, "packed")
+        if manifest["row_length"] != config.data.row_length:
+            raise UserError(
+                f"{path} has rows of {manifest['row_length']} tokens, data.row_length is {config.data.row_length}"
+            )
+        return options.rows or manifest["rows"], 1 << manifest["most_documents"].bit_length()
+    return options.rows, TYPICAL_SEGMENTS
+
+
+def total_steps(config: TrainConfig, rows: int) -> int:
+    return max(1, int(config.data.epochs * rows / config.batch.global_batch)) if rows else 1000
+
+
+def compile_step(config: TrainConfig, model: Model, mesh: Mesh, kernel: Kernel, steps: int) -> tuple[Any, str]:
+    """(the compiled step, "") or (None, the compiler's refusal for want of memory)."""
+    optimizer = make_optimizer(config.optimizer, steps)
+    shardings = state_shardings(mesh, model, optimizer)
+    step = make_train_step(config, model, steps, shardings, mesh, kernel)
+    state = abstract_state(model, optimizer, shardings)
+    # A program for a machine that is not here can be written to JAX's cache, but not read back from it.
+    jax.config.update("jax_enable_compilation_cache", mesh.devices.flat[0].platform == "cpu")
+    try:
+        return step.lower(state, abstract_batch(config, mesh)).compile(), ""
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, str(error)
+
+
+def memory_facts(compiled: Any, refusal: str, parts: Memory, topology: Topology) -> dict[str, int]:
+    """Bytes of one device: what the compiler allocates, and by the memory model what for."""
+    if compiled is not None:
+        stats = compiled.memory_analysis()
+        arguments, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes
+        peak = arguments + temporaries + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    else:
+        arguments = int(parts.params + parts.optimizer)
+        # "... total memory required for HLO temporaries (20.42G) exceeds available HBM (15.75G)"
+        needed = [float(number) for number in re.findall(r"([\d.]+)G\b", refusal)]
+        temporaries = int(max(needed, default=parts.total / 2**30) * 2**30)
+        peak = max(arguments + temporaries, topology.device.limit_bytes + 1)
+    gradients = int(parts.gradients)
+    return {
+        "arguments_bytes": arguments,
+        "temporaries_bytes": temporaries,
+        "peak_bytes": peak,
+        "limit_bytes": topology.device.limit_bytes,
+        "parameters_bytes": int(parts.params),
+        "optimizer_bytes": int(parts.optimizer),
+        "gradients_bytes": gradients,
+        "activations_bytes": int(parts.saved),
+        "working_bytes": max(0, temporaries - gradients - int(parts.saved)),
+    }
+
+
+def traffic(text: str, mesh: Mesh, topology: Topology) -> list[dict[str, Any]]:
+    """Collectives of a step by kind, mesh axes and links, the largest first; bytes are of whole tensors."""
+    shape = dict(mesh.shape)
+    totals: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for one in hlo.collectives(text):
+        axes = hlo.mesh_axes(one.groups, shape)
+        key = (one.kind, " ".join(axes), links(one.groups, mesh, topology))
+        into = totals.setdefault(
+            key, {"kind": key[0], "axes": list(axes), "links": key[2], "count": 0, "bytes": 0, "shapes": []}
+        )
+        into["count"] += one.count
+        into["bytes"] += one.count * one.bytes
+        into["shapes"].append(f"{one.count} x {one.shape}")
+    return sorted(totals.values(), key=lambda each: -each["bytes"])
+
+
+def links(groups: Any, mesh: Mesh, topology: Topology) -> str:
+    """Over what the devices of a group reach one another."""
+    names = {"tpu": ("ICI", "data center network"), "cuda": ("NVLink", "network"), "cpu": ("memory", "memory")}
+    fast, slow = names[topology.device.platform]
+    if topology.device.name == "a6000-48g":
+        fast = "PCIe"
+    devices = list(mesh.devices.flat)
+    place = "slice_index" if topology.device.platform == "tpu" else "process_index"
+    homes = [getattr(device, place, 0) for device in devices]
+    group = groups[0] if groups.size else range(len(devices))
+    return fast if len({homes[i] for i in group}) == 1 else slow
+
+
+def flop_facts(config: TrainConfig, model: Model, mesh: Mesh) -> dict[str, float]:
+    """FLOPs of a step over all devices: of the model, counted both ways, and what remat adds."""
+    tokens, length = config.batch.global_batch * config.data.row_length, config.data.row_length
+    layout = layout_of(config, mesh, model.config)
+    return {
+        "model": tokens * flops_per_token(model.config, length, False, layout.adapters),
+        "model_causal": tokens * flops_per_token(model.config, length, True, layout.adapters),
+        "recomputation": tokens * token_flops(model.config, layout)["recomputation"],
+    }
+
+
+def prediction_facts(prediction: Prediction) -> dict[str, Any]:
+    return {**dataclasses.asdict(prediction), "median_error": MEDIAN_ERROR, "worst_error": WORST_ERROR}
+
+
+def training_facts(
+    config: TrainConfig, topology: Topology, prediction: Prediction, rows: int, price: float
+) -> dict[str, Any]:
+    """Empty where the size of the data is not known."""
+    if not rows:
+        return {}
+    steps = total_steps(config, rows)
+    hours = steps * prediction.step_seconds / 3600
+    chips = topology.count // 2 if topology.device.name == "tpu7x" else topology.count
+    facts = {"rows": rows, "steps": steps, "hours": hours, "device_hours": hours * topology.count}
+    return {**facts, "cost": hours * chips * price} if price else facts

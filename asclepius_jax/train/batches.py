@@ -1,0 +1,155 @@
+"""Packed rows to the global batch of step n: a pure function of (data, seed, n).
+
+It depends on nothing else: not on hosts, devices, workers or restarts. Each process reads the rows that its own
+devices hold.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest, verified_files
+from data_prep.contract.records import PackedRow, text_hash
+
+Batch = dict[str, Any]  # tokens, targets, positions, segment_ids: int32 (B, T); loss_mask: float32 (B, T)
+
+
+class PackedRows:
+    """A packed folder: random access to its rows, in the form the step takes."""
+
+    def __init__(self, folder: Path, row_length: int):
+        self.folder, self.row_length = folder, row_length
+        self.manifest = read_manifest(folder, "packed")
+        if self.manifest["row_length"] != row_length:
+            raise UserError(
+                f"{folder} has rows of {self.manifest['row_length']} tokens, data.row_length is {row_length}: "
+                f"pack again with --row-length {row_length}, or set --data.row-length {self.manifest['row_length']}"
+            )
+        # The hashes stand guard: an ArrayRecord file that was cut short opens without an error and holds nothing.
+        files = verified_files(folder, self.manifest)
+        self.source = grain.sources.ArrayRecordDataSource([str(path) for path in files])
+
+    @property
+    def content(self) -> str:
+        """A hash of the rows themselves, the same wherever the folder lies and whenever it was packed."""
+        return text_hash(*(file["sha256"] for file in self.manifest["files"]))
+
+    @property
+    def max_segments(self) -> int:
+        """Documents of the row that has most of them, and its padding."""
+        return self.manifest["most_documents"] + 1
+
+    def __len__(self) -> int:
+        return self.manifest["rows"]
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        row = PackedRow.from_bytes(self.source[index], self.manifest["token_dtype"])
+        if len(row.segment_lengths) >= self.max_segments:
+            raise UserError(
+                f"{self.folder}: row {index} has {len(row.segment_lengths)} documents, the manifest says "
+                f"{self.max_segments - 1} at most: pack again"
+            )
+        return unpack(row, self.row_length)
+
+
+def unpack(row: PackedRow, row_length: int) -> dict[str, np.ndarray]:
+    """One row, padded: each token's target is its successor in the same document; the last one has none.
+
+    Returns (row_length,) arrays. Padding has segment 0, position 0, target 0 and no loss.
+    """
+    used = len(row.tokens)
+    out = {name: np.zeros(row_length, np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
+    out["loss_mask"] = np.zeros(row_length, np.float32)
+    if used == 0:
+        return out
+    lengths = row.segment_lengths.astype(np.int64)
+    segments = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    out["tokens"][:used] = row.tokens
+    out["segment_ids"][:used] = segments
+    out["positions"][:used] = np.arange(used) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    same = segments[1:] == segments[:-1]
+    out["targets"][: used - 1] = np.where(same, row.tokens[1:], 0)
+    out["loss_mask"][: used - 1] = same & row.loss_mask[1:]
+    return out
+
+
+class TrainBatches:
+    """The global batch of each step, as arrays spread over the mesh."""
+
+    def __init__(self, rows: PackedRows, global_batch: int, seed: int, sharding: NamedSharding):
+        self.rows, self.global_batch, self.sharding = rows, global_batch, sharding
+        # Shuffled over the whole set before anything is sliced by host; every epoch has its own order.
+        self.order = grain.MapDataset.range(len(rows)).shuffle(seed=seed).repeat()
+
+    def row_ids(self, step: int) -> list[int]:
+        """Rows of the packed folder that make up the batch of a step, counted from 0."""
+        start = step * self.global_batch
+        return [int(self.order[i]) for i in range(start, start + self.global_batch)]
+
+    def __getitem__(self, step: int) -> Batch:
+        ids = self.row_ids(step)
+        return assemble(lambda i: self.rows[ids[i]], self.global_batch, self.rows.row_length, self.sharding)
+
+
+def eval_batches(rows: PackedRows, global_batch: int, max_rows: int, sharding: NamedSharding) -> Iterator[Batch]:
+    """`max_rows` rows, evenly spaced: a file begins with its longest documents. Empty rows fill the last batch."""
+    count = min(len(rows), max_rows)
+    chosen = [i * len(rows) // count for i in range(count)]
+    empty = unpack(PackedRow(np.zeros(0), np.zeros(0), np.zeros(0)), rows.row_length)
+    for start in range(0, count, global_batch):
+
+        def row(i: int, start: int = start) -> dict[str, np.ndarray]:
+            return rows[chosen[start + i]] if start + i < count else empty
+
+        yield assemble(row, global_batch, rows.row_length, sharding)
+
+
+def assemble(row: Any, global_batch: int, row_length: int, sharding: NamedSharding) -> Batch:
+    """Global arrays from `row(i)`, which is called once for each row that this process holds."""
+    shape = (global_batch, row_length)
+    held: dict[int, dict[str, np.ndarray]] = {}
+    for index in sharding.addressable_devices_indices_map(shape).values():
+        for i in range(*index[0].indices(global_batch)):
+            if i not in held:
+                held[i] = row(i)
+
+    def part(name: str, index: tuple[slice, ...]) -> np.ndarray:
+        return np.stack([held[i][name] for i in range(*index[0].indices(global_batch))])[:, index[1]]
+
+    names = next(iter(held.values())).keys()
+    return {
+        name: jax.make_array_from_callback(shape, sharding, lambda index, name=name: part(name, index))
+        for name in names
+    }
+
+
+class Prefetch:
+    """Batches of the steps [first, end) in order, one made in the background while the last is used."""
+
+    def __init__(self, batches: TrainBatches, first: int, end: int):
+        self.batches, self.next, self.end = batches, first, end
+        self.pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> "Prefetch":
+        self._ask()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _ask(self) -> None:
+        if self.next < self.end:
+            self.coming = self.pool.submit(self.batches.__getitem__, self.next)
+            self.next += 1
+
+    def get(self) -> Batch:
+        batch = self.coming.result()
+        self._ask()
+        return batch

@@ -1,0 +1,70 @@
+"""Which attention kernel a run takes. One that would ignore documents is not among them."""
+
+import jax
+from jax.sharding import Mesh
+
+from asclepius_jax.config import ComputeConfig, TrainConfig
+from asclepius_jax.model.attention import Kernel
+from asclepius_jax.model.kernels import splash
+from asclepius_jax.model.sizes import LlamaConfig
+from data_prep.contract.errors import UserError
+
+# Documents of a row that a plan without data reckons with, padding counted as one.
+TYPICAL_SEGMENTS = 16
+
+
+def choose_kernel(config: TrainConfig, mesh: Mesh, model: LlamaConfig, max_segments: int = TYPICAL_SEGMENTS) -> Kernel:
+    """Splash on TPU, cuDNN on NVIDIA, plain XLA elsewhere; raises UserError where the wanted one cannot run."""
+    device = mesh.devices.flat[0]
+    compute, row_length = config.compute, config.data.row_length
+    choice: str = compute.attention
+    if choice == "auto":
+        choice = {"tpu": "splash", "gpu": "cudnn"}.get(device.platform, "xla")
+        if choice == "cudnn" and compute.dtype == "float32":
+            choice = "xla"  # cuDNN's fused attention computes in 16 bits only
+    if choice == "splash":
+        return splash_kernel(device, row_length)
+    if choice == "cudnn":
+        return cudnn_kernel(device, compute, model, row_length, max_segments)
+    return Kernel("xla")
+
+
+def splash_kernel(device: jax.Device, row_length: int) -> Kernel:
+    if device.platform != "tpu":
+        raise UserError(f"compute.attention splash: it runs on TPUs, this is {device.device_kind}; leave it at auto")
+    if not splash.fits(row_length):
+        raise UserError(
+            f"data.row_length {row_length} is no multiple of {splash.LANES}, which splash attention needs: pack again "
+            f"with --row-length {-(-row_length // splash.LANES) * splash.LANES}, or take --compute.attention xla"
+        )
+    return Kernel("splash")
+
+
+def cudnn_kernel(
+    device: jax.Device, compute: ComputeConfig, model: LlamaConfig, row_length: int, max_segments: int
+) -> Kernel:
+    if device.platform != "gpu":
+        raise UserError(
+            f"compute.attention cudnn: it runs on NVIDIA GPUs, this is {device.device_kind}; leave it at auto"
+        )
+    if compute.dtype != "bfloat16":
+        raise UserError(
+            f"compute.attention cudnn computes in bfloat16, compute.dtype is {compute.dtype}: leave it at auto"
+        )
+    capability = tuple(int(part) for part in device.compute_capability.split("."))
+    widest = 256 if capability >= (9, 0) else 128
+    if model.head_dim > widest or model.head_dim % 8:
+        raise UserError(
+            f"cuDNN attention on {device.device_kind} takes heads of up to {widest} channels in eights, the model's "
+            f"have {model.head_dim}: take --compute.attention xla"
+        )
+    if capability < (8, 0):
+        raise UserError(f"{device.device_kind} is older than Ampere: take --compute.attention xla")
+    if capability >= (9, 0):
+        return Kernel("cudnn_packed", max(2, max_segments))
+    if row_length % 2:
+        raise UserError(
+            f"data.row_length {row_length} is odd, which cuDNN attention with a mask cannot take: pack again with "
+            f"--row-length {row_length + 1}, or take --compute.attention xla"
+        )
+    return Kernel("cudnn_mask")

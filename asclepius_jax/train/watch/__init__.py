@@ -1,0 +1,1 @@
+"""What watches over a run, and what tells of it."""

@@ -1,0 +1,86 @@
+"""Where the hours of a run went, over all of its starts: how much of them was training that stayed.
+
+run/goodput/0001.json, 0002.json, ...    one for each start, written anew whenever metrics are, so that a kill leaves it
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from asclepius_jax.distributed.run_lock import process_started
+from asclepius_jax.train.metrics import Clock, read_metrics, unless_full
+
+FOLDER = "goodput"
+
+
+class Goodput:
+    """The account of this start, beside those of the earlier ones."""
+
+    def __init__(self, run_dir: Path, clock: Clock, first_step: int):
+        self.folder, self.clock = run_dir / FOLDER, clock
+        earlier = read_accounts(run_dir)
+        self.path = self.folder / f"{len(earlier) + 1:04}.json"
+        began = process_started() or time.time()
+        # What came before this function knows of it: Python's start and the imports.
+        clock.seconds["start-up"] += max(0.0, time.time() - began - sum(clock.seconds.values()))
+        # Work that a crash undid: steps after the one that this start continues from. The first step of a start
+        # compiles, which has a place of its own.
+        compiled = {account["first_step"] + 1 for account in earlier}
+        rows = read_metrics(run_dir / "metrics.jsonl")
+        undone = [row for row in rows if row["step"] > first_step and row["step"] not in compiled]
+        self.account: dict[str, Any] = {
+            "began": began,
+            "first_step": first_step,
+            "restart": max(0.0, began - earlier[-1]["ended"]) if earlier else 0.0,
+            "lost_work": sum(row["seconds"] for row in undone if "seconds" in row),
+        }
+        self.write(first_step)
+
+    def write(self, step: int) -> None:
+        if jax.process_index() != 0:
+            return
+        self.account |= {"ended": time.time(), "step": step, "seconds": dict(self.clock.seconds)}
+        with unless_full():
+            self.folder.mkdir(exist_ok=True)
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(json.dumps(self.account) + "\n")
+            partial.replace(self.path)
+
+
+def read_accounts(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((run_dir / FOLDER).glob("*.json"))]
+
+
+def summed(run_dir: Path) -> dict[str, float]:
+    """Seconds of each kind over all starts of a run, by size; "step" is work that stayed.
+
+    "lost work" was computed, then undone by a crash and computed again; "restart" lies between the starts; "other" is
+    what no clock ran for: the time between a process's last word and its end, and the loop's own.
+    """
+    accounts = read_accounts(run_dir)
+    total = {"lost work": 0.0}
+    for account in accounts:
+        spent = account["ended"] - account["began"]
+        parts = {**account["seconds"], "restart": account["restart"], "lost work": account["lost_work"]}
+        parts["other"] = max(0.0, spent - sum(account["seconds"].values()))
+        for name, seconds in parts.items():
+            total[name] = total.get(name, 0.0) + seconds
+    # A row's seconds hold the loop's own as well, the clock's do not.
+    total["lost work"] = min(total["lost work"], total.get("step", 0.0))
+    total["step"] = total.get("step", 0.0) - total["lost work"]
+    return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def share(seconds: dict[str, float]) -> float:
+    """The part of all hours that went into steps that stayed."""
+    return seconds.get("step", 0.0) / max(sum(seconds.values()), 1e-9)
+
+
+def goodput_line(run_dir: Path) -> str:
+    seconds, count = summed(run_dir), len(read_accounts(run_dir))
+    parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items() if value >= 0.05)
+    starts = "1 start" if count == 1 else f"{count} starts"
+    return f"goodput {share(seconds):.1%} of {sum(seconds.values()):.1f} s over {starts}: {parts}"

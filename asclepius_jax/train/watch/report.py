@@ -1,0 +1,397 @@
+"""One self-contained report.html in the run folder: what a person looks at after a run.
+
+It is made from the files of the folder alone, so that an old run's page can be made anew:
+metrics.jsonl, summary.json, config.json, data_manifest.json; a part whose file is missing or empty is left out.
+"""
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from asclepius_jax.train.metrics import read_metrics
+from asclepius_jax.train.watch import charts
+
+REPORT = "report.html"
+SOURCES_SHOWN = 12  # the most frequent; the others are folded away
+
+STYLE = """
+:root { color-scheme: light; --ink: #1f2933; --quiet: #52606d; --line: #dfe3e8; --accent: #1d4ed8; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #fff; color: var(--ink); line-height: 1.5; -webkit-text-size-adjust: 100%;
+  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 1160px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 2rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.25rem; margin: 3rem 0 1rem; padding-top: 1.25rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 0 0 .5rem; }
+p { margin: .5rem 0; max-width: 72ch; }
+.over { color: var(--quiet); margin: 0 0 .25rem; }
+.status { font-weight: 600; }
+.good { color: #1a7f37; } .bad { color: #a8480a; }
+.warning { border-left: 4px solid #a8480a; background: #fdf3ea; padding: .6rem 1rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .75rem; margin: 1.5rem 0 0; }
+.tile { border: 1px solid var(--line); border-radius: 8px; padding: .75rem 1rem; }
+.tile dt { color: var(--quiet); font-size: .875rem; }
+.tile dd { margin: 0; font-size: 1.6rem; line-height: 1.3; font-weight: 600; font-variant-numeric: tabular-nums; }
+.tile small { display: block; color: var(--quiet); font-size: .8125rem; font-weight: 400; }
+.grid { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 2.25rem 2.5rem; align-items: start; }
+@media (max-width: 760px) { .grid { grid-template-columns: minmax(0, 1fr); } main { padding-top: 1.5rem; } }
+figure { margin: 0; min-width: 0; }
+figure svg { display: block; width: 100%; height: auto; }
+svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif !important; }
+figcaption { color: var(--quiet); font-size: .9375rem; margin-top: .4rem; }
+table { border-collapse: collapse; width: 100%; font-size: .9375rem; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .5rem .35rem 0; border-bottom: 1px solid var(--line);
+  overflow-wrap: anywhere; }
+th { font-weight: 400; color: var(--quiet); }
+td { text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; }
+.settings table { max-width: 48rem; }
+.settings td { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .875rem; }
+pre { background: #f5f7f9; border: 1px solid var(--line); border-radius: 8px; padding: 1rem; font-size: .875rem;
+  font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+summary { cursor: pointer; color: var(--accent); padding: .35rem 0; }
+"""
+
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body><main>
+{body}
+</main></body>
+</html>
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the files of a run folder say; empty where one is missing."""
+
+    name: str
+    steps: list[dict[str, Any]]  # rows of training steps, by step
+    evals: list[dict[str, Any]]  # rows of evaluations, by step
+    summary: dict[str, Any]
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+    events: list[dict[str, Any]]  # what was out of order, by step
+
+    @property
+    def steady(self) -> list[dict[str, Any]]:
+        """Without the first step, which compiles; that one where there is no other."""
+        return self.steps[1:] or self.steps
+
+
+def write_report(run_dir: Path) -> None:
+    """Write run_dir/report.html: one page, nothing of which comes from elsewhere."""
+    run = read_run(run_dir)
+    sections = (head, training, time_spent, data, origins, prompt, settings)
+    body = "\n".join(part for part in (section(run) for section in sections) if part)
+    page = PAGE.format(title=escape(f"{run.name} – training report"), style=STYLE, body=body)
+    partial = run_dir / f".{REPORT}.partial"
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(run_dir / REPORT)
+
+
+def read_run(run_dir: Path) -> Run:
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    return Run(
+        name=run_dir.resolve().name,
+        steps=[row for row in rows if "loss" in row],
+        evals=[row for row in rows if "eval_loss" in row],
+        summary=read_json(run_dir / "summary.json"),
+        config=read_json(run_dir / "config.json"),
+        manifest=read_json(run_dir / "data_manifest.json"),
+        events=read_metrics(run_dir / "events.jsonl"),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def head(run: Run) -> str:
+    over = ["training report"]
+    if run.manifest:
+        over.append(f"{run.manifest['phase']} phase")
+    if run.config:
+        over.append(f"model {run.config['model']}")
+    warning = "".join(f'<p class="warning">{escape(text)}</p>' for text in warnings(run))
+    return (
+        f'<header><p class="over">{escape(" · ".join(over))}</p><h1>{escape(run.name)}</h1>\n{status(run)}{warning}\n'
+        f'<dl class="tiles">{"".join(tiles(run))}</dl></header>'
+    )
+
+
+def warnings(run: Run) -> Iterable[str]:
+    skipped = [row["step"] for row in run.steps if row.get("skipped") or not math.isfinite(row["loss"])]
+    spikes = [event["step"] for event in run.events if event["event"] == "spike"]
+    if skipped:
+        yield (
+            f"In {len(skipped):,} steps, first in {skipped[0]:,}, loss or gradient was not a finite number: those "
+            "updates were skipped. Their rows are in events.jsonl."
+        )
+    if spikes:
+        shown = ", ".join(f"{step:,}" for step in spikes[:8]) + (" …" if spikes[8:] else "")
+        yield f"The loss jumped at step{'s' * (len(spikes) > 1)} {shown}. The rows of each are in events.jsonl."
+
+
+def status(run: Run) -> str:
+    if not run.summary:
+        return '<p class="status bad">Not finished: there is no summary.json</p>'
+    step, total = run.summary["step"], run.summary["total_steps"]
+    if step >= total:
+        return f'<p class="status good">✓ Finished: all {total:,} steps</p>'
+    return f'<p class="status bad">■ Stopped at step {step:,} of {total:,}; the same command continues it</p>'
+
+
+def tiles(run: Run) -> Iterable[str]:
+    if run.steps:
+        yield tile("Final loss", f"{run.steps[-1]['loss']:.4f}", f"from {run.steps[0]['loss']:.4f} at the first step")
+    if run.evals:
+        last = run.evals[-1]
+        note = f"loss {last['eval_loss']:.4f} at step {last['step']:,}"
+        yield tile("Held-out perplexity", short(last["eval_perplexity"]), note)
+    elif run.steps:
+        yield tile("Held-out perplexity", "–", "no evaluation in this run")
+    if run.steps:
+        speed = statistics.median(row["tokens_per_second"] for row in run.steady)
+        device = statistics.median(row["tokens_per_second_per_device"] for row in run.steady)
+        note = f"{device:,.0f} per device" + (", median" if len(run.steps) > 1 else ", compiling included")
+        yield tile("Tokens per second", f"{speed:,.0f}", note)
+        yield mfu_tile(run)
+    if run.summary:
+        starts = run.summary.get("starts", 1)
+        note = f"{run.summary.get('goodput', 0):.1%} in steps that stayed, {starts:,} start{'s' * (starts > 1)}"
+        yield tile("Time", charts.duration(sum(hours(run).values())), note)
+    if run.steps:
+        trained = sum(row["loss_tokens"] for row in run.steps)
+        yield tile("Tokens trained on", compact(trained), f"{trained:,.0f} that carried loss")
+
+
+def mfu_tile(run: Run) -> str:
+    known = [row for row in run.steady if row["mfu"] is not None]
+    if not known:
+        return tile("MFU", "–", "peak of this device unknown")
+    full, causal = (statistics.median(row[name] for row in known) for name in ("mfu", "mfu_causal"))
+    return tile("MFU", f"{full:.1%}", f"{causal:.1%} if causal scores count half")
+
+
+def tile(name: str, value: str, note: str) -> str:
+    return f'<div class="tile"><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>'
+
+
+def training(run: Run) -> str:
+    if not run.steps:
+        return "<h2>Training</h2><p>No step was taken: metrics.jsonl holds none.</p>"
+    steps = column(run.steps, "step")
+    norms, rates = column(run.steps, "grad_norm"), column(run.steps, "learning_rate")
+    evals = column(run.evals, "step"), column(run.evals, "eval_loss")
+    clip = run.config["optimizer"]["clip_norm"] if run.config else None
+    figures = [
+        figure("Loss", charts.loss_chart(steps, column(run.steps, "loss"), *evals), loss_caption(run)),
+        figure("Gradient norm", charts.gradient_chart(steps, norms, clip), gradient_caption(norms, clip)),
+        figure(
+            "Learning rate",
+            charts.learning_rate_chart(steps, rates),
+            f"At most {max(rates):.3g}, at the last step {rates[-1]:.3g}. Look for: the warmup and the decay that the "
+            "configuration asks for, unbroken where the run was continued.",
+        ),
+    ]
+    if len(run.steps) > 1:
+        speeds = column(run.steady, "tokens_per_second")
+        mfu = [row["mfu"] for row in run.steady if row["mfu"] is not None]
+        chart = charts.throughput_chart(column(run.steady, "step"), speeds, mfu)
+        figures.append(figure("Throughput", chart, throughput_caption(speeds)))
+    return f'<h2>Training</h2><div class="grid">{"".join(figures)}</div>'
+
+
+def loss_caption(run: Run) -> str:
+    text = "Look for: a fall that flattens, without jumps that stay."
+    if len(run.steps) >= charts.SMOOTH_FROM:
+        text += f" The dark line is the mean over {(len(run.steps) // 25) | 1} neighbouring steps."
+    if not run.evals:
+        return text + " No held-out data: nothing here tells learning from learning by heart."
+    best = min(run.evals, key=lambda row: row["eval_loss"])
+    lowest = f" Held-out loss is lowest, {best['eval_loss']:.4f}, at step {best['step']:,}"
+    if run.evals[-1]["eval_loss"] > 1.01 * best["eval_loss"]:
+        return text + lowest + f" and has risen to {run.evals[-1]['eval_loss']:.4f}, a sign of learning by heart."
+    return text + lowest + "; where it rises while training loss falls, the model learns its rows by heart."
+
+
+def gradient_caption(norms: list[float], clip_norm: float | None) -> str:
+    text = "Before clipping. Look for: an even band; spikes that grow announce a run that diverges."
+    if clip_norm is None:
+        return text
+    clipped = sum(norm > clip_norm for norm in norms)
+    return text + f" {clipped:,} of {len(norms):,} steps were above {clip_norm:g} and clipped to it."
+
+
+def throughput_caption(speeds: list[float]) -> str:
+    return (
+        "The first step, which compiles, is left out; a run that was continued compiles once more, a dip of one step. "
+        f"Slowest {min(speeds):,.0f}, fastest {max(speeds):,.0f} tokens per second, padding included. Look for: a "
+        "level line; a slope or a comb means that input or the machine holds it back."
+    )
+
+
+def time_spent(run: Run) -> str:
+    if not run.summary or not sum(hours(run).values()):
+        return ""
+    starts = run.summary.get("starts", 1)
+    over = f"{starts:,} starts of this run and what lay between them" if starts > 1 else "the one start of this run"
+    caption = (
+        f"{charts.duration(sum(hours(run).values()))} over {over}; {run.summary.get('goodput', 0):.1%} went into steps "
+        "that stayed. Look for: nearly all in steps. Much input means that rows come too slowly, much lost work that "
+        "checkpoints are too rare. Evaluation and save include waiting for steps under way."
+    )
+    chart = figure("", charts.time_chart(hours(run)), caption)
+    return f'<h2>Where the time went</h2><div class="grid">{chart}<div>{pace(run)}</div></div>'
+
+
+def hours(run: Run) -> dict[str, float]:
+    """Seconds of each kind over all starts of the run; what is too short to see is left out."""
+    seconds = run.summary.get("seconds_of_all_starts", run.summary["seconds"])
+    return {name: value for name, value in seconds.items() if value > 1e-3 * sum(seconds.values())}
+
+
+def pace(run: Run) -> str:
+    rows = []
+    if len(run.steps) > 1:
+        seconds = sorted(column(run.steady, "seconds"))
+        slow = seconds[math.ceil(0.95 * len(seconds)) - 1]
+        rows += [
+            ("Seconds per step, median", f"{statistics.median(seconds):.3f}"),
+            ("Seconds per step, 19 of 20 below", f"{slow:.3f}"),
+        ]
+    if run.config:
+        batch, length = run.config["batch"], run.config["data"]["row_length"]
+        rows += [
+            ("Rows per step", f"{batch['global_batch']:,}"),
+            ("Microbatches per step", f"{batch['microbatches']:,}"),
+            ("Token slots per step", f"{batch['global_batch'] * length:,}"),
+            (
+                "Mesh",
+                " × ".join(f"{name} {size if size > 0 else '(rest)'}" for name, size in run.config["mesh"].items()),
+            ),
+        ]
+        if run.manifest and run.manifest["rows"]:
+            passes = run.summary["step"] * batch["global_batch"] / run.manifest["rows"]
+            rows.append(("Passes over the data so far", f"{passes:.2f}"))
+    return table(rows)
+
+
+def data(run: Run) -> str:
+    if not run.manifest:
+        return ""
+    facts = run.manifest
+    slots = facts["rows"] * facts["row_length"]
+    parts = {
+        "tokens with loss": facts["loss_tokens"],
+        "tokens read only": facts["tokens"] - facts["loss_tokens"],
+        "padding": max(slots - facts["tokens"], 0),
+    }
+    caption = (
+        "Tokens with loss are what the model learns to write; a tuning row also holds notes and instructions, which it "
+        "only reads. Look for: little padding, since it costs as much as a token."
+    )
+    rows = [
+        ("Rows", f"{facts['rows']:,} of {facts['row_length']:,} tokens"),
+        ("Documents", f"{facts['documents']:,}"),
+        ("Tokens", f"{facts['tokens']:,}"),
+        ("Tokens with loss", f"{facts['loss_tokens']:,}"),
+        ("Packing efficiency", f"{facts['packing_efficiency']:.2%}"),
+        ("Notes shortened to fit a row", f"{facts['truncated']:,}"),
+        ("Rejected", "; ".join(f"{name}: {n:,}" for name, n in facts["rejected"].items()) or "none"),
+        ("Vocabulary", f"{facts['vocab_size']:,}"),
+        ("Tokenizer hash", facts["tokenizer_hash"][:12]),
+        *((f"Packed from {path}", digest[:12]) for path, digest in facts["inputs"].items()),
+    ]
+    chart = figure("", charts.token_chart(parts), caption) if slots else ""
+    return f'<h2>Data and packing</h2><div class="grid">{chart}<div>{table(rows)}</div></div>'
+
+
+def origins(run: Run) -> str:
+    if not run.manifest:
+        return ""
+    return (
+        '<h2>Sources and licences</h2><p>Records of the packed folder by licence and by source.</p><div class="grid">'
+        f"<div><h3>Licences</h3>{counts(run.manifest['licences'])}</div>"
+        f"<div><h3>Sources</h3>{counts(run.manifest['sources'])}</div></div>"
+    )
+
+
+def counts(numbers: dict[str, int]) -> str:
+    """A table, the most frequent first; the tail of a long one is folded away."""
+    if not numbers:
+        return "<p>Not recorded.</p>"
+    ordered = sorted(numbers.items(), key=lambda item: -item[1])
+    shown, folded = ordered[:SOURCES_SHOWN], ordered[SOURCES_SHOWN:]
+    text = table((name, f"{number:,}") for name, number in shown)
+    if folded:
+        total = sum(number for _, number in folded)
+        rest = table((name, f"{number:,}") for name, number in folded)
+        text += f"<details><summary>{len(folded):,} more, {total:,} records</summary>{rest}</details>"
+    return text
+
+
+def prompt(run: Run) -> str:
+    if not run.manifest or not run.manifest["prompt_template"]:
+        return ""
+    return (
+        "<h2>Prompt template</h2><p>Data, checkpoint and exported model carry it. A note and an instruction take "
+        "the places in braces; a pretraining row holds a note alone.</p>"
+        f"<pre>{escape(run.manifest['prompt_template'])}</pre>"
+    )
+
+
+def settings(run: Run) -> str:
+    if not run.config:
+        return ""
+    rows = [
+        (f"{section}.{name}", json.dumps(value))
+        for section, fields in run.config.items()
+        if isinstance(fields, dict)
+        for name, value in fields.items()
+    ]
+    top = [(name, json.dumps(value)) for name, value in run.config.items() if not isinstance(value, dict)]
+    return (
+        '<h2>Configuration</h2><details class="settings"><summary>All settings, defaults included</summary>'
+        f"{table(top + rows)}</details>"
+    )
+
+
+def figure(title: str, svg: str, caption: str) -> str:
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
+    return f"<figure>{heading}{svg}<figcaption>{escape(caption)}</figcaption></figure>\n"
+
+
+def table(rows: Iterable[tuple[str, str]]) -> str:
+    body = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows)
+    return f"<table>{body}</table>"
+
+
+def column(rows: list[dict[str, Any]], name: str) -> list[float]:
+    return [row[name] for row in rows]
+
+
+def compact(number: float) -> str:
+    for size, unit in ((1e9, "bn"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def short(number: float) -> str:
+    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"

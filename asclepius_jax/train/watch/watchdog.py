@@ -1,0 +1,97 @@
+"""A run that hangs ends by itself: with the stacks of all threads in the log, and the code that means "start again"."""
+
+import contextlib
+import faulthandler
+import os
+import queue
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from asclepius_jax.config import HealthConfig
+from asclepius_jax.distributed.job import LOST, current
+
+FLOOR_SECONDS = 600.0  # of the limit that is found from the steps
+STEPS_OF_SILENCE = 10
+FIRST_SECONDS = 1800.0  # for the first step, which compiles
+REMEMBERED = 101  # steps whose seconds the median is of
+
+
+class Watchdog:
+    """Two threads: one waits for each step to be computed and notes when, one looks at how long ago that was."""
+
+    def __init__(self, run_dir: Path, config: HealthConfig):
+        self.run_dir, self.config = run_dir, config
+        self.sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.seconds: deque[float] = deque(maxlen=REMEMBERED)  # between finished steps, pauses left out
+        self.finished = 0
+        self.last = time.monotonic()
+        self.ended = threading.Event()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        self.last = time.monotonic()
+        for target in (self.wait_for_steps, self.look):
+            threading.Thread(target=target, daemon=True, name=f"watchdog {target.__name__}").start()
+        try:
+            yield
+        finally:
+            self.ended.set()
+            self.sent.put(None)
+
+    def step_sent(self, numbers: dict[str, jax.Array]) -> None:
+        self.sent.put(numbers["loss"])
+
+    def alive(self) -> None:
+        """Something else than a step came forward: a batch of the evaluation, a save."""
+        self.last = time.monotonic()
+
+    @property
+    def median_seconds(self) -> float:
+        return statistics.median(self.seconds) if self.seconds else 0.0
+
+    @property
+    def limit_seconds(self) -> float:
+        if self.finished == 0:
+            return max(self.config.timeout_seconds, FIRST_SECONDS)
+        return self.config.timeout_seconds or max(FLOOR_SECONDS, STEPS_OF_SILENCE * self.median_seconds)
+
+    def wait_for_steps(self) -> None:
+        while (loss := self.sent.get()) is not None:
+            try:
+                jax.block_until_ready(loss)
+            except jax.errors.JaxRuntimeError:
+                return  # the loop meets the same error, and tells it
+            now = time.monotonic()
+            if self.finished:  # the first step compiled
+                self.seconds.append(now - self.last)
+            self.finished += 1
+            self.last = now
+
+    def look(self) -> None:
+        while not self.ended.wait(min(1.0, self.limit_seconds / 10)):
+            silent = time.monotonic() - self.last
+            if silent > self.limit_seconds:
+                self.bite(silent)
+
+    def bite(self, silent: float) -> None:
+        """End the process, and with it the job."""
+        stacks = self.run_dir / f"stacks-{jax.process_index()}.txt"
+        with contextlib.suppress(OSError), stacks.open("w") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        line = (
+            f"no step finished for {silent:.0f} s, {self.limit_seconds:.0f} are allowed (health.timeout_seconds); what "
+            f"every thread does is above and in {stacks}: start the job again, it continues from its last checkpoint"
+        )
+        if (job := current()) is not None:
+            job.end(LOST, line)
+        print(f"asclepius train: {line}", file=sys.stderr, flush=True)
+        os._exit(LOST)

@@ -1,0 +1,201 @@
+"""Drugs, problems, tests, procedures and anatomy in a sentence, by lexicon and by suffix, with negation.
+
+find_entities("She denied chest pain after aspirin.")
+-> [Entity("chest pain", "problem", 11, 21, negated=True), Entity("aspirin", "drug", 28, 35, negated=False)]
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from data_prep.clinical_text.vocabulary import lexicon
+from data_prep.clinical_text.words import word_set
+
+KINDS = ("drug", "problem", "test", "procedure", "anatomy")
+TABLES = {
+    "drug": (lexicon.DRUGS, lexicon.DRUG_SUFFIXES),
+    "problem": (lexicon.PROBLEMS, lexicon.PROBLEM_SUFFIXES),
+    "test": (lexicon.TESTS, lexicon.TEST_SUFFIXES),
+    "procedure": (lexicon.PROCEDURES, lexicon.PROCEDURE_SUFFIXES),
+    "anatomy": (lexicon.ANATOMY, ()),
+}
+KIND_OF = {term: kind for kind in reversed(KINDS) for term in TABLES[kind][0]}
+# How many words the longest term has that begins with this one: most words begin none, and are done with.
+LONGEST_TERM: dict[str, int] = {}
+for _term in KIND_OF:
+    _first = _term.split()[0]
+    LONGEST_TERM[_first] = max(LONGEST_TERM.get(_first, 0), _term.count(" ") + 1)
+SUFFIX_KINDS = {suffix: kind for kind in reversed(KINDS) for suffix in TABLES[kind][1]}
+SUFFIX = re.compile(r"[a-z'’-]{2,}(?:" + "|".join(sorted(SUFFIX_KINDS, key=len, reverse=True)) + r")s?$")
+ENDING = re.compile(r"(?:" + "|".join(sorted(SUFFIX_KINDS, key=len, reverse=True)) + r")$")
+
+WORD = re.compile(r"[A-Za-zÀ-ÿα-ω0-9][\wÀ-ÿα-ω'’/.-]*[\wÀ-ÿα-ω]|[A-Za-z0-9]")
+NEGATION = re.compile(
+    r"\b(?:no|without|denie[sd]|denying|absence of|negative for|free of|neither|nor|never|excluded|ruled out|none of|"
+    r"not (?:have|had|show|shown|reveal|find|found|detect|note|experience|develop|demonstrate|identify|complain of|"
+    r"report|suffer from|suggest|any|a|an|present with|associated with|accompanied by))\b",
+    re.IGNORECASE,
+)
+# Where the reach of a negation ends.
+SCOPE_END = re.compile(
+    r"[;:]|\b(?:but|however|although|except|apart from|other than|which|that|who|because|due to|and (?:the|he|she|"
+    r"was|had|his|her|showed)|was|were|is|had|showed|revealed|present(?:ed|s|ing)|complain(?:ed|s|ing) of|admitted|"
+    r"referred|came|developed|underwent|consulted|hospitali[sz]ed|visited|attended|sought)\b"
+    r"|, (?:and (?:he|she|the|was|had)|he|she|the|with)\b",
+    re.IGNORECASE,
+)
+# "Stated to be absent: a; b; c." and "Negatives: a, b": the whole list.
+DENIED_LIST = re.compile(
+    r"\b(?:stated to be absent|absent|denied|denies|negatives?|negative for)\s?:[^.:]*$", re.IGNORECASE
+)
+NEGATED_AFTER = re.compile(
+    r"^\s?\((?:\w+, )?stated to be absent\)|^[^,;.]{0,40}?\b(?:was|were|is|are|been) (?:\w+ )?(?:absent|negative"
+    r"|excluded|ruled out|not (?:found|seen|"
+    r"present|detected|observed|noted|identified|palpable|reported|demonstrated))\b",
+    re.IGNORECASE,
+)
+# Negations that say something else: "no longer", "not only", "no significant change in".
+PSEUDO = re.compile(
+    r"\b(?:not only|no longer|no (?:significant |further )?(?:change|increase|decrease|improvement|response)|"
+    r"not (?:improve|respond|resolve))",
+    re.IGNORECASE,
+)
+
+CAPITALISED = re.compile(r"(?<![\w'’-])[A-Z][a-z]+\b(?!['’]s)")
+PROPER = word_set("""
+Gram Doppler Glasgow Mantoux Holter Hodgkin Ewing Kaposi Wegener Candida Japanese
+""")
+# "insulin resistance", "steroid receptor": a substance of the body, not a treatment.
+NOT_GIVEN = re.compile(
+    r"[- ](?:regulated|receptors?|levels?|resistan\w+|antibod\w+|deficien\w+|dependent|"
+    r"sensitivity|allergy|growth factor|secretion)\b",
+    re.IGNORECASE,
+)
+SIDES = word_set("""
+left right upper lower bilateral both proximal distal anterior posterior
+""")
+
+
+@dataclass(frozen=True)
+class Entity:
+    text: str
+    kind: str
+    start: int
+    end: int
+    negated: bool
+    term: str = ""  # the entry of the lexicon, or the word with the suffix: without qualifiers, in small letters
+
+
+@lru_cache(maxsize=4096)
+def find_entities(sentence: str) -> tuple[Entity, ...]:
+    """The entities of one sentence from left to right, longest match first, never overlapping."""
+    words = [(match.start(), match.end(), match[0].lower().replace("’", "'")) for match in WORD.finditer(sentence)]
+    found, index = [], 0
+    taken = 0
+    while index < len(words):
+        kind, length = match_at(words, index)
+        if not kind or (kind == "drug" and NOT_GIVEN.match(sentence, words[index + length - 1][1])):
+            index += 1
+            continue
+        first = extend_left(sentence, words, index, taken, kind)
+        start, end = words[first][0], words[index + length - 1][1]
+        found.append(
+            Entity(
+                in_small_letters(sentence[start:end]),
+                kind,
+                start,
+                end,
+                kind == "problem" and is_negated(sentence, start, end),
+                " ".join(word for _, _, word in words[index : index + length]),
+            )
+        )
+        index += length
+        taken = index
+    return tuple(merge_sites(found))
+
+
+def in_small_letters(term: str) -> str:
+    """The term as it reads inside a sentence: "Abdominal CT" -> "abdominal CT", "Crohn's disease" as it is."""
+    return CAPITALISED.sub(lambda match: match[0].lower() if match[0] not in PROPER else match[0], term)
+
+
+def merge_sites(found: list[Entity]) -> list[Entity]:
+    """An anatomical word right before another term is part of it: "thyroid" and "nodule" are "thyroid nodule"."""
+    merged: list[Entity] = []
+    for entity in found:
+        before = merged[-1] if merged else None
+        if (
+            before
+            and before.kind == "anatomy"
+            and entity.kind not in ("anatomy", "drug")
+            and entity.start == before.end + 1
+        ):
+            text = f"{before.text} {entity.text}"
+            merged[-1] = Entity(text, entity.kind, before.start, entity.end, entity.negated, entity.term)
+        else:
+            merged.append(entity)
+    return merged
+
+
+def match_at(words: list[tuple[int, int, str]], index: int) -> tuple[str, int]:
+    """The kind and the number of words of the term that begins here, or ("", 0)."""
+    for length in range(min(LONGEST_TERM.get(words[index][2], 0), len(words) - index), 0, -1):
+        term = " ".join(word for _, _, word in words[index : index + length])
+        kind = KIND_OF.get(term)
+        if kind and adjacent(words, index, length):
+            return kind, length
+    return suffix_kind(words[index][2]), 1
+
+
+def adjacent(words: list[tuple[int, int, str]], index: int, length: int) -> bool:
+    """Whether only single spaces stand between the words, no comma or bracket."""
+    return all(words[i + 1][0] - words[i][1] == 1 for i in range(index, index + length - 1))
+
+
+@lru_cache(maxsize=16384)
+def suffix_kind(word: str) -> str:
+    if word in lexicon.NOT_TERMS or len(word) < 6 or not SUFFIX.match(word):
+        return ""
+    ending = ENDING.search(word) or ENDING.search(word.rstrip("s"))
+    return SUFFIX_KINDS[ending[0]] if ending else ""
+
+
+def extend_left(sentence: str, words: list[tuple[int, int, str]], index: int, taken: int, kind: str) -> int:
+    """Take in the qualifiers before a term: "severe left-sided chest pain"."""
+    first = index
+    while kind != "drug" and first > taken and index - first < 4:
+        _, end, word = words[first - 1]
+        if sentence[end : words[first][0]] != " " or not (word in SIDES if kind == "anatomy" else is_qualifier(word)):
+            break
+        first -= 1
+    return first
+
+
+@lru_cache(maxsize=16384)
+def is_qualifier(word: str) -> bool:
+    if word in lexicon.QUALIFIERS:
+        return True
+    return len(word) > 4 and word.endswith(lexicon.QUALIFIER_SUFFIXES) and word not in NOT_QUALIFIERS
+
+
+NOT_QUALIFIERS = word_set("""
+several hospital clinic medical topic arrival approval removal survival withdrawal total referral interval
+initial general clinical physical historical final additional additional usual external typical gradual critical
+during examine determine urine routine remarkable similar particular regular five give receive have twelve above
+active positive negative significant specific public previous various obvious material biological radiological
+surgical medicine line combine magazine summary january february necessary ordinary arrive alive achieve
+individual normal abnormal
+""")
+
+
+def is_negated(sentence: str, start: int, end: int) -> bool:
+    """Whether a negation reaches this span from the left, or is said of it on the right."""
+    before = sentence[:start]
+    cue = None
+    for cue in NEGATION.finditer(before):  # noqa: B007  the last one is meant
+        pass
+    if cue and not PSEUDO.match(sentence, cue.start()):
+        reach = before[cue.end() :]
+        if len(reach) < 110 and not SCOPE_END.search(reach):
+            return True
+    return bool(DENIED_LIST.search(before)) or bool(NEGATED_AFTER.match(sentence[end:]))

@@ -1,0 +1,200 @@
+"""The folders that hold records: shards, and a manifest that closes them.
+
+Every text stage writes a folder of Parquet shards with `rejected.parquet` beside them and `manifest.json` last:
+
+    notes/
+      notes-00000-of-00002.parquet   notes-00001-of-00002.parquet
+      rejected.parquet               what was left out, with the reason
+      manifest.json                  counts, reasons, seconds, hashes; its presence means "finished"
+"""
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_prep.contract.errors import UserError
+from data_prep.contract.records import ParquetAppender, Record, Reject, file_hash, write_parquet
+
+SCHEMA_VERSION = 3
+MANIFEST = "manifest.json"
+REJECTED = "rejected.parquet"
+DATASET_CARD = """\
+---
+configs:
+- config_name: default
+  data_files: {kind}-*.parquet
+---
+Synthetic {kind} written by asclepius-jax. Counts, hashes and reasons for rejects: `manifest.json`; what was left out:
+`rejected.parquet`; where each record comes from, and its licence: the columns `source`, `licence` and `article`.
+"""
+
+
+class FolderWriter:
+    """Collects the shards of one output folder; see `writing_folder`."""
+
+    def __init__(self, path: Path, kind: str):
+        self.path, self.kind = path, kind
+        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.rejects: ParquetAppender | None = None  # in the order in which they come
+        self.last_reject: Reject | None = None
+        self.files: list[dict[str, Any]] = []
+        self.shards: list[dict[str, Any]] = []
+        self.facts: dict[str, Any] = {}
+
+    def reject(self, rejects: Iterable[Reject]) -> None:
+        for reject in rejects:
+            self.rejects = self.rejects or ParquetAppender(self.path / REJECTED, Reject)
+            self.rejects.add(reject)
+            self.reasons[reject.reason] += 1
+            self.last_reject = reject
+
+    def add_file(self, name: str, count: int, hashed: bool = True) -> None:
+        """Enter a finished file with its record count, and its hash or, where its content has checksums, its size."""
+        path = self.path / name
+        sync(path)
+        proof = {"sha256": file_hash(path)} if hashed else {"bytes": path.stat().st_size}
+        self.files.append({"name": name, "records": count, **proof})
+        self.counts["out"] += count
+
+    def add_shard(self, records: Sequence[Record], record_type: type) -> None:
+        """Write the next Parquet shard. Its name is provisional: how many there will be is known at the end."""
+        name = f"{self.kind}-{len(self.shards):05d}.parquet"
+        write_parquet(self.path / name, records, record_type)
+        self.add_file(name, len(records))
+        self.shards.append(self.files[-1])
+
+    def name_shards(self) -> None:
+        """Give the shards their final names, and tell `datasets` which files are the data."""
+        if not self.shards:
+            return
+        for index, file in enumerate(self.shards):
+            name = f"{self.kind}-{index:05d}-of-{len(self.shards):05d}.parquet"
+            (self.path / file["name"]).rename(self.path / name)
+            file["name"] = name
+        # Without it, load_dataset would read rejected.parquet as data too.
+        write_durably(self.path / "README.md", DATASET_CARD.format(kind=self.kind))
+
+
+@contextmanager
+def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: bool = True) -> Iterator[FolderWriter]:
+    """Write a stage's output folder so that `out` holds either the old result or the whole new one, never half.
+
+    Everything goes to a hidden folder beside `out`; on success the manifest is written last and the folder renamed.
+    A finished folder of the same kind is replaced; anything else that stands at `out` is refused.
+    `inputs` maps the names of what was read to their hashes; `of_records` is off for a folder of weights.
+    """
+    check_replaceable(out, kind)
+    started = time.monotonic()
+    partial = out.parent / f".{out.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write into {out.parent} ({error.strerror}): choose another --out") from error
+    writer = FolderWriter(partial, kind)
+    try:
+        yield writer
+        writer.name_shards()
+        if of_records:
+            (writer.rejects or ParquetAppender(partial / REJECTED, Reject)).close()
+            sync(partial / REJECTED)
+        manifest = {
+            "schema": SCHEMA_VERSION,
+            "kind": kind,
+            "in": writer.counts["in"],
+            "out": writer.counts["out"],
+            "rejected": dict(sorted(writer.reasons.items())),
+            "seconds": round(time.monotonic() - started, 3),
+            "inputs": inputs,
+            "files": sorted(writer.files, key=lambda file: file["name"]),
+            **writer.facts,
+        }
+        write_durably(partial / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        replace_folder(partial, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{out}: the disk is full; nothing was left behind, make room and run again") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file that someone else wrote, or the names in a folder, onto the disk: so that a manifest never gets
+    there first."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_folder(new: Path, out: Path) -> None:
+    """Put `new` in the place of `out`. A kill between the two renames leaves the old one beside it, whole."""
+    old = out.parent / f".{out.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_replaceable(out: Path, kind: str) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
+        raise UserError(f"{out} exists and is not a finished {kind} folder: choose another --out, or remove it")
+
+
+def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
+    """The manifest of a finished folder of one of these kinds, or a UserError that says what is wrong with it."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: name the output folder of a {' or '.join(kinds)} run")
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} has no {MANIFEST}: it is not finished, run its stage again")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}): run its stage again") from error
+    if not isinstance(manifest, dict) or "schema" not in manifest:
+        raise UserError(f"{path} was not written by asclepius: name the output folder of a {' or '.join(kinds)} run")
+    if manifest["schema"] != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema {manifest['schema']}, this version reads {SCHEMA_VERSION}: run its stage again"
+        )
+    if manifest["kind"] not in kinds:
+        raise UserError(f"{folder} holds {manifest['kind']}, wanted {' or '.join(kinds)}")
+    return manifest
+
+
+def verified_files(folder: Path, manifest: dict[str, Any]) -> list[Path]:
+    """The data files of a folder in order, each checked against its hash."""
+    paths = []
+    for file in manifest["files"]:
+        path = folder / file["name"]
+        if not path.is_file():
+            raise UserError(f"{path} is missing: run the stage that writes {folder} again")
+        if file_hash(path) != file["sha256"]:
+            raise UserError(f"{path} does not match the hash in {MANIFEST}: run the stage that writes {folder} again")
+        paths.append(path)
+    return paths

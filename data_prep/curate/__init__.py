@@ -1,0 +1,1 @@
+"""Finished folders: split, checked, compared, published."""

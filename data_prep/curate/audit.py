@@ -1,0 +1,224 @@
+"""A finished folder of notes or instructions checked again, offline, against the texts that it was written from.
+
+    asclepius notes --audit notes [--source case_reports.jsonl]
+
+It reports and never fails: the rates for each kind of atom, and examples of what is not supported.
+"""
+
+import itertools
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from data_prep.clinical_text.near_duplicates import RUN_WORDS, copied_share, longest_run
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest, verified_files
+from data_prep.contract.records import CaseReport, Certificate, Example, Note, read_parquet
+from data_prep.execution.processes import process_pool
+from data_prep.faithfulness.atoms.kinds import KINDS
+from data_prep.faithfulness.certificate import certificate, check, rules_version
+from data_prep.ingest.case_reports import ReportsConfig, open_reports
+from data_prep.synthesize import style
+from data_prep.synthesize.stage import available_cores
+
+CHUNK = 64  # texts that a process gets at once
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """Check a finished folder of notes or instructions against its source again. It reports; it changes nothing."""
+
+    audit: Path
+    """The folder."""
+
+    source: str = ""
+    """The case reports of a folder of notes; by default the ones that its manifest names."""
+
+    reports: tyro.conf.OmitArgPrefixes[ReportsConfig] = field(default_factory=ReportsConfig)
+
+    examples: int = 3
+    """Unsupported atoms to show for each kind."""
+
+    workers: int = 0
+    """Processes; 0 is one a core."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A text to check: an id, the text, what it was written from, and the certificate that lies beside it."""
+
+    id: str
+    text: str
+    source: str
+    certificate: Certificate
+
+
+@dataclass
+class Tally:
+    """What was found in some of the texts."""
+
+    texts: int = 0
+    overlaps: list[tuple[float, int, str]] = field(default_factory=list)  # share copied, longest run, id: see `show`
+    with_unsupported: int = 0
+    omitted: int = 0
+    differing: int = 0  # texts whose own certificate says something else
+    statuses: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind, status)
+    rules: Counter[tuple[str, str]] = field(default_factory=Counter)  # (status, rule)
+    examples: list[tuple[str, str, str, str, str]] = field(default_factory=list)  # kind, text, why, id, sentence
+
+    def add(self, other: "Tally") -> None:
+        self.texts += other.texts
+        self.overlaps += other.overlaps
+        self.with_unsupported += other.with_unsupported
+        self.omitted += other.omitted
+        self.differing += other.differing
+        self.statuses += other.statuses
+        self.rules += other.rules
+        self.examples += other.examples
+
+
+def check_chunk(chunk: list[Checked]) -> Tally:
+    tally = Tally()
+    for item in chunk:
+        found = check(item.text, item.source)
+        ours = certificate(found, item.source)
+        tally.texts += 1
+        tally.overlaps.append((copied_share(item.text, item.source), len(longest_run(item.text, item.source)), item.id))
+        tally.with_unsupported += bool(ours.unsupported)
+        tally.omitted += ours.omitted
+        tally.differing += bool(item.certificate.rules) and ours != item.certificate
+        for f in found:
+            tally.statuses[f.atom.kind, f.verdict.status] += 1
+            if f.verdict.rule:
+                tally.rules[f.verdict.status, f.verdict.rule] += 1
+            if not f.supported:
+                tally.examples.append((f.atom.kind, f.atom.text, f.verdict.rule, item.id, f.sentence))
+    return tally
+
+
+def run(config: AuditConfig) -> dict[str, Any]:
+    """Print the report; its figures. UserError for what the caller can mend."""
+    if config.examples < 0 or config.workers < 0:
+        raise UserError("--examples and --workers must be 0 or above")
+    manifest = read_manifest(config.audit, "notes", "instructions")
+    paths = verified_files(config.audit, manifest)
+    items = of_notes(config, manifest, paths) if manifest["kind"] == "notes" else of_examples(paths)
+    tally = Tally()
+    for part in map_chunks(items, config.workers or available_cores()):
+        tally.add(part)
+    show(config, manifest["kind"], tally)
+    counts = {status: sum(n for (_, s), n in tally.statuses.items() if s == status) for status in STATUSES}
+    return {
+        "texts": tally.texts,
+        "with_unsupported": tally.with_unsupported,
+        "omitted": tally.omitted,
+        **counts,
+        **overlap(tally),
+    }
+
+
+def of_notes(config: AuditConfig, manifest: dict[str, Any], paths: list[Path]) -> Iterator[Checked]:
+    (named, content), *_ = manifest["inputs"].items()
+    reports = open_reports(config.source or named, config.reports)
+    if not config.source and content not in reports.inputs.values():
+        raise UserError(f"{named} is not what {config.audit} was written from any more: name the reports with --source")
+    wanted = {note.report_id for path in paths for note in read_parquet(path, Note)}
+    texts = {r.id: r.text for r in reports.records() if isinstance(r, CaseReport) and r.id in wanted}
+    for path in paths:
+        for note in read_parquet(path, Note):
+            if note.report_id not in texts:
+                raise UserError(f"note {note.id}: no report {note.report_id} in {reports.name}: name another --source")
+            # A note was checked before it was put into style.
+            text = style.undo(note.text, style.from_json(note.style))
+            yield Checked(note.id, text, texts[note.report_id], note.certificate)
+
+
+def of_examples(paths: list[Path]) -> Iterator[Checked]:
+    for path in paths:
+        for example in read_parquet(path, Example):
+            yield Checked(example.id, example.answer, example.note, example.certificate)
+            for number, turn in enumerate(example.follow_ups):
+                yield Checked(f"{example.id}, turn {number + 2}", turn.answer, example.note, turn.certificate)
+
+
+def map_chunks(items: Iterable[Checked], workers: int) -> Iterator[Tally]:
+    """In the order of the items, so that the examples shown are the same for any number of workers."""
+    iterator = iter(items)
+    chunks = iter(lambda: list(itertools.islice(iterator, CHUNK)), [])
+    head = list(itertools.islice(chunks, 2))
+    if workers == 1 or len(head) < 2:
+        yield from map(check_chunk, itertools.chain(head, chunks))
+        return
+    with process_pool(workers) as pool:
+        waiting = [pool.submit(check_chunk, chunk) for chunk in head]
+        for chunk in chunks:
+            waiting.append(pool.submit(check_chunk, chunk))
+            if len(waiting) > 2 * workers:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+# ---------------------------------------------------------------- the report
+
+
+def overlap(tally: Tally) -> dict[str, Any]:
+    """How much of the texts is copied from their source: shares of their runs of words, and the longest run."""
+    if not tally.overlaps:
+        return {"copied_median": 0.0, "copied_most": 0.0, "longest_run": 0, "longest_run_in": ""}
+    shares = [share for share, _, _ in tally.overlaps]
+    _, longest, where = max(tally.overlaps, key=lambda item: item[1])
+    return {
+        "copied_median": statistics.median(shares),
+        "copied_most": max(shares),
+        "longest_run": longest,
+        "longest_run_in": where,
+    }
+
+
+STATUSES = ("stated", "derived", "unsupported")
+
+
+def show(config: AuditConfig, kind: str, tally: Tally) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    what = "notes" if kind == "notes" else "answers"
+    table = Table("atoms", *STATUSES, "unsupported %", title=f"{tally.texts} {what}, rules {rules_version()}")
+    for name in (*KINDS, "all"):
+        counts = [
+            sum(n for (k, s), n in tally.statuses.items() if s == status and name in (k, "all")) for status in STATUSES
+        ]
+        if sum(counts):
+            table.add_row(name, *(f"{count:,}" for count in counts), f"{100 * counts[2] / sum(counts):.2f}")
+    console.print(table)
+    of_source = "of the reports" if kind == "notes" else "of the notes"
+    console.print(
+        f"{tally.with_unsupported} of {tally.texts} {what} hold something unsupported; "
+        f"{tally.omitted:,} atoms {of_source} are left out"
+    )
+    copied = overlap(tally)
+    console.print(
+        f"copied word for word, in runs of {RUN_WORDS}: {copied['copied_median']:.0%} of the median text, "
+        f"{copied['copied_most']:.0%} of the most copied; longest run {copied['longest_run']} words, in "
+        f"{copied['longest_run_in']}"
+    )
+    derived = ", ".join(f"{rule} {n:,}" for (status, rule), n in tally.rules.most_common() if status == "derived")
+    console.print(f"derived by: {derived or 'no rule'}")
+    if tally.differing:
+        console.print(
+            f"{tally.differing} {what} have a certificate that says otherwise: written under other rules, or"
+            f" changed since"
+        )
+    shown: Counter[str] = Counter()
+    for name, text, why, record_id, sentence in tally.examples:
+        shown[name] += 1
+        if shown[name] <= config.examples:
+            console.print(f"- {name} {json.dumps(text, ensure_ascii=False)} ({why}) in {record_id}: {sentence}")

@@ -1,0 +1,214 @@
+"""How notes look beside real ones: sections, length, abbreviations and bits per byte, by type, on one page.
+
+asclepius compare --source data/notes --real mtsamples.jsonl --out compare.html
+
+Bits per byte are those that LZMA needs for a sample: "alone", and "after real", when it has seen real notes of the type
+before. The nearer that ours come to what other real notes need, the more alike they are in wording.
+"""
+
+import html
+import json
+import lzma
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.clinical_text.headings import ABBREVIATION, HEADING, as_lines, headings_of
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import MANIFEST, read_manifest, verified_files, write_durably
+from data_prep.contract.records import Note, read_parquet, seeded_fraction
+from data_prep.contract.tables import files_of, rows_of
+from data_prep.synthesize.note_types import NOTE_TYPES
+
+SAMPLE_BYTES = 200_000
+FEWEST = 10  # notes of a type, below which a comparison says nothing
+HEADINGS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    source: Path
+    """A finished folder of notes."""
+
+    real: Path
+    """Real notes: a folder of notes, or a .csv, .json, .jsonl or .parquet file of texts with their types."""
+
+    out: Path = Path("compare.html")
+    """The page to write; the figures go beside it as JSON."""
+
+    type_column: str = "types"
+    """The column that names a real note's type or types."""
+
+    text_column: str = "text"
+    """The column that holds a real note's text."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a set of notes looks."""
+
+    notes: int
+    words: tuple[float, float, float]  # quartiles
+    abbreviations: float  # of 100 words
+    headings_a_note: float
+    headings: list[tuple[str, float]]  # the commonest, with the share of notes that have them
+    bits_alone: float  # a byte
+    bits_after_real: float
+
+
+def joined(texts: list[str]) -> bytes:
+    return "\n\n".join(texts).encode()
+
+
+def bits_per_byte(sample: bytes, before: bytes = b"") -> float:
+    """Of a sample, in LZMA that has seen `before`. A longer sample needs fewer: compare those of one length."""
+
+    def size(data: bytes) -> int:
+        return len(lzma.compress(data, format=lzma.FORMAT_ALONE, preset=9 | lzma.PRESET_EXTREME))
+
+    return 8 * (size(before + sample) - (size(before) if before else 0)) / len(sample)
+
+
+def look(texts: list[str], seen: bytes, sample_bytes: int) -> Look:
+    """`seen` are real notes that LZMA has seen before; none of them is among `texts`."""
+    lengths = [len(text.split()) for text in texts]
+    quartiles = statistics.quantiles(lengths, n=4, method="inclusive") if len(lengths) > 1 else lengths * 3
+    found = [headings_of(text) for text in texts]
+    counts = Counter(heading for headings in found for heading in set(headings))
+    sample = joined(texts)[:sample_bytes]
+    return Look(
+        notes=len(texts),
+        words=(quartiles[0], quartiles[1], quartiles[2]),
+        abbreviations=100
+        * sum(len(ABBREVIATION.findall(HEADING.sub("", text))) for text in texts)
+        / max(1, sum(lengths)),
+        headings_a_note=statistics.mean(len(set(headings)) for headings in found),
+        headings=[(heading, count / len(texts)) for heading, count in counts.most_common(HEADINGS_SHOWN)],
+        bits_alone=bits_per_byte(sample),
+        bits_after_real=bits_per_byte(sample, seen),
+    )
+
+
+def shuffled(named: list[tuple[str, str]]) -> list[str]:
+    return [text for _, text in sorted(named, key=lambda item: seeded_fraction(0, "compare", item[0]))]
+
+
+def notes_of(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """(id, text) of a folder's notes by type."""
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for path in verified_files(folder, read_manifest(folder, "notes")):
+        for note in read_parquet(path, Note):
+            found[note.note_type].append((note.id, note.text))
+    return found
+
+
+def real_notes(config: CompareConfig) -> dict[str, list[tuple[str, str]]]:
+    """(name, text) of real notes by our types; one that is filed under several types counts for each."""
+    named: Iterator[tuple[str, str, str]]
+    if (config.real / MANIFEST).is_file():
+        named = ((kind, name, text) for kind, notes in notes_of(config.real).items() for name, text in notes)
+    elif config.real.exists():
+        named = real_rows(config)
+    else:
+        raise UserError(f"--real {config.real}: no such file or folder")
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for kind, name, text in named:
+        for row in NOTE_TYPES.values():
+            if re.search(row.known_as, kind, re.IGNORECASE):
+                found[row.name].append((name, as_lines(text)))
+    return found
+
+
+def real_rows(config: CompareConfig) -> Iterator[tuple[str, str, str]]:
+    for row in rows_of(files_of(config.real)):
+        if row.values is None:
+            continue
+        missing = [name for name in (config.type_column, config.text_column) if name not in row.values]
+        if missing:
+            raise UserError(f"{row.place}: no column {', '.join(missing)} among {', '.join(map(str, row.values))}")
+        kinds, text = row.values[config.type_column], row.values[config.text_column]
+        yield " | ".join(kinds) if isinstance(kinds, list) else str(kinds), row.name, str(text)
+
+
+def run(config: CompareConfig) -> dict[str, Any]:
+    """Write the page and its figures; the figures. UserError for what the caller can mend."""
+    ours, real = notes_of(config.source), real_notes(config)
+    figures: dict[str, Any] = {}
+    for name in NOTE_TYPES:
+        mine, theirs = shuffled(ours.get(name, [])), shuffled(real.get(name, []))
+        if len(mine) < FEWEST or len(theirs) < FEWEST:
+            figures[name] = {"ours": len(mine), "real": len(theirs), "compared": False}
+            continue
+        # Half of the real notes are what was seen before; the other half says what real notes then need.
+        seen, unseen = joined(theirs[::2])[:SAMPLE_BYTES], theirs[1::2]
+        size = min(SAMPLE_BYTES, len(joined(mine)), len(joined(unseen)))
+        looks = {"ours": asdict(look(mine, seen, size)), "real": asdict(look(unseen, seen, size))}
+        figures[name] = {**looks, "compared": True}
+    if not any(figure["compared"] for figure in figures.values()):
+        raise UserError(
+            f"no type has {FEWEST} notes in both {config.source} and {config.real}: write more types with "
+            "--note-types all, or name the column of types with --type-column"
+        )
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(config.out.with_suffix(".json"), json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    write_durably(config.out, page(figures))
+    compared = sum(figure["compared"] for figure in figures.values())
+    print(f"compare: {compared} types of notes -> {config.out}", flush=True)
+    return figures
+
+
+# ---------------------------------------------------------------- the page
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733; }
+table { border-collapse: collapse; width: 100%; margin: .6rem 0 1.6rem; }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #d9e0e7; vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.bar { display: inline-block; height: .7em; border-radius: 2px; } .ours .bar { background: #2b6cb0; }
+.real .bar { background: #b7791f; } .ours b { color: #2b6cb0; } .real b { color: #b7791f; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.5rem; }
+.two td.n { width: 3.5rem; } p.note { color: #52606d; }
+"""
+ROWS = (
+    ("Words, median (quartiles)", lambda x: f"{x['words'][1]:.0f} ({x['words'][0]:.0f}–{x['words'][2]:.0f})"),
+    ("Headings a note", lambda x: f"{x['headings_a_note']:.1f}"),
+    ("Abbreviations in 100 words", lambda x: f"{x['abbreviations']:.1f}"),
+    ("Bits per byte, alone", lambda x: f"{x['bits_alone']:.2f}"),
+    ("Bits per byte, after real notes", lambda x: f"{x['bits_after_real']:.2f}"),
+)
+
+
+def page(figures: dict[str, Any]) -> str:
+    parts = [section(name, figure) for name, figure in figures.items() if figure["compared"]]
+    left_out = [f"{name} ({f['ours']} and {f['real']})" for name, f in figures.items() if not f["compared"]]
+    told = html.escape(", ".join(left_out))
+    told = f"<p class=note>Too few to compare, ours and real: {told}.</p>" if told else ""
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>Notes beside real ones</title><style>{STYLE}</style><h1>Notes beside real ones</h1>"
+        "<p>Sections, length, abbreviations, and the bits that a compressor needs for a byte, by type of note. "
+        "After real notes it needs fewer bits for what is worded like them.</p>" + "".join(parts) + told + "</html>\n"
+    )
+
+
+def section(name: str, figure: dict[str, Any]) -> str:
+    ours, real = figure["ours"], figure["real"]
+    rows = "".join(f"<tr><td>{label}<td class=n>{show(ours)}<td class=n>{show(real)}" for label, show in ROWS)
+    return (
+        f"<h2>{html.escape(name.capitalize())}</h2><table><tr><th><th class=n>ours ({ours['notes']:,})"
+        f"<th class=n>real ({real['notes']:,})</tr>{rows}</table>"
+        f"<div class=two>{headings('ours', ours)}{headings('real', real)}</div>"
+    )
+
+
+def headings(side: str, one: dict[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(heading)}<td class=n>{share:.0%}"
+        f"<td><span class=bar style='width:{8 * share:.2f}rem'></span>"
+        for heading, share in one["headings"]
+    )
+    return f"<div class={side}><b>Headings, {side}</b><table>{rows}</table></div>"

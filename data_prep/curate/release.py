@@ -1,0 +1,268 @@
+"""A folder of instructions as a data set for others: the published columns, a card that says where it comes from.
+
+    asclepius release --source data/split/train --held-out data/split/held_out --out dataset --push NAME/REPO
+
+    dataset/
+      train-00000-of-00001.parquet   test-00000-of-00001.parquet
+      README.md                      the card: sources, licences, teacher, prompts, what was left out, faithfulness
+      manifest.json
+
+The columns are those of the published corpus, `patient_id, note, question, answer, task`; a conversation has the column
+`follow_ups` too. `adopt` reads such files back.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.clinical_text.identifiers import NEVER_PUBLISHED, find_identifiers
+from data_prep.contract.errors import UserError
+from data_prep.contract.hub import OTHER, Target, hub_name, push
+from data_prep.contract.manifests import MANIFEST, FolderWriter, read_manifest, verified_files, writing_folder
+from data_prep.contract.records import Example, read_parquet, text_hash
+
+SHARD_RECORDS = 50_000
+# Where one source has such a licence, the whole has it; the stricter first.
+SHARE_ALIKE = ("cc-by-nc-sa-4.0", "cc-by-sa-4.0")
+EXAMPLES_SHOWN = 2
+
+
+@dataclass(frozen=True)
+class ReleaseConfig:
+    source: Path
+    """A finished folder of instructions, such as `train` of a split."""
+
+    out: Path
+    """The folder to write; a finished one of the same kind is replaced."""
+
+    held_out: Path | None = None
+    """A folder of instructions that becomes the split `test`."""
+
+    push: str = ""
+    """NAME/REPO on the Hugging Face hub, a data set, private."""
+
+    public: bool = False
+    """Make the pushed repository public."""
+
+
+@dataclass
+class Tally:
+    """What the card says of the records."""
+
+    sources: Counter[str]
+    licences: Counter[str]
+    tasks: Counter[str]
+    teachers: Counter[str]
+    prompts: Counter[str]
+    atoms: Counter[str]
+    shown: list[Example]
+    turns: int = 0
+
+    @classmethod
+    def empty(cls) -> "Tally":
+        return cls(Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), [])
+
+    def add(self, example: Example) -> None:
+        self.sources[example.source] += 1
+        self.licences[example.licence] += 1
+        self.tasks[example.task] += 1
+        self.turns += len(example.follow_ups)
+        for role, made in (("question", example.question_generation), ("answer", example.answer_generation)):
+            self.teachers[f"{made.teacher}, {made.model}"] += 1
+            self.prompts[f"{role} {made.prompt_hash}"] += 1
+        for certificate in (example.certificate, *(turn.certificate for turn in example.follow_ups)):
+            if certificate.rules:
+                self.atoms.update(
+                    {
+                        "stated": certificate.stated,
+                        "derived": certificate.derived,
+                        "unsupported": certificate.unsupported,
+                        f"rules {certificate.rules}": 1,
+                    }
+                )
+        if len(self.shown) < EXAMPLES_SHOWN:
+            self.shown.append(example)
+
+
+def as_row(example: Example, conversations: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "patient_id": example.report_id,
+        "note": example.note,
+        "question": example.question,
+        "answer": example.answer,
+        "task": example.task,
+    }
+    if conversations:
+        row["follow_ups"] = [
+            {"task": turn.task, "question": turn.question, "answer": turn.answer} for turn in example.follow_ups
+        ]
+    return row
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.string()
+    fields = [(name, text) for name in ("patient_id", "note", "question", "answer", "task")]
+    if rows and "follow_ups" in rows[0]:
+        turn = pa.struct([("task", text), ("question", text), ("answer", text)])
+        fields.append(("follow_ups", pa.list_(turn)))
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), path, compression="zstd")
+
+
+def examples_of(folder: Path) -> Iterator[Example]:
+    manifest = read_manifest(folder, "instructions")
+    for path in verified_files(folder, manifest):
+        yield from read_parquet(path, Example)
+
+
+def check(folder: Path) -> bool:
+    """Refuse what must not leave; whether a conversation is among the records."""
+    conversations = False
+    for example in examples_of(folder):
+        if example.restricted:
+            raise UserError(f"{folder}: {example.id} stands on a real note, which must not leave the house")
+        if named := find_identifiers(f"{example.note}\n{example.question}\n{example.answer}", NEVER_PUBLISHED):
+            raise UserError(
+                f"{folder}: {example.id} holds what could name a person ({named[0].kind}): leave such records out "
+                "with asclepius split, and release its train"
+            )
+        conversations = conversations or bool(example.follow_ups)
+    return conversations
+
+
+def run(config: ReleaseConfig) -> None:
+    """Write the data set and, if asked, push it. UserError for what the caller can mend."""
+    splits = {"train": config.source, **({"test": config.held_out} if config.held_out else {})}
+    manifests = {name: read_manifest(folder, "instructions") for name, folder in splits.items()}
+    checked = {name: check(folder) for name, folder in splits.items()}
+    conversations = any(checked.values())
+    inputs = {name: text_hash(*(file["sha256"] for file in manifests[name]["files"])) for name in splits}
+    tally = Tally.empty()
+    counts: dict[str, int] = {}
+    with writing_folder(config.out, "dataset", inputs, of_records=False) as writer:
+        for name, folder in splits.items():
+            counts[name] = write_split(writer, name, folder, conversations, tally)
+        writer.counts["in"] = writer.counts["out"]
+        writer.facts = {"columns": ["patient_id", "note", "question", "answer", "task"], "splits": counts}
+        card = dataset_card(tally, counts, funnel(splits["train"], manifests["train"]))
+        (writer.path / "README.md").write_text(card, encoding="utf-8")
+    print(f"release: {', '.join(f'{count} {name}' for name, count in counts.items())} -> {config.out}", flush=True)
+    if config.push:
+        names = [file["name"] for file in read_manifest(config.out, "dataset")["files"]]
+        message = f"{sum(counts.values())} records, by asclepius-jax"
+        push(config.out, Target(config.push, "dataset", config.public), [*names, "README.md", MANIFEST], message)
+
+
+def write_split(writer: FolderWriter, name: str, folder: Path, conversations: bool, tally: Tally) -> int:
+    total = read_manifest(folder, "instructions")["out"]
+    shards = max(1, -(-total // SHARD_RECORDS))
+    rows: list[dict[str, Any]] = []
+    index = written = 0
+    for example in examples_of(folder):
+        tally.add(example)
+        rows.append(as_row(example, conversations))
+        written += 1
+        if len(rows) == SHARD_RECORDS or written == total:
+            file = f"{name}-{index:05d}-of-{shards:05d}.parquet"
+            write_rows(writer.path / file, rows)
+            writer.add_file(file, len(rows))
+            rows, index = [], index + 1
+    return written
+
+
+# ---------------------------------------------------------------- the card
+
+
+def funnel(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, int, int, dict[str, int]]]:
+    """(stage, in, out, rejected by reason) of every stage whose folder still stands where its successor read it."""
+    stages = [(folder.name, manifest)]
+    while True:
+        above = [Path(name) for name in stages[-1][1]["inputs"] if (Path(name) / MANIFEST).is_file()]
+        if not above:
+            break
+        stages.append((above[0].name, json.loads((above[0] / MANIFEST).read_text(encoding="utf-8"))))
+    return [(f"{name} ({m['kind']})", m["in"], m["out"], m["rejected"]) for name, m in reversed(stages)]
+
+
+def licence_of(licences: Counter[str]) -> str:
+    names = {hub_name(licence) for licence in licences}
+    inherited = next((name for name in SHARE_ALIKE if name in names), OTHER)
+    return names.pop() if len(names) == 1 else inherited
+
+
+def counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())
+
+
+def dataset_card(tally: Tally, counts: dict[str, int], stages: list[tuple[str, int, int, dict[str, int]]]) -> str:
+    licence = licence_of(tally.licences)
+    files = "\n".join(f"  - split: {name}\n    path: {name}-*.parquet" for name in counts)
+    rows = "\n".join(
+        f"| {name} | {came:,} | {left:,} | {', '.join(f'{n:,} {why}' for why, n in rejected.items()) or 'none'} |"
+        for name, came, left, rejected in stages
+    )
+    other = "license_name: that-of-the-sources\nlicense_link: README.md\n" if licence == "other" else ""
+    shown = "\n".join(
+        f"**{example.task}.** {example.question}\n\n> " + example.answer.replace("\n", "\n> ") + "\n"
+        for example in tally.shown
+    )
+    return f"""\
+---
+language: en
+license: {licence}
+{other}task_categories: [question-answering, summarization, text-generation]
+tags: [medical, clinical, synthetic, asclepius-jax]
+configs:
+- config_name: default
+  data_files:
+{files}
+---
+# Instructions on synthetic clinical notes
+
+{" and ".join(f"{count:,} in {name}" for name, count in counts.items())}, with {tally.turns:,} follow-up turns. Columns:
+`patient_id, note, question, answer, task`. Every note is synthetic, made from a published case report; no record stands
+on a real patient's chart. **Not for clinical use.**
+
+| | |
+|---|---|
+| Sources (records) | {counted(tally.sources)} |
+| Licences (records) | {counted(tally.licences)} |
+| Tasks | {counted(tally.tasks)} |
+| Teachers (texts) | {counted(tally.teachers)} |
+| Hashes of prompts | {counted(tally.prompts)} |
+
+The licence of a source goes on into what is made of it; share-alike sources make the whole share-alike.
+
+## What was left out
+
+| Stage | in | out | rejected |
+|---|---|---|---|
+{rows}
+
+## Faithfulness
+
+{faithfulness(tally.atoms)}
+
+## Examples
+
+{shown}
+"""
+
+
+def faithfulness(atoms: Counter[str]) -> str:
+    rules = [name.removeprefix("rules ") for name in atoms if name.startswith("rules ")]
+    if not rules:
+        return "No answer was checked against its note."
+    total = atoms["stated"] + atoms["derived"] + atoms["unsupported"]
+    share = atoms["unsupported"] / max(total, 1)
+    return (
+        f"Of {total:,} facts that rules can check (numbers, doses, dates, durations, ages, sides, negations, drugs) in "
+        f"the answers, {atoms['stated']:,} stand in the note, {atoms['derived']:,} follow from it by a named rule, and "
+        f"{atoms['unsupported']:,} ({share:.2%}) do not (rules {', '.join(sorted(rules))}). What rules cannot see is "
+        "not claimed."
+    )

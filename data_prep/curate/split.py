@@ -1,0 +1,234 @@
+"""Part a folder into training and held-out records: by patient and by article, never by row, and without leaks.
+
+    asclepius split --source data/instructions --out data/split --held-out 0.05 --against benchmark.csv
+
+    split/
+      train/  held_out/     finished folders of the source's kind; what was left out lies with train
+      report.json           who was left out and why, what was found, how it is parted
+
+All records of one patient, and all patients of one article, fall on one side. A note that nearly equals one of another
+patient is left out, and so is what shares a run of words with an evaluation (`--against`).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.clinical_text.identifiers import KINDS, NEVER_PUBLISHED, find_identifiers
+from data_prep.clinical_text.near_duplicates import Contamination, NearDuplicates
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import (
+    check_replaceable,
+    read_manifest,
+    verified_files,
+    write_durably,
+    writing_folder,
+)
+from data_prep.contract.records import (
+    Example,
+    Note,
+    Record,
+    Reject,
+    file_hash,
+    read_parquet,
+    seeded_fraction,
+    text_hash,
+)
+from data_prep.contract.tables import files_of, rows_of
+
+SHARD_RECORDS = 10_000
+SIDES = ("train", "held_out")
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    source: Path
+    """A finished folder of notes or instructions."""
+
+    out: Path
+    """The folder to write `train`, `held_out` and `report.json` into."""
+
+    held_out: float = 0.05
+    """The share of patients (with all of their article) that is held out."""
+
+    against: tuple[Path, ...] = ()
+    """Evaluation sets: folders of notes or instructions, or .csv, .json, .jsonl, .parquet or .txt files, all of whose
+    texts count. A record that shares 13 words in a row with one of them is left out."""
+
+    similarity: float = 0.7
+    """A note is left out when it shares this part of its runs of five words with an earlier one of another patient."""
+
+    identifiers: bool = False
+    """Leave out records with dates and ages over 89 too; names, numbers and addresses always go."""
+
+    presidio: str = ""
+    """A spaCy model, such as en_core_web_lg: leave out records in which Presidio finds a person or a number too."""
+
+    seed: int = 0
+    """Who is held out is derived from it and from the article's or the patient's id."""
+
+
+class Groups:
+    """Which records belong together: union and find over the names of patients and articles."""
+
+    def __init__(self) -> None:
+        self.parents: dict[str, str] = {}
+
+    def find(self, name: str) -> str:
+        root = name
+        while self.parents.setdefault(root, root) != root:
+            root = self.parents[root]
+        while self.parents[name] != root:
+            self.parents[name], name = root, self.parents[name]
+        return root
+
+    def join(self, one: str, other: str) -> None:
+        # The lesser name stands for both, so that the order of the records does not matter.
+        low, high = sorted((self.find(one), self.find(other)))
+        self.parents[high] = low
+
+
+@dataclass
+class Findings:
+    """What the first reading found."""
+
+    groups: Groups
+    rejects: dict[str, tuple[str, str]]  # note or record id -> reason, detail
+    identifiers: Counter[str]  # records in which a kind was found
+
+
+def patient_of(record: Any) -> str:
+    return f"patient {record.source} {record.report_id}"
+
+
+def note_of(record: Any) -> tuple[str, str]:
+    return (record.note_id, record.note) if isinstance(record, Example) else (record.id, record.text)
+
+
+def texts_of(record: Any) -> list[str]:
+    """Every text of a record."""
+    if isinstance(record, Note):
+        return [record.text]
+    turns = [text for turn in record.follow_ups for text in (turn.question, turn.answer)]
+    return [record.note, record.question, record.answer, *turns]
+
+
+def evaluation_texts(path: Path) -> Iterator[tuple[str, str]]:
+    """(where, text) of everything that an evaluation set holds."""
+    if (path / "manifest.json").is_file():
+        manifest = read_manifest(path, "notes", "instructions")
+        record_type = Note if manifest["kind"] == "notes" else Example
+        for file in verified_files(path, manifest):
+            for record in read_parquet(file, record_type):
+                yield from ((f"{path} {record.id}", text) for text in texts_of(record))
+        return
+    if not path.exists():
+        raise UserError(f"--against {path}: no such file or folder")
+    for row in rows_of(files_of(path)):
+        for value in (row.values or {}).values():
+            if isinstance(value, str):
+                yield f"{path} {row.place}", value
+
+
+def look(records: Iterator[Any], config: SplitConfig) -> Findings:
+    """The first reading: who belongs together, and who is left out."""
+    contamination = Contamination()
+    for path in config.against:
+        contamination.add(evaluation_texts(path))
+    near = NearDuplicates(config.similarity)
+    patients: dict[str, str] = {}  # of each note
+    findings = Findings(Groups(), {}, Counter())
+    kinds = KINDS if config.identifiers else NEVER_PUBLISHED
+    for record in records:
+        patient = patient_of(record)
+        findings.groups.find(patient)
+        if record.article:
+            findings.groups.join(patient, f"article {record.article}")
+        note_id, note = note_of(record)
+        if note_id not in patients:
+            patients[note_id] = patient
+            others = [other for other in near.earlier(note_id, note) if patients[other] != patient]
+            if others:
+                findings.rejects[note_id] = "near_duplicate", f"nearly the note {others[0]} of another patient"
+        shared = next((found for text in texts_of(record) if (found := contamination.find(text))), None)
+        if shared:
+            findings.rejects[record.id] = "contaminated", f"{shared[0]} holds {shared[1]!r}"
+        named = {item.kind for text in texts_of(record) for item in find_identifiers(text)}
+        by_presidio = persons(record, config.presidio) if config.presidio else set()
+        findings.identifiers.update(named | by_presidio)
+        if refused := sorted((named & set(kinds)) | by_presidio):
+            findings.rejects[record.id] = "identifier", ", ".join(refused)
+    return findings
+
+
+def persons(record: Any, model: str) -> set[str]:
+    from data_prep.curate.presidio import find_by_presidio
+
+    return {f"presidio: {item.kind}" for text in texts_of(record) for item in find_by_presidio(text, model)}
+
+
+def run(config: SplitConfig) -> dict[str, Any]:
+    """Write both folders and the report; the report. UserError for what the caller can mend."""
+    if not 0 < config.held_out < 1:
+        raise UserError(f"--held-out {config.held_out}: it must be between 0 and 1")
+    if not 0 < config.similarity <= 1:
+        raise UserError(f"--similarity {config.similarity}: it must be above 0, and 1 at most")
+    manifest = read_manifest(config.source, "notes", "instructions")
+    kind, record_type = manifest["kind"], Note if manifest["kind"] == "notes" else Example
+    paths = verified_files(config.source, manifest)
+    for side in SIDES:
+        check_replaceable(config.out / side, kind)
+
+    def records() -> Iterator[Any]:
+        for path in paths:
+            yield from read_parquet(path, record_type)
+
+    findings = look(records(), config)
+    report: dict[str, Any] = {
+        "source": str(config.source),
+        "share": config.held_out,
+        "similarity": config.similarity,
+        "against": {str(path): file_hash(path) if path.is_file() else "" for path in config.against},
+        "records_with_identifiers": dict(sorted(findings.identifiers.items())),
+    }
+    # Of the records alone: the manifest also holds seconds.
+    inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
+    for side in SIDES:
+        report[side] = write_side(side, config, findings, records(), (kind, record_type, inputs))
+    report["rejected"] = read_manifest(config.out / "train", kind)["rejected"]
+    write_durably(config.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    told = ", ".join(f"{count} {reason}" for reason, count in report["rejected"].items()) or "none"
+    sides = ", ".join(f"{report[side]['records']} {side} of {report[side]['patients']} patients" for side in SIDES)
+    print(f"split {config.source}: {sides}; rejected: {told} -> {config.out}", flush=True)
+    return report
+
+
+def write_side(
+    side: str, config: SplitConfig, findings: Findings, records: Iterator[Any], of: tuple[str, type, dict[str, str]]
+) -> dict[str, int]:
+    """The records of one side, in their order; the rejects, of both, go with the first."""
+    kind, record_type, inputs = of
+    patients: set[str] = set()
+    with writing_folder(config.out / side, kind, inputs) as writer:
+        writer.facts = {"split": {**asdict(config), "source": str(config.source), "out": "", "side": side}}
+        writer.facts["split"]["against"] = [str(path) for path in config.against]
+        shard: list[Record] = []
+        for record in records:
+            writer.counts["in"] += 1
+            broken = findings.rejects.get(record.id) or findings.rejects.get(note_of(record)[0])
+            group = findings.groups.find(patient_of(record))
+            is_held_out = seeded_fraction(config.seed, "split", group) < config.held_out
+            if broken:
+                writer.reject([Reject.of(record, *broken)] if side == SIDES[0] else [])
+            elif is_held_out == (side == "held_out"):
+                patients.add(patient_of(record))
+                shard.append(record)
+            if len(shard) == SHARD_RECORDS:
+                writer.add_shard(shard, record_type)
+                shard = []
+        if shard or not writer.shards:
+            writer.add_shard(shard, record_type)
+    return {"records": writer.counts["out"], "patients": len(patients)}

@@ -1,0 +1,179 @@
+"""Dates, ages, days of a stay, and durations.
+
+find_times("A 34-year-old man, admitted on 12 March 2019 for 2 weeks, POD 3")
+-> age (34, "year"); date (2019, 3, 12); duration 14 days; date ("day", "postoperative", 3)
+"""
+
+import re
+from collections.abc import Iterator
+
+from data_prep.faithfulness.atoms.kinds import Atom, Taken
+from data_prep.faithfulness.atoms.quantities import SPELLED, spelled_number
+
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+MONTH = (
+    r"(?P<month>Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?"
+    r"|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\b\.?"
+)
+DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+YEAR = r"(?P<year>(?:19|20)\d\d)"
+DATES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"(?<![\w.]){DAY}(?: of)?[ -]{MONTH},?(?:[ -](?:of )?{YEAR})?(?!\w)",
+        rf"\b{MONTH}[ -]{DAY}(?:,? {YEAR})?(?![\w.]*\d)",
+        rf"\b{MONTH},?(?: of)? {YEAR}\b",
+        r"(?<![\w./-])(?P<year>(?:19|20)\d\d)[-/](?P<month>\d{1,2})[-/](?P<day>\d{1,2})(?![\w/-])",
+        r"(?<![\w./-])(?P<day>\d{1,2})[-/.](?P<month>\d{1,2})[-/.](?P<year>(?:19|20)?\d\d)(?![\w/-])",
+        r"\b(?:[Ii]n|[Oo]n|[Ss]ince|[Uu]ntil|[Bb]y|of|early|late|mid|last) (?P<month>January|February|March|April"
+        r"|May|June|July|August"
+        r"|September|October|November|December)\b(?! \d)",
+        rf"(?<![\w.,/-]){YEAR}(?![\w,-]|\.\d|/\d| ?(?:mg|ml|mL|L\b|l\b|g|kg|cells|IU|U|cc|mm|pg|ng|mcg|µ|/|×|x ))",
+    )
+)
+
+COUNT = rf"(?P<count>\d{{1,3}}(?:[.·]\d+)?|{SPELLED}|an?\b|one|half an?\b)"
+UNITS = {
+    "minute": 1 / 1440, "min": 1 / 1440, "hour": 1 / 24, "hr": 1 / 24, "h": 1 / 24, "day": 1.0, "d": 1.0, "week": 7.0,
+    "wk": 7.0,
+    "month": 30.4375, "mo": 30.4375, "year": 365.25, "yr": 365.25, "y": 365.25, "second": 1 / 86400, "sec": 1 / 86400,
+    "s": 1 / 86400,
+    "decade": 3652.5,
+}  # fmt: skip
+UNIT = r"(?P<unit>seconds?|sec|minutes?|mins?|hours?|hrs?|h|days?|d|weeks?|wks?|months?|mo|years?|yrs?|decades?)"
+AGES = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"(?<![\w.])(?P<count>\d{{1,3}}(?:\.\d)?|{SPELLED}|one|a)(?:[- ]and[- ]a[- ](?P<half>half))?[-"
+        rf" ]?(?P<unit>years?|yrs?|months?|mo|weeks?|wk|days?|y)"
+        r"[- ,]{0,2}(?:olds?|of age|/?o)\b",
+        rf"\baged?(?: of| at| was| is|:)? (?P<count>\d{{1,3}}|{SPELLED})(?:[- ](?P<unit>years?|months?|weeks?"
+        rf"|days?))?\b",
+        r"(?<![\w./-])(?P<count>\d{1,3})(?:(?P<unit>y|yr|yo|y/o) ?)?(?:[MF]|male|female)(?![\w/°])",
+    )
+)
+STAY = r"(?P<label>hospital|post-?operative|post-?op|admission|hospitali[sz]ation|treatment|postpartum|illness)"
+ORDINAL_WORDS = """
+first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
+""".split()
+ORDINALS = {word: number + 1 for number, word in enumerate(ORDINAL_WORDS)}
+DAYS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"\b(?:{STAY}[- ])?(?P<unit>day|week|month)s? (?:#|no\. ?)?(?P<count>\d{{1,3}})(?![\w.]*\d)(?: (?:of"
+        rf"|after) {STAY.replace('label', 'after')})?",
+        r"\b(?P<short>POD|HD) ?#?(?P<count>\d{1,3})\b",
+        rf"\b(?P<count>\d{{1,3}}(?=st|nd|rd|th)|{'|'.join(ORDINALS)})(?:st|nd|rd|th)?[- ](?:{STAY}[-"
+        rf" ])?(?P<unit>day|week|month)\b",
+    )
+)
+DURATION = re.compile(
+    rf"(?<![\w.,])(?:(?P<low>\d{{1,3}}(?:\.\d+)?|{SPELLED})(?:\s?[-–/]\s?|\s(?:to|or)\s))?{COUNT}(?:[- ]and[- ]a[-"
+    rf" ](?P<half>half))?[- ]?"
+    rf"(?:consecutive |full |more |additional |further |postoperative |post-?operative"
+    rf" )?{UNIT}(?![\w/²³2])(?P<after> and a half)?",
+    re.IGNORECASE,
+)
+# "a day" says how often, unless one of these stands before or after.
+SPAN_BEFORE = re.compile(
+    r"(?:for|within|after|over|during|past|last|about|approximately|almost|nearly|in|since|of|by|than|further|next"
+    r"|only)\s(?:the\s)?$",
+    re.IGNORECASE,
+)
+SPAN_AFTER = re.compile(
+    r"^(?:['’]s?)?[- ](?:later|ago|earlier|before|after|prior|history|duration|course|follow|following|post|long)\b",
+    re.IGNORECASE,
+)
+RATE_BEFORE = re.compile(r"(?:/|\bper|\bevery|\beach)\s?$", re.IGNORECASE)
+
+
+def find_times(sentence: str, taken: Taken) -> list[Atom]:
+    """Ages and dates first: what is left of their numbers would read as durations or counts."""
+    return [*ages(sentence, taken), *dates(sentence, taken), *days(sentence, taken), *durations(sentence, taken)]
+
+
+def ages(sentence: str, taken: Taken) -> Iterator[Atom]:
+    for pattern in AGES:
+        for match in pattern.finditer(sentence):
+            if not taken.free(match.start(), match.end()):
+                continue
+            taken.take(match.start(), match.end())
+            unit = (match["unit"] or "year").lower()
+            # "34-yo" and "6 mo": the letters of "years old", and of months.
+            name = "month" if unit.startswith("mo") else "year" if unit.startswith("y") else unit.rstrip("s")
+            name = {"wk": "week"}.get(name, name)
+            half = 0.5 if "half" in match.re.groupindex and match["half"] else 0
+            yield Atom("age", match[0], match.start(), match.end(), (count_of(match["count"]) + half, name))
+
+
+def dates(sentence: str, taken: Taken) -> Iterator[Atom]:
+    for pattern in DATES:
+        for match in pattern.finditer(sentence):
+            if not taken.free(match.start(), match.end()):
+                continue
+            groups = match.groupdict()
+            year, month, day = (groups.get(part) for part in ("year", "month", "day"))
+            number = month_of(month)
+            if (number and not 1 <= number <= 31) or (day and not 1 <= int(day) <= 31):
+                continue
+            taken.take(match.start(), match.end())
+            full_year = (int(year) if len(year) == 4 else 2000 + int(year)) if year else None
+            yield Atom("date", match[0], match.start(), match.end(), (full_year, number, int(day) if day else None))
+
+
+def month_of(text: str | None) -> int | None:
+    if not text:
+        return None
+    return int(text) if text.isdigit() else MONTHS.index(text[:3].lower()) + 1
+
+
+def days(sentence: str, taken: Taken) -> Iterator[Atom]:
+    """Days that are counted from an event: ("day", "postoperative", 3)."""
+    for pattern in DAYS:
+        for match in pattern.finditer(sentence):
+            if not taken.free(match.start(), match.end()):
+                continue
+            groups = match.groupdict()
+            label = (groups.get("label") or groups.get("after") or "").lower().replace("-", "")
+            short = groups.get("short")
+            if short:
+                label = "postop" if short.upper() == "POD" else "hospital"
+            origin = (
+                "postoperative"
+                if label.startswith("postop")
+                else "hospital"
+                if label[:4] in ("hosp", "admi")
+                else label
+            )
+            taken.take(match.start(), match.end())
+            count = match["count"].lower()
+            unit = (groups.get("unit") or "day").lower()
+            yield Atom("date", match[0], match.start(), match.end(), (unit, origin, ORDINALS.get(count) or int(count)))
+
+
+def durations(sentence: str, taken: Taken) -> Iterator[Atom]:
+    for match in DURATION.finditer(sentence):
+        start, end = match.start(), match.end()
+        if not taken.free(start, end) or RATE_BEFORE.search(sentence[:start]):
+            continue
+        count = match["count"].lower()
+        vague = count in ("a", "an") and not (SPAN_BEFORE.search(sentence[:start]) or SPAN_AFTER.match(sentence[end:]))
+        # "36 h" is a time, "2 d" as well; "5 s" is one, "5s" of a film is not worth a fact.
+        if vague or (match["unit"].lower() in ("h", "d") and not match["count"][0].isdigit()):
+            continue
+        taken.take(start, end)
+        unit = UNITS[match["unit"].lower().rstrip("s") or "s"]
+        extra = 0.5 if match["half"] or match["after"] else 0
+        for number in filter(None, (match["low"], match["count"])):
+            yield Atom("duration", match[0], start, end, (round((count_of(number) + extra) * unit, 3),))
+
+
+def count_of(text: str) -> float:
+    text = text.lower()
+    if text in ("a", "an", "one"):
+        return 1.0
+    if text.startswith("half"):
+        return 0.5
+    if text[0].isdigit():
+        return float(text.replace("·", "."))
+    return spelled_number(text)

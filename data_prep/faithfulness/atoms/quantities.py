@@ -1,0 +1,273 @@
+"""Numbers with and without a unit, doses, frequencies, grades and codes.
+
+    find_quantities("WBC 12.5 x 10^9/L, aspirin 100 mg bid, grade III, L4-L5", ...)
+    -> quantity (1.25e10, "1/volume") of WBC; dose (0.1, "mass") of aspirin; frequency 2 a day; codes grade 3, L4, L5
+
+A unit after the last number of a range, a fraction or a product counts for all: "3 to 5 mg", "120/80 mmHg", "4 x 3 cm".
+"""
+
+import re
+from collections.abc import Iterator
+
+from data_prep.clinical_text.sentences import LIST_NUMBER
+from data_prep.clinical_text.synonyms import LONG_FORMS
+from data_prep.faithfulness.atoms.kinds import Atom, Taken
+from data_prep.faithfulness.atoms.units import UNIT, parse_unit
+
+DIGITS = r"\d{1,3}(?:[,\u202f]\d{3})+(?:\.\d+)?|\d+(?:[.·]\d+)?|\.\d+"
+SMALL_WORDS = """
+two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen
+""".split()
+SMALL = {word: number + 2 for number, word in enumerate(SMALL_WORDS)}
+TENS = {word: 10 * (k + 2) for k, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
+UP_TO_NINE = "|".join(list(SMALL)[:8])
+SPELLED = rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:one|{UP_TO_NINE}))?|{'|'.join(sorted(SMALL, key=len, reverse=True))})"
+# "10^9", and "109" where a superscript was lost.
+POWER = r"\s?[x×X*·]\s?10\s?(?:\^\s?|\*\*|\(|E)?\s?(?P<power>-?\d{1,2}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)\)?"
+NUMBER = re.compile(
+    rf"(?<![\w.])(?:(?P<digits>{DIGITS})(?P<scaled>{POWER})?|(?P<spelled>{SPELLED})\b)"
+    r"(?P<multiple>\s(?:thousand|million|billion)\b|K(?=[\s/,.;)]|$))?",
+    re.IGNORECASE,
+)
+# After "4x" no word boundary stands before the 2.
+NEXT_NUMBER = re.compile(NUMBER.pattern.removeprefix(r"(?<![\w.])"), re.IGNORECASE)
+JOINT = re.compile(r"\s?(?:[-–—~]|to|/|x|×|X|by|\*|and|or|±)\s?(?=\d|\.\d)")
+MULTIPLES = {"thousand": 1e3, "k": 1e3, "million": 1e6, "billion": 1e9}
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
+
+# Letters and digits in one token: vertebrae, stages, genes, markers, ECG leads.
+CODE = re.compile(
+    r"(?<![\w.])(?:[A-Za-zα-ω]{1,6}-?\d{1,4}[A-Za-z]{0,3}(?![\w])|\d{1,3}[A-Z][A-Za-z]{0,2}\d{0,3}(?![\w.]))"
+)
+CODE_RANGE = re.compile(r"[-–/]\s?([A-Z]?)(\d{1,2})(?!\w)")
+GRADED = re.compile(
+    r"\b(grade|stage|type|class|phase|level|score|degree|group|zone|category|BI-?RADS|NYHA|ASA|ECOG|gravida|para)\s"
+    r"(?:of\s|class\s|grade\s)?((?:\d{1,2}|I{1,3}|IV|VI{0,3}|IX)(?![\w,]*\d)(?![A-Za-z]{2}))([a-cA-C])?\b",
+    re.IGNORECASE,
+)
+ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6, "vii": 7, "viii": 8, "ix": 9}
+
+COUNT = rf"(?:\d{{1,2}}|once|twice|thrice|one|{'|'.join(list(SMALL)[:9])})"
+PERIOD = r"(?:day|week|month|year|hour|night|d|wk)"
+FREQUENCY = re.compile(
+    rf"\b(?:(?P<latin>b\.i\.d\.|t\.i\.d\.|q\.i\.d\.|q\.d\.|q\.h\.s\.|bid|tid|qid|qd|qhs|qod)(?!\w)"
+    rf"|q\.?\s?(?P<hours>\d{{1,2}})(?:\s?[-–]\s?\d{{1,2}})?\s?h(?:rs?|ours?)?\b"
+    rf"|(?P<count>{COUNT})(?:[- ]times?|\sdoses|\sinjections|\scycles)?(?:\s(?:a|an|per|each|every)\s|[\s/-])"
+    rf"(?P<period>{PERIOD}|daily|weekly|monthly)\b"
+    rf"|every\s(?:(?P<every>\d{{1,2}}|other|second|third|{'|'.join(list(SMALL)[:10])})[\s-])?(?P<unit>{PERIOD})s?\b"
+    rf"|(?:(?:per|a|each)\s|/\s?)(?P<each>day|week|month|d|24 ?h(?:ours)?)\b"
+    r"|(?P<adverb>daily|nightly|hourly|weekly|biweekly|monthly|yearly|annually|at bedtime|"
+    r"every morning|every evening)\b)",
+    re.IGNORECASE,
+)
+LATIN = {"bid": 2.0, "tid": 3.0, "qid": 4.0, "qd": 1.0, "qhs": 1.0, "qod": 0.5}
+ADVERBS = {
+    "daily": 1.0, "nightly": 1.0, "hourly": 24.0, "weekly": 1 / 7, "monthly": 1 / 30, "yearly": 1 / 365,
+    "annually": 1 / 365, "at bedtime": 1.0, "every morning": 1.0, "every evening": 1.0, "biweekly": 1 / 14,
+}  # fmt: skip
+PERIODS = {
+    "day": 1.0,
+    "d": 1.0,
+    "night": 1.0,
+    "week": 1 / 7,
+    "wk": 1 / 7,
+    "month": 1 / 30,
+    "year": 1 / 365,
+    "hour": 24.0,
+}
+PERIODS |= {"daily": 1.0, "weekly": 1 / 7, "monthly": 1 / 30}
+TIMES = {"once": 1, "twice": 2, "thrice": 3, "one": 1, **SMALL}
+
+DAILY = re.compile(r"(?:\s?/\s?|\s(?:per|a)\s)(?:days?|d|24 ?h(?:ours)?)$")
+
+# What may stand between a name and its value.
+LINK = re.compile(
+    r"^(?:\s|[:=,(<>≥≤~≈±+]|\b(?:was|were|is|are|of|at|to|being|measured|level|levels|count|counts|value|values|only|"
+    r"about|"
+    r"approximately|reached|increased|decreased|elevated|raised|high|low|normal|up|down|from|concentration|dose|rate|"
+    r"titer|titre|the|a|an|total|as|and|had|rose|fell|dropped|with|mild|mildly|slightly|markedly|po|iv|im|"
+    r"sc|oral|orally|"
+    r"intravenous|intravenously|initial|maximum|daily|serum|her|his)\b)*$",
+    re.IGNORECASE,
+)
+AFTER = re.compile(r"^\s?(?:of|per day of|daily of)\s(?:(?:oral|intravenous|iv|the|a)\s)?", re.IGNORECASE)
+ESTIMATE = re.compile(
+    r"(?:about|approximately|approx\.?|around|roughly|nearly|almost|~|≈|over|more than|under|close to)\s?$",
+    re.IGNORECASE,
+)
+
+
+def find_quantities(sentence: str, taken: Taken, terms: list[Atom]) -> list[Atom]:
+    """Left to right; what is taken is left alone, and what is found is taken."""
+    number = LIST_NUMBER.match(sentence)
+    if number:
+        taken.take(0, number.end())
+    found = [*grades(sentence, taken), *frequencies(sentence, taken), *codes(sentence, taken)]
+    position = 0
+    while match := NUMBER.search(sentence, position):
+        position = match.end()
+        if taken.free(match.start(), match.end()):
+            group, position = joined(sentence, match, taken)
+            found += as_atoms(sentence, group, terms)
+    return found
+
+
+def grades(sentence: str, taken: Taken) -> Iterator[Atom]:
+    for match in GRADED.finditer(sentence):
+        if taken.free(match.start(2), match.end()):
+            taken.take(match.start(), match.end())
+            label, level = match[1].lower().replace("-", ""), match[2].lower()
+            value = ROMAN.get(level) or int(level)
+            yield Atom("code", match[0], match.start(), match.end(), (label, value, (match[3] or "").lower()))
+
+
+def codes(sentence: str, taken: Taken) -> Iterator[Atom]:
+    for match in CODE.finditer(sentence):
+        name = match[0]
+        end = match.end()
+        glued = re.match(r"\d+(.*)", name)
+        if glued and (parse_unit(glued[1]) or ORDINAL.match(glued[1]) or glued[1] in ("K", "F", "M", "C")):
+            continue
+        known = name in LONG_FORMS or parse_unit(name)
+        if known or not taken.free(match.start(), end) or re.match(r"pH\d|[xX]\d", name):
+            continue
+        taken.take(match.start(), end)
+        yield Atom("code", name, match.start(), end, (name.lower().replace("-", ""),))
+        # "L4-5" and "V1-V3": the end of the range belongs to the same letters.
+        last = CODE_RANGE.match(sentence, end)
+        if last and taken.free(last.start(2), last.end()):
+            taken.take(last.start(), last.end())
+            letters = re.match(r"\D*", name)
+            prefix = last[1] or (letters[0] if letters else "")
+            yield Atom(
+                "code", sentence[last.start(1) : last.end()], last.start(1), last.end(), ((prefix + last[2]).lower(),)
+            )
+
+
+def frequencies(sentence: str, taken: Taken) -> Iterator[Atom]:
+    for match in FREQUENCY.finditer(sentence):
+        if not taken.free(match.start(), match.end()):
+            continue
+        value = rate(match)
+        if value is not None:
+            taken.take(match.start(), match.end())
+            yield Atom("frequency", match[0], match.start(), match.end(), (round(value, 4),))
+
+
+def rate(match: re.Match[str]) -> float | None:
+    """Times a day."""
+    if match["latin"]:
+        return LATIN[match["latin"].lower().replace(".", "")]
+    if match["hours"]:
+        return 24 / int(match["hours"]) if int(match["hours"]) else None
+    if match["count"]:
+        word = match["count"].lower()
+        return (TIMES.get(word) or int(word)) * PERIODS[match["period"].lower()]
+    if match["unit"]:
+        every = (match["every"] or "1").lower()
+        step = {"other": 2, "second": 2, "third": 3}.get(every) or TIMES.get(every) or int(every)
+        return PERIODS[match["unit"].lower()] / step if step else None
+    if match["each"]:
+        return PERIODS.get(match["each"].lower(), 1.0)
+    return ADVERBS[match["adverb"].lower()]
+
+
+def joined(sentence: str, match: re.Match[str], taken: Taken) -> tuple[list[tuple[re.Match[str], str]], int]:
+    """The numbers that are joined with this one, each with its unit, and where they end."""
+    group: list[tuple[re.Match[str], str]] = []
+    while True:
+        unit = UNIT.match(sentence, match.end())
+        # "50 mg/kg/day" is 50 mg/kg, and once a day.
+        text = DAILY.sub("", unit[0]) if unit and plausible(match, unit) else ""
+        group.append((match, text))
+        end = match.end() + len(text)
+        joint = JOINT.match(sentence, end)
+        following = NEXT_NUMBER.match(sentence, joint.end()) if joint else None
+        if not joint or not following or not following["digits"] or not taken.free(*following.span()):
+            break
+        # "5 mg and 3 lesions": a bare number joins only another bare one, or one that shares its unit.
+        if joint[0].strip() in ("and", "or") and text:
+            break
+        match = following
+    units = [text for _, text in group]
+    for index in range(len(units) - 2, -1, -1):
+        units[index] = units[index] or units[index + 1]
+    return [(number, unit) for (number, _), unit in zip(group, units, strict=True)], end
+
+
+def plausible(number: re.Match[str], unit: re.Match[str]) -> bool:
+    """A lone letter is a temperature only at a temperature: "45 F" is a patient."""
+    letter = unit[0].strip()
+    if letter in ("C", "F"):
+        low, high = (30, 45) if letter == "C" else (86, 113)
+        return low <= magnitude(number) <= high
+    return True
+
+
+def magnitude(match: re.Match[str]) -> float:
+    if match["spelled"]:
+        return spelled_number(match["spelled"])
+    value = float(re.sub("[,\u202f]", "", match["digits"]).replace("·", "."))
+    if match["power"]:
+        value *= 10.0 ** int(match["power"].translate(SUPERSCRIPTS))
+    return value * MULTIPLES.get((match["multiple"] or "").strip().lower(), 1.0)
+
+
+def spelled_number(text: str) -> float:
+    """ "thirty-five" is 35; what is no other number here is "one"."""
+    return float(sum(TENS.get(part) or SMALL.get(part) or 1 for part in re.split(r"[- ]", text.lower())))
+
+
+def as_atoms(sentence: str, group: list[tuple[re.Match[str], str]], terms: list[Atom]) -> Iterator[Atom]:
+    end = group[-1][0].end()
+    end += len(group[-1][1]) if sentence.startswith(group[-1][1], end) else 0
+    thing = thing_beside(sentence, group[0][0].start(), end, terms)
+    estimate = bool(ESTIMATE.search(sentence, max(0, group[0][0].start() - 16), group[0][0].start()))
+    for number, unit in group:
+        decimals = len(number["digits"].split(".")[-1]) if number["digits"] and "." in number["digits"] else 0
+        value, dimension, factor = measured(magnitude(number), unit)
+        kind = "number" if not unit else "quantity"
+        if (
+            dimension in ("mass", "activity", "mass/mass", "mass/area", "volume", "amount", "activity/mass")
+            and thing
+            and thing[0] == "drug"
+        ):
+            kind = "dose"
+        last = number.end() + (len(unit) if sentence.startswith(unit, number.end()) else 0)
+        text = sentence[number.start() : last]
+        yield Atom(kind, text, number.start(), last, (value, dimension, factor, decimals, int(estimate)), thing)
+
+
+def measured(value: float, unit: str) -> tuple[float, str, float]:
+    """A magnitude in its dimension's own unit, to six digits, with the factor that led there."""
+    name = unit.strip().strip("-").strip()
+    if not name:
+        return significant(value), "", 1.0
+    if name[0] in "°º℃℉dCF" and parse_unit(name) is None:
+        fahrenheit = "F" in name or "℉" in name
+        return (significant((value - 32) / 1.8) if fahrenheit else value), "temperature", 5 / 9 if fahrenheit else 1.0
+    parsed = parse_unit(name)
+    assert parsed, f"unit {unit!r} was found and cannot be read"
+    dimension, factor = parsed
+    return significant(value * factor), dimension, factor
+
+
+def significant(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def thing_beside(sentence: str, start: int, end: int, terms: list[Atom]) -> tuple[str, ...]:
+    """What the number belongs to: the name right before it, or "of" a name right after: ("test", "hemoglobin")."""
+    before = [term for term in terms if term.end <= start and term.kind in ("drug", "test", "abbreviation")]
+    if before and start - before[-1].end < 60 and LINK.match(sentence[before[-1].end : start]):
+        return name_of(before[-1])
+    link = AFTER.match(sentence[end:])
+    after = next((term for term in terms if term.start >= end and term.kind == "drug"), None)
+    if after and after.start - end <= (link.end() if link else 1):
+        return name_of(after)
+    return ()
+
+
+def name_of(term: Atom) -> tuple[str, ...]:
+    return (term.kind, *(str(part) for part in term.value))

@@ -1,0 +1,167 @@
+"""Findings with their polarity, drugs, tests, procedures and unexplained abbreviations.
+
+find_terms("No fever; CT showed a mass. Started on ceftriaxone.")
+-> negated finding fever, test CT, finding mass, drug ceftriaxone
+"""
+
+import re
+from collections.abc import Iterator
+
+from data_prep.clinical_text.abbreviations import STAGE, UNDEFINED
+from data_prep.clinical_text.entities import find_entities, is_negated, suffix_kind
+from data_prep.clinical_text.synonyms import ABBREVIATIONS, CHART_WORDS, DENYING, LONG_FORMS
+from data_prep.clinical_text.vocabulary.lexicon import DRUGS
+from data_prep.clinical_text.words import TOKEN, stem, stems, word_set
+from data_prep.faithfulness.atoms.kinds import Atom
+
+# Too general to be a fact of its own: an "examination" has always taken place.
+GENERAL = word_set("""
+examination examinations test tests findings complications complication temperature complement isolation
+surgery operation rehabilitation collection compression trauma
+""")
+DENIED = re.compile(r"\b(" + "|".join(map(re.escape, sorted(DENYING, key=len, reverse=True))) + r")\b", re.IGNORECASE)
+HEADING = re.compile(r"[#*\s-]*[A-Z][A-Z ,/&()-]+:")
+# A name that nobody listed, where a dose gives it away: "Xyzal 5 mg".
+DOSED = re.compile(r"\b([A-Za-z][a-z]{4,}(?:-[a-z]+)?) (?=\d[\d.,]*\s?(?:mg|mcg|µg|μg|IU|units)(?:\b|/))")
+# Diseases by their last word, whoever they are named for, and organisms by their Latin names.
+DISEASE = re.compile(
+    r"\b([A-Z][\w’'-]+(?:[- ][A-Z][\w’'-]+)?|[a-z]{5,}) (?:syndrome|disease|disorder|phenomenon|deficiency)\b"
+)
+ORGANISM = re.compile(
+    r"\b(?:[A-Z][a-z]{3,}(?:us|um|ia|la|er|as|ea|ma|is|ca|es|rix)|[A-Z]\.) (?=[a-z]{4})((?![a-z]*ous\b)[a-z]+"
+    r"(?:us|um|is|ae|ia|ii|i|ans|ens|a))\b"
+)
+NO_NAME = word_set("""
+no any this that these which other first second known acute chronic severe primary secondary rare residual recurrent
+underlying without
+""")
+DISEASE_WORD = re.compile(r"(?:syndrome|disease|disorder|phenomenon|deficiency)\b")
+COMPOUND = re.compile(r"(?<=[A-Za-z][/-])[A-Za-z]{5,}\b|\b[A-Za-z]{5,}(?=[/-][A-Za-z])")
+NOT_DRUG = re.compile(
+    r".*(?:ing|ed|ly|ally|ous)$|(?:dose|doses|total|daily|about|under|level|levels|value|weight|count|tablet"
+    r"|tablets|from|until|oral|after|given|therapy|bolus|injection|infusion|capsules?|starting|maximum|another"
+    r"|around|intravenous|subcutaneous|intramuscular|units)$",
+    re.IGNORECASE,
+)
+LISTED = re.compile(
+    r"(?<![\w/-])(?:" + "|".join(sorted(map(re.escape, LONG_FORMS), key=len, reverse=True)) + r")(?![\w-])"
+)
+KIND_NAMES = {"drug": "drug", "test": "test", "procedure": "procedure", "anatomy": "site"}
+# What is denied, where no lexicon knows it: the first words after the denial. "No germ was grown" denies a germ.
+DENIAL = re.compile(
+    r"\b(?:no|without|denie[sd]|denying|absence of|negative for|free of|never had|not have|not show|not reveal|not"
+    r" find|nor)\s+"
+    r"(?!longer|more than|later|less|doubt|one\b)",
+    re.IGNORECASE,
+)
+FILLERS = word_set("""
+any evidence sign symptom history other significant obvious further known apparent clear associated definite prior
+previous past
+recent a an the her his of having being specific particular h o hx reported preceding
+""")
+PHRASE_END = word_set("""
+and or but with in on at to from for by was were is are that which who during after before nor as had has have found
+noted seen
+occurred occur happened took arose developed grew grown detected observed identified present
+""")
+PHRASE = ("phrase",)  # the `thing` of an atom that is made of plain words, not of a term
+WORDS_DENIED = 3
+
+
+def find_terms(sentence: str) -> list[Atom]:
+    """From left to right. Places of the body come as "site": no facts, but what others are said of."""
+    found = []
+    for entity in find_entities(sentence):
+        name = tuple(stems(entity.term))
+        if not name or entity.term in GENERAL:
+            continue
+        # The term without its qualifiers: these come back in other words.
+        start = max(entity.start, entity.end - len(entity.term))
+        kind = KIND_NAMES.get(entity.kind) or ("negated finding" if entity.negated else "finding")
+        found.append(Atom(kind, sentence[start : entity.end], start, entity.end, name))
+    found += [atom for atom in others(sentence) if all(atom.end <= a.start or a.end <= atom.start for a in found)]
+    found += [atom for atom in denials(sentence) if not overlaps(atom, found)]
+    return sorted(found, key=lambda atom: atom.start)
+
+
+def others(sentence: str) -> list[Atom]:
+    """What is a term by its form, its dose or its capitals."""
+    found = []
+    for match in DENIED.finditer(sentence):
+        found.append(
+            Atom("negated finding", match[0], match.start(), match.end(), tuple(stems(DENYING[match[0].lower()])))
+        )
+    # "amoxicillin-clavulanic acid": a drug in each part.
+    for match in COMPOUND.finditer(sentence):
+        if match[0].lower() in DRUGS or suffix_kind(match[0].lower()) == "drug":
+            found.append(Atom("drug", match[0], match.start(), match.end(), tuple(stems(match[0]))))
+    for match in DOSED.finditer(sentence):
+        if not NOT_DRUG.match(match[1]):
+            found.append(Atom("drug", match[1], match.start(1), match.end(1), tuple(stems(match[1]))))
+    # Looking for the last word first: the search for any two words before it costs a sixth of all reading.
+    for pattern in (DISEASE, ORGANISM) if DISEASE_WORD.search(sentence) else (ORGANISM,):
+        for match in pattern.finditer(sentence):
+            if match[1].lower() not in NO_NAME:
+                kind = "negated finding" if is_negated(sentence, match.start(), match.end()) else "finding"
+                words = tuple(stems(match[0] if pattern is DISEASE else match[1]))
+                found.append(Atom(kind, match[0], match.start(), match.end(), words))
+    heading = HEADING.match(sentence)
+    for name, start, end in short_forms(sentence):
+        in_heading = heading and end <= heading.end() and name not in LONG_FORMS
+        if name in CHART_WORDS or STAGE.fullmatch(name) or is_title(sentence) or in_heading:
+            continue
+        # A chart's short form of a finding is affirmed or denied like the finding itself.
+        kind = SHORT_KIND.get(name, "abbreviation")
+        if kind == "finding" and is_negated(sentence, start, end):
+            kind = "negated finding"
+        found.append(Atom(kind, name, start, end, (name,)))
+    return found
+
+
+def overlaps(atom: Atom, found: list[Atom]) -> bool:
+    """Whether a finding that a lexicon knows is among the words that are denied."""
+    return any(a.kind in ("finding", "negated finding") and atom.start < a.end and a.start < atom.end for a in found)
+
+
+def denials(sentence: str) -> Iterator[Atom]:
+    for match in DENIAL.finditer(sentence):
+        words: list[tuple[str, int, int]] = []
+        position = match.end()
+        for token in TOKEN.finditer(sentence, match.end()):
+            name = stem(token[0])
+            if (
+                re.search(r"[^\s-]", sentence[position : token.start()])
+                or name in PHRASE_END
+                or len(words) == WORDS_DENIED
+            ):
+                break
+            # "no pain of the head": what follows says where.
+            if words and name == "of":
+                break
+            position = token.end()
+            if name not in FILLERS:
+                words.append((name, token.start(), token.end()))
+        if words:
+            start, end = words[0][1], words[-1][2]
+            yield Atom("negated finding", sentence[start:end], start, end, tuple(word for word, _, _ in words), PHRASE)
+
+
+def is_title(sentence: str) -> bool:
+    """A line in capitals, with words that no abbreviation is as long as."""
+    return sentence.isupper() and any(len(word) > 6 for word in re.findall(r"[A-Z]+", sentence))
+
+
+def short_forms(sentence: str) -> list[tuple[str, int, int]]:
+    """Words in capitals, and the listed abbreviations that are not: "Hb", "SpO2"."""
+    found = {(match[0], match.start(), match.end()) for match in UNDEFINED.finditer(sentence)}
+    found |= {(match[0], match.start(), match.end()) for match in LISTED.finditer(sentence)}
+    return sorted(found, key=lambda short: short[1])
+
+
+def kind_of_short(long: str) -> str:
+    entities = find_entities(long)
+    kind = KIND_NAMES.get(entities[-1].kind, "finding") if entities else "abbreviation"
+    return "abbreviation" if kind == "site" else kind
+
+
+SHORT_KIND = {short: kind_of_short(longs[0]) for short, longs in ABBREVIATIONS.items()}

@@ -1,0 +1,1 @@
+"""A fact of a text against its source."""

@@ -1,0 +1,26 @@
+"""Whether an atom stands in the source, or follows from it by a named rule: the check of each kind."""
+
+from collections.abc import Callable
+
+from data_prep.faithfulness.checks.context import Claim, Verdict
+from data_prep.faithfulness.checks.names import NAMED, check_abbreviation, check_finding, check_name, check_side
+from data_prep.faithfulness.checks.numbers import MEASURED, check_code, check_frequency, check_measured
+from data_prep.faithfulness.checks.source import FINDINGS, Source
+from data_prep.faithfulness.checks.times import check_age, check_date, check_duration
+
+CHECKS: dict[str, Callable[[Claim, Source], Verdict]] = {
+    **dict.fromkeys(MEASURED, check_measured),
+    "frequency": check_frequency,
+    "code": check_code,
+    "date": check_date,
+    "duration": check_duration,
+    "age": check_age,
+    "side": check_side,
+    **dict.fromkeys(NAMED, check_name),
+    **dict.fromkeys(FINDINGS, check_finding),
+    "abbreviation": check_abbreviation,
+}
+
+
+def judge(claim: Claim, source: Source) -> Verdict:
+    return CHECKS[claim.atom.kind](claim, source)

@@ -1,0 +1,127 @@
+"""Checks of dates, days of a stay, durations and ages."""
+
+import datetime
+import itertools
+import re
+
+from data_prep.faithfulness.atoms.kinds import Atom
+from data_prep.faithfulness.checks.context import ABSENT, CONTRADICTED, STATED, Claim, Verdict, retells_otherwise
+from data_prep.faithfulness.checks.source import Source
+
+
+def check_date(claim: Claim, source: Source) -> Verdict:
+    ours = claim.atom.value
+    if isinstance(ours[0], str):
+        return check_day(claim, source)
+    verdict: Verdict = ABSENT
+    support: list[int] = []
+    for number, theirs in source.of("date"):
+        if isinstance(theirs.value[0], str):
+            continue
+        if ours == theirs.value or swapped(ours) == theirs.value:
+            verdict, support = STATED, [number, *support]
+        elif all(a is None or a == b for a, b in zip(ours, theirs.value, strict=True)):
+            verdict = verdict if verdict is STATED else Verdict("derived", "less precise")
+            support = [number, *support]
+    # "12 March" of a year that a sentence before gave.
+    if verdict is ABSENT and ours[0]:
+        parts = [t.value for _, t in source.of("date") if not isinstance(t.value[0], str)]
+        year = any(part[0] == ours[0] for part in parts)
+        rest = any(part[0] is None and part[1:] == ours[1:] for part in parts)
+        return Verdict("derived", "year from another date") if year and rest else ABSENT
+
+    def rival(other: Atom) -> bool:
+        return other.kind == "date" and not isinstance(other.value[0], str) and other.value != ours
+
+    return CONTRADICTED if support and retells_otherwise(claim, source, support, rival) else verdict
+
+
+def swapped(value: tuple[str | float | int | None, ...]) -> tuple[str | float | int | None, ...]:
+    """03/04/2019 may be of March or of April."""
+    return (value[0], value[2], value[1])
+
+
+def check_day(claim: Claim, source: Source) -> Verdict:
+    unit, origin, count = claim.atom.value
+    for _, theirs in source.of("date"):
+        if (
+            theirs.value[0] == unit
+            and theirs.value[2] == count
+            and (not origin or not theirs.value[1] or origin == theirs.value[1])
+        ):
+            return STATED
+    length = float(count or 0) * {"day": 1.0, "week": 7.0, "month": 30.4375}[str(unit)]
+    if any(abs(a.amount - length) < 0.01 for _, a in source.of("duration")):
+        return Verdict("derived", "days counted")
+    return ABSENT
+
+
+UNIT_LETTER = re.compile(r"(?:^|[\d\s.-])([a-z])[a-z]*\W*$", re.IGNORECASE)
+
+
+def check_duration(claim: Claim, source: Source) -> Verdict:
+    ours = claim.atom.amount
+
+    def equal(theirs: float) -> bool:
+        return abs(theirs - ours) <= 0.005 * max(ours, theirs)
+
+    found = [(n, a) for n, a in source.of("duration") if equal(a.amount)]
+    if found:
+
+        def rival(other: Atom) -> bool:
+            return other.kind == "duration" and not equal(other.amount)
+
+        if retells_otherwise(claim, source, (n for n, _ in found), rival):
+            return CONTRADICTED
+        units = {letter(a.text) for _, a in found}
+        return STATED if letter(claim.atom.text) in units else Verdict("derived", "unit conversion")
+    if any(equal(in_days(a)) for _, a in source.of("age")):
+        return Verdict("derived", "age")
+    if any(theirs.value[0] == "day" and equal(float(theirs.value[2] or 0)) for _, theirs in source.of("date")):
+        return Verdict("derived", "days counted")
+    return Verdict("derived", "difference of dates") if any(map(equal, differences(source))) else ABSENT
+
+
+def letter(text: str) -> str:
+    match = UNIT_LETTER.search(text)
+    return match[1].lower() if match else ""
+
+
+def in_days(age: Atom) -> float:
+    return age.amount * {"day": 1.0, "week": 7.0, "month": 30.4375, "year": 365.25}[str(age.value[1])]
+
+
+def differences(source: Source) -> list[float]:
+    """Days between any two dates of the source, and months where only these are given."""
+    values = {a.value for _, a in source.of("date") if not isinstance(a.value[0], str)}
+    full = [day for y, m, d in values if y and m and d and (day := calendar_day(int(y), int(m), int(d)))]
+    months = [int(y) * 12 + int(m) for y, m, d in values if y and m and not d]
+    years = [int(y) for y, m, _ in values if y and not m]
+    apart = [float(abs(a - b)) for a, b in itertools.combinations(full, 2)]
+    apart += [abs(a - b) * 30.4375 for a, b in itertools.combinations(months, 2)]
+    return apart + [abs(a - b) * 365.25 for a, b in itertools.combinations(years, 2)]
+
+
+def calendar_day(year: int, month: int, day: int) -> int | None:
+    try:
+        return datetime.date(year, month, day).toordinal()
+    except ValueError:  # 31 February, as reports have it
+        return None
+
+
+# "A man, 45 years": no course of an illness is that long, where shorter times are.
+ADULT = 15 * 365.25
+
+
+def check_age(claim: Claim, source: Source) -> Verdict:
+    ours = claim.atom
+    if any(a.value == ours.value for _, a in source.of("age")):
+        return STATED
+    days = in_days(ours)
+    if any(abs(in_days(a) - days) < 0.01 * days for _, a in source.of("age")):
+        return Verdict("derived", "unit conversion")
+    for number, theirs in source.of("duration"):
+        speaks_of_age = days > ADULT or not source.readings[number].stems.isdisjoint(("age", "aged", "old"))
+        if speaks_of_age and abs(theirs.amount - days) < 0.005 * days:
+            return Verdict("derived", "time as age")
+    return ABSENT

@@ -1,0 +1,1 @@
+"""Corpora in: case reports, real notes, published data sets."""

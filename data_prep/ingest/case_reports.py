@@ -1,0 +1,198 @@
+"""Stage 1: collections of published case reports → `CaseReport`s, one at a time, whatever the collection's size.
+
+Known columns are found by name; PMC-Patients, for instance, comes as
+
+    patient_id, patient_uid, PMID, title, patient, age, gender, relevant_articles, similar_patients
+
+where `patient` holds the text. How rows are read from each kind of file stands in `report_files.py`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import MANIFEST
+from data_prep.contract.records import CaseReport, Reject, file_hash, text_hash
+from data_prep.contract.tables import Row, files_of, looks_like_hub_id, open_hub, rows_of
+
+# Names under which collections keep a field, the most specific first.
+COLUMNS = {
+    "text": ("text", "patient", "case_report", "case_text", "full_text", "note", "case", "body", "content"),
+    "id": ("patient_uid", "id", "_id", "uid", "patient_id", "case_id", "doc_id"),
+    "article": ("PMID", "pmid", "doi", "DOI", "PMCID", "pmcid", "article", "article_id"),
+    "title": ("title",),
+    "url": ("url", "URL", "link"),
+    "source": ("source", "corpus", "journal"),
+    "licence": ("licence", "license"),
+}
+PMC_PATIENTS = {"patient_uid", "patient"}
+PMC_PATIENTS_LICENCE = "CC BY-NC-SA 4.0"
+
+# Over this share a collection is not merely damaged but wrong. One bad row is always forgiven. Half-way only a
+# hopeless collection is stopped: bad rows come in clusters, and one of them says nothing about the rest.
+MOST_MALFORMED = 0.01
+ROWS_TO_JUDGE, HOPELESS = 100, 0.5
+
+
+@dataclass(frozen=True)
+class ReportsConfig:
+    text_column: str = ""
+    """The column that holds the text, where its name is an unusual one."""
+
+    source_name: str = ""
+    """What to record as the reports' source, instead of the file's own column or name."""
+
+    licence: str = ""
+    """What to record as the reports' licence, instead of the file's own column."""
+
+
+@dataclass(frozen=True)
+class Reports:
+    """A collection that can be read: its rows, and what identifies it."""
+
+    name: str
+    rows: Iterator[Row]
+    inputs: dict[str, str]  # its name with its hash
+    config: ReportsConfig
+
+    def records(self) -> Iterator[CaseReport | Reject]:
+        """Every row as a report or a reject, in the collection's order.
+
+        UserError where there is no text column, or where more than 1 % of the rows are malformed.
+        """
+        seen: set[bytes] = set()
+        tally = Tally(self.name)
+        found: dict[tuple[str, ...], dict[str, str]] = {}
+        columns: dict[str, str] = {}
+        for row in self.rows:
+            if row.values is not None:
+                # Each row by its own columns: in JSON a row may leave out what is empty.
+                names = tuple(row.values)
+                if names not in found:
+                    found[names] = find_columns(row.values, self.config, row.place, first=not found)
+                columns = found[names]
+            try:
+                report = to_report(row, columns, self.config, self.name)
+            except ValueError as error:
+                tally.count(f"{row.place}: {error}")
+                raw = row.raw or json.dumps(row.values, ensure_ascii=False, default=str)
+                yield Reject(row.place, "malformed", str(error), storable(raw))
+                continue
+            tally.count()
+            key = hashlib.sha256(report.id.encode()).digest()[:8]
+            if not report.text:
+                yield Reject.of(report, "empty", row.place)
+            elif key in seen:
+                yield Reject.of(report, "duplicate_id", row.place)
+            else:
+                seen.add(key)
+                yield report
+        tally.finish()
+
+
+@dataclass
+class Tally:
+    """Rows seen and malformed; stops a collection that is not what it should be."""
+
+    name: str
+    rows: int = 0
+    malformed: int = 0
+    last: str = ""
+
+    def count(self, malformed: str = "") -> None:
+        self.rows += 1
+        if malformed:
+            self.malformed += 1
+            self.last = malformed
+        if self.rows >= ROWS_TO_JUDGE and self.malformed > HOPELESS * self.rows:
+            self.finish()
+
+    def finish(self) -> None:
+        if self.malformed > max(1, MOST_MALFORMED * self.rows):
+            raise UserError(
+                f"{self.name}: {self.malformed} of the first {self.rows} rows are malformed, more than "
+                f"{MOST_MALFORMED:.0%}; the last: {self.last}"
+            )
+
+
+def open_reports(source: str, config: ReportsConfig) -> Reports:
+    """Find a collection. A path that exists is a path; `name/name` that does not is an id on the hub."""
+    path = Path(source)
+    if not path.exists():
+        if not looks_like_hub_id(source):
+            raise UserError(f"{source}: no such file or folder")
+        rows, version = open_hub(source)
+        return Reports(source, rows, {source: version}, config)
+    manifest = path / MANIFEST
+    if manifest.is_file():
+        raise UserError(f"{source} is a folder that another stage wrote: name the case reports themselves")
+    files = files_of(path)
+    # One hash for a folder: a corpus may have a file for each of its 167,034 reports.
+    content = (
+        file_hash(path) if path.is_file() else text_hash(*(f"{f.relative_to(path)} {file_hash(f)}" for f in files))
+    )
+    return Reports(path.stem, rows_of(files), {source: content}, config)
+
+
+def find_columns(values: Mapping[str, Any], config: ReportsConfig, place: str, first: bool) -> dict[str, str]:
+    """Which column holds which field, by their names; UserError where none holds the text of the first row."""
+    seen = ", ".join(map(str, values)) or "none"
+    columns = {field: next((name for name in names if name in values), "") for field, names in COLUMNS.items()}
+    if config.text_column:
+        columns["text"] = config.text_column
+        if first and config.text_column not in values:
+            raise UserError(f"{place}: --text-column {config.text_column} is not among the columns: {seen}")
+    if first and not columns["text"]:
+        raise UserError(f"{place}: no text column among the columns: {seen}; name it with --text-column")
+    return columns
+
+
+def to_report(row: Row, columns: dict[str, str], config: ReportsConfig, collection: str) -> CaseReport:
+    """A row as a report; ValueError with what is wrong with the row."""
+    if row.values is None:
+        raise ValueError(row.error)
+    values = row.values
+    if columns["text"] not in values:
+        raise ValueError(f"no text column among {', '.join(map(str, values)) or 'none'}")
+
+    def field(name: str) -> str:
+        return as_text(values.get(columns[name]), columns[name])
+
+    is_pmc_patients = values.keys() >= PMC_PATIENTS
+    return CaseReport(
+        id=field("id") or row.name,
+        text=field("text"),
+        source=config.source_name or ("PMC-Patients" if is_pmc_patients else field("source") or collection),
+        licence=config.licence or (PMC_PATIENTS_LICENCE if is_pmc_patients else field("licence") or "unknown"),
+        # The address names the publication too, where there is nothing better.
+        article=field("article") or field("url"),
+        title=field("title"),
+        url=field("url"),
+    )
+
+
+def storable(text: str) -> str:
+    """A text with its unreadable bytes spelled out, since Parquet holds UTF-8 only."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def as_text(value: Any, column: str) -> str:
+    """A cell as text; ValueError where it is not one. Identifiers may come as numbers."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"column {column!r} holds {type(value).__name__}, not text")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"column {column!r} is not UTF-8") from error
+    return value.strip()

@@ -1,0 +1,1 @@
+"""Stage 4: notes or examples to full rows of tokens."""

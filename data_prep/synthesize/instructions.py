@@ -1,0 +1,357 @@
+"""Stage 3: note + task → question, then, in a separate call, the answer → example; then its follow-up turns.
+
+    asclepius instructions --source notes --out instructions --teacher offline --per-note 2 --follow-ups 1
+
+Few-shot examples for the question come from the seed instructions and, with an API, from a pool of the run's own:
+before anything else the first `pool_notes` notes get their questions from the seed instructions alone, and those that
+pass the filters are frozen in the ledger. Every later question is shown some of each, drawn by a hash of its id. So
+what a request says depends neither on the order in which replies arrive nor on whether the run was interrupted.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import check_replaceable, read_manifest, verified_files
+from data_prep.contract.records import (
+    TASKS,
+    Example,
+    Generation,
+    Note,
+    Record,
+    Reject,
+    Turn,
+    read_parquet,
+    seeded_fraction,
+    text_hash,
+)
+from data_prep.synthesize.filters import Duplicates, reason_to_reject
+from data_prep.synthesize.gate import Draft, GateConfig, Tally, check_gate, misquoted, pass_gate
+from data_prep.synthesize.prompts import (
+    ANSWER_PROMPT,
+    FOLLOW_UP_ANSWER_PROMPT,
+    FOLLOW_UP_PROMPT,
+    QUESTION_PROMPT,
+    answer_messages,
+    follow_up_answer_messages,
+    follow_up_messages,
+    question_messages,
+)
+from data_prep.synthesize.seed_instructions import SEED_INSTRUCTIONS
+from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, run_stage
+from data_prep.teachers.base import (
+    Reply,
+    Request,
+    Teacher,
+    TeacherConfig,
+    check_teacher,
+    ledger_path,
+    request_seed,
+    sampling,
+)
+from data_prep.teachers.endpoint.allowed_hosts import why_not_send
+from data_prep.teachers.endpoint.ledger import Ledger
+
+# How many examples a question prompt shows, and how many of them may come from the pool.
+SHOWN, SHOWN_FROM_POOL = 4, 2
+
+
+@dataclass(frozen=True)
+class TaskWeights:
+    """How often each task is drawn, relative to the others; 0 leaves it out."""
+
+    named_entity_recognition: float = 1.0
+    abbreviation_expansion: float = 1.0
+    relation_extraction: float = 1.0
+    temporal_information_extraction: float = 1.0
+    coreference_resolution: float = 1.0
+    paraphrasing: float = 1.0
+    summarization: float = 1.0
+    question_answering: float = 1.0
+
+    def by_task(self) -> dict[str, float]:
+        """The tasks that take part, with their weights."""
+        weights = asdict(self)
+        for name, weight in weights.items():
+            if not 0 <= weight < math.inf:
+                raise UserError(f"--task-weights.{name.replace('_', '-')} {weight}: it must be 0 or above")
+        if not any(weights.values()):
+            raise UserError("--task-weights: all are 0, so no task is left")
+        # Strict: a task without a field of its own, or a field without a task, must not pass unseen.
+        named = {task: weights.pop(task.lower().replace(" ", "_")) for task in TASKS}
+        assert not weights, f"no such tasks: {weights}"
+        return {task: weight for task, weight in named.items() if weight}
+
+
+@dataclass(frozen=True)
+class InstructionsConfig:
+    """Notes to instruction-answer pairs. With --audit FOLDER instead: check a finished folder again, offline."""
+
+    source: Path
+    """A finished folder of notes."""
+
+    out: Path
+    """The folder to write; a finished one of the same kind is replaced."""
+
+    per_note: int = 1
+    """Instructions for each note; up to the number of tasks they are of different tasks."""
+
+    follow_ups: int = 0
+    """Further turns after each instruction: a conversation on the same note, in which every answer is trained on."""
+
+    task_weights: TaskWeights = field(default_factory=TaskWeights)
+    teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
+    shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
+    gate: tyro.conf.OmitArgPrefixes[GateConfig] = field(default_factory=GateConfig)
+
+    allow_remote: str = ""
+    """With real notes and --teacher openai: the endpoint's host, which must be one of your own."""
+
+    pool_notes: int = 100
+    """Notes whose questions become few-shot examples for the rest of an API run; 0 shows seed instructions only."""
+
+    seed: int = 0
+    """Task choice, examples shown and sampling seeds are derived from it and from the record's id."""
+
+
+def tasks_of_note(note_id: str, per_note: int, weights: dict[str, float], seed: int) -> list[str]:
+    """The tasks of a note's instructions, drawn by weight without replacement; all drawn, it begins again.
+
+    Each task draws an exponential waiting time of its own rate, and the shortest come first (Efraimidis and Spirakis,
+    2006): a weighted draw in which one task's number never depends on another's.
+    """
+
+    def waiting_time(task: str, turn: int) -> float:
+        return -math.log1p(-seeded_fraction(seed, "task", note_id, task, turn)) / weights[task]
+
+    tasks: list[str] = []
+    for turn in range(math.ceil(per_note / len(weights))):
+        tasks += sorted(weights, key=lambda task: waiting_time(task, turn))
+    return tasks[:per_note]
+
+
+def shown_examples(example_id: str, task: str, pool: Sequence[str], seed: int) -> list[str]:
+    """The few-shot examples of one question: some of the pool's, the rest from the seed instructions."""
+
+    def draw(texts: Sequence[str], count: int) -> list[str]:
+        return sorted(texts, key=lambda text: seeded_fraction(seed, "shown", example_id, text))[:count]
+
+    own = draw(pool, SHOWN_FROM_POOL)
+    return draw(SEED_INSTRUCTIONS[task], SHOWN - len(own)) + own
+
+
+@dataclass(frozen=True)
+class WriteExamples:
+    """The work on one note: `per_note` questions, each with its answer."""
+
+    per_note: int
+    follow_ups: int
+    weights: dict[str, float]
+    seed: int
+    pool: dict[str, list[str]]  # task → frozen questions; empty where seed instructions are all there is
+    pool_notes: frozenset[str]  # notes whose questions made the pool: they see seed instructions only
+    gate: GateConfig
+    questions_only: bool = False
+    why_not_send: str = ""  # restricted notes to this endpoint
+
+    async def __call__(self, note: Note, teacher: Teacher) -> list[Record]:
+        if note.restricted and self.why_not_send:
+            raise UserError(f"note {note.id} is a real one, which must not leave the house: {self.why_not_send}")
+        tasks = tasks_of_note(note.id, self.per_note, self.weights, self.seed)
+        results: list[Record] = []
+        for k, task in enumerate(tasks):
+            result = await self.example(note, task, f"{note.id}-{k}", teacher)
+            results += await self.conversation(result, teacher) if isinstance(result, Example) else [result]
+        return results
+
+    async def example(self, note: Note, task: str, example_id: str, teacher: Teacher) -> Record:
+        pool = [] if note.id in self.pool_notes else self.pool.get(task, [])
+        messages = question_messages(note.text, task, shown_examples(example_id, task, pool, self.seed))
+        seed = request_seed(self.seed, "question", example_id)
+        inputs = {"note": note.text, "task": task}
+        reply = await teacher.ask(Request("question", example_id, messages, inputs, seed))
+        question = reply.text.strip()
+        example = Example(
+            id=example_id,
+            note_id=note.id,
+            report_id=note.report_id,
+            task=task,
+            note=note.text,
+            question=question,
+            answer="",
+            source=note.source,
+            licence=note.licence,
+            article=note.article,
+            restricted=note.restricted,
+            question_generation=generation(teacher, reply, QUESTION_PROMPT.hash, seed),
+            answer_generation=Generation("", "", "", 0, ""),
+        )
+        broken = reason_to_reject("question", reply)
+        if not broken and (quote := misquoted(question, note.text)):
+            broken = "quote_not_in_note", f"question: {quote!r}"
+        if broken:
+            return Reject.of(example, *broken)
+        return example if self.questions_only else await self.answered(example, teacher)
+
+    async def answered(self, example: Example, teacher: Teacher) -> Record:
+        seed = request_seed(self.seed, "answer", example.id)
+        inputs = {"note": example.note, "task": example.task, "question": example.question}
+        messages = answer_messages(example.note, example.question)
+        reply = await teacher.ask(Request("answer", example.id, messages, inputs, seed))
+        example = replace(
+            example,
+            answer=reply.text.strip(),
+            answer_generation=generation(teacher, reply, ANSWER_PROMPT.hash, seed),
+        )
+        if broken := reason_to_reject("answer", reply):
+            return Reject.of(example, *broken)
+        passed = await pass_gate(
+            Draft("answer", example.id, example.note, ANSWER_PROMPT.hash, seed), reply, self.gate, teacher
+        )
+        example = replace(
+            example,
+            answer=passed.text,
+            answer_generation=passed.generation(teacher.name),
+            certificate=passed.certificate,
+        )
+        return Reject.of(example, *passed.broken) if passed.broken else example
+
+    async def conversation(self, example: Example, teacher: Teacher) -> list[Record]:
+        """The example with its follow-up turns; one that is rejected ends the conversation before it."""
+        if self.questions_only or not self.follow_ups:
+            return [example]
+        tasks = tasks_of_note(example.id, self.follow_ups, self.weights, self.seed)
+        for k, task in enumerate(tasks):
+            turn, broken = await self.turn(example, task, f"{example.id}.{k}", teacher)
+            if broken:
+                rejected = replace(example, id=f"{example.id}.{k}", follow_ups=(*example.follow_ups, turn))
+                return [example, Reject.of(rejected, *broken)]
+            example = replace(example, follow_ups=(*example.follow_ups, turn))
+        return [example]
+
+    async def turn(
+        self, example: Example, task: str, turn_id: str, teacher: Teacher
+    ) -> tuple[Turn, tuple[str, str] | None]:
+        """The next turn of a conversation, and what is wrong with it, if anything."""
+        history = [(example.question, example.answer), *((t.question, t.answer) for t in example.follow_ups)]
+        inputs = {"note": example.note, "task": task, "history": json.dumps(history, ensure_ascii=False)}
+        seed = request_seed(self.seed, "follow_up", turn_id)
+        messages = follow_up_messages(example.note, task, history)
+        reply = await teacher.ask(Request("follow_up", turn_id, messages, inputs, seed))
+        asked = generation(teacher, reply, FOLLOW_UP_PROMPT.hash, seed)
+        turn = Turn(task, reply.text.strip(), "", asked, Generation("", "", "", 0, ""))
+        if broken := reason_to_reject("question", reply):
+            return turn, broken
+        if quote := misquoted(turn.question, example.note):
+            return turn, ("quote_not_in_note", f"question: {quote!r}")
+        if turn.question in [question for question, _ in history]:
+            return turn, ("duplicate", "asked before in this conversation")
+        seed = request_seed(self.seed, "follow_up_answer", turn_id)
+        messages = follow_up_answer_messages(example.note, history, turn.question)
+        inputs |= {"question": turn.question}
+        reply = await teacher.ask(Request("follow_up_answer", turn_id, messages, inputs, seed))
+        answered = generation(teacher, reply, FOLLOW_UP_ANSWER_PROMPT.hash, seed)
+        turn = replace(turn, answer=reply.text.strip(), answer_generation=answered)
+        if broken := reason_to_reject("answer", reply):
+            return turn, broken
+        draft = Draft("answer", turn_id, example.note, FOLLOW_UP_ANSWER_PROMPT.hash, seed)
+        passed = await pass_gate(draft, reply, self.gate, teacher)
+        answered = passed.generation(teacher.name)
+        turn = replace(turn, answer=passed.text, answer_generation=answered, certificate=passed.certificate)
+        return turn, passed.broken
+
+
+def generation(teacher: Teacher, reply: Reply, prompt_hash: str, seed: int) -> Generation:
+    return Generation(teacher.name, reply.model, prompt_hash, seed, reply.finish_reason)
+
+
+def read_notes(paths: Sequence[Path]) -> Iterator[Note]:
+    for path in paths:
+        yield from read_parquet(path, Note)
+
+
+def frozen_pool(config: InstructionsConfig, name: str, work: WriteExamples, notes: list[Note]) -> dict[str, list[str]]:
+    """The questions of the first notes by task, asked with seed instructions alone; made once, then the ledger's."""
+
+    def make() -> dict[str, list[str]]:
+        stage = Stage("questions", Example, config.out, config.teacher, config.shards, {}, {})
+        pool: dict[str, list[str]] = {}
+        for results in stage.map(work, notes):
+            for example in results:
+                if isinstance(example, Example) and example.question not in pool.setdefault(example.task, []):
+                    pool[example.task].append(example.question)
+        return pool
+
+    ledger = Ledger(ledger_path(config.teacher, config.out))
+    try:
+        # An estimate sends nothing, so it makes no pool.
+        return ledger.thawed(name) or {} if config.teacher.estimate else ledger.frozen(name, make)
+    finally:
+        ledger.close()
+
+
+def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path]) -> WriteExamples:
+    """What is done to each note, with the pool of questions if this run has one."""
+    weights = config.task_weights.by_task()
+    offline = config.teacher.teacher == "offline"
+    seeds_only = WriteExamples(
+        config.per_note, config.follow_ups, weights, config.seed, {}, frozenset(), config.gate,
+        why_not_send="" if offline else why_not_send(config.teacher.base_url, config.allow_remote),
+    )  # fmt: skip
+    # The offline teacher reads no examples.
+    if offline or not config.pool_notes:
+        return seeds_only
+    count = min(config.pool_notes, config.shards.limit or config.pool_notes)
+    notes = list(itertools.islice(read_notes(paths), count))
+    # All that the pool's requests are made of: another of any of these is another pool.
+    name = text_hash(
+        content, QUESTION_PROMPT.hash, repr(SEED_INSTRUCTIONS), repr(sampling(config.teacher)), repr(weights),
+        f"{config.seed} {config.per_note} {count}",
+    )  # fmt: skip
+    pool = frozen_pool(config, f"questions {name}", replace(seeds_only, questions_only=True), notes)
+    return replace(seeds_only, pool=pool, pool_notes=frozenset(note.id for note in notes))
+
+
+def run(config: InstructionsConfig) -> dict[str, Any]:
+    """Write the instructions folder; its manifest. UserError for what the caller can mend."""
+    check_teacher(config.teacher)
+    check_shards(config.shards)
+    check_gate(config.gate)
+    if config.per_note < 1:
+        raise UserError(f"--per-note {config.per_note}: it must be at least 1")
+    for name in ("pool_notes", "follow_ups"):
+        if getattr(config, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it must be 0 or above")
+    check_replaceable(config.out, "instructions")
+    manifest = read_manifest(config.source, "notes")
+    paths = verified_files(config.source, manifest)
+    # Over the notes alone: the manifest also holds seconds, and a pool must survive a second run of the notes stage.
+    content = text_hash(*(file["sha256"] for file in manifest["files"]))
+    work = work_of_run(config, content, paths)
+    seen = Duplicates()
+    tally = Tally(config.gate)
+
+    def judge(example: Example) -> Reject | None:
+        if seen.is_duplicate(example.note, example.question):
+            return Reject.of(example, "duplicate", "the same note and question as an earlier example")
+        tally.count(example.certificate)
+        return None
+
+    facts = {
+        "teacher": sampling(config.teacher),
+        "seed": config.seed,
+        "per_note": config.per_note,
+        "follow_ups": config.follow_ups,
+        "task_weights": work.weights,
+        "faithfulness": tally.facts,
+    }
+    inputs = {str(config.source): content}
+    stage = Stage("instructions", Example, config.out, config.teacher, config.shards, inputs, facts, manifest["out"])
+    return run_stage(stage, work, read_notes(paths), judge)

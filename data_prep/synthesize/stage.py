@@ -1,0 +1,282 @@
+"""Running a text stage as a map over shards.
+
+A stage is one function: a record and a teacher in, records and rejects out, nothing remembered. Here it meets its
+input, a shard at a time: in a process pool for the offline teacher, on one event loop for an API. Results come back in
+the order of the input, so the output is the same for any number of workers; only a few shards are in memory at once.
+"""
+
+import asyncio
+import functools
+import itertools
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import FolderWriter, read_manifest, writing_folder
+from data_prep.contract.records import Record, Reject
+from data_prep.execution.processes import process_pool
+from data_prep.execution.progress import say, shown
+from data_prep.synthesize.gate import checking_beside
+from data_prep.teachers.base import Teacher, TeacherConfig, ledger_path
+from data_prep.teachers.endpoint.dry_run import Counting
+from data_prep.teachers.endpoint.meter import Meter
+from data_prep.teachers.factory import make_teacher
+
+# How many shards an API run works on at once: the slowest reply of one must not leave the endpoint idle.
+SHARDS_AHEAD = 4
+
+Item = TypeVar("Item")
+MakeTeacher = Callable[[], Teacher]
+
+
+# What a stage does with one record. It is pickled into worker processes, so it holds settings only.
+Work = Callable[[Any, Teacher], Awaitable[list[Record]]]
+
+
+@dataclass(frozen=True)
+class ShardsConfig:
+    shard_records: int = 1000
+    """Input records a shard; one output file holds what came of one shard."""
+
+    workers: int = 0
+    """Processes for the offline teacher; 0 is one a core. The output does not depend on it."""
+
+    limit: int = 0
+    """Stop after so many input records; 0 reads all."""
+
+
+def check_shards(config: ShardsConfig) -> None:
+    for name in ("workers", "limit"):
+        if getattr(config, name) < 0:
+            raise UserError(f"--{name} {getattr(config, name)}: it must be 0 or above")
+    if config.shard_records < 1:
+        raise UserError(f"--shard-records {config.shard_records}: it must be at least 1")
+
+
+def in_shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while shard := list(itertools.islice(iterator, size)):
+        yield shard
+
+
+def first(records: Iterable[Record], limit: int) -> Iterator[Record]:
+    """The first `limit` records and the rejects before and among them; all where `limit` is 0."""
+    taken = 0
+    for record in records:
+        if not isinstance(record, Reject):
+            taken += 1
+        yield record
+        if limit and taken >= limit:
+            return
+
+
+async def work_on_shard(work: Work, shard: list[Any], teacher: Teacher) -> list[Record]:
+    """What comes of a shard, in its order. What was rejected while reading passes through."""
+
+    async def one(record: Any) -> list[Record]:
+        return [record] if isinstance(record, Reject) else await work(record, teacher)
+
+    tasks = [asyncio.ensure_future(one(record)) for record in shard]
+    try:
+        return [result for results in await asyncio.gather(*tasks) for result in results]
+    finally:
+        # Where one record ends the run, the others must not go on sending.
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# ---------------------------------------------------------------- processes
+
+
+_worker: tuple[Work, Teacher] | None = None
+
+
+def _start_worker(work: Work, make: MakeTeacher) -> None:
+    global _worker
+    _worker = work, make()
+
+
+def _run_in_worker(shard: list[Any]) -> list[Record]:
+    assert _worker
+    work, teacher = _worker
+    return asyncio.run(work_on_shard(work, shard, teacher))
+
+
+def map_in_processes(
+    work: Work, make: MakeTeacher, shards: Iterable[list[Any]], workers: int
+) -> Iterator[list[Record]]:
+    """Each shard's results in order, from a pool of processes; in this one where there is nothing to share."""
+    shards = iter(shards)
+    head = list(itertools.islice(shards, 2))
+    shards = itertools.chain(head, shards)
+    if workers == 1 or len(head) < 2:
+        teacher = make()
+        for shard in shards:
+            yield asyncio.run(work_on_shard(work, shard, teacher))
+        return
+    pool = process_pool(workers, _start_worker, (work, make))
+    try:
+        running: deque[Future[list[Record]]] = deque()
+        for shard in shards:
+            running.append(pool.submit(_run_in_worker, shard))
+            if len(running) > workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError("a worker process was killed, perhaps for want of memory: try fewer --workers") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+# ---------------------------------------------------------------- one event loop
+
+
+async def until_first(running: Iterable[asyncio.Task[list[Record]]]) -> None:
+    """Wait for the first shard; an error that ends the run is raised from whichever shard meets it."""
+    first_shard, *_ = running
+    while not first_shard.done():
+        done, _ = await asyncio.wait([task for task in running if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+
+def map_on_one_loop(
+    work: Work, make: MakeTeacher, shards: Iterable[list[Any]], ahead: int = SHARDS_AHEAD
+) -> Iterator[list[Record]]:
+    """Each shard's results in order, from one event loop on which `ahead` shards overlap.
+
+    The teacher bounds how many requests are in flight.
+    """
+    running: deque[asyncio.Task[list[Record]]] = deque()
+    shards = iter(shards)
+    teacher: Teacher | None = None
+    with checking_beside(available_cores()), asyncio.Runner() as runner:
+        try:
+            teacher = make()
+            while True:
+                for shard in itertools.islice(shards, ahead - len(running)):
+                    running.append(runner.get_loop().create_task(work_on_shard(work, shard, teacher)))
+                if not running:
+                    return
+                runner.run(until_first(running))
+                yield running.popleft().result()
+        finally:
+            runner.run(wind_up(running, teacher))
+
+
+async def wind_up(running: Iterable[asyncio.Task[list[Record]]], teacher: Teacher | None) -> None:
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    if teacher is not None:
+        await teacher.close()
+
+
+# ---------------------------------------------------------------- a whole stage
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as it is about to run: what it writes, where, and with what settings."""
+
+    kind: str  # "notes" or "instructions": the output's kind and its files' prefix
+    record_type: type
+    out: Path
+    teacher: TeacherConfig
+    shards: ShardsConfig
+    inputs: dict[str, str]  # names of what is read, with their hashes
+    facts: dict[str, Any]  # what else the manifest should say
+    total: int = 0  # input records, where that is known beforehand
+
+    def map(self, work: Work, records: Iterable[Record], meter: Meter | None = None) -> Iterator[list[Record]]:
+        shards = in_shards(first(records, self.shards.limit), self.shards.shard_records)
+        make = functools.partial(make_teacher, self.teacher, ledger_path(self.teacher, self.out), meter or Meter())
+        if self.teacher.teacher == "offline":
+            return map_in_processes(work, make, shards, self.shards.workers or available_cores())
+        return map_on_one_loop(work, make, shards, self.shards_ahead())
+
+    def shards_ahead(self) -> int:
+        """How many shards to work on at once: small ones, as many as it takes to keep the endpoint busy."""
+        batches = self.teacher.batches
+        if batches.batch:
+            return math.ceil(batches.batch_window / self.shards.shard_records)
+        return SHARDS_AHEAD + self.teacher.concurrency // self.shards.shard_records
+
+
+def available_cores() -> int:
+    # What a container or taskset grants; cpu_count() is the whole machine.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_stage(
+    stage: Stage, work: Work, records: Iterable[Record], judge: Callable[[Any], Reject | None]
+) -> dict[str, Any]:
+    """Work through all records into the output folder; its manifest.
+
+    `judge` sees every result in input order, on one process, and may still reject it: that is where duplicates fall.
+    """
+    if stage.teacher.estimate:
+        return estimate(stage, work, records)
+    meter = Meter(total=min(stage.total or stage.shards.limit, stage.shards.limit or stage.total))
+    with writing_folder(stage.out, stage.kind, stage.inputs) as writer, shown(stage.kind, meter.line):
+        writer.facts.update(stage.facts)
+
+        def counted() -> Iterator[Record]:
+            for record in records:
+                writer.counts["in"] += 1
+                yield record
+
+        for results in stage.map(work, counted(), meter):
+            write_shard(writer, results, stage.record_type, judge)
+            # More have been read: shards overlap.
+            meter.records = min(meter.records + stage.shards.shard_records, writer.counts["in"])
+            meter.rejected = writer.reasons.total()
+        if not writer.counts["in"]:
+            raise UserError(f"{', '.join(stage.inputs)} holds no records: there is nothing to do")
+        if not writer.shards and set(writer.reasons) == {"error"} and writer.last_reject:
+            raise UserError(f"every request failed, the last one with: {writer.last_reject.detail}")
+        if not writer.shards:
+            writer.add_shard([], stage.record_type)
+    requests = f"; {meter.closing()}" if meter.closing() else ""
+    say(f"{stage.kind}: {summary(writer)}, {time.monotonic() - meter.started:.1f} s -> {stage.out}{requests}")
+    return read_manifest(stage.out, stage.kind)
+
+
+def estimate(stage: Stage, work: Work, records: Iterable[Record]) -> dict[str, Any]:
+    """Go through the stage with a teacher that only counts; what it counted, which is printed too."""
+    counting = Counting(stage.teacher, ledger_path(stage.teacher, stage.out))
+    shards = in_shards(first(records, stage.shards.limit), stage.shards.shard_records)
+    for _ in map_on_one_loop(work, lambda: counting, shards):
+        pass
+    for line in counting.lines():
+        print(f"{stage.kind}: {line}")
+    return counting.figures()
+
+
+def write_shard(
+    writer: FolderWriter, results: list[Record], record_type: type, judge: Callable[[Any], Reject | None]
+) -> None:
+    kept: list[Record] = []
+    for result in results:
+        reject = result if isinstance(result, Reject) else judge(result)
+        if reject:
+            writer.reject([reject])
+        else:
+            kept.append(result)
+    if kept:
+        writer.add_shard(kept, record_type)
+
+
+def summary(writer: FolderWriter) -> str:
+    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(writer.reasons.items())) or "none"
+    return f"{writer.counts['in']} in, {writer.counts['out']} out, rejected: {rejected}"

@@ -1,0 +1,1 @@
+"""What generates text: a chat endpoint, or rules."""

@@ -1,0 +1,316 @@
+"""OpenAI's Batch API as a transport: files of requests go up, files of responses come down in a day, at a discount.
+
+A request waits until nothing more comes, or a file is full. A line of a file:
+
+    {"custom_id": key of the ledger, "method": "POST", "url": "/v1/chat/completions", "body": {...}}
+
+The order of work survives a crash at any point: (1) the ledger says which requests are in flight with which batch,
+(2) the file goes up and the batch is created with that name in its metadata, (3) its id is committed, (4) it is
+asked for until it ends, (5) both of its files are joined by custom_id, whatever its counts say. Started again, a batch
+without an id is looked for among the endpoint's own; one that was never created gives its requests back.
+"""
+
+import asyncio
+import json
+import tempfile
+import uuid
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.contract.errors import UserError
+from data_prep.teachers.base import KEY_VARIABLE, TeacherConfig, api_key
+from data_prep.teachers.endpoint import batch_files
+from data_prep.teachers.endpoint.budget import Budget
+from data_prep.teachers.endpoint.ledger import Call, Ledger
+from data_prep.teachers.endpoint.meter import Meter
+from data_prep.teachers.endpoint.rate_limit import back_off
+from data_prep.teachers.endpoint.replies import Reply, one_line
+from data_prep.teachers.endpoint.transport import PASSING, Outgoing, receive
+
+# The API's limits for one file.
+MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
+# No new request for so long means that all who could ask are waiting.
+QUIET_SECONDS = 2.0
+ENDED = ("completed", "failed", "expired", "cancelled")
+METADATA = "asclepius_batch"
+# Responses that one commit of the ledger takes.
+GROUP = 500
+
+
+@dataclass(frozen=True)
+class Parked:
+    outgoing: Outgoing
+    looked_at: asyncio.Future[bool]  # set when the ledger knows more; whether that counts as an attempt
+
+
+class Batches:
+    """The transport for endpoints with a Batch API; see `Transport`. The ledger is what knows how a request went."""
+
+    def __init__(self, config: TeacherConfig, ledger: Ledger, budget: Budget, meter: Meter):
+        import openai
+
+        self.config, self.ledger, self.budget, self.meter = config, ledger, budget, meter
+        self.client = openai.AsyncOpenAI(
+            base_url=config.base_url,
+            api_key=api_key(config),
+            timeout=config.timeout_seconds,
+            max_retries=config.max_retries,
+        )
+        self.on_the_wire: set[asyncio.Task[Any]] = set()  # nothing is lost with this process: batches are found again
+        self.parked: dict[str, Parked] = {}
+        self.running: dict[str, asyncio.Task[bool]] = {}
+        self.reasons: dict[str, str] = {}  # why a request got no reply in its last batch
+        self.alarm: asyncio.TimerHandle | None = None
+        self.recovery: asyncio.Task[None] | None = None
+        self.stopped = False
+
+    async def send(self, outgoing: Outgoing, call: Call) -> Reply:
+        if self.recovery is None:
+            self.recovery = asyncio.get_running_loop().create_task(self._recover())
+        await asyncio.shield(self.recovery)
+        attempts = 0
+        while True:
+            if call.batch in self.running:
+                attempts += await asyncio.shield(self.running[call.batch])
+            elif call.state != "in flight":
+                attempts += await self._filed(outgoing)
+            call = await self.ledger.plan(outgoing.key, "", "")
+            if call.state == "done" and call.response is not None:
+                # Counted and paid for where the batch was joined.
+                return receive(call.response, self.config.model, Meter())[0]
+            reason = self.reasons.get(outgoing.key, "its batch holds no reply")
+            if call.state == "failed" or attempts > self.config.max_retries:
+                await self.ledger.fail(outgoing.key)
+                return Reply(reason, "error", self.config.model)
+
+    async def _filed(self, outgoing: Outgoing) -> bool:
+        """Wait for a batch with this request to end."""
+        loop = asyncio.get_running_loop()
+        parked = self.parked[outgoing.key] = Parked(outgoing, loop.create_future())
+        if self.alarm:
+            self.alarm.cancel()
+        quiet = min(QUIET_SECONDS, self.config.batches.batch_poll_seconds)
+        self.alarm = loop.call_later(0 if len(self.parked) >= MOST_REQUESTS else quiet, self._file_all)
+        return await parked.looked_at
+
+    def _file_all(self) -> None:
+        """Make batches of what is parked, as far as the budget goes."""
+        while not self.stopped and self.parked:
+            taken, lines = self._take()
+            if not taken:
+                break
+            name = uuid.uuid4().hex
+            self._start(name, taken, self._run(name, [parked.outgoing for parked in taken], lines))
+        if self.parked and not self.running and not self.stopped:
+            self._give_up(self.budget.exhausted(self._worst(next(iter(self.parked.values())).outgoing)))
+
+    def _start(self, name: str, taken: list[Parked], work: Coroutine[Any, Any, bool]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.running[name] = task
+        task.add_done_callback(lambda done: self._ended(name, taken, done))
+
+    def _take(self) -> tuple[list[Parked], list[bytes]]:
+        """Requests for one file, within its limits and the budget."""
+        taken: list[Parked] = []
+        lines: list[bytes] = []
+        size = 0
+        for key, parked in list(self.parked.items()):
+            line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": parked.outgoing.body}
+            encoded = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+            size += len(encoded)
+            if len(taken) == MOST_REQUESTS or size > MOST_BYTES:
+                break
+            cost = self._worst(parked.outgoing)
+            if not self.budget.try_reserve(cost):
+                break
+            self.budget.settle(cost, cost)  # at its worst until the batch has ended, perhaps in another process
+            taken.append(self.parked.pop(key))
+            lines.append(encoded)
+        return taken, lines
+
+    def _worst(self, outgoing: Outgoing) -> float:
+        return self.budget.worst(outgoing.prompt_tokens, outgoing.max_tokens)
+
+    async def _run(self, name: str, taken: list[Outgoing], lines: list[bytes]) -> bool:
+        costs = [(self._worst(outgoing), name, outgoing.key) for outgoing in taken]
+        await self.ledger.grouped(batch_files.begin_batch, name, costs)
+        batch_id = await self._create(name, lines)
+        await self.ledger.grouped(batch_files.enter_id, name, batch_id)
+        return await self._follow(name, batch_id)
+
+    def _ended(self, name: str, taken: list[Parked], done: asyncio.Task[bool]) -> None:
+        del self.running[name]
+        error = None if done.cancelled() else done.exception()
+        for future in [parked.looked_at for parked in taken if not parked.looked_at.done()]:
+            if done.cancelled():
+                future.cancel()
+            elif error:
+                future.set_exception(error)
+            else:
+                future.set_result(done.result())
+        if self.parked and not self.stopped:
+            self._file_all()  # what the budget had no room for
+
+    def _give_up(self, error: UserError) -> None:
+        for parked in self.parked.values():
+            if not parked.looked_at.done():
+                parked.looked_at.set_exception(error)
+        self.parked.clear()
+
+    # ------------------------------------------------------------ the endpoint
+
+    async def _create(self, name: str, lines: Sequence[bytes]) -> str:
+        import openai
+
+        # No retries of the client's own: a request that timed out may have created the batch.
+        once = self.client.with_options(max_retries=0)
+        with tempfile.TemporaryFile() as file:
+            file.writelines(lines)
+            for attempt in range(1, self.config.max_retries + 2):
+                try:
+                    file.seek(0)
+                    uploaded = await self.client.files.create(file=(f"{name}.jsonl", file), purpose="batch")
+                    batch = await once.batches.create(
+                        input_file_id=uploaded.id,
+                        endpoint="/v1/chat/completions",
+                        completion_window="24h",
+                        metadata={METADATA: name},
+                    )
+                    return str(batch.id)
+                except openai.APIError as error:
+                    if fatal(error) or attempt > self.config.max_retries:
+                        raise self._refused(error) from error
+                await asyncio.sleep(back_off(attempt))
+                if found := (await self._batches_there()).get(name):
+                    return found
+        raise AssertionError("unreachable")
+
+    async def _batches_there(self) -> dict[str, str]:
+        """The endpoint's batches that carry a name of ours, with their ids."""
+        import openai
+
+        try:
+            return {
+                batch.metadata[METADATA]: batch.id
+                async for batch in self.client.batches.list(limit=100)
+                if METADATA in (batch.metadata or {})
+            }
+        except openai.APIError as error:
+            raise self._refused(error) from error
+
+    async def _follow(self, name: str, batch_id: str) -> bool:
+        """Wait for a batch to end, and join its files with the ledger; whether that was an attempt."""
+        import openai
+
+        while True:
+            self.meter.waiting_for = f"{len(self.running)} batches open"
+            try:
+                batch = await self.client.batches.retrieve(batch_id)
+                if batch.status in ENDED:
+                    break
+            except openai.APIError as error:
+                # It takes hours: an endpoint that is away for a while must not end the wait.
+                if fatal(error):
+                    raise self._refused(error) from error
+            await asyncio.sleep(self.config.batches.batch_poll_seconds)
+        files = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id]
+        with tempfile.TemporaryDirectory() as folder:
+            for file_id in files:
+                await self._join(name, await self._download(file_id, Path(folder) / "lines.jsonl"))
+        problems = [] if files or batch.status != "failed" else list((batch.errors and batch.errors.data) or [])
+        # Nothing of a batch that failed as a whole was paid for; what is missing from another's files may have been.
+        missing, refunded = await self.ledger.grouped(
+            batch_files.give_back, name, batch.status == "failed" and not files
+        )
+        self.budget.settle(0, -refunded)
+        if batch.status != "failed" or files:
+            self.meter.lost += missing
+            return True
+        if any(problem.code == "token_limit_exceeded" for problem in problems):
+            await asyncio.sleep(10 * self.config.batches.batch_poll_seconds)
+            return False
+        what = "; ".join(one_line(problem.message) for problem in problems) or "no reason given"
+        raise UserError(f"{self.config.where}: batch {batch_id} failed ({what}); its requests were not paid for")
+
+    async def _download(self, file_id: str, path: Path) -> Path:
+        import openai
+
+        try:
+            # To disk, and split by bytes below: a reply may hold separators that text readers take for line ends.
+            async with self.client.files.with_streaming_response.content(file_id) as response:
+                await response.stream_to_file(path)
+        except openai.APIError as error:
+            raise self._refused(error) from error
+        return path
+
+    async def _join(self, name: str, path: Path) -> None:
+        """Enter a file's lines in the ledger, under the requests that are in flight with this batch."""
+        members: dict[str, float] = dict(await self.ledger.grouped(batch_files.members, name))
+        with path.open("rb") as file:
+            for group in batch_files.grouped(file, GROUP):
+                answered: list[batch_files.Row] = []
+                refused: list[batch_files.Row] = []
+                for row in map(batch_files.read_row, group):
+                    if row is None or row.key not in members:
+                        continue  # cut, or no request of ours: what lacks its line is asked for again
+                    (answered if row.raw is not None else refused).append(row)
+                    self.budget.settle(0, self._settled(row, members.pop(row.key)))
+                await self.ledger.grouped(batch_files.finish_rows, answered, refused)
+                for row in answered:
+                    self._count(row)
+                for row in refused:
+                    self.reasons[row.key] = row.reason
+                    if row.fatal:
+                        raise UserError(f"{self.config.where} answered within batch {name}: {row.reason}")
+
+    def _count(self, row: batch_files.Row) -> None:
+        assert row.raw is not None
+        reply, used = receive(row.raw, self.config.model, self.meter)
+        self.meter.answered += reply.finish_reason != "error"
+        if used is not None:
+            self.ledger.settle(row.key, used)
+
+    def _settled(self, row: batch_files.Row, reserved: float) -> float:
+        """What a row changes of what is spent, where its worst is counted already."""
+        if row.raw is None:
+            return -reserved
+        used = receive(row.raw, self.config.model, Meter(budget=self.budget))[1]
+        return 0.0 if used is None else used - reserved
+
+    async def _recover(self) -> None:
+        """Follow the batches of an earlier run; give back the requests of those that were never created."""
+        open_batches = await self.ledger.grouped(batch_files.open_batches)
+        there = await self._batches_there() if any(batch_id is None for _, batch_id in open_batches) else {}
+        for name, batch_id in open_batches:
+            if batch_id is None and name in there:
+                batch_id = there[name]
+                await self.ledger.grouped(batch_files.enter_id, name, batch_id)
+            if batch_id is None:
+                _, refunded = await self.ledger.grouped(batch_files.give_back, name, True)
+                self.budget.settle(0, -refunded)
+                continue
+            self._start(name, [], self._follow(name, batch_id))
+
+    def _refused(self, error: Any) -> UserError:
+        status = getattr(error, "status_code", None)
+        remedy = f"check the key in {KEY_VARIABLE}" if status in (401, 403) else "what was answered is kept"
+        said = f"answered {status} ({one_line(error)})" if status else f"cannot be reached ({one_line(error)})"
+        return UserError(f"{self.config.where}, Batch API: {said}: {remedy}".replace(self.client.api_key, "***"))
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    async def close(self) -> None:
+        tasks = [*self.running.values(), *([self.recovery] if self.recovery else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.client.close()
+
+
+def fatal(error: Any) -> bool:
+    """Whether an error of the API stays, however often it is asked."""
+    status = getattr(error, "status_code", None)
+    return status is not None and status < 500 and status not in (*PASSING, 429)

@@ -1,0 +1,237 @@
+"""One request at a time to an endpoint that is there: when, how often, and what each attempt comes to.
+
+aiohttp, since the `openai` client's own pool makes some hundreds of requests a second and less with many in flight.
+"""
+
+import asyncio
+import json
+import os
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from data_prep.contract.errors import UserError
+from data_prep.teachers.base import KEY_VARIABLE, TeacherConfig, api_key
+from data_prep.teachers.endpoint.budget import Budget
+from data_prep.teachers.endpoint.ledger import Call, Ledger
+from data_prep.teachers.endpoint.meter import Meter
+from data_prep.teachers.endpoint.rate_limit import Pace, back_off, retry_after
+from data_prep.teachers.endpoint.replies import GARBLED, Reply, one_line
+from data_prep.teachers.endpoint.transport import EXHAUSTED, HOPELESS, PASSING, Outgoing, receive
+
+# An endpoint that asks for more is not waited for: the ledger makes it free to come back later.
+LONGEST_WAIT_SECONDS = 3600.0
+# Limits are counted by the minute: without a Retry-After two of them must pass.
+SECONDS_OF_429 = 120.0
+# Shards, the ledger, and what Python itself holds open.
+FILES_BESIDE = 256
+ACCOUNT_HEADERS = {"OPENAI_ORG_ID": "OpenAI-Organization", "OPENAI_PROJECT_ID": "OpenAI-Project"}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one attempt came to. Without a reply: why, whether another is worth it, and how long to wait first."""
+
+    reply: Reply | None = None
+    reason: str = ""
+    again: bool = True
+    throttled: bool = False
+    wait_seconds: float | None = None
+
+
+class Live:
+    """The transport for an endpoint that answers at once; see `Transport`."""
+
+    def __init__(self, config: TeacherConfig, ledger: Ledger, budget: Budget, meter: Meter):
+        self.config, self.ledger, self.budget, self.meter = config, ledger, budget, meter
+        self.pace = Pace(config.concurrency, config.requests_per_minute, config.tokens_per_minute)
+        meter.pace = self.pace
+        allow_connections(config.concurrency)
+        self.url = f"{config.base_url.rstrip('/')}/chat/completions"
+        self.key = api_key(config)
+        self.on_the_wire: set[asyncio.Task[Any]] = set()
+        self.ended: UserError | None = None  # why nothing more is sent
+        self.last_answer = float("-inf")  # in this run: an endpoint that never gave one is probably the wrong one
+        self.lost_in_a_row = self.probes = 0
+        self._session: Any = None
+
+    async def send(self, outgoing: Outgoing, call: Call) -> Reply:
+        failures = throttles = 0
+        throttled_since = 0.0
+        while True:
+            attempt = await self._attempt(outgoing, before_others=failures + throttles > 0)
+            if attempt.reply is not None:
+                return attempt.reply
+            if self.ended:
+                raise UserError(str(self.ended))
+            if attempt.throttled:
+                throttled_since = throttled_since or time.monotonic()
+                throttles += 1
+                self._check_throttled(throttles, throttled_since, attempt)
+            else:
+                failures += 1
+            if not attempt.again or failures > self.config.max_retries:
+                await self.ledger.fail(outgoing.key)
+                return Reply(attempt.reason, "error", self.config.model)
+            wait = attempt.wait_seconds
+            await asyncio.sleep(back_off(failures + throttles) if wait is None else wait)
+
+    def _check_throttled(self, count: int, since: float, attempt: Attempt) -> None:
+        """A 429 is waited out, unless this endpoint has said nothing else for many attempts of one request."""
+        patient = attempt.wait_seconds is None and time.monotonic() - since < SECONDS_OF_429
+        if count > self.config.max_retries and self.last_answer < since and not patient:
+            raise self._end(
+                f"{self.config.where} still answered 429 after {count - 1} retries ({attempt.reason}): lower "
+                "--concurrency or raise the account's limit; what was answered is not paid for again"
+            )
+
+    async def _attempt(self, outgoing: Outgoing, before_others: bool) -> Attempt:
+        tokens = outgoing.likely_tokens
+        sent_at = await self.pace.enter(tokens, before_others)
+        task = asyncio.current_task()
+        assert task
+        try:
+            cost = self.budget.worst(outgoing.prompt_tokens, outgoing.max_tokens)
+            await self.budget.reserve(cost)
+            spent = cost  # until something says otherwise
+            try:
+                if self.ended:
+                    raise UserError(str(self.ended))  # each its own: a shared one would gather thousands of frames
+                self.on_the_wire.add(task)
+                await self.ledger.begin(outgoing.key, cost)
+                attempt, spent = await self._exchange(outgoing, sent_at, cost)
+            except UserError:
+                spent = 0.0  # the endpoint has refused, or was never reached
+                raise
+            finally:
+                self.on_the_wire.discard(task)
+                self.budget.settle(cost, spent)
+                if spent != cost:
+                    self.ledger.settle(outgoing.key, spent)
+        finally:
+            self.pace.leave(tokens)
+        return attempt
+
+    async def _exchange(self, outgoing: Outgoing, sent_at: float, cost: float) -> tuple[Attempt, float]:
+        """Send, and enter what comes back: the attempt, and what it has cost; `cost` where nobody can know."""
+        import aiohttp
+
+        try:
+            async with self._open().post(self.url, data=json.dumps(outgoing.body).encode()) as response:
+                status, headers = response.status, response.headers
+                content = await response.read()
+        except TimeoutError:
+            return self._lost(f"no response within {self.config.timeout_seconds:g} seconds", sent_at), cost
+        except aiohttp.ClientError as error:
+            reason = self._scrubbed(one_line(error))
+            if isinstance(error, aiohttp.ClientConnectorError):
+                await self.ledger.fail(outgoing.key, "planned")
+                if self.last_answer == float("-inf"):
+                    raise self._end(f"cannot reach {self.config.base_url} ({reason}): check --base-url") from error
+                return self._lost(f"connection lost: {reason}", sent_at), 0.0
+            return self._lost(f"connection lost: {reason}", sent_at), cost
+        self.pace.told(headers, outgoing.likely_tokens)
+        raw = self._scrubbed(content.decode("utf-8", errors="replace"))
+        if status != 200:
+            # The endpoint says that it did not do it.
+            await self.ledger.fail(outgoing.key, "planned")
+            return self._refused(status, raw, headers, sent_at), 0.0
+        await self.ledger.finish(outgoing.key, raw)
+        reply, used = receive(raw, self.config.model, self.meter)
+        spent = cost if used is None else used
+        if reply.finish_reason == "error":
+            # A whole completion that is no use will be the same one next time: it is left to the next run.
+            return self._lost(reply.text, sent_at, again=reply.text.startswith(GARBLED)), spent
+        self.meter.answered += 1
+        self.last_answer = time.monotonic()
+        self.lost_in_a_row = self.probes = 0
+        self.pace.answered()
+        return Attempt(reply), spent
+
+    def _lost(self, reason: str, sent_at: float, again: bool = True) -> Attempt:
+        """No reply. Where many are lost in a row, one request at a time finds out whether the endpoint is back."""
+        self.meter.lost += 1
+        self.lost_in_a_row += 1
+        if again and self.lost_in_a_row >= HOPELESS and sent_at > self.pace.suspected_at:
+            self.probes += 1
+            if self.probes > self.config.max_retries:
+                # Not raised here: this request may have been paid for, and is charged before the run ends.
+                self._end(
+                    f"{self.config.where}: {self.lost_in_a_row} requests in a row failed, the last one with: {reason}; "
+                    "what was answered is kept, run this again when the endpoint is well"
+                )
+            self.pace.suspect(back_off(self.probes))
+        return Attempt(reason=reason, again=again)
+
+    def _refused(self, status: int, raw: str, headers: Mapping[str, str], sent_at: float) -> Attempt:
+        reason, code = error_of(raw)
+        wait = retry_after(headers)
+        where = self.config.where
+        if status in (401, 403):
+            raise self._end(f"{where} answered {status} ({reason}): check the key in {KEY_VARIABLE}")
+        if status == 404:
+            raise self._end(f"{where} answered 404 ({reason}): check --base-url and --model")
+        if status == 402 or (status == 429 and code in EXHAUSTED):
+            raise self._end(f"{where} answered {status} ({reason}): its quota is used up; what was answered is kept")
+        if wait is not None and wait > LONGEST_WAIT_SECONDS:
+            raise self._end(
+                f"{where} answered {status} and asks to wait {wait / 3600:.1f} hours: run this again after that"
+            )
+        if status == 429:
+            self.meter.throttled += 1
+            self.pace.throttled(sent_at, wait or 0.0)
+            return Attempt(reason=f"status 429: {reason}", throttled=True, wait_seconds=wait)
+        if status < 500 and status not in PASSING:
+            return Attempt(reason=f"status {status}: {reason}", again=False)
+        return replace(self._lost(f"status {status}: {reason}", sent_at), wait_seconds=wait)
+
+    def _end(self, what: str) -> UserError:
+        """The error that ends the run: nothing more is sent after it."""
+        self.ended = self.ended or UserError(what)
+        return self.ended
+
+    def _scrubbed(self, text: str) -> str:
+        # Endpoints have been seen to repeat a refused key in their message.
+        return text.replace(self.key, "***") if self.key != "none" else text
+
+    def _open(self) -> Any:
+        import aiohttp
+
+        if self._session is None:
+            accounts = {header: os.environ[name] for name, header in ACCOUNT_HEADERS.items() if os.environ.get(name)}
+            self._session = aiohttp.ClientSession(
+                # The pace decides how many; a connector's own limit would count waiting as part of the timeout.
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+                timeout=aiohttp.ClientTimeout(total=self.config.timeout_seconds),
+                headers={"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **accounts},
+                trust_env=True,  # proxies
+            )
+        return self._session
+
+    def stop(self) -> None:
+        self.ended = self.ended or UserError("the run has ended")
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+def allow_connections(count: int) -> None:
+    """A connection is an open file, and many systems begin with 1,024 of these; UserError where they end there too."""
+    wanted = count + FILES_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise UserError(f"--concurrency {count}: this system allows {hard} open files; lower it, or raise ulimit -Hn")
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def error_of(raw: str) -> tuple[str, str]:
+    """What an endpoint's error says, in one line, and its code."""
+    try:
+        error = json.loads(raw)["error"]
+        return one_line(error["message"]), str(error.get("code") or error.get("type") or "")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return one_line(raw) if raw.strip() else "no reason given", ""

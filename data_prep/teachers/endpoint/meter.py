@@ -1,0 +1,74 @@
+"""What a run that asks an endpoint has done and spent so far."""
+
+import time
+from dataclasses import dataclass, field
+
+from data_prep.teachers.endpoint.budget import Budget, usd
+from data_prep.teachers.endpoint.rate_limit import Pace
+
+
+@dataclass
+class Meter:
+    """Counts of one run. Records are counted where they are written, requests where they are sent."""
+
+    records: int = 0
+    rejected: int = 0
+    total: int = 0  # records that there are; 0 where that is not known
+    answered: int = 0
+    from_ledger: int = 0
+    failed: int = 0
+    lost: int = 0  # no reply came, or none that can be read; perhaps paid for
+    throttled: int = 0
+    uncertain: int = 0  # in flight when an earlier run died: perhaps paid for twice
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    waiting_for: str = ""  # what else a person should know of
+    budget: Budget | None = None
+    pace: Pace | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def line(self) -> str:
+        """Everything at a glance, for a person who waits."""
+        seconds = max(time.monotonic() - self.started, 1e-6)
+        parts = [f"{self.records}{f' of {self.total}' if self.total else ''} records, {self.rejected} rejected"]
+        if self.budget:
+            tokens = (self.prompt_tokens + self.completion_tokens) / seconds
+            parts.append(f"{self.answered} requests, {self.failed} failed")
+            parts.append(f"{self.answered / seconds:.1f} requests/s, {tokens:.0f} tokens/s")
+            parts += [f"{self.pace.in_flight} in flight"] if self.pace else []
+            parts += [self.waiting_for] if self.waiting_for else []
+            parts += self.costs()
+        if 0 < self.records < self.total:
+            parts.append(f"{clock(seconds * (self.total - self.records) / self.records)} left")
+        return ", ".join(parts)
+
+    def costs(self) -> list[str]:
+        if not self.budget or not self.budget.config.priced:
+            return []
+        spent = self.budget.spent
+        if 0 < self.records < self.total:
+            return [f"{usd(spent)} so far, about {usd(spent * self.total / self.records)} in all"]
+        return [f"{usd(spent)} so far"]
+
+    def closing(self) -> str:
+        """What the requests came to, for the last line; empty where none were sent."""
+        if not self.budget:
+            return ""
+        seconds = max(time.monotonic() - self.started, 1e-6)
+        counts = {
+            "from the ledger": self.from_ledger,
+            "failed": self.failed,
+            "lost replies": self.lost,
+            "times 429": self.throttled,
+            "perhaps paid twice": self.uncertain,
+        }
+        parts = [f"{self.answered} requests ({self.answered / seconds:.1f}/s)"]
+        parts += [f"{count} {name}" for name, count in counts.items() if count]
+        parts.append(f"{self.prompt_tokens} tokens in, {self.completion_tokens} out")
+        return ", ".join(parts + self.costs())
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

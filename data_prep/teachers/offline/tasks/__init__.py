@@ -1,0 +1,1 @@
+"""Questions and answers by rule, a file for each task."""

@@ -1,0 +1,114 @@
+"""The offline teacher: dispatches a request to the rules for notes, questions and answers."""
+
+import json
+import re
+from collections.abc import Sequence
+
+from data_prep.clinical_text.words import word_set
+from data_prep.contract.records import TASKS
+from data_prep.teachers.base import Reply, Request
+from data_prep.teachers.offline.note import write_note
+from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, read_note, sentence_case
+from data_prep.teachers.offline.tasks.coreference import COREFERENCE_FORMS
+from data_prep.teachers.offline.tasks.entities_and_abbreviations import ABBREVIATION_FORMS, NER_FORMS
+from data_prep.teachers.offline.tasks.forms import Form, ask, find_form
+from data_prep.teachers.offline.tasks.paraphrasing import PARAPHRASE_FORMS
+from data_prep.teachers.offline.tasks.question_answering import QUESTION_FORMS
+from data_prep.teachers.offline.tasks.relation_extraction import RELATION_FORMS
+from data_prep.teachers.offline.tasks.summarization import SUMMARY_FORMS
+from data_prep.teachers.offline.tasks.temporal import TEMPORAL_FORMS
+
+FORMS: dict[str, tuple[Form, ...]] = dict(
+    zip(
+        TASKS,
+        (
+            NER_FORMS,
+            ABBREVIATION_FORMS,
+            RELATION_FORMS,
+            TEMPORAL_FORMS,
+            COREFERENCE_FORMS,
+            PARAPHRASE_FORMS,
+            SUMMARY_FORMS,
+            QUESTION_FORMS,
+        ),
+        strict=True,
+    )
+)
+CONTENT_WORD = re.compile(r"[a-z][a-z-]{3,}")
+QUESTION_WORDS = word_set("""
+what which when where whom whose does note patient patient's this that these those with from according there
+have about list give were would could should describe describes state states stated mention mentions mentioned
+record recorded section please
+""")
+
+
+DRAWS = 12  # questions, of which the one nearest to the last answer is asked
+
+
+class OfflineTeacher:
+    """A `Teacher` without a model: extractive, deterministic, free."""
+
+    name = "offline"
+    model = "rules-1"
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    async def ask(self, request: Request) -> Reply:
+        inputs = request.inputs
+        match request.kind:
+            case "note":
+                text = write_note(inputs["report"], inputs["note_type"])
+            case "question":
+                text = ask_question(inputs["note"], inputs["task"], request.seed)
+            case "follow_up":
+                text = ask_further(inputs["note"], inputs["task"], json.loads(inputs["history"]), request.seed)
+            case "answer" | "follow_up_answer":
+                text = answer_question(inputs["note"], inputs["task"], inputs["question"])
+            case "repair":
+                text = inputs["text"]  # rules say the same again; the gate takes out what it must
+            case _:
+                raise ValueError(f"request kind {request.kind!r}: the offline teacher does not know it")
+        return Reply(text, "stop", self.model)
+
+
+def ask_question(note: str, task: str, seed: int) -> str:
+    """A question of this task on this note; the seed picks its form and what it is about."""
+    return ask(forms_of(task), read_note(note), seed)
+
+
+def ask_further(note: str, task: str, history: Sequence[tuple[str, str]], seed: int) -> str:
+    """A question of this task that was not asked before; where there is one, about something in the last answer."""
+    asked = {question for question, _ in history}
+    said = content_words(history[-1][1])
+    drawn = [ask_question(note, task, seed + k) for k in range(DRAWS)]
+    new = [question for question in drawn if question not in asked] or drawn
+    return max(new, key=lambda question: len(content_words(question) & said))
+
+
+def content_words(text: str) -> set[str]:
+    return set(CONTENT_WORD.findall(text.lower())) - QUESTION_WORDS
+
+
+def answer_question(note: str, task: str, question: str) -> str:
+    """The answer in the note's own words, or NOT_STATED. Questions from elsewhere get the sentences nearest to them."""
+    view = read_note(note)
+    found = find_form(forms_of(task), question)
+    if found:
+        form, slot = found
+        return form.answer(view, slot)
+    return nearest(view, question)
+
+
+def forms_of(task: str) -> tuple[Form, ...]:
+    if task not in FORMS:
+        raise ValueError(f"task {task!r}: choose one of {', '.join(TASKS)}")
+    return FORMS[task]
+
+
+def nearest(view: NoteView, question: str) -> str:
+    """The sentence that shares most content words with a free question; at least two, and half of them."""
+    wanted = content_words(question)
+    shared = [(len(wanted & set(CONTENT_WORD.findall(s.text.lower()))), -s.index, s.text) for s in view.sentences]
+    count, _, text = max(shared, default=(0, 0, ""))
+    return sentence_case(text) if count >= 2 and count * 2 >= len(wanted) else NOT_STATED
