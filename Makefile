@@ -13,7 +13,7 @@ evaluate: .venv/ready
 	$(BIN)/asclepius evaluate demo
 
 test: .venv/ready
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
