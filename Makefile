@@ -13,7 +13,7 @@ evaluate: .venv/installed-evaluate
 	$(BIN)/asclepius evaluate demo
 
 test: .venv/installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

@@ -14,6 +14,9 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Of PyTorch, whose threads spin while they wait for one another: beside another busy process each product takes ten
+# times as long as on one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if os.environ["JAX_PLATFORMS"] == "cpu" and "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     # Programs of a few kilobytes that run a few times: compiling them is most of the work, and without optimization
     # less than half of it. It changes nothing in the programs that are compiled here for TPUs and GPUs.
@@ -29,6 +32,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of minutes first and those of seconds last, so that no worker ends long before the other."""
+    items.sort(key=lambda item: item.path.parent.name in ("data_prep", "evaluate"))
 
 
 def shared(name: str) -> Path:
