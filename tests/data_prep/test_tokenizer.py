@@ -112,13 +112,14 @@ def disagreements(encoders: dict[str, Encode], texts: list[str]) -> Iterator[tup
                 yield name, text[:80]
 
 
-def test_real_texts_have_the_same_ids_everywhere(encoders: dict[str, Encode]):
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_real_texts_have_the_same_ids_everywhere(encoders: dict[str, Encode], every: int):
     texts = real_texts()
     assert len(texts["case_reports.jsonl"]) == 1449
     assert len(texts["mtsamples.jsonl"]) == 1176
     assert len(texts["maccrobat"]) == 98
     for file, of_file in texts.items():
-        assert not list(disagreements(encoders, of_file))[:3], file
+        assert not list(disagreements(encoders, of_file[::every]))[:3], file
 
 
 def test_generated_strings_have_the_same_ids_everywhere(encoders: dict[str, Encode]):

@@ -79,7 +79,12 @@ def struck_file(step: Path, chance: random.Random) -> Path:
     return chance.choices(files, [path.stat().st_size for path in files])[0]
 
 
-@pytest.mark.parametrize(("strike", "times"), [(flip, 50), (cut, 20), (delete, 20)])
+# A restore takes a third of a second.
+FEW = [(flip, 15), (cut, 8), (delete, 8)]
+MANY = [pytest.param(strike, times, marks=pytest.mark.slow) for strike, times in ((flip, 50), (cut, 20), (delete, 20))]
+
+
+@pytest.mark.parametrize(("strike", "times"), [*FEW, *MANY])
 def test_no_damage_is_restored_silently(
     unbroken: Path, restore, saved, tmp_path: Path, capsys, strike: Callable[[Path, random.Random], str], times: int
 ):

@@ -94,7 +94,8 @@ def test_adapters_learn_from_packed_notes_and_a_step_holds_no_base(base: TrainCo
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+# Of a run without adapters, test_loop.py has both.
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_broken_run_ends_in_the_adapters_of_an_unbroken_one(
     base: TrainConfig, unbroken: Path, tmp_path: Path, number: int
 ):
