@@ -3,7 +3,7 @@
 The model is gated: accept its terms on the hub, then `hf auth login`.
 asclepius pack --source data/instructions --out data/packed/llama32 --tokenizer meta-llama/Llama-3.2-1B
 launch/train.sh instruct_llama32_1b --data.path data/packed/llama32
-MEASURED"""
+A100-80G: 64 GiB, 1.7 h for 20,000 rows three times; RTX A6000: 34 GiB, 4.0 h (predicted by `asclepius plan`)."""
 
 import dataclasses
 

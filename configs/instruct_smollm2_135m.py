@@ -3,7 +3,7 @@
 asclepius pack --source data/instructions --out data/packed/smollm2 --tokenizer HuggingFaceTB/SmolLM2-135M \\
     --row-length 1024
 launch/train.sh instruct_smollm2_135m --data.path data/packed/smollm2
-MEASURED"""
+Two CPU cores: 8 GB, 166 tokens/s, 15 minutes for the 48 rows that the demo reports give."""
 
 from asclepius_jax.config import (
     BatchConfig,

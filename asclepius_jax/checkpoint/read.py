@@ -1,4 +1,4 @@
-"""What a run saves: its folder, and the reading of it. `saver.py` writes it.
+"""What a run saves: its folder, and the reading of it. `write.py` writes it.
 
 run/
   checkpoints/500/                      one finished step; another name is no step

@@ -1,4 +1,4 @@
-"""Fits the constants of `predict` to published speeds, and tells how far off they leave it.
+"""Fits the constants of `speed` to published speeds, and tells how far off they leave it.
 
     python -m asclepius_jax.cost_model.calibrate published_throughput.csv
 

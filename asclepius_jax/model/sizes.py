@@ -1,4 +1,4 @@
-"""Sizes: each a row of numbers. Anything else comes from a Hugging Face folder's config.json (`hf.read_config`)."""
+"""Sizes: each a row of numbers. Anything else comes from a Hugging Face folder's config.json (`names.read_config`)."""
 
 from dataclasses import dataclass
 

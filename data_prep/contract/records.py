@@ -54,7 +54,7 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """How many atoms (facts that can be checked) of a text stand in its source, by the rules of `grounding.py`."""
+    """How many atoms (facts that can be checked) of a text stand in its source, by the rules of `faithfulness`."""
 
     rules: str = ""  # their version; empty where nothing was checked
     stated: int = 0

@@ -4,7 +4,7 @@ Known columns are found by name; PMC-Patients, for instance, comes as
 
     patient_id, patient_uid, PMID, title, patient, age, gender, relevant_articles, similar_patients
 
-where `patient` holds the text. How rows are read from each kind of file stands in `report_files.py`.
+where `patient` holds the text. How rows are read from each kind of file stands in `tables.py`.
 """
 
 import hashlib

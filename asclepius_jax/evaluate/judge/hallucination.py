@@ -2,7 +2,7 @@
 
 Two readings: strict, in which whatever the note does not state counts; and inference-aware, in which what follows from
 the note by a named rule (a unit converted, dates subtracted, an abbreviation) is supported. Both see what the rules of
-`grounding` see, and nothing else.
+`faithfulness` see, and nothing else.
 """
 
 from collections import Counter

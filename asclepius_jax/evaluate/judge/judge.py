@@ -1,4 +1,4 @@
-"""A judge's verdicts on the answers: a model behind an endpoint, several votes of it, or the rules of `grounding`.
+"""A judge's verdicts on the answers: a model behind an endpoint, several votes of it, or the rules of `faithfulness`.
 
     asclepius evaluate judge --questions evaluation/questions --answers evaluation/answers \\
         --out evaluation/judged/gpt --name gpt --base-url https://api.openai.com/v1 --model gpt-4o --votes 3

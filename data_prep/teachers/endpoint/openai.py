@@ -1,6 +1,6 @@
 """The teacher behind an OpenAI-compatible endpoint: what is asked, what the ledger knows, what a reply is worth.
 
-How a request gets there is its transport's: `live.py` sends one at a time, `batch.py` files of thousands.
+How a request gets there is its transport's: `http.py` sends one at a time, `batch_api.py` files of thousands.
 """
 
 import asyncio
