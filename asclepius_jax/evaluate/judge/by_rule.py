@@ -1,6 +1,7 @@
 """The judge that works by rule: what an answer says that its note does not, and what it lacks of the known answer.
 
-It costs nothing and never changes its mind. It sees the atoms of `faithfulness` (numbers, doses, dates, sides, negations,
+It costs nothing and never changes its mind. It sees the atoms of `faithfulness`
+(numbers, doses, dates, sides, negations,
 drugs, findings) and words, nothing of what they mean together; `asclepius evaluate report` shows what it misses.
 """
 

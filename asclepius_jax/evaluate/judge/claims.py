@@ -3,7 +3,8 @@
     asclepius evaluate claims --questions evaluation/questions --answers evaluation/answers \\
         --out evaluation/claims --model gpt-4o
 
-It sees paraphrase and conclusion, which the rules of `faithfulness` do not, and errs in other ways: the report shows both.
+It sees paraphrase and conclusion, which the rules of `faithfulness` do not, and errs in other ways: the report shows
+both.
 Two readings: strict, in which only what the note states is supported, and inference-aware, in which what follows from
 it is too.
 """
