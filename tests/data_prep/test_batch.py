@@ -125,7 +125,8 @@ def test_files_stay_within_the_limits(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_api, "MOST_REQUESTS", 4)
     with FakeBatches(lambda body, n: good(body, text_of(body))) as endpoint:
         notes.run(config(endpoint, source, tmp_path / "many"))
-        assert endpoint.line_counts() == [4, 4, 3]
+        # They are uploaded side by side: which arrives first is chance.
+        assert sorted(endpoint.line_counts()) == [3, 4, 4]
         monkeypatch.setattr(batch_api, "MOST_BYTES", 6000)
         notes.run(config(endpoint, source, tmp_path / "large"))
     sizes = [len(endpoint.files[each["input_file_id"]]) for each in endpoint.batches[3:]]
