@@ -19,6 +19,7 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict --follow-imports=silent asclepius_jax/__init__.py
 	$(BIN)/pytest tests/test_architecture.py
 
 # On a quiet machine; writes benchmarks/RESULTS.md.

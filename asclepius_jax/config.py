@@ -290,9 +290,24 @@ def check_numbers(config: TrainConfig) -> None:
             raise UserError(f"{name} is {value}: it must be from 0 up to, not including, 1")
 
 
-def check(config: TrainConfig) -> None:
-    """Refuse values that no run can have; what depends on devices or data is checked where those are known."""
+def check_values(config: TrainConfig) -> None:
+    """Refuse numbers that no run can have; what depends on devices or data is checked where those are known."""
     check_numbers(config)
+    if config.batch.microbatches < 0:
+        raise UserError(
+            f"batch.microbatches is {config.batch.microbatches}: it must be 1 or more, or 0 for as few as fit"
+        )
+    if config.batch.microbatches and config.batch.global_batch % config.batch.microbatches:
+        raise UserError(
+            f"batch.microbatches {config.batch.microbatches} does not divide batch.global_batch "
+            f"{config.batch.global_batch}: use one of {divisors(config.batch.global_batch)}"
+        )
+    check_lora(config)
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse settings that no run can start from: numbers, places, and what contradicts another setting."""
+    check_values(config)
     if config.checkpoint.keep_best and not config.data.eval_path:
         raise UserError(
             f"checkpoint.keep_best is {config.checkpoint.keep_best} and there is no held-out data to tell the best by: "
@@ -315,16 +330,11 @@ def check(config: TrainConfig) -> None:
     starts = [name for name in ("hf", "checkpoint", "random") if getattr(config.init, name)]
     if len(starts) > 1:
         raise UserError(f"{' and '.join(f'init.{name}' for name in starts)} are both set: choose one")
-    if config.batch.microbatches < 0:
+    if config.lora.rank and not (config.init.hf or config.init.checkpoint):
         raise UserError(
-            f"batch.microbatches is {config.batch.microbatches}: it must be 1 or more, or 0 for as few as fit"
+            f"lora.rank is {config.lora.rank}, and there is nothing to adapt: name the frozen weights with --init.hf "
+            "or --init.checkpoint"
         )
-    if config.batch.microbatches and config.batch.global_batch % config.batch.microbatches:
-        raise UserError(
-            f"batch.microbatches {config.batch.microbatches} does not divide batch.global_batch "
-            f"{config.batch.global_batch}: use one of {divisors(config.batch.global_batch)}"
-        )
-    check_lora(config)
 
 
 def check_lora(config: TrainConfig) -> None:
@@ -339,11 +349,6 @@ def check_lora(config: TrainConfig) -> None:
     if unknown or not lora.targets or len(set(lora.targets)) < len(lora.targets):
         raise UserError(
             f"lora.targets is {' '.join(lora.targets) or 'empty'}: name some of {' '.join(LORA_TARGETS)}, each once"
-        )
-    if lora.rank and not (config.init.hf or config.init.checkpoint):
-        raise UserError(
-            f"lora.rank is {lora.rank}, and there is nothing to adapt: name the frozen weights with --init.hf or "
-            "--init.checkpoint"
         )
 
 

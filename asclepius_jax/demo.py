@@ -19,10 +19,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-import data_prep
 from asclepius_jax.config import MeshConfig, TrainConfig, load_config
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
-from asclepius_jax.generate import Sampling, generate, load
+from asclepius_jax.generate import Sampling, generate, load_checkpoint
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.metrics import read_metrics
 from data_prep.contract.errors import UserError
@@ -30,10 +29,10 @@ from data_prep.contract.manifests import read_manifest
 from data_prep.contract.records import Example, Note, read_parquet
 from data_prep.contract.tokenizer import encode_prompt, train_sentencepiece
 from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
+from data_prep.ingest.case_reports import DEMO_REPORTS
 from data_prep.pack import run as pack
 from data_prep.synthesize import instructions, notes
 
-REPORTS = Path(data_prep.__file__).parent / "ingest" / "demo_reports.jsonl"
 MARKER = "demo.json"
 QUESTIONS = 16
 PRETRAIN_EPOCHS = 4
@@ -113,7 +112,7 @@ def start_anew(out: Path) -> None:
 
 def make_text(out: Path, stages: Stages) -> None:
     with stages("notes") as told:
-        notes.run(notes.NotesConfig(str(REPORTS), out / "notes"))
+        notes.run(notes.NotesConfig(str(DEMO_REPORTS), out / "notes"))
         tell_counts(told, read_manifest(out / "notes", "notes"))
     with stages("instructions") as told:
         instructions.run(instructions.InstructionsConfig(out / "notes", out / "instructions"))
@@ -177,7 +176,7 @@ def compare(out: Path, mesh: MeshConfig, texts: list[str]) -> str:
         return f"not compared, {error.name} is not installed (pip install torch transformers)"
     theirs = AutoModelForCausalLM.from_pretrained(out / "hf", dtype=torch.float32).eval()
     their_tokenizer = AutoTokenizer.from_pretrained(out / "hf")
-    model, params, tokenizer = load(out / "instruct", mesh)
+    model, params, tokenizer = load_checkpoint(out / "instruct", mesh)
     largest = 0.0
     for text in texts:
         ids = np.array([encode_prompt(tokenizer, text)])
@@ -192,7 +191,7 @@ def compare(out: Path, mesh: MeshConfig, texts: list[str]) -> str:
 def answer(out: Path, mesh: MeshConfig, examples: list[Example], console: Console) -> list[float]:
     """Greedy answers to questions of the training set, beside the expected ones; the token F1 of each."""
     asked = examples[:: max(1, len(examples) // QUESTIONS)][:QUESTIONS]
-    model, params, tokenizer = load(out / "instruct", mesh)
+    model, params, tokenizer = load_checkpoint(out / "instruct", mesh)
     prompts = [encode_prompt(tokenizer, render_prompt(TRAINING_TEMPLATE, e.note, e.question)) for e in asked]
     answers = generate(model, params, prompts, tokenizer.eos_id, Sampling(max_new_tokens=192), "float32")
     table = Table("question", "expected", "answer", "F1", title="Greedy answers", show_lines=True)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ def run(config: GenerateConfig) -> None:
     meta = read_meta(step_folder)
     own = meta.prompt_template or TRAINING_TEMPLATE
     prompt = read_prompt(config, load_template(config.prompt_template) if config.prompt_template else own)
-    model, params, tokenizer = load(config.checkpoint, config.mesh)
+    model, params, tokenizer = load_checkpoint(config.checkpoint, config.mesh)
     ids = encode_prompt(tokenizer, prompt)
     print(tokenizer.decode(generate(model, params, [ids], tokenizer.eos_id, config.sampling, config.dtype)[0]))
 
@@ -74,16 +74,32 @@ def read_prompt(config: GenerateConfig, template: str) -> str:
     return render_prompt(template, config.note.read_text(encoding="utf-8"), config.instruction)
 
 
-def load(checkpoint: Path, mesh_config: MeshConfig) -> tuple[Model, Params, JsonTokenizer]:
-    """A checkpoint's model and parameters on a mesh, and its tokenizer."""
-    run_dir, step_folder = find_step(checkpoint)
+class Checkpoint(NamedTuple):
+    """A checkpoint in memory. `params` is a nested dict of arrays, adapters merged into their base."""
+
+    model: Model
+    params: Params
+    tokenizer: JsonTokenizer
+
+
+def load_checkpoint(path: str | Path, mesh: MeshConfig | None = None) -> Checkpoint:
+    """Load a checkpoint's model, parameters and tokenizer.
+
+    Args:
+        path: a run folder (its newest step), or RUN/checkpoints/STEP.
+        mesh: devices along each axis; None spreads the parameters over all of them.
+
+    Raises:
+        UserError: there is no whole checkpoint, its checksums do not match, or the tokenizer is another one.
+    """
+    run_dir, step_folder = find_step(Path(path))
     meta = read_meta(step_folder)
     tokenizer = JsonTokenizer(run_dir / "tokenizer")
     if tokenizer.hash != meta.tokenizer_hash:
         raise UserError(f"{run_dir}/tokenizer is not the one that {step_folder} was trained with")
     model = build(meta.model)
-    params = whole_params(step_folder, model, param_shardings(make_mesh(mesh_config), model))
-    return model, params, tokenizer
+    params = whole_params(step_folder, model, param_shardings(make_mesh(mesh or MeshConfig()), model))
+    return Checkpoint(model, params, tokenizer)
 
 
 def generate(

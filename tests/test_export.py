@@ -40,7 +40,7 @@ from asclepius_jax.config import (
 from asclepius_jax.convert import weights
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
-from asclepius_jax.generate import load
+from asclepius_jax.generate import load_checkpoint
 from asclepius_jax.model.huggingface import names as hf
 from asclepius_jax.model.huggingface.safetensors import open_folder, open_safetensors
 from asclepius_jax.model.llama import build
@@ -167,7 +167,7 @@ def test_transformers_computes_our_logits_after_training(tuned: Path, exported: 
     )
     assert not told["missing_keys"]
     assert not told["unexpected_keys"]
-    model, params, _ = load(tuned, MeshConfig(2, 2, 2))
+    model, params, _ = load_checkpoint(tuned, MeshConfig(2, 2, 2))
     tokens = np.random.default_rng(0).integers(3, MODEL.vocab_size, (8, 50))
     positions = np.broadcast_to(np.arange(50), tokens.shape)
     call = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens), dtype="float32"))

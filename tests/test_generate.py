@@ -11,7 +11,7 @@ from made_inputs import MODEL, transformers_model
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
-from asclepius_jax.generate import GenerateConfig, Sampling, generate, load, pick, read_prompt, run
+from asclepius_jax.generate import GenerateConfig, Sampling, generate, load_checkpoint, pick, read_prompt, run
 from asclepius_jax.model.huggingface import names
 from asclepius_jax.model.llama import build
 from data_prep.contract.errors import UserError
@@ -119,7 +119,7 @@ def test_a_checkpoint_answers_as_its_folder_does(folder: Path, checkpoint: Path,
 
 
 def test_parameters_are_the_same_on_any_mesh(checkpoint: Path):
-    one, many = (load(checkpoint, MeshConfig(*shape))[1] for shape in ((2, 2, 2), (8, 1, 1)))
+    one, many = (load_checkpoint(checkpoint, MeshConfig(*shape))[1] for shape in ((2, 2, 2), (8, 1, 1)))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(many))
 
 

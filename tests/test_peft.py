@@ -30,7 +30,7 @@ from asclepius_jax.convert.export_peft import HostAdapters, peft_shapes, peft_te
 from asclepius_jax.convert.merge_adapters import merge, whole_reader
 from asclepius_jax.convert.weights import Share
 from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
-from asclepius_jax.generate import load
+from asclepius_jax.generate import load_checkpoint
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.huggingface import names as hf
 from asclepius_jax.model.huggingface import safetensors
@@ -203,7 +203,7 @@ def test_a_layer_at_a_time_is_all_layers_at_once(tuned: Path):
 
 
 def test_what_generates_is_what_is_exported(tuned: Path):
-    _, params, _ = load(tuned, MeshConfig(2, 2, 2))
+    _, params, _ = load_checkpoint(tuned, MeshConfig(2, 2, 2))
     read = whole_reader(find_step(tuned)[1])
     for name, value in hf.flatten(params).items():
         stacked = name.startswith("blocks.")

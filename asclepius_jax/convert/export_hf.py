@@ -69,6 +69,32 @@ class ExportConfig:
     share: Annotated[Share, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Share)
 
 
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    verify: bool = False,
+    adapters: bool = False,
+) -> Path:
+    """Write a checkpoint as a Hugging Face folder, tensor by tensor and without an accelerator.
+
+    Args:
+        checkpoint: a run folder (its newest step), or RUN/checkpoints/STEP.
+        out: folder to write; it appears when it is complete.
+        dtype: type of the exported weights.
+        verify: read the folder back and compare every tensor, and logits where PyTorch is installed.
+        adapters: write trained adapters alone, in the form that `peft` loads, instead of merging them.
+
+    Returns:
+        `out` as a path.
+
+    Raises:
+        UserError: the checkpoint is damaged or cannot be exported so, or verification fails.
+    """
+    run_export(ExportConfig(Path(checkpoint), Path(out), dtype, verify=verify, adapters=adapters))
+    return Path(out)
+
+
 def run_export(config: ExportConfig) -> None:
     run_dir, step_folder = find_step(config.checkpoint)
     meta = read_meta(step_folder)

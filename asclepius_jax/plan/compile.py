@@ -14,7 +14,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from asclepius_jax.checkpoint.adapters import adapted
 from asclepius_jax.config import InitConfig, TrainConfig, check
 from asclepius_jax.cost_model.choose import layout_of, settle
 from asclepius_jax.cost_model.flops import flops_per_token
@@ -23,12 +22,12 @@ from asclepius_jax.cost_model.speed import MEDIAN_ERROR, WORST_ERROR, Prediction
 from asclepius_jax.cost_model.topologies import Topology
 from asclepius_jax.distributed.sharding import check_layout, make_mesh
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.llama import Model, build
+from asclepius_jax.model.llama import Model
 from asclepius_jax.plan import hlo
 from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel
 from asclepius_jax.train.compiled_step import program_facts
 from asclepius_jax.train.optimizer import make_optimizer
-from asclepius_jax.train.start import resolve_model
+from asclepius_jax.train.setup import build_model, total_steps
 from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_step, state_shardings
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest
@@ -67,7 +66,7 @@ class Plan:
 def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: PlanOptions) -> Plan:
     """Compile one configuration; raises UserError for what no run could be."""
     check(later(config))
-    model = adapted(build(resolve_model(config.model)), config.lora)
+    model = build_model(config.model, config.lora)
     mesh = make_mesh(config.mesh, devices)
     check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
     rows, segments = data_facts(config, options)
@@ -124,10 +123,6 @@ def data_facts(config: TrainConfig, options: PlanOptions) -> tuple[int, int]:
             )
         return options.rows or manifest["rows"], 1 << manifest["most_documents"].bit_length()
     return options.rows, TYPICAL_SEGMENTS
-
-
-def total_steps(config: TrainConfig, rows: int) -> int:
-    return max(1, int(config.data.epochs * rows / config.batch.global_batch)) if rows else 1000
 
 
 def compile_step(config: TrainConfig, model: Model, mesh: Mesh, kernel: Kernel, steps: int) -> tuple[Any, str]:

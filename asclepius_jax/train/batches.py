@@ -24,10 +24,11 @@ Batch = dict[str, Any]  # tokens, targets, positions, segment_ids: int32 (B, T);
 class PackedRows:
     """A packed folder: random access to its rows, in the form the step takes."""
 
-    def __init__(self, folder: Path, row_length: int):
-        self.folder, self.row_length = folder, row_length
-        self.manifest = read_manifest(folder, "packed")
-        if self.manifest["row_length"] != row_length:
+    def __init__(self, folder: Path, row_length: int = 0):
+        """`row_length` 0 takes the folder's own."""
+        self.folder, self.manifest = folder, read_manifest(folder, "packed")
+        self.row_length = row_length or self.manifest["row_length"]
+        if self.manifest["row_length"] != row_length != 0:
             raise UserError(
                 f"{folder} has rows of {self.manifest['row_length']} tokens, data.row_length is {row_length}: "
                 f"pack again with --row-length {row_length}, or set --data.row-length {self.manifest['row_length']}"

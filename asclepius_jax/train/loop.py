@@ -4,37 +4,26 @@ import contextlib
 import dataclasses
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from asclepius_jax.checkpoint.adapters import adapted, num_adapter_params
-from asclepius_jax.checkpoint.checksums import checksums, written
-from asclepius_jax.checkpoint.read import Meta, State, leaf_names
+from asclepius_jax.checkpoint.adapters import num_adapter_params
+from asclepius_jax.checkpoint.read import State
 from asclepius_jax.checkpoint.write import Saver
-from asclepius_jax.config import TrainConfig, check, to_json
-from asclepius_jax.cost_model.choose import check_memory, settle
+from asclepius_jax.config import TrainConfig, check
+from asclepius_jax.cost_model.choose import check_memory
 from asclepius_jax.distributed.run_lock import locked
 from asclepius_jax.distributed.same_program import check_agreement, facts_of
-from asclepius_jax.distributed.sharding import batch_sharding, check_layout, make_mesh
-from asclepius_jax.model.llama import Model, build
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.distributed.sharding import batch_sharding
 from asclepius_jax.train.adapters import footprint
 from asclepius_jax.train.batches import PackedRows, Prefetch, TrainBatches, eval_batches
-from asclepius_jax.train.choose_kernel import choose_kernel
 from asclepius_jax.train.compiled_step import load_program, program_facts
 from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
-from asclepius_jax.train.optimizer import make_optimizer
-from asclepius_jax.train.start import announce_start, check_tokenizer, resolve_model, start_state, with_local_weights
-from asclepius_jax.train.step import (
-    abstract_batch,
-    abstract_state,
-    make_eval_step,
-    make_train_step,
-    state_shardings,
-)
+from asclepius_jax.train.setup import build_model, describe, make_step, open_data
+from asclepius_jax.train.start import announce_start, start_state, with_local_weights, write_run_folder
+from asclepius_jax.train.step import make_eval_step
 from asclepius_jax.train.watch.goodput import Goodput, goodput_line, read_accounts, share, summed
 from asclepius_jax.train.watch.health import Health, Pace
 from asclepius_jax.train.watch.report import write_report
@@ -42,11 +31,23 @@ from asclepius_jax.train.watch.stopping import StopSignal
 from asclepius_jax.train.watch.watchdog import Watchdog
 from data_prep.contract.errors import UserError
 
-DATA_FACTS = ("phase", "rows", "tokens", "loss_tokens", "documents", "packing_efficiency", "licences", "sources")
-
 
 def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
-    """Run to the end, or to a signal; returns the run folder. An interrupted run in it continues by itself."""
+    """Train to the last step, or until SIGTERM or Ctrl-C; `asclepius train` calls this.
+
+    An interrupted run in `config.run_dir` continues. The folder then holds checkpoints, `metrics.jsonl`,
+    `summary.json` and `report.html`.
+
+    Args:
+        config: settings of the run; `config.data.path` names the packed rows.
+        devices: devices of the mesh; None takes all.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: the settings, data, weights, devices or memory do not allow the run, or it cannot continue.
+    """
     clock, run_dir = Clock(), Path(config.run_dir)
     with contextlib.ExitStack() as held:
         with clock("start-up"):
@@ -55,25 +56,20 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             check_agreement(facts_of(config))
             config = with_local_weights(config)
             held.enter_context(locked(run_dir))
-            model = adapted(build(resolve_model(config.model)), config.lora)
-            mesh = make_mesh(config.mesh, devices)
+            model = build_model(config.model, config.lora)
             rows, held_out = open_data(config, model.config)
             announce_start(config, rows)
-            check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
-            kernel = choose_kernel(config, mesh, model.config, most_segments(rows, held_out))
-            config = settle(config, model.config, mesh, kernel)
+            setup = make_step(config, model, rows, held_out, devices, quiet=False)
+            config, mesh, kernel = setup.config, setup.mesh, setup.kernel
+            optimizer, shardings, total_steps = setup.optimizer, setup.shardings, setup.total_steps
             check_memory(config, model.config, mesh, kernel)
             batches = TrainBatches(rows, config.batch.global_batch, config.data.seed, batch_sharding(mesh))
-            total_steps = max(1, int(config.data.epochs * len(rows) / config.batch.global_batch))
-            optimizer = make_optimizer(config.optimizer, total_steps)
-            shardings = state_shardings(mesh, model, optimizer)
             if model.lora.rank and jax.process_index() == 0:
                 print(footprint(model, optimizer, mesh), flush=True)
-            train_step = make_train_step(config, model, total_steps, shardings, mesh, kernel)
+            train_step = setup.function
             if config.compute.program:
                 facts = program_facts(config, model.config, mesh, kernel, total_steps)
-                shapes = abstract_state(model, optimizer, shardings), abstract_batch(config, mesh)
-                train_step = load_program(Path(config.compute.program), facts, train_step, *shapes, mesh)
+                train_step = load_program(Path(config.compute.program), facts, train_step, *setup.abstract(), mesh=mesh)
             # Before anything is written: a start that is refused leaves no run folder behind.
             state = start_state(config, model, rows, optimizer, shardings)
             first = int(state["step"])
@@ -161,57 +157,6 @@ def due(step: int, every: int, total: int) -> bool:
     return step % every == 0 or step == total
 
 
-def open_data(config: TrainConfig, model: LlamaConfig) -> tuple[PackedRows, PackedRows | None]:
-    """Training and held-out rows, checked against the model and against each other."""
-    length = config.data.row_length
-    if length > model.max_length:
-        raise UserError(
-            f"data.row_length {length} is beyond the model's {model.max_length} tokens (of a folder, the shorter of "
-            f"max_position_embeddings and sliding_window): pack with --row-length {model.max_length} or less"
-        )
-    rows = PackedRows(Path(config.data.path), length)
-    if rows.manifest["vocab_size"] > model.vocab_size:
-        raise UserError(
-            f"{config.data.path} has token ids up to {rows.manifest['vocab_size'] - 1}, the model's vocabulary holds "
-            f"{model.vocab_size}: pack with the model's own tokenizer"
-        )
-    if not config.data.eval_path:
-        return rows, None
-    held_out = PackedRows(Path(config.data.eval_path), length)
-    check_tokenizer(held_out.manifest["tokenizer_hash"], config.data.eval_path, rows)
-    return rows, held_out
-
-
-def most_segments(rows: PackedRows, held_out: PackedRows | None) -> int:
-    """Documents of a row at most, padding counted as one. A power of two: more data rarely means another program."""
-    most = max(part.max_segments for part in (rows, held_out) if part is not None)
-    return 1 << (most - 1).bit_length()
-
-
-def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) -> Meta:
-    saved = dataclasses.asdict(config)
-    # Adapters are exported from wherever the person then stands.
-    saved["init"] |= {
-        name: str(Path(saved["init"][name]).absolute()) for name in ("hf", "checkpoint") if saved["init"][name]
-    }
-    return Meta(
-        model=model.config,
-        tokenizer_hash=rows.manifest["tokenizer_hash"],
-        prompt_template=rows.manifest["prompt_template"],
-        row_length=config.data.row_length,
-        phase=rows.manifest["phase"],
-        config=saved,
-        data={"content": rows.content, **{name: rows.manifest[name] for name in DATA_FACTS}},
-        checksums=base_checksums(state) if model.lora.rank else {},
-    )
-
-
-def base_checksums(state: State) -> dict[str, str]:
-    """Of frozen weights, which no step holds: so that a run never goes on upon others."""
-    sums = jax.device_get(checksums(leaf_names(state["params"])))
-    return {f"base/{name}": written(value) for name, value in sums.items()}
-
-
 def evaluate(
     state: State,
     eval_step: Any,
@@ -232,14 +177,6 @@ def evaluate(
     total, tokens = (math.fsum(map(float, values)) for values in zip(*parts, strict=True))
     loss = total / max(tokens, 1.0)
     return {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 80.0))}
-
-
-def write_run_folder(run_dir: Path, config: TrainConfig, rows: PackedRows) -> None:
-    """What a run folder holds beside its steps: the configuration, and the data's tokenizer and manifest."""
-    if jax.process_index() == 0:
-        (run_dir / "config.json").write_text(to_json(config) + "\n")
-        shutil.copytree(rows.folder / "tokenizer", run_dir / "tokenizer", dirs_exist_ok=True)
-        shutil.copyfile(rows.folder / "manifest.json", run_dir / "data_manifest.json")
 
 
 def finish_run_folder(run_dir: Path, step: int, total_steps: int, clock: Clock) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from asclepius_jax.checkpoint.read import (
     restore_state,
     steps_of,
 )
-from asclepius_jax.config import TrainConfig
+from asclepius_jax.config import TrainConfig, to_json
 from asclepius_jax.model.huggingface.names import load_params, read_config
 from asclepius_jax.model.llama import Model, Params
 from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
@@ -68,8 +69,8 @@ def announce_start(config: TrainConfig, rows: PackedRows) -> None:
         print(origin, flush=True)
 
 
-def check_random(config: TrainConfig, rows: PackedRows) -> None:
-    if rows.manifest["phase"] == "instruct" and not config.init.random:
+def check_random(config: TrainConfig, rows: PackedRows | None) -> None:
+    if rows is not None and rows.manifest["phase"] == "instruct" and not config.init.random:
         raise UserError(
             f"{config.data.path} holds instructions, and no weights are named to tune: add --init.hf (a Hugging Face "
             "folder or hub id) or --init.checkpoint (a run folder); --init.random tunes random weights"
@@ -110,12 +111,19 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
 
     if (state := restore_newest(Path(config.run_dir), restore)) is not None:
         return state
+    return initial_state(config, model, rows, optimizer, shardings)
+
+
+def initial_state(
+    config: TrainConfig, model: Model, rows: PackedRows | None, optimizer: Any, shardings: State
+) -> State:
+    """The state before the first update of a run that has no checkpoint of its own."""
     params = start_params(config, model, rows, shardings["params"])
     adapters = random_adapters(model, config.lora.seed, shardings["adapters"]) if model.lora.rank else None
     return init_state(params, optimizer, shardings, adapters)
 
 
-def start_params(config: TrainConfig, model: Model, rows: PackedRows, shardings: Params) -> Params:
+def start_params(config: TrainConfig, model: Model, rows: PackedRows | None, shardings: Params) -> Params:
     if config.init.checkpoint:
         _, folder = find_step(Path(config.init.checkpoint))
         meta = read_meta(folder)
@@ -131,7 +139,9 @@ def start_params(config: TrainConfig, model: Model, rows: PackedRows, shardings:
     return random_params(model, config.init.seed, shardings)
 
 
-def check_tokenizer(theirs: str, where: str, rows: PackedRows) -> None:
+def check_tokenizer(theirs: str, where: str, rows: PackedRows | None) -> None:
+    if rows is None:
+        return
     ours = rows.manifest["tokenizer_hash"]
     if theirs != ours:
         raise UserError(
@@ -158,3 +168,11 @@ def check_same_course(meta: Meta, config: TrainConfig, rows: PackedRows) -> None
             f"{config.run_dir} holds an interrupted run with other settings ({'; '.join(changed)}): "
             "continue with the old ones, or choose another --run-dir"
         )
+
+
+def write_run_folder(run_dir: Path, config: TrainConfig, rows: PackedRows) -> None:
+    """What a run folder holds beside its steps: the configuration, and the data's tokenizer and manifest."""
+    if jax.process_index() == 0:
+        (run_dir / "config.json").write_text(to_json(config) + "\n")
+        shutil.copytree(rows.folder / "tokenizer", run_dir / "tokenizer", dirs_exist_ok=True)
+        shutil.copyfile(rows.folder / "manifest.json", run_dir / "data_manifest.json")

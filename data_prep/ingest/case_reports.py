@@ -19,6 +19,9 @@ from data_prep.contract.manifests import MANIFEST
 from data_prep.contract.records import CaseReport, Reject, file_hash, text_hash
 from data_prep.contract.tables import Row, files_of, looks_like_hub_id, open_hub, rows_of
 
+# Two dozen fictional reports, for the demo and for trying things out.
+DEMO_REPORTS = Path(__file__).with_name("demo_reports.jsonl")
+
 # Names under which collections keep a field, the most specific first.
 COLUMNS = {
     "text": ("text", "patient", "case_report", "case_text", "full_text", "note", "case", "body", "content"),

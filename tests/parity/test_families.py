@@ -23,7 +23,7 @@ from asclepius_jax.config import (
 from asclepius_jax.convert import verify
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
-from asclepius_jax.generate import load
+from asclepius_jax.generate import load_checkpoint
 from asclepius_jax.model.huggingface.names import write_config
 from asclepius_jax.model.huggingface.safetensors import open_folder
 from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
@@ -63,7 +63,7 @@ def write_mistral(folder: Path, config: LlamaConfig) -> None:
 def largest_difference(checkpoint: Path, folder: Path) -> float:
     """Between the logits of our model and of transformers', on random tokens."""
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    model, params, _ = load(checkpoint, MeshConfig(2, 2, 2))
+    model, params, _ = load_checkpoint(checkpoint, MeshConfig(2, 2, 2))
     tokens = np.random.default_rng(1).integers(3, 320, (8, LENGTH))
     positions = np.broadcast_to(np.arange(LENGTH), tokens.shape)
     call: Any = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens), dtype="float32"))

@@ -29,7 +29,7 @@ from asclepius_jax.config import (
 )
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
-from asclepius_jax.generate import Sampling, generate, load
+from asclepius_jax.generate import Sampling, generate, load_checkpoint
 from asclepius_jax.model.huggingface.safetensors import open_folder
 from asclepius_jax.train.loop import train
 from data_prep.pack import run as pack
@@ -85,7 +85,7 @@ def transformers_model(folder: Path) -> Any:
 
 
 def check_logits(checkpoint: Path, theirs: Any, texts: list[str]) -> None:
-    model, params, tokenizer = load(checkpoint, MESH)
+    model, params, tokenizer = load_checkpoint(checkpoint, MESH)
     tokens = np.array([ids[:LENGTH] for ids in tokenizer.encode_batch(texts)])
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     call = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens), dtype="float32"))
@@ -101,7 +101,7 @@ def check_answers(checkpoint: Path, theirs: Any, texts: list[str], new_tokens: i
     """On one device: with four of them in one processor, gathering the parameters for each token takes a minute."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
-        model, params, tokenizer = load(checkpoint, MeshConfig())
+        model, params, tokenizer = load_checkpoint(checkpoint, MeshConfig())
     ids = tokenizer.encode_batch(texts)
     prompts = [ids[0][:40], ids[1][:60]]
     never = model.config.vocab_size  # an EOS that no token is

@@ -351,7 +351,7 @@ def test_what_one_of_two_processes_cannot_save_or_read_neither_takes(base: Train
 
 
 def test_a_supervised_run_starts_again_until_it_is_done(base: TrainConfig, unbroken: Path, tmp_path: Path):
-    """It is killed at step 6 of every start: the second comes no further than the first, so its one restart is spent."""
+    """Killed at step 6 of every start, the second comes no further than the first: its one restart is spent."""
     config = dataclasses.replace(base, run_dir=str(tmp_path / "run"))
     command = [*command_of(config, 6, signal.SIGKILL), "--restarts", "1"]
     done = subprocess.run(command, env=os.environ, timeout=300, capture_output=True, text=True, check=False)

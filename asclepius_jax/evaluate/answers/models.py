@@ -200,14 +200,13 @@ class Checkpoint:
 
     def __init__(self, spec: ModelSpec, decoding: Decoding):
         from asclepius_jax.checkpoint.read import find_step, read_meta
-        from asclepius_jax.config import MeshConfig
-        from asclepius_jax.generate import load
+        from asclepius_jax.generate import load_checkpoint
 
         if decoding.prompt_format not in ("", OURS):
             raise UserError(f"{spec.place} is asked in the prompt that it was trained with: leave the format out")
         self.decoding, self.prompt_format = decoding, OURS
         self.template = read_meta(find_step(Path(spec.place))[1]).prompt_template
-        self.model, self.params, self.tokenizer = load(Path(spec.place), MeshConfig())
+        self.model, self.params, self.tokenizer = load_checkpoint(spec.place)
 
     def answer(self, questions: Sequence[Question]) -> list[tuple[str, str]]:
         from asclepius_jax.generate import Sampling, generate

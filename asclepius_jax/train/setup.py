@@ -1,0 +1,247 @@
+"""From a configuration to a step that can run: what training, and a notebook, have before the first batch."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from asclepius_jax.checkpoint.adapters import adapted, lora_from
+from asclepius_jax.checkpoint.checksums import checksums, written
+from asclepius_jax.checkpoint.read import Meta, State, leaf_names
+from asclepius_jax.checkpoint.write import Saver
+from asclepius_jax.config import LoraConfig, TrainConfig, check_values
+from asclepius_jax.cost_model.choose import settle
+from asclepius_jax.distributed.run_lock import locked
+from asclepius_jax.distributed.sharding import batch_sharding, check_layout, make_mesh
+from asclepius_jax.model.attention import Kernel
+from asclepius_jax.model.llama import Model, build
+from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.train.batches import Batch, PackedRows, TrainBatches
+from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel
+from asclepius_jax.train.optimizer import make_optimizer
+from asclepius_jax.train.start import (
+    check_tokenizer,
+    initial_state,
+    resolve_model,
+    with_local_weights,
+    write_run_folder,
+)
+from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_step, state_shardings
+from data_prep.contract.errors import UserError
+
+DATA_FACTS = ("phase", "rows", "tokens", "loss_tokens", "documents", "packing_efficiency", "licences", "sources")
+STEPS_WITHOUT_ROWS = 1000  # length of the learning rate's schedule where the number of rows is unknown
+
+
+def load_rows(path: str | Path, row_length: int = 0) -> PackedRows:
+    """Open a folder written by `asclepius pack`.
+
+    `rows[i]` is a dict of NumPy arrays of shape (row_length,): int32 `tokens`, `targets`, `positions` and
+    `segment_ids`, and float32 `loss_mask`. Every file is compared with its checksum in the manifest.
+
+    Args:
+        path: the packed folder.
+        row_length: tokens per row that the caller expects; 0 accepts the folder's own.
+
+    Raises:
+        UserError: the folder is unfinished or damaged, or was packed to another row length.
+    """
+    return PackedRows(Path(path), row_length)
+
+
+def build_model(name: str | Path = "llama2_7b", lora: LoraConfig | None = None) -> Model:
+    """Describe a LLaMA without allocating its parameters.
+
+    `model.config` holds its dimensions; `model.shapes` is a nested dict of `jax.ShapeDtypeStruct`, one per parameter.
+
+    Args:
+        name: a size by name (`llama2_7b`, `smollm2_135m`, `demo`, ...), a Hugging Face folder, or a hub id.
+        lora: settings of low-rank adapters; None or rank 0 trains every parameter.
+
+    Raises:
+        UserError: the name is unknown, or config.json describes a model that this package does not compute.
+    """
+    return adapted(build(resolve_model(str(name))), lora or LoraConfig())
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A jitted training step and everything that it was made from.
+
+    `state, metrics = step(state, batch)` applies one update. The state that goes in is donated: do not use it again.
+    `metrics` holds scalars on the device: `loss` (nats per loss-bearing token), `grad_norm`, `learning_rate`,
+    `loss_tokens`, and `skipped` (true where loss or gradient was not finite, and nothing was updated).
+    """
+
+    config: TrainConfig
+    """The configuration with microbatches and remat chosen."""
+    model: Model
+    mesh: Mesh
+    kernel: Kernel
+    optimizer: optax.GradientTransformation
+    shardings: State
+    total_steps: int
+    rows: PackedRows | None
+    function: Any
+
+    def __call__(self, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        return self.function(state, batch)
+
+    def init(self) -> State:
+        """State before the first update, on the mesh: `step`, `params`, `optimizer`, and `adapters` where they train.
+
+        Parameters come from `config.init`: a checkpoint, a Hugging Face folder or hub id, or random numbers.
+
+        Raises:
+            UserError: the weights do not fit the model or the tokenizer of the rows.
+        """
+        config = with_local_weights(self.config)
+        return initial_state(config, self.model, self.rows, self.optimizer, self.shardings)
+
+    def batch(self, number: int) -> Batch:
+        """Global batch of step `number`, counted from 0: arrays of shape (global_batch, row_length) on the mesh.
+
+        It depends on the rows, `config.data.seed` and `number`, and on nothing else.
+
+        Raises:
+            UserError: the step was made without rows.
+        """
+        if self.rows is None:
+            raise UserError("this step has no rows to read: pass rows=load_rows(FOLDER) to make_step")
+        return TrainBatches(
+            self.rows, self.config.batch.global_batch, self.config.data.seed, batch_sharding(self.mesh)
+        )[number]
+
+    def save(self, state: State, run_dir: str | Path) -> Path:
+        """Write a checkpoint of `state` into a run folder, which `export`, `generate` and `train` then read.
+
+        Raises:
+            UserError: the step was made without rows (the checkpoint carries their tokenizer), the folder is in use by
+                another process, or the disk is full.
+        """
+        if self.rows is None:
+            raise UserError("a checkpoint carries the tokenizer of its rows: pass rows=load_rows(FOLDER) to make_step")
+        folder = Path(run_dir)
+        with locked(folder):
+            saver = Saver(folder, self.config.checkpoint)
+            write_run_folder(folder, self.config, self.rows)
+            saver.save(int(state["step"]), state, describe(self.config, self.model, self.rows, state))
+            saver.finish(last=True)
+        return folder
+
+    def abstract(self) -> tuple[State, Batch]:
+        """Shapes and shardings of the arguments, for `step.function.lower(*step.abstract())`: nothing is allocated."""
+        return abstract_state(self.model, self.optimizer, self.shardings), abstract_batch(self.config, self.mesh)
+
+
+def make_step(
+    config: TrainConfig | None = None,
+    model: Model | None = None,
+    rows: PackedRows | None = None,
+    held_out: PackedRows | None = None,
+    devices: list[jax.Device] | None = None,
+    quiet: bool = True,
+) -> TrainStep:
+    """Build the training step of a configuration; nothing is compiled or allocated yet.
+
+    Args:
+        config: settings of the run. What it leaves open (`batch.microbatches` 0, `compute.remat` "auto") is chosen to
+            be the fastest that fits the devices.
+        model: from `build_model`; None builds `config.model` with `config.lora`.
+        rows: from `load_rows`; they decide row length, number of steps and attention kernel. None opens
+            `config.data.path`, or, where that is empty, makes a step of `config.data.row_length` without data.
+        held_out: rows for evaluation, which the attention kernel must be able to read as well.
+        devices: devices of the mesh; None takes all.
+        quiet: do not print which microbatches and remat were chosen.
+
+    Raises:
+        UserError: the settings contradict one another, the model, the rows or the devices.
+    """
+    config = config or TrainConfig()
+    if rows is None and config.data.path:
+        rows = load_rows(config.data.path, config.data.row_length)
+    elif rows is not None and (str(rows.folder), rows.row_length) != (config.data.path, config.data.row_length):
+        data = dataclasses.replace(config.data, path=str(rows.folder), row_length=rows.row_length)
+        config = dataclasses.replace(config, data=data)
+    check_values(config)
+    model = model or build_model(config.model, config.lora)
+    if model.lora.rank != config.lora.rank or (model.lora.rank and model.lora != lora_from(config.lora)):
+        raise UserError(f"the model has {model.lora}, config.lora is {config.lora}: build it with lora=config.lora")
+    check_rows(rows, config.data.row_length, model.config)
+    mesh = make_mesh(config.mesh, devices)
+    check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
+    kernel = choose_kernel(config, mesh, model.config, most_segments(rows, held_out))
+    config = settle(config, model.config, mesh, kernel, quiet)
+    steps = total_steps(config, 0 if rows is None else len(rows))
+    optimizer = make_optimizer(config.optimizer, steps)
+    shardings = state_shardings(mesh, model, optimizer)
+    function = make_train_step(config, model, steps, shardings, mesh, kernel)
+    return TrainStep(config, model, mesh, kernel, optimizer, shardings, steps, rows, function)
+
+
+def total_steps(config: TrainConfig, rows: int) -> int:
+    return max(1, int(config.data.epochs * rows / config.batch.global_batch)) if rows else STEPS_WITHOUT_ROWS
+
+
+def check_rows(rows: PackedRows | None, length: int, model: LlamaConfig) -> None:
+    """Refuse rows that the model cannot read."""
+    if length > model.max_length:
+        raise UserError(
+            f"data.row_length {length} is beyond the model's {model.max_length} tokens (of a folder, the shorter of "
+            f"max_position_embeddings and sliding_window): pack with --row-length {model.max_length} or less"
+        )
+    if rows is not None and rows.manifest["vocab_size"] > model.vocab_size:
+        raise UserError(
+            f"{rows.folder} has token ids up to {rows.manifest['vocab_size'] - 1}, the model's vocabulary holds "
+            f"{model.vocab_size}: pack with the model's own tokenizer"
+        )
+
+
+def open_data(config: TrainConfig, model: LlamaConfig) -> tuple[PackedRows, PackedRows | None]:
+    """Training and held-out rows, checked against the model and against each other."""
+    length = config.data.row_length
+    check_rows(None, length, model)
+    rows = load_rows(config.data.path, length)
+    check_rows(rows, length, model)
+    if not config.data.eval_path:
+        return rows, None
+    held_out = load_rows(config.data.eval_path, length)
+    check_tokenizer(held_out.manifest["tokenizer_hash"], config.data.eval_path, rows)
+    return rows, held_out
+
+
+def most_segments(rows: PackedRows | None, held_out: PackedRows | None) -> int:
+    """Most documents in one row, padding counted as one, rounded up to a power of two.
+
+    The attention kernel is compiled for this number; rounding keeps more data from meaning another program.
+    """
+    opened = [part.max_segments for part in (rows, held_out) if part is not None]
+    return 1 << (max(opened) - 1).bit_length() if opened else TYPICAL_SEGMENTS
+
+
+def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) -> Meta:
+    """What a checkpoint says of the run that saved it."""
+    saved = dataclasses.asdict(config)
+    # Absolute: adapters may be exported from another working directory.
+    saved["init"] |= {
+        name: str(Path(saved["init"][name]).absolute()) for name in ("hf", "checkpoint") if saved["init"][name]
+    }
+    return Meta(
+        model=model.config,
+        tokenizer_hash=rows.manifest["tokenizer_hash"],
+        prompt_template=rows.manifest["prompt_template"],
+        row_length=config.data.row_length,
+        phase=rows.manifest["phase"],
+        config=saved,
+        data={"content": rows.content, **{name: rows.manifest[name] for name in DATA_FACTS}},
+        checksums=base_checksums(state) if model.lora.rank else {},
+    )
+
+
+def base_checksums(state: State) -> dict[str, str]:
+    """Checksums of frozen weights. No step saves those weights, and a run must never continue on others."""
+    sums = jax.device_get(checksums(leaf_names(state["params"])))
+    return {f"base/{name}": written(value) for name, value in sums.items()}
