@@ -1,12 +1,13 @@
 """`asclepius SUBCOMMAND`: parse, load, call. A stage is imported only when it runs."""
 
+import contextlib
 import difflib
 import errno
 import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,93 +15,153 @@ from typing import Annotated, Any
 import tyro
 
 from asclepius_jax import __version__
+from asclepius_jax.evaluate import parts
 from data_prep.contract.errors import UserError
 
 
 @dataclass(frozen=True)
 class Command:
+    """One row of `asclepius --help`."""
+
     summary: str
     module: str
-    config: str
+    config: str  # dataclass of its settings
     function: str
-    extra: str  # of the package; what to install where an import fails
+    extra: str  # optional dependencies of the package that it needs
+    examples: tuple[str, str]  # arguments, shown at the end of its --help
 
 
 COMMANDS = {
-    "notes": Command("case reports to synthetic notes", "data_prep.synthesize.notes", "NotesConfig", "run", "prep"),
+    "notes": Command(
+        "write synthetic notes from case reports, or check a finished folder (--audit)",
+        "data_prep.synthesize.notes", "NotesConfig", "run", "prep",
+        (
+            "--source PMC-Patients.csv --out data/notes",
+            "--source reports.jsonl --out data/notes --teacher openai --base-url http://localhost:8000/v1 --model NAME",
+        ),
+    ),
     "real-notes": Command(
-        "real notes to a folder of notes", "data_prep.ingest.real_notes", "RealNotesConfig", "run", "prep"
+        "read real notes into a folder of notes", "data_prep.ingest.real_notes", "RealNotesConfig", "run", "prep",
+        ("--source discharge.csv --out data/real", "--source notes.jsonl --out data/real --source-name ward-7"),
     ),
     "instructions": Command(
-        "notes to instruction-answer pairs", "data_prep.synthesize.instructions", "InstructionsConfig", "run", "prep"
+        "write questions about notes and their answers, or check a finished folder (--audit)",
+        "data_prep.synthesize.instructions", "InstructionsConfig",
+        "run", "prep",
+        (
+            "--source data/notes --out data/instructions --per-note 2",
+            "--source data/notes --out data/instructions --teacher openai --model gpt-4o-mini --batch",
+        ),
     ),
-    "compare": Command("notes beside real ones, on a page", "data_prep.curate.compare", "CompareConfig", "run", "prep"),
+    "compare": Command(
+        "compare synthetic notes with real ones, on a page", "data_prep.curate.compare", "CompareConfig", "run", "prep",
+        ("--source data/notes --real data/real", "--source data/notes --real mtsamples.csv --type-column specialty"),
+    ),
     "split": Command(
-        "notes or pairs to training and held-out ones", "data_prep.curate.split", "SplitConfig", "run", "prep"
+        "split records into training and held-out sets", "data_prep.curate.split", "SplitConfig", "run", "prep",
+        (
+            "--source data/instructions --out data/split --held-out 0.05",
+            "--source data/instructions --out data/split --against benchmark.csv",
+        ),
     ),
-    "release": Command("pairs to a data set for others", "data_prep.curate.release", "ReleaseConfig", "run", "prep"),
-    "adopt": Command("a published data set to pairs", "data_prep.ingest.published", "AdoptConfig", "run", "prep"),
-    "pack": Command("notes or pairs to packed rows", "data_prep.pack.run", "PackConfig", "run", "prep"),
-    "train": Command("pretrain or tune on packed rows", "asclepius_jax.train.loop", "", "train", "train"),
+    "release": Command(
+        "write instructions as a data set for others", "data_prep.curate.release", "ReleaseConfig", "run", "prep",
+        (
+            "--source data/split/train --out release",
+            "--source data/split/train --held-out data/split/held_out --out release --push NAME/REPO",
+        ),
+    ),
+    "adopt": Command(
+        "read a published data set as instructions", "data_prep.ingest.published", "AdoptConfig", "run", "prep",
+        (
+            "--source Asclepius-Synthetic-Clinical-Notes --out data/adopted",
+            "--source published.csv --out data/adopted",
+        ),
+    ),
+    "pack": Command(
+        "pack notes or instructions into rows of tokens", "data_prep.pack.run", "PackConfig", "run", "prep",
+        (
+            "--source data/notes --out data/packed/notes --tokenizer meta-llama/Llama-2-7b-hf",
+            "--source data/instructions --out data/packed/instructions --tokenizer tokenizer.model --row-length 4096",
+        ),
+    ),
+    "train": Command(
+        "pretrain or tune a model on packed rows", "asclepius_jax.train.loop", "", "train", "train",
+        (
+            "pretrain_7b --init.hf meta-llama/Llama-2-7b-hf --data.path data/packed/notes",
+            "instruct_7b --init.checkpoint runs/pretrain_7b --data.path data/packed/instructions --restarts 5",
+        ),
+    ),
     "plan": Command(
-        "memory, communication and speed on a machine that is not here",
-        "asclepius_jax.plan.command",
-        "PlanOptions",
-        "run",
-        "plan",
+        "predict memory, communication, speed and cost of a run, without the machine", "asclepius_jax.plan.command",
+        "PlanOptions", "run", "plan",
+        (
+            "pretrain_7b --topology v5e-64 --rows 60000 --price 1.2",
+            "instruct_13b --topology h100-8 --search --out configs/mine.py",
+        ),
     ),
     "import": Command(
-        "Hugging Face folder to checkpoint", "asclepius_jax.convert.import_hf", "ImportConfig", "run_import", "train"
+        "convert a Hugging Face folder to a checkpoint", "asclepius_jax.convert.import_hf", "ImportConfig",
+        "run_import", "train",
+        (
+            "--hf meta-llama/Llama-2-7b-hf --out runs/llama2_7b",
+            "--hf models/Llama-2-7b-hf --out runs/llama2_7b",
+        ),
     ),
     "export": Command(
-        "checkpoint to Hugging Face folder", "asclepius_jax.convert.export_hf", "ExportConfig", "run_export", "train"
+        "convert a checkpoint to a Hugging Face folder", "asclepius_jax.convert.export_hf", "ExportConfig",
+        "run_export", "train",
+        (
+            "--checkpoint runs/instruct --out models/mine --verify",
+            "--checkpoint runs/instruct --out models/mine --push NAME/REPO",
+        ),
     ),
-    "generate": Command("ask a checkpoint", "asclepius_jax.generate", "GenerateConfig", "run", "train"),
+    "generate": Command(
+        "ask a checkpoint a question", "asclepius_jax.generate", "GenerateConfig", "run", "train",
+        (
+            '--checkpoint runs/instruct --note note.txt --instruction "Which drug was stopped, and why?"',
+            '--checkpoint runs/pretrain --prompt "DISCHARGE SUMMARY" --sampling.temperature 0.7',
+        ),
+    ),
+    "evaluate": Command(
+        "measure how good and how faithful answers are: see `asclepius evaluate`", "", "", "", "evaluate",
+        ("demo", "judge --help"),
+    ),
     "init": Command(
-        "copy the configs and launch scripts into a folder, to edit them", "asclepius_jax.config", "InitFolder",
+        "copy the configs and launch scripts into a folder, for editing", "asclepius_jax.config", "InitFolder",
         "init_folder", "train",
+        ("mine", "."),
     ),
-    "evaluate": Command("how good and how faithful: `asclepius evaluate` lists the parts", "", "", "", "evaluate"),
-    "demo": Command("the whole pipeline, small, on this machine", "asclepius_jax.demo", "DemoConfig", "run", "demo"),
+    "demo": Command(
+        "run the whole pipeline on 24 fictional case reports", "asclepius_jax.demo", "DemoConfig", "run", "demo",
+        ("", "--out /tmp/demo"),
+    ),
 }  # fmt: skip
 
-# `asclepius evaluate PART`: what each is, its module in asclepius_jax.evaluate, its settings; in the order of an
-# evaluation.
 PARTS = {
-    name: Command(summary, f"asclepius_jax.evaluate.{module}", config, "run", "evaluate")
-    for name, summary, module, config in (
-        ("questions", "what the models are asked", "questions.questions", "QuestionsConfig"),
-        ("benchmark", "data sets of others to questions", "questions.registry", "SetConfig"),
-        ("answers", "what they answer", "answers.answers", "AnswersConfig"),
-        ("score", "answers against known ones, without a judge", "known_answers.score", "ScoreConfig"),
-        ("plant", "answers with known errors, to judge a judge", "judge.plant", "PlantConfig"),
-        ("judge", "what a judge says of the answers", "judge.judge", "JudgeConfig"),
-        ("claims", "the answers claim by claim, by a chat model", "judge.claims", "ClaimsConfig"),
-        ("study", "a blinded study for clinicians", "clinicians.study", "StudyConfig"),
-        ("serve", "its page, where they score answers", "clinicians.serve", "ServeConfig"),
-        ("paper", "its forms to print, and back in as CSV", "clinicians.paper", "PaperConfig"),
-        ("ratings", "what they said, by model", "clinicians.ratings", "RatingsConfig"),
-        ("realism", "how notes read beside real ones", "audits.realism", "RealismConfig"),
-        ("canaries", "secrets in training notes, to find again", "audits.canaries", "CanariesConfig"),
-        ("privacy", "what a model has kept of its notes", "audits.privacy", "PrivacyConfig"),
-        ("forgetting", "what it has forgotten", "audits.forgetting", "ForgettingConfig"),
-        ("report", "all that is stored, on a page", "report.report", "ReportConfig"),
-        ("demo", "all of it, small, on what asclepius demo made", "demo", "DemoConfig"),
-    )
+    name: Command(summary, f"asclepius_jax.evaluate.{module}", config, "run", "evaluate", examples)
+    for name, summary, module, config, examples in parts.PARTS
 }
+AUDIT = Command(
+    "check a finished folder again", "data_prep.curate.audit", "AuditConfig", "run", "prep",
+    ("--audit data/notes", "--audit data/notes --source PMC-Patients.csv --examples 10"),
+)  # fmt: skip
+
+
+HELP = ("-h", "--help")
 
 
 def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in HELP:
         print(usage())
         sys.exit(0)
     if arguments[0] == "--version":
         print(f"asclepius-jax {__version__}")
         sys.exit(0)
-    if arguments[0] == "evaluate" and (len(arguments) < 2 or arguments[1] in ("-h", "--help")):
+    if arguments[0] == "evaluate" and (len(arguments) < 2 or arguments[1] in HELP):
         print(usage_of_evaluate())
         sys.exit(0)
     try:
@@ -114,21 +175,35 @@ def main() -> None:
 
 
 def usage() -> str:
-    lines = [f"  {name:<14}{command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "Train clinical language models that can be shared.",
-            "",
-            "usage: asclepius SUBCOMMAND [--debug] ...        asclepius SUBCOMMAND --help shows every setting",
-            "",
-            *lines,
-        ]
-    )
+    summary = "Train clinical language models that can be shared."
+    return page(summary, "asclepius", "COMMAND", COMMANDS, ["demo", "train --help"])
 
 
 def usage_of_evaluate() -> str:
-    lines = [f"  {name:<14}{command.summary}" for name, command in PARTS.items()]
-    return "\n".join(["usage: asclepius evaluate PART ...        asclepius evaluate PART --help", "", *lines])
+    summary = "Measure how good and how faithful a model's answers are."
+    return page(summary, "asclepius evaluate", "PART", PARTS, ["demo", "judge --help"])
+
+
+def page(summary: str, prog: str, kind: str, rows: dict[str, Command], examples: list[str]) -> str:
+    lines = [f"  {name:<14}{command.summary}" for name, command in rows.items()]
+    usage = f"usage: {prog} {kind} [--debug] ..."
+    return "\n".join([summary, "", usage, f"`{prog} {kind} --help` lists every setting.", "", *lines, "",
+                      examples_of(prog, examples)])  # fmt: skip
+
+
+def examples_of(prog: str, examples: Sequence[str]) -> str:
+    return "\n".join(["examples:", *(f"  {prog} {arguments}".rstrip() for arguments in examples)])
+
+
+@contextlib.contextmanager
+def ending_in_examples(name: str, command: Command, arguments: list[str]) -> Iterator[None]:
+    """Print the command's examples below its --help."""
+    try:
+        yield
+    except SystemExit as left:
+        if left.code in (0, None) and set(HELP) & set(arguments):
+            print(examples_of(f"asclepius {name}", command.examples))
+        raise
 
 
 def named(name: str, table: dict[str, Command], what: str) -> Command:
@@ -145,7 +220,7 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
         name, command = f"evaluate {part}", named(part, PARTS, f"part of evaluate as {part}")
     if name in ("notes", "instructions") and any(a.split("=")[0] == "--audit" for a in arguments):
         # Another question to the same folder: none of the settings of a run that writes.
-        command = Command("", "data_prep.curate.audit", "AuditConfig", "run", "prep")
+        command = AUDIT
     if name == "train":
         train(command, arguments, debug)
         return
@@ -159,7 +234,9 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
     if name in ("import", "export"):
         os.environ["JAX_PLATFORMS"] = "cpu"  # they need no accelerator, and must not take one from a training
     module = importlib.import_module(command.module)
-    config = tyro.cli(getattr(module, command.config), prog=f"asclepius {name}", args=arguments)
+    with ending_in_examples(name, command, arguments):
+        settings, described = getattr(module, command.config), f"{command.summary.capitalize()}."
+        config = tyro.cli(settings, prog=f"asclepius {name}", description=described, args=arguments)
     getattr(module, command.function)(config)
 
 
@@ -178,7 +255,8 @@ def train(command: Command, arguments: list[str], debug: bool) -> None:
         run: Annotated[TrainConfig, tyro.conf.arg(name="")]
         job: JobConfig
         restarts: int = 0
-        """Start again after crashes, until so many in a row bring no new checkpoint; or set ASCLEPIUS_RESTARTS."""
+        """Restart after a crash, until this many crashes in a row bring no new checkpoint. The environment variable
+        ASCLEPIUS_RESTARTS sets it too."""
 
     flags = parse("train", arguments, Flags, lambda config: Flags(config, JobConfig()))
     if restarts := restarts_asked(flags.restarts):
@@ -219,13 +297,14 @@ def parse(name: str, arguments: list[str], flags: Any, default: Callable[[Any], 
     file = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if file is None and not {"-h", "--help"} & set(arguments):
         raise UserError("name a config first, such as instruct_7b or configs/mine.py")
-    return tyro.cli(
-        flags,
-        prog=f"asclepius {name} CONFIG",
-        description=COMMANDS[name].summary,
-        default=default(TrainConfig() if file is None else load_config(file)),
-        args=arguments if file is None else arguments[1:],
-    )
+    with ending_in_examples(name, COMMANDS[name], arguments):
+        return tyro.cli(
+            flags,
+            prog=f"asclepius {name} CONFIG",
+            description=f"{COMMANDS[name].summary.capitalize()}.",
+            default=default(TrainConfig() if file is None else load_config(file)),
+            args=arguments if file is None else arguments[1:],
+        )
 
 
 def explain(error: Exception, name: str) -> str | None:

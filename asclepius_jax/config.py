@@ -21,69 +21,77 @@ from data_prep.contract.errors import UserError
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where the parameters come from; random if neither is given. A run that continues itself ignores them."""
+    """Source of the initial parameters; random without one. A run that resumes from its own checkpoint ignores it."""
 
     hf: str = ""
     """Hugging Face folder with safetensors, or a hub id such as HuggingFaceTB/SmolLM2-135M."""
     checkpoint: str = ""
-    """Run folder, or one step of it; only its parameters are loaded."""
+    """Run folder, or RUN/checkpoints/STEP; only its parameters are loaded."""
     random: bool = False
-    """Tune random weights on instructions, which is refused otherwise."""
+    """Allow instruction tuning to start from random weights."""
     seed: int = 0
-    """Random seed for random parameters."""
+    """Seed of random parameters."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
+    """Packed rows."""
+
     path: str = ""
-    """Folder that `asclepius pack` wrote."""
+    """Folder written by `asclepius pack`."""
     eval_path: str = ""
-    """Packed folder that is held out; empty: no evaluation."""
+    """Packed folder of held-out rows; empty turns evaluation off."""
     row_length: int = 2048
-    """Tokens of a row; both folders must have been packed to it."""
+    """Tokens per row; both folders must be packed to this length."""
     epochs: float = 1.0
-    """Passes over the data; the number of steps follows."""
+    """Passes over the rows; they determine the number of steps."""
     seed: int = 0
-    """Of the order of the rows."""
+    """Random seed for shuffling rows."""
 
 
 @dataclass(frozen=True)
 class BatchConfig:
+    """Rows per update."""
+
     global_batch: int = 128
-    """Rows in one update, over all devices."""
+    """Rows per update, over all devices."""
     microbatches: int = 0
-    """Parts that a batch is computed in, one after another; the result is the same. 0: as few as fit."""
+    """Microbatches per update, computed one after another with the same result; 0 chooses as few as fit in memory."""
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis; one of them may be -1: all that are left."""
+    """Devices along each mesh axis; one axis may be -1, which takes all remaining devices."""
 
     data: int = 1
-    """Replicas of the model."""
+    """Replicas of the model (data parallelism)."""
     fsdp: int = -1
-    """Devices that share parameters, optimizer state and batch."""
+    """Devices that share parameters, optimizer state and batch (fully sharded data parallelism)."""
     tensor: int = 1
-    """Devices that share heads and feed-forward columns."""
+    """Devices that share attention heads and feed-forward columns (tensor parallelism)."""
     context: int = 1
-    """Devices that share the positions of a row; for rows of 8,192 tokens and more."""
+    """Devices that share the positions of a row (sequence parallelism); useful from 8,192 tokens per row."""
 
 
 @dataclass(frozen=True)
 class ComputeConfig:
+    """Precision, recomputation and kernels."""
+
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of activations and of parameters as they are used; masters and optimizer state are float32."""
+    """Type of activations and of the parameters in use; master parameters and optimizer state stay float32."""
     remat: Literal["auto", "none", "projections", "attention", "full", "offload"] = "auto"
-    """What the backward pass finds saved of a block: all, projections and attention, attention, its input alone, not
-    even that (it waits in the host's memory). `auto`: the least recomputation that fits."""
+    """Activations kept for the backward pass. none: all, nothing is recomputed. projections: q, k, v, gate, up and
+    attention. attention: the attention output. full: block inputs only. offload: block inputs, in host memory. auto:
+    the least recomputation that fits in memory."""
     attention: Literal["auto", "splash", "cudnn", "xla"] = "auto"
-    """Kernel; `auto`: splash on TPU, cuDNN on NVIDIA, plain XLA elsewhere."""
+    """Attention kernel; auto takes splash on TPU, cuDNN on NVIDIA GPUs, and plain XLA elsewhere."""
     compiled: str = "~/.cache/asclepius-jax/compiled"
-    """Folder where compiled programs stay, so that the next start does not compile; empty: none."""
+    """Cache folder for compiled programs, so that the next start does not compile; empty turns the cache off."""
     program: str = ""
-    """Compiled step that `asclepius plan --save` wrote, of your own making; empty: compile at start."""
+    """Compiled step written by `asclepius plan --save`; empty compiles at the start. Load only files that you made: a
+    compiled step can run any code."""
     reduce_dtype: Literal["bfloat16", "float32"] = "float32"
-    """Of gradients while they are summed over fsdp devices; bfloat16 sends half as many bytes."""
+    """Type of gradients while they are summed over fsdp devices; bfloat16 halves the bytes sent."""
 
 
 @dataclass(frozen=True)
@@ -91,86 +99,100 @@ class OptimizerConfig:
     """AdamW with warmup and cosine decay."""
 
     learning_rate: float = 2e-5
+    """Peak learning rate."""
     final_fraction: float = 0.0
-    """Of the learning rate, at the last step."""
+    """Learning rate of the last step as a fraction of the peak."""
     warmup_fraction: float = 0.03
-    """Of all steps."""
+    """Fraction of all steps spent on linear warmup."""
     beta1: float = 0.9
+    """Decay rate of the first moment."""
     beta2: float = 0.999
+    """Decay rate of the second moment."""
     epsilon: float = 1e-8
+    """Term added to the denominator for stability."""
     weight_decay: float = 0.0
-    """Applies to matrices, not to norm scales."""
+    """Decoupled weight decay of matrices; norm scales have none."""
     clip_norm: float = 1.0
-    """Largest global norm of the gradient."""
+    """Largest global norm of the gradient; larger gradients are scaled down to it."""
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 saves 2 bytes a parameter."""
+    """Type of the first moment; bfloat16 saves 2 bytes per parameter."""
 
 
-# What of a block may have an adapter, named as in the configuration.
+# Matrices of a block that may have an adapter, by their names in the configuration.
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685): they train, and everything else stays as it was."""
+    """Low-rank adapters (arXiv 2106.09685), trained beside frozen weights."""
 
     rank: int = 0
-    """Of an adapter's two matrices; 0: none, everything trains."""
+    """Rank of the adapters; 0 trains every parameter instead."""
     alpha: float = 16.0
-    """What the matrices make is scaled by alpha / rank."""
+    """Numerator of the adapters' scale, which is alpha / rank."""
     targets: tuple[str, ...] = LORA_TARGETS
-    """Matrices of every block that have adapters."""
+    """Matrices of each block that have adapters."""
     dropout: float = 0.0
-    """Share of an adapter's inputs that a training step leaves out."""
+    """Probability of dropping an input of an adapter in training."""
     base_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the frozen matrices as they are kept; in bfloat16 they are what a bfloat16 step makes of float32 ones."""
+    """Type in which frozen matrices are stored. bfloat16 gives the results of float32 where the step computes in
+    bfloat16."""
     seed: int = 0
-    """Of the adapters at the start, and of dropout."""
+    """Random seed for initial adapters and for dropout."""
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
+    """Checkpoints of a run."""
+
     every_steps: int = 500
-    """The last step is always saved."""
+    """Steps between checkpoints; the last step is always saved."""
     keep: int = 2
-    """Newest steps that stay."""
+    """Number of newest checkpoints to keep."""
     keep_every: int = 0
-    """Steps that are multiples of this stay for ever; 0: none."""
+    """Keep every checkpoint whose step is a multiple of this; 0 keeps none for that reason."""
     keep_best: int = 0
-    """Steps with the lowest loss on held-out rows that stay; saved and evaluated at the same step."""
+    """Number of checkpoints with the lowest held-out loss to keep, among those saved and evaluated at one step."""
     checksums: bool = True
-    """Save every array's content checksum, and compare when it is read again."""
+    """Save a checksum of every array's content, and compare it at each restore."""
 
 
 @dataclass(frozen=True)
 class EvalConfig:
+    """Loss on held-out rows."""
+
     every_steps: int = 500
-    """The last step is always evaluated, where there is held-out data."""
+    """Steps between evaluations; the last step is always evaluated."""
     max_rows: int = 1024
-    """Rows of the held-out folder that are used."""
+    """Most held-out rows to evaluate, spread evenly over the folder."""
 
 
 @dataclass(frozen=True)
 class HealthConfig:
-    """What watches over a run."""
+    """Checks that end or report an unhealthy run."""
 
     timeout_seconds: float = 0.0
-    """Without a finished step, after which the run ends with code 3, to be started again. 0: ten times the median step,
-    at least ten minutes; the first step, which compiles, has half an hour."""
+    """Exit with code 3 (restart to resume) if no step finishes within this many seconds. 0: ten times the median step,
+    at least ten minutes. The first step compiles and has half an hour."""
     max_skipped: int = 10
-    """Steps in a row whose loss or gradient is not finite. Each is skipped; one more ends the run."""
+    """Most consecutive steps with a loss or gradient that is not finite. Each such step is skipped; one more ends the
+    run."""
     spike_sigmas: float = 8.0
-    """A loss above the median of the last hundred by so many standard deviations is reported with its rows."""
+    """Report a loss, with its rows, that exceeds the median of the last hundred by this many standard deviations."""
     compare_every: int = 100
-    """Steps between comparisons of the processes of a job; one that lags is named. 0: none."""
+    """Steps between comparisons of the processes of a job, which name a slow one; 0 never compares."""
 
 
 @dataclass(frozen=True)
 class LogConfig:
+    """Metrics of a run."""
+
     every_steps: int = 10
+    """Steps between lines of the log and of metrics.jsonl."""
     tensorboard: bool = True
+    """Write TensorBoard event files into the run folder."""
     progress: bool = True
-    """A live line on a terminal; a plain line elsewhere."""
+    """Show a live progress line on a terminal, and plain lines elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +200,9 @@ class TrainConfig:
     """Train a LLaMA on packed rows."""
 
     run_dir: str = "runs/train"
-    """Folder of this run; an interrupted run in it continues."""
+    """Folder of the run; an interrupted run in it resumes."""
     model: str = "llama2_7b"
-    """A size by name, or a Hugging Face folder or hub id, of which config.json is read."""
+    """Model size by name, or a Hugging Face folder or hub id whose config.json is read."""
     init: InitConfig = field(default_factory=InitConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -193,7 +215,7 @@ class TrainConfig:
     health: HealthConfig = field(default_factory=HealthConfig)
     log: LogConfig = field(default_factory=LogConfig)
     profile: int = 0
-    """Steps that a trace for xprof covers, from the third of this start on; it lies in the run folder."""
+    """Steps to trace for xprof, from the third step of this start; the trace is saved in the run folder."""
 
 
 def shipped(name: str) -> Path:
@@ -208,7 +230,7 @@ class InitFolder:
     """Copy the configs and launch scripts into a folder, to edit them."""
 
     folder: tyro.conf.Positional[Path]
-    """Folder to write `configs/` and `launch/` into; it is made if it does not exist."""
+    """Folder for `configs/` and `launch/`; created if missing."""
 
 
 def init_folder(options: InitFolder) -> None:

@@ -40,12 +40,12 @@ PRETRAIN_EPOCHS = 4
 
 @dataclasses.dataclass(frozen=True)
 class DemoConfig:
-    """Case reports to a model that answers, in a few minutes."""
+    """Run the whole pipeline on fictional case reports."""
 
     out: Path = Path("runs/demo")
-    """Folder for everything that is made; an earlier demo in it is replaced."""
+    """Folder for all results; replaces an earlier demo in it."""
     config: str = "demo"
-    """Config of the tuning run, a file or a name; pretraining differs in its data and epochs."""
+    """Config of the tuning run, by file or name; pretraining changes only its data and epochs."""
 
 
 @dataclasses.dataclass

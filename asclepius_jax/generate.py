@@ -26,30 +26,36 @@ BUCKET = 64
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
+    """Decoding settings."""
+
     max_new_tokens: int = 256
+    """Most tokens to generate."""
     temperature: float = 0.0
-    """0 takes the likeliest token each time."""
+    """Sampling temperature; 0 always takes the most likely token."""
     top_p: float = 1.0
-    """Sample among the likeliest tokens that together have this probability."""
+    """Sample from the most likely tokens whose probabilities add up to this."""
     seed: int = 0
+    """Random seed for sampling."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerateConfig:
-    """Ask a checkpoint."""
+    """Ask a checkpoint a question."""
 
     checkpoint: Path
-    """Run folder, or one step of it."""
+    """Run folder (its newest step), or RUN/checkpoints/STEP."""
     prompt: str = ""
-    """Text to continue, as it is."""
+    """Text to continue as it is, without the prompt template."""
     note: Path | None = None
-    """File with a note; with --instruction it is rendered into the prompt of training."""
+    """File that holds a note; used with --instruction, in the prompt template of training."""
     instruction: str = ""
+    """Instruction or question about the note."""
     prompt_template: str | None = None
-    """File with another prompt; the checkpoint's own is the default."""
+    """File that replaces the checkpoint's own prompt template."""
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of the computation."""
 
 
 def run(config: GenerateConfig) -> None:

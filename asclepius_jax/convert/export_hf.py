@@ -48,24 +48,24 @@ TEXTS = (
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """Checkpoint to Hugging Face folder."""
+    """Convert a checkpoint to a Hugging Face folder."""
 
     checkpoint: Path
     """Run folder (its newest step), or RUN/checkpoints/STEP."""
     out: Path
     """Folder to write."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the exported weights."""
+    """Type of the exported weights."""
     max_shard_size: float = 5.0
     """Largest safetensors file, in GB."""
     verify: bool = False
-    """Read the folder back and compare it with the checkpoint; one that is finished already is not written again."""
+    """Read the folder back and compare it with the checkpoint; a finished folder is verified as it is."""
     push: str = ""
-    """NAME/REPO on the Hugging Face hub, private; the folder is verified first."""
+    """Repository NAME/REPO on the Hugging Face hub to upload to, private; the folder is verified first."""
     public: bool = False
     """Make the pushed repository public."""
     adapters: bool = False
-    """Of a run that trained adapters: those alone, as a folder that `peft` loads, and not merged into their base."""
+    """Export trained adapters alone, in the form that `peft` loads, instead of merging them into their base."""
     share: Annotated[Share, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Share)
 
 

@@ -35,12 +35,12 @@ from data_prep.contract.tokenizer import check_vocabulary, load_tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class ImportConfig:
-    """Hugging Face folder to checkpoint."""
+    """Convert a Hugging Face folder to a checkpoint."""
 
     hf: Path
-    """Folder, or hub id, with config.json, safetensors and tokenizer.json or tokenizer.model."""
+    """Folder or hub id with config.json, safetensors and tokenizer.json or tokenizer.model."""
     out: Path
-    """Run folder to write, for `--init.checkpoint`, `generate` and `export`."""
+    """Run folder to write; `--init.checkpoint`, `generate` and `export` read it."""
 
 
 def run_import(config: ImportConfig) -> None:

@@ -28,11 +28,12 @@ PATIENCE_SECONDS = 600  # for another process that writes nothing
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Which of the files this process writes: those whose number leaves `process_id` when divided by `processes`."""
+    """Share of the files that this process writes: file number modulo `processes` equals `process_id`."""
 
     process_id: int = 0
+    """Number of this process among those that share the export, from 0."""
     processes: int = 1
-    """That write together; process 0 puts their files into one folder and writes everything else."""
+    """Processes that share the export; process 0 collects their files and writes everything else."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,18 +35,19 @@ LISTEN_MILLISECONDS = 3_600_000  # of one request; the next follows
 
 @dataclass(frozen=True)
 class JobConfig:
-    """Which job this process is part of. Slurm, TPU pods, Kubernetes and MPI say it themselves: leave all empty."""
+    """Place of this process in its job. Leave it empty under Slurm, on TPU pods, on GKE and under MPI, which say it
+    themselves."""
 
     coordinator: str = ""
-    """host:port that process 0 listens on and every other reaches."""
+    """host:port at which process 0 listens and that every other process reaches."""
     processes: int = 0
-    """Of the whole job; one on each host."""
+    """Number of processes in the job; one per host."""
     process_id: int = -1
-    """Of this one, from 0."""
+    """Number of this process, from 0."""
     timeout_seconds: int = 300
-    """For all processes to arrive."""
+    """Seconds within which all processes must connect."""
     heartbeat_seconds: int = 40
-    """Silence after which a process counts as gone."""
+    """Seconds of silence after which a process counts as lost."""
 
 
 class Job:

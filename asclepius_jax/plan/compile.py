@@ -36,19 +36,19 @@ from data_prep.contract.manifests import read_manifest
 @dataclass(frozen=True)
 class PlanOptions:
     topology: str
-    """Machine, such as v5e-64, v5p-128, v5e-256x2 (two slices), h100-8, a100-80g-8, cpu-8."""
+    """Machine by name, such as v5e-64, v5p-128, v5e-256x2 (two slices), h100-8, a100-80g-8, cpu-8."""
     json: bool = False
     """Print one JSON object instead of tables."""
     search: bool = False
-    """Try meshes, microbatches and remat policies, and compile the best."""
+    """Try meshes, microbatches and remat policies, and compile the best of them."""
     out: str = ""
-    """With --search: config file for the winner; default: the config's name with the topology's."""
+    """Config file for the winner of --search; by default named after the config and the topology."""
     price: float = 0.0
-    """Of one device for an hour, in any currency."""
+    """Price per device-hour, in any currency."""
     rows: int = 0
-    """Rows of the data, where data.path is not here to tell."""
+    """Number of training rows; needed when --data.path is not available on this machine."""
     save: str = ""
-    """File for the compiled step, which training takes with --compute.program."""
+    """File for the compiled step; `asclepius train --compute.program FILE` loads it."""
 
 
 @dataclass(frozen=True)
