@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo evaluate test check bench format clean
+.PHONY: demo evaluate test check bench docs format clean
 
 demo: .venv/installed-demo
 	$(BIN)/asclepius demo
@@ -25,6 +25,9 @@ check: .venv/installed-dev
 # On a quiet machine; writes benchmarks/RESULTS.md.
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/run.py
+
+docs: .venv/installed-docs
+	$(BIN)/zensical build --strict
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .

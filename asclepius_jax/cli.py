@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from tyro import _strings
 
 from asclepius_jax import __version__
 from asclepius_jax.evaluate import parts
@@ -149,6 +150,14 @@ AUDIT = Command(
 
 
 HELP = ("-h", "--help")
+
+
+def joined_lines(helptext: str) -> str:
+    """Join single line breaks. tyro keeps those of an indented docstring, in the middle of the lines of --help."""
+    return re.sub(r"(?<!\n)\n[ \t]*(?=\S)", " ", helptext).rstrip()
+
+
+_strings.remove_single_line_breaks = joined_lines
 
 
 def main() -> None:

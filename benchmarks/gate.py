@@ -16,14 +16,13 @@ from random import Random
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/data_prep")]
-
-from planted import reworded  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from asclepius_jax.evaluate.judge.mutations import CLASSES, is_true_elsewhere  # noqa: E402
 from data_prep.faithfulness.atoms.read import read  # noqa: E402
 from data_prep.faithfulness.certificate import certify, check, rules_version, source_of  # noqa: E402
 from data_prep.teachers.offline.note import write_note  # noqa: E402
+from tests.helpers.planted import reworded  # noqa: E402
 
 # Gold types whose words are facts that the gate claims to check, in the order of the table.
 GOLD = (

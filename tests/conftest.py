@@ -5,11 +5,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.command_line import Ask
+from tests.helpers.places import shared
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
@@ -30,21 +32,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of minutes first and those of seconds last, so that no worker ends long before the other."""
-    items.sort(key=lambda item: item.path.parent.name in ("data_prep", "evaluate"))
-
-
-def shared(name: str) -> Path:
-    """A real input, or skip."""
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"no ../shared/{name} beside the repository")
-    return path
+    items.sort(key=lambda item: not {"data_prep", "evaluate"}.isdisjoint(item.path.parts))
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +46,7 @@ def mistral_tokenizer() -> Path:
 @pytest.fixture(scope="session")
 def small_tokenizer(tmp_path_factory) -> Path:
     """A folder with the tokenizer.json of 320 pieces that the small models of these tests share."""
-    from made_inputs import make_tokenizer
+    from tests.helpers.made_inputs import make_tokenizer
 
     return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
@@ -63,7 +54,7 @@ def small_tokenizer(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def base(small_tokenizer: Path, tmp_path_factory):
     """The configuration of the small run that several files strike, damage and continue."""
-    from small_run import small_run
+    from tests.helpers.small_run import small_run
 
     return small_run(tmp_path_factory.mktemp("inputs"), small_tokenizer)
 
@@ -76,9 +67,6 @@ def unbroken(base, tmp_path_factory) -> Path:
     from asclepius_jax.train.loop import train
 
     return train(dataclasses.replace(base, run_dir=str(tmp_path_factory.mktemp("unbroken"))))
-
-
-Ask = Callable[..., str]
 
 
 @pytest.fixture
@@ -97,9 +85,3 @@ def refused(monkeypatch, capsys) -> Ask:
         return told
 
     return ask
-
-
-def one_line(told: str) -> str:
-    assert told.count("\n") == 1, told
-    assert told.startswith("asclepius ")
-    return told

@@ -26,7 +26,7 @@ MOST_ENTRIES, MOST_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES = 12, 400, 60, 12
 # Names that a folder gives its own meaning: `kernels.names` and `evaluate.records` say enough.
 SHARED_NAMES = {"__init__", "records", "tables", "adapters", "names", "charts", "demo", "report"}
 # Private parts of other packages that nothing public replaces, by file.
-PRIVATE = {"asclepius_jax/distributed/job.py": {"_src", "_jax"}}
+PRIVATE = {"asclepius_jax/cli.py": {"_strings"}, "asclepius_jax/distributed/job.py": {"_src", "_jax"}}
 
 
 def modules(folder: str = "") -> dict[str, Path]:

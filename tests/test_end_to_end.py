@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from asclepius_jax import cli
 from asclepius_jax.demo import DemoConfig
 from asclepius_jax.demo import run as run_demo
 from data_prep.contract.records import PackedRow
 from data_prep.contract.tokenizer import train_sentencepiece
+from tests.helpers.places import ROOT
 
 REPORTS = ROOT / "data_prep" / "ingest" / "demo_reports.jsonl"
 

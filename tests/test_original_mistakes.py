@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from made_inputs import MODEL, example, note, sentences, write_records
 
 from asclepius_jax.checkpoint.read import Meta
 from asclepius_jax.checkpoint.write import Saver
@@ -29,6 +28,7 @@ from data_prep.synthesize.filters import reason_to_reject
 from data_prep.synthesize.gate import GateConfig
 from data_prep.synthesize.instructions import TaskWeights, WriteExamples, tasks_of_note
 from data_prep.teachers.base import Reply, Request
+from tests.helpers.made_inputs import MODEL, example, note, sentences, write_records
 
 LENGTH = 512
 EXAMPLES = [

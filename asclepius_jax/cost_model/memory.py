@@ -1,6 +1,6 @@
 """How much of a device's memory a training step takes, from the shapes alone.
 
-Within a tenth of what XLA's compilers allocate for the runs that `tests/test_memory.py` holds; where a plan is wanted
+Within a tenth of what XLA's compilers allocate for the runs of its test; where a plan is wanted
 to the byte, `asclepius plan` compiles the step. Letters: L layers, D model width, N query heads, K key/value heads,
 H head width, F feed-forward width, V vocabulary, T row length.
 """

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from made_inputs import TOKEN_IDS, packed_notes, transformers_model
 
 from asclepius_jax.config import (
     BatchConfig,
@@ -29,6 +28,7 @@ from asclepius_jax.model.huggingface.safetensors import open_folder
 from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
 from asclepius_jax.train.loop import train
 from data_prep.contract.tokenizer import JsonTokenizer
+from tests.helpers.made_inputs import TOKEN_IDS, packed_notes, transformers_model
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from made_inputs import transformers_model
 
 from asclepius_jax.config import BatchConfig, ComputeConfig, MeshConfig, OptimizerConfig, TrainConfig
 from asclepius_jax.distributed.sharding import batch_sharding, make_mesh, param_shardings
@@ -21,6 +20,7 @@ from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import init_state, make_train_step, state_shardings
 from data_prep.contract.records import PackedRow
 from data_prep.pack.best_fit import pack
+from tests.helpers.made_inputs import transformers_model
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -13,8 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import shared
-from made_inputs import note, write_records
 
 from asclepius_jax.config import (
     BatchConfig,
@@ -33,6 +31,8 @@ from asclepius_jax.generate import Sampling, generate, load_checkpoint
 from asclepius_jax.model.huggingface.safetensors import open_folder
 from asclepius_jax.train.loop import train
 from data_prep.pack import run as pack
+from tests.helpers.made_inputs import note, write_records
+from tests.helpers.places import shared
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -1,0 +1,134 @@
+"""One run to a folder; what a dead one left is taken over, and said."""
+
+import itertools
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from asclepius_jax.distributed import run_lock
+from asclepius_jax.distributed.run_lock import LOCK, locked, process_mark, process_started
+from data_prep.contract.errors import UserError
+from tests.helpers.places import ROOT
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from asclepius_jax.distributed.run_lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+
+
+def holder(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def write_lock(folder: Path, **holder: object) -> Path:
+    folder.mkdir()
+    (folder / LOCK).write_text(json.dumps({"host": socket.gethostname(), "pid": 1, "started": "", **holder}))
+    return folder
+
+
+def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path: Path, capsys):
+    first = holder(tmp_path / "run")
+    told = rf"run is in use by another run, process {first.pid} on {re.escape(socket.gethostname())}: wait for it, or"
+    with pytest.raises(UserError, match=told), locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run" / LOCK).is_file()
+    first.kill()
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # ended and not waited for: a zombie holds nothing
+    with locked(tmp_path / "run"):
+        assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
+    assert f"was left by process {first.pid} on" in capsys.readouterr().out
+    first.wait()
+
+
+def test_a_folder_that_stays_empty_is_taken_away(tmp_path: Path):
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / LOCK).is_file()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run").is_dir()
+
+
+def test_an_id_that_came_round_again_is_another_process(tmp_path: Path, capsys):
+    boot, ticks = process_mark(os.getppid()).split()
+    folder = write_lock(tmp_path / "run", pid=os.getppid(), started=f"{boot} {int(ticks) - 1}")
+    with locked(folder):
+        pass
+    assert f"was left by process {os.getppid()}" in capsys.readouterr().out
+
+
+def test_a_clock_that_is_set_makes_no_other_process_of_a_holder(tmp_path: Path, monkeypatch):
+    first = holder(tmp_path / "run")
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 3600)
+    with pytest.raises(UserError, match="in use by another run"), locked(tmp_path / "run"):
+        pass
+    first.kill()
+    first.wait()
+
+
+@pytest.mark.skipif(process_mark() is None, reason="no /proc on this system")
+def test_the_start_of_a_process_is_known_to_a_tick():
+    """A start that seemed a second earlier would lie before the end of the start before it."""
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    for _ in range(3):
+        before = time.time()
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        after = time.time()
+        started = process_started(process.pid)
+        process.communicate(b"\n")
+        assert before - 2 * tick <= started <= after + tick
+        assert process_started(process.pid) is None
+
+
+def touch(path: Path, ended: threading.Event) -> None:
+    """As a holder does whose clock is far off."""
+    for second in itertools.count(1_000_000_000):
+        os.utime(path, (second, second))
+        if ended.wait(0.1):
+            return
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_holder_on_another_host_is_watched_for_a_sign_of_life(tmp_path: Path, monkeypatch, capsys, lives: bool):
+    folder = write_lock(tmp_path / "run", host="elsewhere", pid=7)
+    if lives:
+        ended = threading.Event()
+        thread = threading.Thread(target=touch, args=(folder / LOCK, ended))
+        thread.start()
+        with pytest.raises(UserError, match="process 7 on elsewhere, which gave a sign of life"), locked(folder):
+            pass
+        ended.set()
+        thread.join()
+        return
+    monkeypatch.setattr(run_lock, "SILENCE_SECONDS", 0.5)
+    with locked(folder):
+        pass
+    out = capsys.readouterr().out
+    assert "to see whether its holder still lives" in out
+    assert "was left by process 7 on elsewhere, which is gone: the run is taken over" in out
+
+
+def test_a_lock_that_was_cut_short_is_no_obstacle(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(run_lock, "SILENCE_SECONDS", 0.2)
+    (tmp_path / LOCK).write_text('{"host": "els')
+    with locked(tmp_path):
+        pass

@@ -1,0 +1,204 @@
+"""What a judge is asked, how its replies are read, and what becomes of those that cannot be."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from asclepius_jax.evaluate.answers.answers import read_answers
+from asclepius_jax.evaluate.judge import prompts
+from asclepius_jax.evaluate.judge.by_rule import by_rules
+from asclepius_jax.evaluate.judge.judge import JudgeConfig, kinship, run
+from asclepius_jax.evaluate.judge.prompts import listwise_messages, pointwise_messages, read_scores, read_verdict
+from asclepius_jax.evaluate.judge.rubric import Verdict
+from asclepius_jax.evaluate.records import Answer, Judgement, read_records
+from data_prep.contract.errors import UserError
+from data_prep.teachers.base import TeacherConfig
+from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
+from tests.helpers.made_evaluation import NOTE, question, write_answers, write_questions
+from tests.helpers.text_stages import api
+
+GOOD = json.dumps({"evidence": [], "incorrect": "no", "omitted": "nothing", "answerable": "yes", "recognised": "yes"})
+BAD = GOOD.replace('"incorrect": "no"', '"incorrect": "yes"')
+RIGHT = "Aspirin 100 mg was given twice daily."
+WRONG = "Aspirin 1000 mg was given twice daily."
+
+
+def judged(tmp_path, reply, models=("a", "b"), **changed):
+    """Eight questions, answered by each model, judged by an endpoint; the judgements, and what was sent."""
+    questions = write_questions(tmp_path / "questions")
+    names = [f"q{number}" for number in range(8)]
+    folders = [
+        write_answers(tmp_path / "answers" / model, model, dict.fromkeys(names, f"{RIGHT} {model}")) for model in models
+    ]
+    with FakeEndpoint(reply) as endpoint:
+        config = JudgeConfig(
+            questions,
+            tuple(folders),
+            tmp_path / "judged",
+            name="j",
+            teacher=replace(api(endpoint), temperature=0.0),
+            **changed,
+        )
+        manifest = run(config)
+    return list(read_records(tmp_path / "judged", "judgements", Judgement)), endpoint.requests, manifest
+
+
+def test_every_answer_gets_every_vote_and_no_model_is_named(tmp_path):
+    made, requests, _ = judged(tmp_path, lambda body, n: completion(GOOD), models=("secret-a", "secret-b"), votes=3)
+    assert {(j.question_id, j.model, j.vote) for j in made} == {
+        (f"q{number}", model, vote) for number in range(8) for model in ("secret-a", "secret-b") for vote in range(3)
+    }
+    assert {j.score for j in made} == {4}
+    # The answers end in the name of their model here; nothing else of what is sent may hold it.
+    sent = [message["content"].replace("daily. secret", "") for body in requests for message in body["messages"]]
+    assert not [text for text in sent if "secret" in text]
+
+
+def test_the_options_stand_in_another_order_with_each_vote():
+    first, second, third = (pointwise_messages(NOTE, "i", "a", vote)[1]["content"] for vote in range(3))
+    assert "One of: nothing, minor, significant." in first
+    assert "One of: significant, minor, nothing." in second
+    assert first == third
+
+
+def test_braces_and_placeholders_in_a_note_stay_text():
+    text = pointwise_messages("{answer} \0a {0}", "{note}", "the answer", 0)[1]["content"]
+    assert "{answer}" in text
+    assert text.count("the answer") >= 1
+    assert "{note}" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        f"```json\n{GOOD}\n```",
+        f"Here is what I think {{not JSON}}: {GOOD} Good luck!",
+        GOOD.replace('"no"', "false"),
+    ],
+)
+def test_a_verdict_is_read_however_it_is_wrapped(text):
+    assert read_verdict(text)[0] == Verdict(False, "nothing")
+
+
+def test_a_judge_that_repeats_the_example_first_is_read_by_its_answer():
+    assert read_scores('Such as {"A": 3, "B": 3}? Here: {"A": 1, "B": 4}', 2) == [1, 4]
+    assert read_verdict(f"{GOOD} No, wait. {BAD}")[0].incorrect
+
+
+@pytest.mark.parametrize("text", ["", "4", "{}", GOOD.replace("nothing", "maybe"), "{" * 50, '{"incorrect": "no"}'])
+def test_what_is_no_verdict_is_an_error_and_never_one(text):
+    with pytest.raises(ValueError, match=r"no JSON object|is "):
+        read_verdict(text)
+
+
+def test_garbage_is_asked_for_once_more_then_missing_and_never_a_score(tmp_path):
+    garbled = {"q1", "q5"}
+
+    def reply(body, n):
+        return completion("I would rather not say." if n % 4 == 0 else BAD)
+
+    made, requests, _ = judged(tmp_path, reply, models=("a",))
+    assert {j.score for j in made} <= {0, 1}
+    assert len(made) == 8
+    assert all(bool(j.problem) == (j.score == 0) for j in made)
+    assert len(requests) > 8, garbled
+
+
+def test_a_judge_that_answers_garbage_for_ever_ends_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"16 of 16 verdicts are missing, the first one since: no JSON object: Hm"):
+        judged(tmp_path, lambda body, n: completion("Hm"))
+
+
+def test_a_list_is_judged_in_balanced_orders_and_scores_go_to_their_models(tmp_path):
+    # This judge knows the answers by their last letter: a is always worth 1, b 2, c 3.
+    def reply(body, n):
+        listed = body["messages"][1]["content"].split("Answer ")[1:]
+        worth = {part[0]: "abc".index(part.split("JSON:")[0].strip()[-1]) + 1 for part in listed if part[1] == ":"}
+        return completion(json.dumps(worth))
+
+    made, requests, _ = judged(tmp_path, reply, models=("a", "b", "c"), mode="listwise", votes=3)
+    assert {(j.model, j.score) for j in made} == {("a", 1), ("b", 2), ("c", 3)}
+    assert len(requests) == 8 * 3
+    firsts = [body["messages"][1]["content"].split("Answer A:\n")[1].split("\n")[0][-1] for body in requests]
+    assert sorted(firsts) == sorted("abc" * 8), "each model stands first as often as any other"
+
+
+def test_scores_off_the_scale_are_missing():
+    assert read_scores('{"A": 5, "B": "3", "C": {"score": 2}, "Answer D": "4/4", "E": 2.5}', 6) == [0, 3, 2, 4, 0, 0]
+
+
+def test_a_list_shows_the_scale_and_hides_the_models():
+    text = listwise_messages(NOTE, "i", ["one", "two"])[1]["content"]
+    assert "Answer A:\none" in text
+    assert "4: excellent" in text
+
+
+def test_a_judge_of_the_family_of_a_model_is_told_of():
+    models = {"my-GPT-3.5": "", "base": "gpt-4o-mini", "llama-7b": "x"}
+    assert kinship("gpt-4o", models) == ["gpt-4o is of one family with my-GPT-3.5, base: judges favour their own kind"]
+    assert not kinship("claude-4", {"llama-7b": ""})
+
+
+def test_a_judge_may_not_go_by_the_name_of_the_clinicians(tmp_path):
+    for name in ("clinicians", "jury"):
+        with pytest.raises(UserError, match=f"--name {name}: tables give this name to"):
+            run(JudgeConfig(tmp_path, (tmp_path,), tmp_path / "out", name, teacher=TeacherConfig(model="m")))
+    with pytest.raises(UserError, match="name the judge: --model MODEL"):
+        run(JudgeConfig(tmp_path, (tmp_path,), tmp_path / "out"))
+
+
+def test_the_hash_of_the_prompts_is_in_the_manifest(tmp_path):
+    _, _, manifest = judged(tmp_path, lambda body, n: completion(GOOD))
+    assert manifest["prompt"] == prompts.HASH
+    assert manifest["judge"] == "j"
+
+
+# ---------------------------------------------------------------- by rule
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        (RIGHT, 4),
+        (WRONG, 1),
+        ("Aspirin.", 2),
+        ("This is not stated in the note.", 2),
+        ("qua zzk blorp trin vask", 1),
+        ("", 1),
+    ],
+)
+def test_the_score_by_rule(answer, score):
+    assert by_rules(question(0), Answer("q0", "m", answer, "stop"), "rules").score == score
+
+
+def test_a_lesser_part_that_is_left_out_is_minor():
+    asked = question(0, reference=f"{RIGHT} She was discharged on day 5.")
+    assert by_rules(asked, Answer("q0", "m", RIGHT, "stop"), "rules").score == 3
+
+
+def test_what_the_note_does_not_say_must_be_said_to_be_absent():
+    asked = question(0, instruction="Which allergies does she have?", reference="This is not stated in the note.")
+    assert by_rules(asked, Answer("q0", "m", "The note does not mention allergies.", "stop"), "rules").score == 4
+    assert by_rules(asked, Answer("q0", "m", "She was discharged on day 5.", "stop"), "rules").score == 1
+
+
+def test_rules_judge_without_an_endpoint(tmp_path):
+    questions = write_questions(tmp_path / "questions")
+    texts = {f"q{number}": WRONG if number % 2 else RIGHT for number in range(8)}
+    answers = write_answers(tmp_path / "answers", "m", texts)
+    run(JudgeConfig(questions, (answers,), tmp_path / "judged", teacher=TeacherConfig(model="rules")))
+    made = {j.question_id: j.score for j in read_records(tmp_path / "judged", "judgements", Judgement)}
+    assert made == {f"q{number}": 1 if number % 2 else 4 for number in range(8)}
+
+
+# ---------------------------------------------------------------- ids
+
+
+def test_answers_to_other_questions_are_refused_with_the_id(tmp_path):
+    questions = write_questions(tmp_path / "questions")
+    with pytest.raises(UserError, match=r"answers q99, which is not among"):
+        read_answers([write_answers(tmp_path / "one", "m", {"q99": "x"})], questions)
+    with pytest.raises(UserError, match=r"m answers 1 of 8 questions; not q1, for one"):
+        read_answers([write_answers(tmp_path / "two", "m", {"q0": "x"})], questions)

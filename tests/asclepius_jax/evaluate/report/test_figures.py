@@ -1,0 +1,184 @@
+"""The figures of an evaluation and its page: what they count, and what they refuse."""
+
+import json
+
+import pytest
+
+from asclepius_jax.evaluate.judge.calibration import calibrate
+from asclepius_jax.evaluate.judge.hallucination import analyse
+from asclepius_jax.evaluate.records import Answer, Judgement, Label, Rating
+from asclepius_jax.evaluate.report.figures import Results, figures_of, lower_median, read_judged, scores_of
+from asclepius_jax.evaluate.report.report import ReportConfig, run
+from data_prep.contract.errors import UserError
+from tests.helpers.made_evaluation import NOTE, question, write, write_answers, write_judgements, write_questions
+
+GOOD, FAIR, BAD = [4, 4, 4, 3, 4, 4, 3, 4], [3, 3, 2, 3, 4, 2, 3, 3], [1, 1, 2, 1, 1, 1, 3, 1]
+
+
+def results(tmp_path, **judges) -> Results:
+    """Judges by name: model -> scores."""
+    questions = {q.id: q for q in map(question, range(8))}
+    folders = [write_judgements(tmp_path / name, name, scores) for name, scores in judges.items()]
+    return Results(questions, read_judged(folders))
+
+
+def test_the_lower_median_leaves_out_what_is_missing():
+    assert [lower_median(values) for values in ([4, 0, 1], [3], [0, 0], [2, 3, 4, 4])] == [1, 3, 0, 3]
+
+
+def test_a_jury_has_the_lower_median_of_its_judges(tmp_path):
+    found = scores_of(results(tmp_path, one={"m": GOOD}, two={"m": BAD}, three={"m": FAIR}))
+    assert list(found["jury"]["m"].values()) == FAIR
+
+
+def test_a_missing_verdict_is_counted_and_is_no_score(tmp_path):
+    found = figures_of(results(tmp_path, j={"m": [0, 0, 4, 4, 4, 4, 4, 4]}), "", 0.3)
+    told = found["scores"]["j"]["m"]
+    assert (told["mean"]["value"], told["mean"]["missing"], told["unacceptable"]["count"]) == (4.0, 2, 0)
+    assert found["judges"]["j"]["missing"] == 2
+
+
+def test_models_are_compared_with_the_baseline_by_task_too(tmp_path):
+    found = figures_of(results(tmp_path, j={"good": GOOD, "bad": BAD}), "bad", 0.3)
+    told = found["comparisons"]["j"]["good"]
+    assert told["difference"]["value"] == pytest.approx(sum(GOOD) / 8 - sum(BAD) / 8)
+    assert told["difference"]["low"] > 0
+    assert told["sign_flip"]["p"] < 0.2  # four notes: the least that flipping their signs can give is 1/8
+    assert not told["equivalence"]["equivalent"]
+    assert set(told["tasks"]) == {"Question Answering", "Summarization"}
+    assert all(row["p_holm"] is None or row["p_holm"] >= row["p"] for row in told["tasks"].values())
+
+
+def test_slices_hold_each_question_once(tmp_path):
+    found = figures_of(results(tmp_path, j={"m": GOOD}), "", 0.3)["slices"]["j"]
+    assert sum(told["questions"] for told in found["task"].values()) == 8
+    assert "year" not in found, "a way in which all questions are alike says nothing"
+
+
+def test_an_unknown_baseline_and_stray_ids_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--baseline nobody: no such model; one of m"):
+        figures_of(results(tmp_path / "a", j={"m": GOOD}), "nobody", 0.3)
+    with pytest.raises(UserError, match=r"judge j scores q8, which is not among the questions"):
+        figures_of(results(tmp_path / "b", j={"m": [*GOOD, 4]}), "", 0.3)
+
+
+def test_a_rater_who_rates_twice_is_named(tmp_path):
+    made = results(tmp_path, j={"m": GOOD})
+    made.ratings = [Rating("r1", "q0", "m", 4), Rating("r1", "q0", "m", 3)]
+    with pytest.raises(UserError, match=r"rater r1 rates m's answer to q0 twice"):
+        figures_of(made, "", 0.3)
+
+
+def test_one_rater_agrees_with_nobody(tmp_path):
+    made = results(tmp_path, j={"m": GOOD})
+    made.ratings = [Rating("r1", f"q{number}", "m", 4 - number % 2) for number in range(8)]
+    told = figures_of(made, "", 0.3)["agreement"]["clinicians"]
+    assert told["value"] is None
+    assert "one rater agrees with nobody" in told["undefined"]
+
+
+def test_judges_are_correlated_with_clinicians(tmp_path):
+    made = results(tmp_path, j={"m": GOOD, "n": BAD})
+    made.ratings = [
+        Rating(rater, f"q{number}", model, scores[number])
+        for rater in ("r1", "r2")
+        for model, scores in (("m", GOOD), ("n", BAD))
+        for number in range(8)
+    ]
+    told = figures_of(made, "", 0.3)["agreement"]
+    assert told["clinicians"]["value"] == pytest.approx(1.0)
+    assert told["with_clinicians"]["j"]["spearman"]["value"] == pytest.approx(1.0)
+    assert told["with_clinicians"]["j"]["kappa"]["value"] == pytest.approx(1.0)
+
+
+def test_a_judge_is_compared_with_what_most_clinicians_call_incorrect(tmp_path):
+    made = results(tmp_path, j={"m": [1, 1, 4, 4, 4, 4, 4, 0]})
+    for rater, wrong in (("r1", {0, 2}), ("r2", {0, 2, 3}), ("r3", {0, 7})):
+        made.ratings += [Rating(rater, f"q{n}", "m", 1 if n in wrong else 4, incorrect=n in wrong) for n in range(8)]
+    told = figures_of(made, "", 0.3)["agreement"]["incorrect_by_clinicians"]["j"]
+    assert (told["sensitivity"]["count"], told["sensitivity"]["n"]) == (1, 2)  # q0 of q0 and q2
+    assert (told["specificity"]["count"], told["specificity"]["n"]) == (4, 5)  # not q1; q7's verdict is missing
+
+
+# ---------------------------------------------------------------- what a judge is worth
+
+
+LABELS = {f"q{n}": Label(f"q{n}", "dose x10" if n % 2 else "", "incorrect" if n % 2 else "") for n in range(200)}
+
+
+def verdicts(says_wrong) -> list[Judgement]:
+    return [
+        Judgement(f"q{n}", "planted", "j", 0, 1 if says_wrong(n) else 4, says_wrong(n), "nothing") for n in range(200)
+    ]
+
+
+def test_a_judge_that_knows_has_all_and_one_that_tosses_a_coin_has_nothing():
+    from random import Random
+
+    knows = calibrate(LABELS, verdicts(lambda n: n % 2 == 1))
+    assert (knows["sensitivity"]["value"], knows["specificity"]["value"], knows["youden"]) == (1.0, 1.0, 1.0)
+    coin = Random(0)
+    tossed = [coin.random() < 0.5 for _ in range(200)]
+    guesses = calibrate(LABELS, verdicts(lambda n: tossed[n]))
+    assert abs(guesses["youden"]) < 0.2
+    always = calibrate(LABELS, verdicts(lambda n: True))
+    assert (always["sensitivity"]["value"], always["specificity"]["value"], always["youden"]) == (1.0, 0.0, 0.0)
+
+
+def test_missing_verdicts_are_neither_right_nor_wrong():
+    made = [
+        *verdicts(lambda n: n % 2 == 1)[:100],
+        *(Judgement(f"q{n}", "planted", "j", 0, 0, problem="x") for n in range(100, 200)),
+    ]
+    told = calibrate(LABELS, made)
+    assert told["missing"] == 100
+    assert (told["sensitivity"]["n"], told["sensitivity"]["value"]) == (50, 1.0)
+
+
+# ---------------------------------------------------------------- what answers invent
+
+
+def test_strict_and_inference_aware_differ_by_what_follows_from_the_note():
+    questions = {q.id: q for q in map(question, range(3))}
+    texts = {
+        "q0": "Aspirin 100 mg bid was given.",
+        "q1": "Aspirin 900 mg twice daily.",
+        "q2": "A mass in the left lung.",
+    }
+    mine = {name: Answer(name, "m", text, "stop") for name, text in texts.items()}
+    told = analyse(questions, {"m": mine})["m"]
+    assert told["answers_with_unsupported"]["count"] == 1
+    assert told["kinds"]["dose"] == {"atoms": 2, "not_stated": 1, "unsupported": 1, "severity": "major"}
+    assert told["kinds"]["frequency"]["unsupported"] == 0
+    assert told["kinds"]["frequency"]["not_stated"] == 1, "bid follows from twice daily, and is not stated"
+    assert told["strict"]["value"] > told["inference_aware"]["value"] > 0
+    assert told["omitted"]["value"] == pytest.approx((0 + 1 / 3 + 1) / 3, abs=0.2)
+    assert told["examples"][0]["text"] == "900 mg"
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_shows_a_useless_judge_and_escapes_what_it_shows(tmp_path):
+    questions = write_questions(tmp_path / "questions")
+    name = "<script>alert(1)</script>"
+    answers = write_answers(tmp_path / "answers", name, {f"q{n}": f"{NOTE} <img src=x> Aspirin 5 g." for n in range(8)})
+    judged = write_judgements(tmp_path / "judged", "coin", {name: GOOD})
+    write(tmp_path / "cal/labels", "labels", Label, [LABELS[f"q{n}"] for n in range(8)])
+    tried = write_judgements(tmp_path / "tried", "coin", {"planted": [1] * 8})
+    out = tmp_path / "out"
+    config = ReportConfig(
+        questions, out, (answers,), (judged,), calibration=tmp_path / "cal", calibration_judged=(tried,)
+    )
+    figures = run(config)
+    page = (out / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert "<img src=x>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "coin tells right answers from wrong ones little better than chance" in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", ""), "nothing comes from another host"
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(figures))
+    assert "| model | mean score | unacceptable |" in (out / "report.md").read_text()
+    before = page, (out / "report.json").read_bytes()
+    run(config)
+    assert ((out / "report.html").read_text(), (out / "report.json").read_bytes()) == before

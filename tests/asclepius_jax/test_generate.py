@@ -1,0 +1,146 @@
+"""Decoding with a cache says what transformers.generate says, and stops where it should."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from asclepius_jax.config import MeshConfig
+from asclepius_jax.convert.import_hf import ImportConfig, run_import
+from asclepius_jax.distributed.sharding import make_mesh, param_shardings
+from asclepius_jax.generate import GenerateConfig, Sampling, generate, load_checkpoint, pick, read_prompt, run
+from asclepius_jax.model.huggingface import names
+from asclepius_jax.model.llama import build
+from data_prep.contract.errors import UserError
+from data_prep.contract.tokenizer import JsonTokenizer
+from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
+from tests.helpers.made_inputs import MODEL, transformers_model
+
+transformers = pytest.importorskip("transformers")
+
+NEVER = MODEL.vocab_size  # an EOS that no token is
+PROMPTS = [np.random.default_rng(n).integers(3, 320, n).tolist() for n in (5, 64, 1, 17, 30)]
+
+
+@pytest.fixture(scope="module")
+def folder(small_tokenizer: Path, tmp_path_factory) -> Path:
+    """A random model that transformers made and saved; its logits are far enough apart to have one greatest."""
+    path = tmp_path_factory.mktemp("model")
+    JsonTokenizer(small_tokenizer).save(path)
+    transformers_model(path, MODEL, noise=0.2)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("checkpoint") / "run"
+    run_import(ImportConfig(folder, out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path):
+    model = build(MODEL)
+    mesh = make_mesh(MeshConfig(1, 2, 2), jax.devices()[:4])
+    return model, names.load_params(folder, model, param_shardings(mesh, model))
+
+
+def answers(loaded, eos_id: int = NEVER, prompts=PROMPTS, **sampling) -> list[list[int]]:
+    return generate(*loaded, prompts, eos_id, Sampling(**{"max_new_tokens": 32, **sampling}), "float32")
+
+
+def test_greedy_decoding_is_that_of_transformers(folder: Path, loaded):
+    torch = pytest.importorskip("torch")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    settings = {"max_new_tokens": 32, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    expected = [theirs.generate(torch.tensor([p]), **settings)[0, len(p) :].tolist() for p in PROMPTS]
+    assert answers(loaded) == expected
+    assert len({tuple(ids) for ids in expected}) == len(PROMPTS)
+
+
+def test_a_prompt_is_answered_as_it_is_alone(loaded):
+    """Padding to the longest prompt of a batch changes nothing."""
+    assert answers(loaded, prompts=PROMPTS[2:3]) == answers(loaded)[2:3]
+
+
+def test_an_end_of_text_ends_an_answer_and_is_not_in_it(loaded):
+    free = answers(loaded)
+    eos_id = free[0][7]
+    assert answers(loaded, eos_id) == [ids[: ids.index(eos_id)] if eos_id in ids else ids for ids in free]
+    assert len(answers(loaded, free[0][0])[0]) == 0
+
+
+def test_sampling_follows_its_seed(loaded):
+    first, again, other = (answers(loaded, temperature=1.0, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert first != answers(loaded)
+
+
+def test_a_small_nucleus_holds_the_likeliest_token_alone(loaded):
+    assert answers(loaded, temperature=1.0, top_p=1e-6) == answers(loaded)
+
+
+def test_sampling_stays_within_the_nucleus():
+    logits = jnp.log(jnp.array([0.05, 0.5, 0.15, 0.3]))
+    keys = jax.random.split(jax.random.key(0), 4000)
+
+    def frequencies(temperature: float, top_p: float) -> np.ndarray:
+        drawn = jax.vmap(lambda key: pick(logits[None], key, temperature, top_p)[0])(keys)
+        return np.bincount(np.asarray(drawn), minlength=4) / len(keys)
+
+    # 0.5 + 0.3 reach 0.7, so the nucleus is these two, in their proportion; three standard deviations are 0.024.
+    np.testing.assert_allclose(frequencies(1.0, 0.7), [0, 0.625, 0, 0.375], atol=0.024)
+    np.testing.assert_allclose(frequencies(1.0, 1.0), [0.05, 0.5, 0.15, 0.3], atol=0.024)
+    sharp = np.array([0.05, 0.5, 0.15, 0.3]) ** 2
+    np.testing.assert_allclose(frequencies(0.5, 1.0), sharp / sharp.sum(), atol=0.024)
+    assert frequencies(0.0, 1.0).tolist() == [0, 1, 0, 0]
+
+
+def test_a_prompt_beyond_the_model_is_refused(loaded):
+    with pytest.raises(UserError, match=r"300 prompt tokens and 32 new ones are beyond the model's 256"):
+        answers(loaded, prompts=[[5] * 300])
+
+
+# ---------------------------------------------------------------- from a checkpoint
+
+
+def test_a_checkpoint_answers_as_its_folder_does(folder: Path, checkpoint: Path, capsys):
+    capsys.readouterr()
+    run(GenerateConfig(checkpoint, prompt="fever", sampling=Sampling(16), mesh=MeshConfig(2, 2, 2), dtype="float32"))
+    printed = capsys.readouterr().out
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    ids = tokenizer("fever", return_tensors="pt")["input_ids"]
+    new = theirs.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=0)[0, ids.shape[1] :].tolist()
+    assert printed == JsonTokenizer(folder).decode(new) + "\n"
+
+
+def test_parameters_are_the_same_on_any_mesh(checkpoint: Path):
+    one, many = (load_checkpoint(checkpoint, MeshConfig(*shape))[1] for shape in ((2, 2, 2), (8, 1, 1)))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(many))
+
+
+def test_a_note_and_an_instruction_are_rendered_as_in_training(tmp_path: Path):
+    (tmp_path / "note.txt").write_text("  HPI: fever.\n\n")
+    config = GenerateConfig(tmp_path, note=tmp_path / "note.txt", instruction=" How long? ")
+    expected = render_prompt(TRAINING_TEMPLATE, "HPI: fever.", "How long?")
+    assert read_prompt(config, TRAINING_TEMPLATE) == expected
+    assert read_prompt(config, "{instruction}|{note}\n") == "How long?|HPI: fever.\n"
+    assert read_prompt(GenerateConfig(tmp_path, prompt=" as it is"), TRAINING_TEMPLATE) == " as it is"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "nothing to answer"),
+        ({"prompt": "a", "instruction": "b"}, "--prompt stands alone"),
+        ({"instruction": "b"}, "nothing to answer"),
+        ({"note": Path("absent.txt"), "instruction": "b"}, "absent.txt: no such file"),
+    ],
+)
+def test_half_a_question_is_refused(checkpoint: Path, options: dict, told: str):
+    with pytest.raises(UserError, match=told):
+        run(GenerateConfig(checkpoint, **options))
