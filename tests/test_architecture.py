@@ -228,3 +228,11 @@ def test_the_readme_shows_the_folders_that_there_are():
     assert shown == {
         folder for package, order in ORDER.items() for folder in order if (ROOT / package / folder).is_dir()
     }
+
+
+def test_the_version_stands_in_one_place():
+    from asclepius_jax import __version__
+
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
