@@ -32,7 +32,7 @@ from data_prep.teachers.endpoint.allowed_hosts import why_not_send
 @dataclass(frozen=True)
 class AnswersConfig:
     questions: Path
-    """A finished folder of questions."""
+    """Finished folder of questions."""
 
     models: tuple[str, ...]
     """Models to compare, each as NAME=hf:FOLDER, NAME=checkpoint:RUN, NAME=untrained:FOLDER, NAME=endpoint:MODEL,

@@ -41,6 +41,6 @@ def score(verdict: Verdict) -> int:
         # There is nothing to omit.
         return 4 if verdict.recognised else 1
     if not verdict.recognised:
-        # The answer wrongly says that the note does not tell: nothing false about the patient, but everything omitted.
+        # The answer wrongly says that the note has no answer: nothing false about the patient, but everything omitted.
         return 2
     return {"nothing": 4, "minor": 3, "significant": 2}[verdict.omitted]

@@ -65,7 +65,7 @@ class ReportConfig:
     """Folders of claims, one per model that checked them."""
 
     measured: tuple[Path, ...] = ()
-    """JSON files written by the gold, realism, forgetting and privacy commands."""
+    """JSON files written by the score, realism, forgetting and privacy commands."""
 
     baseline: str = ""
     """Model with which the others are compared. Empty compares none."""
