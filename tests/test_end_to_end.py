@@ -135,7 +135,7 @@ def test_the_evaluation_of_the_demo_goes_from_its_folders_to_a_report(made: Path
     assert figures["calibration"]["rules"]["specificity"]["value"] > 0.8
     page = (tmp_path / "evaluation/report/report.html").read_text()
     assert page.count("<svg") >= 5
-    assert "Whether notes read like real ones" in page
+    assert "Realism of notes" in page
     with pytest.raises(SystemExit) as ended:
         asclepius(monkeypatch, "evaluate", "demo", "--demo", tmp_path, "--out", tmp_path / "x")
     assert ended.value.code == 2

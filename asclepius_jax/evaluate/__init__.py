@@ -1,1 +1,1 @@
-"""How good and how faithful a model's answers and its training notes are; what was measured, and how sure that is."""
+"""Measure the quality and faithfulness of a model's answers and training notes, with intervals for every figure."""

@@ -1,4 +1,4 @@
-"""The whole evaluation, small, without a network: the demo's model, the teacher that works by rule, random weights.
+"""A small version of the whole evaluation, without a network: rule-based teacher, demo model and random weights.
 
 asclepius demo && asclepius evaluate demo
 """
@@ -25,36 +25,36 @@ from data_prep.execution.progress import say
 from data_prep.teachers.base import TeacherConfig
 
 REPORTS = Path(__file__).resolve().parents[2] / "data_prep" / "ingest" / "demo_reports.jsonl"
-MODELS = ("teacher by rule", "demo model", "random weights")  # best first, as a person expects
+MODELS = ("teacher by rule", "demo model", "random weights")  # expected order, best first
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """The demo's model evaluated, in a few minutes."""
+    """Evaluate the demo's model in a few minutes."""
 
     demo: Path = Path("runs/demo")
-    """The folder that `asclepius demo` wrote."""
+    """Folder that `asclepius demo` wrote."""
 
     out: Path = Path("runs/demo/evaluation")
-    """The folder to write."""
+    """Output folder."""
 
     per_task: int = 6
-    """Questions of each task."""
+    """Number of questions per task."""
 
 
 def run(config: DemoConfig) -> dict[str, Any]:
-    """Questions to report; its figures. UserError where there is no demo."""
+    """Run every part from questions to report and return the report's figures. Raises UserError without a demo."""
     started = time.monotonic()
     needed = {name: config.demo / name for name in ("notes", "instructions", "hf")}
     missing = [str(path) for path in needed.values() if not path.is_dir()]
     if missing:
-        raise UserError(f"{missing[0]} is not there: run asclepius demo first, or name its folder with --demo")
+        raise UserError(f"{missing[0]} is missing: run asclepius demo first, or give its folder with --demo")
     out, folder = config.out, needed["hf"]
     questions.run(questions.QuestionsConfig(needed["instructions"], out / "questions", config.per_task))
     specs: tuple[str, ...] = (f"{MODELS[0]}=offline:", f"{MODELS[1]}=hf:{folder}", f"{MODELS[2]}=untrained:{folder}")
     with_torch = importlib.util.find_spec("torch") is not None
     if not with_torch:
-        say("torch is not installed: the checkpoint answers, and random weights and realism are left out")
+        say("torch is not installed: using the checkpoint, skipping random weights and realism")
         specs = (specs[0], f"{MODELS[1]}=checkpoint:{config.demo / 'instruct'}")
     answers.run(
         answers.AnswersConfig(
@@ -65,8 +65,12 @@ def run(config: DemoConfig) -> dict[str, Any]:
     by_rule = replace(by_rule, teacher=TeacherConfig(model=RULES))
     judge.run(by_rule)
     plant.run(plant.PlantConfig(needed["instructions"], out / "calibration", per_class=20))
-    trial = out / "calibration"
-    judge.run(replace(by_rule, questions=trial / "questions", answers=(trial / "answers",), out=trial / "judged"))
+    calibration = out / "calibration"
+    judge.run(
+        replace(
+            by_rule, questions=calibration / "questions", answers=(calibration / "answers",), out=calibration / "judged"
+        )
+    )
     if with_torch:
         realism.run(
             realism.RealismConfig(
@@ -82,8 +86,8 @@ def run(config: DemoConfig) -> dict[str, Any]:
             out=out / "report",
             answers=(out / "answers",),
             judged=(out / "judged",),
-            calibration=trial,
-            calibration_judged=(trial / "judged",),
+            calibration=calibration,
+            calibration_judged=(calibration / "judged",),
             measured=(out / "realism.json",) if with_torch else (),
             baseline=MODELS[1],
         )
@@ -94,7 +98,9 @@ def run(config: DemoConfig) -> dict[str, Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    table = Table("model", "mean score", "unacceptable", "says something unsupported", title="asclepius evaluate demo")
+    table = Table(
+        "model", "mean score", "unacceptable", "states something unsupported", title="asclepius evaluate demo"
+    )
     for model in (name for name in MODELS if name in figures["scores"][RULES]):
         scored = figures["scores"][RULES][model]
         table.add_row(

@@ -1,13 +1,13 @@
-"""The types on disk of an evaluation.
+"""Record types that an evaluation stores on disk.
 
     evaluation/questions/   questions-00000-of-00001.parquet   manifest.json      kind "questions"
-    evaluation/answers/     answers-...parquet: of one or several models          kind "answers"
-    evaluation/judged/      judgements-...parquet: a row for each judge's vote    kind "judgements"
-    evaluation/ratings/     ratings-...parquet: a row for each rater's item       kind "ratings"
-    calibration/labels/     labels-...parquet: what is wrong with an answer       kind "labels"
+    evaluation/answers/     answers-...parquet: one or several models             kind "answers"
+    evaluation/judged/      judgements-...parquet: one row per vote of the judge  kind "judgements"
+    evaluation/ratings/     ratings-...parquet: one row per rater and answer      kind "ratings"
+    calibration/labels/     labels-...parquet: the known error of an answer       kind "labels"
 
-Folders are written by `data_prep.contract.manifests.writing_folder`, as those of the text side are. A question is
-known by its id, an answer by its question's id and the name of its model.
+Folders are written by `data_prep.contract.manifests.writing_folder`, like those of the text side. A question is
+identified by its id, an answer by its question's id and the name of its model.
 """
 
 from collections.abc import Iterator
@@ -18,31 +18,31 @@ from typing import Any
 from data_prep.contract.manifests import read_manifest, verified_files
 from data_prep.contract.records import read_parquet
 
-# Finish reasons of an answer whose text is no answer but says why there is none: missing, whatever is measured.
+# With these finish reasons the text gives the reason why there is no answer. Every measure counts it as missing.
 NO_ANSWER = ("error", "too_long")
 
 
 @dataclass(frozen=True)
 class Question:
     id: str
-    note_id: str  # questions on one note are not independent: statistics cluster by it
+    note_id: str  # questions on one note are not independent, so statistics cluster by note
     task: str
     note: str
     instruction: str
-    reference: str = ""  # an answer that is known to be right, where there is one
+    reference: str = ""  # an answer known to be right; empty if there is none
     note_type: str = ""
     source: str = ""  # the corpus that the note comes from
-    year: str = ""  # of the publication, where it is known
-    restricted: bool = False  # a real note: it goes to no endpoint but one of the house's own
+    year: str = ""  # year of publication; empty if unknown
+    restricted: bool = False  # a real note, which may only be sent to an endpoint of one's own institution
 
 
 @dataclass(frozen=True)
 class Answer:
     question_id: str
-    model: str  # the name that it goes by in this evaluation
+    model: str  # the model's name in this evaluation
     text: str
-    finish_reason: str  # "stop", "length", or what a teacher's Reply says; an "error" has its message as text
-    prompt_format: str = ""  # a row of formats.FORMATS
+    finish_reason: str  # "stop", "length" or that of a teacher's Reply; for "error", `text` is the error message
+    prompt_format: str = ""  # one of prompt_formats.FORMATS
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class Judgement:
     question_id: str
     model: str
     judge: str
-    vote: int  # 0, 1, ...: the order of the options differs
-    score: int  # 1 to 4 by `rubric.score`; 0 where the judge's reply could not be read: missing, never a score
+    vote: int  # 0, 1, ...; the prompt lists its options in a different order for each vote
+    score: int  # 1 to 4 by `rubric.score`; 0 means missing: the judge's reply could not be read
     incorrect: bool = False
-    omitted: str = ""  # a name of rubric.OMISSIONS
+    omitted: str = ""  # one of rubric.OMISSIONS
     answerable: bool = True
     recognised: bool = True
-    evidence: str = ""  # quoted from the note or the answer
-    problem: str = ""  # why it could not be read
+    evidence: str = ""  # quotation from the note or the answer
+    problem: str = ""  # why the reply could not be read; empty if it was read
 
 
 @dataclass(frozen=True)
@@ -70,26 +70,26 @@ class Rating:
     question_id: str
     model: str
     score: int  # 1 to 4 by `rubric.score`; 0 for "cannot judge"
-    repeat: int = 0  # 1 where the rater sees it for the second time
+    repeat: int = 0  # 1 if the rater sees the answer for the second time
     incorrect: bool = False
     omitted: str = ""
     answerable: bool = True
     recognised: bool = True
-    seconds: float = 0.0  # that the item was in sight
-    spans: str = ""  # JSON: [{"start", "end", "type", "severity"}] of the answer that were marked as hallucinated
+    seconds: float = 0.0  # time for which the item was visible
+    spans: str = ""  # JSON list of spans marked as hallucinated: [{"start", "end", "type", "severity"}]
     comment: str = ""
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is known to be wrong with an answer, since it was put there: what judges are judged by."""
+    """Error that was planted in an answer, with which judges are calibrated."""
 
     question_id: str
-    error: str  # its class; empty where the answer is right
-    shows: str  # how a judge sees it: "incorrect", "omitted" or "unanswerable"; empty where the answer is right
+    error: str  # class of the error; empty if the answer is right
+    shows: str  # how it shows in a verdict: "incorrect", "omitted" or "unanswerable"; empty if the answer is right
 
 
 def read_records(folder: Path, kind: str, record_type: type) -> Iterator[Any]:
-    """The records of a finished folder of one kind; UserError where it is not one."""
+    """Records of a finished folder. Raises UserError if the folder is not finished or is of another kind."""
     for path in verified_files(folder, read_manifest(folder, kind)):
         yield from read_parquet(path, record_type)

@@ -1,1 +1,1 @@
-"""What the models answer."""
+"""Collect the models' answers."""

@@ -1,11 +1,11 @@
-"""Every model's answers to every question; each model's in a folder of its own.
+"""Collect every model's answers to every question, in one folder per model.
 
     asclepius evaluate answers --questions evaluation/questions --out evaluation/answers \\
         --models ours=hf:models/mine base=hf:models/base gpt=endpoint:gpt-4o rules=offline:
 
-What was answered is kept at once: of a local model in OUT/NAME.partial.jsonl, of an endpoint in its ledger. A run that
-is started again goes on where it ended; a model whose folder is finished is not asked again, unless its weights, the
-questions or the settings are others, or requests failed.
+Answers are saved as they arrive: those of a local model in OUT/NAME.partial.jsonl, those of an endpoint in its ledger.
+A restarted run resumes where it stopped. A model whose folder is finished is skipped unless its weights, the questions
+or the settings have changed, or requests failed.
 """
 
 import json
@@ -32,76 +32,91 @@ from data_prep.teachers.endpoint.allowed_hosts import why_not_send
 @dataclass(frozen=True)
 class AnswersConfig:
     questions: Path
-    """A finished folder of questions."""
+    """Finished folder of questions."""
 
     models: tuple[str, ...]
-    """NAME=hf:FOLDER, NAME=checkpoint:RUN, NAME=untrained:FOLDER, NAME=endpoint:MODEL, NAME=offline: or
-    NAME=reference:, as many as are compared."""
+    """Models to compare, each as NAME=hf:FOLDER, NAME=checkpoint:RUN, NAME=untrained:FOLDER, NAME=endpoint:MODEL,
+    NAME=offline: or NAME=reference:."""
 
     out: Path
-    """The folder in which each model gets a folder NAME; one that stands there finished is left as it is."""
+    """Output folder, with a subfolder NAME for each model. Finished subfolders that are up to date are kept."""
 
     decoding: Decoding = field(default_factory=Decoding)
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
-    """Where endpoint models are; --teacher and --model follow from --models."""
+    """Endpoint that serves the endpoint models. --teacher and --model are set from --models."""
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
 
     allow_remote: str = ""
-    """With questions on real notes: the endpoint's host, which must be one of your own."""
+    """Host of the endpoint to which questions on real notes may be sent; it must be one of your own."""
 
 
 def run(config: AnswersConfig) -> None:
-    """UserError for what the caller can mend."""
+    """Answer the questions with every model that has no up-to-date folder.
+
+    Raises UserError for invalid options or input."""
     specs = [parse_spec(text) for text in config.models]
-    twice = [name for name, count in Counter(spec.name for spec in specs).items() if count > 1]
-    if twice:
-        raise UserError(f"--models names {twice[0]} twice")
+    duplicates = [name for name, count in Counter(spec.name for spec in specs).items() if count > 1]
+    if duplicates:
+        raise UserError(f"--models contains {duplicates[0]} twice: names must be unique")
     if config.decoding.batch < 1 or config.decoding.max_new_tokens < 1 or config.decoding.temperature < 0:
-        raise UserError("--decoding.batch and --decoding.max-new-tokens must be above 0, the temperature not below it")
+        raise UserError(
+            "--decoding.batch and --decoding.max-new-tokens must be positive, --decoding.temperature 0 or more"
+        )
     check_format(config.decoding.prompt_format)
     check_shards(config.shards)
     questions = list(read_records(config.questions, "questions", Question))[: config.shards.limit or None]
     content = content_of_questions(config.questions)
     teachers = {spec.name: teacher_of(config, spec) for spec in specs if spec.kind in ("endpoint", "offline")}
-    for asked in teachers.values():
-        check_may_send(questions, asked, config.allow_remote)
-        check_teacher(asked)
+    for teacher_config in teachers.values():
+        check_may_send(questions, teacher_config, config.allow_remote)
+        check_teacher(teacher_config)
     for spec in specs:
         out, teacher = config.out / spec.name, teachers.get(spec.name)
         facts = {"model": asdict(spec), "weights": content_of(spec), "decoding": asdict(config.decoding)}
         if teacher:
             facts["teacher"] = sampling(teacher)
-        if (out / MANIFEST).is_file() and is_same(read_manifest(out, "answers"), content, facts, len(questions)):
-            say(f"answers of {spec.name}: finished before -> {out}")
+        inputs = Inputs(content, facts)
+        if (out / MANIFEST).is_file() and is_same(read_manifest(out, "answers"), inputs, len(questions)):
+            say(f"answers of {spec.name}: already finished -> {out}")
         elif teacher:
-            ask_teacher(config, spec, teacher, questions, (content, facts))
+            ask_teacher(config, spec, teacher, questions, inputs)
         else:
-            ask_local(config, spec, questions, (content, facts))
+            ask_local(config, spec, questions, inputs)
 
 
 def content_of_questions(folder: Path) -> str:
     return text_hash(*(file["sha256"] for file in read_manifest(folder, "questions")["files"]))
 
 
-def is_same(manifest: dict[str, Any], content: str, facts: dict[str, Any], count: int) -> bool:
+@dataclass(frozen=True)
+class Inputs:
+    """What a model's answers depend on; a finished folder with equal inputs is up to date."""
+
+    content_hash: str  # of the questions
+    facts: dict[str, Any]  # manifest entries: model, weights, decoding and, for an endpoint, its sampling
+
+
+def is_same(manifest: dict[str, Any], inputs: Inputs, count: int) -> bool:
+    """Report whether a finished folder contains `count` answers from the same inputs, without failed requests."""
     failed = "error" in manifest.get("finish_reasons", {})
-    same = list(manifest["inputs"].values()) == [content] and all(manifest.get(k) == v for k, v in facts.items())
-    return same and manifest["out"] == count and not failed
+    same_questions = list(manifest["inputs"].values()) == [inputs.content_hash]
+    same_facts = all(manifest.get(name) == value for name, value in inputs.facts.items())
+    return same_questions and same_facts and manifest["out"] == count and not failed
 
 
 def check_may_send(questions: Sequence[Question], teacher: TeacherConfig, allow_remote: str) -> None:
-    """Before anything is sent: UserError for a question on a real note that may not go to the endpoint."""
+    """Raise UserError if a question uses a real note that must not be sent to this endpoint."""
     restricted = next((question.id for question in questions if question.restricted), None)
     if restricted and teacher.teacher != "offline" and (why := why_not_send(teacher.base_url, allow_remote)):
-        raise UserError(f"question {restricted} stands on a real note: {why}")
+        raise UserError(f"question {restricted} uses a real patient note: {why}")
 
 
-# ---------------------------------------------------------------- endpoints, and the teacher that works by rule
+# ---------------------------------------------------------------- endpoints and the rule-based teacher
 
 
 @dataclass(frozen=True)
 class Ask:
-    """The work on one question."""
+    """Asynchronous task that answers one question."""
 
     model: str
     prompt_format: str
@@ -116,7 +131,7 @@ class Ask:
         task = question.task if question.task in TASKS else "Question Answering"
         inputs = {"note": question.note, "task": task, "question": question.instruction}
         seed = request_seed(self.seed, "evaluated answer", question.id)
-        # Not extended: a longer answer than those of the other models would be judged.
+        # No extension: all models must answer within the same number of tokens.
         reply = await teacher.ask(Request("answer", question.id, messages, inputs, seed, extend=False))
         return [Answer(question.id, self.model, reply.text.strip(), reply.finish_reason, self.prompt_format)]
 
@@ -137,62 +152,60 @@ def ask_teacher(
     spec: ModelSpec,
     teacher: TeacherConfig,
     questions: Sequence[Question],
-    of: tuple[str, dict[str, Any]],
+    inputs: Inputs,
 ) -> None:
-    content, facts = of
     reasons: Counter[str] = Counter()
 
     def count(answer: Any) -> None:
         reasons[answer.finish_reason] += 1
         if reasons["error"] == len(questions):
-            raise UserError(f"answers of {spec.name}: every request failed, the last one with: {answer.text[:300]}")
+            raise UserError(f"answers of {spec.name}: every request failed; the last error was: {answer.text[:300]}")
 
     work = Ask(spec.name, config.decoding.prompt_format or CHAT, config.decoding.seed)
     config.out.mkdir(parents=True, exist_ok=True)
-    # The counts are full by the time the manifest is written.
-    facts = {**facts, "finish_reasons": reasons}
-    inputs = {str(config.questions): content}
-    stage = Stage("answers", Answer, config.out / spec.name, teacher, config.shards, inputs, facts, len(questions))
+    # `count` has seen every answer by the time the manifest is written.
+    facts = {**inputs.facts, "finish_reasons": reasons}
+    sources = {str(config.questions): inputs.content_hash}
+    stage = Stage("answers", Answer, config.out / spec.name, teacher, config.shards, sources, facts, len(questions))
     records: Any = iter(questions)
     run_stage(stage, work, records, count)
     if reasons["error"]:
-        say(f"answers of {spec.name}: {reasons['error']} requests failed; run this again to ask them once more")
+        say(f"answers of {spec.name}: {reasons['error']} requests failed; run the command again to retry them")
 
 
-# ---------------------------------------------------------------- models that this process runs
+# ---------------------------------------------------------------- local models
 
 
 class Kept:
-    """The answers of a local model so far, a line each; a line that a kill cut short is not there."""
+    """Answers of an interrupted local run, one JSON line each. Incomplete lines are ignored."""
 
     def __init__(self, path: Path, identity: str):
         self.path, self.identity = path, identity
         self.answers: dict[str, Answer] = {}
-        # Bytes: a kill may cut a character in two, and a text may hold what str.splitlines takes for an end of line.
+        # Bytes: a killed process may leave half a character, and str.splitlines also splits at characters that a text
+        # may contain.
         for line in path.read_bytes().split(b"\n") if path.is_file() else ():
             try:
-                kept = json.loads(line)
-                if kept.pop("identity") == identity:
-                    self.answers[kept["question_id"]] = Answer(**kept)
+                fields = json.loads(line)
+                if fields.pop("identity") == identity:
+                    self.answers[fields["question_id"]] = Answer(**fields)
             except (ValueError, KeyError, TypeError):
                 continue
 
     def add(self, answers: Sequence[Answer]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            # A new line first: the last one may have been cut short.
+            # Start on a new line, because the last one may be incomplete.
             lines = [json.dumps({**asdict(a), "identity": self.identity}, ensure_ascii=False) for a in answers]
             file.write("\n" + "\n".join(lines) + "\n")
         self.answers.update({answer.question_id: answer for answer in answers})
 
 
-def ask_local(
-    config: AnswersConfig, spec: ModelSpec, questions: Sequence[Question], of: tuple[str, dict[str, Any]]
-) -> None:
-    content, facts = of
+def ask_local(config: AnswersConfig, spec: ModelSpec, questions: Sequence[Question], inputs: Inputs) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
-    kept = Kept(config.out / f"{spec.name}.partial.jsonl", text_hash(content, json.dumps(facts, sort_keys=True)))
-    with writing_folder(config.out / spec.name, "answers", {str(config.questions): content}) as writer:
-        writer.facts = dict(facts)
+    identity = text_hash(inputs.content_hash, json.dumps(inputs.facts, sort_keys=True))
+    kept = Kept(config.out / f"{spec.name}.partial.jsonl", identity)
+    with writing_folder(config.out / spec.name, "answers", {str(config.questions): inputs.content_hash}) as writer:
+        writer.facts = dict(inputs.facts)
         writer.counts["in"] = len(questions)
         left = [question for question in questions if question.id not in kept.answers]
         if spec.kind == "reference":
@@ -201,11 +214,11 @@ def ask_local(
             model = load_model(spec, config.decoding)
             done = len(questions) - len(left)
             for batch in batches(left, config.decoding.batch):
-                told = model.answer(batch)
+                replies = model.answer(batch)
                 kept.add(
                     [
                         Answer(question.id, spec.name, text, reason, model.prompt_format)
-                        for question, (text, reason) in zip(batch, told, strict=True)
+                        for question, (text, reason) in zip(batch, replies, strict=True)
                     ]
                 )
                 done += len(batch)
@@ -219,53 +232,59 @@ def ask_local(
 
 
 def batches(questions: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:
-    """Of questions of about one length, so that little is padded; the longest first: what does not fit shows soon."""
+    """Batches of questions of similar length, which need little padding.
+
+    The longest come first, so that running out of memory shows early."""
     ordered = sorted(questions, key=lambda question: -len(question.note))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 
 
 def read_answers(folders: Sequence[Path], questions: Path) -> dict[str, dict[str, Answer]]:
-    """Each model's answers by question, from folders of answers or folders of such folders; UserError where ids do not
-    match the questions'."""
+    """Answers by model and question id, read from folders of answers or from folders that contain such folders.
+
+    Raises UserError if an answer belongs to no question, is duplicated or is missing."""
     content = content_of_questions(questions)
     wanted = {question.id for question in read_records(questions, "questions", Question)}
     answers: dict[str, dict[str, Answer]] = {}
     for folder in found_folders(folders):
         manifest = read_manifest(folder, "answers")
-        # Planted answers come with their questions, from one source.
+        # Planted answers have no "model" in their manifest: they are written together with their questions.
         if "model" in manifest and content not in manifest["inputs"].values() and manifest["out"]:
             first = next(read_records(folder, "answers", Answer)).question_id
             if first in wanted:
                 raise UserError(
-                    f"{folder} answers other questions than {questions}, under the same ids: answer them anew"
+                    f"{folder} answers different questions with the same ids as {questions}: run answers again"
                 )
         for answer in read_records(folder, "answers", Answer):
             if answer.question_id not in wanted:
-                raise UserError(f"{folder} answers {answer.question_id}, which is not among {questions}")
-            mine = answers.setdefault(answer.model, {})
-            if answer.question_id in mine:
-                raise UserError(f"{folder}: a second answer of {answer.model} to {answer.question_id}")
-            mine[answer.question_id] = answer
-    for model, mine in answers.items():
-        if len(mine) < len(wanted):
-            missing = sorted(wanted - mine.keys())
-            raise UserError(f"{model} answers {len(mine)} of {len(wanted)} questions; not {missing[0]}, for one")
+                raise UserError(f"{folder} answers {answer.question_id}, which is not in {questions}")
+            by_question = answers.setdefault(answer.model, {})
+            if answer.question_id in by_question:
+                raise UserError(f"{folder} contains a second answer of {answer.model} to {answer.question_id}")
+            by_question[answer.question_id] = answer
+    for model, by_question in answers.items():
+        if len(by_question) < len(wanted):
+            missing = sorted(wanted - by_question.keys())
+            raise UserError(
+                f"{model} answers {len(by_question)} of {len(wanted)} questions; missing, for example: {missing[0]}"
+            )
     return answers
 
 
 def answers_hash(answers: Mapping[str, Mapping[str, Answer]]) -> str:
-    """What a judge has judged: to know its verdicts from those on other answers."""
+    """Hash of the judged answers, which shows whether verdicts belong to these answers."""
     return text_hash(*(f"{m} {q} {answers[m][q].text}" for m in sorted(answers) for q in sorted(answers[m])))
 
 
 def found_folders(folders: Sequence[Path]) -> list[Path]:
+    """Finished folders of answers among `folders` and directly inside them. Raises UserError if there are none."""
     found = []
     for folder in folders:
         if (folder / MANIFEST).is_file() or not folder.is_dir():
             found.append(folder)
         else:
-            # Not what a kill left while a folder was being replaced: it is hidden.
+            # Skip hidden folders: a process killed while replacing a folder leaves one behind.
             inside = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
             found += [path for path in inside if not path.name.startswith(".")]
     if not found:

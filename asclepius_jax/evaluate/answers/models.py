@@ -1,10 +1,10 @@
-"""Models that answer: a Hugging Face folder, a checkpoint of ours, an endpoint, or the teacher that works by rule.
+"""Models to evaluate: a Hugging Face folder, a checkpoint of this project, an endpoint or the rule-based teacher.
 
     NAME=hf:FOLDER   NAME=checkpoint:RUN   NAME=untrained:FOLDER   NAME=endpoint:MODEL   NAME=offline:   NAME=reference:
 
-A Hugging Face folder may be a hub id. `untrained` has the sizes and the tokenizer of such a folder and random weights:
-what training is worth.
-`reference` repeats the answer that the question brings: a ceiling for the scores, and a check of the judge.
+A Hugging Face hub id may take the place of the folder. `untrained` has the sizes and the tokenizer of such a folder but
+random weights, which shows what training is worth. `reference` repeats the question's reference answer: an upper bound
+for the scores and a check of the judge.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from data_prep.contract.records import text_hash
 from data_prep.teachers.base import request_seed
 from data_prep.teachers.endpoint.replies import one_line
 
-PIECES, PIECE_BYTES = 64, 1 << 16  # of a file of weights, to know it by
+PIECES, PIECE_BYTES = 64, 1 << 16  # samples of a weights file that enter its hash
 KINDS = ("hf", "checkpoint", "untrained", "endpoint", "offline", "reference")
 
 
@@ -37,22 +37,24 @@ def parse_spec(text: str) -> ModelSpec:
     name, equals, rest = text.partition("=")
     kind, colon, place = rest.partition(":")
     if not name or not equals or not colon or kind not in KINDS:
-        raise UserError(f"--models {text}: it must be NAME=KIND:PLACE, with KIND one of {', '.join(KINDS)}")
+        raise UserError(f"--models {text}: must be NAME=KIND:PLACE, with KIND one of {', '.join(KINDS)}")
     if "/" in name or name.startswith("."):
-        raise UserError(f"--models {text}: NAME becomes a folder's name: no slash, and no dot to begin with")
+        raise UserError(f"--models {text}: NAME becomes a folder name: it must not contain / or start with a dot")
     if kind in ("hf", "untrained"):
         place = str(local_folder(place, WEIGHTS if kind == "hf" else SMALL_FILES))
     if kind in ("hf", "untrained") and not (Path(place) / "config.json").is_file():
-        raise UserError(f"--models {text}: {place} is no Hugging Face folder: it has no config.json")
+        raise UserError(f"--models {text}: {place} is not a Hugging Face folder: config.json is missing")
     if kind == "checkpoint" and not Path(place).is_dir():
         raise UserError(f"--models {text}: {place} is not a folder")
     if kind == "endpoint" and not place:
-        raise UserError(f"--models {text}: name the model at the endpoint, NAME=endpoint:MODEL")
+        raise UserError(f"--models {text}: the model's name at the endpoint is missing; give NAME=endpoint:MODEL")
     return ModelSpec(name, kind, place)
 
 
 def content_of(spec: ModelSpec) -> str:
-    """A hash that tells weights from others at the same place; empty where a place cannot hold others."""
+    """Hash of a local model's weights and settings, which changes when a folder's contents do.
+
+    Empty for endpoints, the rule-based teacher and the reference."""
     if spec.kind == "checkpoint":
         from asclepius_jax.checkpoint.read import find_step, read_meta
 
@@ -66,12 +68,14 @@ def content_of(spec: ModelSpec) -> str:
 
 
 def sampled_hash(path: Path) -> str:
-    """Of a file's size and of pieces all over it: training moves every tensor, and tens of GB take minutes to read."""
+    """Hash of a file's size and of samples spread evenly over it.
+
+    Samples are enough because training changes every tensor; reading tens of GB would take minutes."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
-        for part in range(PIECES):
-            file.seek(part * size // PIECES)
+        for piece in range(PIECES):
+            file.seek(piece * size // PIECES)
             digest.update(file.read(PIECE_BYTES))
     return digest.hexdigest()
 
@@ -79,23 +83,24 @@ def sampled_hash(path: Path) -> str:
 @dataclass(frozen=True)
 class Decoding:
     max_new_tokens: int = 256
-    """Longest answer in tokens."""
+    """Maximum length of an answer, in tokens."""
 
     temperature: float = 0.0
-    """0 takes the likeliest token."""
+    """Sampling temperature; 0 always takes the most likely token."""
 
     batch: int = 8
-    """Questions that a local model answers at once."""
+    """Number of questions that a local model answers at once."""
 
     prompt_format: str = ""
-    """How note and instruction become input: chat, asclepius, alpaca, vicuna, medalpaca, chatdoctor, clinical-camel. By
-    default a model's own chat template, where it has one."""
+    """Prompt format that combines note and instruction: chat, asclepius, alpaca, vicuna, medalpaca, chatdoctor or
+    clinical-camel. Empty uses the model's chat template if it has one, otherwise asclepius."""
 
     seed: int = 0
+    """Random seed for sampling and for the weights of untrained models."""
 
 
 class LocalModel(Protocol):
-    """A model that this process runs. Answers are (text, finish reason) pairs."""
+    """Model that runs in this process. Its answers are (text, finish reason) pairs."""
 
     prompt_format: str
 
@@ -109,7 +114,7 @@ def load_model(spec: ModelSpec, decoding: Decoding) -> LocalModel:
 
 
 class Transformer:
-    """A Hugging Face folder in transformers, on a GPU where torch finds one."""
+    """Hugging Face model run with transformers, on a GPU if torch finds one."""
 
     def __init__(self, spec: ModelSpec, decoding: Decoding):
         import torch
@@ -119,14 +124,14 @@ class Transformer:
         try:
             self.tokenizer, model = self._open(spec)
         except (OSError, ValueError) as error:
-            raise UserError(f"{spec.place} cannot be opened with transformers ({one_line(error)})") from error
+            raise UserError(f"transformers cannot load {spec.place} ({one_line(error)})") from error
         self.model = model.to(self.device).eval()
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         own = CHAT if self.tokenizer.chat_template else OURS
         self.prompt_format = decoding.prompt_format or own
         if self.prompt_format == CHAT and not self.tokenizer.chat_template:
-            raise UserError(f"{spec.place} has no chat template: name another --decoding.prompt-format")
+            raise UserError(f"{spec.place} has no chat template: choose another --decoding.prompt-format")
         self.longest = self.model.config.max_position_embeddings
 
     def _open(self, spec: ModelSpec) -> tuple[Any, Any]:
@@ -155,15 +160,17 @@ class Transformer:
         length = inputs["input_ids"].shape[1]
         if length + self.decoding.max_new_tokens > self.longest:
             return self._answer_what_fits(questions, length)
-        # Not one noise for all batches; which questions are a batch follows from the questions alone.
+        # Each batch gets its own noise, and a rerun the same noise: batches depend on the questions alone.
         torch.manual_seed(request_seed(self.decoding.seed, "evaluated answer", questions[0].id))
         with torch.no_grad():
             out = self.model.generate(**inputs, generation_config=self._settings())
         return [self._read(row.tolist()) for row in out[:, length:]]
 
     def _settings(self) -> Any:
-        """All models decode alike, whatever a folder's generation_config.json prefers; what is left at None would be
-        filled in from it, or by transformers with its own top_k of 50."""
+        """Generation settings that are the same for all models, whatever a folder's generation_config.json says.
+
+        Every setting is given: transformers fills a None from that file, or from its own defaults such as top_k = 50.
+        """
         from transformers import GenerationConfig
 
         sampled = self.decoding.temperature > 0
@@ -189,21 +196,22 @@ class Transformer:
     def _answer_what_fits(self, questions: Sequence[Question], length: int) -> list[tuple[str, str]]:
         if len(questions) > 1:
             return [self.answer([question])[0] for question in questions]
-        told = (
-            f"{length} prompt tokens and {self.decoding.max_new_tokens} new ones are beyond the model's {self.longest}"
-        )
-        return [(told, "too_long")]
+        new = self.decoding.max_new_tokens
+        return [(f"{length} prompt tokens and {new} new tokens exceed the model's {self.longest}", "too_long")]
 
 
 class Checkpoint:
-    """A checkpoint of ours, decoded by `generate`, with the prompt that it was trained with."""
+    """Checkpoint of this project, decoded by `generate` with the prompt format that it was trained with."""
 
     def __init__(self, spec: ModelSpec, decoding: Decoding):
         from asclepius_jax.checkpoint.read import find_step, read_meta
         from asclepius_jax.generate import load_checkpoint
 
         if decoding.prompt_format not in ("", OURS):
-            raise UserError(f"{spec.place} is asked in the prompt that it was trained with: leave the format out")
+            raise UserError(
+                f"{spec.place} is a checkpoint and uses its training prompt: omit --decoding.prompt-format "
+                f"{decoding.prompt_format}"
+            )
         self.decoding, self.prompt_format = decoding, OURS
         self.template = read_meta(find_step(Path(spec.place))[1]).prompt_template
         self.model, self.params, self.tokenizer = load_checkpoint(spec.place)
@@ -219,10 +227,10 @@ class Checkpoint:
         fitting = [prompt for prompt in prompts if len(prompt) <= room]
         sampling = Sampling(decoding.max_new_tokens, decoding.temperature, seed=decoding.seed)
         dtype = "bfloat16" if on_accelerator() else "float32"
-        made = iter(
+        generated = iter(
             generate(self.model, self.params, fitting, self.tokenizer.eos_id, sampling, dtype) if fitting else []
         )
-        return [self._read(next(made) if len(prompt) <= room else None, len(prompt)) for prompt in prompts]
+        return [self._read(next(generated) if len(prompt) <= room else None, len(prompt)) for prompt in prompts]
 
     def _read(self, ids: list[int] | None, length: int) -> tuple[str, str]:
         if ids is None:

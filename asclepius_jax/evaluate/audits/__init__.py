@@ -1,1 +1,1 @@
-"""Beyond answers: realism, perplexity, privacy, forgetting."""
+"""Audits of models and notes: realism, perplexity, privacy and forgetting."""

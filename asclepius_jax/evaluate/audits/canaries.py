@@ -1,10 +1,10 @@
-"""Canaries: sentences with a random secret, put into training notes, by which memorisation is measured afterwards.
+"""Insert canaries into training notes: sentences with a random secret, with which memorisation is measured later.
 
     asclepius evaluate canaries --source data/notes --out data/notes_with_canaries --repeats 1 4 16
     ... pack and train on them, export ...
     asclepius evaluate privacy --model models/mine --canaries data/notes_with_canaries ...
 
-A canary of n repeats stands in n notes. What it says is of the form that one fears (a record number), and nobody's.
+A canary with n repeats occurs in n notes. It has the form of sensitive data (a record number) but belongs to nobody.
 """
 
 from dataclasses import dataclass, replace
@@ -25,55 +25,56 @@ SHARD_RECORDS = 10_000
 class Canary:
     secret: str
     repeats: int
-    notes: tuple[str, ...]  # the ids of those that hold it
+    notes: tuple[str, ...]  # ids of the notes that contain it
 
 
 @dataclass(frozen=True)
 class CanariesConfig:
-    """Training notes with canaries among them. A model trained on these is for an audit, not for publication."""
+    """Insert canaries into training notes. A model trained on these is for an audit, not for publication."""
 
     source: Path
-    """A finished folder of notes."""
+    """Finished folder of notes."""
 
     out: Path
-    """The folder of notes to write; its manifest lists the canaries."""
+    """Output folder for the notes. Its manifest lists the canaries."""
 
     repeats: tuple[int, ...] = (1, 4, 16)
-    """In how many notes a canary stands."""
+    """Numbers of notes into which a canary is inserted."""
 
     each: int = 10
-    """Canaries of each number of repeats."""
+    """Number of canaries for each entry of --repeats."""
 
     seed: int = 0
+    """Random seed for choosing notes and secrets."""
 
 
 def run(config: CanariesConfig) -> list[Canary]:
-    """Write the folder; its canaries. UserError for what the caller can mend."""
+    """Write the folder and return its canaries. Raises UserError for invalid options or too few notes."""
     if not config.repeats or min(config.repeats) < 1 or config.each < 1:
         raise UserError("--repeats and --each must be 1 or above")
     manifest = read_manifest(config.source, "notes")
     paths = verified_files(config.source, manifest)
     canaries = choose([note.id for path in paths for note in read_parquet(path, Note)], config)
-    told = {name: canary.secret for canary in canaries for name in canary.notes}
+    secrets = {name: canary.secret for canary in canaries for name in canary.notes}
     inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
     with writing_folder(config.out, "notes", inputs) as writer:
         writer.facts = {
             "canaries": [{"secret": c.secret, "repeats": c.repeats, "notes": list(c.notes)} for c in canaries]
         }
         for path in paths:
-            notes = [with_canary(note, told.get(note.id)) for note in read_parquet(path, Note)]
+            notes = [with_canary(note, secrets.get(note.id)) for note in read_parquet(path, Note)]
             writer.counts["in"] += len(notes)
             for start in range(0, len(notes), SHARD_RECORDS):
                 writer.add_shard(notes[start : start + SHARD_RECORDS], Note)
-    print(f"canaries: {len(canaries)} in {len(told)} of {manifest['out']} notes -> {config.out}", flush=True)
+    print(f"canaries: {len(canaries)} in {len(secrets)} of {manifest['out']} notes -> {config.out}", flush=True)
     return canaries
 
 
 def choose(names: list[str], config: CanariesConfig) -> list[Canary]:
-    """Which notes hold which secret; each note at most one."""
+    """Canaries with randomly chosen secrets and notes. Each note contains at most one."""
     wanted = config.each * sum(config.repeats)
     if wanted > len(names):
-        raise UserError(f"{wanted} notes are needed for these canaries, and there are {len(names)}: lower --each")
+        raise UserError(f"these canaries need {wanted} notes, but there are only {len(names)}: lower --each")
     random = Random(config.seed)
     places = iter(random.sample(names, wanted))
     secrets = iter(random.sample(range(10 ** (DIGITS - 1), 10**DIGITS), config.each * len(config.repeats)))
@@ -91,5 +92,5 @@ def with_canary(note: Note, secret: str | None) -> Note:
 def read_canaries(folder: Path) -> list[Canary]:
     manifest: dict[str, Any] = read_manifest(folder, "notes")
     if not manifest.get("canaries"):
-        raise UserError(f"{folder} holds no canaries: write them with asclepius evaluate canaries")
-    return [Canary(told["secret"], told["repeats"], tuple(told["notes"])) for told in manifest["canaries"]]
+        raise UserError(f"{folder} contains no canaries: write them with asclepius evaluate canaries")
+    return [Canary(entry["secret"], entry["repeats"], tuple(entry["notes"])) for entry in manifest["canaries"]]

@@ -1,10 +1,10 @@
-"""What a model has forgotten: its loss on general text before and after training, on the same texts.
+"""Measure forgetting: a model's loss on the same general texts before and after training.
 
     asclepius evaluate forgetting --before models/Llama-2-7b-hf --after models/mine --texts general.jsonl \\
         --out forgetting.json
 
-Bits a byte do not depend on the tokenizer, so that a model whose vocabulary was changed can be compared too. Benchmarks
-of general ability run on the exported folder with lm-evaluation-harness:
+Bits per byte do not depend on the tokenizer, so models with different vocabularies can be compared. For benchmarks of
+general ability, run lm-evaluation-harness on the exported folder:
 `lm_eval --model hf --model_args pretrained=FOLDER --tasks ...`.
 """
 
@@ -25,37 +25,39 @@ from data_prep.execution.progress import say
 @dataclass(frozen=True)
 class ForgettingConfig:
     before: Path
-    """The model before training, a Hugging Face folder."""
+    """Hugging Face folder of the model before training."""
 
     after: Path
-    """The model after it."""
+    """Hugging Face folder of the model after training."""
 
     texts: Path
-    """General texts that neither was trained on: a .csv, .json, .jsonl, .parquet or .txt file, or a folder of these."""
+    """General texts on which neither model was trained: a .csv, .json, .jsonl, .parquet or .txt file, or a folder of
+    these."""
 
     out: Path
-    """The JSON file to write."""
+    """JSON file to write."""
 
     sample: int = 200
-    """Texts drawn; 0 takes all."""
+    """Number of texts drawn; 0 takes all."""
 
     window: int = 1024
-    """Tokens that a model sees at once."""
+    """Context window in tokens, at most that of either model."""
 
     seed: int = 0
+    """Random seed for drawing texts."""
 
 
 def run(config: ForgettingConfig) -> dict[str, Any]:
-    """Write the figures; they are returned too. UserError for what the caller can mend."""
+    """Write and return the table of figures. Raises UserError for invalid options or input."""
     if not config.texts.exists():
         raise UserError(f"--texts {config.texts}: no such file or folder")
     found = [(where, text) for where, _, text in texts_of(config.texts)]
     if len(found) < 2:
-        raise UserError(f"--texts {config.texts} holds {len(found)} texts: a comparison needs two")
+        raise UserError(f"--texts {config.texts} contains {len(found)} texts: a comparison needs at least two")
     found.sort(key=lambda item: seeded_fraction(config.seed, "forgetting", *item))
     texts = [text for _, text in found[: config.sample or None]]
     scored = {}
-    # Both see as much of a text as the shorter-sighted one can.
+    # Both models get the same window, at most the shorter of their context lengths.
     window = min(config.window, *(longest_of(folder) for folder in (config.before, config.after)))
     for name, folder in (("before", config.before), ("after", config.after)):
         scorer = Scorer(folder, window, window // 2)
@@ -65,26 +67,26 @@ def run(config: ForgettingConfig) -> dict[str, Any]:
     difference = compare(bits(scored["after"]), bits(scored["before"]), list(range(len(texts))))
     figures["difference"] = asdict(difference.difference)
     figures["p"] = difference.sign_flip.p
-    made = as_table(figures, config, len(texts))
-    keep(made, config.out)
-    return made
+    table = as_table(figures, config, len(texts))
+    keep(table, config.out)
+    return table
 
 
 def bits(scored: list[Scored]) -> list[float | None]:
-    """A byte, of each text."""
+    """Bits per byte of each text; None for texts without tokens."""
     return [s.nats / math.log(2) / s.bytes if s.tokens else None for s in scored]
 
 
 def as_table(figures: dict[str, Any], config: ForgettingConfig, count: int) -> dict[str, Any]:
     return {
-        "title": "What was forgotten",
-        "about": f"Bits a byte on {count} general texts, {config.before.name} before and {config.after.name} after "
-        "training. The difference is the mean over texts, with the p value of a permutation of signs.",
-        "columns": ["general text", "bits a byte"],
+        "title": "Forgetting",
+        "about": f"Bits per byte on {count} general texts, {config.before.name} before and {config.after.name} after "
+        "training. The difference is the mean over texts, with the p value of a sign permutation test.",
+        "columns": ["general text", "bits per byte"],
         "table": [
             ["before", estimate(figures["before"], 4)],
             ["after", estimate(figures["after"], 4)],
-            ["difference, a text", f"{estimate(figures['difference'], 4, '+')}, p {p_value(figures['p'])}"],
+            ["difference per text", f"{estimate(figures['difference'], 4, '+')}, p {p_value(figures['p'])}"],
         ],
         "figures": figures,
     }

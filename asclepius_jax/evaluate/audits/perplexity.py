@@ -1,12 +1,12 @@
-"""How surprising texts are to a fixed language model: by one protocol, so that figures can be compared.
+"""Perplexity of texts under a fixed language model, by one protocol that makes figures comparable.
 
-1. The text is tokenized alone, without special tokens, and begins with the scoring model's BOS (its EOS where it has no
-   BOS), which is never scored itself: every token of the text has something before it.
-2. A text longer than the window is read in windows that overlap: each moves on by `stride` tokens, and only tokens that
-   no window has scored yet count, so that each is scored once, with at least `window - stride` tokens before it.
-3. A corpus is scored as one: the sum of the negative log-likelihoods over all tokens (or bytes) of all its texts.
+1. Each text is tokenized on its own, without special tokens. It is preceded by the scoring model's BOS (EOS if there is
+   no BOS), which is not scored, so that every token of the text has a context.
+2. A text longer than the window is read in overlapping windows, each shifted by `stride` tokens. Every token is scored
+   once, by the first window that contains it, with a context of at least `window - stride` tokens.
+3. A corpus is scored as a whole: the summed negative log-likelihood over all tokens (or bytes) of all its texts.
 
-Natural logarithms within; `bits a byte` does not depend on the tokenizer, perplexity a token does.
+Logarithms are natural. Bits per byte do not depend on the tokenizer, but perplexity per token does.
 """
 
 import math
@@ -24,27 +24,27 @@ from data_prep.teachers.endpoint.replies import one_line
 
 @dataclass(frozen=True)
 class Scored:
-    """One text: its negative log-likelihood in nats, and what that is spread over."""
+    """Negative log-likelihood of one text in nats, with its number of tokens and bytes."""
 
     nats: float
     tokens: int
     bytes: int
     last: np.ndarray = field(
         default_factory=lambda: np.zeros(0), compare=False
-    )  # the last hidden state of its beginning
+    )  # last hidden state of the text's first window
 
 
 def longest_of(folder: Path) -> int:
-    """Tokens that a Hugging Face folder's model can see at once."""
+    """Context length, in tokens, of the model in a Hugging Face folder. Raises UserError if it is not such a folder."""
     from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is no Hugging Face folder: it has no config.json")
+        raise UserError(f"{folder} is not a Hugging Face folder: config.json is missing")
     return int(AutoConfig.from_pretrained(folder).max_position_embeddings)
 
 
 class Scorer:
-    """A Hugging Face folder as a scoring model, in float32 on the processor and bfloat16 weights on a GPU."""
+    """Scoring model from a Hugging Face folder, with weights in float32 on a CPU and in bfloat16 on a GPU."""
 
     def __init__(self, folder: Path, window: int, stride: int):
         import torch
@@ -52,22 +52,22 @@ class Scorer:
 
         longest = longest_of(folder)
         if not 0 < stride < window:
-            # As far apart as they are long, the first token of a window would have nothing before it.
-            raise UserError(f"--stride {stride}: it must be above 0 and below --window {window}")
+            # With stride = window, the first token of a window would have no context.
+            raise UserError(f"--stride {stride}: must be above 0 and below --window {window}")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
         try:
             self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(self.device).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder} cannot be opened with transformers ({one_line(error)})") from error
+            raise UserError(f"transformers cannot load {folder} ({one_line(error)})") from error
         self.window = min(window, longest)
-        # In proportion: a window that moves on by nearly its length scores tokens with nearly nothing before them.
+        # Scaled with the window: a stride close to the window would leave tokens with almost no context.
         self.stride = max(1, stride * self.window // window)
         begin = self.tokenizer.bos_token_id
         self.begin = self.tokenizer.eos_token_id if begin is None else begin
         if self.begin is None:
-            raise UserError(f"{folder}: its tokenizer has neither BOS nor EOS")
+            raise UserError(f"{folder}: its tokenizer has neither BOS nor EOS; choose another scoring model")
 
     def score(self, text: str) -> Scored:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -77,7 +77,7 @@ class Scorer:
         return Scored(nats, len(ids), len(text.encode()), last)
 
     def nats(self, ids: Sequence[int]) -> tuple[float, np.ndarray]:
-        """Of all ids but the first; and the hidden state of the last token in the first window."""
+        """Negative log-likelihood of all ids but the first, and the last hidden state of the first window."""
         import torch
 
         total, scored, start = 0.0, 1, 0
@@ -90,7 +90,7 @@ class Scorer:
             if not start:
                 last = out.hidden_states[-1][0, -1].float().cpu().numpy()
             logits_TV = out.logits[0].float()
-            first = scored - start  # the first of the window that no window has scored
+            first = scored - start  # first token of this window that is not scored yet
             likelihood_TV = torch.log_softmax(logits_TV[first - 1 : -1], dim=-1)
             total -= float(likelihood_TV.gather(1, window[0, first:, None]).double().sum())
             scored, start = end, start + self.stride
@@ -98,21 +98,22 @@ class Scorer:
 
 
 def perplexity(scored: Sequence[Scored]) -> Estimate:
-    """A token, of the corpus; the interval resamples texts."""
-    return of_corpus([s.tokens for s in scored], scored, np.exp)
+    """Perplexity per token of a corpus. The interval resamples texts."""
+    return corpus_estimate([s.tokens for s in scored], scored, np.exp)
 
 
 def bits_a_byte(scored: Sequence[Scored]) -> Estimate:
-    return of_corpus([s.bytes for s in scored], scored, lambda nats: nats / math.log(2))
+    """Bits per byte of a corpus. The interval resamples texts."""
+    return corpus_estimate([s.bytes for s in scored], scored, lambda nats: nats / math.log(2))
 
 
 def perplexity_a_text(scored: Sequence[Scored]) -> Estimate:
-    """The mean over texts of each one's perplexity a token, each text counting the same."""
+    """Unweighted mean over texts of their perplexity per token."""
     return mean([math.exp(s.nats / s.tokens) if s.tokens else None for s in scored], list(range(len(scored))))
 
 
-def of_corpus(spread: Sequence[int], scored: Sequence[Scored], unit: Any) -> Estimate:
-    columns = np.array([[s.nats, over] for s, over in zip(scored, spread, strict=True)], float).reshape(-1, 2)
+def corpus_estimate(counts: Sequence[int], scored: Sequence[Scored], unit: Any) -> Estimate:
+    columns = np.array([[s.nats, count] for s, count in zip(scored, counts, strict=True)], float).reshape(-1, 2)
     columns[columns[:, 1] == 0] = np.nan
 
     def figure(sums: np.ndarray) -> np.ndarray:

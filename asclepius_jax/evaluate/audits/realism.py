@@ -1,10 +1,10 @@
-"""Whether notes read like real ones: perplexity, a classifier that tries to tell them apart, length, abbreviations.
+"""Compare notes with real ones: perplexity, a classifier that tries to distinguish them, length, abbreviations.
 
     asclepius evaluate realism --scorer models/SmolLM2 --out realism.json --real "real discharge summaries" \\
         --sources "case reports=reports.jsonl" "our notes=data/notes" \\
         "real discharge summaries=mtsamples.jsonl#Discharge Summary"
 
-A source is a folder of notes or a file of texts; `#` and a word that its type must hold choose among them.
+A source is a folder of notes or a file of texts. `#WORD` selects the texts whose type contains the word.
 """
 
 import statistics
@@ -30,60 +30,63 @@ TYPE_COLUMNS = ("note_type", "types", "type", "category")
 CASE_COLUMNS = ("id", "patient_uid", "patient_id")
 TEXT_COLUMNS = ("text", "patient", "note")
 FOLDS = 5
-FEWEST = 20  # texts of each side, below which a classifier says nothing
+FEWEST = 20  # minimum number of texts per side; below it, a classifier is meaningless
 
 
 @dataclass(frozen=True)
 class RealismConfig:
     scorer: Path
-    """The scoring model, a Hugging Face folder; the same for all figures that are compared."""
+    """Hugging Face folder of the scoring model. Figures are comparable only with the same scorer."""
 
     sources: tuple[str, ...]
-    """NAME=PATH or NAME=PATH#TYPE: folders of notes, or .csv, .json, .jsonl, .parquet or .txt files of texts."""
+    """Sources as NAME=PATH or NAME=PATH#TYPE, where PATH is a folder of notes or a .csv, .json, .jsonl, .parquet or
+    .txt file of texts."""
 
     out: Path
-    """The JSON file to write."""
+    """JSON file to write."""
 
     real: str = ""
-    """The name of the source that is real: a classifier tries to tell each of the others from it."""
+    """Name of the source of real notes, from which a classifier tries to distinguish each of the others. Empty skips
+    this test and MAUVE."""
 
     sample: int = 200
-    """Texts drawn of each source; 0 takes all."""
+    """Number of texts drawn per source; 0 takes all."""
 
     window: int = 1024
-    """Tokens that the scoring model sees at once."""
+    """Context window of the scoring model in tokens."""
 
     stride: int = 512
-    """Tokens by which the window moves on."""
+    """Number of tokens by which the window is shifted."""
 
     seed: int = 0
+    """Random seed for drawing texts, for the classifier's folds and for MAUVE."""
 
 
 @dataclass(frozen=True)
 class Source:
     name: str
     texts: list[str]
-    cases: list[str]  # of each text: what it tells of, so that a report and the note made from it are known as one
+    cases: list[str]  # case of each text; a report and the note made from it have the same case
 
 
 def run(config: RealismConfig) -> dict[str, Any]:
-    """Write the figures; they are returned too. UserError for what the caller can mend."""
+    """Write and return the table of figures. Raises UserError for invalid options or input."""
     sources = [read_source(text, config) for text in config.sources]
     named = {source.name: source for source in sources}
     if len(named) < len(sources) or not sources:
-        raise UserError("--sources: name at least one source, and each name once")
+        raise UserError(f"--sources {' '.join(config.sources)}: give at least one source; names must be unique")
     if config.real and config.real not in named:
-        raise UserError(f"--real {config.real!r}: no such source; one of {', '.join(named)}")
+        raise UserError(f"--real {config.real!r}: no such source; choose one of {', '.join(named)}")
     scorer = Scorer(config.scorer, config.window, config.stride)
     scored = {source.name: scored_texts(source, scorer) for source in sources}
-    figures = {source.name: of_source(source, scored[source.name]) for source in sources}
+    figures = {source.name: source_figures(source, scored[source.name]) for source in sources}
     for source in sources if config.real else ():
         if source.name != config.real:
             figures[source.name]["told_apart"] = told_apart(source, named[config.real], config.seed)
             figures[source.name]["mauve"] = mauve_of(scored[source.name], scored[config.real], config.seed)
-    made = as_table(figures, config, scorer)
-    keep(made, config.out)
-    return made
+    table = as_table(figures, config, scorer)
+    keep(table, config.out)
+    return table
 
 
 def read_source(text: str, config: RealismConfig) -> Source:
@@ -91,18 +94,20 @@ def read_source(text: str, config: RealismConfig) -> Source:
     place, _, wanted = place.partition("#")
     path = Path(place)
     if not name or not equals or not path.exists():
-        raise UserError(f"--sources {text}: it must be NAME=PATH or NAME=PATH#TYPE, and the path must exist")
+        raise UserError(f"--sources {text}: must be NAME=PATH or NAME=PATH#TYPE, and the path must exist")
     found = [(case, body) for case, kind, body in texts_of(path) if wanted.lower() in kind.lower()]
     if not found:
         kind = f" of type {wanted}" if wanted else ""
-        raise UserError(f"--sources {text}: no text{kind} in {path}; a table has it in {' or '.join(TEXT_COLUMNS)}")
+        raise UserError(
+            f"--sources {text}: no text{kind} in {path}; a table needs a column {' or '.join(TEXT_COLUMNS)}"
+        )
     found.sort(key=lambda item: seeded_fraction(config.seed, "realism", *item))
     found = found[: config.sample or None]
     return Source(name, [body for _, body in found], [case for case, _ in found])
 
 
 def texts_of(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(case, type, text) of every text; what came as one line has its headings at the beginnings of lines."""
+    """(case, type, text) of every text. Texts stored as one line are split so that headings begin lines."""
     if (path / MANIFEST).is_file():
         for file in verified_files(path, read_manifest(path, "notes")):
             for note in read_parquet(file, Note):
@@ -119,7 +124,7 @@ def texts_of(path: Path) -> Iterator[tuple[str, str, str]]:
             case = next((str(values[name]) for name in CASE_COLUMNS if values.get(name)), row.place)
             yield case, kind, as_lines(body)
     if unreadable:
-        say(f"{path}: left out since they cannot be read: {len(unreadable)} rows, first {unreadable[0]}")
+        say(f"{path}: skipped {len(unreadable)} rows that cannot be read, the first at {unreadable[0]}")
 
 
 def scored_texts(source: Source, scorer: Scorer) -> list[Scored]:
@@ -131,7 +136,7 @@ def scored_texts(source: Source, scorer: Scorer) -> list[Scored]:
     return scored
 
 
-def of_source(source: Source, scored: list[Scored]) -> dict[str, Any]:
+def source_figures(source: Source, scored: list[Scored]) -> dict[str, Any]:
     words = [len(text.split()) for text in source.texts]
     return {
         "texts": len(source.texts),
@@ -146,10 +151,10 @@ def of_source(source: Source, scored: list[Scored]) -> dict[str, Any]:
 
 
 def told_apart(source: Source, real: Source, seed: int) -> dict[str, Any]:
-    """A classifier two-sample test (Lopez-Paz and Oquab, 2017): how often logistic regression over words and pairs of
-    words, on texts of cases that it has not seen, knows which are real. A half is as good as indistinguishable.
+    """Classifier two-sample test (Lopez-Paz and Oquab, 2017): accuracy of recognising real texts; 0.5 is chance.
 
-    All texts of a case fall into one fold: one that learned a report as real would take its note for real too."""
+    The classifier is a logistic regression over words and word pairs, tested on cases that it has not seen. All texts
+    of a case are in one fold, because a classifier trained on a real report would take its note for real too."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -157,7 +162,7 @@ def told_apart(source: Source, real: Source, seed: int) -> dict[str, Any]:
 
     count = min(len(source.texts), len(real.texts))
     if count < FEWEST:
-        return {"value": None, "undefined": f"{count} texts: a classifier needs {FEWEST} of each side"}
+        return {"value": None, "undefined": f"{count} texts: a classifier needs {FEWEST} per side"}
     both = [*source.texts[:count], *real.texts[:count]]
     cases = [*source.cases[:count], *real.cases[:count]]
     labels = [0] * count + [1] * count
@@ -168,8 +173,9 @@ def told_apart(source: Source, real: Source, seed: int) -> dict[str, Any]:
 
 
 def mauve_of(scored: list[Scored], real: list[Scored], seed: int) -> float | None:
-    """MAUVE (Pillutla et al., 2021) of the scoring model's last hidden states: 1 is the same distribution. None where
-    its library is not installed (`pip install mauve-text faiss-cpu`), or there are too few texts."""
+    """MAUVE (Pillutla et al., 2021) of the scoring model's last hidden states; 1 means the same distribution.
+
+    None if there are too few texts or its library is not installed (`pip install mauve-text faiss-cpu`)."""
     sides = [np.stack([s.last for s in side if s.tokens]) for side in (scored, real)]
     if min(map(len, sides)) < FEWEST:
         return None
@@ -184,30 +190,30 @@ def as_table(figures: dict[str, Any], config: RealismConfig, scorer: Scorer) -> 
     rows = [
         [
             name,
-            f"{told['texts']}",
-            estimate(told["perplexity"]),
-            estimate(told["perplexity_a_text"]),
-            estimate(told["bits_a_byte"], 3),
-            " / ".join(f"{words:.0f}" for words in told["words"]),
-            f"{told['abbreviations']:.1f}",
-            f"{told['headings']:.1f}",
-            estimate(told["told_apart"]) if "told_apart" in told else "–",
-            f"{told['mauve']:.2f}" if told.get("mauve") is not None else "–",
+            f"{source['texts']}",
+            estimate(source["perplexity"]),
+            estimate(source["perplexity_a_text"]),
+            estimate(source["bits_a_byte"], 3),
+            " / ".join(f"{words:.0f}" for words in source["words"]),
+            f"{source['abbreviations']:.1f}",
+            f"{source['headings']:.1f}",
+            estimate(source["told_apart"]) if "told_apart" in source else "–",
+            f"{source['mauve']:.2f}" if source.get("mauve") is not None else "–",
         ]
-        for name, told in figures.items()
+        for name, source in figures.items()
     ]
     return {
-        "title": "Whether notes read like real ones",
-        "about": f"Scored by {config.scorer.name}: BOS, windows of {scorer.window} tokens that move on by "
-        f"{scorer.stride}, each token once. “Told apart” is the accuracy of a classifier that tries to tell a source's "
-        f"texts from {config.real or 'real ones'}: 0.5 is indistinguishable; of MAUVE, over the scorer's "
-        "hidden states, 1 is.",
-        "columns": ["texts of", "n", "perplexity a token", "mean of texts", "bits a byte", "words, quartiles",
-                    "abbreviations a 100 words", "headings", "told apart", "MAUVE"],
+        "title": "Realism of notes",
+        "about": f"Scored by {config.scorer.name}: BOS, windows of {scorer.window} tokens shifted by {scorer.stride}, "
+        "each token scored once. “Classifier accuracy” is that of a classifier that tries to distinguish a source's "
+        f"texts from {config.real or 'real ones'}. Indistinguishable texts have an accuracy of 0.5, and a MAUVE of 1 "
+        "over the scorer's hidden states.",
+        "columns": ["texts of", "n", "perplexity per token", "mean of texts", "bits per byte", "words, quartiles",
+                    "abbreviations per 100 words", "headings", "classifier accuracy", "MAUVE"],
         "table": rows,
         "chart": {
-            "description": "Perplexity a token, with 95 % intervals",
-            "rows": {name: told["perplexity"] for name, told in figures.items()},
+            "description": "Perplexity per token, with 95 % intervals",
+            "rows": {name: source["perplexity"] for name, source in figures.items()},
         },
         "figures": figures,
     }  # fmt: skip

@@ -1,11 +1,11 @@
-"""The web application: which address shows what, to whom, and what it may not do.
+"""Web application of a study: addresses, access and security headers.
 
     /r/TOKEN                         a rater's first page
-    /r/TOKEN/item/POSITION           an item; POST .../LABEL changes what is said about one of its answers
-    /r/TOKEN/time/POSITION           POST: seconds that the item was in sight
+    /r/TOKEN/item/POSITION           an item; POST .../LABEL changes the verdict on one of its answers
+    /r/TOKEN/time/POSITION           POST: seconds for which the item was visible
     /admin/TOKEN                     progress; ratings.csv and log.csv below it
 
-A wrong link, another rater's item and a page that never was are one and the same 404.
+A wrong link, another rater's item and a page that does not exist all return the same 404.
 """
 
 import math
@@ -58,7 +58,7 @@ def application(database: Path) -> Starlette:
 
 
 class SafeHeaders:
-    """Every response forbids content from elsewhere, and being stored or framed."""
+    """Middleware that adds headers to every response: no external content, no caching, no framing."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -75,11 +75,11 @@ class SafeHeaders:
 
 
 def refusal(request: Request, error: Exception) -> Response:
-    """What went wrong, in one line: JSON for the page's script, a page for a person."""
+    """Error in one line, as JSON for the page's script or as a page for a person."""
     if isinstance(error, HTTPException):
         status, text = error.status_code, "Not found." if error.status_code == 404 else error.detail
     elif isinstance(error, store.Busy):
-        status, text = 503, "The study is in use by another program. Nothing was saved: try again in a moment."
+        status, text = 503, "The study is in use by another program. Nothing was saved. Try again in a moment."
     else:
         status, text = 400, f"Not saved: {error}."
     if wants_json(request):
@@ -92,7 +92,7 @@ def wants_json(request: Request) -> bool:
 
 
 def quickly(function: Callable[[Request], Response]) -> Endpoint:
-    """SQLite waits for the disk: away from the event loop."""
+    """Endpoint that runs in a thread, because SQLite waits for the disk and would block the event loop."""
 
     async def endpoint(request: Request) -> Response:
         return await run_in_threadpool(function, request)
@@ -101,13 +101,13 @@ def quickly(function: Callable[[Request], Response]) -> Endpoint:
 
 
 def changing(function: Callable[[Request, dict[str, str]], Response]) -> Endpoint:
-    """A POST with its form; of a field that is given twice, the last counts."""
+    """Endpoint for a POST with a form. If a field is given twice, the last value counts."""
 
     async def endpoint(request: Request) -> Response:
         check_origin(request)
         length = request.headers.get("content-length", "")
         if not length.isdigit() or int(length) > LARGEST_FORM:
-            raise HTTPException(413, f"A form of at most {LARGEST_FORM} bytes, please.")
+            raise HTTPException(413, f"A form may have at most {LARGEST_FORM} bytes. Nothing was saved.")
         form = {name: value for name, value in (await request.form()).multi_items() if isinstance(value, str)}
         return await run_in_threadpool(function, request, form)
 
@@ -115,10 +115,10 @@ def changing(function: Callable[[Request, dict[str, str]], Response]) -> Endpoin
 
 
 def check_origin(request: Request) -> None:
-    """Refuse a POST that a page elsewhere caused. A forger would need the link too; this is the second lock.
+    """Refuse a POST from another site, as a second defence: a forger would need the personal link as well.
 
-    With our own `no-referrer`, browsers give the origin of a plain form as "null"; where they also send Sec-Fetch-Site,
-    that decides.
+    Because of our own `no-referrer` header, browsers send "null" as the origin of a plain form. Sec-Fetch-Site decides
+    if the browser sends it.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None:
@@ -131,7 +131,7 @@ def check_origin(request: Request) -> None:
 
 
 class Page:
-    """The endpoints, over one database."""
+    """Endpoints of one study database."""
 
     def __init__(self, database: Path):
         self.database = database
@@ -168,7 +168,7 @@ class Page:
             store.save(db, rater["name"], item, answer, changed(answer.draft, answer.text, form))
             items = store.items_of(db, rater["id"])
             reference = views.reference_of(db, item)
-        # Committed: what follows may say "saved".
+        # The transaction is committed, so the reply may say "saved".
         item = items[item.position - 1]
         if wants_json(request):
             return JSONResponse(views.after_change(items, item, label, reference))
@@ -180,7 +180,7 @@ class Page:
         except ValueError:
             seconds = math.nan
         if not math.isfinite(seconds):
-            raise UserError(f"seconds {form.get('seconds', '')[:40]!r}: it must be a number")
+            raise UserError(f"seconds {form.get('seconds', '')[:40]!r}: must be a number")
         with store.transaction(self.database, write=True) as db:
             rater = rater_of(db, request)
             item = item_at(store.items_of(db, rater["id"]), request)

@@ -1,14 +1,14 @@
-"""Scoring on paper: forms out, and what was written on them back in as a table.
+"""Scoring on paper: print forms, and enter the results as a table.
 
-asclepius evaluate paper --study STUDY --out forms.html     to print: notes, answers and boxes to tick
-asclepius evaluate paper --study STUDY --out forms.csv      the table to fill in from them: one row for each answer
-asclepius evaluate paper --study STUDY --back-in forms.csv  all of it, or none where one row is wrong
+asclepius evaluate paper --study STUDY --out forms.html     forms to print, with notes, answers and boxes to tick
+asclepius evaluate paper --study STUDY --out forms.csv      table to fill in from the forms, one row per answer
+asclepius evaluate paper --study STUDY --back-in forms.csv  enter all rows, or none if one of them is invalid
 
     rater,item,answer,incorrect,omitted,treatment,score,comment
     Dr Ito,3,A,no,minor,answered,,"one dose is missing"
     Dr Ito,3,B,,,,0,"I do not know this drug"
 
-A score may be left out: it follows. Where it is given, it must be the one that follows; 0 is "cannot judge".
+The score is optional, because it follows from the three answers. If given, it must match them; 0 is "cannot judge".
 """
 
 import csv
@@ -33,23 +33,24 @@ VERDICT = ("incorrect", "omitted", "treatment", "score", "comment")
 @dataclass(frozen=True)
 class PaperConfig:
     study: Path
-    """The folder of a study."""
+    """Study folder."""
 
     out: Path | None = None
     """Forms to write: .html to print, .csv to fill in."""
 
     back_in: Path | None = None
-    """A filled-in .csv to enter."""
+    """Filled-in .csv to enter."""
 
 
 def run(config: PaperConfig) -> None:
+    """Write forms or enter filled-in ones. Raises UserError for invalid options or rows."""
     if (config.out is None) == (config.back_in is None):
         raise UserError("give one of --out FORMS.html, --out FORMS.csv and --back-in FORMS.csv")
     database = config.study / store.DATABASE
     if config.out is not None:
         with store.transaction(database) as db:
             write_durably(config.out, forms(db, config.out))
-        print(f"Forms in {config.out}; what is already scored on the page is left out")
+        print(f"Forms written to {config.out}, without answers that are already scored on the page")
     if config.back_in is not None:
         with store.transaction(database, write=True) as db:
             count = enter(db, config.back_in)
@@ -73,7 +74,7 @@ def forms(db: sqlite3.Connection, out: Path) -> str:
 
 
 def places_of(db: sqlite3.Connection) -> dict[tuple[str, int, str], tuple[Item, Shown]]:
-    """Every answer before every rater, by what a row of the table says."""
+    """Every answer shown to every rater, by (rater, item, answer label) as in the table."""
     return {
         (rater["name"], item.position, answer.label): (item, answer)
         for rater in db.execute("SELECT id, name FROM raters ORDER BY name").fetchall()
@@ -92,7 +93,7 @@ def enter(db: sqlite3.Connection, path: Path) -> int:
         if place not in places:
             raise UserError(f"{where}: no answer {row['answer']} in item {row['item']} of {row['rater']!r}")
         if place in seen:
-            raise UserError(f"{where}: a second verdict on what row {seen[place]} is about")
+            raise UserError(f"{where}: duplicate verdict on the answer of row {seen[place]}")
         item, answer = places[place]
         if answer.draft != Draft():
             raise UserError(f"{where}: answer {place[2]} of item {place[1]} is already scored on the page")
@@ -104,13 +105,13 @@ def enter(db: sqlite3.Connection, path: Path) -> int:
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number, row), counted as a spreadsheet counts them: the heading is row 1."""
+    """(number, row), numbered as in a spreadsheet, where the heading is row 1."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: save it as CSV UTF-8") from error
     heading = text.partition("\n")[0]
-    # Spreadsheets write semicolons where the comma is the decimal mark.
+    # Spreadsheets separate by semicolons in countries with a decimal comma.
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in heading else ",", strict=True)
     names = [name.strip() for name in reader.fieldnames or ()]
     if missing := [name for name in (*PLACE, *VERDICT) if name not in names and name not in ("score", "comment")]:
@@ -119,7 +120,7 @@ def rows_of(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         for number, row in enumerate(reader, 2):
             if None in row or None in row.values():
-                raise UserError(f"{path} row {number}: it has another number of cells than the heading")
+                raise UserError(f"{path} row {number}: the number of cells differs from the heading")
             yield number, {name: row.get(name, "").strip() for name in (*PLACE, *VERDICT)}
     except csv.Error as error:
         raise UserError(f"{path}: {error}") from error
@@ -141,9 +142,7 @@ def verdict_of(row: dict[str, str], answer: Shown, where: str) -> Draft:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     if not is_complete(draft):
-        raise UserError(f"{where}: incorrect, omitted and treatment are needed, or the score 0 for cannot judge")
+        raise UserError(f"{where}: give incorrect, omitted and treatment, or the score 0 for cannot judge")
     if score and int(score) != settled_score(draft):
-        raise UserError(
-            f"{where}: score {score}, but {score_text(settled_score(draft))} follows from the three answers"
-        )
+        raise UserError(f"{where}: score {score}, but the three answers give {score_text(settled_score(draft))}")
     return draft

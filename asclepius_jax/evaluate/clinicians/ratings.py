@@ -1,4 +1,4 @@
-"""Un-blind a study: what the raters said, by model, as a folder of ratings and as ratings.csv in it.
+"""Unblind a study: write the raters' verdicts, with model names, as a folder of ratings that includes ratings.csv.
 
 asclepius evaluate ratings --study STUDY --key KEY.json --out evaluation/ratings
 """
@@ -25,22 +25,23 @@ from data_prep.contract.records import file_hash
 @dataclass(frozen=True)
 class RatingsConfig:
     study: Path
-    """The folder of a study."""
+    """Study folder."""
 
     key: Path
-    """Its key file: which answer is which model's."""
+    """Key file of the study, which gives the model of each answer."""
 
     out: Path
-    """The folder of ratings to write."""
+    """Output folder for the ratings."""
 
 
 def run(config: RatingsConfig) -> None:
+    """Write the ratings of all complete verdicts. Raises UserError for a wrong key or an unscored study."""
     with store.transaction(config.study / store.DATABASE) as db:
         key = key_of(config.key, store.setting(db, "id"))
         rows = list(counted(db))
     for _, _, answer in rows:
         if answer.answer_id not in key:
-            raise UserError(f"{config.key} does not know answer {answer.answer_id}: it is incomplete")
+            raise UserError(f"{config.key} is incomplete: answer {answer.answer_id} is missing")
     done = [row for row in rows if is_complete(row[2].draft)]
     ratings = [rating_of(rater, item, answer, key[answer.answer_id]) for rater, item, answer in done]
     if not ratings:
@@ -52,22 +53,22 @@ def run(config: RatingsConfig) -> None:
         table = csv_text(names, ([getattr(rating, name) for name in names] for rating in ratings))
         (writer.path / "ratings.csv").write_text(table, encoding="utf-8", newline="")
         writer.facts["not_scored"] = len(rows) - len(ratings)
-    print(f"{len(ratings)} ratings in {config.out}; {len(rows) - len(ratings)} of {len(rows)} are still open")
+    print(f"{len(ratings)} ratings in {config.out}; {len(rows) - len(ratings)} of {len(rows)} answers are still open")
 
 
 def key_of(path: Path, study: str) -> dict[str, dict[str, str]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        answers, of_study = content["answers"], content["study"]
+        answers, key_study = content["answers"], content["study"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a key file: name the key.json that `asclepius evaluate study` wrote") from error
-    if of_study != study:
+    if key_study != study:
         raise UserError(f"{path} is the key of another study")
     return answers
 
 
 def counted(db: sqlite3.Connection) -> Iterator[tuple[str, Item, Shown]]:
-    """Every answer that every rater is asked to score, without the training round."""
+    """Every (rater, item, answer) to score, without the training round."""
     for rater in db.execute("SELECT id, name FROM raters ORDER BY name").fetchall():
         for item in store.items_of(db, rater["id"]):
             if item.kind != "training":
@@ -76,7 +77,7 @@ def counted(db: sqlite3.Connection) -> Iterator[tuple[str, Item, Shown]]:
 
 def rating_of(rater: str, item: Item, answer: Shown, key: dict[str, str]) -> Rating:
     if key["question_id"] != item.question_id:
-        raise UserError(f"the key gives answer {answer.answer_id} to another question: it is damaged")
+        raise UserError(f"the key is damaged: it assigns answer {answer.answer_id} to another question")
     return Rating(
         rater=rater,
         question_id=item.question_id,
@@ -88,7 +89,7 @@ def rating_of(rater: str, item: Item, answer: Shown, key: dict[str, str]) -> Rat
 
 
 def verdict_fields(draft: Draft) -> dict[str, Any]:
-    """The fields of a Rating that follow from a complete draft."""
+    """Fields of a Rating that follow from a complete draft."""
     answerable, recognised = TREATMENTS[draft.treatment or "answered"]
     return {
         "score": settled_score(draft),
@@ -108,7 +109,7 @@ BLINDED = (
 
 
 def blinded_csv(db: sqlite3.Connection) -> str:
-    """What the administrator may have: every counted answer, scored or not, and no model."""
+    """CSV for the administrator: every answer outside the training round, scored or not, without model names."""
     rows = []
     for rater, item, answer in counted(db):
         draft = answer.draft
@@ -134,5 +135,5 @@ def csv_text(names: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def harmless(value: object) -> object:
-    """A comment that begins like a formula would be one in a spreadsheet; an apostrophe makes it text."""
+    """Prefix text that a spreadsheet would run as a formula with an apostrophe, which makes it plain text."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -1,4 +1,4 @@
-"""The sentences of a note, numbered in the note's own layout."""
+"""Numbered sentences of a note, in the note's own layout."""
 
 from data_prep.clinical_text.sentences import INVISIBLE, split_sentences
 
@@ -8,7 +8,9 @@ def solid(character: str) -> bool:
 
 
 def places_of_sentences(text: str) -> list[tuple[int, int]]:
-    """[start, end) of each sentence; `split_sentences` changes nothing but white space and invisible characters."""
+    """[start, end) of each sentence.
+
+    Counts visible characters, because `split_sentences` changes only white space and invisible characters."""
     where = [index for index, character in enumerate(text) if solid(character)]
     places, done = [], 0
     for sentence in split_sentences(text):
@@ -20,7 +22,7 @@ def places_of_sentences(text: str) -> list[tuple[int, int]]:
 
 
 def numbered(text: str) -> list[tuple[int, str]]:
-    """The whole text in pieces: a sentence with its number from 1, what lies between sentences with 0."""
+    """The whole text in pieces: sentences numbered from 1, and the text between sentences with number 0."""
     found, done = [], 0
     for number, (start, end) in enumerate(places_of_sentences(text), 1):
         if text[done:start]:

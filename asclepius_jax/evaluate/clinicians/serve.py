@@ -19,36 +19,37 @@ from data_prep.contract.errors import UserError
 @dataclass(frozen=True)
 class ServeConfig:
     study: Path
-    """The folder of a study."""
+    """Study folder."""
 
     host: str = "127.0.0.1"
-    """The address to listen on; the default is reached from this machine only."""
+    """Address to listen on. The default is reachable from this machine only."""
 
     port: int = 8000
-    """0: any free one."""
+    """Port to listen on; 0 takes any free port."""
 
 
 def run(config: ServeConfig) -> None:
+    """Serve the page until interrupted. Raises UserError for an unreadable study or an unusable address."""
     database = config.study / store.DATABASE
     with store.transaction(database):
-        pass  # a study that cannot be read is refused before anyone is let in
+        pass  # fails before serving if the study cannot be read
     with listening(config.host, config.port) as listener:
         host, port = listener.getsockname()[:2]
         if not is_local(host):
             print(
-                f"Warning: {host} is reached from other machines, and plain HTTP can be read on the way: put a server "
-                "that speaks HTTPS before it, and let it pass on the Host header."
+                f"Warning: {host} can be reached from other machines, and plain HTTP can be intercepted: use an HTTPS "
+                "reverse proxy that forwards the Host header."
             )
         print(
-            f"Serving {config.study} on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it",
+            f"Serving {config.study} on http://{f'[{host}]' if ':' in host else host}:{port}; press Ctrl-C to stop",
             flush=True,
         )
-        # No access log: the links are secrets, and they are in the addresses.
-        # No log configuration: uvicorn's would close the handlers of whatever else runs in this process.
+        # No access log, because the addresses contain the secret links.
+        # No log configuration, because uvicorn's would close the handlers of other code in this process.
         settings = uvicorn.Config(
             application(database), log_config=None, log_level="warning", access_log=False, server_header=False
         )
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has closed, and raises it again
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after shutting down
             uvicorn.Server(settings).run(sockets=[listener])
 
 
@@ -57,7 +58,7 @@ def listening(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OverflowError as error:
-        raise UserError(f"--port {port}: it must be from 0 to 65535") from error
+        raise UserError(f"--port {port}: must be between 0 and 65535") from error
     except OSError as error:
         raise UserError(f"cannot listen on {host} port {port} ({error.strerror}): choose another --port") from error
 

@@ -1,6 +1,6 @@
-"""study.sqlite: who sees which answers in which order, what each has said, and a log of every change.
+"""Database of a study, study.sqlite: each rater's items and answers in order, their verdicts, and a log of changes.
 
-A change and its entry in the log are committed together, and before the page says "saved".
+A change and its log entry are committed together, before the page says "saved".
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from data_prep.contract.errors import UserError
 DATABASE = "study.sqlite"
 VERSION = 1
 BUSY_SECONDS = 5.0
-# A row of `shown` is one answer before one rater: its label, and the draft. `kind` is training, scored or repeat.
+# A row of `shown` is one answer shown to one rater, with its label and draft. `kind` is training, scored or repeat.
 SCHEMA = """
 CREATE TABLE study (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE raters (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, token_hash TEXT NOT NULL UNIQUE);
@@ -43,12 +43,12 @@ CREATE TRIGGER log_stays BEFORE DELETE ON log BEGIN SELECT RAISE(ABORT, 'the log
 
 
 class Busy(UserError):
-    """Another program holds the database."""
+    """Raised when another program has locked the database."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One answer before one rater."""
+    """One answer shown to one rater."""
 
     label: str
     answer_id: str
@@ -72,33 +72,37 @@ class Item:
 
 @contextmanager
 def transaction(path: Path, write: bool = False) -> Iterator[sqlite3.Connection]:
-    """All of it or nothing. UserError where the file is none of ours, Busy where another program holds it."""
+    """Transaction that is committed as a whole or not at all.
+
+    Raises UserError if the file is not a study of this version, Busy if another program has locked it."""
     connection = None
     try:
         connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
         connection.row_factory = sqlite3.Row
         connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
         if (version := connection.execute("PRAGMA user_version").fetchone()[0]) != VERSION:
-            raise UserError(f"{path} has version {version}, this program reads {VERSION}: make the study again")
+            raise UserError(f"{path} has version {version}, but this program reads {VERSION}: set up the study again")
         yield connection
         connection.execute("COMMIT")
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
-            raise Busy(f"{path} is locked by another program: nothing was saved; close it, or try again") from error
+            raise Busy(f"{path} is locked by another program: nothing was saved; close it or retry") from error
         if "unable to open" in str(error):
-            raise UserError(f"{path}: no study there; make one with `asclepius evaluate study`") from error
+            raise UserError(f"{path} does not exist: set up a study with `asclepius evaluate study`") from error
         raise
     except sqlite3.DatabaseError as error:
         if "not a database" not in str(error):
             raise
-        raise UserError(f"{path} is not a study: make one with `asclepius evaluate study`") from error
+        raise UserError(f"{path} is not a study: set one up with `asclepius evaluate study`") from error
     finally:
         if connection is not None:
-            connection.close()  # takes back what was not committed
+            connection.close()  # rolls back uncommitted changes
 
 
 def create(path: Path) -> None:
-    """An empty study. Write-ahead: readers never wait for a writer, and a killed process leaves whole commits only."""
+    """Create an empty study.
+
+    Uses write-ahead logging: readers never wait for a writer, and a killed process leaves complete commits only."""
     path.touch(mode=0o600)
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode = WAL")
@@ -109,7 +113,7 @@ def create(path: Path) -> None:
 
 
 def token_hash(token: str) -> str:
-    # A token is 32 random bytes, so a plain hash gives nothing away, and neither does the time of looking it up.
+    # A token is 32 random bytes, so neither a plain hash nor the lookup time reveals anything about it.
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
@@ -118,7 +122,7 @@ def setting(db: sqlite3.Connection, name: str) -> str:
 
 
 def add_rater(db: sqlite3.Connection, name: str, token: str, items: list[tuple[str, str, dict[str, str]]]) -> None:
-    """A rater and the items in their order: question, kind, and the answer's id for each label."""
+    """Add a rater and their items in order. Each item is (question id, kind, answer ids by label)."""
     rater = db.execute("INSERT INTO raters (name, token_hash) VALUES (?, ?)", (name, token_hash(token)))
     for position, (question, kind, labelled) in enumerate(items, 1):
         values = (rater.lastrowid, position, question, kind)
@@ -164,7 +168,7 @@ def spans_json(spans: tuple[Span, ...]) -> str:
 
 
 def save(db: sqlite3.Connection, rater: str, item: Item, answer: Shown, draft: Draft, origin: str = "page") -> None:
-    """Put `draft` in the place of the answer's, and every field that differs into the log."""
+    """Replace the answer's draft with `draft` and log every field that changed."""
     old, new = dataclasses.asdict(answer.draft), dataclasses.asdict(draft)
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     db.execute("UPDATE shown SET draft = ? WHERE item_id = ? AND label = ?", (json_of(new), item.id, answer.label))
@@ -182,7 +186,7 @@ def opened(db: sqlite3.Connection, item: Item, now: float) -> None:
 
 
 def add_seconds(db: sqlite3.Connection, item: Item, seconds: float, now: float) -> None:
-    """Count time on an item, never more than has passed: two open tabs do not count twice."""
+    """Add time to an item, at most the time since the last addition, so that two open tabs are not counted twice."""
     seen = db.execute("SELECT seen FROM items WHERE id = ?", (item.id,)).fetchone()[0]
     counted = max(0.0, min(seconds, now - seen))
     db.execute("UPDATE items SET seconds = seconds + ?, seen = ? WHERE id = ?", (counted, now, item.id))

@@ -1,9 +1,9 @@
-"""Set up a blinded study: questions and the answers of several models -> a database for the page, and a key apart.
+"""Set up a blinded study from questions and several models' answers: a database for the page and a separate key.
 
 asclepius evaluate study --questions QUESTIONS --answers ANSWERS --raters "Dr Ito" "Dr Weiss" --out STUDY
 
-    STUDY/study.sqlite   items and personal links (hashes only); no model is named in it
-    STUDY/key.json       which answer is which model's: move it away until every rater is done
+    STUDY/study.sqlite   items and hashes of the personal links, without model names
+    STUDY/key.json       the model behind each answer; move it away until every rater is done
 """
 
 import json
@@ -31,39 +31,40 @@ ADMINISTRATOR = "Administrator"
 @dataclass(frozen=True)
 class StudyConfig:
     questions: Path
-    """A folder of questions."""
+    """Folder of questions."""
 
     answers: tuple[Path, ...]
-    """Folders of answers to them; every model answers every question."""
+    """Folders of answers to these questions. Every model must answer every question."""
 
     raters: tuple[str, ...]
-    """Names of the raters; each gets a link."""
+    """Names of the raters. Each rater gets a personal link."""
 
     out: Path
-    """The folder to make."""
+    """Output folder for the study."""
 
     seed: int = 0
-    """Of the choice of items and of their order."""
+    """Random seed for the choice of items and their order."""
 
     items: int = 0
-    """Questions to score, chosen by the seed; 0: all."""
+    """Number of questions to score; 0 takes all."""
 
     repeats: float = 0.1
-    """Share of the items that a rater sees twice, for agreement with oneself; at most 0.5."""
+    """Share of the items that a rater sees twice, to measure self-agreement; at most 0.5."""
 
     training_items: int = 0
-    """Questions of a training round, which comes first and does not count."""
+    """Number of questions in a training round, which comes first and does not count."""
 
     reference: Path | None = None
-    """A folder of ratings that the training round gives as feedback."""
+    """Folder of ratings with which the training round compares a rater's verdicts."""
 
     url: str = "http://127.0.0.1:8000"
-    """Where raters will reach the page, for the links."""
+    """Address at which raters will reach the page, used in the links."""
 
 
 def run(config: StudyConfig) -> None:
+    """Write the study and print the personal links. Raises UserError for invalid options or input."""
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise UserError(f"{config.out} exists and may hold ratings: choose another --out")
+        raise UserError(f"{config.out} exists and may contain ratings: choose another --out")
     check(config)
     questions = {question.id: question for question in read_records(config.questions, "questions", Question)}
     answers, failed = answers_of(config, questions)
@@ -81,35 +82,35 @@ def run(config: StudyConfig) -> None:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if failed:
-        print(f"{failed} answers ended in an error of their model, or had no room, and are left out")
+        print(f"Skipped {failed} answers that ended in a model error or did not fit the model's context")
     if any(questions[name].restricted for name in used):
-        print("The study holds real notes: serve it within your own house only.")
+        print("The study contains real patient notes: serve it only within your own institution.")
     print(
         f"{len(scored)} items to score and {len(training)} for training, {len(config.raters)} raters, in {config.out}"
     )
-    print(f"Move {config.out / KEY} to where no rater and no administrator can read it.")
-    print("The links are shown this once; whoever has one is that person:")
+    print(f"Move {config.out / KEY} to a place where no rater or administrator can read it.")
+    print("These links are shown only once. Anyone who has a link can act as that person:")
     for name, link in links.items():
         print(f"  {name:<20} {link}")
 
 
 def check(config: StudyConfig) -> None:
     if not 0 <= config.repeats <= 0.5:
-        raise UserError(f"--repeats {config.repeats}: it must be from 0 to 0.5")
+        raise UserError(f"--repeats {config.repeats}: must be between 0 and 0.5")
     for name, value in (("--items", config.items), ("--training-items", config.training_items)):
         if value < 0:
-            raise UserError(f"{name} {value}: it must be 0 or more")
+            raise UserError(f"{name} {value}: must be 0 or more")
     if not config.raters or any(not name.strip() or not name.isprintable() for name in config.raters):
         raise UserError("--raters: give each rater a name")
     names = [*config.raters, ADMINISTRATOR]
     if len(set(names)) < len(names):
-        raise UserError(f"--raters {' '.join(config.raters)}: two have one name, or one is called {ADMINISTRATOR}")
+        raise UserError(f"--raters {' '.join(config.raters)}: names must be unique and not {ADMINISTRATOR}")
 
 
 def answers_of(config: StudyConfig, questions: dict[str, Question]) -> tuple[dict[str, list[Answer]], int]:
-    """Answers by question, complete over the models, and how many were left out because their model failed."""
+    """Usable answers by question id, and the number of answers skipped because their model failed."""
     if not config.answers:
-        raise UserError("--answers holds no answers")
+        raise UserError("--answers contains no answers")
     found: dict[str, dict[str, Answer]] = defaultdict(dict)
     for folder in found_folders(config.answers):
         for answer in read_records(folder, "answers", Answer):
@@ -120,9 +121,9 @@ def answers_of(config: StudyConfig, questions: dict[str, Question]) -> tuple[dic
             found[answer.question_id][answer.model] = answer
     models = {model for answers in found.values() for model in answers}
     if not models:
-        raise UserError("--answers holds no answers")
+        raise UserError("--answers contains no answers")
     if len(models) > len(LABELS):
-        raise UserError(f"--answers names {len(models)} models: at most {len(LABELS)} stand beside one another")
+        raise UserError(f"--answers contains {len(models)} models: an item shows at most {len(LABELS)}")
     for name in questions:
         if missing := models - set(found[name]):
             raise UserError(f"{sorted(missing)[0]} does not answer {name}: answer every question before the study")
@@ -132,7 +133,7 @@ def answers_of(config: StudyConfig, questions: dict[str, Question]) -> tuple[dic
 
 
 def reference_of(config: StudyConfig) -> dict[tuple[str, str], Draft]:
-    """Verdicts by question and model, to learn from."""
+    """Reference verdicts of the training round, by question and model."""
     if config.reference is None:
         return {}
     treatments = {value: name for name, value in TREATMENTS.items()}
@@ -142,7 +143,7 @@ def reference_of(config: StudyConfig) -> dict[tuple[str, str], Draft]:
             if (rating.question_id, rating.model) in found:
                 raise UserError(
                     f"--reference {config.reference} has two verdicts on {rating.question_id} by {rating.model}: "
-                    "give those of one rater, or a consensus"
+                    "give the ratings of one rater, or a consensus"
                 )
             treatment = treatments[rating.answerable, rating.recognised]
             found[rating.question_id, rating.model] = Draft(
@@ -154,24 +155,28 @@ def reference_of(config: StudyConfig) -> dict[tuple[str, str], Draft]:
 def chosen(
     config: StudyConfig, answers: dict[str, list[Answer]], reference: dict[tuple[str, str], Draft]
 ) -> tuple[list[str], list[str]]:
-    """The questions of the training round, and those to score."""
+    """Questions of the training round, and questions to score."""
     order = sorted(answers, key=lambda name: seeded_fraction(config.seed, "chosen", name))
     known = [
         name for name in order if not reference or all((name, answer.model) in reference for answer in answers[name])
     ]
     training = known[: config.training_items]
     if len(training) < config.training_items:
-        raise UserError(f"--training-items {config.training_items}: only {len(known)} questions can serve")
+        raise UserError(
+            f"--training-items {config.training_items}: only {len(known)} questions have answers"
+            f"{' and --reference verdicts' if reference else ''}"
+        )
     rest = [name for name in order if name not in training]
     scored = rest[: config.items or None]
     if len(scored) < max(config.items, 1):
-        raise UserError(f"--items {config.items}: {len(rest)} questions are left to score after training")
+        raise UserError(f"--items {config.items}: only {len(rest)} questions are left to score after training")
     return training, scored
 
 
 def order_of(config: StudyConfig, rater: str, scored: list[str]) -> Iterator[tuple[str, str]]:
-    """(question, kind) as one rater meets them. What is seen twice comes first in the first half of the items and again
-    in the second, after at least one other."""
+    """(question, kind) in the order in which one rater sees them.
+
+    Repeated items appear in the first half and again in the second, with at least one other item between."""
 
     def mixed(names: list[str], purpose: str) -> list[str]:
         return sorted(names, key=lambda name: seeded_fraction(config.seed, purpose, rater, name))
@@ -194,10 +199,10 @@ def write_study(
     chosen: tuple[list[str], list[str]],
     reference: dict[tuple[str, str], Draft],
 ) -> dict[str, str]:
-    """The database and the key; gives back the links by name."""
-    # Random ids: neither from the names of the models nor from the seed can an answer's id or place be worked out.
-    # In their order, so that the order of rows tells nothing either.
-    texts = dict(sorted((secrets.token_hex(8), answer) for of_one in answers.values() for answer in of_one))
+    """Write the database and the key. Returns the personal links by name."""
+    # Random ids, so that neither the seed nor a model's name reveals an answer's id or position. Rows are sorted by id,
+    # so that their order reveals nothing either.
+    texts = dict(sorted((secrets.token_hex(8), answer) for group in answers.values() for answer in group))
     training, scored = chosen
     study_id, administrator = secrets.token_hex(8), secrets.token_urlsafe(32)
     links = {ADMINISTRATOR: f"{config.url.rstrip('/')}/admin/{administrator}"}

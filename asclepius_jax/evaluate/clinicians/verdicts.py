@@ -1,4 +1,4 @@
-"""What a rater has said so far about one answer, and how a change to it is read: from the page or from paper."""
+"""A rater's draft verdict on one answer, and the changes to it that a web or paper form makes."""
 
 import dataclasses
 import itertools
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from asclepius_jax.evaluate.judge.rubric import OMISSIONS, SCORES, Verdict, score
 from data_prep.contract.errors import UserError
 
-# The third question is one choice: (answerable from the note, recognised by the answer).
+# The third question offers one choice for two fields: (answerable from the note, recognised by the answer).
 TREATMENTS = {
     "answered": (True, True),
     "wrongly declined": (True, False),
@@ -26,7 +26,7 @@ LONGEST_COMMENT = 4_000
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Span:
-    """Characters [start, end) of an answer that are hallucinated."""
+    """Hallucinated characters [start, end) of an answer."""
 
     start: int
     end: int
@@ -36,7 +36,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A verdict in the making; None is a question that was not answered yet."""
+    """Incomplete verdict; None marks a question that is not answered yet."""
 
     incorrect: bool | None = None
     omitted: str | None = None
@@ -47,7 +47,7 @@ class Draft:
 
 
 def settled_score(draft: Draft) -> int | None:
-    """The score as soon as no open question can change it; 0 for "cannot judge"."""
+    """Score, as soon as no open question can change it; 0 for "cannot judge", None while undecided."""
     if draft.cannot_judge:
         return 0
     scores = {
@@ -67,7 +67,7 @@ def is_complete(draft: Draft) -> bool:
     if draft.incorrect is None or draft.treatment is None:
         return False
     answerable, _ = TREATMENTS[draft.treatment]
-    # Of what the note does not hold, nothing can be left out.
+    # If the note does not contain the answer, nothing can be omitted.
     return draft.omitted is not None or not answerable
 
 
@@ -78,19 +78,19 @@ def score_text(score: int | None) -> str:
 
 
 def changed(draft: Draft, answer: str, form: Mapping[str, str]) -> Draft:
-    """The draft with what a form says; fields that are absent or empty stay. UserError for what cannot be."""
+    """Draft updated with a form's fields; absent or empty fields keep their value. Raises UserError if invalid."""
     updates: dict[str, object] = {}
     for name, choices in (("incorrect", ("no", "yes")), ("omitted", OMISSIONS), ("treatment", tuple(TREATMENTS))):
         if value := form.get(name, ""):
-            one_of(name, value, choices)
+            check_choice(name, value, choices)
             updates[name] = value == "yes" if name == "incorrect" else value
     if value := form.get("cannot_judge", ""):
-        one_of("cannot_judge", value, ("no", "yes"))
+        check_choice("cannot_judge", value, ("no", "yes"))
         updates["cannot_judge"] = value == "yes"
     if "comment" in form:
-        comment = form["comment"].replace("\r\n", "\n")  # as browsers send it
+        comment = form["comment"].replace("\r\n", "\n")  # browsers send CRLF
         if len(comment) > LONGEST_COMMENT:
-            raise UserError(f"the comment has {len(comment):,} characters: at most {LONGEST_COMMENT:,}")
+            raise UserError(f"the comment has {len(comment):,} characters: at most {LONGEST_COMMENT:,} are allowed")
         updates["comment"] = comment
     spans = {(span.start, span.end): span for span in draft.spans}
     if removed := form.get("unmark", ""):
@@ -101,28 +101,28 @@ def changed(draft: Draft, answer: str, form: Mapping[str, str]) -> Draft:
     return dataclasses.replace(draft, **updates, spans=tuple(sorted(spans.values())))  # type: ignore[arg-type]
 
 
-def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise UserError(f"{name} {value[:40]!r}: it must be one of {', '.join(choices)}")
+        raise UserError(f"{name} {value[:40]!r}: must be one of {', '.join(choices)}")
 
 
 def span_of(form: Mapping[str, str], answer: str) -> Span:
-    """The span that a form marks: by its place ("12-40", from the page's script), or by quoting the answer."""
+    """Span that a form marks, either by its place ("12-40", from the page's script) or by quoting the answer."""
     kind, severity, quote = form.get("type", ""), form.get("severity", ""), form.get("quote", "").strip()
-    one_of("type", kind, tuple(SPAN_TYPES))
-    one_of("severity", severity, tuple(SEVERITIES))
+    check_choice("type", kind, tuple(SPAN_TYPES))
+    check_choice("severity", severity, tuple(SEVERITIES))
     if place := form.get("place", ""):
         return Span(*place_of(place, answer), kind, severity)
     start = answer.find(quote)
     if start < 0:
-        raise UserError("the quoted words are not in the answer: copy them from it exactly")
+        raise UserError("the quoted words are not in the answer: copy them exactly")
     return Span(start, start + len(quote), kind, severity)
 
 
 def place_of(text: str, answer: str) -> tuple[int, int]:
     first, _, last = text.partition("-")
     if not (first.isascii() and first.isdigit() and last.isascii() and last.isdigit() and len(text) < 20):
-        raise UserError(f"place {text[:40]!r}: it must be START-END")
+        raise UserError(f"place {text[:40]!r}: must be START-END")
     start, end = int(first), int(last)
     if not start < end <= len(answer):
         raise UserError(f"place {text}: the answer has {len(answer)} characters")
@@ -130,7 +130,7 @@ def place_of(text: str, answer: str) -> tuple[int, int]:
 
 
 def pieces(answer: str, spans: tuple[Span, ...]) -> list[tuple[str, tuple[Span, ...]]]:
-    """The answer cut where a span begins or ends, each piece with the spans that cover it."""
+    """The answer, split where a span begins or ends. Each piece comes with the spans that cover it."""
     cuts = sorted({0, len(answer), *(place for span in spans for place in (span.start, span.end))})
     return [
         (answer[start:end], tuple(span for span in spans if span.start <= start and end <= span.end))

@@ -1,4 +1,4 @@
-"""What the templates show. Everything is escaped by the template engine."""
+"""Render the templates of the page and the forms. The template engine escapes all values."""
 
 import sqlite3
 from pathlib import Path
@@ -23,7 +23,7 @@ from asclepius_jax.evaluate.clinicians.verdicts import (
 )
 from asclepius_jax.evaluate.judge.rubric import MEANINGS, OMISSIONS, SCORES
 
-# The three questions: field, text, and (value, words) of each choice. The keys 1 to 9 are the choices in this order.
+# The three questions: field, text, and (value, words) of each choice. Keys 1 to 9 select the choices in this order.
 QUESTIONS = (
     (
         "incorrect",
@@ -32,12 +32,12 @@ QUESTIONS = (
     ),
     (
         "omitted",
-        "Does it leave out anything that the note holds and the instruction asks for?",
+        "Does it leave out anything that the note contains and the instruction asks for?",
         tuple(zip(OMISSIONS, ("Nothing", "Minor things only", "Something significant"), strict=True)),
     ),
     (
         "treatment",
-        "Can the note answer the instruction, and does the answer treat it so?",
+        "Can the note answer the instruction, and does the answer act accordingly?",
         tuple(
             zip(
                 TREATMENTS,
@@ -54,21 +54,22 @@ QUESTIONS = (
 )
 CHOICES = tuple((field, value) for field, _, choices in QUESTIONS for value, _ in choices)
 SHORTCUTS = (
-    ("1 – 9", "choose that option for the answer in hand"),
+    ("1 – 9", "choose that option for the current answer"),
     ("0", "cannot judge, on or off"),
-    ("Enter", "next answer that is open, then the next item"),
+    ("Enter", "next open answer, then the next item"),
     ("j  k", "next, previous answer"),
     ("n  p", "next, previous item"),
-    ("m", "mark a hallucination: arrows move by words, Shift extends; Enter, then its type and severity; Esc leaves"),
+    ("m", "mark a hallucination: arrows move by words, Shift extends; Enter, then type and severity; Esc cancels"),
     ("c", "comment"),
-    ("/", "search in the note; Enter next, Shift Enter previous, Esc leaves"),
-    ("?", "these keys"),
+    ("/", "search in the note: Enter next, Shift Enter previous, Esc closes"),
+    ("?", "show these keys"),
 )
 
 
 def exact(text: str) -> Markup:
-    """Escaped, with carriage returns that survive: the browser would make line feeds of them or drop them, and every
-    place after would move."""
+    """Escaped text with carriage returns as entities.
+
+    Browsers turn plain carriage returns into line feeds or drop them, which would shift the places that follow."""
     return escape(text).replace("\r", Markup("&#13;"))
 
 
@@ -116,7 +117,7 @@ def start_page(token: str, rater: str, items: list[Item]) -> Response:
 
 
 def reference_of(db: sqlite3.Connection, item: Item) -> dict[str, Draft]:
-    """What a training item is compared with, by answer."""
+    """Reference verdicts of a training item, by answer id."""
     if item.kind != "training":
         return {}
     found = {}
@@ -136,7 +137,7 @@ def item_page(
 
 
 def after_change(items: list[Item], item: Item, label: str, reference: dict[str, Draft]) -> dict[str, Any]:
-    """What the page's script puts in place after a change."""
+    """Values with which the page's script updates the page after a change."""
     answer = next(answer for answer in item.answers if answer.label == label)
     score = settled_score(answer.draft)
     parts: Any = environment.get_template("answer.html").module
@@ -153,12 +154,12 @@ def after_change(items: list[Item], item: Item, label: str, reference: dict[str,
 
 
 def differences(draft: Draft, reference: Draft) -> list[str]:
-    """The questions to which a rater and the reference give different answers, with the reference's choice."""
+    """The reference's choices on the questions on which it differs from the rater."""
     found = []
     for field, _, choices in QUESTIONS:
-        mine, theirs = getattr(draft, field), getattr(reference, field)
-        if mine != theirs and theirs is not None:
-            value = {True: "yes", False: "no"}.get(theirs, theirs)
+        by_rater, by_reference = getattr(draft, field), getattr(reference, field)
+        if by_rater != by_reference and by_reference is not None:
+            value = {True: "yes", False: "no"}.get(by_reference, by_reference)
             found.append(dict(choices)[value])
     return found
 
@@ -188,7 +189,7 @@ def administration_page(db: sqlite3.Connection, token: str) -> Response:
 
 
 def paper_page(db: sqlite3.Connection, raters: list[tuple[str, list[Item]]]) -> str:
-    """What nobody has scored yet, to print."""
+    """Printable forms of all items that are not scored yet."""
     left = [
         (rater, [(item, store.question_of(db, item)) for item in items if not item.complete]) for rater, items in raters
     ]

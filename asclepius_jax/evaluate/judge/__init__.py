@@ -1,1 +1,1 @@
-"""Judges, and what they are worth."""
+"""Judges of answers, and the calibration of judges."""

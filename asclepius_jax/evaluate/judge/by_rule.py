@@ -1,8 +1,7 @@
-"""The judge that works by rule: what an answer says that its note does not, and what it lacks of the known answer.
+"""Rule-based judge: finds facts that the note does not support and parts of the reference answer that are missing.
 
-It costs nothing and never changes its mind. It sees the atoms of `faithfulness`
-(numbers, doses, dates, sides, negations,
-drugs, findings) and words, nothing of what they mean together; `asclepius evaluate report` shows what it misses.
+The judge is free and deterministic. It checks words and the atoms of `faithfulness` (numbers, doses, dates, sides,
+negations, drugs, findings), but not their combined meaning. `asclepius evaluate report` shows what it misses.
 """
 
 import re
@@ -14,10 +13,10 @@ from data_prep.clinical_text.words import EMPTY, stems
 from data_prep.faithfulness.certificate import check
 
 RULES = "rules"
-# Share of the known answer's content that may be lacking: less than the first is nothing, less than the second minor.
+# An omission is minor, or significant, from these shares of the reference answer's content that are missing.
 LEAST_MINOR, LEAST_SIGNIFICANT = 0.15, 0.5
-# Share of an answer's words that must stand in the note, the instruction or the known answer: below it, the answer is
-# about something else, or no language at all.
+# Share of an answer's words that must occur in the note, the instruction or the reference answer. Below it, the answer
+# is about something else or is not language.
 LEAST_FAMILIAR = 0.3
 SAYS_ABSENT = re.compile(
     r"\b(?:not (?:stated|mentioned|recorded|documented|specified|described|given|say|state|mention)|no information|"
@@ -42,7 +41,7 @@ def judge_answer(question: Question, answer: str) -> tuple[Verdict, str]:
     evidence = "; ".join(f"{f.atom.kind} “{f.atom.text}” ({f.verdict.rule}): {f.sentence[:200]}" for f in wrong)
     if strange > 1 - LEAST_FAMILIAR:
         evidence = "; ".join(
-            filter(None, [evidence, f"{strange:.0%} of its words stand in neither note nor instruction"])
+            filter(None, [evidence, f"{strange:.0%} of its words occur in neither note nor instruction"])
         )
     answerable = not (question.reference and SAYS_ABSENT.search(question.reference))
     verdict = Verdict(
@@ -55,21 +54,21 @@ def judge_answer(question: Question, answer: str) -> tuple[Verdict, str]:
 
 
 def content(text: str) -> set[str]:
-    """The stems that carry meaning, numbers among them."""
+    """Stems of the words that carry meaning, including numbers."""
     return {stem for stem in stems(text) if (len(stem) > 2 or stem.isdigit()) and stem not in EMPTY}
 
 
 def familiar(answer: str, source: str) -> float:
-    """The share of an answer's words that its source has; an empty answer has none."""
-    ours = content(answer)
-    return len(ours & content(source)) / len(ours) if ours else 0.0
+    """Share of an answer's content words that occur in the source; 0 for an empty answer."""
+    words = content(answer)
+    return len(words & content(source)) / len(words) if words else 0.0
 
 
 def omitted(reference: str, answer: str) -> str:
     if not reference:
         return "nothing" if answer.strip() else "significant"
     wanted = content(reference)
-    lacking = len(wanted - content(answer)) / len(wanted) if wanted else 0.0
-    if lacking < LEAST_MINOR:
+    missing = len(wanted - content(answer)) / len(wanted) if wanted else 0.0
+    if missing < LEAST_MINOR:
         return "nothing"
-    return "minor" if lacking < LEAST_SIGNIFICANT else "significant"
+    return "minor" if missing < LEAST_SIGNIFICANT else "significant"

@@ -1,4 +1,4 @@
-"""What a judge is worth: its verdicts on answers whose errors are known, and whether it says the same twice."""
+"""Calibrate a judge: its accuracy on answers with known errors, and its agreement with itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from data_prep.contract.errors import UserError
 
 
 def caught(label: Label, judgement: Judgement) -> bool:
-    """Whether a verdict shows this error; of a right answer, whether it shows any."""
+    """Report whether a verdict shows the labelled error or, if the answer is right, any error."""
     shows = {
         "incorrect": judgement.incorrect,
         "omitted": judgement.omitted not in ("", "nothing") or (not judgement.omitted and judgement.score in (2, 3)),
@@ -27,36 +27,40 @@ def read_labels(folder: Path) -> dict[str, Label]:
 
 
 def calibrate(labels: Mapping[str, Label], judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """Sensitivity by class, specificity, both with Wilson intervals over answers, missing verdicts beside them; by each
-    judge's first vote."""
+    """Sensitivity, in total and by class of error, and specificity of one judge, with Wilson intervals over answers.
+
+    Uses the judge's first vote on each answer; missing verdicts are counted. Raises UserError for an answer without
+    a label."""
     unknown = next((j.question_id for j in judgements if j.question_id not in labels), None)
     if unknown:
-        raise UserError(f"a judgement of {unknown}, which has no label: judge the answers of the calibration set")
+        raise UserError(f"{unknown} is judged but has no label: judge the answers of the calibration set")
     first = [judgement for judgement in judgements if judgement.vote == 0]
     classes: dict[str, list[bool | None]] = {}
     for judgement in first:
         label = labels[judgement.question_id]
-        seen = None if judgement.problem else caught(label, judgement)
-        classes.setdefault(label.error, []).append(seen)
+        flagged = None if judgement.problem else caught(label, judgement)
+        classes.setdefault(label.error, []).append(flagged)
     right = classes.pop("", [])
-    wrong = [seen for found in classes.values() for seen in found]
-    sensitivity, alarm = rate(wrong), rate(right)
-    specificity = rate([None if seen is None else not seen for seen in right])
-    undefined = sensitivity.value is None or alarm.value is None
+    wrong = [flagged for flags in classes.values() for flagged in flags]
+    sensitivity, false_alarms = rate(wrong), rate(right)
+    specificity = rate([None if flagged is None else not flagged for flagged in right])
+    undefined = sensitivity.value is None or false_alarms.value is None
     return {
         "answers": len(first),
         "missing": sum(bool(judgement.problem) for judgement in first),
         "sensitivity": asdict(sensitivity),
         "specificity": asdict(specificity),
-        # Youden's J: 0 is a coin, 1 is right every time.
-        "youden": None if undefined else float(sensitivity.value or 0) - float(alarm.value or 0),
-        "classes": {name: asdict(rate(found)) for name, found in classes.items()},
+        # Youden's J = sensitivity + specificity - 1: 0 for a coin toss, 1 for a perfect judge.
+        "youden": None if undefined else float(sensitivity.value or 0) - float(false_alarms.value or 0),
+        "classes": {name: asdict(rate(flags)) for name, flags in classes.items()},
         "test_retest": retest(judgements),
     }
 
 
 def retest(judgements: Sequence[Judgement], notes: Mapping[str, str] | None = None) -> dict[str, Any] | None:
-    """Krippendorff's alpha between the votes of one judge, None where it voted once. `notes`: of each question."""
+    """Agreement between the votes of one judge, with Krippendorff's alpha; None if it voted once.
+
+    notes: note id of each question, by which intervals are clustered."""
     votes = sorted({judgement.vote for judgement in judgements})
     if len(votes) < 2:
         return None

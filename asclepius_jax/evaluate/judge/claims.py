@@ -1,12 +1,11 @@
-"""Answers claim by claim: a chat model splits each into what can be true or false, and says what the note says to it.
+"""Check answers claim by claim: a chat model splits each answer into claims and compares each claim with the note.
 
     asclepius evaluate claims --questions evaluation/questions --answers evaluation/answers \\
         --out evaluation/claims --model gpt-4o
 
-It sees paraphrase and conclusion, which the rules of `faithfulness` do not, and errs in other ways: the report shows
-both.
-Two readings: strict, in which only what the note states is supported, and inference-aware, in which what follows from
-it is too.
+A chat model recognises paraphrases and conclusions, which the rules of `faithfulness` do not, but makes other errors.
+The report shows both. There are two readings. Strict: only claims that the note states are supported. Inference-aware:
+claims that follow from the note are supported as well.
 """
 
 import json
@@ -60,21 +59,21 @@ class Claim:
     question_id: str
     model: str
     claim: str
-    verdict: str  # one of VERDICTS; empty where the reply could not be read, or the answer makes no claim
+    verdict: str  # one of VERDICTS; empty if the reply could not be read or the answer makes no claim
     quote: str = ""
-    problem: str = ""  # why it could not be read
+    problem: str = ""  # why the reply could not be read; empty if it was read
 
 
 @dataclass(frozen=True)
 class ClaimsConfig:
     questions: Path
-    """A finished folder of questions."""
+    """Finished folder of questions."""
 
     answers: tuple[Path, ...]
-    """Folders of answers, or folders of such folders."""
+    """Folders of answers, or folders that contain such folders."""
 
     out: Path
-    """The folder of claims to write."""
+    """Output folder for the claims."""
 
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(
         default_factory=lambda: TeacherConfig(teacher="openai", temperature=0.0)
@@ -82,14 +81,15 @@ class ClaimsConfig:
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
 
     allow_remote: str = ""
-    """With questions on real notes: the endpoint's host, which must be one of your own."""
+    """Host of the endpoint to which questions on real notes may be sent; it must be one of your own."""
 
     seed: int = 0
+    """Random seed sent with the requests."""
 
 
 @dataclass(frozen=True)
 class CheckClaims:
-    """The work on one answer."""
+    """Asynchronous task that checks one answer."""
 
     seed: int
 
@@ -107,30 +107,30 @@ class CheckClaims:
         name = f"{question.id} {text_hash(answer.text)}"
         seed = request_seed(self.seed, "claims", name)
         request = Request("claims", name, messages(PROMPT, fields), seed=seed, prompt_hash=HASH)
-        told, problem = await ask_until_read(teacher, request, 1, lambda text: read_claims(text, missing))
-        if told is None:
+        claims, problem = await ask_until_read(teacher, request, 1, lambda text: read_claims(text, missing))
+        if claims is None:
             return [replace(missing, problem=problem)]
-        return told or [missing]
+        return claims or [missing]
 
 
-def read_claims(text: str, of: Claim) -> list[Claim]:
-    """The claims in a reply; ValueError with the reason where it cannot be read."""
-    told = json_in(text).get("claims")
-    if not isinstance(told, list):
+def read_claims(text: str, blank: Claim) -> list[Claim]:
+    """Claims in a reply, as copies of `blank`. Raises ValueError with the reason if the reply cannot be read."""
+    items = json_in(text).get("claims")
+    if not isinstance(items, list):
         raise ValueError("no list of claims")
     claims = []
-    for item in told:
+    for item in items:
         verdict = str(item.get("note", "")).strip().strip(".").lower() if isinstance(item, dict) else ""
         if verdict not in VERDICTS or not str(item.get("claim", "")).strip():
-            raise ValueError(f"a claim is {json.dumps(item, ensure_ascii=False)[:100]}")
+            raise ValueError(f"invalid claim {json.dumps(item, ensure_ascii=False)[:100]}")
         claims.append(
-            replace(of, claim=str(item["claim"]).strip(), verdict=verdict, quote=str(item.get("quote") or ""))
+            replace(blank, claim=str(item["claim"]).strip(), verdict=verdict, quote=str(item.get("quote") or ""))
         )
     return claims
 
 
 def run(config: ClaimsConfig) -> dict[str, Any]:
-    """Write the folder of claims; its manifest. UserError for what the caller can mend."""
+    """Write the folder of claims and return its manifest. Raises UserError for invalid options or unusable replies."""
     check_shards(config.shards)
     teacher = replace(config.teacher, teacher="openai")
     questions = list(read_records(config.questions, "questions", Question))
@@ -149,43 +149,43 @@ def run(config: ClaimsConfig) -> dict[str, Any]:
             problems.append(claim.problem)
 
     items: Any = items_of(questions, answers, together=False)
-    made = run_stage(stage, work, items, count)
+    manifest = run_stage(stage, work, items, count)
     if problems:
-        told = f"{len(problems)} of {total} answers were not read, the first one since: {problems[0]}"
+        summary = f"{len(problems)} of {total} answers could not be checked; the first reason was: {problems[0]}"
         if len(problems) == total:
-            raise UserError(f"claims: {told}; choose another model")
-        say(f"claims: {told}")
-    return made
+            raise UserError(f"claims: {summary}; choose another model")
+        say(f"claims: {summary}")
+    return manifest
 
 
 # ---------------------------------------------------------------- figures
 
 
 def figures_of(claims: Iterable[Claim], questions: Mapping[str, Question]) -> dict[str, Any]:
-    """For each model: the claims by verdict, and the mean share of an answer's claims that are not supported."""
-    of_model: dict[str, dict[str, list[Claim]]] = {}
+    """Number of claims by verdict, and the mean share of an answer's claims that are unsupported, for each model."""
+    by_model: dict[str, dict[str, list[Claim]]] = {}
     for claim in claims:
         if claim.question_id not in questions:
-            raise UserError(f"claims of an answer to {claim.question_id}, which is not among the questions")
-        of_model.setdefault(claim.model, {}).setdefault(claim.question_id, []).append(claim)
-    return {model: of_answers(mine, questions) for model, mine in of_model.items()}
+            raise UserError(f"--claims contains {claim.question_id}, which is not among the questions")
+        by_model.setdefault(claim.model, {}).setdefault(claim.question_id, []).append(claim)
+    return {model: model_figures(by_question, questions) for model, by_question in by_model.items()}
 
 
-def of_answers(mine: Mapping[str, Sequence[Claim]], questions: Mapping[str, Question]) -> dict[str, Any]:
-    notes = [questions[name].note_id for name in mine]
+def model_figures(by_question: Mapping[str, Sequence[Claim]], questions: Mapping[str, Question]) -> dict[str, Any]:
+    notes = [questions[name].note_id for name in by_question]
 
     def share(*wrong: str) -> list[float | None]:
-        """Of each answer's claims; None where there is none, or it could not be read."""
+        """Share of each answer's claims with these verdicts; None if it has no claims or could not be read."""
         shares = []
-        for claims in mine.values():
+        for claims in by_question.values():
             verdicts = [claim.verdict for claim in claims if claim.verdict]
             shares.append(sum(v in wrong for v in verdicts) / len(verdicts) if verdicts else None)
         return shares
 
-    every = [claim for claims in mine.values() for claim in claims]
+    every = [claim for claims in by_question.values() for claim in claims]
     unsupported = share("contradicted", "absent")
     return {
-        "answers": len(mine),
+        "answers": len(by_question),
         "missing": sum(bool(claim.problem) for claim in every),
         "verdicts": {verdict: sum(claim.verdict == verdict for claim in every) for verdict in VERDICTS},
         "strict": asdict(mean(share("follows", "contradicted", "absent"), notes)),

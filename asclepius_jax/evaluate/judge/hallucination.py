@@ -1,8 +1,8 @@
-"""What answers say that their notes do not, by class of fact and severity, and what they leave out.
+"""Count unsupported and omitted facts in answers, by class of fact and severity.
 
-Two readings: strict, in which whatever the note does not state counts; and inference-aware, in which what follows from
-the note by a named rule (a unit converted, dates subtracted, an abbreviation) is supported. Both see what the rules of
-`faithfulness` see, and nothing else.
+There are two readings. Strict: every fact that the note does not state is unsupported. Inference-aware: facts that
+follow from the note by a named rule (converting a unit, subtracting dates, expanding an abbreviation) are supported.
+Both see only the facts that the rules of `faithfulness` recognise.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from data_prep.faithfulness.atoms.kinds import KINDS
 from data_prep.faithfulness.certificate import check, source_of
 from data_prep.synthesize.stage import available_cores
 
-# What could harm if it were believed; the others are "minor".
+# Kinds of facts that could cause harm if believed; the others are "minor".
 MAJOR = ("dose", "frequency", "side", "finding", "negated finding", "drug", "procedure")
 EXAMPLES = 3
 CHUNK = 64
@@ -26,22 +26,22 @@ CHUNK = 64
 
 @dataclass
 class Found:
-    """Of one answer."""
+    """Facts found in one answer."""
 
     question_id: str
     words: int
     atoms: Counter[str]  # by kind
     not_stated: Counter[str]
     unsupported: Counter[str]
-    omitted: int  # atoms of the known answer that it lacks
-    wanted: int  # atoms of the known answer
+    omitted: int  # atoms of the reference answer that are missing from the answer
+    wanted: int  # atoms of the reference answer
     examples: list[dict[str, str]] = field(default_factory=list)
 
 
 def look(question: Question, answer: Answer) -> Found:
     found = check(answer.text, question.note)
     wrong = [f for f in found if not f.supported]
-    said = {(f.atom.kind, f.atom.value[:2]) for f in found}
+    stated = {(f.atom.kind, f.atom.value[:2]) for f in found}
     known = "" if SAYS_ABSENT.search(question.reference) else question.reference
     wanted = {(a.kind, a.value[:2]) for reading in source_of(known).readings for a in reading.atoms} if known else set()
     return Found(
@@ -50,7 +50,7 @@ def look(question: Question, answer: Answer) -> Found:
         Counter(f.atom.kind for f in found),
         Counter(f.atom.kind for f in found if f.verdict.status != "stated"),
         Counter(f.atom.kind for f in wrong),
-        len(wanted - said),
+        len(wanted - stated),
         len(wanted),
         [{"kind": f.atom.kind, "text": f.atom.text, "why": f.verdict.rule, "sentence": f.sentence} for f in wrong],
     )
@@ -61,7 +61,7 @@ def look_at_chunk(chunk: list[tuple[Question, Answer]]) -> list[Found]:
 
 
 def look_at_all(pairs: Sequence[tuple[Question, Answer]]) -> Iterator[Found]:
-    """In order; in processes where there is enough to do."""
+    """Check all answers, in order, in parallel processes if there are enough."""
     chunks = [list(pairs[start : start + CHUNK]) for start in range(0, len(pairs), CHUNK)]
     if len(chunks) < 4 or available_cores() == 1:
         for chunk in chunks:
@@ -73,24 +73,24 @@ def look_at_all(pairs: Sequence[tuple[Question, Answer]]) -> Iterator[Found]:
 
 
 def analyse(questions: Mapping[str, Question], answers: Mapping[str, Mapping[str, Answer]]) -> dict[str, Any]:
-    """For each model: rates with intervals, counts by kind, and examples."""
+    """Rates with intervals, counts by kind and examples, for each model."""
     usable = {
-        model: [(questions[id], mine[id]) for id in questions if mine[id].finish_reason not in NO_ANSWER]
-        for model, mine in answers.items()
+        model: [(questions[id], by_question[id]) for id in questions if by_question[id].finish_reason not in NO_ANSWER]
+        for model, by_question in answers.items()
     }
     found = look_at_all([pair for pairs in usable.values() for pair in pairs])
     return {
-        model: of_model([(question, next(found)) for question, _ in pairs], len(questions) - len(pairs))
+        model: model_figures([(question, next(found)) for question, _ in pairs], len(questions) - len(pairs))
         for model, pairs in usable.items()
     }
 
 
-def of_model(looked: list[tuple[Question, Found]], missing: int) -> dict[str, Any]:
-    notes = [question.note_id for question, _ in looked]
-    found = [each for _, each in looked]
+def model_figures(checked: list[tuple[Question, Found]], missing: int) -> dict[str, Any]:
+    notes = [question.note_id for question, _ in checked]
+    found = [each for _, each in checked]
 
     def share_of_atoms(name: str) -> dict[str, Any]:
-        """Of each answer's atoms; answers without an atom say nothing."""
+        """Mean share of an answer's atoms; answers without atoms are left out."""
         shares = [sum(getattr(f, name).values()) / f.atoms.total() if f.atoms else None for f in found]
         return asdict(mean(shares, notes))
 

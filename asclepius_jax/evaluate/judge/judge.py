@@ -1,10 +1,10 @@
-"""A judge's verdicts on the answers: a model behind an endpoint, several votes of it, or the rules of `faithfulness`.
+"""Judge answers with a model behind an endpoint, with one or several votes, or with the rules of `faithfulness`.
 
     asclepius evaluate judge --questions evaluation/questions --answers evaluation/answers \\
         --out evaluation/judged/gpt --name gpt --base-url https://api.openai.com/v1 --model gpt-4o --votes 3
 
-Each request and reply is in the ledger OUT.ledger.sqlite. A reply that cannot be read is asked for once more; then it
-is missing, which is counted and never a score.
+The ledger OUT.ledger.sqlite stores each request and reply. A request whose reply cannot be read is retried once. If
+that fails too, the verdict is missing, which is counted and never a score.
 """
 
 import re
@@ -41,23 +41,23 @@ Read = TypeVar("Read")
 @dataclass(frozen=True)
 class JudgeConfig:
     questions: Path
-    """A finished folder of questions."""
+    """Finished folder of questions."""
 
     answers: tuple[Path, ...]
-    """Folders of answers, or folders of such folders."""
+    """Folders of answers, or folders that contain such folders."""
 
     out: Path
-    """The folder of judgements to write, one for each judge."""
+    """Output folder for the judgements. Use one folder per judge."""
 
     name: str = ""
-    """The judge's name in tables; by default its model's. `rules` with --model rules."""
+    """Name of the judge in tables. Empty uses the model's name, which is `rules` with --model rules."""
 
     votes: int = 1
-    """Verdicts on each answer; the options stand in another order each time."""
+    """Number of verdicts per answer. The order of the options changes with each vote."""
 
     mode: Literal["pointwise", "listwise"] = "pointwise"
-    """pointwise: three questions about one answer. listwise: a score for each of all answers at once, in balanced
-    orders, as the paper did it."""
+    """Protocol of the judge. pointwise: questions about one answer at a time. listwise: scores for all answers to a
+    question at once, in balanced orders, as in the paper."""
 
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(
         default_factory=lambda: TeacherConfig(teacher="openai", temperature=0.0, max_tokens=1024)
@@ -65,14 +65,15 @@ class JudgeConfig:
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
 
     allow_remote: str = ""
-    """With questions on real notes: the endpoint's host, which must be one of your own."""
+    """Host of the endpoint to which questions on real notes may be sent; it must be one of your own."""
 
     seed: int = 0
+    """Random seed sent with the requests, also used for the order of answers in listwise mode."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A question with the answers that are judged together: one, or all."""
+    """A question with the answers that are judged together, either one or all."""
 
     id: str
     question: Question
@@ -81,7 +82,7 @@ class Item:
 
 @dataclass(frozen=True)
 class JudgePointwise:
-    """The work on one answer."""
+    """Asynchronous task that judges one answer."""
 
     judge: str
     votes: int
@@ -97,22 +98,24 @@ class JudgePointwise:
         if answer.finish_reason in NO_ANSWER:
             return replace(missing, problem=f"no answer: {answer.text[:200]}")
         messages = prompts.pointwise_messages(question.note, question.instruction, answer.text, vote)
-        # The answer's own text, not its model: what two models say alike is judged once, and alike.
+        # The name contains the answer's text, not its model, so that identical answers are judged once and alike.
         name = f"{question.id} {text_hash(answer.text)}"
         seed = request_seed(self.seed, f"judge {vote}", name)
         request = Request("judge", name, messages, seed=seed, prompt_hash=prompts.HASH, sample=vote)
         if self.structured:
             request = replace(request, schema=prompts.SCHEMA)
-        told, problem = await ask_until_read(teacher, request, self.votes, prompts.read_verdict)
-        if told is None:
+        read, problem = await ask_until_read(teacher, request, self.votes, prompts.read_verdict)
+        if read is None:
             return replace(missing, problem=problem)
-        verdict, evidence = told
+        verdict, evidence = read
         return replace(missing, score=score(verdict), **asdict(verdict), evidence=evidence)
 
 
 @dataclass(frozen=True)
 class JudgeListwise:
-    """The work on all answers to one question; with each vote they move on by one place, from a start by chance."""
+    """Asynchronous task that judges all answers to one question.
+
+    The answers start in a seeded order and are rotated by one position with each vote."""
 
     judge: str
     votes: int
@@ -127,8 +130,8 @@ class JudgeListwise:
             if answer not in given
         ]
         votes = range(self.votes if given else 0)
-        told = [j for vote in votes for j in await self.vote(replace(item, answers=given), vote, teacher)]
-        return told + missing
+        judged = [j for vote in votes for j in await self.vote(replace(item, answers=given), vote, teacher)]
+        return judged + missing
 
     async def vote(self, item: Item, vote: int, teacher: Teacher) -> list[Judgement]:
         count = len(item.answers)
@@ -163,13 +166,14 @@ class JudgeListwise:
 
 
 async def ask_until_read(
-    teacher: Teacher, request: Request, apart: int, read: Callable[[str], Read]
+    teacher: Teacher, request: Request, sample_offset: int, read: Callable[[str], Read]
 ) -> tuple[Read | None, str]:
-    """What `read` makes of the reply; where it raises ValueError the request is made once more, as the sample that is
-    `apart` from this one. None, and why, if that cannot be read either."""
+    """Result of `read` on the reply, or None and the reason if neither the reply nor that of a retry can be read.
+
+    `read` raises ValueError for an unreadable reply. The retry's sample number is higher by `sample_offset`."""
     problem = ""
     for attempt in range(attempts_of(teacher)):
-        again = replace(request, seed=request.seed + attempt, sample=request.sample + apart * attempt)
+        again = replace(request, seed=request.seed + attempt, sample=request.sample + sample_offset * attempt)
         reply = await teacher.ask(again)
         try:
             return read(usable(reply)), ""
@@ -179,12 +183,14 @@ async def ask_until_read(
 
 
 def attempts_of(teacher: Teacher) -> int:
-    """How often a verdict is asked for; an estimate supposes that the first reply can be read."""
+    """Maximum number of requests per verdict. A dry run assumes that the first reply can be read."""
     return 1 if isinstance(teacher, Counting) else 2
 
 
 def usable(reply: Reply) -> str:
-    """A reply's text; ValueError where it is none. One that was cut short may still hold all that is asked."""
+    """Text of a reply. Raises ValueError if the request failed.
+
+    A reply cut at the length limit is returned, because it may still contain the whole verdict."""
     if reply.finish_reason in ("error", "refusal", "content_filter"):
         raise ValueError(reply.finish_reason)
     return reply.text
@@ -202,17 +208,17 @@ class JudgeByRules:
 
 
 def run(config: JudgeConfig) -> dict[str, Any]:
-    """Write the folder of judgements; its manifest. UserError for what the caller can mend."""
+    """Write the folder of judgements and return its manifest. Raises UserError for invalid options or no verdicts."""
     if config.votes < 1:
-        raise UserError(f"--votes {config.votes}: it must be at least 1")
+        raise UserError(f"--votes {config.votes}: must be at least 1")
     check_shards(config.shards)
     rules = config.teacher.model == RULES
     teacher = replace(config.teacher, teacher="offline" if rules else "openai")
     if not teacher.model:
-        raise UserError("name the judge: --model MODEL, as the endpoint knows it, or --model rules")
+        raise UserError("--model is missing: give the judge's model name at the endpoint, or --model rules")
     name = config.name or teacher.model
     if name in RESERVED:
-        raise UserError(f"--name {name}: tables give this name to {RESERVED[name]}; choose another")
+        raise UserError(f"--name {name}: tables use this name for {RESERVED[name]}; choose another")
     questions = list(read_records(config.questions, "questions", Question))
     check_may_send(questions, teacher, config.allow_remote)
     check_teacher(teacher)
@@ -251,26 +257,28 @@ def run(config: JudgeConfig) -> dict[str, Any]:
         if judgement.problem and not first_problem:
             first_problem.append(judgement.problem)
 
-    made = run_stage(stage, work, items, count)
+    manifest = run_stage(stage, work, items, count)
     if tally["missing"]:
-        told = f"{tally['missing']} of {tally.total()} verdicts are missing, the first one since: {first_problem[0]}"
+        summary = (
+            f"{tally['missing']} of {tally.total()} verdicts are missing; the first reason was: {first_problem[0]}"
+        )
         if not tally["read"]:
-            remedy = "look at the answers" if first_problem[0].startswith("no answer") else "choose another judge"
-            raise UserError(f"judge {name}: {told}; no verdict could be read: {remedy}")
-        say(f"judge {name}: {told}")
-    return made
+            remedy = "check the answers" if first_problem[0].startswith("no answer") else "choose another judge"
+            raise UserError(f"judge {name}: {summary}; no verdict could be read: {remedy}")
+        say(f"judge {name}: {summary}")
+    return manifest
 
 
 def items_of(questions: list[Question], answers: dict[str, dict[str, Answer]], together: bool) -> Iterator[Item]:
     for question in questions:
-        of_all = tuple(answers[model][question.id] for model in sorted(answers))
+        given = tuple(answers[model][question.id] for model in sorted(answers))
         if together:
-            yield Item(question.id, question, of_all)
+            yield Item(question.id, question, given)
         else:
-            yield from (Item(f"{question.id} {answer.model}", question, (answer,)) for answer in of_all)
+            yield from (Item(f"{question.id} {answer.model}", question, (answer,)) for answer in given)
 
 
-# Names that tables give to others.
+# Names with another meaning in tables.
 RESERVED = {"clinicians": "the raters", "jury": "all judges together"}
 FAMILIES = ("gpt", "claude", "gemini", "gemma", "llama", "mistral", "mixtral", "qwen", "deepseek", "phi", "smollm")
 
@@ -280,17 +288,17 @@ def family(name: str) -> str:
 
 
 def places_of(folders: Iterable[Path], models: Iterable[str]) -> dict[str, str]:
-    """Each model's name here, with where it comes from: its name at the endpoint, or its folder's."""
+    """Origin of each model by its name in the evaluation: its name at the endpoint or its folder's name."""
     places = dict.fromkeys(models, "")
     for folder in found_folders(list(folders)):
-        told = read_manifest(folder, "answers").get("model")
-        if isinstance(told, dict) and told["name"] in places:
-            places[told["name"]] = Path(told["place"]).name
+        spec = read_manifest(folder, "answers").get("model")
+        if isinstance(spec, dict) and spec["name"] in places:
+            places[spec["name"]] = Path(spec["place"]).name
     return places
 
 
 def kinship(judge: str, models: Mapping[str, str]) -> list[str]:
-    """A judge favours what its own family writes; where names or places show that, the reader is told."""
+    """Warning if names or origins show that the judge belongs to the family of a judged model, which it may favour."""
     own = family(judge)
     kin = [model for model, place in models.items() if own and own in (family(model), family(place))]
-    return [f"{judge} is of one family with {', '.join(kin)}: judges favour their own kind"] if kin else []
+    return [f"{judge} is of the same family as {', '.join(kin)}, and judges favour their own family"] if kin else []

@@ -1,8 +1,7 @@
-"""Texts with one error planted, a class at a time.
+"""Plant one error of a given class in a text.
 
-The errors are placed by patterns of their own, never by what a checker reads, so that what a checker does not see
-counts as missed. A class is a function from a text and a source of chance to `Planted`, or None where the text offers
-no place.
+Errors are placed by separate patterns, never by those of a checker, so that errors that a checker cannot see count as
+missed. Each class is a function from a text and a random generator to `Planted`, or None if the text offers no place.
 """
 
 import re
@@ -14,9 +13,9 @@ from random import Random
 @dataclass(frozen=True)
 class Planted:
     text: str
-    start: int  # the planted words
+    start: int  # characters [start, end) of `text` that the error covers
     end: int
-    was: str
+    was: str  # text that the error replaced
 
 
 def replace_at(note: str, start: int, end: int, new: str) -> Planted:
@@ -24,7 +23,7 @@ def replace_at(note: str, start: int, end: int, new: str) -> Planted:
 
 
 def choose(note: str, pattern: re.Pattern[str], random: Random) -> re.Match[str] | None:
-    body = note.find("\n\n") + 1  # not in the title
+    body = note.find("\n\n") + 1  # skip the title
     found = [match for match in pattern.finditer(note) if match.start() > body]
     return random.choice(found) if found else None
 
@@ -182,7 +181,7 @@ carbamazepine levetiracetam gabapentin haloperidol risperidone olanzapine clozap
 omeprazole allopurinol colchicine levothyroxine morphine fentanyl propofol ketamine atropine
 """.split()
 )
-# Half of them rare ones, which a lexicon may lack.
+# Includes rare drugs, which a lexicon may not contain.
 SWAPPED_IN = GIVEN + tuple(
     """
 zafirlukast nusinersen blinatumomab tisagenlecleucel sacituzumab apalutamide suvorexant lasmiditan ubrogepant
@@ -250,5 +249,5 @@ CLASSES: dict[str, Callable[[str, Random], Planted | None]] = {
 
 
 def is_true_elsewhere(planted: Planted, source: str) -> bool:
-    """A planted name that the source holds too is no error that a reader could call one."""
+    """Report whether the source also contains the planted words, so that a reader could not call them an error."""
     return bool(re.search(rf"\b{re.escape(planted.text[planted.start : planted.end])}", source, re.IGNORECASE))

@@ -1,12 +1,12 @@
-"""Answers with known errors, by which a judge is judged before it is believed.
+"""Plant errors in answers, to calibrate a judge before relying on it.
 
     asclepius evaluate plant --source data/split/held_out --medec medec.csv --out calibration
 
     calibration/questions   calibration/answers   calibration/labels      as many right answers as wrong ones
 
-The errors: those of `mutations.py` in answers that are right; answers cut to their lesser half; answers to a question
-that another patient's note was asked; and, from a file in the layout of MEDEC (`Error Flag`, `Error Type`, `Error
-Sentence`, `Corrected Sentence`, `Corrected Text`), sentences in which people put an error.
+The errors are the mutations of `mutations.py` in right answers, answers cut to about half of their words, answers given
+for another patient's note, and sentences with errors written by people, from a file in the layout of MEDEC
+(`Error Flag`, `Error Type`, `Error Sentence`, `Corrected Sentence`, `Corrected Text`).
 """
 
 from collections.abc import Iterator
@@ -24,28 +24,29 @@ from data_prep.contract.manifests import read_manifest, verified_files, writing_
 from data_prep.contract.records import Example, file_hash, read_parquet, seeded_fraction, text_hash
 from data_prep.contract.tables import files_of, rows_of
 
-MODEL = "planted"  # the name under which the answers go
+MODEL = "planted"  # model name of the answers
 MEDEC_COLUMNS = ("Error Flag", "Error Type", "Error Sentence", "Corrected Sentence", "Corrected Text")
-NAMES = ("drug swapped", "finding invented")  # the note may hold the new one as well: then nothing is wrong
-MOST_LEFT = 0.5  # of the words of an answer that is cut
-MOST_SHARED = 0.5  # of the words of an answer with the other patient's note, for it to be no answer there
+NAMES = ("drug swapped", "finding invented")  # no error if the note happens to contain the new name
+MOST_LEFT = 0.5  # largest share of the words that a cut answer keeps
+MOST_SHARED = 0.5  # an answer that shares more of its words with another patient's note may be right there
 
 
 @dataclass(frozen=True)
 class PlantConfig:
     source: Path
-    """A finished folder of instructions, whose answers are taken to be right."""
+    """Finished folder of instructions, whose answers are assumed to be right."""
 
     out: Path
-    """The folder to write `questions`, `answers` and `labels` into."""
+    """Output folder for `questions`, `answers` and `labels`."""
 
     medec: Path | None = None
-    """A CSV file in the layout of MEDEC."""
+    """CSV file in the layout of MEDEC."""
 
     per_class: int = 30
-    """Answers of each class of error."""
+    """Number of answers per class of error."""
 
     seed: int = 0
+    """Random seed for choosing answers and placing errors."""
 
 
 Made = tuple[Question, Answer, Label]
@@ -68,22 +69,22 @@ def mutated(examples: list[Example], error: str, seed: int) -> Iterator[Made]:
 
 
 def cut(examples: list[Example], _: int) -> Iterator[Made]:
-    """Answers of several sentences or lines without what comes last."""
+    """Answers of several sentences or lines without their last ones."""
     for example in examples:
         parts = split_sentences(example.answer)
         total = len(example.answer.split())
         if len(parts) < 3 or total < 20:
             continue
-        left = len(parts)
-        while left > 1 and len(" ".join(parts[:left]).split()) > MOST_LEFT * total:
-            left -= 1
-        short = example.answer[: example.answer.find(parts[left]) if parts[left] in example.answer else 0].strip()
+        kept = len(parts)
+        while kept > 1 and len(" ".join(parts[:kept]).split()) > MOST_LEFT * total:
+            kept -= 1
+        short = example.answer[: example.answer.find(parts[kept]) if parts[kept] in example.answer else 0].strip()
         if short:
             yield made(example, "left out", "omitted", short)
 
 
 def elsewhere(examples: list[Example], _: int) -> Iterator[Made]:
-    """Questions on another patient's note, which does not answer them, with the answer from their own."""
+    """Questions on another patient's note, which does not answer them, with the answer from the original note."""
     for example, other in zip(examples, examples[1:] + examples[:1], strict=True):
         absent = SAYS_ABSENT.search(example.answer)
         if example.report_id == other.report_id or absent or familiar(example.answer, other.note) > MOST_SHARED:
@@ -104,12 +105,12 @@ def right(examples: list[Example], _: int) -> Iterator[Made]:
 
 
 def from_medec(path: Path, seed: int) -> Iterator[Made]:
-    """Sentences with an error, and as many that are right."""
+    """Questions whose answer is, at random, the sentence with the error or its correction."""
     for row in rows_of(files_of(path)):
         values = row.values or {}
         missing = [column for column in MEDEC_COLUMNS if column not in values]
         if missing:
-            raise UserError(f"{row.place}: no column {', '.join(missing)}: it must be in the layout of MEDEC")
+            raise UserError(f"{row.place}: no column {', '.join(missing)}: the file must have the layout of MEDEC")
         if str(values["Error Flag"]).strip() != "1":
             continue
         note, kind = str(values["Corrected Text"]).strip(), str(values["Error Type"]).strip()
@@ -134,9 +135,9 @@ def spoken(kind: str) -> str:
 
 
 def run(config: PlantConfig) -> dict[str, int]:
-    """Write the three folders; how many there are of each class. UserError for what the caller can mend."""
+    """Write the three folders and return the number of answers per class. Raises UserError for invalid options."""
     if config.per_class < 1:
-        raise UserError(f"--per-class {config.per_class}: it must be at least 1")
+        raise UserError(f"--per-class {config.per_class}: must be at least 1")
     manifest = read_manifest(config.source, "instructions")
     examples = [e for path in verified_files(config.source, manifest) for e in read_parquet(path, Example)]
     examples.sort(key=lambda example: seeded_fraction(config.seed, "plant", example.id))
@@ -156,8 +157,8 @@ def run(config: PlantConfig) -> dict[str, int]:
     for _, _, label in chosen:
         counts[label.error or "right"] = counts.get(label.error or "right", 0) + 1
     write(config.out, chosen, inputs)
-    told = ", ".join(f"{count} {name}" for name, count in counts.items())
-    print(f"plant: {len(chosen)} answers ({told}) -> {config.out}", flush=True)
+    by_class = ", ".join(f"{count} {name}" for name, count in counts.items())
+    print(f"plant: {len(chosen)} answers ({by_class}) -> {config.out}", flush=True)
     return counts
 
 

@@ -1,7 +1,7 @@
-"""What a judge is asked, and how its reply is read.
+"""Prompts for a judge, and parsers of its replies.
 
-Point by point: one answer at a time, the model's name nowhere, three questions whose options come in another order with
-each vote. All at once: the answers of all models under letters, each with a score, as in the paper's protocol.
+Pointwise: one answer at a time, without its model's name, and questions whose options change their order with each
+vote. Listwise: the answers of all models, labelled with letters, each of which gets a score, as in the paper.
 """
 
 import json
@@ -88,21 +88,23 @@ HASH = text_hash(SYSTEM, POINTWISE, LISTWISE, json.dumps(SCHEMA))
 
 
 def pointwise_messages(note: str, instruction: str, answer: str, vote: int) -> tuple[dict[str, str], ...]:
-    """Odd votes read the options backwards: a judge that takes what stands first contradicts itself."""
+    """Prompt for one answer.
+
+    Odd votes list the options in reverse order, so that a judge that always takes the first contradicts itself."""
     shown = {
         name: "One of: " + ", ".join(options if vote % 2 == 0 else options[::-1]) + "."
         for name, options in OPTIONS.items()
     }
-    # Not by format() on the whole: a note may hold braces.
+    # format() fills in the options only, because a note may contain braces.
     text = POINTWISE.format(note="\0n", instruction="\0i", answer="\0a", **shown)
     fields = {"\0n": note.strip(), "\0i": instruction.strip(), "\0a": answer.strip() or "(the answer is empty)"}
     return messages(text, fields)
 
 
 def listwise_messages(note: str, instruction: str, answers: Sequence[str]) -> tuple[dict[str, str], ...]:
-    """The answers in the order given, under the letters A, B, ..."""
+    """Prompt for several answers, which are labelled A, B, ... in the given order. Raises UserError for over 26."""
     if len(answers) > 26:
-        raise UserError(f"{len(answers)} models: a list holds at most 26")
+        raise UserError(f"{len(answers)} models: --mode listwise allows at most 26")
     scale = "\n".join(f"{number}: {name}; {MEANINGS[number]}." for number, name in sorted(SCORES.items()))
     example = json.dumps({letter(place): 3 for place in range(len(answers))})
     text = LISTWISE.format(
@@ -126,8 +128,9 @@ def letter(place: int) -> str:
 
 
 def json_in(text: str) -> dict[str, Any]:
-    """The last JSON object in a reply, also within a fence or after words: a judge may repeat the example that it was
-    shown, or think aloud, before it answers. ValueError where there is none."""
+    """Last JSON object in a reply. Raises ValueError if there is none.
+
+    It may be in a code fence or after other text, because a judge may repeat the example or think aloud first."""
     decoder, found, place = json.JSONDecoder(), None, text.find("{")
     while place >= 0:
         try:
@@ -143,28 +146,28 @@ def json_in(text: str) -> dict[str, Any]:
 
 
 def read_verdict(text: str) -> tuple[Verdict, str]:
-    """The verdict in a reply, and its evidence as JSON; ValueError with the reason where it cannot be read."""
-    told = json_in(text)
+    """Verdict in a reply, and its evidence as JSON. Raises ValueError with the reason if it cannot be read."""
+    reply = json_in(text)
     read: dict[str, str] = {}
     for name, options in OPTIONS.items():
-        value = told.get(name)
+        value = reply.get(name)
         word = {True: YES, False: NO}.get(value) if isinstance(value, bool) else str(value).strip().strip(".").lower()
         if word == "none" and name == "omitted":
             word = OMISSIONS[0]
         if word not in options:
             raise ValueError(f"{name} is {value!r}")
         read[name] = str(word)
-    evidence = told.get("evidence")
+    evidence = reply.get("evidence")
     verdict = Verdict(read["incorrect"] == YES, read["omitted"], read["answerable"] == YES, read["recognised"] == YES)
     return verdict, json.dumps(evidence, ensure_ascii=False) if evidence else ""
 
 
 def read_scores(text: str, count: int) -> list[int]:
-    """The scores of so many answers, in the order shown; 0 for one that is missing or off the scale."""
-    told = {str(key).strip().upper().removeprefix("ANSWER").strip(): value for key, value in json_in(text).items()}
+    """Scores of `count` answers in the order shown; 0 for scores that are missing or off the scale."""
+    by_letter = {str(key).strip().upper().removeprefix("ANSWER").strip(): value for key, value in json_in(text).items()}
     scores = []
     for place in range(count):
-        value = told.get(letter(place))
+        value = by_letter.get(letter(place))
         value = value.get("score") if isinstance(value, dict) else value
         digits = re.fullmatch(r"\s*([1-4])(?:\.0)?(?:\s*/\s*4)?\s*", str(value))
         scores.append(int(digits[1]) if digits else 0)

@@ -1,7 +1,8 @@
-"""The rubric that clinicians and judges share: three questions about an answer, and the score that follows from them.
+"""Rubric shared by clinicians and judges: questions about an answer, and the score that follows from them.
 
-The scale is that of the paper (arXiv 2309.00237): 1 unacceptable, 2 poor, 3 satisfactory, 4 excellent. Nobody gives a
-score: whoever judges says what is wrong with an answer, so that two raters who disagree disagree about something.
+The scale is that of the paper (arXiv 2309.00237): 1 unacceptable, 2 poor, 3 satisfactory, 4 excellent. Raters and
+judges do not give scores. They state what is wrong with an answer, so that every disagreement is about something
+specific.
 """
 
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ OMISSIONS = ("nothing", "minor", "significant")
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answers to the rubric's questions, about one answer to one instruction on one note."""
+    """Replies to the rubric's questions about one answer."""
 
-    incorrect: bool  # does it say anything incorrect, or irrelevant to the instruction?
-    omitted: str  # does it leave out anything that the note holds and the instruction asks for? One of OMISSIONS
-    answerable: bool = True  # can the instruction be answered from the note?
-    recognised: bool = True  # does the answer treat it so: answered if it can be, said to be unanswerable if not?
+    incorrect: bool  # the answer states something incorrect or irrelevant to the instruction
+    omitted: str  # one of OMISSIONS: how much the answer omits that the note contains and the instruction asks for
+    answerable: bool = True  # the note can answer the instruction
+    recognised: bool = True  # the answer acts accordingly: it answers if the note can, and says so if it cannot
 
     def __post_init__(self) -> None:
         if self.omitted not in OMISSIONS:
@@ -33,13 +34,13 @@ class Verdict:
 
 
 def score(verdict: Verdict) -> int:
-    """1 to 4; see MEANINGS."""
+    """Score from 1 to 4; see MEANINGS."""
     if verdict.incorrect:
         return 1
     if not verdict.answerable:
-        # There is nothing to leave out.
+        # There is nothing to omit.
         return 4 if verdict.recognised else 1
     if not verdict.recognised:
-        # "The note does not say" of what it says: nothing false about the patient, and all of it left out.
+        # The answer wrongly says that the note has no answer: nothing false about the patient, but everything omitted.
         return 2
     return {"nothing": 4, "minor": 3, "significant": 2}[verdict.omitted]

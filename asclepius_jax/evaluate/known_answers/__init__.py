@@ -1,1 +1,1 @@
-"""Answers compared with known ones, without a judge."""
+"""Score answers against reference answers, without a judge."""

@@ -1,9 +1,9 @@
-"""What a model's answer lists, however it is written: JSON, bullets, numbered lines, "type: words" lines.
+"""Parse the list in a model's answer, whether it is JSON, bullets, numbered lines or "type: words" lines.
 
     - **Drug:** aspirin, heparin        [{"type": "drug", "text": "aspirin"}]        Drugs:
     1. aspirin (drug)                   {"drugs": ["aspirin"]}                         * aspirin
 
-An answer that can be read and names nothing is an empty list; one that cannot be read is None, which is counted apart.
+A readable answer that names nothing gives an empty list. An unreadable answer gives None, which is counted separately.
 """
 
 import json
@@ -19,23 +19,23 @@ DENIAL = re.compile(
     r"|there (?:is|are) no(?:ne)?\b.*|(?:the|this) note does(?: not|n't) .*)\W*",
     re.IGNORECASE,
 )
-# What models say before a list is no heading in it.
+# Introductions that models write before a list, which are not headings.
 INTRODUCTION = re.compile(
     r"(?:sure|certainly|here|below|answer|these|(?:the|this) (?:note|following|list))\b", re.IGNORECASE
 )
-# A line of more words than this, without a label before them, is a sentence about the note and no mention in it.
+# A longer line without a label is a sentence about the note, not a mention.
 LONGEST_MENTION = 15
 LABEL_KEYS = ("type", "label", "category", "kind", "entity_type", "first", "source", "head", "arg1")
 TEXT_KEYS = ("text", "span", "entity", "mention", "words", "value", "name", "second", "target", "tail", "arg2")
 
 
 class Item(NamedTuple):
-    label: str  # what stands before the separator; empty where nothing does
+    label: str  # text before the separator, or the heading; empty if there is neither
     text: str
 
 
 def items(answer: str) -> list[Item] | None:
-    """Everything that the answer lists, in its order; None where it is empty or nothing but prose."""
+    """Items that the answer lists, in order; None if it is empty or only prose."""
     text = re.sub(r"\*\*|__|`(?!``)", "", answer).strip()
     if not text:
         return None
@@ -48,7 +48,7 @@ def items(answer: str) -> list[Item] | None:
 
 
 def json_value(answer: str) -> Any:
-    """The first JSON list or object in the answer, also within a fence or after a word of introduction; else None."""
+    """First JSON list or object in the answer, even inside a code fence or after an introduction; None if none."""
     decoder = json.JSONDecoder()
     for place in [match.start() for match in re.finditer(r"[\[{]", answer)][:20]:
         try:
@@ -101,7 +101,7 @@ def from_lines(text: str) -> Iterator[Item]:
 
 
 def split(words: str) -> tuple[str, str, str]:
-    """What stands before the first separator, the separator, and what follows it."""
+    """Text before the first separator, the separator, and the text after it."""
     match = SEPARATOR.search(words)
     if not match:
         return "", "", words
@@ -109,14 +109,15 @@ def split(words: str) -> tuple[str, str, str]:
 
 
 def pieces(words: str) -> list[str]:
-    """A line's list: at semicolons, or else at commas that are not within brackets or numbers."""
+    """Parts of a line, split at semicolons, or otherwise at commas outside of brackets and numbers."""
     found = words.split(";") if ";" in words else re.split(r",\s+(?![^()]*\))", words)
     return [part for piece in found if (part := re.sub(r"^and\s", "", piece.strip()).strip(" \"'."))]
 
 
 def typed(found: list[Item], types: list[str]) -> list[Item]:
-    """The items whose label is one of the types, in any number and with any word beside it, under the type's own name;
-    "aspirin: drug" and "aspirin (drug)" are read as well. Without types every item is kept, label and all dropped."""
+    """Items whose label contains one of the types, in singular or plural, labelled with the type's own name.
+
+    "aspirin: drug" and "aspirin (drug)" are read as well. Without types, every item is kept without its label."""
     if not types:
         return [Item("", text) for _, text in found]
     kept = []
@@ -143,7 +144,7 @@ SYNONYMS = {
 
 
 def type_of(label: str, types: list[str], whole: bool = False) -> str:
-    """The type that a label means, or nothing; whole: it must be that one word."""
+    """Type that a label means, or "". whole: the label must be a single word."""
     words = re.findall(r"[a-z]+", label.casefold())
     if not words or len(words) > (1 if whole else 4):
         return ""

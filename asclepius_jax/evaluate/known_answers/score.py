@@ -1,10 +1,10 @@
-"""Answers against the known ones: a table of figures with note-clustered intervals.
+"""Score answers against reference answers, as a table of figures with note-clustered intervals.
 
     asclepius evaluate score --questions evaluation/questions --answers evaluation/answers --json figures.json
 
-An answer that cannot be read is counted and left out of the figures; what they would be if it counted as wrong stands
-beside them. A question whose answer is missing, or is an error, or whose prompt was too long, is counted and left out
-too. `asclepius evaluate report --measured figures.json` shows the table.
+Unreadable answers are counted and left out of the figures; a second column counts them as wrong. Questions whose answer
+is missing or an error, or whose prompt was too long, are counted and left out as well.
+`asclepius evaluate report --measured figures.json` shows the table.
 """
 
 import json
@@ -23,42 +23,42 @@ from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_rec
 from asclepius_jax.evaluate.statistics.estimates import RESAMPLES, Estimate, Rate, estimate_of_sums, rate, ratio
 from data_prep.contract.errors import UserError
 
-TITLE = "Answers against the known ones"
+TITLE = "Scores against reference answers"
 ABOUT = (
-    "Intervals are 95 % and resample notes, those of the unparsable share are Wilson's. Unparsable answers are left "
-    "out, and wrong in the last column."
+    "Intervals are 95 % and resample notes; those of the unparsable share are Wilson's. Unparsable answers are left "
+    "out, except in the last column, which counts them as wrong."
 )
-COLUMNS = ("model", "task", "figure", "value", "answers", "notes", "if unparsable is wrong")
+COLUMNS = ("model", "task", "figure", "value", "answers", "notes", "unparsable as wrong")
 UNPARSABLE = "left out of the figures; with_unparsable_as_wrong counts them as answers that name nothing"
 
 
 @dataclass(frozen=True)
 class ScoreConfig:
     questions: Path
-    """A folder of questions with references."""
+    """Folder of questions with references."""
 
     answers: Path
-    """A folder of answers to them, or the folder that holds one for each model."""
+    """Folder of answers to these questions, or a folder with one such folder per model."""
 
     json: Path | None = None
-    """Where to write the figures as JSON."""
+    """JSON file to write the figures to. Without it, the table is only printed."""
 
     by: Literal["task", "note_type", "source", "year"] = "task"
-    """Slice each task by this column of the questions too."""
+    """Column of the questions by which each task is sliced. task means no slices."""
 
     resamples: int = RESAMPLES
-    """Of the bootstrap, by which the intervals are made."""
+    """Number of bootstrap resamples for the intervals."""
 
     seed: int = 0
-    """Of the bootstrap."""
+    """Random seed of the bootstrap."""
 
 
 class Scored(NamedTuple):
-    """One answer: what it adds to each figure, and what it would add had it named nothing."""
+    """Contribution of one answer to each figure."""
 
     note_id: str
-    sums: Sums | None  # None where it could not be read
-    if_wrong: Sums
+    sums: Sums | None  # None if the answer could not be read
+    if_wrong: Sums  # contribution of an answer that names nothing
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Slice:
-    """The figures of one model's answers to one kind of question."""
+    """Figures of one model's answers to one task or slice of it."""
 
     model: str
     task: str
-    slice: str  # the value of the column that --by names; empty for the whole task
+    slice: str  # value of the --by column; empty for the whole task
     questions: int
-    unanswered: int  # without an answer
-    errors: int  # answers that are an error's message, or say that the prompt was too long
-    cut: int  # answers that ended at the length limit; they count
+    unanswered: int  # questions without an answer
+    errors: int  # answers that failed or whose prompt was too long
+    cut: int  # answers that ended at the length limit; they are scored
     unparsable: Rate
     figures: dict[str, Figure]
 
@@ -85,7 +85,7 @@ class Slice:
 def score_answer(question: Question, text: str) -> Scored:
     reference = load(question.reference)
     scorer = SCORERS[reference["kind"]]
-    # The model that repeats the reference is the ceiling, in whatever form the reference is.
+    # An answer that repeats the reference is right, whatever form the reference has: it is the upper bound.
     repeats = text.strip() == question.reference.strip()
     read = scorer.known(reference) if repeats else scorer.read(text, reference, question.note)
     if_wrong = scorer.sums(scorer.empty, reference)
@@ -107,7 +107,7 @@ def figure_of(name: str, scored: Sequence[Scored], config: ScoreConfig) -> Figur
 
 
 def figures_of(key: tuple[str, str, str], questions: Sequence[Question], answers: dict, config: ScoreConfig) -> Slice:
-    """answers: by (question, model)."""
+    """Figures of one (model, task, slice value). answers: by (question id, model)."""
     model, task, value = key
     given: list[tuple[Question, Answer]] = []
     for question in questions:
@@ -131,11 +131,11 @@ def figures_of(key: tuple[str, str, str], questions: Sequence[Question], answers
 
 
 def checked(questions: Iterable[Question], answers: Iterable[Answer]) -> tuple[list[Question], dict]:
-    """Both sides, matched by id; UserError where they do not belong together."""
+    """Questions with a reference, and answers by (question id, model). Raises UserError if their ids do not match."""
     by_id: dict[str, Question] = {}
     for question in questions:
         if question.id in by_id:
-            raise UserError(f"question {question.id} stands twice in --questions: ids must be unique")
+            raise UserError(f"--questions contains {question.id} twice: ids must be unique")
         by_id[question.id] = question
     found: dict[tuple[str, str], Answer] = {}
     unknown: list[str] = []
@@ -146,21 +146,21 @@ def checked(questions: Iterable[Question], answers: Iterable[Answer]) -> tuple[l
             raise UserError(f"{answer.model} answers question {answer.question_id} twice: keep one of the answers")
         found[answer.question_id, answer.model] = answer
     if unknown:
-        raise UserError(f"{len(unknown)} answers are to questions that --questions lacks, such as {unknown[0]}")
+        raise UserError(f"{len(unknown)} answers are to questions not in --questions, such as {unknown[0]}")
     if not found:
-        raise UserError("--answers holds no answers")
+        raise UserError("--answers contains no answers")
     with_reference = [question for question in by_id.values() if question.reference]
     if not with_reference:
-        raise UserError("none of the questions has a reference to score against: these answers need a judge")
+        raise UserError("no question has a reference answer to score against: use a judge for these answers")
     return with_reference, found
 
 
 def score(questions: Iterable[Question], answers: Iterable[Answer], config: ScoreConfig) -> list[Slice]:
-    """The figures of every model, task and slice, in the order of the questions."""
-    asked, found = checked(questions, answers)
+    """Figures of every model, task and slice, in the order of the questions."""
+    with_reference, found = checked(questions, answers)
     groups: dict[tuple[str, str, str], list[Question]] = {}
     for model in dict.fromkeys(answer.model for answer in found.values()):
-        for question in asked:
+        for question in with_reference:
             groups.setdefault((model, question.task, ""), []).append(question)
             if config.by != "task":
                 value = getattr(question, config.by) or "unknown"
@@ -168,8 +168,8 @@ def score(questions: Iterable[Question], answers: Iterable[Answer], config: Scor
     return [figures_of(key, members, found, config) for key, members in groups.items()]
 
 
-def told(figure: Estimate | Rate) -> str:
-    """For the table; why a figure or an interval is undefined stands in the JSON."""
+def value_text(figure: Estimate | Rate) -> str:
+    """Value and interval for the table. The JSON contains the reasons for undefined ones."""
     if figure.value is None:
         return "undefined"
     if figure.low is None or figure.high is None:
@@ -178,15 +178,15 @@ def told(figure: Estimate | Rate) -> str:
 
 
 def as_table(slices: Sequence[Slice]) -> list[list[str]]:
-    """For the report, a row for each figure."""
+    """Table for the report, one row per figure."""
     rows = []
-    for part in slices:
-        task = f"{part.task}: {part.slice}" if part.slice else part.task
-        rows.append([part.model, task, "unparsable", told(part.unparsable), str(part.unparsable.n), "", ""])
-        for name, figure in part.figures.items():
+    for each in slices:
+        task = f"{each.task}: {each.slice}" if each.slice else each.task
+        rows.append([each.model, task, "unparsable", value_text(each.unparsable), str(each.unparsable.n), "", ""])
+        for name, figure in each.figures.items():
             estimate, harsh = figure.estimate, figure.with_unparsable_as_wrong
             wrong = "" if harsh is None else f"{harsh:.3f}"
-            rows.append([part.model, task, name, told(estimate), str(estimate.n), str(estimate.clusters), wrong])
+            rows.append([each.model, task, name, value_text(estimate), str(estimate.n), str(estimate.clusters), wrong])
     return rows
 
 
@@ -195,21 +195,22 @@ def show(slices: Sequence[Slice]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title="95 % intervals resample notes; unparsable answers are left out, and wrong in the last column")
+    table = Table(title="95 % intervals resample notes; only the last column counts unparsable answers, as wrong")
     for name in COLUMNS[:3]:
         table.add_column(name, overflow="fold")
     for name in COLUMNS[3:]:
         table.add_column(name, justify="right", overflow="fold")
-    for part in slices:
-        names = (escape(part.model), escape(f"{part.task}: {part.slice}" if part.slice else part.task))
-        table.add_row(*names, "unparsable", escape(told(part.unparsable)), str(part.unparsable.n), "", "", style="dim")
-        for name, figure in part.figures.items():
+    for each in slices:
+        names = (escape(each.model), escape(f"{each.task}: {each.slice}" if each.slice else each.task))
+        unparsable = escape(value_text(each.unparsable))
+        table.add_row(*names, "unparsable", unparsable, str(each.unparsable.n), "", "", style="dim")
+        for name, figure in each.figures.items():
             estimate, harsh = figure.estimate, figure.with_unparsable_as_wrong
             wrong = "" if harsh is None else f"{harsh:.3f}"
-            table.add_row("", "", name, escape(told(estimate)), str(estimate.n), str(estimate.clusters), wrong)
-        if part.unanswered or part.errors or part.cut:
-            counts = f"{part.unanswered} unanswered, {part.errors} errors, {part.cut} cut at the length limit"
-            table.add_row("", "", "", f"of {part.questions}: {counts}", style="dim")
+            table.add_row("", "", name, escape(value_text(estimate)), str(estimate.n), str(estimate.clusters), wrong)
+        if each.unanswered or each.errors or each.cut:
+            counts = f"{each.unanswered} unanswered, {each.errors} errors, {each.cut} cut at the length limit"
+            table.add_row("", "", "", f"of {each.questions}: {counts}", style="dim")
         table.add_section()
     Console().print(table)
 
@@ -225,20 +226,20 @@ def as_json(slices: Sequence[Slice], without_reference: int, config: ScoreConfig
         "resamples": config.resamples,
         "seed": config.seed,
         "questions_without_reference": without_reference,
-        "slices": [asdict(part) for part in slices],
+        "slices": [asdict(each) for each in slices],
     }
 
 
 def answers_of(folder: Path) -> Iterator[Answer]:
-    """Of a finished folder of answers, or of those that lie in this one."""
+    """Answers in a finished folder, or in the finished folders inside it."""
     for finished in found_folders([folder]):
         yield from read_records(finished, "answers", Answer)
 
 
 def run(config: ScoreConfig) -> None:
-    """Print the table and write the JSON. UserError for what the caller can mend."""
+    """Print the table and write the JSON. Raises UserError for invalid options or input."""
     if config.resamples < 1:
-        raise UserError(f"--resamples {config.resamples}: at least 1")
+        raise UserError(f"--resamples {config.resamples}: must be at least 1")
     questions = list(read_records(config.questions, "questions", Question))
     slices = score(questions, answers_of(config.answers), config)
     without = sum(not question.reference for question in questions)

@@ -1,7 +1,7 @@
-"""How an answer is read and scored against the known one: a row of SCORERS for each kind of reference.
+"""Read answers and score them against references, with one row of SCORERS per kind of reference.
 
-Every figure is a ratio of two sums over questions, such as F1 = 2 tp / (2 tp + fp + fn), so that a question gives the
-two numbers that it adds, and one interval serves them all (`statistics.estimate_of_sums`).
+Every figure is a ratio of two sums over questions, such as F1 = 2 tp / (2 tp + fp + fn). A question contributes two
+numbers to each figure, and one function computes all intervals (`statistics.estimates.estimate_of_sums`).
 """
 
 import functools
@@ -14,20 +14,20 @@ from asclepius_jax.evaluate.known_answers.parse import Item
 from asclepius_jax.evaluate.questions.datasets.references import normal
 
 Reference = dict[str, Any]
-Sums = dict[str, tuple[float, float]]  # by figure: what it adds above and below the line
+Sums = dict[str, tuple[float, float]]  # contribution to numerator and denominator, by figure
 
 
 class Span(NamedTuple):
     type: str
-    start: int  # -1 where the words do not stand in the note
+    start: int  # -1 if the words do not occur in the note
     end: int
 
 
 class Scorer(NamedTuple):
-    read: Callable[[str, Reference, str], Any]  # answer, reference, note; None where it cannot be read
+    read: Callable[[str, Reference, str], Any]  # takes answer, reference, note; None if the answer cannot be read
     sums: Callable[[Any, Reference], Sums]
-    empty: Any  # what was read, had nothing been answered
-    known: Callable[[Reference], Any]  # what was read, had the reference itself been answered
+    empty: Any  # result of `read` for an answer that names nothing
+    known: Callable[[Reference], Any]  # result of `read` for an answer that repeats the reference
 
 
 # ---------------------------------------------------------------- entities
@@ -45,8 +45,10 @@ def read_entities(answer: str, reference: Reference, note: str) -> list[Span] | 
 
 
 def placed(items: list[Item], reference: Reference, note: str) -> list[Span]:
-    """Where the words stand: at the known mention of the same words if there is one, of the same type before others,
-    else at the first place in the note. The same words of one type count once, as the question asks for."""
+    """Spans of the items in the note.
+
+    An item is placed at the known mention with the same words, preferably of the same type, otherwise at the first
+    occurrence in the note. The same words of one type count once, because the question asks for each once."""
     known: dict[tuple[str, str], tuple[int, int]] = {}
     for kind, start, end, text in reference["gold"]:
         known.setdefault((kind, normal(text)), (start, end))
@@ -67,19 +69,19 @@ def find(words: str, note: str) -> tuple[int, int]:
 
 
 def matches(predicted: Iterable[Span], gold: Iterable[Span], relaxed: bool = False) -> int:
-    """How many predictions have a known span of their own: the same one, or, relaxed, one of their type that overlaps.
+    """Number of predictions matched to a known span of their own, which is equal or, if relaxed, overlaps.
 
-    Relaxed as `nervaluate` defines its "ent_type" within a type: predictions in order of place, each with the nearest
-    boundaries that are still free. A prediction that is not in the note matches nothing.
+    Relaxed matching follows "ent_type" of `nervaluate` within a type: predictions are taken in order of position, and
+    each is matched to the free span with the nearest boundaries. A prediction that is not in the note matches nothing.
     """
     free, count = list(dict.fromkeys(gold)), 0
     for span in sorted(dict.fromkeys(predicted), key=lambda span: (span.start, span.end)):
         if relaxed:
-            overlapping = [g for g in free if g.type == span.type and span.start < g.end and g.start < span.end]
+            candidates = [g for g in free if g.type == span.type and span.start < g.end and g.start < span.end]
         else:
-            overlapping = [g for g in free if g == span]
-        if overlapping and span.start >= 0:
-            nearest = min(overlapping, key=lambda g: abs(g.start - span.start) + abs(g.end - span.end))
+            candidates = [g for g in free if g == span]
+        if candidates and span.start >= 0:
+            nearest = min(candidates, key=lambda g: abs(g.start - span.start) + abs(g.end - span.end))
             free.remove(nearest)
             count += 1
     return count
@@ -116,18 +118,18 @@ def read_pairs(answer: str, reference: Reference, note: str) -> list[tuple[str, 
 
 
 def pair_sums(predicted: list[tuple[str, str]], reference: Reference) -> Sums:
-    """Strict: both sides in the same words. Relaxed: on both sides one is part of the other."""
+    """Strict: both sides have the same words. Relaxed: on both sides, one text contains the other."""
     free = list(dict.fromkeys((normal(first), normal(second)) for first, second in reference["gold"]))
     total = len(free)
     strict = len(set(free) & set(predicted))
     relaxed = 0
-    # The same words first, so that no looser match takes their place.
+    # Exact matches first, so that a relaxed match does not take their place.
     for pair in sorted(predicted, key=lambda pair: pair not in free):
-        near = [gold for gold in free if gold == pair] or [
-            gold for gold in free if all(part_of(ours, theirs) for ours, theirs in zip(pair, gold, strict=True))
+        candidates = [gold for gold in free if gold == pair] or [
+            gold for gold in free if all(either_contains(a, b) for a, b in zip(pair, gold, strict=True))
         ]
-        if near:
-            free.remove(near[0])
+        if candidates:
+            free.remove(candidates[0])
             relaxed += 1
     return {
         **overlap_sums("strict", strict, len(predicted), total),
@@ -135,9 +137,9 @@ def pair_sums(predicted: list[tuple[str, str]], reference: Reference) -> Sums:
     }
 
 
-def part_of(one: str, other: str) -> bool:
-    """Whether the words of one stand within the other, in either direction."""
-    short, long = sorted((one, other), key=len)
+def either_contains(first: str, second: str) -> bool:
+    """Report whether one of the texts contains the other as whole words."""
+    short, long = sorted((first, second), key=len)
     return f" {short} " in f" {long} "
 
 
@@ -145,7 +147,7 @@ def part_of(one: str, other: str) -> bool:
 
 
 def read_labels(answer: str, reference: Reference, note: str) -> dict[int, str] | None:
-    """The label of each numbered thing, from 1; lines without numbers count if there are as many as things."""
+    """Labels by number from 1. Lines without numbers are read in order if there is one for every number."""
     choice = re.compile(r"\b(" + "|".join(map(re.escape, reference["options"])) + r")(?:s|ped|ping)?\b", re.IGNORECASE)
     value = parse.json_value(answer)
     if isinstance(value, dict):
@@ -155,25 +157,25 @@ def read_labels(answer: str, reference: Reference, note: str) -> dict[int, str] 
     found: dict[int, str] = {}
     plain: list[str] = []
     for line in answer.splitlines():
-        # The last: what comes before repeats the question.
-        if said := choice.findall(line):
+        # The last option counts, because the words before it may repeat the question.
+        if options := choice.findall(line):
             number = re.match(r"\W*(?:pair\s+)?(\d{1,3})\b", line, re.IGNORECASE)
             if number:
-                found.setdefault(int(number[1]), said[-1].casefold())
-            plain.append(said[-1].casefold())
+                found.setdefault(int(number[1]), options[-1].casefold())
+            plain.append(options[-1].casefold())
     count = len(reference["gold"])
     if not found and len(plain) == count:
         found = dict(enumerate(plain, 1))
     return {number: label for number, label in found.items() if 1 <= number <= count} or None
 
 
-def label_sums(said: dict[int, str], reference: Reference) -> Sums:
+def label_sums(labels: dict[int, str], reference: Reference) -> Sums:
     gold = dict(enumerate(reference["gold"], 1))
-    right = sum(said.get(number) == label for number, label in gold.items())
-    sums = {"accuracy": (float(right), float(len(gold))), "answered": (float(len(said)), float(len(gold)))}
+    right = sum(labels.get(number) == label for number, label in gold.items())
+    sums = {"accuracy": (float(right), float(len(gold))), "answered": (float(len(labels)), float(len(gold)))}
     for option in reference["options"]:
         numbers = [number for number, label in gold.items() if label == option]
-        sums[f"recall of {option}"] = (float(sum(said.get(n) == option for n in numbers)), float(len(numbers)))
+        sums[f"recall of {option}"] = (float(sum(labels.get(n) == option for n in numbers)), float(len(numbers)))
     return sums
 
 
@@ -185,17 +187,19 @@ def read_form(answer: str, reference: Reference, note: str) -> str | None:
     return words or None
 
 
-def form_sums(said: str, reference: Reference) -> Sums:
-    """Right where a known form stands in the answer and no form that would be right elsewhere does: listing all that
-    an abbreviation can mean is no answer."""
+def form_sums(answer: str, reference: Reference) -> Sums:
+    """Accuracy: the answer contains a right form and no form that is right elsewhere.
 
-    def stands(form: str) -> bool:
+    Listing everything that an abbreviation can mean is therefore wrong."""
+
+    def contains(form: str) -> bool:
         words = " ".join(re.findall(r"\w+", form.casefold()))
-        return bool(words) and f" {words} " in f" {said} "
+        return bool(words) and f" {words} " in f" {answer} "
 
+    # A form that is part of a right one is not wrong.
     inside = " ".join(re.findall(r"\w+", " ".join(reference["gold"]).casefold()))
     others = [other for other in reference["others"] if " ".join(re.findall(r"\w+", other.casefold())) not in inside]
-    right = any(map(stands, reference["gold"])) and not any(map(stands, others))
+    right = any(map(contains, reference["gold"])) and not any(map(contains, others))
     return {"accuracy": (float(right), 1.0)}
 
 
@@ -210,7 +214,7 @@ class Found(NamedTuple):
 NO_ERROR = re.compile(
     r"\W*none\b|\W*(?:correct|ok)\W*$|[^.\d]{0,60}\b(?:no|not any|without)\b[^.\d]{0,40}\berrors?\b", re.IGNORECASE
 )
-# Not "24-year-old" and not "106/min": the number of a sentence stands alone.
+# A sentence number stands alone, unlike the numbers in "24-year-old" and "106/min".
 NUMBERED = re.compile(
     r"(?:^|\bsentence)\W*(?:sentence\W*)?(?:number\W*|no\W+|id\W*)?(\d{1,3})(?![\w/%-])[\s:.)\-–—>|]*(.*)",
     re.IGNORECASE | re.DOTALL,
@@ -231,7 +235,7 @@ def read_error(answer: str, reference: Reference, note: str) -> Found | None:
 
 
 def error_sums(found: Found | None, reference: Reference) -> Sums:
-    """`found` None: nothing was answered, which is wrong either way."""
+    """Detection and correction figures. `found` is None for no answer, which is wrong with and without an error."""
     wrong = reference["sentence"] is not None
     flagged = found is not None and (found.sentence is not None) == wrong
     sums = {"flag accuracy": (float(flagged), 1.0)}
@@ -245,7 +249,7 @@ def error_sums(found: Found | None, reference: Reference) -> Sums:
 
 
 # ---------------------------------------------------------------- texts
-# ROUGE alone: measures of BERTScore's kind need a model of their own, which would have to be downloaded.
+# Only ROUGE: measures such as BERTScore need a model of their own, which would have to be downloaded.
 
 
 @functools.cache
@@ -256,7 +260,7 @@ def rouge_scorer() -> Any:
 
 
 def rouge(text: str, reference: str) -> dict[str, float]:
-    """F-measures of rouge_score, stemmed; L is its summary form, by lines."""
+    """F-measures of rouge_score with stemming. ROUGE-L is its summary variant rougeLsum, which splits at lines."""
     found = rouge_scorer().score(reference, text)
     return {
         name: float(found[key].fmeasure)
@@ -270,7 +274,7 @@ def read_text(answer: str, reference: Reference, note: str) -> str | None:
 
 def text_sums(text: str, reference: Reference) -> Sums:
     figures = rouge(text, reference["gold"])
-    # A reference of one word has no pair of words: ROUGE-2 would call every answer to it wrong.
+    # A reference of one word has no word pair, so ROUGE-2 would score every answer 0.
     if len(re.findall(r"[a-z0-9]+", reference["gold"].lower())) < 2:
         del figures["ROUGE-2"]
     return {name: (value, 1.0) for name, value in figures.items()}

@@ -1,1 +1,1 @@
-"""What the models are asked."""
+"""Questions for the models, and the formats in which they are asked."""

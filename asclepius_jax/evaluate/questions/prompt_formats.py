@@ -1,7 +1,7 @@
-"""How a note and an instruction become a model's input: each model is asked in the form that it was trained with.
+"""Prompt formats that combine a note and an instruction into a model's input.
 
-The forms of other models are those that their authors publish, since a model that is asked otherwise answers worse.
-`chat` is the chat template of the model's own folder or endpoint.
+Each model is asked in the format that it was trained with, because it answers worse in another. Formats of other
+models are those that their authors publish. `chat` is the chat template of the model's own folder or endpoint.
 """
 
 from collections.abc import Sequence
@@ -39,34 +39,39 @@ FORMATS = (CHAT, *TEMPLATES)
 
 def check_format(name: str) -> None:
     if name and name not in FORMATS:
-        raise UserError(f"prompt format {name!r}: it must be one of {', '.join(FORMATS)}")
+        raise UserError(f"prompt format {name!r}: must be one of {', '.join(FORMATS)}")
 
 
 def as_text(name: str, note: str, instruction: str) -> str:
-    """The prompt as plain text, in any format but `chat`."""
+    """Prompt as plain text, in any format except `chat`."""
     return render_prompt(TEMPLATES[name], note, instruction)
 
 
 def as_messages(note: str, instruction: str, system: bool = True) -> Sequence[dict[str, str]]:
-    """The prompt as chat messages; in one where the model knows no system message."""
+    """Prompt as chat messages, without a system message for models that do not accept one."""
     if system:
         return [{"role": "system", "content": note.strip()}, {"role": "user", "content": instruction.strip()}]
     return [{"role": "user", "content": f"{note.strip()}\n\n{instruction.strip()}"}]
 
 
 def by_chat_template(tokenizer: Any, note: str, instruction: str) -> str:
-    """The text that a transformers tokenizer's template makes, with its own special tokens in it."""
+    """Prompt rendered by a transformers tokenizer's chat template, special tokens included.
+
+    Raises UserError if the template fails with and without a system message."""
 
     def rendered(note: str, system: bool) -> str:
         messages = as_messages(note, instruction, system)
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    problem: Exception | str = "it leaves the note out"
+    problem: Exception | str = "it omits the note"
     for system in (True, False):
         try:
-            # Some templates refuse a system message, others leave it out without a word, and the note with it.
+            # Some templates reject a system message, others silently drop it and the note with it.
             if PROBE in rendered(PROBE, system):
                 return rendered(note, system)
-        except Exception as error:  # noqa: BLE001 - a template raises what it likes
+        except Exception as error:  # noqa: BLE001 - a template may raise any exception
             problem = error
-    raise UserError(f"the model's chat template takes neither a system and a user message nor one of a user: {problem}")
+    raise UserError(
+        "the model's chat template accepts neither a system and a user message nor a user message alone "
+        f"({problem}): choose another --decoding.prompt-format"
+    )

@@ -1,10 +1,10 @@
-"""What the models are asked: a fixed set of questions on notes.
+"""Draw a fixed set of questions about notes.
 
     asclepius evaluate questions --source data/split/held_out --out evaluation/questions --per-task 60
 
-A source is a folder of instructions, a data set in the published columns (patient_id, note, question, answer, task; of
-one that `asclepius release` wrote, its split `test` where it has one), or any table with the columns `note` and
-`question` (or `instruction`). Which questions are drawn depends on the seed and their ids alone.
+A source is a folder of instructions, a data set with the published columns (patient_id, note, question, answer, task),
+or any table with the columns `note` and `question` (or `instruction`). Of a data set that `asclepius release` wrote,
+the split `test` is used if there is one. The choice of questions depends only on the seed and their ids.
 """
 
 import re
@@ -30,30 +30,30 @@ YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 @dataclass(frozen=True)
 class QuestionsConfig:
     source: Path
-    """A finished folder of instructions, or a .csv, .json, .jsonl or .parquet file (or a folder of one kind of these)
+    """Finished folder of instructions, or a .csv, .json, .jsonl or .parquet file (or a folder of one of these types)
     with the columns note and question."""
 
     out: Path
-    """The folder to write; a finished one of the same kind is replaced."""
+    """Output folder. A finished folder of questions is replaced."""
 
     per_task: int = 0
-    """Questions drawn of each task; 0 takes all."""
+    """Number of questions drawn per task; 0 takes all."""
 
     reports: Path | None = None
-    """The case reports' own file: its column year, date or pub_date gives each question the year of its source."""
+    """File of the case reports, whose column year, date or pub_date gives each question the year of its source."""
 
     restricted: bool = False
-    """The notes are real ones: they go to no endpoint but one of your own. A folder of instructions knows it of each
-    note, a table may say so in a column restricted."""
+    """Mark all notes as real patient notes, which may be sent only to your own endpoints. Folders of instructions mark
+    such notes themselves, and a table may have a column restricted."""
 
     seed: int = 0
-    """Which questions are drawn."""
+    """Random seed for drawing questions."""
 
 
 def run(config: QuestionsConfig) -> dict[str, Any]:
-    """Write the folder of questions; its manifest. UserError for what the caller can mend."""
+    """Write the folder of questions and return its manifest. Raises UserError for invalid options or input."""
     if config.per_task < 0:
-        raise UserError(f"--per-task {config.per_task}: it must be 0 or above")
+        raise UserError(f"--per-task {config.per_task}: must be 0 or above")
     if not config.source.exists():
         raise UserError(f"{config.source}: no such file or folder")
     years = years_of(config.reports) if config.reports else {}
@@ -61,10 +61,10 @@ def run(config: QuestionsConfig) -> dict[str, Any]:
     if config.restricted:
         found = [replace(question, restricted=True) for question in found]
     if not found:
-        raise UserError(f"{config.source} holds no questions")
+        raise UserError(f"{config.source} contains no questions")
     repeated = [name for name, count in Counter(question.id for question in found).items() if count > 1]
     if repeated:
-        raise UserError(f"{config.source} holds {repeated[0]!r} twice: ids must be unique")
+        raise UserError(f"{config.source} contains {repeated[0]!r} twice: ids must be unique")
     chosen = draw(found, config.per_task, config.seed)
     with writing_folder(config.out, "questions", {str(config.source): content}) as writer:
         writer.counts["in"] = len(found)
@@ -76,7 +76,7 @@ def run(config: QuestionsConfig) -> dict[str, Any]:
 
 
 def read_source(source: Path, years: Mapping[str, str]) -> tuple[list[Question], str]:
-    """All its questions, and a hash of what they were read from."""
+    """All questions of a source, and a hash of its files."""
     manifest = (source / MANIFEST).is_file() and read_manifest(source, "instructions", "dataset")
     if not manifest:
         files = files_of(source)
@@ -84,13 +84,13 @@ def read_source(source: Path, years: Mapping[str, str]) -> tuple[list[Question],
     files, content = verified_files(source, manifest), text_hash(*(file["sha256"] for file in manifest["files"]))
     if manifest["kind"] == "instructions":
         return [of_example(example, years) for path in files for example in read_parquet(path, Example)], content
-    # Its other split is what models are trained on.
+    # Models are trained on the other split.
     held_out = [file for file in files if file.name.startswith("test-")]
     return list(of_table(held_out or files, source.stem, years)), content
 
 
 def draw(questions: list[Question], per_task: int, seed: int) -> list[Question]:
-    """So many of each task, by a hash of their ids, in the order of the source."""
+    """Draw `per_task` questions of each task by a hash of their ids. They keep the order of the source."""
     if not per_task:
         return questions
     by_chance = sorted(questions, key=lambda question: seeded_fraction(seed, "question", question.id))
@@ -126,21 +126,21 @@ def of_table(files: list[Path], name: str, years: Mapping[str, str]) -> Iterator
         values = {str(key).lower(): "" if value is None else str(value).strip() for key, value in row.values.items()}
         if any(SURROGATE.search(text) for text in values.values()):
             raise UserError(f"{row.place}: not UTF-8; save the file in that encoding")
-        asked = "question" if "question" in values else "instruction"
-        missing = [name for name in ("note", asked) if name not in values]
+        column = "question" if "question" in values else "instruction"
+        missing = [name for name in ("note", column) if name not in values]
         if missing:
-            missing = ["question or instruction" if name == asked else name for name in missing]
+            missing = ["question or instruction" if name == column else name for name in missing]
             raise UserError(f"{row.place}: no column {' and '.join(missing)} among {', '.join(values)}")
-        if not values["note"] or not values[asked]:
-            raise UserError(f"{row.place}: an empty {'note' if not values['note'] else asked}")
+        if not values["note"] or not values[column]:
+            raise UserError(f"{row.place}: {'note' if not values['note'] else column} is empty")
         task = values.get("task") or "Question Answering"
         patient = values.get("patient_id", "")
         yield Question(
-            id=values.get("id") or f"{patient or name}-{text_hash(values['note'], values[asked])}",
+            id=values.get("id") or f"{patient or name}-{text_hash(values['note'], values[column])}",
             note_id=values.get("note_id") or text_hash(values["note"]),
             task=TASK_NAMES.get(task.lower(), task),
             note=values["note"],
-            instruction=values[asked],
+            instruction=values[column],
             reference=values.get("answer") or values.get("reference") or "",
             note_type=values.get("note_type", ""),
             source=values.get("source") or name,
@@ -150,14 +150,14 @@ def of_table(files: list[Path], name: str, years: Mapping[str, str]) -> Iterator
 
 
 def years_of(path: Path) -> dict[str, str]:
-    """The year of each case report, by its id."""
+    """Year of each case report, by report id."""
     if not path.exists():
         raise UserError(f"--reports {path}: no such file")
     years = {}
     for row in rows_of(files_of(path)):
         values = row.values or {}
-        told = str(values.get("year") or values.get("date") or values.get("pub_date") or "")
+        date = str(values.get("year") or values.get("date") or values.get("pub_date") or "")
         name = values.get("id") or values.get("patient_uid") or values.get("patient_id")
-        if name is not None and (year := YEAR.search(told)):
+        if name is not None and (year := YEAR.search(date)):
             years[str(name)] = year[0]
     return years

@@ -1,1 +1,1 @@
-"""The report of an evaluation, on a page."""
+"""Report of an evaluation, as a web page."""

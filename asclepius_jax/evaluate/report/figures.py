@@ -1,7 +1,7 @@
-"""Every figure of an evaluation, from its stored results: one nested dict that JSON holds and the report shows.
+"""Compute every figure of an evaluation from its stored results, as one nested dict for JSON and the report.
 
-A score of an answer by a judge is the lower median of the votes that could be read; that of the jury, of all judges'
-scores. What could not be read is missing and counted.
+A judge's score of an answer is the lower median of its readable votes. The jury's score is the lower median of all
+judges' scores. Unreadable votes are missing and counted.
 """
 
 import statistics as plain
@@ -28,11 +28,13 @@ LONGEST = "1,000 words and more"
 
 # judge -> model -> question id -> score; 0 is missing
 Scores = dict[str, dict[str, dict[str, int]]]
+# (model, question id, called incorrect)
+Vote = tuple[str, str, bool]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A folder of judgements, with what its manifest says of the judge."""
+    """Folder of judgements, with the judge's facts from its manifest."""
 
     name: str
     about: dict[str, Any]
@@ -41,7 +43,7 @@ class Judged:
 
 @dataclass
 class Results:
-    """What is stored of an evaluation."""
+    """Stored results of an evaluation."""
 
     questions: dict[str, Question]
     judged: list[Judged] = field(default_factory=list)
@@ -59,9 +61,9 @@ def read_judged(folders: Iterable[Path]) -> list[Judged]:
         about = {name: manifest.get(name) for name in ("mode", "votes", "prompt", "teacher", "warnings", "models")}
         about["answers"] = manifest["inputs"].get("answers", "")
         judged.append(Judged(manifest["judge"], about, list(read_records(folder, "judgements", Judgement))))
-    twice = [name for name, count in Counter(each.name for each in judged).items() if count > 1]
-    if twice:
-        raise UserError(f"two folders of judgements are by {twice[0]}: give one of them another --name")
+    duplicates = [name for name, count in Counter(each.name for each in judged).items() if count > 1]
+    if duplicates:
+        raise UserError(f"two folders of judgements are by {duplicates[0]}: give one of them another --name")
     return judged
 
 
@@ -70,21 +72,24 @@ def check_ids(results: Results) -> None:
     found += [(f"rater {rating.rater}", rating.question_id) for rating in results.ratings]
     stray = next(((who, name) for who, name in found if name not in results.questions), None)
     if stray:
-        raise UserError(f"{stray[0]} scores {stray[1]}, which is not among the questions: name the questions it judged")
+        raise UserError(
+            f"{stray[0]} scores {stray[1]}, which is not among the questions: give the --questions that were judged"
+        )
     given = Counter((r.rater, r.question_id, r.model, r.repeat) for r in results.ratings)
-    twice = next((key for key, count in given.items() if count > 1), None)
-    if twice:
-        raise UserError(f"rater {twice[0]} rates {twice[2]}'s answer to {twice[1]} twice: keep one of the ratings")
+    duplicate = next((key for key, count in given.items() if count > 1), None)
+    if duplicate:
+        rater, question, model, _ = duplicate
+        raise UserError(f"rater {rater} rates {model}'s answer to {question} twice: keep one of the ratings")
 
 
 def lower_median(values: Sequence[int]) -> int:
-    """Of those that are not missing; 0 where all are."""
-    there = [value for value in values if value]
-    return int(plain.median_low(there)) if there else 0
+    """Lower median of the scores that are not 0 (missing); 0 if all are missing."""
+    present = [value for value in values if value]
+    return int(plain.median_low(present)) if present else 0
 
 
 def scores_of(results: Results) -> Scores:
-    """By each judge, by all judges as a jury where there are several, and by all clinicians together."""
+    """Scores by each judge, by all clinicians together and, if there are several judges, by the jury of them."""
     collected: dict[str, dict[tuple[str, str], list[int]]] = defaultdict(lambda: defaultdict(list))
     for each in results.judged:
         for j in each.judgements:
@@ -99,20 +104,20 @@ def scores_of(results: Results) -> Scores:
     if len(results.judged) > 1:
         together: dict[tuple[str, str], list[int]] = defaultdict(list)
         for each in results.judged:
-            for model, mine in table[each.name].items():
-                for question, one in mine.items():
-                    together[model, question].append(one)
+            for model, by_question in table[each.name].items():
+                for question, score in by_question.items():
+                    together[model, question].append(score)
         for (model, question), given in together.items():
             table.setdefault(JURY, {}).setdefault(model, {})[question] = lower_median(given)
     return table
 
 
-def column(mine: Mapping[str, int], ids: Iterable[str]) -> np.ndarray:
-    return scores([mine.get(name, 0) for name in ids])
+def column(by_question: Mapping[str, int], ids: Iterable[str]) -> np.ndarray:
+    return scores([by_question.get(name, 0) for name in ids])
 
 
-def of_model(mine: Mapping[str, int], questions: Mapping[str, Question]) -> dict[str, Any]:
-    values = column(mine, questions)
+def model_figures(by_question: Mapping[str, int], questions: Mapping[str, Question]) -> dict[str, Any]:
+    values = column(by_question, questions)
     notes = [question.note_id for question in questions.values()]
     counts = Counter(int(value) for value in values if not np.isnan(value))
     return {
@@ -131,11 +136,11 @@ def best_first(models: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def length_of(question: Question) -> str:
     words = len(question.note.split())
-    return next((name for most, name in LENGTHS if words < most), LONGEST)
+    return next((name for limit, name in LENGTHS if words < limit), LONGEST)
 
 
-def place_of(name: str) -> tuple[int, str]:
-    """Lengths from short to long, other names by the alphabet."""
+def slice_order(name: str) -> tuple[int, str]:
+    """Sort key of a slice: note lengths from short to long, other names alphabetically."""
     lengths = [*(length for _, length in LENGTHS), LONGEST]
     return (lengths.index(name) if name in lengths else 0), name
 
@@ -149,8 +154,8 @@ SLICES: dict[str, Callable[[Question], str]] = {
 }
 
 
-def slices_of(mine: Mapping[str, Mapping[str, int]], questions: Mapping[str, Question]) -> dict[str, Any]:
-    """For each way to slice, each slice's mean by model; a way in which all questions are one slice says nothing."""
+def slices_of(by_model: Mapping[str, Mapping[str, int]], questions: Mapping[str, Question]) -> dict[str, Any]:
+    """Mean score of each model by slice, for every criterion but those that put all questions into one slice."""
     figures: dict[str, Any] = {}
     for way, name_of in SLICES.items():
         groups: dict[str, dict[str, Question]] = defaultdict(dict)
@@ -161,11 +166,11 @@ def slices_of(mine: Mapping[str, Mapping[str, int]], questions: Mapping[str, Que
                 name: {
                     "questions": len(group),
                     "models": {
-                        model: asdict(mean(column(given, group), [q.note_id for q in group.values()]))
-                        for model, given in mine.items()
+                        model: asdict(mean(column(by_question, group), [q.note_id for q in group.values()]))
+                        for model, by_question in by_model.items()
                     },
                 }
-                for name, group in sorted(groups.items(), key=lambda item: place_of(item[0]))
+                for name, group in sorted(groups.items(), key=lambda item: slice_order(item[0]))
             }
     return figures
 
@@ -174,23 +179,24 @@ def slices_of(mine: Mapping[str, Mapping[str, int]], questions: Mapping[str, Que
 
 
 def comparisons_of(
-    mine: Mapping[str, Mapping[str, int]], results: Results, baseline: str, margin: float
+    by_model: Mapping[str, Mapping[str, int]], results: Results, baseline: str, margin: float
 ) -> dict[str, Any]:
-    """Every other model against the baseline: difference, tests, equivalence, and by task with Holm's correction."""
+    """Compare every other model with the baseline: difference, tests, equivalence, and tasks with Holm's correction."""
     questions, notes = results.questions, results.notes
     figures: dict[str, Any] = {}
-    for model, given in mine.items():
+    for model, by_question in by_model.items():
         if model == baseline:
             continue
-        first, second = column(given, questions), column(mine[baseline], questions)
+        first, second = column(by_question, questions), column(by_model[baseline], questions)
         by_task: dict[str, Any] = {}
         for task in sorted({question.task for question in questions.values()}):
             ids = [name for name, question in questions.items() if question.task == task]
-            found = compare(column(given, ids), column(mine[baseline], ids), [questions[name].note_id for name in ids])
-            by_task[task] = {"difference": asdict(found.difference), "p": found.sign_flip.p}
-        holm = by_holm({task: told["p"] for task, told in by_task.items()})
-        for task, told in by_task.items():
-            told["p_holm"] = holm[task]
+            clusters = [questions[name].note_id for name in ids]
+            comparison = compare(column(by_question, ids), column(by_model[baseline], ids), clusters)
+            by_task[task] = {"difference": asdict(comparison.difference), "p": comparison.sign_flip.p}
+        holm = by_holm({task: row["p"] for task, row in by_task.items()})
+        for task, row in by_task.items():
+            row["p_holm"] = holm[task]
         figures[model] = {
             **asdict(compare(first, second, notes)),
             "equivalence": asdict(equivalent(first, second, notes, margin)),
@@ -205,12 +211,19 @@ def comparisons_of(
 
 
 def agreement_of(results: Results, table: Scores) -> dict[str, Any]:
-    """Between judges, between clinicians, of both with one another, and of a rater or judge with itself."""
+    """Agreement between judges, between clinicians, of judges with clinicians, and of each with itself."""
     notes = {question.id: question.note_id for question in results.questions.values()}
     figures: dict[str, Any] = {
-        "retest": {each.name: told for each in results.judged if (told := retest(each.judgements, notes))},
+        "retest": {each.name: votes for each in results.judged if (votes := retest(each.judgements, notes))},
     }
-    items = sorted({(model, name) for mine in table.values() for model, given in mine.items() for name in given})
+    items = sorted(
+        {
+            (model, question)
+            for by_model in table.values()
+            for model, by_question in by_model.items()
+            for question in by_question
+        }
+    )
     names = [each.name for each in results.judged]
     if len(names) > 1:
         figures["judges"] = alpha(
@@ -225,11 +238,12 @@ def agreement_of(results: Results, table: Scores) -> dict[str, Any]:
         if repeated:
             pairs = [[given.get((*key, again), 0) for key in repeated] for again in (0, 1)]
             figures["same_clinician"] = alpha(pairs, notes, [(m, q) for _, m, q in repeated])
-        wrong = called_incorrect([(r.model, r.question_id, r.incorrect) for r in results.ratings if r.score])
         figures["incorrect_by_clinicians"] = {
-            each.name: told
+            each.name: judge_accuracy(
+                [(r.model, r.question_id, r.incorrect) for r in results.ratings if r.score],
+                [(j.model, j.question_id, j.incorrect) for j in each.judgements if j.score],
+            )
             for each in results.judged
-            if (told := finds(wrong, [(j.model, j.question_id, j.incorrect) for j in each.judgements if j.score]))
         }
         figures["with_clinicians"] = {
             judge: with_clinicians(table, judge, items, notes) for judge in table if judge != CLINICIANS
@@ -237,62 +251,65 @@ def agreement_of(results: Results, table: Scores) -> dict[str, Any]:
     return figures
 
 
-def called_incorrect(told: Iterable[tuple[str, str, bool]]) -> dict[tuple[str, str], bool]:
-    """(model, question) -> whether more than half call the answer incorrect."""
-    votes: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    for model, question, incorrect in told:
-        votes[model, question].append(incorrect)
-    return {answer: 2 * sum(given) > len(given) for answer, given in votes.items()}
+def majority_incorrect(votes: Iterable[Vote]) -> dict[tuple[str, str], bool]:
+    """Majority vote on each (model, question): True if more than half call the answer incorrect."""
+    by_answer: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for model, question, incorrect in votes:
+        by_answer[model, question].append(incorrect)
+    return {answer: 2 * sum(flags) > len(flags) for answer, flags in by_answer.items()}
 
 
-def finds(wrong: Mapping[tuple[str, str], bool], told: Iterable[tuple[str, str, bool]]) -> dict[str, Any]:
-    """Of the answers that clinicians call incorrect, those that a judge does; and of the others, those that it does
-    not. None of its verdicts is missing here."""
-    ours = called_incorrect(told)
-    both = [(wrong[answer], ours[answer]) for answer in wrong if answer in ours]
+def judge_accuracy(clinician_votes: Iterable[Vote], judge_votes: Iterable[Vote]) -> dict[str, Any]:
+    """Sensitivity and specificity of a judge's `incorrect` flag against the clinicians' majority.
+
+    Neither list may contain missing verdicts."""
+    clinicians, judge = majority_incorrect(clinician_votes), majority_incorrect(judge_votes)
+    both = [(clinicians[answer], judge[answer]) for answer in clinicians if answer in judge]
     return {
-        "sensitivity": asdict(rate([ours for theirs, ours in both if theirs])),
-        "specificity": asdict(rate([not ours for theirs, ours in both if not theirs])),
+        "sensitivity": asdict(rate([by_judge for by_clinicians, by_judge in both if by_clinicians])),
+        "specificity": asdict(rate([not by_judge for by_clinicians, by_judge in both if not by_clinicians])),
     }
 
 
 def with_clinicians(
     table: Scores, judge: str, items: Sequence[tuple[str, str]], notes: Mapping[str, str]
 ) -> dict[str, Any]:
-    theirs, ours = (
+    clinician_scores, judge_scores = (
         scores([table.get(name, {}).get(model, {}).get(question, 0) for model, question in items])
         for name in (CLINICIANS, judge)
     )
     clusters = [notes[question] for _, question in items]
-    told = told_of(lambda: correlations(ours, theirs, clusters))
-    return {**told, "kappa": told_of(lambda: quadratic_kappa(ours, theirs, clusters))}
+    fields = fields_of(lambda: correlations(judge_scores, clinician_scores, clusters))
+    return {**fields, "kappa": fields_of(lambda: quadratic_kappa(judge_scores, clinician_scores, clusters))}
 
 
 def alpha(rows: list[list[int]], notes: Mapping[str, str], items: Sequence[tuple[str, str]]) -> dict[str, Any]:
     clusters = [notes[question] for _, question in items]
-    return told_of(lambda: krippendorff_alpha([scores(row) for row in rows], clusters=clusters))
+    return fields_of(lambda: krippendorff_alpha([scores(row) for row in rows], clusters=clusters))
 
 
-def told_of(figure: Callable[[], Any]) -> dict[str, Any]:
-    """A figure's fields, or the reason why there is none."""
+def fields_of(figure: Callable[[], Any]) -> dict[str, Any]:
+    """Fields of a figure, or the reason why it is undefined."""
     try:
         return asdict(figure())
     except UserError as error:
         return {"value": None, "undefined": str(error)}
 
 
-# ---------------------------------------------------------------- all of it
+# ---------------------------------------------------------------- all figures
 
 
 def figures_of(results: Results, baseline: str, margin: float) -> dict[str, Any]:
-    """What the judges and clinicians say; see the module's docstring."""
+    """All figures from judgements and ratings; see the module's docstring.
+
+    Raises UserError for an unknown baseline, unknown question ids, duplicate ratings or no questions."""
     check_ids(results)
     if not results.questions:
-        raise UserError("there are no questions: nothing to report")
+        raise UserError("nothing to report: --questions contains no questions")
     table, questions = scores_of(results), results.questions
-    models = sorted({model for mine in table.values() for model in mine})
+    models = sorted({model for by_model in table.values() for model in by_model})
     if baseline and baseline not in models:
-        raise UserError(f"--baseline {baseline}: no such model; one of {', '.join(models)}")
+        raise UserError(f"--baseline {baseline}: no such model; choose one of {', '.join(models)}")
     return {
         "questions": len(questions),
         "notes": len(set(results.notes)),
@@ -307,14 +324,14 @@ def figures_of(results: Results, baseline: str, margin: float) -> dict[str, Any]
         },
         "raters": len({rating.rater for rating in results.ratings}),
         "scores": {
-            judge: best_first({model: of_model(given, questions) for model, given in mine.items()})
-            for judge, mine in table.items()
+            judge: best_first({model: model_figures(by_question, questions) for model, by_question in by_model.items()})
+            for judge, by_model in table.items()
         },
-        "slices": {judge: slices_of(mine, questions) for judge, mine in table.items()},
+        "slices": {judge: slices_of(by_model, questions) for judge, by_model in table.items()},
         "comparisons": {
-            judge: comparisons_of(mine, results, baseline, margin)
-            for judge, mine in table.items()
-            if baseline in mine and len(mine) > 1
+            judge: comparisons_of(by_model, results, baseline, margin)
+            for judge, by_model in table.items()
+            if baseline in by_model and len(by_model) > 1
         }
         if baseline
         else {},
@@ -325,6 +342,6 @@ def figures_of(results: Results, baseline: str, margin: float) -> dict[str, Any]
 
 
 def calibration_of(folders: Iterable[Path], judged: Iterable[Path]) -> dict[str, Any]:
-    """For each judge of a calibration set, what it is worth."""
+    """Calibration figures of each judge, from its verdicts on answers with known errors."""
     labels = {name: label for folder in folders for name, label in read_labels(folder / "labels").items()}
     return {each.name: {**calibrate(labels, each.judgements), "about": each.about} for each in read_judged(judged)}

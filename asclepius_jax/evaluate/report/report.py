@@ -1,4 +1,4 @@
-"""One self-contained page of an evaluation, with its figures as JSON and as Markdown for a model card beside it.
+"""Report an evaluation as one self-contained page, as JSON figures, and as Markdown for a model card.
 
     asclepius evaluate report --questions evaluation/questions --answers evaluation/answers \\
         --judged evaluation/judged/rules evaluation/judged/gpt --ratings evaluation/ratings \\
@@ -6,7 +6,7 @@
 
     evaluation/report/report.html  report.json  report.md
 
-Everything comes from stored results; running it again asks nobody anything.
+The report uses stored results only, so running it again sends no requests.
 """
 
 import json
@@ -41,45 +41,45 @@ TEMPLATES = Path(__file__).parent / "templates"
 @dataclass(frozen=True)
 class ReportConfig:
     questions: Path
-    """A finished folder of questions."""
+    """Finished folder of questions."""
 
     out: Path
-    """The folder to write report.html, report.json and report.md into."""
+    """Output folder for report.html, report.json and report.md."""
 
     answers: tuple[Path, ...] = ()
-    """Folders of answers: they are checked against their notes by rule."""
+    """Folders of answers, which are checked against their notes by rule."""
 
     judged: tuple[Path, ...] = ()
-    """Folders of judgements, one for each judge."""
+    """Folders of judgements, one per judge."""
 
     ratings: tuple[Path, ...] = ()
     """Folders of clinicians' ratings."""
 
     calibration: Path | None = None
-    """What `asclepius evaluate plant` wrote."""
+    """Calibration folder that `asclepius evaluate plant` wrote."""
 
     calibration_judged: tuple[Path, ...] = ()
-    """Folders of judgements on its answers: what each judge is worth."""
+    """Folders of judgements on the answers of --calibration, one per judge, which show how reliable each judge is."""
 
     claims: tuple[Path, ...] = ()
-    """Folders of claims, one for each model that checked them."""
+    """Folders of claims, one per model that checked them."""
 
     measured: tuple[Path, ...] = ()
-    """JSON files of gold tasks, realism, forgetting and privacy, as their commands write them."""
+    """JSON files written by the score, realism, forgetting and privacy commands."""
 
     baseline: str = ""
-    """The model that the others are compared with."""
+    """Model with which the others are compared. Empty compares none."""
 
     margin: float = 0.3
-    """Difference of mean scores that would not matter, for the test of equivalence; decide on it beforehand."""
+    """Largest difference of mean scores that would not matter, for the equivalence test. Choose it beforehand."""
 
 
 def run(config: ReportConfig) -> dict[str, Any]:
-    """Write the three files; the figures. UserError for what the caller can mend."""
+    """Write the three files and return the figures. Raises UserError for invalid options or input."""
     if not config.margin > 0:
-        raise UserError(f"--margin {config.margin:g}: it must be above 0")
+        raise UserError(f"--margin {config.margin:g}: must be above 0")
     if bool(config.calibration) != bool(config.calibration_judged):
-        raise UserError("--calibration and --calibration-judged belong together")
+        raise UserError("--calibration and --calibration-judged must be given together")
     if not (config.answers or config.judged or config.ratings or config.calibration or config.measured):
         raise UserError("nothing to report: give --answers, --judged, --ratings, --calibration or --measured")
     questions = {question.id: question for question in read_records(config.questions, "questions", Question)}
@@ -109,17 +109,17 @@ def run(config: ReportConfig) -> dict[str, Any]:
 
 
 def other_answers(judged: Sequence[Judged], answers: Mapping[str, Mapping[str, Answer]]) -> list[str]:
-    """What is known of judges who did not judge the answers that are shown."""
-    told = []
+    """Warnings about judges that judged other answers than the report shows."""
+    warnings = []
     for each in judged if answers else ():
         models = each.about["models"] or []
         if absent := [model for model in models if model not in answers]:
-            told.append(f"{each.name} scores {', '.join(absent)}, whose answers were not given.")
+            warnings.append(f"{each.name} scores {', '.join(absent)}, whose answers were not given.")
         elif each.about["answers"] not in ("", answers_hash({model: answers[model] for model in models})):
-            told.append(
-                f"{each.name} judged other answers than those of this page: run asclepius evaluate judge again."
+            warnings.append(
+                f"{each.name} judged other answers than those on this page: run asclepius evaluate judge again."
             )
-    return told
+    return warnings
 
 
 # ---------------------------------------------------------------- the page
@@ -143,12 +143,12 @@ def rendered(name: str, figures: Mapping[str, Any]) -> str:
 
 
 def cell(text: str) -> str:
-    """In a table of Markdown."""
+    """Text for one cell of a Markdown table."""
     return " ".join(text.replace("|", "\\|").split())
 
 
 def main_judge(figures: Mapping[str, Any]) -> str:
-    """Whose scores the page begins with: clinicians before a jury before the one judge."""
+    """Judge whose scores the page shows first: the clinicians, otherwise the jury, otherwise the first judge."""
     names = list(figures["scores"])
     return next((name for name in (CLINICIANS, JURY) if name in names), names[0] if names else "")
 
@@ -158,70 +158,68 @@ def charts(figures: Mapping[str, Any], main: str) -> dict[str, str]:
 
     drawn: dict[str, str] = {}
     if main:
-        of_main = figures["scores"][main]
-        drawn["distributions"] = report_charts.distributions({m: told["distribution"] for m, told in of_main.items()})
+        counts = {model: row["distribution"] for model, row in figures["scores"][main].items()}
+        drawn["distributions"] = report_charts.distributions(counts)
         if compared := figures["comparisons"].get(main):
-            rows = {model: told["difference"] for model, told in compared.items()}
+            rows = {model: row["difference"] for model, row in compared.items()}
             drawn["forest"] = report_charts.forest(rows, figures["margin"], figures["baseline"])
-    if found := figures["hallucination"]:
-        kinds = [kind for kind in all_kinds(found) if any(told["kinds"].get(kind) for told in found.values())]
-        rows = {model: told["answers_with_unsupported"] for model, told in found.items()}
-        drawn["unsupported"] = report_charts.bars(rows, "Share of answers that say something unsupported")
-        drawn["classes"] = report_charts.class_bars(found, kinds)
+    if by_model := figures["hallucination"]:
+        kinds = [kind for kind in all_kinds(by_model) if any(row["kinds"].get(kind) for row in by_model.values())]
+        rows = {model: row["answers_with_unsupported"] for model, row in by_model.items()}
+        drawn["unsupported"] = report_charts.bars(rows, "Share of answers that state something unsupported")
+        drawn["classes"] = report_charts.class_bars(by_model, kinds)
     if correlated := figures["agreement"].get("with_clinicians"):
-        values = {(CLINICIANS, judge): (told.get("spearman") or {}).get("value") for judge, told in correlated.items()}
+        values = {(CLINICIANS, judge): (row.get("spearman") or {}).get("value") for judge, row in correlated.items()}
         drawn["agreement"] = report_charts.matrix([CLINICIANS, *correlated], values)
-    for judge, told in figures["calibration"].items():
-        drawn[f"calibration {judge}"] = report_charts.bars(told["classes"], f"Planted errors that {judge} finds")
-    for number, told in enumerate(figures["measured"]):
-        if chart := told.get("chart"):
+    for judge, row in figures["calibration"].items():
+        drawn[f"calibration {judge}"] = report_charts.bars(row["classes"], f"Planted errors that {judge} finds")
+    for number, table in enumerate(figures["measured"]):
+        if chart := table.get("chart"):
             drawn[f"measured {number}"] = report_charts.intervals(chart["rows"], chart["description"])
     return {name: markupsafe.Markup(drawing) for name, drawing in drawn.items()}
 
 
-def all_kinds(found: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(kind for told in found.values() for kind in told["kinds"]))
+def all_kinds(by_model: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(kind for row in by_model.values() for kind in row["kinds"]))
 
 
 def limits(figures: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before believing the page."""
-    told: list[str] = list(figures["other_answers"])
+    """Limitations that a reader must know before relying on the page, one sentence each."""
+    found: list[str] = list(figures["other_answers"])
     for judge, about in figures["judges"].items():
-        told += about["warnings"] or []
+        found += about["warnings"] or []
         if about["mode"] == "rules":
-            told.append(
-                f"{judge} judges by rule: it sees numbers, doses, dates, sides, negations, drugs and findings, and the "
-                "words of the known answer; not what they mean together."
+            found.append(
+                f"{judge} judges by rule: it checks numbers, doses, dates, sides, negations, drugs, findings and the "
+                "words of the reference answer, but not their combined meaning."
             )
             if judge in figures["calibration"]:
-                told.append(
-                    f"On planted errors {judge} has the right answer beside it: omissions are easy to see there."
+                found.append(
+                    f"On planted errors {judge} has the right answer as reference, so omissions are easy to see."
                 )
         if about["missing"]:
-            told.append(f"{about['missing']} of {about['verdicts']} verdicts of {judge} are missing.")
+            found.append(f"{about['missing']} of {about['verdicts']} verdicts of {judge} are missing.")
         if judge not in figures["calibration"]:
-            told.append(f"{judge} was not tried on answers with known errors.")
-    for judge, worth in figures["calibration"].items():
-        low = worth["youden"]
-        about = figures["judges"].get(judge, worth["about"])
-        if other := [name for name in ("mode", "prompt", "teacher") if about[name] != worth["about"][name]]:
-            told.append(
-                f"{judge} was tried on known errors with another {' and '.join(other)} than it judges with here."
+            found.append(f"{judge} was not tested on answers with known errors.")
+    for judge, calibration in figures["calibration"].items():
+        youden = calibration["youden"]
+        about = figures["judges"].get(judge, calibration["about"])
+        if other := [name for name in ("mode", "prompt", "teacher") if about[name] != calibration["about"][name]]:
+            found.append(
+                f"{judge} was tested on known errors with another {' and '.join(other)} than it judges with here."
             )
-        if low is None:
-            told.append(
-                f"{judge} gave no readable verdict on right or on wrong answers: nothing is known of its worth."
-            )
-        elif low < 0.5:
-            told.append(
+        if youden is None:
+            found.append(f"{judge} gave no readable verdict on right or on wrong answers: its reliability is unknown.")
+        elif youden < 0.5:
+            found.append(
                 f"{judge} tells right answers from wrong ones little better than chance (sensitivity + specificity - 1 "
-                f"is {low:.2f}): its scores should not be relied on."
+                f"is {youden:.2f}): do not rely on its scores."
             )
     if not figures["raters"]:
-        told.append("No clinician rated these answers.")
+        found.append("No clinician rated these answers.")
     if figures["notes"] < figures["questions"]:
-        told.append(
-            "Questions on one note are not independent: intervals of means resample notes; those of shares of answers, "
-            "McNemar's test and Wilcoxon's do not."
+        found.append(
+            "Questions on one note are not independent. Intervals of means resample notes, but intervals of shares of "
+            "answers and the McNemar and Wilcoxon tests assume independence."
         )
-    return told
+    return found

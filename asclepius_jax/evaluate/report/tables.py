@@ -1,6 +1,6 @@
-"""A table of figures as its command prints it, as JSON keeps it, and as the report shows it.
+"""Tables of figures, which commands print, save as JSON and pass to the report.
 
-{"title": ..., "about": ..., "columns": [...], "table": [[...], ...], "figures": {what the cells were made of}}
+{"title": ..., "about": ..., "columns": [...], "table": [[...], ...], "figures": {numbers behind the cells}}
 """
 
 import json
@@ -12,22 +12,22 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import write_durably
 
 
-def estimate(told: Mapping[str, Any] | None, digits: int = 2, sign: str = "") -> str:
-    """A figure with its interval, from the fields of an Estimate or a Rate."""
-    if told is None or told["value"] is None:
+def estimate(fields: Mapping[str, Any] | None, digits: int = 2, sign: str = "") -> str:
+    """Text of a value with its interval, from the fields of an Estimate or a Rate."""
+    if fields is None or fields["value"] is None:
         return "not defined"
-    text = f"{told['value']:{sign}.{digits}f}"
-    if told.get("low") is None:
+    text = f"{fields['value']:{sign}.{digits}f}"
+    if fields.get("low") is None:
         return text
-    return f"{text} [{told['low']:{sign}.{digits}f}, {told['high']:{sign}.{digits}f}]"
+    return f"{text} [{fields['low']:{sign}.{digits}f}, {fields['high']:{sign}.{digits}f}]"
 
 
-def share(told: Mapping[str, Any] | None) -> str:
-    """The same, in percent."""
-    if told is None or told["value"] is None:
+def share(fields: Mapping[str, Any] | None) -> str:
+    """Text of a share with its interval, in percent."""
+    if fields is None or fields["value"] is None:
         return "not defined"
-    text = f"{told['value']:.1%}"
-    return text if told.get("low") is None else f"{text} [{told['low']:.1%}, {told['high']:.1%}]"
+    text = f"{fields['value']:.1%}"
+    return text if fields.get("low") is None else f"{text} [{fields['low']:.1%}, {fields['high']:.1%}]"
 
 
 def p_value(p: float | None) -> str:
@@ -37,14 +37,14 @@ def p_value(p: float | None) -> str:
 
 
 def keep(made: Mapping[str, Any], out: Path) -> None:
-    """Write it, and print its table."""
+    """Save a table as JSON and print it."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_durably(out, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-    # A model may be called [/x]: names are no markup.
+    # Rich would read a model name such as [/x] as markup.
     table = Table(*map(escape, made["columns"]), title=escape(made["title"]))
     for row in made["table"]:
         table.add_row(*map(escape, row))
@@ -52,11 +52,11 @@ def keep(made: Mapping[str, Any], out: Path) -> None:
 
 
 def read_measured(path: Path) -> dict[str, Any]:
-    """UserError where it is no such table."""
+    """Table saved by `keep`. Raises UserError if the file contains none."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"--measured {path}: not a JSON file that can be read ({error})") from error
-    if not isinstance(told, dict) or not {"title", "about", "columns", "table"} <= told.keys():
-        raise UserError(f"--measured {path}: it holds no table; name a file that asclepius evaluate wrote")
-    return told
+        raise UserError(f"--measured {path}: cannot be read as JSON ({error})") from error
+    if not isinstance(table, dict) or not {"title", "about", "columns", "table"} <= table.keys():
+        raise UserError(f"--measured {path}: contains no table; name a file that asclepius evaluate wrote")
+    return table

@@ -1,1 +1,1 @@
-"""Figures with their intervals."""
+"""Statistics with their confidence intervals."""

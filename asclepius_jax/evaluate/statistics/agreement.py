@@ -1,6 +1,6 @@
-"""Whether raters, or a judge and clinicians, agree.
+"""Agreement of raters with each other and of a judge with clinicians.
 
-One rater agrees with nobody: that is refused. Intervals resample items, or the notes that items are on.
+Agreement needs at least two raters; fewer are an error. Intervals resample items, or the notes that items are on.
 """
 
 import math
@@ -22,14 +22,14 @@ from asclepius_jax.evaluate.statistics.estimates import (
 )
 from data_prep.contract.errors import UserError
 
-# Each draw computes alpha or a rank correlation anew; 2,000 settle the bounds to about 0.01.
+# Each resample recomputes alpha or a rank correlation, which is slow. 2,000 fix the bounds to about 0.01.
 RESAMPLES = 2_000
 LEVELS = ("nominal", "ordinal", "interval", "ratio")
 
 
 @dataclass(frozen=True)
 class Correlations:
-    """Between two columns of scores of the same items."""
+    """Correlations between two columns of scores of the same items."""
 
     pearson: Estimate
     spearman: Estimate
@@ -39,9 +39,9 @@ class Correlations:
 def resampled(
     figure: Callable[[np.ndarray], float], clusters: Sequence[Hashable], missing: int, resamples: int, seed: int
 ) -> Estimate:
-    """`figure` of all rows, with the interval of its values on rows of clusters drawn with replacement.
+    """`figure` of all rows, with its interval over resamples that draw whole clusters with replacement.
 
-    figure: row numbers to a number, nan where it is undefined.
+    figure: function from row numbers to a number, which is nan where undefined.
     """
     index, count = cluster_index(clusters)
     rows = np.arange(len(index))
@@ -69,20 +69,20 @@ def krippendorff_alpha(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Krippendorff's alpha: 1 agreement, 0 chance; the figure of the `krippendorff` package.
+    """Krippendorff's alpha, computed by the `krippendorff` package: 1 is perfect agreement, 0 is chance.
 
-    ratings: a row for each rater, a column for each item, None or nan where a rater gave none (give `scores(...)` of
-    rubric scores, whose 0 is missing). Items with fewer than two ratings say nothing: they are left out, and `missing`
-    counts them. clusters: the note of each item; items are their own where it is left out. UserError for fewer than
-    two raters, rows of unequal length, or an unknown level.
+    ratings: one row per rater and one column per item, None or nan if a rater gave none. Pass rubric scores through
+    `scores(...)`, because their 0 means missing. Items with fewer than two ratings are left out and counted in
+    `missing`. clusters: the note of each item; by default every item is its own cluster. Raises UserError for fewer
+    than two raters, rows of unequal length or an unknown level.
     """
     import krippendorff
 
     if level not in LEVELS:
-        raise UserError(f"level {level!r}: one of {', '.join(LEVELS)}")
+        raise UserError(f"level {level!r}: must be one of {', '.join(LEVELS)}")
     data = [numbers(row, f"rater {number}") for number, row in enumerate(ratings)]
     if sum(bool((~np.isnan(row)).any()) for row in data) < 2:
-        raise UserError("agreement needs ratings of at least two raters: one rater agrees with nobody")
+        raise UserError("agreement is undefined for fewer than two raters: give the ratings of at least two raters")
     same_length(**{f"of rater {number}": row for number, row in enumerate(data)})
     table = np.stack(data)
     clusters = list(range(table.shape[1])) if clusters is None else clusters
@@ -90,7 +90,7 @@ def krippendorff_alpha(
     compared = (~np.isnan(table)).sum(0) >= 2
     kept = table[:, compared]
     domain = np.unique(kept[~np.isnan(kept)])
-    # (items, values): how many raters gave an item each value; resampling its rows is resampling items.
+    # (items, values): the number of raters who gave an item each value. Resampling its rows resamples items.
     counts = np.stack([(kept == value).sum(0) for value in domain], axis=1) if len(domain) else np.zeros((0, 0))
 
     def figure(rows: np.ndarray) -> float:
@@ -98,21 +98,21 @@ def krippendorff_alpha(
             return math.nan
         return float(krippendorff.alpha(value_counts=counts[rows], value_domain=domain, level_of_measurement=level))
 
-    of_kept = [cluster for cluster, there in zip(clusters, compared, strict=True) if there]
-    return resampled(figure, of_kept, int((~compared).sum()), resamples, seed)
+    kept_clusters = [cluster for cluster, is_kept in zip(clusters, compared, strict=True) if is_kept]
+    return resampled(figure, kept_clusters, int((~compared).sum()), resamples, seed)
 
 
 def pairs_of(
     first: Column, second: Column, clusters: Sequence[Hashable] | None
 ) -> tuple[np.ndarray, np.ndarray, list[Hashable], int]:
-    """The items that both columns have a number for, their clusters, and how many items lack one."""
+    """Both columns and the clusters, reduced to items with two values, and the number of items without."""
     clusters = list(range(len(first))) if clusters is None else clusters
     same_length(first=first, second=second, clusters=clusters)
     a, b = numbers(first, "first"), numbers(second, "second")
     present = ~(np.isnan(a) | np.isnan(b))
     if not present.any() and len(present):
-        raise UserError("agreement needs items that both have scored: there is none")
-    kept = [cluster for cluster, there in zip(clusters, present, strict=True) if there]
+        raise UserError("agreement needs items that both have scored, and there are none")
+    kept = [cluster for cluster, is_present in zip(clusters, present, strict=True) if is_present]
     return a[present], b[present], kept, int((~present).sum())
 
 
@@ -123,9 +123,9 @@ def quadratic_kappa(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Cohen's kappa of two raters on the rubric's scale, a disagreement weighing its square (Cohen 1968; statsmodels).
+    """Quadratically weighted kappa of two raters on the rubric's scale (Cohen 1968), computed by statsmodels.
 
-    Missing scores (0, None, nan) are left out with their item. UserError for no item in common.
+    Items with a missing score (0, None, nan) are left out. Raises UserError if no item has two scores.
     """
     from statsmodels.stats.inter_rater import cohens_kappa
 
@@ -134,7 +134,7 @@ def quadratic_kappa(
     def figure(rows: np.ndarray) -> float:
         table = np.zeros((4, 4))
         np.add.at(table, (a[rows].astype(int) - 1, b[rows].astype(int) - 1), 1)
-        if np.count_nonzero(table.sum(0) + table.sum(1)) < 2:  # one value throughout: 0 / 0
+        if np.count_nonzero(table.sum(0) + table.sum(1)) < 2:  # all scores are equal, so kappa is 0 / 0
             return math.nan
         return float(cohens_kappa(table, wt="quadratic", return_results=False))
 
@@ -148,11 +148,10 @@ def correlations(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Correlations:
-    """Pearson's r, Spearman's rho and Kendall's tau-b (scipy) of two columns of scores, such as a judge's and the
-    clinicians' mean.
+    """Pearson's r, Spearman's rho and Kendall's tau-b (scipy) of two columns, such as judge and clinician scores.
 
-    None and nan are left out with their item. A column that never varies gives no figure. UserError for no item in
-    common.
+    Items with a None or nan are left out. Correlations with a constant column are undefined. Raises UserError if no
+    item has two values.
     """
     from scipy import stats
 

@@ -1,6 +1,6 @@
-"""Two models on the same questions: is one better, are they the same, and what could have been seen at all.
+"""Compare two models on the same questions: difference, equivalence and the smallest detectable difference.
 
-"p = 0.18" does not say that two models are the same: `equivalent` tests that, within a margin that is stated first.
+"p = 0.18" does not show that two models are equivalent. `equivalent` tests that, within a margin chosen beforehand.
 """
 
 import math
@@ -27,7 +27,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Outcome:
-    """A two-sided test, or a reason why there is none."""
+    """Result of a two-sided test, or the reason why it is undefined."""
 
     statistic: float | None
     p: float | None
@@ -36,22 +36,22 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first model's scores less the second's, pair by pair."""
+    """Tests of the first model's scores minus the second's, paired by question."""
 
-    difference: Estimate  # its mean, note-clustered; `missing` counts pairs in which either score is
-    t: Outcome  # paired; takes pairs as independent
-    t_clustered: Outcome  # the same, with the standard error of notes; equal to `t` where each note has one pair
-    wilcoxon: Outcome  # signed rank; takes pairs as independent
-    sign_flip: Outcome  # permutation of signs, a note's all together; the statistic is the mean difference
+    difference: Estimate  # mean difference, clustered by note; `missing` counts pairs without two scores
+    t: Outcome  # paired t test; assumes independent pairs
+    t_clustered: Outcome  # t test with note-clustered standard error; equals `t` if each note has one pair
+    wilcoxon: Outcome  # signed-rank test; assumes independent pairs
+    sign_flip: Outcome  # permutation test that flips all signs of a note together; the statistic is the mean difference
 
 
 @dataclass(frozen=True)
 class Equivalence:
-    """Two one-sided tests: `p` is that of the claim that the difference lies within the margin."""
+    """Result of two one-sided tests; a small `p` supports the claim that the difference lies within the margin."""
 
     margin: float
     difference: float | None
-    low: float | None  # the interval of 1 - 2 x LEVEL: equivalent where it lies within the margin
+    low: float | None  # bounds of the 1 - 2 x LEVEL interval; equivalent if it lies within the margin
     high: float | None
     p: float | None
     equivalent: bool | None
@@ -62,9 +62,9 @@ class Equivalence:
 
 @dataclass(frozen=True)
 class McNemar:
-    """How two models' unacceptable answers fall together."""
+    """Counts of questions by which of two models' answers are unacceptable, with McNemar's exact test."""
 
-    first_only: int  # unacceptable of the first model alone
+    first_only: int  # only the first model's answer is unacceptable
     second_only: int
     both: int
     neither: int
@@ -74,18 +74,18 @@ class McNemar:
 
 
 def paired(first: Column, second: Column, clusters: Sequence[Hashable]) -> tuple[np.ndarray, list, int]:
-    """The differences of pairs that have both values, the clusters of these, and how many pairs lack one."""
+    """Differences and clusters of the pairs with two values, and the number of pairs without."""
     same_length(first=first, second=second, clusters=clusters)
     differences = numbers(first, "first") - numbers(second, "second")
     present = ~np.isnan(differences)
-    kept = [cluster for cluster, there in zip(clusters, present, strict=True) if there]
+    kept = [cluster for cluster, is_present in zip(clusters, present, strict=True) if is_present]
     return differences[present], kept, int((~present).sum())
 
 
 def why_untestable(differences: np.ndarray, clusters: Sequence[Hashable]) -> str:
-    """Empty where the differences can be tested."""
+    """Reason why the differences cannot be tested; empty if they can."""
     if len(differences) < 2:
-        return f"{len(differences)} pairs: a test needs two"
+        return f"{len(differences)} pairs: a test needs at least two"
     if len(set(clusters)) < 2:
         return "one note only"
     if np.ptp(differences) == 0:
@@ -94,9 +94,9 @@ def why_untestable(differences: np.ndarray, clusters: Sequence[Hashable]) -> str
 
 
 def clustered_error(differences: np.ndarray, clusters: Sequence[Hashable]) -> tuple[float, int]:
-    """The standard error of the mean difference when notes are the units, and its degrees of freedom, notes less one.
+    """Standard error of the mean difference, clustered by note, and its degrees of freedom (notes - 1).
 
-    The cluster-robust covariance of statsmodels, small-sample correction included; it is s / √n where every note has
+    Uses the cluster-robust covariance of statsmodels with small-sample correction, which is s / √n if every note has
     one pair.
     """
     import statsmodels.api as sm
@@ -114,11 +114,11 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
-    """First less second, of values of the same questions in the same order; None and nan are missing.
+    """Tests of first minus second, which are values of the same questions in the same order, None or nan if missing.
 
-    Give `scores(...)` of rubric scores. t and Wilcoxon are scipy's (zero differences dropped, as Wilcoxon did); the
-    signs are flipped by scipy's permutation test, in every way where that is at most `resamples`, else in so many
-    random ones. UserError for columns of unequal length.
+    Pass rubric scores through `scores(...)`. The t and Wilcoxon tests are scipy's (zero differences dropped, as
+    Wilcoxon did). The signs are flipped by scipy's permutation test, in all ways if these are at most `resamples`,
+    otherwise in `resamples` random ways. Raises UserError for columns of unequal length.
     """
     from scipy import stats
 
@@ -159,10 +159,10 @@ def compare(
 def equivalent(
     first: Column, second: Column, clusters: Sequence[Hashable], margin: float, level: float = LEVEL
 ) -> Equivalence:
-    """Whether the mean difference lies within ±margin, in the unit of the scores, by two one-sided t tests (TOST).
+    """Two one-sided t tests (TOST, Schuirmann 1987) that the mean difference lies within ±margin, in score points.
 
-    Schuirmann (1987), with `clustered_error`; equal to statsmodels' ttost_paired where each note has one pair. The
-    margin is a clinical judgement that must be made before the scores are seen. UserError for one that is not positive.
+    The standard error is that of `clustered_error`; the result equals statsmodels' ttost_paired if each note has one
+    pair. The margin is a clinical judgement to make before seeing the scores. Raises UserError unless it is positive.
     """
     from scipy import stats
 
@@ -185,10 +185,10 @@ def equivalent(
 
 
 def mcnemar(first: Column, second: Column) -> McNemar:
-    """Whether two models give unacceptable answers (score 1) equally often to the same questions: the exact test.
+    """McNemar's exact test that two models give unacceptable answers (score 1) equally often to the same questions.
 
-    Rubric scores in the same order, missing ones (0, None, nan) left out with their pair. It takes questions as
-    independent, whatever note they are on.
+    Takes rubric scores in the same order and leaves out pairs with a missing score (0, None, nan). The test assumes
+    independent questions, even if they share a note.
     """
     from statsmodels.stats import contingency_tables
 
@@ -198,7 +198,7 @@ def mcnemar(first: Column, second: Column) -> McNemar:
     bad_a, bad_b = a[present] == 1, b[present] == 1
     both, first_only = int((bad_a & bad_b).sum()), int((bad_a & ~bad_b).sum())
     second_only, neither = int((~bad_a & bad_b).sum()), int((~bad_a & ~bad_b).sum())
-    p, why = None, "the two models are never unacceptable apart"
+    p, why = None, "no question on which only one of the two models is unacceptable"
     if first_only + second_only:
         table = [[both, first_only], [second_only, neither]]
         p, why = float(contingency_tables.mcnemar(table, exact=True).pvalue), ""
@@ -212,10 +212,11 @@ def detectable_difference(
     power: float = POWER,
     level: float = LEVEL,
 ) -> Estimate:
-    """The smallest true mean difference that a paired two-sided t test would show with this power, in score points.
+    """Smallest true mean difference that a paired two-sided t test would detect with this power, in score points.
 
-    From the spread of the differences at hand: statsmodels' power of the t test, with notes as the units; what a study
-    of this size could not have seen is not shown to be absent. It has no interval.
+    Computed by statsmodels' power of the t test from the observed spread of the differences, with notes as units. Not
+    finding a smaller difference does not show that there is none. The estimate has no interval. Raises UserError if
+    the power does not lie between the level and 1.
     """
     from statsmodels.stats.power import TTestPower
 
@@ -231,19 +232,19 @@ def detectable_difference(
         return Estimate(None, None, None, len(differences), count, missing, why)
     effect = TTestPower().solve_power(nobs=count, alpha=level, power=power, alternative="two-sided")
     value = float(np.squeeze(effect)) * error * math.sqrt(count)
-    return Estimate(value, None, None, len(differences), count, missing, "no interval: planned from the spread")
+    return Estimate(value, None, None, len(differences), count, missing, "no interval: computed from the spread")
 
 
 def by_holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """p values adjusted by Holm's step-down for all of them being tested at once, such as one for each task.
+    """p values adjusted for multiple tests, such as one per task, by Holm's step-down procedure.
 
-    An undefined one (None) was no test: it stays None and does not count.
+    An undefined p value (None) stays None and does not count as a test.
     """
     from statsmodels.stats.multitest import multipletests
 
     tested = {name: p for name, p in p_values.items() if p is not None}
     if any(not 0 <= p <= 1 for p in tested.values()):
-        raise UserError(f"p values must lie in 0 to 1, not {', '.join(f'{n} {p:g}' for n, p in tested.items())}")
+        raise UserError(f"p values must lie between 0 and 1, not {', '.join(f'{n} {p:g}' for n, p in tested.items())}")
     adjusted = multipletests(list(tested.values()), method="holm")[1] if tested else []
     known = dict(zip(tested, map(float, adjusted), strict=True))
     return {name: known.get(name) for name in p_values}

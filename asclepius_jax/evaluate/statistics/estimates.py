@@ -1,10 +1,10 @@
-"""What a set of scores says, and how sure that is: means, rates and their intervals.
+"""Means and rates of scores, with their confidence intervals.
 
-Scores on one note are not independent, so that every interval resamples notes (clusters), never single scores. A score
-that is missing (None, nan, and 0 on the rubric's scale) is left out and counted; what cannot be computed is None, with
-the reason beside it, and never a nan.
+Scores on one note are not independent, so every bootstrap interval resamples notes (clusters), not single scores.
+Missing scores (None, nan, and 0 on the rubric's scale) are left out and counted. An undefined statistic is None, never
+nan, and comes with the reason.
 """
-# C clusters, R resamples, K columns that are summed.
+# C clusters, R resamples, K summed columns.
 
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -17,29 +17,30 @@ from data_prep.contract.errors import UserError
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-# A resample may lack what a ratio divides by. Where more than this share does, the others are a selection.
+# A ratio is undefined in resamples whose denominator is 0. If more than this share are undefined, the remaining
+# resamples are a biased selection and give no interval.
 MOST_UNDEFINED = 0.05
-GATHERED = 4_000_000  # numbers held at once while resampling: 32 MB
+GATHERED = 4_000_000  # numbers in memory at once while resampling: 32 MB
 
 Column = Sequence[Any] | np.ndarray
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval; in the unit of what was given."""
+    """Statistic with its interval, in the unit of the input."""
 
     value: float | None
     low: float | None
     high: float | None
-    n: int  # that the figure rests on
+    n: int  # number of rows used
     clusters: int
-    missing: int  # left out
-    undefined: str = ""  # why value, or low and high, are None
+    missing: int  # number of rows left out
+    undefined: str = ""  # reason why value, or low and high, are None
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A share with its Wilson interval."""
+    """Share, from 0 to 1, with its Wilson interval."""
 
     value: float | None
     low: float | None
@@ -50,42 +51,42 @@ class Rate:
     undefined: str = ""
 
 
-# ---------------------------------------------------------------- what comes in
+# ---------------------------------------------------------------- input
 
 
-def numbers(values: Column, what: str = "values") -> np.ndarray:
-    """A float array, nan where a value is None or nan. UserError for anything that is no finite number."""
+def numbers(values: Column, name: str = "values") -> np.ndarray:
+    """Float array with nan for None and nan. Raises UserError for anything else that is not a finite number."""
     try:
         array = np.asarray([math.nan if value is None else float(value) for value in values], dtype=float)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{what}: {error}; give numbers, and None for what is missing") from error
+        raise UserError(f"{name}: {error}; give numbers, and None for missing values") from error
     if np.isinf(array).any():
-        raise UserError(f"{what} holds an infinite number in row {int(np.argmax(np.isinf(array)))}")
+        raise UserError(f"{name} contains an infinite number in row {int(np.argmax(np.isinf(array)))}")
     return array
 
 
-def scores(values: Column, what: str = "scores") -> np.ndarray:
-    """The rubric's 1 to 4 as floats; nan for 0, None and nan, which all say "missing". UserError off the scale."""
-    array = numbers(values, what)
+def scores(values: Column, name: str = "scores") -> np.ndarray:
+    """Rubric scores 1 to 4 as floats, nan for missing ones (0, None, nan). Raises UserError for any other value."""
+    array = numbers(values, name)
     array[array == 0] = math.nan
     off = ~np.isnan(array) & ~np.isin(array, (1, 2, 3, 4))
     if off.any():
         row = int(np.argmax(off))
-        raise UserError(f"{what}: row {row} is {array[row]:g}; the scale is 1 to 4, and 0 for missing")
+        raise UserError(f"{name}: row {row} is {array[row]:g}; the scale is 1 to 4, or 0 for missing")
     return array
 
 
 def same_length(**columns: Column) -> int:
-    """Their length; UserError where columns that belong together differ in it."""
+    """Common length of the columns. Raises UserError if they differ in length."""
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{length} {name}" for name, length in lengths.items())
-        raise UserError(f"columns of one table must be of one length, not {told}")
+        listed = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise UserError(f"columns of one table must have the same length, not {listed}")
     return next(iter(lengths.values()))
 
 
 def cluster_index(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
-    """A number from 0 for each row's cluster, in the order of first appearance, and how many there are."""
+    """Cluster number of each row, counted from 0 in order of first appearance, and the number of clusters."""
     place: dict[Hashable, int] = {}
     index = np.asarray([place.setdefault(cluster, len(place)) for cluster in clusters], dtype=np.intp)
     return index, len(place)
@@ -95,12 +96,12 @@ def cluster_index(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
 
 
 def percentiles(clusters: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The percentiles of resampled figures that bound an interval over so many clusters.
+    """Percentiles of the resampled statistics that bound the interval, for this number of clusters.
 
-    The percentile interval is kept, and not BCa: it needs no jackknife of figures such as F1, is the same for every
-    figure here, and scores bounded on both sides show little of the skew that BCa mends. Its fault is that it is too
-    narrow where clusters are few, and BCa shares it; the percentiles are therefore moved outwards to where a t interval
-    would lie: Hesterberg, "What Teachers Should Know About the Bootstrap" (2015), section 5.3, the expanded percentile.
+    This is the expanded percentile interval of Hesterberg, "What Teachers Should Know About the Bootstrap" (2015),
+    section 5.3. Plain percentile intervals, and BCa as well, are too narrow for few clusters, so the percentiles are
+    moved outwards to where a t interval would lie. BCa is not used: it needs a jackknife of statistics such as F1, and
+    scores bounded on both sides have little of the skew that it corrects.
     """
     from scipy import stats
 
@@ -111,7 +112,7 @@ def percentiles(clusters: int, confidence: float = CONFIDENCE) -> tuple[float, f
 
 
 def interval_of(figures_R: np.ndarray, clusters: int, confidence: float) -> tuple[float | None, float | None, str]:
-    """Low, high, and why there is none."""
+    """Low and high bound, or None and the reason why there is no interval."""
     defined = figures_R[~np.isnan(figures_R)]
     if len(defined) < (1 - MOST_UNDEFINED) * len(figures_R):
         return None, None, f"undefined in {len(figures_R) - len(defined)} of {len(figures_R)} resamples"
@@ -122,7 +123,7 @@ def interval_of(figures_R: np.ndarray, clusters: int, confidence: float) -> tupl
 
 
 def resampled_sums(sums_CK: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Column sums over clusters drawn with replacement: (resamples, K)."""
+    """Column sums over clusters drawn with replacement, shape (resamples, K)."""
     random = np.random.default_rng(seed)
     clusters = len(sums_CK)
     step = max(1, GATHERED // (clusters * sums_CK.shape[1]))
@@ -135,7 +136,7 @@ def resampled_sums(sums_CK: np.ndarray, resamples: int, seed: int) -> np.ndarray
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below, and nan where there is nothing below."""
+    """above / below, with nan where `below` is 0."""
     return np.divide(above, below, out=np.full(np.shape(below), math.nan), where=below != 0)
 
 
@@ -147,23 +148,23 @@ def estimate_of_sums(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Estimate:
-    """A figure that follows from column sums, such as a mean or an F1, with its note-clustered interval.
+    """Statistic of column sums, such as a mean or an F1, with its note-clustered bootstrap interval.
 
-    columns: (rows, K), a row with any nan in it is missing; clusters: one for each row; figure: sums (..., K) to
-    figures (...), nan where it is undefined. The interval is that of `percentiles`.
+    columns: shape (rows, K); a row with any nan is missing. clusters: one per row. figure: function from sums (..., K)
+    to statistics (...), nan where undefined. The interval lies between the `percentiles`.
     """
     same_length(rows=columns, clusters=clusters)
     present = ~np.isnan(columns).any(axis=1)
     missing = int((~present).sum())
     kept = columns[present].astype(float)
-    index, count = cluster_index([cluster for cluster, there in zip(clusters, present, strict=True) if there])
+    index, count = cluster_index([cluster for cluster, is_present in zip(clusters, present, strict=True) if is_present])
     if not count:
-        return Estimate(None, None, None, 0, 0, missing, "nothing to compute it from")
+        return Estimate(None, None, None, 0, 0, missing, "no data")
     sums_CK = np.zeros((count, columns.shape[1]))
     np.add.at(sums_CK, index, kept)
     value = float(figure(sums_CK.sum(0)[None])[0])
     if math.isnan(value):
-        return Estimate(None, None, None, len(kept), count, missing, "nothing to divide by")
+        return Estimate(None, None, None, len(kept), count, missing, "division by zero")
     if count == 1:
         return Estimate(value, None, None, len(kept), 1, missing, "no interval: one note only")
     low, high, why = interval_of(figure(resampled_sums(sums_CK, resamples, seed)), count, confidence)
@@ -177,9 +178,9 @@ def mean(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Estimate:
-    """The mean of the values that are there, each counting the same, with its note-clustered bootstrap interval.
+    """Unweighted mean of the values that are not missing, with its note-clustered bootstrap interval.
 
-    None and nan are missing; a 0 is a 0 (see `scores`). UserError for columns of unequal length.
+    None and nan are missing, 0 is not (see `scores`). Raises UserError for columns of unequal length.
     """
     array = numbers(values)
     columns = np.stack([array, np.where(np.isnan(array), math.nan, 1.0)], axis=1)
@@ -198,7 +199,7 @@ def means_by(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> dict[Hashable, Estimate]:
-    """`mean` of each group, such as a (model, task), in the order of first appearance."""
+    """`mean` of each group, such as each (model, task), in order of first appearance."""
     same_length(groups=groups, values=values, clusters=clusters)
     rows: dict[Hashable, list[int]] = {}
     for row, group in enumerate(groups):
@@ -213,20 +214,20 @@ def means_by(
 
 
 def rate(events: Sequence[bool | None], confidence: float = CONFIDENCE) -> Rate:
-    """The share of events among those that are known (None is not), with Wilson's interval (statsmodels).
+    """Share of true events among the known ones (not None), with Wilson's interval (statsmodels).
 
-    Wilson's interval takes events as independent: where notes carry several, give them to `mean` as 0 and 1 too.
+    Wilson's interval assumes independent events. If a note has several, also pass them to `mean` as 0 and 1.
     """
     from statsmodels.stats.proportion import proportion_confint
 
     known = [bool(event) for event in events if event is not None]
     missing = len(events) - len(known)
     if not known:
-        return Rate(None, None, None, 0, 0, missing, "nothing to compute it from")
+        return Rate(None, None, None, 0, 0, missing, "no data")
     low, high = proportion_confint(sum(known), len(known), alpha=1 - confidence, method="wilson")
     return Rate(sum(known) / len(known), float(low), float(high), sum(known), len(known), missing)
 
 
 def unacceptable_rate(values: Column, confidence: float = CONFIDENCE) -> Rate:
-    """The share of score 1, which stands in for answers with a hallucination; missing scores are left out."""
+    """Share of score 1, used as a proxy for answers with a hallucination. Missing scores are left out."""
     return rate([None if math.isnan(score) else score == 1 for score in scores(values)], confidence)

@@ -1,4 +1,4 @@
-// Search in the note. Matches are highlighted without touching the text.
+// Search in the note. Matches are highlighted without changing the text.
 "use strict";
 
 {
@@ -37,7 +37,7 @@
 
   function show() {
     found.textContent = !search.value.trim() ? "" : matches.length ? `${current + 1} of ${matches.length}` : "none";
-    // Older browsers only scroll to the match.
+    // Older browsers have no highlights and only scroll to the match.
     if (window.Highlight) {
       CSS.highlights.set("match", new Highlight(...matches));
       CSS.highlights.set("current", new Highlight(...matches.slice(current, current + 1)));

@@ -1,4 +1,4 @@
-// An item: every change is sent at once and in order, keys choose options, words are marked.
+// Page of one item: sends every change at once and in order, and handles keys and the marking of words.
 "use strict";
 
 const main = document.querySelector("main.item");
@@ -12,7 +12,7 @@ document.documentElement.classList.add("script");
 
 // ---------------------------------------------------------------- saving
 
-// One request at a time: two clicks on one question must arrive in their order.
+// One request at a time, so that two clicks on one question arrive in order.
 let queue = Promise.resolve();
 let waiting = 0;
 
@@ -20,12 +20,12 @@ function pause(milliseconds) {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
-function tell(text, wrong = false) {
+function showStatus(text, wrong = false) {
   saved.textContent = text;
   saved.classList.toggle("wrong", wrong);
 }
 
-// The reply, or null where the server refuses; a server that is away or busy is asked again until it answers.
+// Returns the reply, or null if the server refuses. Retries until a server that is unreachable or busy replies.
 async function send(action, fields) {
   for (let attempt = 0; ; attempt++) {
     try {
@@ -34,13 +34,13 @@ async function send(action, fields) {
       if (response.status < 500) {
         const reply = await response.json();
         if (response.ok) return reply;
-        tell(reply.error, true);
+        showStatus(reply.error, true);
         return null;
       }
     } catch (error) {
       if (!(error instanceof TypeError)) throw error; // fetch's own name for "no connection"
     }
-    tell("Not saved: no answer from the server, trying again …", true);
+    showStatus("Not saved: the server does not reply, retrying …", true);
     await pause(Math.min(5000, 500 * 2 ** attempt));
   }
 }
@@ -48,12 +48,12 @@ async function send(action, fields) {
 function change(card, fields) {
   const action = card.querySelector(".verdict").getAttribute("action");
   waiting++;
-  tell("Saving …");
+  showStatus("Saving …");
   const reply = queue.then(() => send(action, fields)).then((reply) => {
     waiting--;
     if (reply) {
       show(card, reply);
-      if (!waiting) tell(`Saved ${new Date().toLocaleTimeString([], { hour12: false })}`);
+      if (!waiting) showStatus(`Saved ${new Date().toLocaleTimeString([], { hour12: false })}`);
     }
     return reply;
   });
@@ -64,12 +64,12 @@ function change(card, fields) {
 function show(card, reply) {
   card.querySelector(".score").textContent = reply.score_text;
   card.dataset.score = reply.score ?? "";
-  // While later clicks are on their way, the reply to an earlier one knows less than the page.
+  // While later clicks are still being sent, the page knows more than the reply to an earlier one.
   card.dataset.complete = (waiting ? filledIn(card) : reply.complete) ? "yes" : "no";
   const text = card.querySelector(".answer-text");
   const fresh = document.createElement("div");
   fresh.innerHTML = reply.text;
-  // Left alone where nothing changed: replacing the text would drop a selection.
+  // Unchanged text is not replaced, which would drop a selection.
   if (fresh.innerHTML !== text.innerHTML) {
     text.replaceChildren(...fresh.childNodes);
     showMarking(card);
@@ -89,7 +89,7 @@ function showState() {
   const left = openCards();
   const next = document.getElementById("next");
   document.getElementById("state").textContent = `${cards.length - left.length} of ${cards.length} answers scored`;
-  next.replaceChildren(left.length ? `Go on to answer ${upcoming().id} ` : `${next.dataset.label} `, key("Enter"));
+  next.replaceChildren(left.length ? `Continue with answer ${upcoming().id} ` : `${next.dataset.label} `, key("Enter"));
   for (const row of document.querySelectorAll(".rubric li")) {
     row.toggleAttribute("data-current", Boolean(active) && row.dataset.score === active.dataset.score);
   }
@@ -101,7 +101,7 @@ function key(name) {
   return element;
 }
 
-// A page that is left keeps its word: what was clicked is sent first. Keys that come meanwhile are meant for the next.
+// Sends all changes before leaving the page. Keys pressed in the meantime are ignored: they are meant for the next page.
 async function leave(address) {
   if (main.inert) return;
   main.inert = true;
@@ -121,7 +121,7 @@ addEventListener("beforeunload", (event) => {
 
 // ---------------------------------------------------------------- answers
 
-// Known here at once, so that Enter goes on before the server has answered.
+// Computed on the page as well, so that Enter continues before the server has replied.
 function filledIn(card) {
   const chosen = [...card.querySelectorAll(".verdict :checked")];
   const settled = new Set(chosen.flatMap((input) => [input.name, input.dataset.settles]));
@@ -140,7 +140,7 @@ function goTo(card, options) {
   if (!options) card.scrollIntoView({ block: "start" });
 }
 
-// The first open answer after the one in hand, else the first open one.
+// The first open answer after the current one, otherwise the first open one.
 function upcoming() {
   const left = openCards();
   return left.find((card) => cards.indexOf(card) > cards.indexOf(active)) ?? left[0];
@@ -190,7 +190,7 @@ for (const card of cards) {
       goTo(card, { preventScroll: true });
     });
   });
-  // Words typed by hand have no place: the server looks for them.
+  // Words typed by hand have no place, so the server searches for them.
   marking.elements.quote.addEventListener("input", () => (marking.elements.place.value = ""));
 }
 
@@ -209,12 +209,12 @@ function sendComment(card) {
 
 // ---------------------------------------------------------------- marking
 
-// Places are counted in characters on the server and in UTF-16 units here: they differ after an emoji.
+// The server counts places in characters, the browser in UTF-16 units. They differ after an emoji.
 function characters(text) {
   return [...text].length;
 }
 
-// The selection within an answer's text, as [start, end) in UTF-16 units of it, or null.
+// The selection within an answer's text as [start, end) in UTF-16 units, or null.
 function selected(text) {
   const selection = getSelection();
   if (!selection.rangeCount || selection.isCollapsed) return null;
@@ -245,7 +245,7 @@ function select(text, start, end) {
   getSelection().addRange(range);
 }
 
-// The selected words, into the form that marks them.
+// Copies the selected words into the form that marks them.
 function take(card) {
   const text = card.querySelector(".answer-text");
   const place = selected(text);
@@ -259,7 +259,7 @@ function take(card) {
 
 document.addEventListener("selectionchange", () => cards.forEach(take));
 
-// Marking by keys: the selection is moved over words.
+// Marking by keyboard: keys move the selection word by word.
 function beginMarking(card) {
   const text = card.querySelector(".answer-text");
   text.focus();
@@ -285,7 +285,7 @@ function markingKey(card, event) {
     showMarking(card);
   } else if (event.key === "Enter") {
     card.marking = null;
-    take(card); // now: the event of the selection may come after the next key
+    take(card); // not left to the selectionchange event, which may fire after the next key
     card.querySelector(".mark [name=type]").focus();
   } else if (event.key === "Escape") {
     endMarking(card);
@@ -304,7 +304,7 @@ function endMarking(card) {
 
 // ---------------------------------------------------------------- keys
 
-// A digit chooses an option of the form that is in hand: of a mark while one is being made, else of the verdict.
+// A digit chooses an option of the current form: the mark's while one is being made, otherwise the verdict's.
 function press(name, marking) {
   const inputs = [...(marking ?? active.querySelector(".verdict")).querySelectorAll("[type=radio], [type=checkbox]")];
   const input = inputs["1234567890".indexOf(name)];
@@ -341,7 +341,7 @@ document.addEventListener("keydown", (event) => {
     else goTo(card, { preventScroll: true });
   }
   if (typing) return;
-  // What the browser does with these keys there: press the button, follow the link, hand in the mark.
+  // Leave these keys to the browser, which presses the button, follows the link or submits the mark.
   if ((marking || target.matches("button, summary, a")) && (event.key === "Enter" || event.key === " ")) return;
   if (card?.marking && target.matches(".answer-text")) {
     markingKey(card, event);

@@ -1,4 +1,4 @@
-// The time that an item is in sight: not while the page is hidden, and not while nobody is there.
+// Measure the time for which an item is visible, without the time in which the page is hidden or the rater is idle.
 "use strict";
 
 const IDLE_MILLISECONDS = 120_000;
@@ -25,7 +25,7 @@ for (const kind of ["keydown", "pointerdown", "pointermove", "wheel", "scroll", 
 setInterval(tick, 1000);
 setInterval(countTime, 10_000);
 document.addEventListener("visibilitychange", () => {
-  // What was counted until now was in sight if the page has just been hidden, and out of sight if it has come back.
+  // The time since the last count was visible if the page has just been hidden, and hidden if it has just reappeared.
   const now = performance.now();
   if (document.visibilityState === "hidden") {
     if (now - touched < IDLE_MILLISECONDS) seconds += (now - counted) / 1000;

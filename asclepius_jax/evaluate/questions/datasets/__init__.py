@@ -1,1 +1,1 @@
-"""One reader for each corpus that is evaluated on, from the files of its owners."""
+"""Readers of benchmark corpora, one per corpus, for the files that its owners distribute."""

@@ -1,10 +1,10 @@
-"""Abbreviations in their place, with the long forms that are right there: a CSV of
+"""Abbreviations in context with their right long forms, from a CSV with these columns:
 
-    abbreviation,sense,text                   and, where known: note_id, others
+    abbreviation,sense,text                   optional: note_id, others
     MS,multiple sclerosis,"... MS since 2004, on interferon ..."
 
-`sense` and `others` may hold several forms, apart by "|": other spellings of the right one, and what the abbreviation
-means elsewhere. Without `others` these are the senses that other rows of the table give it.
+`sense` and `others` may contain several forms, separated by "|": spellings of the right sense, and senses that the
+abbreviation has elsewhere. Without `others`, these are the abbreviation's senses in other rows of the table.
 """
 
 import re
@@ -39,7 +39,7 @@ def questions(source: Path, seed: int) -> Iterator[Question]:
     uses = []
     for number, row in enumerate(rows(source, ("abbreviation", "sense", "text"), LAYOUT), 1):
         if not forms(row["sense"]) or not row["abbreviation"].strip():
-            raise UserError(f"{source.name}: record {number} has no abbreviation or no sense")
+            raise UserError(f"{source.name}: record {number} is missing its abbreviation or sense")
         note_id = row.get("note_id") or f"{source.stem}-{number}"
         senses, others = forms(row["sense"]), forms(row.get("others", ""))
         uses.append(Use(f"{source.stem}-{number}", note_id, row["abbreviation"].strip(), senses, others, row["text"]))
@@ -47,13 +47,13 @@ def questions(source: Path, seed: int) -> Iterator[Question]:
 
 
 def from_uses(uses: list[Use], base: Question) -> Iterator[Question]:
-    """base: source, note type and restriction of all of them."""
+    """Questions about the uses. `base` gives the source, note type and restriction of all of them."""
     inventory: dict[str, set[str]] = {}
     for use in uses:
         inventory.setdefault(use.abbreviation, set()).update(use.senses)
     for use in uses:
         if not re.search(r"(?<!\w)" + re.escape(use.abbreviation) + r"(?!\w)", use.text):
-            raise UserError(f"{use.id}: its text does not hold the abbreviation {use.abbreviation!r}")
+            raise UserError(f"{use.id}: its text does not contain the abbreviation {use.abbreviation!r}")
         same = {normal(sense) for sense in use.senses}
         others = use.others or tuple(sorted(o for o in inventory[use.abbreviation] if normal(o) not in same))
         yield Question(

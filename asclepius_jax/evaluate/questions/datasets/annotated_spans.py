@@ -1,6 +1,6 @@
-"""Questions about annotated texts: entities, relations, order in time, and what stands for the same thing.
+"""Questions about annotated texts: entities, relations, order in time and coreference.
 
-The corpora differ in files and in the names of what they annotate; the instruction and its reference are the same.
+The corpora differ in their files and in the names of their annotations. Instructions and references are the same.
 """
 
 import re
@@ -12,7 +12,7 @@ from asclepius_jax.evaluate.questions.datasets.references import dump, normal
 from asclepius_jax.evaluate.records import Question
 from data_prep.contract.records import seeded_fraction
 
-# More than these in one instruction, and an answer is a test of patience.
+# Limits per note, so that an answer does not become a test of patience.
 MOST_PAIRS = 10
 MOST_CLUSTERS = 5
 ORDERS = ("before", "after", "overlap")
@@ -20,21 +20,23 @@ ORDERS = ("before", "after", "overlap")
 
 @dataclass(frozen=True)
 class Link:
-    """A kind of relation, as it is asked for."""
+    """Kind of relation to ask for."""
 
-    types: tuple[str, ...]  # of the relation
-    first: tuple[str, ...]  # types of its first entity; empty for any
+    types: tuple[str, ...]  # relation types
+    first: tuple[str, ...]  # types of the first entity; empty for any
     second: tuple[str, ...]
     instruction: str
 
 
 def question(base: Question, suffix: str, task: str, instruction: str, reference: str) -> Question:
-    """`base` holds the note and where it comes from."""
+    """Question on the note of `base`, which also gives its source."""
     return replace(base, id=f"{base.note_id}-{suffix}", task=task, instruction=instruction, reference=reference)
 
 
 def entity_question(base: Question, entities: Iterable[Entity], names: dict[str, str]) -> Question | None:
-    """All mentions of some types, each once. names: the annotation's types and the plain words for them."""
+    """Question for all mentions of some types, each once; None if there are none.
+
+    names: annotation types and the plain words for them."""
     types = list(dict.fromkeys(names.values()))
     gold: dict[tuple[str, str], list] = {}
     for entity in sorted(entities, key=lambda entity: entity.start):
@@ -53,7 +55,7 @@ def entity_question(base: Question, entities: Iterable[Entity], names: dict[str,
 
 
 def link_questions(base: Question, relations: Iterable[Relation], links: Sequence[Link]) -> list[Question]:
-    """One question for each kind of relation that the note has."""
+    """One question for each kind of relation that occurs in the note."""
     relations = list(relations)
     made = []
     for number, link in enumerate(links):
@@ -78,21 +80,24 @@ def occurs_once(words: str, note: str) -> bool:
 def order_question(
     base: Question, pairs: Iterable[tuple[str, str, str]], seed: int, instruction: str = ""
 ) -> Question | None:
-    """pairs: (first, one of ORDERS, second). Those whose words stand in the note more than once cannot be asked about;
-    of pairs that are annotated both ways, neither is."""
-    said: dict[tuple[str, str], set[str]] = {}
+    """Question about the order in time of some pairs; None if there are none to ask about.
+
+    pairs: (first, one of ORDERS, second). Pairs whose words occur more than once in the note are skipped, as are pairs
+    annotated with contradicting orders."""
+    annotated: dict[tuple[str, str], set[str]] = {}
     swapped = {"before": "after", "after": "before", "overlap": "overlap"}
     for first, order, second in pairs:
-        one, other = (first, second) if first <= second else (second, first)
-        said.setdefault((one, other), set()).add(order if one == first else swapped[order])
+        a, b = (first, second) if first <= second else (second, first)
+        annotated.setdefault((a, b), set()).add(order if a == first else swapped[order])
     clear = [
-        (one, other, next(iter(orders)))
-        for (one, other), orders in said.items()
-        if len(orders) == 1 and one != other and occurs_once(one, base.note) and occurs_once(other, base.note)
+        (a, b, next(iter(orders)))
+        for (a, b), orders in annotated.items()
+        if len(orders) == 1 and a != b and occurs_once(a, base.note) and occurs_once(b, base.note)
     ]
-    # Seeded, so that neither the place in the note nor the alphabet chooses; and turned, so that no order is the rule.
+    # Seeded, so that the choice follows neither the position in the note nor the alphabet. About half of the pairs are
+    # turned around, so that no order is more frequent by construction.
     drawn = sorted(clear, key=lambda pair: seeded_fraction(seed, base.note_id, *pair))
-    # Annotators mark what overlaps in large groups: left to chance, hardly a pair would have an order.
+    # Annotators mark overlapping events in large groups. Without a quota, hardly any pair would have an order.
     ordered = [pair for pair in drawn if pair[2] != "overlap"][: MOST_PAIRS - MOST_PAIRS // 3]
     rest = [pair for pair in drawn if pair[2] == "overlap"][: MOST_PAIRS // 3]
     chosen = sorted(ordered + rest, key=lambda pair: seeded_fraction(seed, "place", base.note_id, *pair))
@@ -102,7 +107,7 @@ def order_question(
     ]
     if not turned:
         return None
-    lines = "\n".join(f'{number}. "{one}" and "{other}"' for number, (one, other, _) in enumerate(turned, 1))
+    lines = "\n".join(f'{number}. "{a}" and "{b}"' for number, (a, b, _) in enumerate(turned, 1))
     text = instruction or (
         "For each numbered pair from the note, say whether the first happened before the second, after it, or whether "
         'they overlap in time. Answer one line a pair, as "number. before", "number. after" or "number. overlap".'
@@ -112,7 +117,7 @@ def order_question(
 
 
 def chains(links: Iterable[tuple[Entity, Entity]]) -> list[list[Entity]]:
-    """The groups that pairs of the same thing make together, each in the order of the text."""
+    """Groups of entities that are linked directly or through others, each in the order of the text."""
     group: dict[str, dict[str, Entity]] = {}
     for first, second in links:
         merged = {**group.get(first.id, {first.id: first}), **group.get(second.id, {second.id: second})}
@@ -122,8 +127,9 @@ def chains(links: Iterable[tuple[Entity, Entity]]) -> list[list[Entity]]:
 
 
 def coreference_questions(base: Question, groups: Iterable[Sequence[Entity]], seed: int) -> list[Question]:
-    """For some chains of mentions: given the last one in its sentence, the other expressions. A chain that says the
-    same words throughout asks nothing."""
+    """Questions that give the last mention of a chain in its sentence and ask for the other expressions.
+
+    Chains that use the same words throughout are skipped. At most MOST_CLUSTERS questions per note."""
     made: list[Question] = []
     chosen = sorted(groups, key=lambda group: seeded_fraction(seed, base.note_id, group[0].start))
     for group in chosen:
@@ -148,7 +154,7 @@ def one_line(text: str) -> str:
 
 
 def sentence_around(entity: Entity, note: str) -> str:
-    """From the sentence end or line break before it to the one after it."""
+    """Text around an entity, from the previous sentence end or line break to the next."""
     before = [match.end() for match in re.finditer(r"[.!?]\s+|\n", note[: entity.start])]
     after = re.search(r"[.!?](?=\s|$)|\n", note[entity.end :])
     end = entity.end + after.start() if after else len(note)

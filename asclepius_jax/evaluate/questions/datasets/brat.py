@@ -1,11 +1,11 @@
-"""brat's standoff files: a text, and beside it what was annotated in it.
+"""Reader of brat's standoff format: a text, and a second file with its annotations.
 
     T4  Sign_symptom 65 70      fever               an entity: type, characters from and to, its words
-    E2  Sign_symptom:T4                             an event, by the entity that triggers it
+    E2  Sign_symptom:T4                             an event, given by the entity that triggers it
     R1  MODIFY Arg1:T6 Arg2:E3                      a relation between two of these
-    *   OVERLAP E1 E2                               a relation without a direction, of two or more
+    *   OVERLAP E1 E2                               an undirected relation between two or more of them
 
-Attributes (A), notes (#) and normalisations (N) are passed over.
+Attributes (A), notes (#) and normalisations (N) are ignored.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from data_prep.contract.errors import UserError
 class Entity:
     id: str
     type: str
-    start: int  # characters; of a mention in pieces, the first piece's start and the last one's end
+    start: int  # in characters; a mention in pieces spans from the first piece's start to the last one's end
     end: int
     text: str
 
@@ -42,19 +42,19 @@ class Document:
 
 
 def documents(folder: Path) -> Iterator[Document]:
-    """Every annotated text of a folder, by name; UserError for a folder without any and for a line that is no brat."""
+    """Annotated texts of a folder, sorted by name. Raises UserError if there are none or a line cannot be read."""
     paths = sorted(folder.glob("*.ann")) if folder.is_dir() else []
     if not paths:
-        raise UserError(f"{folder} holds no .ann file: name a folder of brat's .txt and .ann files")
+        raise UserError(f"{folder} contains no .ann files: give a folder of brat .txt and .ann files")
     for path in paths:
         text = path.with_suffix(".txt")
         if not text.is_file():
-            raise UserError(f"{path} has no {text.name} beside it: the annotation needs its text")
+            raise UserError(f"{text}, the text of {path.name}, is missing: put it in the same folder")
         yield read(path, read_text(text))
 
 
 def read(path: Path, text: str) -> Document:
-    """One document. UserError for a line that cannot be read, with its place."""
+    """One document. Raises UserError with the place of a line that cannot be read."""
     entities: dict[str, Entity] = {}
     triggers: dict[str, str] = {}
     pairs: list[tuple[str, str, str]] = []
@@ -76,7 +76,7 @@ def read(path: Path, text: str) -> Document:
     def resolved(name: str) -> Entity:
         found = entities.get(triggers.get(name, name))
         if found is None:
-            raise UserError(f"{path.name}: a relation names {name}, which is not annotated")
+            raise UserError(f"{path.name}: a relation refers to {name}, which is not annotated")
         return found
 
     relations = tuple(Relation(kind, resolved(first), resolved(second)) for kind, first, second in pairs)
@@ -84,7 +84,7 @@ def read(path: Path, text: str) -> Document:
 
 
 def entity(name: str, rest: str, text: str) -> Entity:
-    """ValueError where the span does not lie in the text."""
+    """Entity from a T line. Raises ValueError if the line is malformed or its span lies outside the text."""
     head, words = rest.split("\t")[:2]
     kind, _, places = head.partition(" ")
     pieces = [tuple(map(int, piece.split())) for piece in places.split(";")]

@@ -1,12 +1,12 @@
 """CASI, the clinical abbreviation sense inventory of the University of Minnesota: snippets of real notes.
 
-    AnonymizedClinicalAbbreviationsAndAcronymsDataSet.txt, apart by "|", in Windows-1252, with or without a header
+    AnonymizedClinicalAbbreviationsAndAcronymsDataSet.txt, separated by "|", in Windows-1252, with or without a header
         abbreviation|long form|as it is written|start|end|section|snippet
         AC|acromioclavicular|AC|54|55|PHYSICAL EXAMINATION|... tenderness over the AC joint ...
     Coreference in its snippets (as annotated by Agrawal et al. 2022), as a CSV with the columns
-        text,pronoun,antecedent          several antecedents, any of them right, apart by "|"
+        text,pronoun,antecedent          one or several right antecedents, separated by "|"
 
-Rows whose annotators were not sure, or found a mistake or common English, are left out: they have no long form.
+Rows that the annotators marked as unsure, a mistake or common English have no long form and are left out.
 """
 
 import re
@@ -37,10 +37,10 @@ def abbreviations(source: Path, seed: int) -> Iterator[Question]:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            # The snippet is the last field, and may itself hold the mark.
+            # The snippet is the last field and may itself contain a "|".
             fields = line.rstrip("\r\n").split("|", FIELDS - 1)
             if len(fields) < FIELDS:
-                raise UserError(f"{source.name}:{number}: {len(fields)} fields, expected are {FIELDS} apart by |")
+                raise UserError(f"{source.name}:{number}: {len(fields)} fields; expected {FIELDS}, separated by |")
             short, long, written, start, _, _, text = (field.strip() for field in fields)
             if number == 1 and not start.isdigit():
                 continue
@@ -48,11 +48,11 @@ def abbreviations(source: Path, seed: int) -> Iterator[Question]:
                 continue
             name = f"casi-{number}"
             uses.append(Use(name, name, written if written in text else short, forms(long), (), text))
-    yield from from_uses([use for use in uses if stands(use)], base("", ""))
+    yield from from_uses([use for use in uses if occurs(use)], base("", ""))
 
 
-def stands(use: Use) -> bool:
-    """Whether the abbreviation stands in its snippet in the same letters."""
+def occurs(use: Use) -> bool:
+    """Report whether the snippet contains the abbreviation in the same case."""
     return re.search(r"(?<!\w)" + re.escape(use.abbreviation) + r"(?!\w)", use.text) is not None
 
 
@@ -63,8 +63,10 @@ def coreference(source: Path, seed: int) -> Iterator[Question]:
         name = f"casi-coreference-{row.get('id') or number}"
         antecedents = forms(row["antecedent"])
         if not antecedents or any(find(form, row["text"]) == (-1, -1) for form in antecedents):
-            raise UserError(f"{source.name}: record {number}: its text does not hold the antecedent")
+            raise UserError(f"{source.name}: record {number}: its text does not contain the antecedent")
         note = base(name, row["text"])
-        asked = f'What does "{row["pronoun"].strip()}" stand for in this note? Answer in the words of the note.'
+        instruction = f'What does "{row["pronoun"].strip()}" stand for in this note? Answer in the words of the note.'
         reference = dump("form", gold=list(antecedents), others=[])
-        yield replace(note, id=f"{name}-same", task="Coreference Resolution", instruction=asked, reference=reference)
+        yield replace(
+            note, id=f"{name}-same", task="Coreference Resolution", instruction=instruction, reference=reference
+        )

@@ -1,9 +1,9 @@
-"""Notes written from a conversation: the reference is the note that a clinician wrote from it.
+"""Questions that ask for a note from a conversation. The reference is the note that a clinician wrote from it.
 
-    ACI-Bench, a visit and its whole note:          dataset, encounter_id, dialogue, note
-    MTS-Dialog, a part of one and one section:      ID, section_header, section_text, dialogue
+    ACI-Bench, whole visits and notes:              dataset, encounter_id, dialogue, note
+    MTS-Dialog, parts of visits and one section:    ID, section_header, section_text, dialogue
 
-Each a CSV, or the folder with the parts of the set; of a folder the validation part is asked.
+Each set is a CSV, or a folder with the splits of the set, of which the validation split is used.
 """
 
 from collections.abc import Iterator

@@ -1,10 +1,10 @@
-"""DiSCQ: questions that clinicians ask as they read a discharge summary, on the records of i2b2's 2010 task.
+"""DiSCQ: questions that clinicians ask while reading a discharge summary, on the records of the i2b2 2010 task.
 
     discq/discq_questions_final.csv    id, start_index, end_index, question, reasoning, ...
-    discq/relations_txt/               the texts that `id` names, such as record-13.txt
+    discq/relations_txt/               the texts to which `id` refers, such as record-13.txt
 
-`reasoning` is the part of the note that raised the question. There is no known answer: a note may well not
-hold one, and a good answer then says so.
+`reasoning` is the part of the note that raised the question. There is no reference answer. Often the note does not
+contain the answer, and a good answer says so.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def questions(source: Path, seed: int) -> Iterator[Question]:
     for number, row in enumerate(rows(table, COLUMNS, f"a folder with {FILE} and the texts in relations_txt/"), 1):
         name = row["id"].strip().removesuffix(".txt")
         if f"{name}.txt" not in texts:
-            raise UserError(f"{table.name}: record {number} is on {name}, and {source} holds no {name}.txt")
+            raise UserError(f"{table.name}: record {number} refers to {name}, but {source} contains no {name}.txt")
         if not row["question"].strip():
             continue
         about = one_line(row["reasoning"])

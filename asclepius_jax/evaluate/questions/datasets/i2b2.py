@@ -1,13 +1,13 @@
-"""The shared tasks of i2b2, as n2c2 hands them out: a folder, unpacked, for each.
+"""Shared tasks of i2b2, as n2c2 distributes them, each unpacked into a folder.
 
 2010, concepts and relations: in any subfolders (concept/, rel/, txt/)
-    record-13.txt    one sentence a line, words apart by a space
-    record-13.con    c="chest pain" 2:4 2:5||t="problem"                     line from 1, words from 0
+    record-13.txt    one sentence per line, words separated by spaces
+    record-13.con    c="chest pain" 2:4 2:5||t="problem"                     lines count from 1, words from 0
     record-13.rel    c="aspirin" 3:0 3:0||r="TrAP"||c="chest pain" 2:4 2:5
 2011, coreference: in any subfolders (docs/, chains/)
     clinical-1.txt
     clinical-1.txt.chains    c="patient" 12:0 12:0||c="mr. smith" 19:0 19:1||t="coref person"
-2012, order in time
+2012, order in time:
     12.xml    <ClinicalNarrativeTemporalAnnotation> <TEXT> ... </TEXT> <TAGS>
               <EVENT id="E1" start="1" end="9" text="admission" type="OCCURRENCE" ... />
               <TLINK id="TL0" fromID="E1" fromText="admission" toID="E0" toText="..." type="BEFORE" />
@@ -59,12 +59,13 @@ LINKS = (
     Link(("PIP",), (), (), f'Which problems in the note indicate another one? {AS_PAIRS} "problem -> problem".'),
 )
 ORDERS = {"BEFORE": "before", "AFTER": "after", "OVERLAP": "overlap", "SIMULTANEOUS": "overlap"}
-# An ampersand that begins no entity: some of the files of 2012 hold them bare. Within CDATA it stands for itself.
+# Ampersands that begin no entity, which some files of 2012 contain unescaped. CDATA sections are matched as a whole,
+# because their ampersands must stay unescaped.
 BARE = re.compile(r"(<!\[CDATA\[.*?\]\]>)|&(?!#?\w+;)", re.DOTALL)
 
 
 class Words:
-    """A text by lines and words, as i2b2 counts them."""
+    """Text with the positions of its words by line, as i2b2 counts them."""
 
     def __init__(self, text: str):
         self.text = text
@@ -75,7 +76,9 @@ class Words:
             place += len(line) + 1
 
     def entity(self, kind: str, places: tuple[str, str, str, str], name: str) -> Entity:
-        """places: first line and word, last line and word. ValueError where the text has no such words."""
+        """Entity at the given words. Raises ValueError if the text has no such words.
+
+        places: first line and word, last line and word."""
         line, word, last_line, last_word = map(int, places)
         try:
             start = self.starts[line - 1][word][0]
@@ -86,15 +89,15 @@ class Words:
 
 
 def annotations(source: Path, suffix: str) -> list[tuple[str, Path, str]]:
-    """The name, the file and the text of every annotated record below the folder."""
+    """Name, annotation file and text of every annotated record below the folder."""
     found = {}
     for path in sorted(source.rglob(f"*{suffix}")) if source.is_dir() else []:
         found[path.name.removesuffix(suffix).removesuffix(".txt")] = path
     if not found:
-        raise UserError(f"{source} holds no *{suffix}: name the unpacked folder of the shared task")
+        raise UserError(f"{source} contains no *{suffix} files: give the unpacked folder of the shared task")
     texts = {path.stem: path for path in source.rglob("*.txt")}
     if missing := [name for name in found if name not in texts]:
-        raise UserError(f"{source} holds no {missing[0]}.txt, the text of {found[missing[0]].name}")
+        raise UserError(f"{source} contains no {missing[0]}.txt, the text of {found[missing[0]].name}")
     return [(name, path, read_text(texts[name])) for name, path in found.items()]
 
 
@@ -104,7 +107,7 @@ def read_text(path: Path) -> str:
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
-    """Each line that is not empty, with its place."""
+    """Lines that are not empty, each with its place (file:line)."""
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             yield f"{path.name}:{number}", line.strip()
@@ -122,7 +125,7 @@ def record(name: str, text: str, year: str) -> Question:
 
 
 def concepts(source: Path, seed: int) -> Iterator[Question]:
-    """2010: entities, and the relations between them where there are .rel files."""
+    """2010: questions about entities, and about relations if there are .rel files."""
     relations = {path.name.removesuffix(".rel"): path for path in source.rglob("*.rel")}
     for name, path, text in annotations(source, ".con"):
         words, base = Words(text), record(name, text, "2010")
@@ -149,7 +152,7 @@ def linked(path: Path, words: Words) -> Iterator[Relation]:
 
 
 def coreference(source: Path, seed: int) -> Iterator[Question]:
-    """2011: chains of mentions; those of persons are left out, since nearly all of them are the patient."""
+    """2011: questions about chains of mentions, without persons, nearly all of whom are the patient."""
     for name, path, text in annotations(source, ".chains"):
         words, groups = Words(text), []
         for place, line in lines_of(path):
@@ -163,10 +166,10 @@ def coreference(source: Path, seed: int) -> Iterator[Question]:
 
 
 def temporal(source: Path, seed: int) -> Iterator[Question]:
-    """2012: the order of events; links to dates and times are left out, since these say themselves when they are."""
+    """2012: questions about the order of events, without dates and times, whose order is evident."""
     paths = sorted(source.rglob("*.xml")) if source.is_dir() else []
     if not paths:
-        raise UserError(f"{source} holds no .xml file: name the unpacked folder of the shared task")
+        raise UserError(f"{source} contains no .xml files: give the unpacked folder of the shared task")
     for path in paths:
         try:
             root = ElementTree.fromstring(BARE.sub(lambda match: match[1] or "&amp;", read_text(path)))
@@ -174,7 +177,7 @@ def temporal(source: Path, seed: int) -> Iterator[Question]:
             raise UserError(f"{path}: not XML ({error})") from error
         text, tags = root.findtext("TEXT"), root.find("TAGS")
         if text is None or tags is None:
-            raise UserError(f"{path}: it has no TEXT or no TAGS, as the files of 2012 do")
+            raise UserError(f"{path}: TEXT or TAGS is missing, so this is not a file of the 2012 task")
         events = {event.get("id"): annotated_spans.one_line(event.get("text", "")) for event in tags.iter("EVENT")}
         pairs = [
             (events[link.get("fromID")], ORDERS[link.get("type", "")], events[link.get("toID")])

@@ -1,4 +1,4 @@
-"""MACCROBAT: published case reports with entities, relations, order in time and coreference annotated in brat's files.
+"""MACCROBAT: published case reports with entities, relations, order in time and coreference, annotated in brat.
 
 maccrobat/16778410.txt      maccrobat/16778410.ann
 """
@@ -51,7 +51,7 @@ LINKS = (
     Link(("CAUSE",), (), (), f'What does the note say caused what? {AS_PAIRS} "cause -> effect".'),
 )
 ORDERS = {"BEFORE": "before", "AFTER": "after", "OVERLAP": "overlap"}
-TIMES = ("Date", "Time", "Duration", "Age", "Frequency")  # they are when, and not what
+TIMES = ("Date", "Time", "Duration", "Age", "Frequency")  # times of events, not events
 
 
 def questions(source: Path, seed: int) -> Iterator[Question]:

@@ -1,8 +1,8 @@
-"""MEDEC: clinical texts of numbered sentences, half of them with one planted medical error. A CSV with the columns
+"""MEDEC: clinical texts of numbered sentences, half of them with one planted medical error, as a CSV with the columns
 
     Text ID, Sentences, Error Flag, Error Type, Error Sentence ID, Corrected Sentence
 
-`Sentences` holds a line for each sentence, its number before it.
+`Sentences` has one line per sentence, which begins with its number.
 """
 
 from collections.abc import Iterator

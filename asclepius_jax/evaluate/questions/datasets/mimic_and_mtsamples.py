@@ -1,12 +1,12 @@
-"""Notes without annotations, each with an instruction that fits any note: what the paper asked of real notes.
+"""Real notes without annotations, each with a generic instruction, as in the paper.
 
     MIMIC-III   NOTEEVENTS.csv: ROW_ID, SUBJECT_ID, HADM_ID, CHARTDATE, ..., CATEGORY, DESCRIPTION, CGID, ISERROR, TEXT;
-                its discharge summaries are asked about
+                only its discharge summaries are used
     MIMIC-IV    discharge.csv: note_id, subject_id, hadm_id, note_type, note_seq, charttime, storetime, text
     MTSamples   mtsamples.jsonl: id, name, types (a list), text; or mtsamples.csv, with its columns description,
-                medical_specialty, sample_name, transcription, keywords. It is public, and not restricted.
+                medical_specialty, sample_name, transcription, keywords. Its notes are public and not restricted.
 
-There is no known answer: these are for a judge, or for clinicians.
+There are no reference answers, so that a judge or clinicians must score these questions.
 """
 
 import ast
@@ -21,7 +21,7 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.records import TASKS, Note, seeded_fraction
 from data_prep.ingest.real_notes import RealNotesConfig, read
 
-# Of each task, instructions that hardly a note leaves without an answer.
+# Instructions for each task that nearly every note can answer.
 INSTRUCTIONS = {
     "Named Entity Recognition": (
         "List every drug that the note names, with its dose where one is given.",
@@ -60,7 +60,7 @@ assert tuple(INSTRUCTIONS) == TASKS
 
 
 def ask(note: Question, seed: int) -> Question:
-    """The note with one instruction; its task and wording follow from the seed and the note's id."""
+    """The note with one instruction, whose task and wording depend on the seed and the note's id."""
     task = TASKS[int(seeded_fraction(seed, "task", note.note_id) * len(TASKS))]
     wordings = INSTRUCTIONS[task]
     wording = wordings[int(seeded_fraction(seed, "wording", note.note_id) * len(wordings))]
@@ -79,7 +79,7 @@ def ask(note: Question, seed: int) -> Question:
 
 
 def real_notes(source: Path, seed: int, category: str, name: str, columns: tuple[str, ...]) -> Iterator[Question]:
-    """Rows marked as an error, empty ones and repeated ids are left out, as `asclepius real-notes` leaves them."""
+    """Questions on the notes of a CSV. Skips rows marked as errors, empty rows and repeated ids, like real-notes."""
     check_header(source, columns)
     for note in read(RealNotesConfig(source, Path(), category=category, source_name=name)):
         if isinstance(note, Note):
@@ -91,11 +91,11 @@ def real_notes(source: Path, seed: int, category: str, name: str, columns: tuple
 
 def check_header(source: Path, columns: tuple[str, ...]) -> None:
     if not source.is_file():
-        raise UserError(f"{source} is not a file; expected is a CSV with the columns {', '.join(columns)}")
+        raise UserError(f"{source} is not a file; expected a CSV with the columns {', '.join(columns)}")
     with source.open(encoding="utf-8-sig", newline="") as file:
         header = next(csv.reader(file), [])
-    have = {name.lower() for name in header}
-    if missing := [name for name in columns if name.lower() not in have]:
+    present = {name.lower() for name in header}
+    if missing := [name for name in columns if name.lower() not in present]:
         raise UserError(f"{source} lacks the columns {', '.join(missing)}; it has {', '.join(header)}")
 
 

@@ -1,12 +1,12 @@
-"""The right answer of a gold question, as the JSON that stands in its `reference`.
+"""Right answers of gold questions, stored as JSON in the field `reference`.
 
     {"kind": "entities", "types": ["drug", "test"], "gold": [["drug", 31, 38, "aspirin"], ...]}
     {"kind": "pairs", "gold": [["85/50 mmHg", "blood pressure"], ...]}
     {"kind": "labels", "options": ["before", "after", "overlap"], "gold": ["before", "overlap"]}
     {"kind": "form", "gold": ["multiple sclerosis"], "others": ["mitral stenosis"]}     any of gold, none of others
-    {"kind": "error", "sentence": 5, "corrected": "..."}          sentence is null where the text has no error
+    {"kind": "error", "sentence": 5, "corrected": "..."}          sentence is null if the text has no error
 
-A reference that is no such JSON is a text, which an answer is compared with as a whole: kind "text".
+Any other reference is a plain text of kind "text", with which an answer is compared as a whole.
 """
 
 import json
@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 KINDS = ("entities", "pairs", "labels", "form", "error", "text")
-# Articles and the marks around a mention are nobody's finding.
+# Articles and punctuation around a mention, which do not count in comparisons.
 EDGES = re.compile(r"^(?:(?:the|a|an)\s|[^\w+<>])+|[^\w+%>]+$")
 
 
@@ -24,7 +24,7 @@ def dump(kind: str, **values: Any) -> str:
 
 
 def load(reference: str) -> dict[str, Any]:
-    """The reference by its kind; {"kind": "text", "gold": reference} where it is a plain text."""
+    """Parsed reference; {"kind": "text", "gold": reference} for a plain text."""
     if reference.startswith('{"kind"'):
         try:
             value = json.loads(reference)
@@ -36,5 +36,5 @@ def load(reference: str) -> dict[str, Any]:
 
 
 def normal(text: str) -> str:
-    """A mention as it is compared: lower case, single spaces, no article before it and no punctuation around it."""
+    """Mention normalised for comparison: lower case, single spaces, without leading article or outer punctuation."""
     return EDGES.sub("", re.sub(r"\s+", " ", text).strip().casefold())

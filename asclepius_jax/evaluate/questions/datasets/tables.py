@@ -1,4 +1,4 @@
-"""Rows of a CSV or JSONL file that a data set comes in, with the columns that it must have."""
+"""Read the files of a data set: CSV or JSONL rows with required columns, and texts."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,14 +7,14 @@ from pathlib import Path
 from data_prep.contract.errors import UserError
 from data_prep.contract.tables import csv_rows, jsonl_rows
 
-# What a byte that is not UTF-8 is read as; no Parquet file can hold it.
+# Bytes that are not UTF-8 are read as surrogates, which a Parquet file cannot store.
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def rows(path: Path, columns: Sequence[str], layout: str) -> Iterator[dict[str, str]]:
-    """Each row as text by column; UserError where the file, one of the columns or a readable row is missing."""
+    """Rows as text by column. Raises UserError for a missing file or column or an unreadable row."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; expected is {layout}")
+        raise UserError(f"{path}: no such file; expected {layout}")
     checked = False
     for row in (jsonl_rows if path.suffix == ".jsonl" else csv_rows)(path):
         if row.values is None:
@@ -22,7 +22,7 @@ def rows(path: Path, columns: Sequence[str], layout: str) -> Iterator[dict[str, 
         if not checked and (missing := [name for name in columns if name not in row.values]):
             raise UserError(
                 f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; "
-                f"it has {', '.join(row.values)}, expected is {layout}"
+                f"it has {', '.join(row.values)}; expected {layout}"
             )
         checked = True
         texts = {name: "" if value is None else str(value) for name, value in row.values.items()}
@@ -32,7 +32,7 @@ def rows(path: Path, columns: Sequence[str], layout: str) -> Iterator[dict[str, 
 
 
 def read_text(path: Path) -> str:
-    """A file character by character: carriage returns stay, since offsets count them. UserError if it is not UTF-8."""
+    """Text of a file with its carriage returns, which offsets count. Raises UserError if it is not UTF-8."""
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -40,8 +40,8 @@ def read_text(path: Path) -> str:
 
 
 def files(source: Path, names: Sequence[str], layout: str) -> list[Path]:
-    """`source` itself where it is a file, else those of these files that the folder has; UserError for none."""
+    """`source` if it is a file, otherwise the named files that the folder contains. Raises UserError for none."""
     found = [source] if source.is_file() else [source / name for name in names if (source / name).is_file()]
     if not found:
-        raise UserError(f"{source} is neither a file nor a folder with {' or '.join(names)}; expected is {layout}")
+        raise UserError(f"{source} is neither a file nor a folder with {' or '.join(names)}; expected {layout}")
     return found

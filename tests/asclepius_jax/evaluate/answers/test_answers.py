@@ -139,7 +139,7 @@ def test_a_template_without_a_system_message_gets_one_user_message_with_the_note
 def test_a_template_that_has_no_place_for_a_note_is_refused(folder):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = "nothing"
-    with pytest.raises(UserError, match="it leaves the note out"):
+    with pytest.raises(UserError, match="it omits the note"):
         by_chat_template(tokenizer, "Fever.", "How long?")
 
 
@@ -278,25 +278,25 @@ def test_answers_to_other_questions_of_the_same_ids_are_refused(tmp_path):
     assert len(answers.read_answers([tmp_path / "out"], questions)["known"]) == 8
     made = [question(n, instruction="Which side?") for n in range(8)]
     other = write(tmp_path / "other", "questions", Question, made)
-    with pytest.raises(UserError, match=r"known answers other questions than .*other, under the same ids"):
+    with pytest.raises(UserError, match=r"known answers different questions with the same ids as .*other"):
         answers.read_answers([tmp_path / "out"], other)
     redrawn = write(tmp_path / "redrawn", "questions", Question, [replace(q, id=f"r{q.id}") for q in made])
-    with pytest.raises(UserError, match="answers q0, which is not among"):
+    with pytest.raises(UserError, match="answers q0, which is not in"):
         answers.read_answers([tmp_path / "out"], redrawn)
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("m", "it must be NAME=KIND:PLACE, with KIND one of hf, checkpoint"),
-        ("=hf:x", "it must be NAME=KIND:PLACE"),
-        ("m=hf", "it must be NAME=KIND:PLACE"),
-        ("m=gguf:x", "it must be NAME=KIND:PLACE"),
-        ("a/b=offline:", "no slash, and no dot to begin with"),
-        ("..=offline:", "no slash, and no dot to begin with"),
-        ("m=hf:nowhere", "nowhere is no Hugging Face folder: it has no config.json"),
+        ("m", "must be NAME=KIND:PLACE, with KIND one of hf, checkpoint"),
+        ("=hf:x", "must be NAME=KIND:PLACE"),
+        ("m=hf", "must be NAME=KIND:PLACE"),
+        ("m=gguf:x", "must be NAME=KIND:PLACE"),
+        ("a/b=offline:", "it must not contain / or start with a dot"),
+        ("..=offline:", "it must not contain / or start with a dot"),
+        ("m=hf:nowhere", "nowhere is not a Hugging Face folder: config.json is missing"),
         ("m=checkpoint:nowhere", "nowhere is not a folder"),
-        ("m=endpoint:", "name the model at the endpoint"),
+        ("m=endpoint:", "the model's name at the endpoint is missing"),
     ],
 )
 def test_a_model_that_is_none_is_named(text, told):
@@ -307,13 +307,13 @@ def test_a_model_that_is_none_is_named(text, told):
 
 def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(tmp_path, folder):
     questions, out = write_questions(tmp_path / "questions"), tmp_path / "out"
-    with pytest.raises(UserError, match="--models names a twice"):
+    with pytest.raises(UserError, match="--models contains a twice"):
         run(AnswersConfig(questions, ("a=offline:", f"a=hf:{folder}"), out))
-    with pytest.raises(UserError, match="prompt format 'alpacca': it must be one of chat, asclepius, alpaca"):
+    with pytest.raises(UserError, match="prompt format 'alpacca': must be one of chat, asclepius, alpaca"):
         run(AnswersConfig(questions, ("a=offline:",), out, Decoding(prompt_format="alpacca")))
     with pytest.raises(UserError, match=r"--decoding\.batch"):
         run(AnswersConfig(questions, ("a=offline:",), out, Decoding(batch=0)))
-    with pytest.raises(UserError, match=r"name another --decoding\.prompt-format"):
+    with pytest.raises(UserError, match=r"choose another --decoding\.prompt-format"):
         run(AnswersConfig(questions, (f"a=hf:{folder}",), out, Decoding(prompt_format="chat")))
     with pytest.raises(UserError, match="is not a folder"):
         run(AnswersConfig(tmp_path / "absent", ("a=offline:",), out))
@@ -323,7 +323,7 @@ def test_a_folder_that_transformers_cannot_open_is_one_line(tmp_path, folder):
     shutil.copytree(folder, tmp_path / "hf")
     (tmp_path / "hf/model.safetensors").unlink()
     questions = write_questions(tmp_path / "questions")
-    with pytest.raises(UserError, match="hf cannot be opened with transformers") as error:
+    with pytest.raises(UserError, match=r"transformers cannot load .*hf ") as error:
         run(AnswersConfig(questions, (f"a=hf:{tmp_path / 'hf'}",), tmp_path / "out"))
     assert "\n" not in str(error.value)
 
@@ -333,7 +333,7 @@ def test_a_checkpoint_has_no_other_prompt_than_its_own(tmp_path, checkpoint):
     config = AnswersConfig(
         questions, (f"a=checkpoint:{checkpoint}",), tmp_path / "out", Decoding(prompt_format="alpaca")
     )
-    with pytest.raises(UserError, match="leave the format out"):
+    with pytest.raises(UserError, match=r"omit --decoding\.prompt-format alpaca"):
         run(config)
 
 

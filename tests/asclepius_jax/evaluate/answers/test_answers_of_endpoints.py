@@ -60,7 +60,7 @@ def test_an_endpoint_that_always_fails_leaves_no_answers(tmp_path):
     questions = write_questions(tmp_path / "questions")
     with (
         FakeEndpoint(lambda body, n: failure(400)) as endpoint,
-        pytest.raises(UserError, match=r"answers of gpt: every request failed, the last one with: .*told to say 400"),
+        pytest.raises(UserError, match=r"answers of gpt: every request failed; the last error was: .*told to say 400"),
     ):
         run(at_endpoint(endpoint, questions, tmp_path / "out"))
     assert not (tmp_path / "out/gpt").exists()
@@ -86,7 +86,7 @@ def test_a_real_note_goes_to_no_endpoint_that_was_not_named(tmp_path):
     made = [question(n) for n in range(7)] + [replace(question(7), restricted=True)]
     questions = write(tmp_path / "questions", "questions", Question, made)
     with FakeEndpoint(lambda body, n: completion("Aspirin.")) as endpoint:
-        with pytest.raises(UserError, match=r"question q7 stands on a real note: .*--allow-remote 127\.0\.0\.1"):
+        with pytest.raises(UserError, match=r"question q7 uses a real patient note: .*--allow-remote 127\.0\.0\.1"):
             run(at_endpoint(endpoint, questions, tmp_path / "out"))
         assert not endpoint.requests
         run(at_endpoint(endpoint, questions, tmp_path / "out", allow_remote="127.0.0.1"))
@@ -95,7 +95,7 @@ def test_a_real_note_goes_to_no_endpoint_that_was_not_named(tmp_path):
             config = judge.JudgeConfig(
                 questions, (tmp_path / "out",), tmp_path / "judged", mode=mode, teacher=judge_at(endpoint)
             )
-            with pytest.raises(UserError, match="question q7 stands on a real note"):
+            with pytest.raises(UserError, match="question q7 uses a real patient note"):
                 judge.run(config)
         assert len(endpoint.requests) == sent == 8
 

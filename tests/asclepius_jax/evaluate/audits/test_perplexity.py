@@ -84,7 +84,7 @@ def test_a_corpus_is_the_sum_of_its_texts(folder, texts):
 
 
 def test_a_stride_that_skips_tokens_is_refused(folder):
-    with pytest.raises(UserError, match=r"--stride 256: it must be above 0 and below --window 256"):
+    with pytest.raises(UserError, match=r"--stride 256: must be above 0 and below --window 256"):
         Scorer(folder, 256, 256)
 
 
@@ -123,13 +123,13 @@ def test_the_table_names_its_sources_and_refuses_those_that_are_not_there(folder
     out = tmp_path / "realism.json"
     made = run(RealismConfig(folder, (f"ours={tmp_path / 'a.jsonl'}",), out, window=64, stride=32))
     assert [row[:2] for row in made["table"]] == [["ours", "12"]]
-    assert "windows of 64 tokens that move on by 32" in made["about"]
+    assert "windows of 64 tokens shifted by 32" in made["about"]
     longer = run(RealismConfig(folder, (f"ours={tmp_path / 'a.jsonl'}",), out, window=1024, stride=512))
-    assert "windows of 256 tokens that move on by 128" in longer["about"], "no more than the model can see"
+    assert "windows of 256 tokens shifted by 128" in longer["about"], "no more than the model can see"
     with pytest.raises(UserError, match="the path must exist"):
         run(RealismConfig(folder, ("ours=nowhere",), out))
     (tmp_path / "b.csv").write_bytes(b"text\nFever.\nFi\xe8vre.\nCough.\n")
     assert run(RealismConfig(folder, (f"ours={tmp_path / 'b.csv'}",), out))["table"][0][1] == "2"
-    assert "left out since they cannot be read: 1 rows, first b.csv:3" in capsys.readouterr().err
+    assert "skipped 1 rows that cannot be read, the first at b.csv:3" in capsys.readouterr().err
     with pytest.raises(UserError, match="no text of type Radiology"):
         run(RealismConfig(folder, (f"ours={tmp_path / 'a.jsonl'}#Radiology",), out))

@@ -67,9 +67,9 @@ def test_canaries_stand_in_as_many_notes_as_they_say_and_nothing_else_changes(ma
 
 
 def test_more_canaries_than_notes_are_refused(made, tmp_path):
-    with pytest.raises(UserError, match=r"48 notes are needed for these canaries, and there are 40"):
+    with pytest.raises(UserError, match=r"these canaries need 48 notes, but there are only 40"):
         canaries.run(CanariesConfig(made / "clean", tmp_path / "out", repeats=(16,), each=3))
-    with pytest.raises(UserError, match="holds no canaries"):
+    with pytest.raises(UserError, match="contains no canaries"):
         read_canaries(made / "clean")
 
 
@@ -142,7 +142,7 @@ def test_notes_on_both_sides_are_left_out_of_the_attack(made, tmp_path):
     config = PrivacyConfig(made / "fresh", made / "notes", tmp_path / "out.json", folder, window=256)
     told = privacy.run(config)["figures"]["membership"]
     assert (told["inside"], told["outside"], told["in_both"]) == (25, len(held_out), 15)
-    with pytest.raises(UserError, match="0 notes inside and 0 outside, 40 that stand in both left out"):
+    with pytest.raises(UserError, match="0 notes in --trained-on and 0 in --held-out, without the 40 in both"):
         privacy.run(replace(config, held_out=made / "notes"))
 
 

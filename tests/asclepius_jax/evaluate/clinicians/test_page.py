@@ -288,7 +288,7 @@ def test_training_comes_first_gives_feedback_and_does_not_count(trained):
             trained.post(f"{start}/item/{position}/{label}", incorrect="no", treatment="answered")
             assert "dosage" not in trained.browser.get(f"{start}/item/{position}").text.split(f'id="{label}"')[1]
             reply = trained.post(f"{start}/item/{position}/{label}", omitted="minor")
-            assert "The reference says otherwise" in reply["feedback"]
+            assert "The reference disagrees" in reply["feedback"]
             assert "It says: Something significant." in reply["feedback"]
             assert "the dosage is left out" in reply["feedback"]
     agreed = trained.post(f"{start}/item/2/B", omitted="significant")["feedback"]
@@ -308,7 +308,7 @@ def test_training_comes_first_gives_feedback_and_does_not_count(trained):
 @pytest.mark.parametrize(
     ("form", "told"),
     [
-        ({"incorrect": "5"}, "incorrect '5': it must be one of no, yes"),
+        ({"incorrect": "5"}, "incorrect '5': must be one of no, yes"),
         ({"omitted": "some"}, "omitted 'some'"),
         ({"treatment": "ignored"}, "treatment 'ignored'"),
         ({"quote": "penicillin", "type": "cause", "severity": "major"}, "not in the answer"),
@@ -350,7 +350,7 @@ def test_a_locked_database_is_said_in_one_line_and_nothing_is_lost(study, item, 
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "no study there"), (b"", "has version 0"), (b"not a database, " * 99, "is not a study")],
+    [(None, "does not exist"), (b"", "has version 0"), (b"not a database, " * 99, "is not a study")],
 )
 def test_what_is_no_study_is_refused_before_anything_is_served(tmp_path, content, told):
     from asclepius_jax.evaluate.clinicians import serve
@@ -368,7 +368,7 @@ def test_a_port_that_is_taken_is_refused(study):
 
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="choose another --port"):
         serve.run(serve.ServeConfig(study.database.parent, port=taken.getsockname()[1]))
-    with pytest.raises(UserError, match="must be from 0 to 65535"):
+    with pytest.raises(UserError, match="must be between 0 and 65535"):
         serve.run(serve.ServeConfig(study.database.parent, port=70000))
 
 
@@ -379,7 +379,7 @@ def test_an_address_that_others_can_reach_draws_a_warning(study, monkeypatch, ca
     monkeypatch.setattr(serve.uvicorn.Server, "run", lambda *_, **__: None)
     serve.run(serve.ServeConfig(study.database.parent, host=host, port=0))
     told = capsys.readouterr().out
-    assert ("Warning" in told, "reached from other machines" in told) == (warned, warned)
+    assert ("Warning" in told, "can be reached from other machines" in told) == (warned, warned)
     assert serve.ServeConfig(study.database.parent).host == "127.0.0.1"
 
 

@@ -202,7 +202,7 @@ def run_study(tmp_path: Path, capsys, count: int) -> None:
             assert second.begin() == 1
             score_all(second, server, 1, total, die_at=total - 1)
             first.come()
-            assert first.page.locator("h1").text_content() == "Continue where you left"
+            assert first.page.locator("h1").text_content() == "Continue where you left off"
             assert first.begin() == half + 1
             score_all(first, server, half + 1, total, die_at=0)
             for rater in raters:

@@ -107,7 +107,7 @@ def test_an_answer_that_is_an_error_message_is_not_shown(tmp_path, settings, cap
         replace(a, finish_reason="too_long") if a.question_id == "q4" and a.model == MODELS[0] else a for a in broken
     ]
     study.run(replace(settings, answers=(made_study.write(tmp_path / "broken", "answers", broken),)))
-    assert "3 answers ended in an error" in capsys.readouterr().out
+    assert "Skipped 3 answers that ended in a model error" in capsys.readouterr().out
     shown = {item.question_id: len(item.answers) for item in items(settings.out, "Dr Ito")}
     assert "q3" not in shown
     assert (shown["q4"], shown["q5"]) == (1, 2)
@@ -119,12 +119,12 @@ def test_an_answer_that_is_an_error_message_is_not_shown(tmp_path, settings, cap
         ({"repeats": 0.7}, "--repeats 0.7"),
         ({"items": -1}, "--items -1"),
         ({"items": 21}, "20 questions are left"),
-        ({"training_items": 21}, "only 20 questions can serve"),
+        ({"training_items": 21}, "only 20 questions have answers"),
         ({"training_items": 20}, "0 questions are left"),
-        ({"raters": ("Dr Ito", "Dr Ito")}, "two have one name"),
-        ({"raters": ("Dr Ito", "Administrator")}, "one is called Administrator"),
+        ({"raters": ("Dr Ito", "Dr Ito")}, "names must be unique"),
+        ({"raters": ("Dr Ito", "Administrator")}, "names must be unique and not Administrator"),
         ({"raters": ("Dr Ito", " ")}, "give each rater a name"),
-        ({"answers": ()}, "holds no answers"),
+        ({"answers": ()}, "contains no answers"),
     ],
 )
 def test_what_cannot_be_set_up_is_refused_and_leaves_nothing(tmp_path, settings, change, told):
@@ -151,7 +151,7 @@ def test_answers_that_do_not_fit_the_questions_are_refused(tmp_path, settings, w
 
 def test_a_study_is_never_replaced(settings):
     study.run(settings)
-    with pytest.raises(UserError, match="may hold ratings"):
+    with pytest.raises(UserError, match="may contain ratings"):
         study.run(settings)
 
 
@@ -312,16 +312,19 @@ GOOD = ["Dr Weiss", 1, "A", "no", "minor", "answered", "", ""]
     [
         (["Dr Weiss", 1, "B", "no", "minor", "answered", "5", ""], "row 3: score '5' is off the scale"),
         (["Dr Weiss", 1, "B", "no", "minor", "answered", "-1", ""], "row 3: score '-1' is off the scale"),
-        (["Dr Weiss", 1, "B", "no", "minor", "answered", "4", ""], "row 3: score 4, but 3 satisfactory follows"),
-        (["Dr Weiss", 1, "B", "no", "minor", "", "", ""], "row 3: incorrect, omitted and treatment are needed"),
+        (
+            ["Dr Weiss", 1, "B", "no", "minor", "answered", "4", ""],
+            "row 3: score 4, but the three answers give 3 satisfactory",
+        ),
+        (["Dr Weiss", 1, "B", "no", "minor", "", "", ""], "row 3: give incorrect, omitted and treatment"),
         (["Dr Weiss", 1, "B", "maybe", "minor", "answered", "", ""], "row 3: incorrect 'maybe'"),
         (["Dr Weiss", 99, "B", "no", "minor", "answered", "", ""], "row 3: no answer B in item 99"),
         (["Dr Weiss", "one", "B", "no", "minor", "answered", "", ""], "row 3: item 'one' is not a number"),
         (["Dr Weiss", 1, "C", "no", "minor", "answered", "", ""], "row 3: no answer C in item 1"),
         (["Dr Who", 1, "B", "no", "minor", "answered", "", ""], "row 3: no answer B in item 1 of 'Dr Who'"),
-        (["Dr Weiss", 1, "a", "no", "minor", "answered", "", ""], "row 3: a second verdict on what row 2 is about"),
+        (["Dr Weiss", 1, "a", "no", "minor", "answered", "", ""], "row 3: duplicate verdict on the answer of row 2"),
         (["Dr Ito", 1, "A", "no", "minor", "answered", "", ""], "row 3: answer A of item 1 is already scored"),
-        (["Dr Weiss", 1, "B", "no"], "row 3: it has another number of cells"),
+        (["Dr Weiss", 1, "B", "no"], "row 3: the number of cells differs from the heading"),
     ],
 )
 def test_one_wrong_row_is_named_and_nothing_of_the_table_is_entered(tmp_path, filled, row, told):

@@ -51,15 +51,17 @@ def test_an_answer_without_claims_says_nothing_and_one_that_is_not_read_is_missi
 
 @pytest.mark.parametrize("text", ["none", '{"claims": 3}', reply_of("maybe"), '{"claims": [{"note": "stated"}]}'])
 def test_what_is_no_list_of_claims_is_an_error(text):
-    with pytest.raises(ValueError, match=r"no JSON object|no list of claims|a claim is"):
+    with pytest.raises(ValueError, match=r"no JSON object|no list of claims|invalid claim"):
         read_claims(text, NONE)
 
 
 def test_only_garbage_ends_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="4 of 4 answers were not read, the first one since: no JSON object: Hm"):
+    with pytest.raises(
+        UserError, match="4 of 4 answers could not be checked; the first reason was: no JSON object: Hm"
+    ):
         checked(tmp_path, lambda body, n: completion("Hm"))
 
 
 def test_a_question_on_a_real_note_stays_in_the_house(tmp_path):
-    with pytest.raises(UserError, match="stands on a real note"):
+    with pytest.raises(UserError, match="uses a real patient note"):
         checked(tmp_path, lambda body, n: completion(reply_of()), [question(0, restricted=True)])

@@ -107,7 +107,7 @@ def test_garbage_is_asked_for_once_more_then_missing_and_never_a_score(tmp_path)
 
 
 def test_a_judge_that_answers_garbage_for_ever_ends_in_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"16 of 16 verdicts are missing, the first one since: no JSON object: Hm"):
+    with pytest.raises(UserError, match=r"16 of 16 verdicts are missing; the first reason was: no JSON object: Hm"):
         judged(tmp_path, lambda body, n: completion("Hm"))
 
 
@@ -137,15 +137,17 @@ def test_a_list_shows_the_scale_and_hides_the_models():
 
 def test_a_judge_of_the_family_of_a_model_is_told_of():
     models = {"my-GPT-3.5": "", "base": "gpt-4o-mini", "llama-7b": "x"}
-    assert kinship("gpt-4o", models) == ["gpt-4o is of one family with my-GPT-3.5, base: judges favour their own kind"]
+    assert kinship("gpt-4o", models) == [
+        "gpt-4o is of the same family as my-GPT-3.5, base, and judges favour their own family"
+    ]
     assert not kinship("claude-4", {"llama-7b": ""})
 
 
 def test_a_judge_may_not_go_by_the_name_of_the_clinicians(tmp_path):
     for name in ("clinicians", "jury"):
-        with pytest.raises(UserError, match=f"--name {name}: tables give this name to"):
+        with pytest.raises(UserError, match=f"--name {name}: tables use this name for"):
             run(JudgeConfig(tmp_path, (tmp_path,), tmp_path / "out", name, teacher=TeacherConfig(model="m")))
-    with pytest.raises(UserError, match="name the judge: --model MODEL"):
+    with pytest.raises(UserError, match="--model is missing"):
         run(JudgeConfig(tmp_path, (tmp_path,), tmp_path / "out"))
 
 
@@ -198,7 +200,7 @@ def test_rules_judge_without_an_endpoint(tmp_path):
 
 def test_answers_to_other_questions_are_refused_with_the_id(tmp_path):
     questions = write_questions(tmp_path / "questions")
-    with pytest.raises(UserError, match=r"answers q99, which is not among"):
+    with pytest.raises(UserError, match=r"answers q99, which is not in"):
         read_answers([write_answers(tmp_path / "one", "m", {"q99": "x"})], questions)
-    with pytest.raises(UserError, match=r"m answers 1 of 8 questions; not q1, for one"):
+    with pytest.raises(UserError, match=r"m answers 1 of 8 questions; missing, for example: q1"):
         read_answers([write_answers(tmp_path / "two", "m", {"q0": "x"})], questions)

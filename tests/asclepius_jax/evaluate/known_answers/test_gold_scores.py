@@ -12,8 +12,7 @@ from nervaluate import Evaluator
 
 from asclepius_jax.cli import PARTS
 from asclepius_jax.evaluate.known_answers import scorers
-from asclepius_jax.evaluate.known_answers.score import ScoreConfig, run, score
-from asclepius_jax.evaluate.known_answers.score import told as told_in_the_table
+from asclepius_jax.evaluate.known_answers.score import ScoreConfig, run, score, value_text
 from asclepius_jax.evaluate.known_answers.scorers import SCORERS, Span, matches
 from asclepius_jax.evaluate.questions import registry
 from asclepius_jax.evaluate.questions.datasets import annotated_spans as spans
@@ -293,7 +292,7 @@ def test_sense_table_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[st
     run(ScoreConfig(tmp_path / "q", tmp_path / "a", tmp_path / "f.json", resamples=200))
     shown = capsys.readouterr().out
     assert "unparsable" in shown
-    assert told_in_the_table(Estimate(1.0, None, None, 1, 1, 0, "one note")) == "1.000 [undefined]"
+    assert value_text(Estimate(1.0, None, None, 1, 1, 0, "one note")) == "1.000 [undefined]"
     assert "undefined" in shown  # rich would take it for a style, and show nothing
     of_report = read_measured(tmp_path / "f.json")  # what the report's --measured takes
     assert all(len(row) == len(of_report["columns"]) for row in of_report["table"])
@@ -323,11 +322,11 @@ def test_slices():
 def test_answers_that_do_not_belong_are_refused():
     questions = [Question("a", "n", "t", "x", "y", "z")]
     for asked, answers, told in (
-        (questions, [Answer("b", "m", "", "stop")], "1 answers are to questions that --questions lacks, such as b"),
+        (questions, [Answer("b", "m", "", "stop")], "1 answers are to questions not in --questions, such as b"),
         (questions, [Answer("a", "m", "", "stop")] * 2, "m answers question a twice"),
-        (questions * 2, [], "question a stands twice"),
+        (questions * 2, [], "--questions contains a twice"),
         (questions, [], "no answers"),
-        ([dataclasses.replace(questions[0], reference="")], [Answer("a", "m", "", "stop")], "need a judge"),
+        ([dataclasses.replace(questions[0], reference="")], [Answer("a", "m", "", "stop")], "use a judge"),
     ):
         with pytest.raises(UserError, match=told):
             score(asked, answers, CONFIG)
@@ -341,13 +340,17 @@ def test_bad_sets_are_refused_in_one_line(tmp_path: Path):
         assert not (tmp_path / "out").exists()
 
     good = sense_table(tmp_path / "good.csv", SENSES)
-    refused("medecs", good, "is it medec?")
+    refused("medecs", good, "did you mean medec?")
     refused("medec", good, "lacks the columns Text ID, Sentences, .*; it has abbreviation, sense, text")
     refused("medec", tmp_path / "none.csv", "no such file")
-    refused("maccrobat", tmp_path, "holds no .ann file")
-    refused("abbreviations", sense_table(tmp_path / "e.csv", []), "nothing to ask about")
-    refused("abbreviations", sense_table(tmp_path / "f.csv", [["MS", "", "MS"]]), "record 1 has no .* sense")
-    refused("abbreviations", sense_table(tmp_path / "g.csv", [["MS", "x", "RA"]]), "does not hold .* 'MS'")
+    refused("maccrobat", tmp_path, "contains no .ann file")
+    refused("abbreviations", sense_table(tmp_path / "e.csv", []), "yields no questions")
+    refused(
+        "abbreviations",
+        sense_table(tmp_path / "f.csv", [["MS", "", "MS"]]),
+        "record 1 is missing its abbreviation or sense",
+    )
+    refused("abbreviations", sense_table(tmp_path / "g.csv", [["MS", "x", "RA"]]), "does not contain .* 'MS'")
     refused("aci-bench", tmp_path, "neither a file nor a folder with valid.csv")
     (tmp_path / "i.csv").write_bytes("abbreviation,sense,text\nMS,x,MS in café\n".encode("latin-1"))
     refused("abbreviations", tmp_path / "i.csv", "i.csv:2: not UTF-8")

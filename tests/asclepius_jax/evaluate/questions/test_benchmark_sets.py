@@ -145,8 +145,8 @@ def test_i2b2_2010(tmp_path: Path):
     written(tmp_path / "i/concept/record-1.con", 'c="x" 9:0||t="problem"')
     refused("i2b2-2010", tmp_path / "i", tmp_path / "x", "record-1.con:1: not a concept such as")
     written(tmp_path / "i/concept/record-2.con", concepts[0])
-    refused("i2b2-2010", tmp_path / "i", tmp_path / "x", "holds no record-2.txt")
-    refused("i2b2-2010", tmp_path / "i/txt", tmp_path / "x", r"holds no \*.con")
+    refused("i2b2-2010", tmp_path / "i", tmp_path / "x", "contains no record-2.txt")
+    refused("i2b2-2010", tmp_path / "i/txt", tmp_path / "x", r"contains no \*.con")
 
 
 def test_i2b2_2011(tmp_path: Path):
@@ -203,7 +203,7 @@ def test_i2b2_2012(tmp_path: Path):
     path.write_text("<TEXT>")
     refused("i2b2-2012", tmp_path / "i", tmp_path / "x", "7.xml: not XML")
     path.write_text("<A></A>")
-    refused("i2b2-2012", tmp_path / "i", tmp_path / "x", "no TEXT or no TAGS")
+    refused("i2b2-2012", tmp_path / "i", tmp_path / "x", "TEXT or TAGS is missing")
 
 
 # ---------------------------------------------------------------- CASI and DiSCQ
@@ -229,7 +229,7 @@ def test_casi_abbreviations(tmp_path: Path):
     assert all(question.restricted for question in questions)
     header = "sf|target_lf|sf_rep|start_idx|end_idx|section|context\n"
     assert len(asked("casi", written(tmp_path / "h.txt", header + lines[0]), tmp_path / "h")) == 1
-    refused("casi", written(tmp_path / "b.txt", "AC|x|y\n"), tmp_path / "x", "b.txt:1: 3 fields, expected are 7")
+    refused("casi", written(tmp_path / "b.txt", "AC|x|y\n"), tmp_path / "x", "b.txt:1: 3 fields; expected 7")
 
 
 def test_casi_senses_of_one_abbreviation_exclude_one_another(tmp_path: Path):
@@ -250,7 +250,7 @@ def test_casi_coreference(tmp_path: Path):
     assert question.restricted
     assert question.instruction.startswith('What does "It" stand for')
     bad = table(tmp_path / "b.csv", header, ["A text.", "It", "the stent"])
-    refused("casi-coreference", bad, tmp_path / "x", "record 1: its text does not hold the antecedent")
+    refused("casi-coreference", bad, tmp_path / "x", "record 1: its text does not contain the antecedent")
 
 
 def test_discq(tmp_path: Path):
@@ -263,5 +263,5 @@ def test_discq(tmp_path: Path):
     assert question.instruction == 'Was troponin raised? (on reading "an EKG showed")'
     assert (question.note, question.restricted, question.reference) == (RECORD, True, "")
     table(folder / "discq_questions_final.csv", header, ["record-9", "1", "2", "Why?", ""])
-    refused("discq", folder, tmp_path / "x", "record 1 is on record-9, and .* holds no record-9.txt")
-    refused("discq", tmp_path / "discq/relations_txt", tmp_path / "x", "no such file; expected is a folder with")
+    refused("discq", folder, tmp_path / "x", "record 1 refers to record-9, but .* contains no record-9.txt")
+    refused("discq", tmp_path / "discq/relations_txt", tmp_path / "x", "no such file; expected a folder with")

@@ -129,7 +129,7 @@ def test_a_table_without_a_note_names_the_column_and_the_file(tmp_path):
 
 def test_an_id_that_stands_twice_is_refused(tmp_path):
     source = write_csv(tmp_path / "a.csv", [{**ROW, "id": "x"}, {**ROW, "id": "x", "question": "What?"}])
-    with pytest.raises(UserError, match=r"holds 'x' twice: ids must be unique"):
+    with pytest.raises(UserError, match=r"contains 'x' twice: ids must be unique"):
         asked(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -137,9 +137,9 @@ def test_an_id_that_stands_twice_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"note,question\n,How long?\n", r"a\.csv:2: an empty note"),
-        (b"note,question\nFever.,\n", r"a\.csv:2: an empty question"),
-        (b"note,question\n", "holds no questions"),
+        (b"note,question\n,How long?\n", r"a\.csv:2: note is empty"),
+        (b"note,question\nFever.,\n", r"a\.csv:2: question is empty"),
+        (b"note,question\n", "contains no questions"),
         (b"note,question\nFever.,How,long\n", r"a\.csv:2: 3 fields under 2 columns"),
         (b"note,question\nFi\xe8vre.,How long?\n", r"a\.csv:2: not UTF-8"),
     ],

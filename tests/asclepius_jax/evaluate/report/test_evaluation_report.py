@@ -1,4 +1,4 @@
-"""A report of little is a page all the same, and one of what does not belong together says so."""
+"""A report of little is a page all the same, and one of what does not must be given together says so."""
 
 import json
 from dataclasses import replace
@@ -107,7 +107,7 @@ def test_a_judge_that_voted_once_has_no_agreement_with_itself():
     assert retest([Judgement("q0", "m", "j", 0, 4)]) is None
 
 
-# ---------------------------------------------------------------- what does not belong together
+# ---------------------------------------------------------------- what does not must be given together
 
 
 def test_verdicts_on_other_answers_are_told_of(tmp_path):
@@ -124,7 +124,7 @@ def test_verdicts_on_other_answers_are_told_of(tmp_path):
 
     assert "judged other answers" not in page(mine)
     changed = {**mine["a"], "q0": replace(mine["a"]["q0"], text="Something else.")}
-    assert "j judged other answers than those of this page" in page({**mine, "a": changed})
+    assert "j judged other answers than those on this page" in page({**mine, "a": changed})
 
 
 def test_verdicts_on_a_model_without_answers_are_told_of(tmp_path):
@@ -141,12 +141,12 @@ def test_a_judge_that_was_tried_in_another_way_or_said_nothing_is_told_of(tmp_pa
     manifest = json.loads((tried / MANIFEST).read_text())
     (tried / MANIFEST).write_text(json.dumps({**manifest, "mode": "listwise"}))
     _, page, _ = reported(tmp_path, judged=(judged,), calibration=tmp_path / "cal", calibration_judged=(tried,))
-    assert "j was tried on known errors with another mode than it judges with here." in page
+    assert "j was tested on known errors with another mode than it judges with here." in page
     assert "j gave no readable verdict on right or on wrong answers" in page
 
 
 def test_a_calibration_without_its_verdicts_is_refused(tmp_path):
-    with pytest.raises(UserError, match="belong together"):
+    with pytest.raises(UserError, match="must be given together"):
         reported(tmp_path, calibration=tmp_path)
 
 
@@ -167,7 +167,7 @@ def test_a_table_is_shown_as_it_is(tmp_path, capsys):
 @pytest.mark.parametrize("left_out", ["title", "about", "columns", "table"])
 def test_a_file_that_is_no_table_is_refused(tmp_path, left_out):
     (tmp_path / "t.json").write_text(json.dumps({k: v for k, v in TABLE.items() if k != left_out}))
-    with pytest.raises(UserError, match="it holds no table; name a file that asclepius evaluate wrote"):
+    with pytest.raises(UserError, match="contains no table; name a file that asclepius evaluate wrote"):
         reported(tmp_path, measured=(tmp_path / "t.json",))
 
 

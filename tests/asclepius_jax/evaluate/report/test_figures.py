@@ -56,7 +56,7 @@ def test_slices_hold_each_question_once(tmp_path):
 
 
 def test_an_unknown_baseline_and_stray_ids_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--baseline nobody: no such model; one of m"):
+    with pytest.raises(UserError, match=r"--baseline nobody: no such model; choose one of m"):
         figures_of(results(tmp_path / "a", j={"m": GOOD}), "nobody", 0.3)
     with pytest.raises(UserError, match=r"judge j scores q8, which is not among the questions"):
         figures_of(results(tmp_path / "b", j={"m": [*GOOD, 4]}), "", 0.3)
@@ -74,7 +74,7 @@ def test_one_rater_agrees_with_nobody(tmp_path):
     made.ratings = [Rating("r1", f"q{number}", "m", 4 - number % 2) for number in range(8)]
     told = figures_of(made, "", 0.3)["agreement"]["clinicians"]
     assert told["value"] is None
-    assert "one rater agrees with nobody" in told["undefined"]
+    assert "at least two raters" in told["undefined"]
 
 
 def test_judges_are_correlated_with_clinicians(tmp_path):
