@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from asclepius_jax.evaluate.known_answers import parse
 from asclepius_jax.evaluate.known_answers.parse import Item
+from asclepius_jax.evaluate.questions.datasets.annotated_spans import find_words
 from asclepius_jax.evaluate.questions.datasets.references import normal
 
 Reference = dict[str, Any]
@@ -57,15 +58,9 @@ def placed(items: list[Item], reference: Reference, note: str) -> list[Span]:
     for kind, text in items:
         words = normal(text)
         if words and (kind, words) not in spans:
-            place = known.get((kind, words)) or known.get(("", words)) or find(words, note)
+            place = known.get((kind, words)) or known.get(("", words)) or find_words(words, note)
             spans[kind, words] = Span(kind, *place)
     return list(spans.values())
-
-
-def find(words: str, note: str) -> tuple[int, int]:
-    pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, words.split())) + r"(?!\w)"
-    match = re.search(pattern, note, re.IGNORECASE)
-    return match.span() if match else (-1, -1)
 
 
 def matches(predicted: Iterable[Span], gold: Iterable[Span], relaxed: bool = False) -> int:

@@ -28,6 +28,13 @@ class Link:
     instruction: str
 
 
+def find_words(words: str, note: str) -> tuple[int, int]:
+    """First place (start, end) of whole words in a note, whatever their case and spacing; (-1, -1) if absent."""
+    pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, words.split())) + r"(?!\w)"
+    match = re.search(pattern, note, re.IGNORECASE)
+    return match.span() if match else (-1, -1)
+
+
 def question(base: Question, suffix: str, task: str, instruction: str, reference: str) -> Question:
     """Question on the note of `base`, which also gives its source."""
     return replace(base, id=f"{base.note_id}-{suffix}", task=task, instruction=instruction, reference=reference)

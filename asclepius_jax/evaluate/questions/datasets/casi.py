@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from asclepius_jax.evaluate.known_answers.scorers import find
 from asclepius_jax.evaluate.questions.datasets.abbreviations import Use, forms, from_uses
+from asclepius_jax.evaluate.questions.datasets.annotated_spans import find_words
 from asclepius_jax.evaluate.questions.datasets.references import dump
 from asclepius_jax.evaluate.questions.datasets.tables import rows
 from asclepius_jax.evaluate.records import Question
@@ -44,7 +44,7 @@ def abbreviations(source: Path, seed: int) -> Iterator[Question]:
             short, long, written, start, _, _, text = (field.strip() for field in fields)
             if number == 1 and not start.isdigit():
                 continue
-            if NO_SENSE.fullmatch(long) or find(short, text) == (-1, -1):
+            if NO_SENSE.fullmatch(long) or find_words(short, text) == (-1, -1):
                 continue
             name = f"casi-{number}"
             uses.append(Use(name, name, written if written in text else short, forms(long), (), text))
@@ -62,7 +62,7 @@ def coreference(source: Path, seed: int) -> Iterator[Question]:
     ):
         name = f"casi-coreference-{row.get('id') or number}"
         antecedents = forms(row["antecedent"])
-        if not antecedents or any(find(form, row["text"]) == (-1, -1) for form in antecedents):
+        if not antecedents or any(find_words(form, row["text"]) == (-1, -1) for form in antecedents):
             raise UserError(f"{source.name}: record {number}: its text does not contain the antecedent")
         note = base(name, row["text"])
         instruction = f'What does "{row["pronoun"].strip()}" stand for in this note? Answer in the words of the note.'
