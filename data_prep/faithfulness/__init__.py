@@ -1,7 +1,7 @@
-"""Which facts of a text stand in its source, which follow from it by a named rule, and which do neither.
+"""The faithfulness gate: which facts of a text its source states, which follow by a named rule, which are unsupported.
 
     check("K 7.2 mmol/L, no fever", "Hb was 7.2 g/dL. He had fever.")
     -> quantity 7.2 mmol/L unsupported; negated finding fever unsupported
 
-What can be claimed of a text that passes is "no unsupported atom under these rules", never that nothing is invented.
+A text that passes has no unsupported atom under these rules. That does not prove that nothing in it is invented.
 """
