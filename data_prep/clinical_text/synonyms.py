@@ -231,10 +231,10 @@ def other_names(name: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...
         found += [("abbreviation", long) for long in LONG_FORMS.get(name[0]) or LONG_FORMS.get(name[0].upper(), [])]
     for size in range(len(name) - 1, 0, -1):
         for start in range(len(name) - size + 1):
-            part = name[start : start + size]
+            replaced = name[start : start + size]
             before, after = name[:start], name[start + size :]
-            found += [("synonym", (*before, *other, *after)) for other in NAMES_FOR.get(part, [])]
-            found += [("abbreviation", (*before, short, *after)) for short in SHORT_FORMS.get(part, [])]
+            found += [("synonym", (*before, *other, *after)) for other in NAMES_FOR.get(replaced, [])]
+            found += [("abbreviation", (*before, short, *after)) for short in SHORT_FORMS.get(replaced, [])]
     return tuple(dict.fromkeys(found))
 
 

@@ -274,4 +274,4 @@ def thing_beside(sentence: str, start: int, end: int, terms: list[Atom]) -> tupl
 
 
 def name_of(term: Atom) -> tuple[str, ...]:
-    return (term.kind, *(str(part) for part in term.value))
+    return (term.kind, *(str(word) for word in term.value))

@@ -93,7 +93,7 @@ def check_abbreviation(claim: Claim, source: Source) -> Verdict:
 def check_side(claim: Claim, source: Source) -> Verdict:
     axis, side = claim.atom.value
     heads = set(claim.atom.thing)
-    of_heads = [(n, a) for n, a in source.of("side") if a.value[0] == axis and heads & set(a.thing)]
+    of_heads = [(n, a) for n, a in source.atoms_of("side") if a.value[0] == axis and heads & set(a.thing)]
     same = [(n, a) for n, a in of_heads if a.value[1] == side]
     if same:
 
@@ -116,7 +116,7 @@ def check_side(claim: Claim, source: Source) -> Verdict:
     # The same thing in other words: the retold sentence has the side too.
     akin = source.akin(claim.reading.near(claim.atom) | heads)
     near = [n for n, score in akin.items() if score >= 0.5 * max(akin.values())]
-    if any(a.value == claim.atom.value for n, a in source.of("side") if n in near):
+    if any(a.value == claim.atom.value for n, a in source.atoms_of("side") if n in near):
         return Verdict("derived", "same sentence")
     return ABSENT
 

@@ -25,7 +25,7 @@ def close(a: float, b: float) -> bool:
 def check_measured(claim: Claim, source: Source) -> Verdict:
     claimed = claim.atom
     value, dimension = claimed.amount, claimed.value[1]
-    every = [(n, a) for n, a in source.of(*MEASURED) if a.value[1] == dimension]
+    every = [(n, a) for n, a in source.atoms_of(*MEASURED) if a.value[1] == dimension]
     exact = [(n, a) for n, a in every if close(a.amount, value)]
     if exact:
         return in_context(claim, source, exact, how_written(claimed, exact))
@@ -93,7 +93,7 @@ def check_unit(claim: Claim, source: Source) -> Verdict:
     value, dimension, factor = claimed.amount, str(claimed.value[1]), float(claimed.value[2] or 1)
     raw = value if dimension == "temperature" else value / factor
     words = CUSTOMARY.get(dimension, ())
-    for number, bare in source.of("number"):
+    for number, bare in source.atoms_of("number"):
         stems = source.readings[number].stems
         if close(bare.amount, raw) and any(word in stems for word in words):
             return Verdict("derived", "customary unit")
@@ -102,7 +102,7 @@ def check_unit(claim: Claim, source: Source) -> Verdict:
 
 def check_frequency(claim: Claim, source: Source) -> Verdict:
     claimed = claim.atom.amount
-    found = [(n, a) for n, a in source.of("frequency") if abs(a.amount - claimed) <= 0.02 * claimed]
+    found = [(n, a) for n, a in source.atoms_of("frequency") if abs(a.amount - claimed) <= 0.02 * claimed]
     if not found:
         return ABSENT
 
@@ -117,13 +117,15 @@ def check_frequency(claim: Claim, source: Source) -> Verdict:
 
 def check_code(claim: Claim, source: Source) -> Verdict:
     value = claim.atom.value
-    if any(a.value == value for _, a in source.of("code")):
+    if any(a.value == value for _, a in source.atoms_of("code")):
         return STATED
     if len(value) == 3:
         label, level, _ = value
         # "type 2 DM" for "type 2 diabetes mellitus", where the number is part of a name.
         if f"{label}{level}{value[2]}" in source.compact:
             return STATED
-        alike = [a for _, a in source.of("code") if len(a.value) == 3 and a.value[1] == level and a.value[0] == label]
+        alike = [
+            a for _, a in source.atoms_of("code") if len(a.value) == 3 and a.value[1] == level and a.value[0] == label
+        ]
         return Verdict("derived", "less precise") if alike and not value[2] else ABSENT
     return STATED if str(value[0]) in source.compact else ABSENT

@@ -34,7 +34,7 @@ class Source:
         self.compact = "".join(text.lower().split()).replace("-", "")
         self._numbers: list[tuple[int, float]] | None = None
 
-    def of(self, *kinds: str) -> Iterator[Found]:
+    def atoms_of(self, *kinds: str) -> Iterator[Found]:
         for kind in kinds:
             yield from self.atoms.get(kind, ())
 

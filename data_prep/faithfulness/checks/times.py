@@ -15,7 +15,7 @@ def check_date(claim: Claim, source: Source) -> Verdict:
         return check_day(claim, source)
     verdict: Verdict = ABSENT
     support: list[int] = []
-    for number, original in source.of("date"):
+    for number, original in source.atoms_of("date"):
         if isinstance(original.value[0], str):
             continue
         if claimed == original.value or swapped(claimed) == original.value:
@@ -25,7 +25,7 @@ def check_date(claim: Claim, source: Source) -> Verdict:
             support = [number, *support]
     # "12 March" in the source, with the year in an earlier sentence.
     if verdict is ABSENT and claimed[0]:
-        dates = [t.value for _, t in source.of("date") if not isinstance(t.value[0], str)]
+        dates = [t.value for _, t in source.atoms_of("date") if not isinstance(t.value[0], str)]
         year = any(date[0] == claimed[0] for date in dates)
         rest = any(date[0] is None and date[1:] == claimed[1:] for date in dates)
         return Verdict("derived", "year from another date") if year and rest else ABSENT
@@ -43,7 +43,7 @@ def swapped(value: tuple[str | float | int | None, ...]) -> tuple[str | float | 
 
 def check_day(claim: Claim, source: Source) -> Verdict:
     unit, origin, count = claim.atom.value
-    for _, original in source.of("date"):
+    for _, original in source.atoms_of("date"):
         if (
             original.value[0] == unit
             and original.value[2] == count
@@ -51,7 +51,7 @@ def check_day(claim: Claim, source: Source) -> Verdict:
         ):
             return STATED
     length = float(count or 0) * {"day": 1.0, "week": 7.0, "month": 30.4375}[str(unit)]
-    if any(abs(a.amount - length) < 0.01 for _, a in source.of("duration")):
+    if any(abs(a.amount - length) < 0.01 for _, a in source.atoms_of("duration")):
         return Verdict("derived", "days counted")
     return ABSENT
 
@@ -65,7 +65,7 @@ def check_duration(claim: Claim, source: Source) -> Verdict:
     def equal(days: float) -> bool:
         return abs(days - claimed) <= 0.005 * max(claimed, days)
 
-    found = [(n, a) for n, a in source.of("duration") if equal(a.amount)]
+    found = [(n, a) for n, a in source.atoms_of("duration") if equal(a.amount)]
     if found:
 
         def rival(other: Atom) -> bool:
@@ -75,9 +75,11 @@ def check_duration(claim: Claim, source: Source) -> Verdict:
             return CONTRADICTED
         units = {letter(a.text) for _, a in found}
         return STATED if letter(claim.atom.text) in units else Verdict("derived", "unit conversion")
-    if any(equal(in_days(a)) for _, a in source.of("age")):
+    if any(equal(in_days(a)) for _, a in source.atoms_of("age")):
         return Verdict("derived", "age")
-    if any(original.value[0] == "day" and equal(float(original.value[2] or 0)) for _, original in source.of("date")):
+    if any(
+        original.value[0] == "day" and equal(float(original.value[2] or 0)) for _, original in source.atoms_of("date")
+    ):
         return Verdict("derived", "days counted")
     return Verdict("derived", "difference of dates") if any(map(equal, differences(source))) else ABSENT
 
@@ -93,7 +95,7 @@ def in_days(age: Atom) -> float:
 
 def differences(source: Source) -> list[float]:
     """Differences in days between any two dates of the source with the same precision: days, months or years."""
-    values = {a.value for _, a in source.of("date") if not isinstance(a.value[0], str)}
+    values = {a.value for _, a in source.atoms_of("date") if not isinstance(a.value[0], str)}
     full = [day for y, m, d in values if y and m and d and (day := calendar_day(int(y), int(m), int(d)))]
     months = [int(y) * 12 + int(m) for y, m, d in values if y and m and not d]
     years = [int(y) for y, m, _ in values if y and not m]
@@ -115,12 +117,12 @@ ADULT = 15 * 365.25
 
 def check_age(claim: Claim, source: Source) -> Verdict:
     claimed = claim.atom
-    if any(a.value == claimed.value for _, a in source.of("age")):
+    if any(a.value == claimed.value for _, a in source.atoms_of("age")):
         return STATED
     days = in_days(claimed)
-    if any(abs(in_days(a) - days) < 0.01 * days for _, a in source.of("age")):
+    if any(abs(in_days(a) - days) < 0.01 * days for _, a in source.atoms_of("age")):
         return Verdict("derived", "unit conversion")
-    for number, original in source.of("duration"):
+    for number, original in source.atoms_of("duration"):
         speaks_of_age = days > ADULT or not source.readings[number].stems.isdisjoint(("age", "aged", "old"))
         if speaks_of_age and abs(original.amount - days) < 0.005 * days:
             return Verdict("derived", "time as age")

@@ -299,7 +299,9 @@ class Batches:
 
     def _refused(self, error: Any) -> UserError:
         status = getattr(error, "status_code", None)
-        remedy = f"check the key in {KEY_VARIABLE}" if status in (401, 403) else "run this again to resume"
+        remedy = (
+            f"check the key in {KEY_VARIABLE}" if status in (401, 403) else "replies so far are saved, run this again"
+        )
         problem = f"answered {status} ({one_line(error)})" if status else f"cannot be reached ({one_line(error)})"
         return UserError(f"{self.config.where}, Batch API: {problem}: {remedy}".replace(self.client.api_key, "***"))
 

@@ -78,11 +78,11 @@ def sections_naming(view: NoteView, *kinds: str) -> list[str]:
 
 def name_in_section(view: NoteView, section: str, *kinds: str) -> str:
     sentences = view.section(section)
-    parts = [listing(PLURALS[kind].capitalize(), entity_names(sentences, kind)) for kind in kinds]
+    lists = [listing(PLURALS[kind].capitalize(), entity_names(sentences, kind)) for kind in kinds]
     if "problem" in kinds:
         denied = denied_names(sentences)
-        parts += [f"Stated to be absent: {'; '.join(denied)}."] if denied else []
-    return " ".join(part for part in parts if part != NOT_STATED) or NOT_STATED
+        lists += [f"Stated to be absent: {'; '.join(denied)}."] if denied else []
+    return " ".join(text for text in lists if text != NOT_STATED) or NOT_STATED
 
 
 def sentences_naming(view: NoteView) -> list[str]:
