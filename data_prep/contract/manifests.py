@@ -31,8 +31,8 @@ configs:
 - config_name: default
   data_files: {kind}-*.parquet
 ---
-Synthetic {kind} written by asclepius-jax. Counts, hashes and reasons for rejects: `manifest.json`; what was left out:
-`rejected.parquet`; where each record comes from, and its licence: the columns `source`, `licence` and `article`.
+Synthetic {kind} written by asclepius-jax. Counts, hashes and reasons for rejects: `manifest.json`; rejected records:
+`rejected.parquet`; origin and licence of each record: the columns `source`, `licence` and `article`.
 """
 
 

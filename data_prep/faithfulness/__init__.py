@@ -1,4 +1,4 @@
-"""The faithfulness gate: which facts of a text its source states, which follow by a named rule, which are unsupported.
+"""The check of a text's facts against its source: each is stated, derived by a named rule, or unsupported.
 
     check("K 7.2 mmol/L, no fever", "Hb was 7.2 g/dL. He had fever.")
     -> quantity 7.2 mmol/L unsupported; negated finding fever unsupported

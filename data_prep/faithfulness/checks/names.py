@@ -134,7 +134,7 @@ def said_too_often(claim: Claim, source: Source) -> bool:
 
 
 def times_said(side: Atom, reading: Reading, pairs: dict[str, tuple[str, ...]]) -> int:
-    """How often the sentence states the side, including sides in abbreviations such as "LVEF" (left)."""
+    """The number of times that the sentence states the side, including abbreviations such as "LVEF" (left)."""
     word = str(side.value[1])
     shorts = [[pairs.get(short, ()), *LONG_FORMS.get(short, ())] for short, _, _ in reading.shorts]
     hidden = sum(any(word in long for long in longs) for longs in shorts)

@@ -165,7 +165,7 @@ class Ledger:
         return dict(self._select("SELECT state, count(*) FROM calls GROUP BY state").fetchall())
 
     def uncertain(self) -> int:
-        """How often a request was in flight when a run died; this many may have been paid for twice."""
+        """The number of requests in flight when runs died, all of which may have been paid for twice."""
         return int(self._select("SELECT coalesce(sum(uncertain), 0) FROM calls").fetchone()[0])
 
     def spent(self) -> float:

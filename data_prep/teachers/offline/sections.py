@@ -212,7 +212,7 @@ NOTICED = (EXAMINATION, LABORATORY, IMAGING, STUDIES, PATHOLOGY)
 
 @dataclass
 class Progress:
-    """How far the report has progressed: whether the patient has presented, been treated and been discharged."""
+    """The progress of the report: the patient has presented, has been treated, has left the hospital."""
 
     presented: bool = False
     treated: bool = False
