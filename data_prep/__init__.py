@@ -1,1 +1,1 @@
-"""The text side: case reports to notes to instructions to packed rows. Never imports JAX."""
+"""Data preparation: case reports to notes to instructions to packed rows. Never imports JAX."""

@@ -1,4 +1,4 @@
-"""How clinical English is read: sentences, terms with their negation, times, abbreviations. Standard library only.
+"""Analysis of clinical English: sentences, terms with their negation, times, abbreviations.
 
-The offline teacher writes with it, and the gate for faithfulness checks with it.
+Used by the offline teacher to write and by the faithfulness gate to check. Standard library only.
 """

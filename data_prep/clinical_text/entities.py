@@ -1,4 +1,4 @@
-"""Drugs, problems, tests, procedures and anatomy in a sentence, by lexicon and by suffix, with negation.
+"""Recognition of drugs, problems, tests, procedures and anatomy in a sentence, by lexicon and suffix, with negation.
 
 find_entities("She denied chest pain after aspirin.")
 -> [Entity("chest pain", "problem", 11, 21, negated=True), Entity("aspirin", "drug", 28, 35, negated=False)]
@@ -20,7 +20,7 @@ TABLES = {
     "anatomy": (lexicon.ANATOMY, ()),
 }
 KIND_OF = {term: kind for kind in reversed(KINDS) for term in TABLES[kind][0]}
-# How many words the longest term has that begins with this one: most words begin none, and are done with.
+# Number of words of the longest term that begins with a given word. Most words begin no term and need no lookup.
 LONGEST_TERM: dict[str, int] = {}
 for _term in KIND_OF:
     _first = _term.split()[0]
@@ -36,7 +36,7 @@ NEGATION = re.compile(
     r"report|suffer from|suggest|any|a|an|present with|associated with|accompanied by))\b",
     re.IGNORECASE,
 )
-# Where the reach of a negation ends.
+# Words and punctuation that end the scope of a negation.
 SCOPE_END = re.compile(
     r"[;:]|\b(?:but|however|although|except|apart from|other than|which|that|who|because|due to|and (?:the|he|she|"
     r"was|had|his|her|showed)|was|were|is|had|showed|revealed|present(?:ed|s|ing)|complain(?:ed|s|ing) of|admitted|"
@@ -44,7 +44,7 @@ SCOPE_END = re.compile(
     r"|, (?:and (?:he|she|the|was|had)|he|she|the|with)\b",
     re.IGNORECASE,
 )
-# "Stated to be absent: a; b; c." and "Negatives: a, b": the whole list.
+# "Stated to be absent: a; b; c." and "Negatives: a, b" negate the whole list.
 DENIED_LIST = re.compile(
     r"\b(?:stated to be absent|absent|denied|denies|negatives?|negative for)\s?:[^.:]*$", re.IGNORECASE
 )
@@ -54,7 +54,7 @@ NEGATED_AFTER = re.compile(
     r"present|detected|observed|noted|identified|palpable|reported|demonstrated))\b",
     re.IGNORECASE,
 )
-# Negations that say something else: "no longer", "not only", "no significant change in".
+# Phrases that contain a negation but do not negate the term: "no longer", "not only", "no significant change in".
 PSEUDO = re.compile(
     r"\b(?:not only|no longer|no (?:significant |further )?(?:change|increase|decrease|improvement|response)|"
     r"not (?:improve|respond|resolve))",
@@ -65,7 +65,7 @@ CAPITALISED = re.compile(r"(?<![\w'’-])[A-Z][a-z]+\b(?!['’]s)")
 PROPER = word_set("""
 Gram Doppler Glasgow Mantoux Holter Hodgkin Ewing Kaposi Wegener Candida Japanese
 """)
-# "insulin resistance", "steroid receptor": a substance of the body, not a treatment.
+# "insulin resistance", "steroid receptor": a substance in the body, not a treatment.
 NOT_GIVEN = re.compile(
     r"[- ](?:regulated|receptors?|levels?|resistan\w+|antibod\w+|deficien\w+|dependent|"
     r"sensitivity|allergy|growth factor|secretion)\b",
@@ -83,12 +83,12 @@ class Entity:
     start: int
     end: int
     negated: bool
-    term: str = ""  # the entry of the lexicon, or the word with the suffix: without qualifiers, in small letters
+    term: str = ""  # the lexicon entry, or the word with the suffix: lower case, without qualifiers
 
 
 @lru_cache(maxsize=4096)
 def find_entities(sentence: str) -> tuple[Entity, ...]:
-    """The entities of one sentence from left to right, longest match first, never overlapping."""
+    """The entities of one sentence from left to right, without overlaps; the longest term wins."""
     words = [(match.start(), match.end(), match[0].lower().replace("’", "'")) for match in WORD.finditer(sentence)]
     found, index = [], 0
     taken = 0
@@ -115,12 +115,12 @@ def find_entities(sentence: str) -> tuple[Entity, ...]:
 
 
 def in_small_letters(term: str) -> str:
-    """The term as it reads inside a sentence: "Abdominal CT" -> "abdominal CT", "Crohn's disease" as it is."""
+    """The term as it reads inside a sentence: "Abdominal CT" -> "abdominal CT", "Crohn's disease" unchanged."""
     return CAPITALISED.sub(lambda match: match[0].lower() if match[0] not in PROPER else match[0], term)
 
 
 def merge_sites(found: list[Entity]) -> list[Entity]:
-    """An anatomical word right before another term is part of it: "thyroid" and "nodule" are "thyroid nodule"."""
+    """Merge an anatomical term with the term right after it: "thyroid" and "nodule" become "thyroid nodule"."""
     merged: list[Entity] = []
     for entity in found:
         before = merged[-1] if merged else None
@@ -138,7 +138,7 @@ def merge_sites(found: list[Entity]) -> list[Entity]:
 
 
 def match_at(words: list[tuple[int, int, str]], index: int) -> tuple[str, int]:
-    """The kind and the number of words of the term that begins here, or ("", 0)."""
+    """The kind and the number of words of the term that begins at `index`; the kind is "" if there is none."""
     for length in range(min(LONGEST_TERM.get(words[index][2], 0), len(words) - index), 0, -1):
         term = " ".join(word for _, _, word in words[index : index + length])
         kind = KIND_OF.get(term)
@@ -148,7 +148,7 @@ def match_at(words: list[tuple[int, int, str]], index: int) -> tuple[str, int]:
 
 
 def adjacent(words: list[tuple[int, int, str]], index: int, length: int) -> bool:
-    """Whether only single spaces stand between the words, no comma or bracket."""
+    """Return True if the words are separated only by single spaces, without a comma or bracket."""
     return all(words[i + 1][0] - words[i][1] == 1 for i in range(index, index + length - 1))
 
 
@@ -161,7 +161,7 @@ def suffix_kind(word: str) -> str:
 
 
 def extend_left(sentence: str, words: list[tuple[int, int, str]], index: int, taken: int, kind: str) -> int:
-    """Take in the qualifiers before a term: "severe left-sided chest pain"."""
+    """The index of the first word of a term including its qualifiers: "severe left-sided chest pain"."""
     first = index
     while kind != "drug" and first > taken and index - first < 4:
         _, end, word = words[first - 1]
@@ -189,10 +189,10 @@ individual normal abnormal
 
 
 def is_negated(sentence: str, start: int, end: int) -> bool:
-    """Whether a negation reaches this span from the left, or is said of it on the right."""
+    """Return True if the span is in the scope of a negation on its left, or is negated on its right."""
     before = sentence[:start]
     cue = None
-    for cue in NEGATION.finditer(before):  # noqa: B007  the last one is meant
+    for cue in NEGATION.finditer(before):  # noqa: B007  the last cue is used
         pass
     if cue and not PSEUDO.match(sentence, cue.start()):
         reach = before[cue.end() :]

@@ -1,11 +1,11 @@
-"""Headings and abbreviations of clinical notes as they are written."""
+"""Patterns for the headings and abbreviations in clinical notes."""
 
 import re
 
 HEADING = re.compile(r"(?:^|\n)[ \t*#-]*([A-Z][A-Za-z /&,'-]{2,50}?)[*]*:", re.MULTILINE)
 
 
-# Dictated collections come as one line, with commas for line ends: ",HISTORY:, text".
+# Collections of dictated notes have one line per note, with commas in place of line breaks: ",HISTORY:, text".
 COMMA_HEADING = re.compile(r",\s*(?=[A-Z][A-Z /&'-]{2,50}:)")
 
 
@@ -16,12 +16,12 @@ ABBREVIATION = re.compile(
 
 
 def as_lines(text: str) -> str:
-    """A dictated text with its headings at the beginnings of lines."""
+    """A dictated text with each heading moved to the beginning of a line."""
     return COMMA_HEADING.sub("\n", "\n" + text).replace(":,", ":").strip()
 
 
 def headings_of(text: str) -> list[str]:
-    """Headings that stand in capitals, or begin a line."""
+    """The headings of a text in capitals: headings written in capitals, or of at most four words in a longer text."""
     words = text.split()
     return [
         " ".join(found.upper().split())

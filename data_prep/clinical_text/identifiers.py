@@ -1,7 +1,7 @@
-"""What could name a person: found by rule in a generated or a real text.
+"""Rules that find identifiers of a person in a generated or a real text.
 
-The kinds are those of the HIPAA safe harbour that a rule can see. A published report may give an age or a date, so that
-finding one is no proof of a leak; nobody publishes a phone number or a record number of a patient on purpose.
+The kinds are those of the HIPAA safe harbour that a regular expression can detect. A published report may state an age
+or a date, so finding one does not prove a leak; nobody publishes a patient's phone number or record number on purpose.
 """
 
 import re
@@ -21,7 +21,7 @@ MONTHS = (
 MONTHS += r"Nov(?:ember)?|Dec(?:ember)?)\.?"
 CAPITALIZED = r"[A-Z][a-zà-ÿ]+(?:[-'’]?[A-Z][a-zà-ÿ]+)?"
 RULES = {
-    # "Dr. Smith", "Mrs Jane Doe"; not "Dr. in charge", nor a sign that bears a name: "Miss" alone begins sentences.
+    # "Dr. Smith", "Mrs Jane Doe"; not "Dr. in charge". "Miss" is left out, because it also begins sentences.
     "name": re.compile(
         rf"\b(?:Dr|Drs|Prof|Mr|Mrs|Ms)\b\.?\s+(?:[A-Z]\.\s*)*{CAPITALIZED}(?:\s+{CAPITALIZED})?"
         rf"|\b(?:[Pp]atient(?:'s)? name|PATIENT NAME|[Nn]ame)\s*:\s*{CAPITALIZED}(?:\s+{CAPITALIZED})?"
@@ -54,13 +54,13 @@ RULES = {
         r"(?:19|20)\d\d\b|(?<![\d/])\d{1,2}[/.-]\d{1,2}[/.-](?:19|20)\d\d(?!\d)|\b(?:19|20)\d\d-\d\d-\d\d\b"
     ),
 }
-# Whoever publishes a case report may state these.
+# Kinds that a published case report may state.
 PUBLISHED = ("date", "age over 89")
 KINDS = tuple(RULES)
 NEVER_PUBLISHED = tuple(kind for kind in KINDS if kind not in PUBLISHED)
 
 
 def find_identifiers(text: str, kinds: tuple[str, ...] = KINDS) -> list[Found]:
-    """What the rules of these kinds find, by place."""
+    """The identifiers of these kinds in a text, sorted by position."""
     found = [Found(kind, match[0], match.start()) for kind in kinds for match in RULES[kind].finditer(text)]
     return sorted(found, key=lambda item: (item.start, item.kind))

@@ -1,12 +1,12 @@
-"""Texts that are nearly the same, and texts that hold a run of another's words."""
+"""Detection of near-duplicate texts, and of runs of words that one text shares with another."""
 
 import re
 from collections.abc import Iterable, Iterator
 
 SHINGLE_WORDS = 5
-# Of MinHash: the standard error of an estimated similarity is about 1 / sqrt(PERMUTATIONS).
+# Hash functions of MinHash; the standard error of an estimated similarity is about 1 / sqrt(PERMUTATIONS).
 PERMUTATIONS = 128
-RUN_WORDS = 13  # that two texts share: fewer happen by chance, in charts above all
+RUN_WORDS = 13  # Words. Texts share shorter runs by chance, clinical charts above all.
 WORD = re.compile(r"\w+")
 
 
@@ -15,15 +15,15 @@ def words_of(text: str) -> list[str]:
 
 
 def runs(words: list[str], length: int) -> Iterator[str]:
-    """Every run of so many words; the whole text where it is shorter."""
+    """Every run of `length` words; the whole text if it is shorter."""
     for start in range(max(1, len(words) - length + 1)):
         yield " ".join(words[start : start + length])
 
 
 class NearDuplicates:
-    """Which earlier texts a text nearly equals: MinHash over runs of five words, found by locality-sensitive hashing.
+    """An index of earlier texts: MinHash over runs of five words, searched by locality-sensitive hashing.
 
-    `threshold` is the share of runs, of all that either text has, that both have.
+    `threshold` is the least Jaccard similarity of two texts' runs, from 0 to 1, at which they count as near duplicates.
     """
 
     def __init__(self, threshold: float):
@@ -34,7 +34,7 @@ class NearDuplicates:
         self.signatures: dict[str, object] = {}
 
     def earlier(self, name: str, text: str) -> list[str]:
-        """The names of earlier texts that are nearly this one, most alike first; the text is then one of them."""
+        """The names of the earlier near duplicates of a text, most similar first; then add the text to the index."""
         from datasketch import MinHash
 
         signature = MinHash(num_perm=PERMUTATIONS)
@@ -47,13 +47,13 @@ class NearDuplicates:
 
 
 class Contamination:
-    """Runs of words that stand in texts of an evaluation, which no text of the training may hold."""
+    """An index of the runs of words in evaluation texts, which no training text may contain."""
 
     def __init__(self) -> None:
-        self.runs: dict[int, str] = {}  # hash of a run -> where it stands
+        self.runs: dict[int, str] = {}  # hash of a run -> where it occurs
 
     def add(self, texts: Iterable[tuple[str, str]]) -> None:
-        """(where, text) pairs."""
+        """Add evaluation texts, given as (where, text) pairs."""
         for where, text in texts:
             words = words_of(text)
             if len(words) >= RUN_WORDS:
@@ -61,7 +61,7 @@ class Contamination:
                     self.runs.setdefault(hash(run), where)
 
     def find(self, text: str) -> tuple[str, str] | None:
-        """(where, run) of the first run that an evaluation holds too."""
+        """The first run of the text that also occurs in an evaluation text, as (where, run); None if there is none."""
         words = words_of(text)
         if len(words) < RUN_WORDS:
             return None
@@ -69,19 +69,19 @@ class Contamination:
 
 
 def longest_run(text: str, source: str) -> list[str]:
-    """The longest run of words that a text shares with its source: how much of it is copied, at a glance."""
+    """The longest run of words that a text shares with its source."""
     from difflib import SequenceMatcher
 
-    words, theirs = words_of(text), words_of(source)
-    found = SequenceMatcher(None, words, theirs, autojunk=False).find_longest_match()
+    words, source_words = words_of(text), words_of(source)
+    found = SequenceMatcher(None, words, source_words, autojunk=False).find_longest_match()
     return words[found.a : found.a + found.size]
 
 
 def copied_share(text: str, source: str, length: int = RUN_WORDS) -> float:
-    """The part of a text's runs of words that stand in its source."""
+    """The fraction of a text's runs of `length` words that also occur in its source; 0 if the text is shorter."""
     words = words_of(text)
     if len(words) < length:
         return 0.0
-    theirs = set(runs(words_of(source), length))
-    mine = list(runs(words, length))
-    return sum(run in theirs for run in mine) / len(mine)
+    source_runs = set(runs(words_of(source), length))
+    text_runs = list(runs(words, length))
+    return sum(run in source_runs for run in text_runs) / len(text_runs)

@@ -1,4 +1,4 @@
-"""Text into sentences, for reports and notes.
+"""Sentence splitting for reports and notes.
 
 split_sentences("Seen by Dr. Adams at 3.5 mg. E. coli grew (Fig. 2).")
 -> ["Seen by Dr. Adams at 3.5 mg.", "E. coli grew."]     after `tidy`
@@ -8,7 +8,7 @@ import re
 
 from data_prep.clinical_text.words import word_set
 
-# Written with a full stop inside a sentence, whatever follows.
+# Abbreviations whose full stop never ends a sentence.
 NEVER_END = word_set("""
 dr mr mrs ms prof st fig figs figure eq ref refs vs approx ca cf resp viz eg ie e.g i.e et al spp var dept vol
 """)
@@ -16,7 +16,8 @@ dr mr mrs ms prof st fig figs figure eq ref refs vs approx ca cf resp viz eg ie 
 NEVER_END_BEFORE_DIGIT = word_set("""
 no nos mg g kg ml l mcg cm mm hr hrs min sec day days wk wks yr yrs no tab tabs
 """)
-# A capital that begins a sentence after a single letter ("vitamin D. The ..."); other capitals follow an initial.
+# Words that begin a new sentence after a single letter ("vitamin D. The ..."). Before other words, the letter is an
+# initial ("J. Smith").
 STARTERS = word_set("""
 the a an he she it his her they their there this that these those we in on at after before during with no both
 all by for from to as following however then thus therefore when while although since despite initially patient
@@ -46,29 +47,32 @@ LOST_SPACE = re.compile(
 )
 LAST_TOKEN = re.compile(r"([^\s(\[]+)[.!?][\"'’”)\]]*\s*$")
 NEXT_WORD = re.compile(r"[\"'“‘(\[]*([\w.-]+)")
-# "2." or "**2.**" before an item of a list, or "DIAGNOSES: 1." before the first: it belongs to its sentence, and is no
-# number of anything.
+# "2." or "**2.**" before an item of a list, or "DIAGNOSES: 1." before the first. It belongs to the sentence of the item
+# and is not a quantity.
 LIST_NUMBER = re.compile(r"(?:[\s#*•_(-]*\d{1,2}|[#*_\s]*[A-Z][\w /&-]{2,40}:[*_\s]*1)[.)][*_]*(?:\s+|$)")
 
 
 def normalise(text: str) -> str:
-    """One kind of space, no invisible characters, no byte-order marks; line breaks stay."""
+    """The text with one kind of space and without invisible characters or byte-order marks; line breaks stay."""
     return SPACES.sub(" ", INVISIBLE.sub("", text)).replace("\r\n", "\n").strip()
 
 
 def tidy(text: str) -> str:
-    """Take out citation numbers and pointers to figures and tables, which mean nothing in a note."""
+    """Remove citation numbers and references to figures and tables, which are meaningless in a note."""
     text = CITATION.sub("", FIGURE_REFERENCE.sub("", text))
     return REPEATED_STOP.sub(".", STOP_BEFORE_SPACE.sub(r"\1", text)).strip()
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences in order; together they hold every character of the text but white space."""
+    """The sentences in order; together they contain every character of the text except white space."""
     return [sentence for block in blocks(normalise(text)) for sentence in split_block(LOST_SPACE.sub(" ", block))]
 
 
 def blocks(text: str) -> list[str]:
-    """Lines, joined again where a line was only wrapped: it ends open, and the next begins small."""
+    """The lines of a text, with wrapped lines joined.
+
+    A line was wrapped if it does not end in .!?: and the next line begins in lower case, or if it ends in a comma.
+    """
     joined: list[str] = []
     for line in filter(None, (line.strip() for line in text.split("\n"))):
         if joined and joined[-1][-1] not in ".!?:" and (line[0].islower() or joined[-1][-1] == ","):

@@ -1,7 +1,7 @@
-"""Names for one thing: abbreviations that charts use without spelling them out, and words that mean the same.
+"""Synonyms: abbreviations that charts use without spelling them out, and words with the same meaning.
 
-A row of ABBREVIATIONS is a short form as it is written and its long forms; a row of SYNONYMS is a group in which each
-name may stand for any other. What has two meanings in one specialty is left out.
+A row of ABBREVIATIONS is a short form with its long forms. A row of SYNONYMS is a group of interchangeable names.
+Names with two meanings in one specialty are left out.
 """
 
 from functools import lru_cache
@@ -105,7 +105,7 @@ ABBREVIATIONS = {
     "GU": ("genitourinary",), "CNS": ("central nervous system",), "IVC": ("inferior vena cava",), "LN": ("lymph node",),
 }  # fmt: skip
 
-# What a chart writes for structure, route or courtesy: no fact that a report would state.
+# Abbreviations of a chart's structure, routes of administration and titles, which a report need not contain.
 CHART_WORDS = frozenset(
     """
 HPI PMH PSH FH SH ROS PE CC DX HX RX TX MD RN NP PA DO OR IV PO IM SC SQ SL PR PRN BID TID QID QD QHS Q4H Q6H Q8H Q12H
@@ -189,7 +189,7 @@ SYNONYMS = (
     ("culture", "cultured"), ("serology", "serologic", "serological"), ("autopsy", "postmortem", "necropsy"),
 )  # fmt: skip
 
-# Words that deny a finding by themselves.
+# Words that negate a finding by themselves.
 DENYING = {
     "afebrile": "fever", "apyrexial": "fever", "apyrexic": "fever", "anicteric": "jaundice", "nontender": "tenderness",
     "non-tender": "tenderness", "painless": "pain", "normotensive": "hypertension", "nondistended": "distension",
@@ -199,7 +199,7 @@ DENYING = {
 
 
 def _groups() -> dict[tuple[str, ...], list[tuple[str, ...]]]:
-    """Stems of a name -> stems of the names that may stand for it."""
+    """A dictionary of the stems of a name to the stems of its synonyms."""
     groups = [tuple(tuple(stems(name)) for name in group) for group in SYNONYMS]
     groups += [
         (tuple(stems(plain.removeprefix("a ").removeprefix("an "))), tuple(stems(technical)))
@@ -214,7 +214,7 @@ def _groups() -> dict[tuple[str, ...], list[tuple[str, ...]]]:
 
 
 NAMES_FOR = _groups()
-# Short forms keep their capitals: "US" is no pronoun, "PE" no syllable.
+# Short forms keep their capitals: "US" is not the pronoun, "PE" not a syllable.
 LONG_FORMS = {short: [tuple(stems(long)) for long in longs] for short, longs in ABBREVIATIONS.items()}
 SHORT_FORMS: dict[tuple[str, ...], list[str]] = {}
 for _short, _longs in LONG_FORMS.items():
@@ -224,21 +224,21 @@ for _short, _longs in LONG_FORMS.items():
 
 @lru_cache(maxsize=16384)
 def other_names(name: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """(rule, stems) for each other name of a thing; in a long name, of any part of it that has other names."""
+    """(rule, stems) for each other name of a term, including names that replace only a part of a long term."""
     found: list[tuple[str, tuple[str, ...]]] = [("synonym", other) for other in NAMES_FOR.get(name, [])]
     found += [("abbreviation", (short,)) for short in SHORT_FORMS.get(name, [])]
     if len(name) == 1:
         found += [("abbreviation", long) for long in LONG_FORMS.get(name[0]) or LONG_FORMS.get(name[0].upper(), [])]
     for size in range(len(name) - 1, 0, -1):
         for start in range(len(name) - size + 1):
-            part = name[start : start + size]
+            replaced = name[start : start + size]
             before, after = name[:start], name[start + size :]
-            found += [("synonym", (*before, *other, *after)) for other in NAMES_FOR.get(part, [])]
-            found += [("abbreviation", (*before, short, *after)) for short in SHORT_FORMS.get(part, [])]
+            found += [("synonym", (*before, *other, *after)) for other in NAMES_FOR.get(replaced, [])]
+            found += [("abbreviation", (*before, short, *after)) for short in SHORT_FORMS.get(replaced, [])]
     return tuple(dict.fromkeys(found))
 
 
 @lru_cache(maxsize=4096)
 def implying(test: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """Findings that name a test's result: "thrombocytopenia" speaks of the platelet count."""
+    """Stems of the findings that imply a result of the test: "thrombocytopenia" implies a platelet count."""
     return tuple(tuple(stems(name)) for name, plain in PLAIN_WORDS.items() if set(test) <= set(stems(plain)))

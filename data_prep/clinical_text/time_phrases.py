@@ -31,7 +31,7 @@ EVENT = (
 )
 STAY = r"(?: (?:of|after) (?:follow-?up|admission|treatment|therapy|life|hospitali[sz]ation|surgery|the operation))?"
 
-# Turns of care that date a sentence without a number.
+# Events of care that date a sentence without a number.
 ANCHORS = (
     r"\b(?:(?:on|at|upon|before|after|since|during|following|prior to|at the time of) "
     + THE
@@ -88,7 +88,7 @@ PATTERNS: tuple[tuple[str, str], ...] = (
 COMPILED = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in PATTERNS)
 CLAUSE = re.compile(r"(?:she|he|the|his|her|it|a|an|no)\b")
 AGE_AFTER = re.compile(r"^[- ]?(?:old\b|of age)")
-# What any time expression holds; most sentences are done after this one look.
+# Every time expression matches this pattern, so one search rules out most sentences.
 HINT = re.compile(
     r"(?:19|20)\d\d|\d ?(?:days?|weeks?|months?|years?)|operativ|admission|discharge|birth|presentation|delivery"
     r"|surgery|operation|pregnancy|hospitali|childhood|infancy|follow-?up|\bat (?:the )?age\b"
@@ -107,7 +107,7 @@ class Time:
 
 @lru_cache(maxsize=4096)
 def find_times(sentence: str) -> tuple[Time, ...]:
-    """The time expressions from left to right; where two overlap, the longer one."""
+    """The time expressions from left to right; of two that overlap, only the longer one."""
     if not HINT.search(sentence):
         return ()
     found = [
@@ -124,7 +124,7 @@ def find_times(sentence: str) -> tuple[Time, ...]:
 
 
 def without_time(sentence: str, time: Time) -> str:
-    """The event alone, where the time stands at the very start or end of the sentence; else the empty string."""
+    """The sentence without a time expression at its very start or end; otherwise, or if too short, an empty string."""
     before, after = sentence[: time.start].strip(), sentence[time.end :].strip(" .")
     if not before and (after.startswith(",") or CLAUSE.match(after)):
         event = after.lstrip(" ,")

@@ -1,8 +1,8 @@
-"""Words as they are compared: one form for a word's plural, its British spelling, its possessive.
+"""Normal forms of words for comparison, equal for the plural, the British spelling and the possessive.
 
     stem("haemorrhages") == stem("hemorrhage")        stem("metastases") == stem("metastasis")
 
-and how the word tables of this package are written.
+Also the parsers of this package's word tables.
 """
 
 import re
@@ -21,7 +21,7 @@ def table(text: str) -> frozenset[str]:
     return frozenset(term.strip() for term in text.replace("\n", ",").split(",") if term.strip())
 
 
-# Words that carry no fact of their own.
+# Words that state no fact by themselves.
 EMPTY = word_set("""
 a an the of in on at to for from by with without and or but as is was were are be been being had has have having he
 she his her him hers they their them it its this that these those who which whom whose there then than so not no nor
@@ -34,7 +34,7 @@ your all any some each other both due because
 
 @lru_cache(maxsize=65536)
 def stem(word: str) -> str:
-    """The form under which a word is compared."""
+    """The normal form of a word, for comparison."""
     word = word.lower().replace("’", "'").removesuffix("'s").rstrip("'")
     if len(word) < 4:
         return word

@@ -1,1 +1,1 @@
-"""What both sides agree on: types on disk, finished folders, tokenizer, training prompt."""
+"""The contract between `data_prep` and `asclepius_jax`: record types, finished folders, tokenizer, training prompt."""

@@ -1,8 +1,8 @@
-"""Errors that a user can cause and mend: one line with the value and the remedy."""
+"""Errors that a user can cause and fix: one line with the value and the remedy."""
 
 
 class UserError(ValueError):
-    """Something that the person at the keyboard can mend: one line with the value and the remedy, exit code 2."""
+    """An error that the user can fix. Printed as one line with the value and the remedy; the exit code is 2."""
 
 
 def first_line(error: BaseException) -> str:

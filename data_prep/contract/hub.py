@@ -1,7 +1,7 @@
-"""The Hugging Face hub: a model's files from it, a finished folder onto it.
+"""Downloads of model files from the Hugging Face hub, and uploads of finished folders to it.
 
-A push is private unless asked otherwise, and resumes where it was interrupted. A download is given up when nothing has
-arrived for half a minute; what the cache of `huggingface_hub` holds is then used, if it is complete.
+A push creates a private repository unless --public is set, and resumes where it was interrupted. A download times out
+when no data arrives for half a minute; the `huggingface_hub` cache is then used, provided it is complete.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from data_prep.contract.errors import UserError
 
-# Its names of licences that allow publication.
+# Hub names of the licences that allow publication.
 LICENCES = {
     "apache-2.0": "apache-2.0",
     "cc by": "cc-by-4.0",
@@ -44,9 +44,11 @@ class Target:
 
 
 def push(folder: Path, target: Target, names: list[str], message: str) -> None:
-    """Create the repository where there is none, and bring the files of these names there, and nothing else that lies
-    in the folder; what is there already is not sent again. The token is that of the environment (HF_TOKEN) or of
-    `hf auth login`."""
+    """Upload the named files of a folder, and no others, to the hub; the repository is created if it does not exist.
+
+    Files that are already there are not sent again. Authentication uses HF_TOKEN or `hf auth login`. Raises UserError
+    if the repository is public without --public, or if the upload fails.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, HTTPError
 
@@ -55,21 +57,21 @@ def push(folder: Path, target: Target, names: list[str], message: str) -> None:
     try:
         api.create_repo(repo, private=not target.public, exist_ok=True, repo_type=target.kind)
         if not target.public and not api.repo_info(repo, repo_type=target.kind).private:
-            raise UserError(f"--push {repo} is a public repository: name another one, or agree with --public")
-        told = api.upload_folder(
+            raise UserError(f"--push {repo} is a public repository: choose another one, or pass --public")
+        commit = api.upload_folder(
             repo_id=repo, folder_path=folder, allow_patterns=names, commit_message=message, repo_type=target.kind
         )
-    except (HTTPError, OSError, RuntimeError, HFValidationError) as error:  # RuntimeError: of the upload in Rust
+    except (HTTPError, OSError, RuntimeError, HFValidationError) as error:  # RuntimeError: from the uploader in Rust
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"--push {repo} did not work ({reason}): look at the name, HF_TOKEN and the network, and run this again; "
-            "what is there already is not sent again"
+            f"--push {repo} failed ({reason}): check the name, HF_TOKEN and the network, then run this again; "
+            "files that are already there are not sent again"
         ) from error
-    print(f"pushed {folder} to {told.commit_url if told else repo}", flush=True)
+    print(f"pushed {folder} to {commit.commit_url if commit else repo}", flush=True)
 
 
-# Which files of a model's repository: all that is not weights (configuration, tokenizer, templates), or weights too.
-# Folders in it hold the same model in other formats, and so do Mistral's consolidated files.
+# Files to download from a model's repository: everything but weights (configuration, tokenizer, templates), or weights
+# too. Subfolders, and Mistral's consolidated files, hold the same model in other formats and are skipped.
 SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
 WEIGHTS = (*SMALL_FILES, "*.safetensors")
 LEFT_OUT = ("*/*", "consolidated*")
@@ -77,15 +79,15 @@ SILENCE_SECONDS = 30.0
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name may be NAME/REPO on the hub; a path that exists is none, nor is one in a folder that exists."""
+    """Return True if a name can be NAME/REPO on the hub: not an existing path, nor a path in an existing folder."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists() and not Path(name).parent.exists()
 
 
 def local_folder(name: str | Path, files: tuple[str, ...]) -> Path:
-    """A folder as it is; of a hub id, the folder of the cache that holds these files, downloaded where it does not.
+    """The local folder of a model: a path is returned unchanged; a hub id is downloaded to the cache if needed.
 
-    Raises UserError, one line, where the hub has no such repository, does not let this user have it, or cannot be
-    reached while the cache lacks a file.
+    Raises UserError if the hub has no such repository, denies access to it, or cannot be reached while the cache lacks
+    a file.
     """
     name = str(name)
     if not is_hub_id(name):
@@ -99,23 +101,24 @@ def local_folder(name: str | Path, files: tuple[str, ...]) -> Path:
 
 
 def _fetched(name: str, files: tuple[str, ...], from_cache: bool) -> str:
-    """The folder that a process of its own finds; TimeoutError where it stops telling that bytes arrive.
+    """Run `_fetch` in a subprocess and return the folder; TimeoutError if the subprocess reports no progress.
 
-    The library's own threads cannot be ended while a hub does not answer, and would keep this process from ending.
+    A subprocess, because the library's threads cannot be stopped while the hub does not respond, and would keep this
+    process from exiting.
     """
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_fetch, args=(name, files, from_cache, theirs), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_fetch, args=(name, files, from_cache, sender), daemon=True)
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        kind, text = ours.recv()  # it has started, however long that took
+        kind, text = receiver.recv()  # without a timeout: the start may take any time
         while kind == "alive":
-            if not ours.poll(SILENCE_SECONDS):
+            if not receiver.poll(SILENCE_SECONDS):
                 raise TimeoutError
-            kind, text = ours.recv()
+            kind, text = receiver.recv()
     except EOFError:
-        raise UserError(f"{name}: the download ended by itself; run this again, it continues") from None
+        raise UserError(f"{name}: the download process died; run this again to continue the download") from None
     finally:
         process.kill()
         process.join()
@@ -130,26 +133,26 @@ def _fetch(name: str, files: tuple[str, ...], from_cache: bool, connection: Conn
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
     from huggingface_hub.utils import logging, tqdm
 
-    logging.set_verbosity_error()  # its retries; what they come to is told in one line
+    logging.set_verbosity_error()  # hides its retry warnings; the outcome is reported in one line
 
     class Progress(tqdm):
-        told = 0.0
+        last_sent = 0.0
 
         def update(self, n: float | None = 1) -> Any:
-            if time.monotonic() - Progress.told > 1:
-                Progress.told = time.monotonic()
+            if time.monotonic() - Progress.last_sent > 1:
+                Progress.last_sent = time.monotonic()
                 connection.send(("alive", ""))
             return super().update(n)
 
     connection.send(("alive", ""))
     patterns = {"allow_patterns": list(files), "ignore_patterns": list(LEFT_OUT)}
-    silent = f"the hub sent nothing for {SILENCE_SECONDS:.0f} s" if from_cache else "the hub cannot be reached"
+    unreachable = f"the hub sent nothing for {SILENCE_SECONDS:.0f} s" if from_cache else "the hub cannot be reached"
     try:
         outcome = "done", snapshot_download(name, **patterns, local_files_only=from_cache, tqdm_class=Progress)
     except GatedRepoError:
         outcome = (
             "problem",
-            f"{name} is gated: accept its terms on its page on the hub, then `hf auth login` or HF_TOKEN",
+            f"{name} is gated: accept its terms on its hub page, then run `hf auth login` or set HF_TOKEN",
         )
     except RepositoryNotFoundError:
         outcome = (
@@ -160,9 +163,9 @@ def _fetch(name: str, files: tuple[str, ...], from_cache: bool, connection: Conn
     except LocalEntryNotFoundError:
         outcome = (
             "problem",
-            f"{name}: no such folder, {silent}, and the cache lacks files of it: check the network, or name a local "
+            f"{name}: no such folder, {unreachable}, and the cache is incomplete: check the network, or pass a local "
             "folder",
         )
-    except Exception as error:  # noqa: BLE001, whatever it is, the user sees one line
-        outcome = "problem", f"{name}: not to be had from the hub ({' '.join(str(error).split())[:200]})"
+    except Exception as error:  # noqa: BLE001, the user sees one line for any error
+        outcome = "problem", f"{name}: the download from the hub failed ({' '.join(str(error).split())[:200]})"
     connection.send(outcome)

@@ -1,10 +1,10 @@
-"""The folders that hold records: shards, and a manifest that closes them.
+"""Output folders: Parquet shards, rejected records and a manifest.
 
-Every text stage writes a folder of Parquet shards with `rejected.parquet` beside them and `manifest.json` last:
+Every text stage writes a folder of Parquet shards and `rejected.parquet`, and `manifest.json` last:
 
     notes/
       notes-00000-of-00002.parquet   notes-00001-of-00002.parquet
-      rejected.parquet               what was left out, with the reason
+      rejected.parquet               rejected records, with the reason
       manifest.json                  counts, reasons, seconds, hashes; its presence means "finished"
 """
 
@@ -31,19 +31,19 @@ configs:
 - config_name: default
   data_files: {kind}-*.parquet
 ---
-Synthetic {kind} written by asclepius-jax. Counts, hashes and reasons for rejects: `manifest.json`; what was left out:
-`rejected.parquet`; where each record comes from, and its licence: the columns `source`, `licence` and `article`.
+Synthetic {kind} written by asclepius-jax. Counts, hashes and reasons for rejects: `manifest.json`; rejected records:
+`rejected.parquet`; origin and licence of each record: the columns `source`, `licence` and `article`.
 """
 
 
 class FolderWriter:
-    """Collects the shards of one output folder; see `writing_folder`."""
+    """Writer of the shards and rejects of one output folder; see `writing_folder`."""
 
     def __init__(self, path: Path, kind: str):
         self.path, self.kind = path, kind
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
-        self.rejects: ParquetAppender | None = None  # in the order in which they come
+        self.rejects: ParquetAppender | None = None  # opened at the first reject
         self.last_reject: Reject | None = None
         self.files: list[dict[str, Any]] = []
         self.shards: list[dict[str, Any]] = []
@@ -57,7 +57,10 @@ class FolderWriter:
             self.last_reject = reject
 
     def add_file(self, name: str, count: int, hashed: bool = True) -> None:
-        """Enter a finished file with its record count, and its hash or, where its content has checksums, its size."""
+        """Add a finished file to the manifest: its record count and its hash, or its size if `hashed` is False.
+
+        Files that carry checksums of their own need no hash.
+        """
         path = self.path / name
         sync(path)
         proof = {"sha256": file_hash(path)} if hashed else {"bytes": path.stat().st_size}
@@ -65,31 +68,31 @@ class FolderWriter:
         self.counts["out"] += count
 
     def add_shard(self, records: Sequence[Record], record_type: type) -> None:
-        """Write the next Parquet shard. Its name is provisional: how many there will be is known at the end."""
+        """Write the next Parquet shard, under a provisional name until the number of shards is known."""
         name = f"{self.kind}-{len(self.shards):05d}.parquet"
         write_parquet(self.path / name, records, record_type)
         self.add_file(name, len(records))
         self.shards.append(self.files[-1])
 
     def name_shards(self) -> None:
-        """Give the shards their final names, and tell `datasets` which files are the data."""
+        """Give the shards their final names, and write the card that shows `datasets` which files are the data."""
         if not self.shards:
             return
         for index, file in enumerate(self.shards):
             name = f"{self.kind}-{index:05d}-of-{len(self.shards):05d}.parquet"
             (self.path / file["name"]).rename(self.path / name)
             file["name"] = name
-        # Without it, load_dataset would read rejected.parquet as data too.
+        # Without the card, load_dataset would read rejected.parquet as data too.
         write_durably(self.path / "README.md", DATASET_CARD.format(kind=self.kind))
 
 
 @contextmanager
 def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: bool = True) -> Iterator[FolderWriter]:
-    """Write a stage's output folder so that `out` holds either the old result or the whole new one, never half.
+    """Write a stage's output folder so that `out` holds either the old result or the complete new one.
 
-    Everything goes to a hidden folder beside `out`; on success the manifest is written last and the folder renamed.
-    A finished folder of the same kind is replaced; anything else that stands at `out` is refused.
-    `inputs` maps the names of what was read to their hashes; `of_records` is off for a folder of weights.
+    All files go to a hidden folder next to `out`. On success the manifest is written last and the folder renamed.
+    A finished folder of the same kind is replaced; UserError if anything else exists at `out`.
+    `inputs` maps the names of the inputs to their hashes; `of_records` is False for a folder of weights.
     """
     check_replaceable(out, kind)
     started = time.monotonic()
@@ -98,7 +101,7 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"cannot write into {out.parent} ({error.strerror}): choose another --out") from error
+        raise UserError(f"cannot write to {out.parent} ({error.strerror}): choose another --out") from error
     writer = FolderWriter(partial, kind)
     try:
         yield writer
@@ -122,14 +125,15 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(f"{out}: the disk is full; nothing was left behind, make room and run again") from error
+        raise UserError(
+            f"{out}: the disk is full; the partial output was removed, free some space and run again"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
-    """Bring a file that someone else wrote, or the names in a folder, onto the disk: so that a manifest never gets
-    there first."""
+    """Flush a file written by another library, or a folder's entries, to disk, before a manifest refers to it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -145,7 +149,7 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def replace_folder(new: Path, out: Path) -> None:
-    """Put `new` in the place of `out`. A kill between the two renames leaves the old one beside it, whole."""
+    """Replace `out` by `new`. A kill between the two renames leaves the old folder intact as `.NAME.old`."""
     old = out.parent / f".{out.name}.old"
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
@@ -166,9 +170,9 @@ def check_replaceable(out: Path, kind: str) -> None:
 
 
 def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
-    """The manifest of a finished folder of one of these kinds, or a UserError that says what is wrong with it."""
+    """The manifest of a finished folder of one of these kinds. Raises UserError if it is missing or of another kind."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: name the output folder of a {' or '.join(kinds)} run")
+        raise UserError(f"{folder} is not a folder: pass the output folder of a {' or '.join(kinds)} run")
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} has no {MANIFEST}: it is not finished, run its stage again")
@@ -177,18 +181,18 @@ def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}): run its stage again") from error
     if not isinstance(manifest, dict) or "schema" not in manifest:
-        raise UserError(f"{path} was not written by asclepius: name the output folder of a {' or '.join(kinds)} run")
+        raise UserError(f"{path} was not written by asclepius: pass the output folder of a {' or '.join(kinds)} run")
     if manifest["schema"] != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema {manifest['schema']}, this version reads {SCHEMA_VERSION}: run its stage again"
         )
     if manifest["kind"] not in kinds:
-        raise UserError(f"{folder} holds {manifest['kind']}, wanted {' or '.join(kinds)}")
+        raise UserError(f"{folder} contains {manifest['kind']}, expected {' or '.join(kinds)}")
     return manifest
 
 
 def verified_files(folder: Path, manifest: dict[str, Any]) -> list[Path]:
-    """The data files of a folder in order, each checked against its hash."""
+    """The data files of a folder in order. Raises UserError if a file is missing or does not match its hash."""
     paths = []
     for file in manifest["files"]:
         path = folder / file["name"]

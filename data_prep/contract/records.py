@@ -1,4 +1,4 @@
-"""The types on disk: what the stages hand to one another, and how it lies in a Parquet file."""
+"""The record types that stages exchange, and their Parquet layout."""
 
 import dataclasses
 import functools
@@ -26,10 +26,10 @@ TASKS = (
 
 @dataclasses.dataclass(frozen=True)
 class CaseReport:
-    """A published case report, as it came.
+    """A published case report, unchanged.
 
-    `id` is the collection's own identifier, unique within it; `article` names the publication (PMID or DOI), so that
-    a split can keep all patients of one article together.
+    `id` is the collection's own identifier, unique within it. `article` identifies the publication (PMID or DOI), so
+    that a split can keep all patients of one article together.
     """
 
     id: str
@@ -43,7 +43,7 @@ class CaseReport:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """Where a generated text comes from."""
+    """Provenance of a generated text."""
 
     teacher: str  # "offline" or "openai"
     model: str
@@ -54,19 +54,19 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """How many atoms (facts that can be checked) of a text stand in its source, by the rules of `faithfulness`."""
+    """Counts of the atoms (checkable facts) of a text by their support in the source; see `faithfulness`."""
 
-    rules: str = ""  # their version; empty where nothing was checked
+    rules: str = ""  # version of the rules; empty if nothing was checked
     stated: int = 0
-    derived: int = 0  # follow by a named rule
+    derived: int = 0  # atoms that follow from the source by a named rule
     unsupported: int = 0
     omitted: int = 0  # atoms of the source that the text lacks
-    details: str = ""  # JSON: the atoms that are derived or unsupported, each with kind, text, place and rule
+    details: str = ""  # JSON: derived and unsupported atoms, each with kind, text, position and rule
 
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """A clinical note: synthetic, made from one case report, or a real one."""
+    """A clinical note: a synthetic one, made from one case report, or a real one."""
 
     id: str
     report_id: str
@@ -77,25 +77,25 @@ class Note:
     article: str
     generation: Generation
     certificate: Certificate = Certificate()
-    style: str = ""  # JSON: the edits of the style pass, which `style.undo` takes back; empty where there were none
-    restricted: bool = False  # a real note: it goes to no endpoint but one of the house's own
+    style: str = ""  # JSON: the edits of the style pass, which `style.undo` reverts; empty if there were none
+    restricted: bool = False  # a real note, which may only be sent to the institution's own endpoints
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """A follow-up question on the same note, asked and answered after what came before."""
+    """A follow-up question on the same note and its answer, given the conversation so far."""
 
     task: str
     question: str
     answer: str
     question_generation: Generation
     answer_generation: Generation
-    certificate: Certificate = Certificate()  # of the answer against the note
+    certificate: Certificate = Certificate()  # for the answer, checked against the note
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One instruction–answer pair on one note, and the turns that follow it in the same conversation."""
+    """One instruction–answer pair on one note, and the follow-up turns of the same conversation."""
 
     id: str
     note_id: str
@@ -109,14 +109,14 @@ class Example:
     article: str
     question_generation: Generation
     answer_generation: Generation
-    certificate: Certificate = Certificate()  # of the answer against the note
+    certificate: Certificate = Certificate()  # for the answer, checked against the note
     follow_ups: tuple[Turn, ...] = ()
     restricted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Reject:
-    """What a stage left out: the reason is a short fixed word, the record is kept whole as JSON."""
+    """A rejected record: the reason is a short fixed word, the complete record is kept as JSON."""
 
     id: str
     reason: str
@@ -132,13 +132,13 @@ Record = CaseReport | Note | Example | Reject
 
 
 def seeded_fraction(seed: int, *parts: object) -> float:
-    """A number in [0, 1) that depends on the seed and the parts alone: the same on every machine, in any order."""
+    """A number in [0, 1) that depends only on the seed and the parts, so it is the same on every machine."""
     digest = hashlib.sha256(json.dumps([seed, *map(str, parts)]).encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
 def text_hash(*texts: str) -> str:
-    """Sixteen hex digits over the texts in order."""
+    """The first sixteen hex digits of the SHA-256 of the texts in order."""
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
@@ -151,7 +151,7 @@ def file_hash(path: Path) -> str:
 
 
 def arrow_schema(record_type: type) -> Any:
-    """The Parquet columns of a record type; a nested dataclass is a struct, a tuple of them a list."""
+    """The Parquet schema of a record type; a nested dataclass becomes a struct, a tuple a list."""
     import pyarrow as pa
 
     scalars = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -176,7 +176,7 @@ def write_parquet(path: Path, records: Iterable[Record], record_type: type) -> N
 
 
 class ParquetAppender:
-    """Records into one file as they come, so that they never sit in memory all at once."""
+    """Writes records to one file in groups of ROWS, so that they are never all in memory."""
 
     ROWS = 1000
 
@@ -200,14 +200,14 @@ class ParquetAppender:
         self.waiting = []
 
     def close(self) -> None:
-        """What is left; without any record, a file of no rows."""
+        """Write the remaining records and close the file; without any record, it has no rows."""
         if self.waiting or self.writer is None:
             self._write()
         self.writer.close()
 
 
 def read_parquet(path: Path, record_type: type) -> Iterator[Any]:
-    """The records of one file, a batch at a time, so that a large file never sits in memory whole."""
+    """The records of one file, read in batches, so that a large file is never completely in memory."""
     import pyarrow.parquet as pq
 
     for batch in pq.ParquetFile(path).iter_batches(1024):
@@ -216,7 +216,7 @@ def read_parquet(path: Path, record_type: type) -> Iterator[Any]:
 
 
 def typed(value: Any, annotation: Any) -> Any:
-    """What Parquet gives back, as the type that was written."""
+    """Convert a value that was read from Parquet to the annotated type."""
     if typing.get_origin(annotation) is tuple:
         return tuple(typed(item, typing.get_args(annotation)[0]) for item in value)
     if not dataclasses.is_dataclass(annotation):
@@ -236,15 +236,15 @@ def type_hints(record_type: type) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class PackedRow:
-    """One row of training data: documents end to end, without their padding.
+    """One row of training data: documents end to end, without padding.
 
-    On disk, little-endian: the number of segments (uint32), their lengths (uint32 each), the token ids (uint16 where
-    the vocabulary fits, else uint32), and one bit a token that says whether the token is trained on.
+    On disk, little-endian: the number of segments (uint32), their lengths (uint32 each), the token ids (uint16 if the
+    vocabulary fits, else uint32), and the loss mask, one bit per token.
     """
 
     tokens: np.ndarray  # (used,) ids
     segment_lengths: np.ndarray  # (segments,) sums to `used`
-    loss_mask: np.ndarray  # (used,) bool: this token is a target that counts
+    loss_mask: np.ndarray  # (used,) bool: True if the token is a target of the loss
 
     def to_bytes(self, token_dtype: str) -> bytes:
         lengths = np.asarray(self.segment_lengths, "<u4")

@@ -1,6 +1,6 @@
-"""How rows are read from the kinds of files that case reports come in: a row at a time, never a file whole.
+"""Readers of case reports in CSV, JSON, JSONL, Parquet and text files, one row at a time, never a whole file.
 
-Each reader yields a `Row` for whatever stands in its place, good or malformed, and keeps going after a malformed one.
+Each reader yields a `Row` for every row, well-formed or malformed, and continues after a malformed one.
 """
 
 import csv
@@ -14,17 +14,17 @@ from typing import Any
 from data_prep.contract.errors import UserError
 from data_prep.contract.hub import is_hub_id
 
-# Characters. A case report has some thousands; a field beyond this is a quotation mark that nobody closed.
+# Characters. A case report has some thousands; a longer field means that a quotation mark was never closed.
 LONGEST_FIELD = 10_000_000
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its values by column, or None with the error and the text that could not be read."""
+    """One row: its values by column, or None with the error and the unreadable text."""
 
-    place: str  # "reports.csv:12", the line where it begins
-    name: str  # what to call it where it has no id of its own
+    place: str  # file and first line of the row: "reports.csv:12"
+    name: str  # id to use if the row has no id of its own
     values: Mapping[str, Any] | None
     error: str = ""
     raw: str = ""
@@ -39,14 +39,14 @@ def good_row(path: Path, line: int, values: Mapping[str, Any]) -> Row:
 
 
 def open_text(path: Path) -> Any:
-    # A byte that is not UTF-8 becomes a lone surrogate, so that it spoils its own row and not the file.
+    # A byte that is not UTF-8 becomes a lone surrogate, so that it spoils only its own row, not the file.
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def csv_rows(path: Path) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_FIELD)
     with open_text(path) as file:
-        # strict: a stray quotation mark is reported, where the lenient reader would quietly glue rows together.
+        # strict: a stray quotation mark is reported; the lenient reader would silently join rows.
         reader = csv.reader(file, strict=True)
         header: list[str] | None = None
         while True:
@@ -89,7 +89,7 @@ class JsonList:
 
     DECODER = json.JSONDecoder()
     BETWEEN = re.compile(r"[\s,]*")
-    # Where to take up the thread after an item that cannot be read.
+    # Where to continue after an item that cannot be read.
     NEXT_ITEM = re.compile(r"\}\s*,\s*(?=\{)")
 
     def __init__(self, path: Path, file: Any):
@@ -98,7 +98,7 @@ class JsonList:
 
     def rows(self) -> Iterator[Row]:
         self.advance(self.BETWEEN)
-        assert self.window[self.position] == "[", "the caller has looked"
+        assert self.window[self.position] == "[", "the caller checks this"
         self.position += 1
         last_is_broken = False
         while True:
@@ -130,26 +130,26 @@ class JsonList:
             return bad_row(self.path, line, "not a JSON object", raw)
 
     def is_cut(self, error: Exception) -> bool:
-        """Whether it is the window's edge that makes an item unreadable, so that more text may mend it."""
+        """Return True if an item may be unreadable only because the window ends inside it."""
         if not isinstance(error, json.JSONDecodeError):
             return False
-        # A string is reported where it begins; everything else where reading stopped, at most a \\uXXXX pair early.
+        # The error of a string gives its beginning; others give where reading stopped, at most a \\uXXXX pair early.
         return error.msg.startswith("Unterminated string") or error.pos >= len(self.window) - 12
 
     def skip_item(self) -> str:
-        """Move to the next item after a broken one; what was skipped."""
+        """Move to the next item after a broken one, and return the skipped text."""
         skipped = ""
         while True:
             found = self.NEXT_ITEM.search(self.window, self.position)
             end = found.end() if found else len(self.window)
-            # Once it is longer than any record, the text is no use to anyone.
+            # Text beyond the length of any record is of no use in a report.
             skipped = (skipped + self.window[self.position : end])[:LONGEST_FIELD]
             self.move(end)
             if found or not self.more():
                 return skipped
 
     def advance(self, skip: re.Pattern[str]) -> None:
-        """Skip separators, reading on as far as needed."""
+        """Skip separators, reading more text as needed."""
         while True:
             match = skip.match(self.window, self.position)
             assert match
@@ -162,7 +162,7 @@ class JsonList:
         self.position = end
 
     def more(self) -> bool:
-        """Read on, forgetting what lies behind; False at the end of the file."""
+        """Read the next chunk and drop the text before the position; False at the end of the file."""
         chunk = self.file.read(CHUNK)
         self.window = self.window[self.position :] + chunk
         self.position = 0
@@ -170,7 +170,7 @@ class JsonList:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """A JSON list of objects; a file of one object a line under the same suffix is read as JSONL."""
+    """The rows of a JSON list of objects; a `.json` file with one object per line is read as JSONL."""
     with open_text(path) as file:
         start = file.read(CHUNK).lstrip()[:1]
         if start == "[":
@@ -179,7 +179,9 @@ def json_rows(path: Path) -> Iterator[Row]:
         elif start == "{":
             yield from jsonl_rows(path)
         else:
-            raise UserError(f"{path} holds neither a JSON list nor JSON lines: give it the suffix of what it is")
+            raise UserError(
+                f"{path} contains neither a JSON list nor JSON lines: give the file the suffix of its format"
+            )
 
 
 def parquet_rows(path: Path) -> Iterator[Row]:
@@ -189,7 +191,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a Parquet file ({error}): give it the suffix of what it is") from error
+        raise UserError(f"{path} is not a Parquet file ({error}): give the file the suffix of its format") from error
     number = 0
     for batch in file.iter_batches(256):
         for values in batch.to_pylist():
@@ -213,24 +215,29 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
 
 
 def files_of(source: Path) -> list[Path]:
-    """The one file, or a folder's files of the one kind that it holds, in the order of their names."""
+    """The source file, or the files of a folder, sorted by path.
+
+    Raises UserError if a file is of no known kind, or if a folder contains several kinds.
+    """
     kinds = ", ".join(READERS)
     if source.is_file():
         if source.suffix.lower() not in READERS:
-            raise UserError(f"{source}: unknown kind of file {source.suffix!r}; known: {kinds}")
+            raise UserError(f"{source}: unknown file suffix {source.suffix!r}; known: {kinds}")
         return [source]
     files = [
         path
         for path in sorted(source.rglob("*"))
         if path.suffix.lower() in READERS
         and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(source).parts)
+        and not any(name.startswith(".") for name in path.relative_to(source).parts)
     ]
     found = sorted({path.suffix.lower() for path in files})
     if not found:
-        raise UserError(f"{source} holds no files of a known kind ({kinds})")
+        raise UserError(f"{source} contains no files of a known kind ({kinds})")
     if len(found) > 1:
-        raise UserError(f"{source} holds files of several kinds ({', '.join(found)}): name one file, or separate them")
+        raise UserError(
+            f"{source} contains files of several kinds ({', '.join(found)}): pass one file, or separate them"
+        )
     return files
 
 
@@ -243,12 +250,12 @@ def rows_of(files: list[Path]) -> Iterator[Row]:
 
 
 def looks_like_hub_id(source: str) -> bool:
-    """Whether a name that is no path may be a data set's; a file of a known kind that does not exist is none."""
+    """Return True if a name may be a data set on the hub: not a path, and without the suffix of a known file kind."""
     return is_hub_id(source) and Path(source).suffix.lower() not in READERS
 
 
 def open_hub(hub_id: str) -> tuple[Iterator[Row], str]:
-    """The rows of a data set on the Hugging Face hub, streamed, all splits; and a hash that names its version."""
+    """The rows of all splits of a data set on the Hugging Face hub, streamed, and a hash of its version."""
     import datasets
 
     try:
@@ -256,7 +263,7 @@ def open_hub(hub_id: str) -> tuple[Iterator[Row], str]:
         splits = datasets.load_dataset(hub_id, streaming=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{hub_id}: no such file, and not to be had from the hub ({reason})") from error
+        raise UserError(f"{hub_id}: no such file, and loading it from the hub failed ({reason})") from error
 
     def rows() -> Iterator[Row]:
         for split, data in splits.items():

@@ -1,8 +1,8 @@
-"""Text to ids and back, exactly as Hugging Face will see them.
+"""Tokenizers, with exactly the ids that Hugging Face transformers produces.
 
-SentencePiece models run in TensorFlow Text while packing; every packed folder, run and export carries the same
-vocabulary as a `tokenizer.json`, which is what the accelerator side reads. Text is always text: a literal `</s>`
-in a note never becomes a control token.
+SentencePiece models run in TensorFlow Text while packing. Every packed folder, run and export contains the same
+vocabulary as a `tokenizer.json`, which `asclepius_jax` reads. Text is always text: a literal `</s>` in a note never
+becomes a control token.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ SPACE = "▁"  # how SentencePiece writes a space
 
 
 class Tokenizer(Protocol):
-    bos_id: int | None  # None where the tokenizer itself prepends nothing
+    bos_id: int | None  # None if the tokenizer prepends nothing
     eos_id: int
 
     @property
@@ -32,13 +32,13 @@ class Tokenizer(Protocol):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
 
     def fast_tokenizer(self) -> Any:
-        """What transformers will run, of the `tokenizers` library."""
+        """The equivalent tokenizer of the `tokenizers` library, which transformers runs."""
 
     def save(self, folder: Path) -> None: ...
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """From a SentencePiece `.model` file, or a folder with `tokenizer.json` or `tokenizer.model`."""
+    """Load a SentencePiece `.model` file, or a folder with `tokenizer.json` or `tokenizer.model`."""
     path = Path(path)
     if path.is_file() and path.suffix == ".model":
         return SentencePieceTokenizer(path)
@@ -46,21 +46,21 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         return JsonTokenizer(path)
     if (path / "tokenizer.model").is_file():
         return SentencePieceTokenizer(path / "tokenizer.model")
-    raise UserError(f"{path} is no tokenizer: name a SentencePiece .model file or a folder with tokenizer.json")
+    raise UserError(f"{path} is not a tokenizer: pass a SentencePiece .model file or a folder with tokenizer.json")
 
 
 def check_vocabulary(tokenizer: Tokenizer, rows: int, where: str | Path) -> None:
-    """A token needs a row of the embedding; rows without a token are padding, which stays and is told."""
+    """Raise UserError if the tokenizer has more pieces than the embedding has rows; print the number of unused rows."""
     pieces = tokenizer.vocab_size
     if pieces > rows:
         raise UserError(
-            f"{where}: the tokenizer has {pieces} pieces, the embedding {rows} rows: take the tokenizer of this model, "
-            "or give the embedding a row for each piece first"
+            f"{where}: the tokenizer has {pieces} pieces, the embedding {rows} rows: use the tokenizer of this model, "
+            "or add embedding rows for the new pieces"
         )
     if pieces < rows:
         print(
-            f"{where}: the tokenizer has {pieces} pieces, the embedding {rows} rows; the {rows - pieces} rows of "
-            "padding are kept"
+            f"{where}: the tokenizer has {pieces} pieces, the embedding {rows} rows; the {rows - pieces} padding rows "
+            "are kept"
         )
 
 
@@ -69,48 +69,53 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def beginning(tokenizer: Tokenizer) -> list[int]:
-    """What opens a document or a prompt: the one BOS, or nothing."""
+    """The ids that begin a document or a prompt: one BOS token, or nothing."""
     return [] if tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids that a model sees before it answers."""
+    """The ids of a prompt, with the BOS token if the tokenizer has one."""
     return beginning(tokenizer) + encode(tokenizer, prompt)
 
 
 def encode_continuations(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of texts that follow a newline, as an answer follows its prompt: without a beginning-of-text space."""
+    """Ids of texts that follow a newline, as an answer follows its prompt: without a beginning-of-text space.
+
+    Raises UserError if the tokenizer joins the newline with the text.
+    """
     newline = encode(tokenizer, "\n")
     encoded = tokenizer.encode_batch(["\n" + text for text in texts])
     for ids, text in zip(encoded, texts, strict=True):
-        # Holds for every text without leading white space: no vocabulary here joins a newline with what follows.
+        # True of every text without leading white space: no supported vocabulary joins a newline with other characters.
         if ids[: len(newline)] != newline:
             raise UserError(f"the tokenizer joins a newline with {text[:20]!r}: strip the answer's leading white space")
     return [ids[len(newline) :] for ids in encoded]
 
 
 def encode_after_end(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of texts that follow the end-of-text token, as transformers makes them of a rendered conversation.
+    """Ids of texts that follow the end-of-text token, as transformers encodes them in a rendered conversation.
 
-    Most tokenizers begin anew after a control token, some with a space of their own; UserError where it is neither as
-    at the beginning of a text nor as after a newline.
+    After a control token, tokenizers encode text as at the beginning of a text (some prepend a space) or as after a
+    newline. Raises UserError if this tokenizer does neither.
     """
     from tokenizers import Tokenizer as FastTokenizer
 
     with_control = FastTokenizer.from_str(tokenizer.fast_tokenizer().to_str())
     with_control.encode_special_tokens = False
-    end: str = with_control.id_to_token(tokenizer.eos_id)  # type: ignore[assignment]  # it is of this vocabulary
+    end: str = with_control.id_to_token(tokenizer.eos_id)  # type: ignore[assignment]  # the id is in the vocabulary
     with_control.add_special_tokens([end])
     probe = "\n\nx y"
     wanted = with_control.encode(end + probe, add_special_tokens=False).ids[1:]
-    for way in (tokenizer.encode_batch, partial(encode_continuations, tokenizer)):
-        if way([probe])[0] == wanted:
-            return way(texts)
-    raise UserError("the tokenizer treats text after its end-of-text token in a way of its own: no follow-up turns")
+    for encode_texts in (tokenizer.encode_batch, partial(encode_continuations, tokenizer)):
+        if encode_texts([probe])[0] == wanted:
+            return encode_texts(texts)
+    raise UserError(
+        "the tokenizer encodes text after its end-of-text token in an unsupported way: use data without follow-up turns"
+    )
 
 
 def vocabulary_hash(vocabulary: dict[str, int]) -> str:
-    """Of the pieces in the order of their ids: equal for a SentencePiece model and its tokenizer.json."""
+    """Hash of the pieces in the order of their ids, equal for a SentencePiece model and its tokenizer.json."""
     pieces = sorted(vocabulary.items(), key=lambda item: item[1])
     return hashlib.sha256(json.dumps(pieces).encode()).hexdigest()
 
@@ -124,14 +129,16 @@ class JsonTokenizer:
         self.folder = folder
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise UserError(f"{path} is missing: a run folder holds its tokenizer, copy it with its checkpoints")
+            raise UserError(
+                f"{path} is missing: a run folder contains its tokenizer, copy it along with its checkpoints"
+            )
         try:
             self.fast = FastTokenizer.from_file(str(path))
         except Exception as error:
             raise UserError(f"{path} is not a tokenizer: {error}") from error
         self.fast.no_padding()
         self.fast.no_truncation()
-        self.fast.encode_special_tokens = True  # control tokens spelled out in a text are text
+        self.fast.encode_special_tokens = True  # control tokens written in a text stay text
         config_path = folder / "tokenizer_config.json"
         if not config_path.is_file():
             raise UserError(f"{config_path} is missing: it names the end-of-text token")
@@ -151,7 +158,7 @@ class JsonTokenizer:
         return found
 
     def _prepended_id(self) -> int | None:
-        """The id that the tokenizer puts before a text by itself: what inference will see is what training must."""
+        """The id that the tokenizer itself prepends to a text, which training must therefore prepend too; or None."""
         plain = self.fast.encode("a", add_special_tokens=False).ids
         prepared = self.fast.encode("a", add_special_tokens=True).ids
         return prepared[0] if len(prepared) > len(plain) and prepared[0] != plain[0] else None
@@ -202,7 +209,7 @@ class JsonTokenizer:
 class SentencePieceTokenizer:
     """A LLaMA-format SentencePiece model, run by `tensorflow_text.SentencepieceTokenizer`.
 
-    Never its Fast variant, which accepts BPE models and returns wrong ids.
+    FastSentencepieceTokenizer is not used: it accepts BPE models and returns wrong ids.
     """
 
     def __init__(self, path: Path):
@@ -218,7 +225,7 @@ class SentencePieceTokenizer:
         import tensorflow
         import tensorflow_text
 
-        # Text needs no accelerator, and TensorFlow would take all of its memory.
+        # Tokenizing needs no GPU, and TensorFlow would allocate all of its memory.
         tensorflow.config.set_visible_devices([], "GPU")
         return tensorflow_text.SentencepieceTokenizer(model=self.path.read_bytes(), add_bos=False, add_eos=False)
 
@@ -243,19 +250,19 @@ class SentencePieceTokenizer:
         pieces, trainer = self.model.pieces, self.model.trainer_spec
         names = {"bos_token": trainer.bos_id, "eos_token": trainer.eos_id, "unk_token": trainer.unk_id}
         tokens = {name: pieces[i].piece for name, i in names.items()}
-        # Padding is <unk>, never BOS or EOS: an end that is masked as padding is never learned.
+        # Padding is <unk>, never BOS or EOS: an end-of-text token that is masked as padding is never learned.
         write_config(folder, {**tokens, "pad_token": tokens["unk_token"]})
 
 
 def write_config(folder: Path, tokens: dict[str, str]) -> None:
-    # PreTrainedTokenizerFast runs tokenizer.json as it is; LlamaTokenizer of transformers 5 derives a normalizer of
-    # its own, which differs on leading spaces and runs of spaces.
+    # PreTrainedTokenizerFast runs tokenizer.json unchanged; LlamaTokenizer of transformers 5 derives its own
+    # normalizer, which differs on leading spaces and runs of spaces.
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def read_sentencepiece(path: Path) -> Any:
-    """The model's protocol buffer, or a UserError where its options are not LLaMA's."""
+    """The model's protocol buffer. Raises UserError if the file is unreadable or its options differ from LLaMA's."""
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
@@ -276,17 +283,20 @@ def read_sentencepiece(path: Path) -> Any:
     }
     missing = [name for name, holds in llama.items() if not holds]
     if missing:
-        raise UserError(f"{path} lacks LLaMA's options: {', '.join(missing)}; give its tokenizer.json folder instead")
+        raise UserError(
+            f"{path} lacks LLaMA's options: {', '.join(missing)}; pass the folder of its tokenizer.json instead"
+        )
     return model
 
 
 def to_fast(model: Any) -> Any:
     """The `tokenizers` equivalent of a LLaMA SentencePiece model.
 
-    SentencePiece merges the pair whose joined piece scores highest; `tokenizers` follows a ranked list of pairs. So:
-    every way to join two pieces into a third, ranked by the third's score. Where scores tie, SentencePiece takes the
-    leftmost pair, and so grows a run of spaces from its left end; the longest third first does the same. No control
-    token is registered as an added token, because those are found in plain text.
+    SentencePiece merges the pair whose joined piece scores highest; `tokenizers` follows a ranked list of pairs. The
+    list therefore holds every way to join two pieces into a third, ranked by the third's score. If scores tie,
+    SentencePiece takes the leftmost pair, and so grows a run of spaces from its left end; ranking the longest joined
+    piece first does the same. No control token is registered as an added token, because `tokenizers` finds added
+    tokens in plain text.
     """
     from tokenizers import Tokenizer as FastTokenizer
     from tokenizers import decoders, models, normalizers, processors
@@ -321,7 +331,7 @@ def to_fast(model: Any) -> Any:
 
 
 def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int) -> None:
-    """A SentencePiece model with LLaMA's options: BPE, byte fallback, single digits, text as it is."""
+    """Train a SentencePiece model with LLaMA's options: BPE, byte fallback, single digits, no normalization."""
     import sentencepiece
 
     sentencepiece.SentencePieceTrainer.train(
@@ -346,5 +356,5 @@ def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int) -> No
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto.FromString(path.with_suffix(".model").read_bytes())
-    model.trainer_spec.ClearField("model_prefix")  # where it lay on this machine would be published with the model
+    model.trainer_spec.ClearField("model_prefix")  # a local path, which would be published with the model
     path.with_suffix(".model").write_bytes(model.SerializeToString())

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from data_prep.contract.errors import UserError
 
-# What turns a note and an instruction into model input. It ends in a newline, so that prompt and answer
-# tokenize apart exactly as they do together.
+# Turns a note and an instruction into model input. It ends in a newline, so that prompt and answer give the same tokens
+# whether they are encoded separately or together.
 TRAINING_TEMPLATE = """\
 A clinician asks for help with a clinical note. The answer uses the note alone and says so where the note is silent.
 
@@ -20,8 +20,10 @@ A clinician asks for help with a clinical note. The answer uses the note alone a
 
 
 def load_template(path: str | None) -> str:
-    """The training template from a file, or the one above. It holds {note} and {instruction} once each and ends
-    in a newline."""
+    """The training template from a file, or the default if `path` is None or empty.
+
+    Raises UserError unless the file contains {note} and {instruction} once each and ends in a newline.
+    """
     if not path:
         return TRAINING_TEMPLATE
     file = Path(path)
@@ -30,17 +32,22 @@ def load_template(path: str | None) -> str:
     template = file.read_text(encoding="utf-8")
     for field in ("{note}", "{instruction}"):
         if template.count(field) != 1:
-            raise UserError(f"--prompt-template {path} holds {field} {template.count(field)} times: it must stand once")
+            raise UserError(
+                f"--prompt-template {path} contains {field} {template.count(field)} times: it must occur once"
+            )
     if not template.endswith("\n"):
         raise UserError(
-            f"--prompt-template {path} must end in a newline: only then are the answer's first tokens the same in "
-            "training and in inference, whatever the tokenizer"
+            f"--prompt-template {path} must end in a newline: otherwise the first tokens of the answer may differ "
+            "between training and inference"
         )
     return template
 
 
 def split_template(template: str) -> tuple[tuple[str, str], ...]:
-    """The template as (literal, field) pairs; the last field is empty. Text in a note is never read as a field."""
+    """The template as (literal, field) pairs, where the last field is empty.
+
+    Splitting before substitution ensures that "{instruction}" in a note is never read as a field.
+    """
     first, second = sorted(("{note}", "{instruction}"), key=template.index)
     head, rest = template.split(first)
     middle, tail = rest.split(second)
@@ -53,29 +60,31 @@ def render_prompt(template: str, note: str, instruction: str) -> str:
 
 
 def follow_up_parts(template: str) -> tuple[str, str] | None:
-    """What stands before and after the instruction of a later turn: as in the first, from the end of the note on. None
-    where the instruction comes before the note, so that no turn can follow."""
+    """The text before and after the instruction of a later turn, as in the first turn from the end of the note on.
+
+    None if the instruction precedes the note, so that no turn can follow.
+    """
     (_, first), (middle, _), (tail, _) = split_template(template)
     return (middle, tail) if first == "note" else None
 
 
 def render_follow_up(template: str, instruction: str) -> str:
-    """What follows the end-of-text token of an answer and precedes that of the next one."""
+    """The text between the end-of-text token of an answer and the next answer; UserError if no turn can follow."""
     parts = follow_up_parts(template)
     if parts is None:
         raise UserError(
-            "the prompt template has {instruction} before {note}, so that no second instruction can follow: put the "
-            "note first, or make the instructions with --follow-ups 0"
+            "the prompt template has {instruction} before {note}, so no second instruction can follow: put the note "
+            "first, or generate the instructions with --follow-ups 0"
         )
     return parts[0] + instruction.strip() + parts[1]
 
 
 def chat_template(template: str, bos_token: str, eos_token: str, special_tokens: list[str]) -> str:
-    """The same prompt as a Jinja chat template: the system message is the note, then instructions as user and answers
-    as assistant take turns.
+    """The same prompt as a Jinja chat template: the system message is the note, then user messages (instructions) and
+    assistant messages (answers) alternate.
 
-    A special token's literal text inside a message is broken up by a space, since the text that a chat template
-    makes is read with control tokens switched on. `bos_token` is empty where the tokenizer adds none.
+    The literal text of a special token inside a message is broken up by a space, because the output of a chat template
+    is tokenized with control tokens enabled. `bos_token` is empty if the tokenizer adds none.
     """
     breaks = "".join(f" | replace({token!r}, {token[0] + ' ' + token[1:]!r})" for token in special_tokens)
     contents = {"note": "messages[0]", "instruction": "messages[1]"}
@@ -84,16 +93,16 @@ def chat_template(template: str, bos_token: str, eos_token: str, special_tokens:
         for literal, field in split_template(template)
     )
     parts = follow_up_parts(template)
-    most = "messages | length != 2" if parts is None else "messages | length < 2"
-    told = "Send the note as system and the instruction as user"
+    wrong_length = "messages | length != 2" if parts is None else "messages | length < 2"
+    usage = "Send the note as system and the instruction as user"
     later = ""
     if parts is not None:
-        told += ", then answers as assistant and further instructions as user in turn"
+        usage += ", then answers as assistant and further instructions as user in turn"
         content = f"{{{{ message['content'] | trim{breaks} }}}}"
         later = (
             "{%- for message in messages[2:] -%}"
             "{%- if message['role'] != ['assistant', 'user'][loop.index0 % 2] -%}"
-            f"{{{{ raise_exception('{told}.') }}}}"
+            f"{{{{ raise_exception('{usage}.') }}}}"
             "{%- elif message['role'] == 'assistant' -%}"
             + content
             + jinja_literal(eos_token)
@@ -104,12 +113,12 @@ def chat_template(template: str, bos_token: str, eos_token: str, special_tokens:
             + "{%- endif -%}{%- endfor -%}"
         )
     return (
-        f"{{%- if {most} or messages[0]['role'] != 'system' or messages[1]['role'] != 'user' -%}}"
-        f"{{{{ raise_exception('{told}.') }}}}"
+        f"{{%- if {wrong_length} or messages[0]['role'] != 'system' or messages[1]['role'] != 'user' -%}}"
+        f"{{{{ raise_exception('{usage}.') }}}}"
         "{%- endif -%}" + jinja_literal(bos_token) + body + later
     )
 
 
 def jinja_literal(text: str) -> str:
-    """A Jinja expression for a text, so that braces and trailing newlines in it survive."""
+    """A Jinja expression that yields the text, so that its braces and trailing newlines survive."""
     return f"{{{{ {text!r} }}}}" if text else ""

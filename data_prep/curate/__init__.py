@@ -1,1 +1,1 @@
-"""Finished folders: split, checked, compared, published."""
+"""Work on finished folders: split, audit, compare, release."""

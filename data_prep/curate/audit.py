@@ -1,8 +1,8 @@
-"""A finished folder of notes or instructions checked again, offline, against the texts that it was written from.
+"""Offline check of a finished folder of notes or instructions against its source texts.
 
     asclepius notes --audit notes [--source case_reports.jsonl]
 
-It reports and never fails: the rates for each kind of atom, and examples of what is not supported.
+The report shows the rates for each kind of atom and examples of unsupported atoms. Unsupported atoms are no error.
 """
 
 import itertools
@@ -27,31 +27,31 @@ from data_prep.ingest.case_reports import ReportsConfig, open_reports
 from data_prep.synthesize import style
 from data_prep.synthesize.stage import available_cores
 
-CHUNK = 64  # texts that a process gets at once
+CHUNK = 64  # texts per task of a worker process
 
 
 @dataclass(frozen=True)
 class AuditConfig:
-    """Check a finished folder of notes or instructions against its source again. It reports; it changes nothing."""
+    """Check a finished folder of notes or instructions against its source again, without changing the folder."""
 
     audit: Path
-    """The folder."""
+    """Finished folder of notes or instructions to check."""
 
     source: str = ""
-    """The case reports of a folder of notes; by default the ones that its manifest names."""
+    """Case reports that the notes were written from; empty for the path in the folder's manifest."""
 
     reports: tyro.conf.OmitArgPrefixes[ReportsConfig] = field(default_factory=ReportsConfig)
 
     examples: int = 3
-    """Unsupported atoms to show for each kind."""
+    """Number of unsupported atoms to show for each kind."""
 
     workers: int = 0
-    """Processes; 0 is one a core."""
+    """Number of worker processes; 0 for one per core."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A text to check: an id, the text, what it was written from, and the certificate that lies beside it."""
+    """A text to check: its id, the text, its source text, and its stored certificate."""
 
     id: str
     text: str
@@ -61,13 +61,13 @@ class Checked:
 
 @dataclass
 class Tally:
-    """What was found in some of the texts."""
+    """Counts and examples over some of the texts."""
 
     texts: int = 0
-    overlaps: list[tuple[float, int, str]] = field(default_factory=list)  # share copied, longest run, id: see `show`
+    overlaps: list[tuple[float, int, str]] = field(default_factory=list)  # share copied, words in the longest run, id
     with_unsupported: int = 0
     omitted: int = 0
-    differing: int = 0  # texts whose own certificate says something else
+    differing: int = 0  # texts whose stored certificate differs
     statuses: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind, status)
     rules: Counter[tuple[str, str]] = field(default_factory=Counter)  # (status, rule)
     examples: list[tuple[str, str, str, str, str]] = field(default_factory=list)  # kind, text, why, id, sentence
@@ -87,12 +87,12 @@ def check_chunk(chunk: list[Checked]) -> Tally:
     tally = Tally()
     for item in chunk:
         found = check(item.text, item.source)
-        ours = certificate(found, item.source)
+        computed = certificate(found, item.source)
         tally.texts += 1
         tally.overlaps.append((copied_share(item.text, item.source), len(longest_run(item.text, item.source)), item.id))
-        tally.with_unsupported += bool(ours.unsupported)
-        tally.omitted += ours.omitted
-        tally.differing += bool(item.certificate.rules) and ours != item.certificate
+        tally.with_unsupported += bool(computed.unsupported)
+        tally.omitted += computed.omitted
+        tally.differing += bool(item.certificate.rules) and computed != item.certificate
         for f in found:
             tally.statuses[f.atom.kind, f.verdict.status] += 1
             if f.verdict.rule:
@@ -103,15 +103,15 @@ def check_chunk(chunk: list[Checked]) -> Tally:
 
 
 def run(config: AuditConfig) -> dict[str, Any]:
-    """Print the report; its figures. UserError for what the caller can mend."""
+    """Print the report and return its figures. Raises UserError for errors that the user can fix."""
     if config.examples < 0 or config.workers < 0:
         raise UserError("--examples and --workers must be 0 or above")
     manifest = read_manifest(config.audit, "notes", "instructions")
     paths = verified_files(config.audit, manifest)
     items = of_notes(config, manifest, paths) if manifest["kind"] == "notes" else of_examples(paths)
     tally = Tally()
-    for part in map_chunks(items, config.workers or available_cores()):
-        tally.add(part)
+    for chunk_tally in map_chunks(items, config.workers or available_cores()):
+        tally.add(chunk_tally)
     show(config, manifest["kind"], tally)
     counts = {status: sum(n for (_, s), n in tally.statuses.items() if s == status) for status in STATUSES}
     return {
@@ -127,14 +127,18 @@ def of_notes(config: AuditConfig, manifest: dict[str, Any], paths: list[Path]) -
     (named, content), *_ = manifest["inputs"].items()
     reports = open_reports(config.source or named, config.reports)
     if not config.source and content not in reports.inputs.values():
-        raise UserError(f"{named} is not what {config.audit} was written from any more: name the reports with --source")
+        raise UserError(
+            f"{named} has changed since {config.audit} was written: pass the original reports with --source"
+        )
     wanted = {note.report_id for path in paths for note in read_parquet(path, Note)}
     texts = {r.id: r.text for r in reports.records() if isinstance(r, CaseReport) and r.id in wanted}
     for path in paths:
         for note in read_parquet(path, Note):
             if note.report_id not in texts:
-                raise UserError(f"note {note.id}: no report {note.report_id} in {reports.name}: name another --source")
-            # A note was checked before it was put into style.
+                raise UserError(
+                    f"note {note.id}: no report {note.report_id} in {reports.name}: choose another --source"
+                )
+            # The stored certificate was made before the style pass.
             text = style.undo(note.text, style.from_json(note.style))
             yield Checked(note.id, text, texts[note.report_id], note.certificate)
 
@@ -148,7 +152,7 @@ def of_examples(paths: list[Path]) -> Iterator[Checked]:
 
 
 def map_chunks(items: Iterable[Checked], workers: int) -> Iterator[Tally]:
-    """In the order of the items, so that the examples shown are the same for any number of workers."""
+    """Check the items in chunks, in order, so that the examples shown are the same for any number of workers."""
     iterator = iter(items)
     chunks = iter(lambda: list(itertools.islice(iterator, CHUNK)), [])
     head = list(itertools.islice(chunks, 2))
@@ -169,7 +173,7 @@ def map_chunks(items: Iterable[Checked], workers: int) -> Iterator[Tally]:
 
 
 def overlap(tally: Tally) -> dict[str, Any]:
-    """How much of the texts is copied from their source: shares of their runs of words, and the longest run."""
+    """Figures of verbatim copying: the shares of runs of words that also occur in the source, and the longest run."""
     if not tally.overlaps:
         return {"copied_median": 0.0, "copied_most": 0.0, "longest_run": 0, "longest_run_in": ""}
     shares = [share for share, _, _ in tally.overlaps]
@@ -190,8 +194,8 @@ def show(config: AuditConfig, kind: str, tally: Tally) -> None:
     from rich.table import Table
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    what = "notes" if kind == "notes" else "answers"
-    table = Table("atoms", *STATUSES, "unsupported %", title=f"{tally.texts} {what}, rules {rules_version()}")
+    texts = "notes" if kind == "notes" else "answers"
+    table = Table("atoms", *STATUSES, "unsupported %", title=f"{tally.texts} {texts}, rules {rules_version()}")
     for name in (*KINDS, "all"):
         counts = [
             sum(n for (k, s), n in tally.statuses.items() if s == status and name in (k, "all")) for status in STATUSES
@@ -199,14 +203,14 @@ def show(config: AuditConfig, kind: str, tally: Tally) -> None:
         if sum(counts):
             table.add_row(name, *(f"{count:,}" for count in counts), f"{100 * counts[2] / sum(counts):.2f}")
     console.print(table)
-    of_source = "of the reports" if kind == "notes" else "of the notes"
+    sources = "reports" if kind == "notes" else "notes"
     console.print(
-        f"{tally.with_unsupported} of {tally.texts} {what} hold something unsupported; "
-        f"{tally.omitted:,} atoms {of_source} are left out"
+        f"{tally.with_unsupported} of {tally.texts} {texts} contain unsupported atoms; "
+        f"{tally.omitted:,} atoms of the {sources} are omitted"
     )
     copied = overlap(tally)
     console.print(
-        f"copied word for word, in runs of {RUN_WORDS}: {copied['copied_median']:.0%} of the median text, "
+        f"copied verbatim, in runs of {RUN_WORDS} words: {copied['copied_median']:.0%} of the median text, "
         f"{copied['copied_most']:.0%} of the most copied; longest run {copied['longest_run']} words, in "
         f"{copied['longest_run_in']}"
     )
@@ -214,8 +218,7 @@ def show(config: AuditConfig, kind: str, tally: Tally) -> None:
     console.print(f"derived by: {derived or 'no rule'}")
     if tally.differing:
         console.print(
-            f"{tally.differing} {what} have a certificate that says otherwise: written under other rules, or"
-            f" changed since"
+            f"{tally.differing} {texts} have a certificate that differs: written under other rules, or changed since"
         )
     shown: Counter[str] = Counter()
     for name, text, why, record_id, sentence in tally.examples:

@@ -1,9 +1,9 @@
-"""How notes look beside real ones: sections, length, abbreviations and bits per byte, by type, on one page.
+"""Comparison of generated notes with real ones: sections, length, abbreviations and bits per byte by type, on one page.
 
 asclepius compare --source data/notes --real mtsamples.jsonl --out compare.html
 
-Bits per byte are those that LZMA needs for a sample: "alone", and "after real", when it has seen real notes of the type
-before. The nearer that ours come to what other real notes need, the more alike they are in wording.
+Bits per byte are measured by compressing a sample with LZMA, "alone" and "after real", that is, following real notes of
+the same type. The closer the generated notes come to the figure of other real notes, the more similar their wording.
 """
 
 import html
@@ -25,38 +25,38 @@ from data_prep.contract.tables import files_of, rows_of
 from data_prep.synthesize.note_types import NOTE_TYPES
 
 SAMPLE_BYTES = 200_000
-FEWEST = 10  # notes of a type, below which a comparison says nothing
+FEWEST = 10  # Notes per type. With fewer, a comparison is meaningless.
 HEADINGS_SHOWN = 12
 
 
 @dataclass(frozen=True)
 class CompareConfig:
     source: Path
-    """A finished folder of notes."""
+    """Finished folder of generated notes."""
 
     real: Path
     """Real notes: a folder of notes, or a .csv, .json, .jsonl or .parquet file of texts with their types."""
 
     out: Path = Path("compare.html")
-    """The page to write; the figures go beside it as JSON."""
+    """HTML page to write; the figures are written next to it as JSON."""
 
     type_column: str = "types"
-    """The column that names a real note's type or types."""
+    """Column with the type or types of a real note."""
 
     text_column: str = "text"
-    """The column that holds a real note's text."""
+    """Column with the text of a real note."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a set of notes looks."""
+    """Figures of a set of notes."""
 
     notes: int
     words: tuple[float, float, float]  # quartiles
-    abbreviations: float  # of 100 words
+    abbreviations: float  # per 100 words
     headings_a_note: float
-    headings: list[tuple[str, float]]  # the commonest, with the share of notes that have them
-    bits_alone: float  # a byte
+    headings: list[tuple[str, float]]  # the most common ones, with the share of notes that have them
+    bits_alone: float  # bits per byte
     bits_after_real: float
 
 
@@ -65,7 +65,10 @@ def joined(texts: list[str]) -> bytes:
 
 
 def bits_per_byte(sample: bytes, before: bytes = b"") -> float:
-    """Of a sample, in LZMA that has seen `before`. A longer sample needs fewer: compare those of one length."""
+    """Bits per byte that LZMA needs for a sample after `before`.
+
+    A longer sample needs fewer bits per byte, so compare only samples of equal length.
+    """
 
     def size(data: bytes) -> int:
         return len(lzma.compress(data, format=lzma.FORMAT_ALONE, preset=9 | lzma.PRESET_EXTREME))
@@ -74,7 +77,7 @@ def bits_per_byte(sample: bytes, before: bytes = b"") -> float:
 
 
 def look(texts: list[str], seen: bytes, sample_bytes: int) -> Look:
-    """`seen` are real notes that LZMA has seen before; none of them is among `texts`."""
+    """The figures of `texts`. `seen` are real notes, none of them in `texts`, that LZMA compresses first."""
     lengths = [len(text.split()) for text in texts]
     quartiles = statistics.quantiles(lengths, n=4, method="inclusive") if len(lengths) > 1 else lengths * 3
     found = [headings_of(text) for text in texts]
@@ -98,7 +101,7 @@ def shuffled(named: list[tuple[str, str]]) -> list[str]:
 
 
 def notes_of(folder: Path) -> dict[str, list[tuple[str, str]]]:
-    """(id, text) of a folder's notes by type."""
+    """The (id, text) pairs of a folder's notes by type."""
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for path in verified_files(folder, read_manifest(folder, "notes")):
         for note in read_parquet(path, Note):
@@ -107,7 +110,7 @@ def notes_of(folder: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def real_notes(config: CompareConfig) -> dict[str, list[tuple[str, str]]]:
-    """(name, text) of real notes by our types; one that is filed under several types counts for each."""
+    """The (name, text) pairs of real notes by types of NOTE_TYPES; a note with several types counts for each."""
     named: Iterator[tuple[str, str, str]]
     if (config.real / MANIFEST).is_file():
         named = ((kind, name, text) for kind, notes in notes_of(config.real).items() for name, text in notes)
@@ -135,23 +138,23 @@ def real_rows(config: CompareConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def run(config: CompareConfig) -> dict[str, Any]:
-    """Write the page and its figures; the figures. UserError for what the caller can mend."""
-    ours, real = notes_of(config.source), real_notes(config)
+    """Write the page and its figures, and return the figures. Raises UserError for errors that the user can fix."""
+    generated_by_type, real_by_type = notes_of(config.source), real_notes(config)
     figures: dict[str, Any] = {}
     for name in NOTE_TYPES:
-        mine, theirs = shuffled(ours.get(name, [])), shuffled(real.get(name, []))
-        if len(mine) < FEWEST or len(theirs) < FEWEST:
-            figures[name] = {"ours": len(mine), "real": len(theirs), "compared": False}
+        generated, real = shuffled(generated_by_type.get(name, [])), shuffled(real_by_type.get(name, []))
+        if len(generated) < FEWEST or len(real) < FEWEST:
+            figures[name] = {"ours": len(generated), "real": len(real), "compared": False}
             continue
-        # Half of the real notes are what was seen before; the other half says what real notes then need.
-        seen, unseen = joined(theirs[::2])[:SAMPLE_BYTES], theirs[1::2]
-        size = min(SAMPLE_BYTES, len(joined(mine)), len(joined(unseen)))
-        looks = {"ours": asdict(look(mine, seen, size)), "real": asdict(look(unseen, seen, size))}
+        # LZMA sees half of the real notes first; the other half shows how many bits real notes then need.
+        seen, unseen = joined(real[::2])[:SAMPLE_BYTES], real[1::2]
+        size = min(SAMPLE_BYTES, len(joined(generated)), len(joined(unseen)))
+        looks = {"ours": asdict(look(generated, seen, size)), "real": asdict(look(unseen, seen, size))}
         figures[name] = {**looks, "compared": True}
     if not any(figure["compared"] for figure in figures.values()):
         raise UserError(
-            f"no type has {FEWEST} notes in both {config.source} and {config.real}: write more types with "
-            "--note-types all, or name the column of types with --type-column"
+            f"no type has {FEWEST} notes in both {config.source} and {config.real}: generate more types with "
+            "--note-types all, or set the column of types with --type-column"
         )
     config.out.parent.mkdir(parents=True, exist_ok=True)
     write_durably(config.out.with_suffix(".json"), json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
@@ -175,8 +178,8 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 """
 ROWS = (
     ("Words, median (quartiles)", lambda x: f"{x['words'][1]:.0f} ({x['words'][0]:.0f}–{x['words'][2]:.0f})"),
-    ("Headings a note", lambda x: f"{x['headings_a_note']:.1f}"),
-    ("Abbreviations in 100 words", lambda x: f"{x['abbreviations']:.1f}"),
+    ("Headings per note", lambda x: f"{x['headings_a_note']:.1f}"),
+    ("Abbreviations per 100 words", lambda x: f"{x['abbreviations']:.1f}"),
     ("Bits per byte, alone", lambda x: f"{x['bits_alone']:.2f}"),
     ("Bits per byte, after real notes", lambda x: f"{x['bits_after_real']:.2f}"),
 )
@@ -185,13 +188,13 @@ ROWS = (
 def page(figures: dict[str, Any]) -> str:
     parts = [section(name, figure) for name, figure in figures.items() if figure["compared"]]
     left_out = [f"{name} ({f['ours']} and {f['real']})" for name, f in figures.items() if not f["compared"]]
-    told = html.escape(", ".join(left_out))
-    told = f"<p class=note>Too few to compare, ours and real: {told}.</p>" if told else ""
+    skipped = html.escape(", ".join(left_out))
+    skipped = f"<p class=note>Too few notes to compare (ours and real): {skipped}.</p>" if skipped else ""
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>Notes beside real ones</title><style>{STYLE}</style><h1>Notes beside real ones</h1>"
-        "<p>Sections, length, abbreviations, and the bits that a compressor needs for a byte, by type of note. "
-        "After real notes it needs fewer bits for what is worded like them.</p>" + "".join(parts) + told + "</html>\n"
+        f"<title>Our notes and real notes</title><style>{STYLE}</style><h1>Our notes and real notes</h1>"
+        "<p>Sections, length, abbreviations and compressed size in bits per byte, by type of note. "
+        "After real notes, text with similar wording needs fewer bits.</p>" + "".join(parts) + skipped + "</html>\n"
     )
 
 
@@ -205,10 +208,10 @@ def section(name: str, figure: dict[str, Any]) -> str:
     )
 
 
-def headings(side: str, one: dict[str, Any]) -> str:
+def headings(side: str, figures: dict[str, Any]) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(heading)}<td class=n>{share:.0%}"
         f"<td><span class=bar style='width:{8 * share:.2f}rem'></span>"
-        for heading, share in one["headings"]
+        for heading, share in figures["headings"]
     )
     return f"<div class={side}><b>Headings, {side}</b><table>{rows}</table></div>"

@@ -1,10 +1,10 @@
-"""Identifiers that no rule sees, names of persons above all, by Microsoft's Presidio over a spaCy model.
+"""Detection of identifiers that no rule finds, such as names of persons, by Microsoft's Presidio with a spaCy model.
 
     pip install 'asclepius-jax[presidio]' && python -m spacy download en_core_web_lg
     asclepius split ... --presidio en_core_web_lg
 
-It reads about a note a tenth of a second, and takes some diseases for people; so it is asked for, and never the only
-gate: `identifiers.py` always runs.
+Presidio needs about 0.1 s per note and mistakes some diseases for people. It is therefore optional and never the only
+check: `identifiers.py` always runs.
 """
 
 import functools
@@ -26,12 +26,12 @@ ENTITIES = (
     "IBAN_CODE",
     "IP_ADDRESS",
 )
-LEAST_SCORE = 0.5  # of Presidio's confidence: a bare pattern without a word that supports it is below
+LEAST_SCORE = 0.5  # Presidio's confidence; a pattern without a supporting word in its context scores lower
 
 
 @functools.lru_cache(maxsize=1)
 def analyzer(model: str) -> Any:
-    """Presidio over an installed spaCy model, or one in a folder."""
+    """A Presidio analyzer with an installed spaCy model, or one in a folder. Raises UserError if it is missing."""
     try:
         import spacy
         from presidio_analyzer import AnalyzerEngine
@@ -40,15 +40,18 @@ def analyzer(model: str) -> Any:
         raise UserError(f"--presidio: {error.name} is not installed: pip install 'asclepius-jax[presidio]'") from error
     try:
         spacy.load(model)
-    except OSError as error:  # asked first: Presidio would download it, or fail for want of a network
-        raise UserError(f"--presidio {model}: no such spaCy model here: python -m spacy download {model}") from error
+    except OSError as error:  # checked first: Presidio would download the model, or fail without a network
+        raise UserError(f"--presidio {model}: no such spaCy model: python -m spacy download {model}") from error
     models = [{"lang_code": "en", "model_name": model}]
     engine = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models}).create_engine()
     return AnalyzerEngine(nlp_engine=engine, supported_languages=["en"])
 
 
 def find_by_presidio(text: str, model: str) -> list[Found]:
-    """What Presidio finds, by place. A person of one word is mostly a disease ("Hodgkin") and left to the rules."""
+    """The identifiers that Presidio finds, sorted by position.
+
+    A one-word person is mostly a disease ("Hodgkin") and is left to the rules.
+    """
     results = analyzer(model).analyze(text, language="en", entities=list(ENTITIES), score_threshold=LEAST_SCORE)
     found = [
         Found(item.entity_type.lower().replace("_", " "), text[item.start : item.end], item.start) for item in results

@@ -1,14 +1,14 @@
-"""A folder of instructions as a data set for others: the published columns, a card that says where it comes from.
+"""Release of a folder of instructions as a data set, in the published columns, with a card that documents its origin.
 
     asclepius release --source data/split/train --held-out data/split/held_out --out dataset --push NAME/REPO
 
     dataset/
       train-00000-of-00001.parquet   test-00000-of-00001.parquet
-      README.md                      the card: sources, licences, teacher, prompts, what was left out, faithfulness
+      README.md                      the card: sources, licences, teacher, prompts, rejected records, faithfulness
       manifest.json
 
-The columns are those of the published corpus, `patient_id, note, question, answer, task`; a conversation has the column
-`follow_ups` too. `adopt` reads such files back.
+The columns are those of the published corpus, `patient_id, note, question, answer, task`, and `follow_ups` if the data
+contains conversations. `asclepius adopt` reads such files back.
 """
 
 import json
@@ -25,7 +25,7 @@ from data_prep.contract.manifests import MANIFEST, FolderWriter, read_manifest, 
 from data_prep.contract.records import Example, read_parquet, text_hash
 
 SHARD_RECORDS = 50_000
-# Where one source has such a licence, the whole has it; the stricter first.
+# If one source has such a licence, the whole data set has it; stricter licences first.
 SHARE_ALIKE = ("cc-by-nc-sa-4.0", "cc-by-sa-4.0")
 EXAMPLES_SHOWN = 2
 
@@ -33,16 +33,16 @@ EXAMPLES_SHOWN = 2
 @dataclass(frozen=True)
 class ReleaseConfig:
     source: Path
-    """A finished folder of instructions, such as `train` of a split."""
+    """Finished folder of instructions, such as `train` of a split."""
 
     out: Path
-    """The folder to write; a finished one of the same kind is replaced."""
+    """Output folder; a finished folder of the same kind is replaced."""
 
     held_out: Path | None = None
-    """A folder of instructions that becomes the split `test`."""
+    """Folder of instructions that becomes the split `test`."""
 
     push: str = ""
-    """NAME/REPO on the Hugging Face hub, a data set, private."""
+    """Data set on the Hugging Face hub to push to, as NAME/REPO; created as private. Empty to push nothing."""
 
     public: bool = False
     """Make the pushed repository public."""
@@ -50,7 +50,7 @@ class ReleaseConfig:
 
 @dataclass
 class Tally:
-    """What the card says of the records."""
+    """Counts and examples of the records, for the card."""
 
     sources: Counter[str]
     licences: Counter[str]
@@ -121,22 +121,22 @@ def examples_of(folder: Path) -> Iterator[Example]:
 
 
 def check(folder: Path) -> bool:
-    """Refuse what must not leave; whether a conversation is among the records."""
+    """Return True if the folder contains conversations. Raises UserError if a record must not be published."""
     conversations = False
     for example in examples_of(folder):
         if example.restricted:
-            raise UserError(f"{folder}: {example.id} stands on a real note, which must not leave the house")
-        if named := find_identifiers(f"{example.note}\n{example.question}\n{example.answer}", NEVER_PUBLISHED):
+            raise UserError(f"{folder}: {example.id} uses a real note and must not leave the institution: remove it")
+        if identifiers := find_identifiers(f"{example.note}\n{example.question}\n{example.answer}", NEVER_PUBLISHED):
             raise UserError(
-                f"{folder}: {example.id} holds what could name a person ({named[0].kind}): leave such records out "
-                "with asclepius split, and release its train"
+                f"{folder}: {example.id} contains an identifier ({identifiers[0].kind}): remove such records with "
+                "asclepius split, and release its train folder"
             )
         conversations = conversations or bool(example.follow_ups)
     return conversations
 
 
 def run(config: ReleaseConfig) -> None:
-    """Write the data set and, if asked, push it. UserError for what the caller can mend."""
+    """Write the data set and, with `push`, upload it. Raises UserError for errors that the user can fix."""
     splits = {"train": config.source, **({"test": config.held_out} if config.held_out else {})}
     manifests = {name: read_manifest(folder, "instructions") for name, folder in splits.items()}
     checked = {name: check(folder) for name, folder in splits.items()}
@@ -179,7 +179,7 @@ def write_split(writer: FolderWriter, name: str, folder: Path, conversations: bo
 
 
 def funnel(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, int, int, dict[str, int]]]:
-    """(stage, in, out, rejected by reason) of every stage whose folder still stands where its successor read it."""
+    """(stage, in, out, rejected by reason) of every stage whose folder still exists where the next stage read it."""
     stages = [(folder.name, manifest)]
     while True:
         above = [Path(name) for name in stages[-1][1]["inputs"] if (Path(name) / MANIFEST).is_file()]
@@ -225,8 +225,8 @@ configs:
 # Instructions on synthetic clinical notes
 
 {" and ".join(f"{count:,} in {name}" for name, count in counts.items())}, with {tally.turns:,} follow-up turns. Columns:
-`patient_id, note, question, answer, task`. Every note is synthetic, made from a published case report; no record stands
-on a real patient's chart. **Not for clinical use.**
+`patient_id, note, question, answer, task`. Every note is synthetic, made from a published case report; no record is
+based on a real patient's chart. **Not for clinical use.**
 
 | | |
 |---|---|
@@ -234,11 +234,11 @@ on a real patient's chart. **Not for clinical use.**
 | Licences (records) | {counted(tally.licences)} |
 | Tasks | {counted(tally.tasks)} |
 | Teachers (texts) | {counted(tally.teachers)} |
-| Hashes of prompts | {counted(tally.prompts)} |
+| Prompt hashes | {counted(tally.prompts)} |
 
-The licence of a source goes on into what is made of it; share-alike sources make the whole share-alike.
+Records inherit the licence of their source; share-alike sources make the whole data set share-alike.
 
-## What was left out
+## Rejected records
 
 | Stage | in | out | rejected |
 |---|---|---|---|
@@ -261,8 +261,8 @@ def faithfulness(atoms: Counter[str]) -> str:
     total = atoms["stated"] + atoms["derived"] + atoms["unsupported"]
     share = atoms["unsupported"] / max(total, 1)
     return (
-        f"Of {total:,} facts that rules can check (numbers, doses, dates, durations, ages, sides, negations, drugs) in "
-        f"the answers, {atoms['stated']:,} stand in the note, {atoms['derived']:,} follow from it by a named rule, and "
-        f"{atoms['unsupported']:,} ({share:.2%}) do not (rules {', '.join(sorted(rules))}). What rules cannot see is "
-        "not claimed."
+        f"Of {total:,} facts in the answers that rules can check (numbers, doses, dates, durations, ages, sides, "
+        f"negations, drugs), {atoms['stated']:,} are stated in the note, {atoms['derived']:,} follow from it by a "
+        f"named rule, and {atoms['unsupported']:,} ({share:.2%}) are unsupported (rules {', '.join(sorted(rules))}). "
+        "Facts that rules cannot check are not counted."
     )

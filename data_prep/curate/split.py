@@ -1,13 +1,13 @@
-"""Part a folder into training and held-out records: by patient and by article, never by row, and without leaks.
+"""Split a folder into training and held-out records, by patient and article, without leaks between them.
 
     asclepius split --source data/instructions --out data/split --held-out 0.05 --against benchmark.csv
 
     split/
-      train/  held_out/     finished folders of the source's kind; what was left out lies with train
-      report.json           who was left out and why, what was found, how it is parted
+      train/  held_out/     finished folders of the source's kind; train also has all rejected records
+      report.json           counts of rejected records by reason, identifiers found, sizes of both sides
 
-All records of one patient, and all patients of one article, fall on one side. A note that nearly equals one of another
-patient is left out, and so is what shares a run of words with an evaluation (`--against`).
+All records of one patient, and all patients of one article, are on one side. A near duplicate of another patient's note
+is rejected, and so is a record that shares a run of words with an evaluation set (`--against`).
 """
 
 import json
@@ -46,33 +46,35 @@ SIDES = ("train", "held_out")
 @dataclass(frozen=True)
 class SplitConfig:
     source: Path
-    """A finished folder of notes or instructions."""
+    """Finished folder of notes or instructions."""
 
     out: Path
-    """The folder to write `train`, `held_out` and `report.json` into."""
+    """Output folder for `train`, `held_out` and `report.json`."""
 
     held_out: float = 0.05
-    """The share of patients (with all of their article) that is held out."""
+    """Fraction of patients to hold out, together with all patients of the same article."""
 
     against: tuple[Path, ...] = ()
-    """Evaluation sets: folders of notes or instructions, or .csv, .json, .jsonl, .parquet or .txt files, all of whose
-    texts count. A record that shares 13 words in a row with one of them is left out."""
+    """Evaluation sets: folders of notes or instructions, or .csv, .json, .jsonl, .parquet or .txt files, of which all
+    texts are used. A record that shares 13 consecutive words with one of them is rejected."""
 
     similarity: float = 0.7
-    """A note is left out when it shares this part of its runs of five words with an earlier one of another patient."""
+    """Least Jaccard similarity, over runs of five words, at which a note is rejected as a near duplicate of an earlier
+    note of another patient."""
 
     identifiers: bool = False
-    """Leave out records with dates and ages over 89 too; names, numbers and addresses always go."""
+    """Also reject records with dates and ages over 89; records with names, numbers or addresses are always rejected."""
 
     presidio: str = ""
-    """A spaCy model, such as en_core_web_lg: leave out records in which Presidio finds a person or a number too."""
+    """spaCy model, such as en_core_web_lg, with which Presidio finds further records with identifiers to reject; empty
+    for the rules alone."""
 
     seed: int = 0
-    """Who is held out is derived from it and from the article's or the patient's id."""
+    """Random seed for the choice of held-out patients."""
 
 
 class Groups:
-    """Which records belong together: union and find over the names of patients and articles."""
+    """Groups of records that belong together: union-find over the names of patients and articles."""
 
     def __init__(self) -> None:
         self.parents: dict[str, str] = {}
@@ -85,19 +87,19 @@ class Groups:
             self.parents[name], name = root, self.parents[name]
         return root
 
-    def join(self, one: str, other: str) -> None:
-        # The lesser name stands for both, so that the order of the records does not matter.
-        low, high = sorted((self.find(one), self.find(other)))
+    def join(self, name: str, other: str) -> None:
+        # The lesser name represents both, so that the order of the records does not matter.
+        low, high = sorted((self.find(name), self.find(other)))
         self.parents[high] = low
 
 
 @dataclass
 class Findings:
-    """What the first reading found."""
+    """Results of the first pass over the records."""
 
     groups: Groups
     rejects: dict[str, tuple[str, str]]  # note or record id -> reason, detail
-    identifiers: Counter[str]  # records in which a kind was found
+    identifiers: Counter[str]  # kind -> number of records that contain it
 
 
 def patient_of(record: Any) -> str:
@@ -109,7 +111,7 @@ def note_of(record: Any) -> tuple[str, str]:
 
 
 def texts_of(record: Any) -> list[str]:
-    """Every text of a record."""
+    """All texts of a record, including the note of an instruction."""
     if isinstance(record, Note):
         return [record.text]
     turns = [text for turn in record.follow_ups for text in (turn.question, turn.answer)]
@@ -117,7 +119,7 @@ def texts_of(record: Any) -> list[str]:
 
 
 def evaluation_texts(path: Path) -> Iterator[tuple[str, str]]:
-    """(where, text) of everything that an evaluation set holds."""
+    """The (where, text) pairs of all texts in an evaluation set."""
     if (path / "manifest.json").is_file():
         manifest = read_manifest(path, "notes", "instructions")
         record_type = Note if manifest["kind"] == "notes" else Example
@@ -134,12 +136,12 @@ def evaluation_texts(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def look(records: Iterator[Any], config: SplitConfig) -> Findings:
-    """The first reading: who belongs together, and who is left out."""
+    """The first pass: which records belong together, and which are rejected."""
     contamination = Contamination()
     for path in config.against:
         contamination.add(evaluation_texts(path))
     near = NearDuplicates(config.similarity)
-    patients: dict[str, str] = {}  # of each note
+    patients: dict[str, str] = {}  # note id -> patient
     findings = Findings(Groups(), {}, Counter())
     kinds = KINDS if config.identifiers else NEVER_PUBLISHED
     for record in records:
@@ -152,14 +154,14 @@ def look(records: Iterator[Any], config: SplitConfig) -> Findings:
             patients[note_id] = patient
             others = [other for other in near.earlier(note_id, note) if patients[other] != patient]
             if others:
-                findings.rejects[note_id] = "near_duplicate", f"nearly the note {others[0]} of another patient"
+                findings.rejects[note_id] = "near_duplicate", f"near duplicate of note {others[0]} of another patient"
         shared = next((found for text in texts_of(record) if (found := contamination.find(text))), None)
         if shared:
-            findings.rejects[record.id] = "contaminated", f"{shared[0]} holds {shared[1]!r}"
-        named = {item.kind for text in texts_of(record) for item in find_identifiers(text)}
+            findings.rejects[record.id] = "contaminated", f"{shared[0]} contains {shared[1]!r}"
+        by_rules = {item.kind for text in texts_of(record) for item in find_identifiers(text)}
         by_presidio = persons(record, config.presidio) if config.presidio else set()
-        findings.identifiers.update(named | by_presidio)
-        if refused := sorted((named & set(kinds)) | by_presidio):
+        findings.identifiers.update(by_rules | by_presidio)
+        if refused := sorted((by_rules & set(kinds)) | by_presidio):
             findings.rejects[record.id] = "identifier", ", ".join(refused)
     return findings
 
@@ -171,11 +173,11 @@ def persons(record: Any, model: str) -> set[str]:
 
 
 def run(config: SplitConfig) -> dict[str, Any]:
-    """Write both folders and the report; the report. UserError for what the caller can mend."""
+    """Write both folders and the report, and return the report. Raises UserError for errors that the user can fix."""
     if not 0 < config.held_out < 1:
-        raise UserError(f"--held-out {config.held_out}: it must be between 0 and 1")
+        raise UserError(f"--held-out {config.held_out}: must be between 0 and 1")
     if not 0 < config.similarity <= 1:
-        raise UserError(f"--similarity {config.similarity}: it must be above 0, and 1 at most")
+        raise UserError(f"--similarity {config.similarity}: must be above 0 and at most 1")
     manifest = read_manifest(config.source, "notes", "instructions")
     kind, record_type = manifest["kind"], Note if manifest["kind"] == "notes" else Example
     paths = verified_files(config.source, manifest)
@@ -194,23 +196,26 @@ def run(config: SplitConfig) -> dict[str, Any]:
         "against": {str(path): file_hash(path) if path.is_file() else "" for path in config.against},
         "records_with_identifiers": dict(sorted(findings.identifiers.items())),
     }
-    # Of the records alone: the manifest also holds seconds.
+    # Hash of the data files only: the manifest also contains run times, which vary.
     inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
     for side in SIDES:
         report[side] = write_side(side, config, findings, records(), (kind, record_type, inputs))
     report["rejected"] = read_manifest(config.out / "train", kind)["rejected"]
     write_durably(config.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    told = ", ".join(f"{count} {reason}" for reason, count in report["rejected"].items()) or "none"
+    rejected = ", ".join(f"{count} {reason}" for reason, count in report["rejected"].items()) or "none"
     sides = ", ".join(f"{report[side]['records']} {side} of {report[side]['patients']} patients" for side in SIDES)
-    print(f"split {config.source}: {sides}; rejected: {told} -> {config.out}", flush=True)
+    print(f"split {config.source}: {sides}; rejected: {rejected} -> {config.out}", flush=True)
     return report
 
 
 def write_side(
-    side: str, config: SplitConfig, findings: Findings, records: Iterator[Any], of: tuple[str, type, dict[str, str]]
+    side: str, config: SplitConfig, findings: Findings, records: Iterator[Any], folder: tuple[str, type, dict[str, str]]
 ) -> dict[str, int]:
-    """The records of one side, in their order; the rejects, of both, go with the first."""
-    kind, record_type, inputs = of
+    """Write the records of one side in their order; `train` also gets the rejects of both sides.
+
+    `folder` is the output folder's kind, record type and input hashes.
+    """
+    kind, record_type, inputs = folder
     patients: set[str] = set()
     with writing_folder(config.out / side, kind, inputs) as writer:
         writer.facts = {"split": {**asdict(config), "source": str(config.source), "out": "", "side": side}}
@@ -218,11 +223,11 @@ def write_side(
         shard: list[Record] = []
         for record in records:
             writer.counts["in"] += 1
-            broken = findings.rejects.get(record.id) or findings.rejects.get(note_of(record)[0])
+            reason = findings.rejects.get(record.id) or findings.rejects.get(note_of(record)[0])
             group = findings.groups.find(patient_of(record))
             is_held_out = seeded_fraction(config.seed, "split", group) < config.held_out
-            if broken:
-                writer.reject([Reject.of(record, *broken)] if side == SIDES[0] else [])
+            if reason:
+                writer.reject([Reject.of(record, *reason)] if side == SIDES[0] else [])
             elif is_held_out == (side == "held_out"):
                 patients.add(patient_of(record))
                 shard.append(record)

@@ -1,1 +1,1 @@
-"""How a stage runs: processes, and the line that shows how far it is."""
+"""Execution of a stage: worker processes and the progress line."""

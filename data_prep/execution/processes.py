@@ -1,4 +1,4 @@
-"""Pools of processes that end with the one that started them, however that ended."""
+"""Process pools whose workers exit when their parent does, even if it was killed."""
 
 import multiprocessing
 import os
@@ -9,14 +9,14 @@ from typing import Any
 
 
 def process_pool(processes: int, begin: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()) -> Any:
-    """A ProcessPoolExecutor; each process begins with `begin(*arguments)`."""
+    """A ProcessPoolExecutor whose workers first call `begin(*arguments)`."""
     # spawn: a forked copy of a process that runs threads, as pyarrow does, may hang.
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(begin, arguments))
 
 
 def _begin(begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    # After `kill -9` of their parent, an executor's processes wait for work for ever.
+    # After `kill -9` of their parent, the workers of an executor would wait for work forever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if begin:
         begin(*arguments)

@@ -1,17 +1,17 @@
-"""A line that shows how far a run is: live on a terminal, now and then elsewhere."""
+"""The progress line of a run: updated in place on a terminal, printed every 30 seconds elsewhere."""
 
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Where nobody watches, a log needs few lines.
+# A log file needs few lines.
 SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
 def shown(name: str, line: Callable[[], str]) -> Iterator[None]:
-    """Show the line while the block runs, from a thread of its own: a run may wait for hours."""
+    """Show the line while the block runs, from a separate thread, because the run itself may block for hours."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.live import Live

@@ -1,4 +1,4 @@
-"""A text checked against its source: every atom with its verdict, and the certificate that goes on disk."""
+"""Check of a text against its source: a verdict for every atom, and the certificate that is saved with the text."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from data_prep.faithfulness.checks.source import Source, affirmed_phrases
 from data_prep.faithfulness.checks.table import judge
 
 HEADING = re.compile(r"^[#*\s]*[A-Z][A-Z ,/&()-]{2,60}[*\s]*:?[*\s]*$")
-# What a text says that its source does not say: no fact about the patient.
+# Statements that the source does not mention something, which are not facts about the patient.
 SAID_ABSENT = re.compile(
     r"\b(?:not|never|nothing(?: is)?|no (?:mention|information|record|statement|data|details?)(?: (?:is|was|are)"
     r" )?)\s?(?:\w+ ){0,2}?"
@@ -31,20 +31,20 @@ SAID_ABSENT = re.compile(
 )
 
 
-# A character that sentences keep: neither white space nor invisible.
+# A character that sentence splitting keeps: neither white space nor invisible.
 SOLID = re.compile(rf"(?!{INVISIBLE.pattern})\S")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """An atom of the text with its verdict, its sentence, and the places of both in the text."""
+    """An atom of the text with its verdict and sentence, and the offsets of both in the text."""
 
     atom: Atom
     verdict: Verdict
     sentence: str
     start: int
     end: int
-    within: tuple[int, int]  # the sentence, from its first character to after its last
+    within: tuple[int, int]  # start and end of the sentence in the text
 
     @property
     def supported(self) -> bool:
@@ -57,7 +57,7 @@ def source_of(text: str) -> Source:
 
 
 def check(text: str, source: str) -> list[Finding]:
-    """Every atom of a text, in its order, with what the source says to it."""
+    """Every atom of a text, sentence by sentence, with its verdict against the source."""
     facts = source_of(source)
     pairs = {short: tuple(stems(long)) for short, long in find_pairs(text).items()}
     found = []
@@ -74,9 +74,9 @@ def check(text: str, source: str) -> list[Finding]:
 
 
 def placed(text: str) -> Iterator[tuple[Reading, "Place"]]:
-    """The sentences of a text, each with what turns a place in it into a place in the text.
+    """The sentences of a text, each with a function that maps an offset in the sentence to an offset in the text.
 
-    Sentences hold every character of the text but white space, so counting the others finds the way back.
+    Sentences contain every character of the text except white space, so counting the other characters gives the offset.
     """
     solid = [match.start() for match in SOLID.finditer(text)]
     passed = 0
@@ -92,8 +92,8 @@ def solid_before(text: str, offset: int) -> int:
 @dataclass(frozen=True)
 class Place:
     sentence: str
-    solid: list[int]  # where the text's characters stand that are not white space
-    passed: int  # how many of them stand before this sentence
+    solid: list[int]  # offsets of the text's solid characters
+    passed: int  # number of solid characters before this sentence
 
     def __call__(self, offset: int) -> int:
         return self.solid[self.passed + solid_before(self.sentence, offset)]
@@ -126,15 +126,15 @@ def certificate(found: list[Finding], source: str) -> Certificate:
 
 
 def omitted(found: list[Finding], source: str) -> int:
-    """How many distinct atoms of the source the text lacks, as the source has them."""
-    ours = {(finding.atom.kind, finding.atom.value[:2]) for finding in found}
-    theirs = {(atom.kind, atom.value[:2]) for reading in source_of(source).readings for atom in reading.atoms}
-    return len(theirs - ours)
+    """The number of distinct atoms of the source that the text does not state in the same form."""
+    in_text = {(finding.atom.kind, finding.atom.value[:2]) for finding in found}
+    in_source = {(atom.kind, atom.value[:2]) for reading in source_of(source).readings for atom in reading.atoms}
+    return len(in_source - in_text)
 
 
 @cache
 def rules_version() -> str:
-    """Over the source code of the rules and of how English is read: a change cannot forget to change it."""
+    """A hash of the source code of `faithfulness` and `clinical_text`, so that every change gives a new version."""
     here = Path(__file__).parent
     files = sorted([*here.rglob("*.py"), *(here.parent / "clinical_text").rglob("*.py")])
     digest = hashlib.sha256()

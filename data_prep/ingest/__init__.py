@@ -1,1 +1,1 @@
-"""Corpora in: case reports, real notes, published data sets."""
+"""Input of corpora: case reports, real notes, published data sets."""

@@ -1,10 +1,10 @@
-"""Stage 1: collections of published case reports → `CaseReport`s, one at a time, whatever the collection's size.
+"""Stage 1: read a collection of published case reports of any size as `CaseReport`s, one at a time.
 
-Known columns are found by name; PMC-Patients, for instance, comes as
+Known columns are found by name. PMC-Patients, for instance, has the columns
 
     patient_id, patient_uid, PMID, title, patient, age, gender, relevant_articles, similar_patients
 
-where `patient` holds the text. How rows are read from each kind of file stands in `tables.py`.
+where `patient` is the text. `tables.py` reads the rows of each kind of file.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from data_prep.contract.tables import Row, files_of, looks_like_hub_id, open_hub
 # Two dozen fictional reports, for the demo and for trying things out.
 DEMO_REPORTS = Path(__file__).with_name("demo_reports.jsonl")
 
-# Names under which collections keep a field, the most specific first.
+# Column names of each field, the most specific first.
 COLUMNS = {
     "text": ("text", "patient", "case_report", "case_text", "full_text", "note", "case", "body", "content"),
     "id": ("patient_uid", "id", "_id", "uid", "patient_id", "case_id", "doc_id"),
@@ -35,8 +35,9 @@ COLUMNS = {
 PMC_PATIENTS = {"patient_uid", "patient"}
 PMC_PATIENTS_LICENCE = "CC BY-NC-SA 4.0"
 
-# Over this share a collection is not merely damaged but wrong. One bad row is always forgiven. Half-way only a
-# hopeless collection is stopped: bad rows come in clusters, and one of them says nothing about the rest.
+# A larger share of malformed rows means that the collection is wrong, not merely damaged; one malformed row is always
+# allowed. Before the end, reading stops only above HOPELESS, because malformed rows come in clusters, which do not
+# represent the rest of the file.
 MOST_MALFORMED = 0.01
 ROWS_TO_JUDGE, HOPELESS = 100, 0.5
 
@@ -44,28 +45,28 @@ ROWS_TO_JUDGE, HOPELESS = 100, 0.5
 @dataclass(frozen=True)
 class ReportsConfig:
     text_column: str = ""
-    """The column that holds the text, where its name is an unusual one."""
+    """Column with the text; empty to find it by its common names."""
 
     source_name: str = ""
-    """What to record as the reports' source, instead of the file's own column or name."""
+    """Source to record for the reports; empty for the file's own column or name."""
 
     licence: str = ""
-    """What to record as the reports' licence, instead of the file's own column."""
+    """Licence to record for the reports; empty for the file's own column."""
 
 
 @dataclass(frozen=True)
 class Reports:
-    """A collection that can be read: its rows, and what identifies it."""
+    """An opened collection: its rows, name and hash."""
 
     name: str
     rows: Iterator[Row]
-    inputs: dict[str, str]  # its name with its hash
+    inputs: dict[str, str]  # source -> hash
     config: ReportsConfig
 
     def records(self) -> Iterator[CaseReport | Reject]:
         """Every row as a report or a reject, in the collection's order.
 
-        UserError where there is no text column, or where more than 1 % of the rows are malformed.
+        Raises UserError if there is no text column, or if more than 1 % of the rows are malformed.
         """
         seen: set[bytes] = set()
         tally = Tally(self.name)
@@ -73,7 +74,7 @@ class Reports:
         columns: dict[str, str] = {}
         for row in self.rows:
             if row.values is not None:
-                # Each row by its own columns: in JSON a row may leave out what is empty.
+                # The columns are found for each row, because rows of JSON may leave out empty fields.
                 names = tuple(row.values)
                 if names not in found:
                     found[names] = find_columns(row.values, self.config, row.place, first=not found)
@@ -99,7 +100,7 @@ class Reports:
 
 @dataclass
 class Tally:
-    """Rows seen and malformed; stops a collection that is not what it should be."""
+    """Counts of rows and malformed rows. Raises UserError if too many are malformed."""
 
     name: str
     rows: int = 0
@@ -123,7 +124,7 @@ class Tally:
 
 
 def open_reports(source: str, config: ReportsConfig) -> Reports:
-    """Find a collection. A path that exists is a path; `name/name` that does not is an id on the hub."""
+    """Open a collection: an existing path, or otherwise `NAME/REPO` on the Hugging Face hub."""
     path = Path(source)
     if not path.exists():
         if not looks_like_hub_id(source):
@@ -132,9 +133,9 @@ def open_reports(source: str, config: ReportsConfig) -> Reports:
         return Reports(source, rows, {source: version}, config)
     manifest = path / MANIFEST
     if manifest.is_file():
-        raise UserError(f"{source} is a folder that another stage wrote: name the case reports themselves")
+        raise UserError(f"{source} is the output folder of another stage: pass the case reports themselves")
     files = files_of(path)
-    # One hash for a folder: a corpus may have a file for each of its 167,034 reports.
+    # One hash for a whole folder: a corpus may have one file for each of its 167,034 reports.
     content = (
         file_hash(path) if path.is_file() else text_hash(*(f"{f.relative_to(path)} {file_hash(f)}" for f in files))
     )
@@ -142,7 +143,7 @@ def open_reports(source: str, config: ReportsConfig) -> Reports:
 
 
 def find_columns(values: Mapping[str, Any], config: ReportsConfig, place: str, first: bool) -> dict[str, str]:
-    """Which column holds which field, by their names; UserError where none holds the text of the first row."""
+    """A dictionary of field to column name ("" if missing). Raises UserError if the first row has no text column."""
     seen = ", ".join(map(str, values)) or "none"
     columns = {field: next((name for name in names if name in values), "") for field, names in COLUMNS.items()}
     if config.text_column:
@@ -150,12 +151,12 @@ def find_columns(values: Mapping[str, Any], config: ReportsConfig, place: str, f
         if first and config.text_column not in values:
             raise UserError(f"{place}: --text-column {config.text_column} is not among the columns: {seen}")
     if first and not columns["text"]:
-        raise UserError(f"{place}: no text column among the columns: {seen}; name it with --text-column")
+        raise UserError(f"{place}: no text column among the columns: {seen}; set it with --text-column")
     return columns
 
 
 def to_report(row: Row, columns: dict[str, str], config: ReportsConfig, collection: str) -> CaseReport:
-    """A row as a report; ValueError with what is wrong with the row."""
+    """Convert a row to a report. Raises ValueError, with the reason, if the row is malformed."""
     if row.values is None:
         raise ValueError(row.error)
     values = row.values
@@ -171,7 +172,7 @@ def to_report(row: Row, columns: dict[str, str], config: ReportsConfig, collecti
         text=field("text"),
         source=config.source_name or ("PMC-Patients" if is_pmc_patients else field("source") or collection),
         licence=config.licence or (PMC_PATIENTS_LICENCE if is_pmc_patients else field("licence") or "unknown"),
-        # The address names the publication too, where there is nothing better.
+        # Without an article column, the URL identifies the publication.
         article=field("article") or field("url"),
         title=field("title"),
         url=field("url"),
@@ -179,12 +180,12 @@ def to_report(row: Row, columns: dict[str, str], config: ReportsConfig, collecti
 
 
 def storable(text: str) -> str:
-    """A text with its unreadable bytes spelled out, since Parquet holds UTF-8 only."""
+    """The text with undecodable bytes as backslash escapes, because Parquet strings are UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def as_text(value: Any, column: str) -> str:
-    """A cell as text; ValueError where it is not one. Identifiers may come as numbers."""
+    """A cell as text; identifiers may be numbers. Raises ValueError for other types and for text that is not UTF-8."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -192,7 +193,7 @@ def as_text(value: Any, column: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise ValueError(f"column {column!r} holds {type(value).__name__}, not text")
+        raise ValueError(f"column {column!r} contains {type(value).__name__}, not text")
     if not value.isascii():
         try:
             value.encode()

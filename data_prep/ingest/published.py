@@ -1,4 +1,4 @@
-"""Read a data set in the published columns, `patient_id, note, question, answer, task`, as a folder of instructions.
+"""Convert a data set in the published columns, `patient_id, note, question, answer, task`, to a folder of instructions.
 
 asclepius adopt --source synthetic.csv --out data/instructions --licence "CC BY-NC-SA 4.0"
 """
@@ -25,20 +25,20 @@ class AdoptConfig:
     """A .csv, .json, .jsonl or .parquet file, a folder of them, or the id of a data set on the Hugging Face hub."""
 
     out: Path
-    """The folder of instructions to write; a finished one of the same kind is replaced."""
+    """Output folder of instructions; a finished folder of the same kind is replaced."""
 
     licence: str = "unknown"
-    """What to record as the licence of the records."""
+    """Licence to record for the records."""
 
     source_name: str = ""
-    """What to record as their source, instead of the file's name."""
+    """Source to record for the records; empty for the file's name."""
 
     limit: int = 0
-    """Stop after so many records; 0 reads all."""
+    """Number of records after which to stop; 0 reads all."""
 
 
 def open_source(source: str) -> tuple[str, Iterator[Row], str]:
-    """Name, rows and what identifies the content."""
+    """The name, the rows and the content hash of a source. Raises UserError if it does not exist."""
     path = Path(source)
     if path.exists():
         files = files_of(path)
@@ -56,7 +56,7 @@ def check_columns(values: Mapping[str, Any], place: str) -> None:
 
 
 def to_example(values: Mapping[str, Any], config: AdoptConfig, name: str) -> Example:
-    """ValueError with a reason for what is wrong with this row."""
+    """Convert a row to an example. Raises ValueError, with the reason for the reject, if the row is unusable."""
     texts = {column: str(values[column] if values[column] is not None else "").strip() for column in COLUMNS}
     if texts["task"].lower() not in TASK_NAMES:
         raise ValueError("unknown_task")
@@ -85,7 +85,7 @@ def to_example(values: Mapping[str, Any], config: AdoptConfig, name: str) -> Exa
 
 
 def run(config: AdoptConfig) -> None:
-    """Write the instructions folder. UserError for what the caller can mend."""
+    """Write the folder of instructions. Raises UserError for errors that the user can fix."""
     name, rows, content = open_source(config.source)
     with writing_folder(config.out, "instructions", {config.source: content}) as writer:
         shard: list[Example] = []
@@ -114,6 +114,6 @@ def run(config: AdoptConfig) -> None:
         if shard:
             writer.add_shard(shard, Example)
         if not writer.shards:
-            raise UserError(f"{config.source} holds no record in the published columns: {', '.join(COLUMNS)}")
-    told = ", ".join(f"{count} {reason}" for reason, count in sorted(writer.reasons.items())) or "none"
-    print(f"adopt: {writer.counts['in']} rows, {writer.counts['out']} examples, rejected: {told} -> {config.out}")
+            raise UserError(f"{config.source} contains no valid record in the published columns: {', '.join(COLUMNS)}")
+    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(writer.reasons.items())) or "none"
+    print(f"adopt: {writer.counts['in']} rows, {writer.counts['out']} examples, rejected: {rejected} -> {config.out}")

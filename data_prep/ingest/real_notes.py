@@ -1,11 +1,11 @@
-"""Real notes as a folder of notes, for the variant of the recipe that is trained on them: they skip the note stage.
+"""Convert real notes to a folder of notes, replacing the note stage, for the variant of the recipe that trains on them.
 
     asclepius real-notes --source NOTEEVENTS.csv --out data/real --category "Discharge summary"
 
-Known are MIMIC-III's NOTEEVENTS.csv (ROW_ID, SUBJECT_ID, HADM_ID, ..., CATEGORY, ISERROR, TEXT), MIMIC-IV's
-discharge.csv and radiology.csv (note_id, subject_id, hadm_id, note_type, note_seq, ..., text), and any file of rows
-whose columns are named. Every record is marked as restricted: nothing of it goes to an endpoint but one of the house's
-own, and then only when that is named.
+Supported are MIMIC-III's NOTEEVENTS.csv (ROW_ID, SUBJECT_ID, HADM_ID, ..., CATEGORY, ISERROR, TEXT), MIMIC-IV's
+discharge.csv and radiology.csv (note_id, subject_id, hadm_id, note_type, note_seq, ..., text), and any table whose
+columns are set. Every record is marked as restricted: its text may only be sent to an endpoint of the institution that
+is named explicitly.
 """
 
 import json
@@ -24,7 +24,7 @@ SHARD_RECORDS = 10_000
 LICENCE = "restricted: its data use agreement governs it, not for publication"
 MOST_MALFORMED = 0.01
 
-# Columns of a field, in any case, the most specific first.
+# Column names of each field, in any case, the most specific first.
 COLUMNS = {
     "text": ("text", "note", "note_text", "content"),
     "id": ("row_id", "note_id", "id"),
@@ -33,7 +33,7 @@ COLUMNS = {
     "error": ("iserror",),
 }
 
-# MIMIC-III writes [**First Name (Titles) 123**] where something was taken out; what it was decides the placeholder.
+# MIMIC-III replaces removed text by tags such as [**First Name (Titles) 123**]. Their words decide the placeholder.
 TAG = re.compile(r"\[\*\*(.*?)\*\*\]", re.DOTALL)
 PLACEHOLDERS = (
     ("AGE", re.compile(r"age over", re.IGNORECASE)),
@@ -45,7 +45,7 @@ PLACEHOLDERS = (
     ("DATE", re.compile(r"date|month|year|holiday|day\b|^\s*\d{1,4}(?:[-/]\d{1,2}){0,2}\s*$", re.IGNORECASE)),
     ("ORGANIZATION", re.compile(r"company|employer|school", re.IGNORECASE)),
 )
-# MIMIC-IV leaves three underscores, and does not say of what.
+# MIMIC-IV replaces all removed text by three underscores.
 BLANK = re.compile(r"(?<!_)_{3}(?!_)")
 
 
@@ -56,25 +56,27 @@ class RealNotesConfig:
     file of notes."""
 
     out: Path
-    """The folder of notes to write; a finished one of the same kind is replaced."""
+    """Output folder of notes; a finished folder of the same kind is replaced."""
 
     category: str = ""
-    """Keep notes of this category (MIMIC-III's CATEGORY, MIMIC-IV's note_type) alone, such as "Discharge summary"."""
+    """Category of the notes to keep (MIMIC-III's CATEGORY, MIMIC-IV's note_type), such as "Discharge summary"; empty
+    keeps all."""
 
     text_column: str = ""
-    """The column that holds the text, where its name is an unusual one."""
+    """Column with the text; empty to find it by its common names."""
 
     id_column: str = ""
-    """The column that names the note."""
+    """Column with the id of the note; empty to find it by its common names."""
 
     patient_column: str = ""
-    """The column that names the patient, by which splits go."""
+    """Column with the id of the patient, which keeps a patient's notes together in splits; empty to find it by its
+    common names."""
 
     source_name: str = ""
-    """What to record as the notes' source, instead of the file's name."""
+    """Source to record for the notes; empty for the file's name."""
 
     limit: int = 0
-    """Stop after so many notes; 0 reads all."""
+    """Number of notes after which to stop; 0 reads all."""
 
 
 def placeholder(match: re.Match[str]) -> str:
@@ -83,22 +85,22 @@ def placeholder(match: re.Match[str]) -> str:
 
 
 def with_placeholders(text: str) -> str:
-    """The text with one plain word in brackets wherever something was taken out of it."""
+    """The text with a placeholder such as [NAME] for each tag or blank of the de-identification."""
     return BLANK.sub("[REMOVED]", TAG.sub(placeholder, text))
 
 
 def columns_of(values: Mapping[str, Any], config: RealNotesConfig, place: str) -> dict[str, str]:
-    """Which column holds which field; UserError where the text or a named column is missing."""
-    named = {"text": config.text_column, "id": config.id_column, "patient": config.patient_column}
+    """A dictionary of field to column name ("" if missing). Raises UserError if a required column is missing."""
+    configured = {"text": config.text_column, "id": config.id_column, "patient": config.patient_column}
     by_lower = {str(name).lower(): str(name) for name in values}
     found = {}
     for field, names in COLUMNS.items():
-        wanted = named.get(field, "")
+        wanted = configured.get(field, "")
         if wanted and wanted not in values:
             raise UserError(f"{place}: --{field}-column {wanted} is not among the columns: {', '.join(values)}")
         found[field] = wanted or next((by_lower[name] for name in names if name in by_lower), "")
     if not found["text"]:
-        raise UserError(f"{place}: no text column among the columns: {', '.join(values)}; name it with --text-column")
+        raise UserError(f"{place}: no text column among the columns: {', '.join(values)}; set it with --text-column")
     if config.category and not found["category"]:
         raise UserError(f"{place}: --category needs a column named category or note_type, not: {', '.join(values)}")
     return found
@@ -127,7 +129,7 @@ def to_note(row: Row, values: Mapping[str, Any], columns: dict[str, str], config
 
 
 def read(config: RealNotesConfig) -> Iterator[Note | Reject | None]:
-    """Each row as a note or a reject; None for one of another category."""
+    """Each row as a note or a reject; None for a row of another category."""
     columns: dict[str, str] | None = None
     seen: set[str] = set()
     for row in rows_of(files_of(config.source)):
@@ -153,7 +155,7 @@ def read(config: RealNotesConfig) -> Iterator[Note | Reject | None]:
 
 
 def run(config: RealNotesConfig) -> None:
-    """Write the notes folder. UserError for what the caller can mend."""
+    """Write the folder of notes. Raises UserError for errors that the user can fix."""
     if not config.source.exists():
         raise UserError(f"{config.source}: no such file or folder")
     files = files_of(config.source)
@@ -177,8 +179,8 @@ def run(config: RealNotesConfig) -> None:
         if malformed > max(1, MOST_MALFORMED * writer.counts["in"]):
             raise UserError(f"{config.source}: {malformed} of {writer.counts['in']} rows are malformed, more than 1 %")
         if not shard and not writer.shards:
-            what = f"notes of category {config.category!r}" if config.category else "notes"
-            raise UserError(f"{config.source} holds no {what}: look at its columns and categories")
+            wanted = f"notes of category {config.category!r}" if config.category else "notes"
+            raise UserError(f"{config.source} contains no {wanted}: check its columns and categories")
         if shard:
             writer.add_shard(shard, Note)
     rejected = json.dumps(dict(writer.reasons)) if writer.reasons else "none"

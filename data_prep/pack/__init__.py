@@ -1,1 +1,1 @@
-"""Stage 4: notes or examples to full rows of tokens."""
+"""Stage 4: pack notes or examples into full rows of tokens."""

@@ -1,24 +1,25 @@
-"""Token sequences to full rows, whole documents only. Pure, fast, deterministic.
+"""Deterministic packing of token sequences into full rows, whole documents only.
 
-Best-fit decreasing leaves 2 to 5 % of a row empty, because the documents that are left at the end are of no fitting
-size. Here the longest document that is left opens a row, and the others are chosen by their sum.
+Best-fit decreasing leaves 2 to 5 % of a row empty, because no remaining document fits the gap at the end. Here the
+longest remaining document opens a row, and the others are chosen by their sum.
 """
 
 from collections.abc import Sequence
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Which documents share a row.
+    """Assign documents to rows.
 
     Args:
-      lengths: tokens of each document, from 1 to `row_length`.
-      row_length: tokens of a row.
+      lengths: number of tokens of each document, from 1 to `row_length`.
+      row_length: number of tokens in a row.
     Returns:
-      rows of indices into `lengths`; every index stands once.
+      rows of indices into `lengths`; every index occurs exactly once.
     """
     unfit = [i for i, length in enumerate(lengths) if not 1 <= length <= row_length]
     assert not unfit, f"documents {unfit[:5]} are empty or longer than a row of {row_length}"
-    waiting: dict[int, list[int]] = {}  # length -> documents of it, longest first; the earliest is taken first
+    # length -> documents of this length. Lengths in descending order; pop() takes the earliest document.
+    waiting: dict[int, list[int]] = {}
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], -i)):
         waiting.setdefault(lengths[index], []).append(index)
     rows = []
@@ -34,10 +35,10 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 
 
 def fill(room: int, opened_by: int, waiting: dict[int, list[int]]) -> list[int]:
-    """Lengths of waiting documents whose sum comes closest to `room` from below, preferring long ones.
+    """Lengths of waiting documents whose sum is the largest that is at most `room`, preferring long documents.
 
-    A subset sum over bit sets: bit n of `sums` is set where the lengths seen so far can add up to n. It ends at the
-    first exact fit, which a few dozen lengths mostly give.
+    This is a subset sum over a bit set: bit n of `sums` is set if the lengths so far can add up to n. The search ends
+    at the first exact fit, usually after a few dozen lengths.
     """
     mask = (2 << room) - 1
     sums, history = 1, []

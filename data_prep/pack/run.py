@@ -1,8 +1,8 @@
-"""Stage 4: notes or examples to sharded ArrayRecord files of full rows.
+"""Stage 4: pack notes or examples into sharded ArrayRecord files of full rows.
 
-Notes make pretraining rows, with loss on every token; examples make tuning rows, with loss on the answers and their
-end-of-text alone, in every turn of a conversation. Each output shard packs a contiguous range of the records by
-itself, so that the result does not depend on the number of workers.
+Notes become pretraining rows, with loss on every token. Examples become tuning rows, with loss only on the answers and
+their end-of-text tokens, in every turn of a conversation. Each output shard packs a contiguous range of the records
+independently, so that the result does not depend on the number of workers.
 """
 
 import dataclasses
@@ -33,32 +33,33 @@ from data_prep.contract.training_prompt import load_template, render_follow_up, 
 from data_prep.execution.processes import process_pool
 from data_prep.pack.best_fit import cut, pack
 
-BATCH = 256  # texts in one call of the tokenizer
+BATCH = 256  # texts per call of the tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class PackConfig:
-    """Notes or examples to packed rows."""
+    """Pack notes or instruction-answer pairs into rows of tokens."""
 
     source: Path
-    """Folder that `asclepius notes` or `asclepius instructions` wrote."""
+    """Output folder of `asclepius notes` or `asclepius instructions`."""
     out: Path
-    """Folder to write."""
+    """Output folder; a finished folder of the same kind is replaced."""
     tokenizer: Path
     """SentencePiece .model file, or Hugging Face folder or hub id with tokenizer.json or tokenizer.model."""
     row_length: int = 2048
-    """Tokens in a row; the training run's sequence length."""
+    """Tokens per row; the sequence length of training."""
     shards: int = 1
-    """Files to write. Packing is per file, so leave each at least some hundred rows."""
+    """Number of files to write. Files are packed independently, so each should get at least some hundred rows."""
     prompt_template: str | None = None
-    """File that replaces the prompt of training and inference; holds {note} and {instruction} once each."""
-    workers: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: one a core)")] = 0
-    """Processes; 0 means one a core."""
+    """File with the prompt for training and inference, in place of the default; contains {note} and {instruction} once
+    each."""
+    workers: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: one per core)")] = 0
+    """Number of worker processes; 0 for one per core."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """Tokens that stay together in one row, and which of them are trained on."""
+    """Tokens that stay together in one row, and the mask of those with loss."""
 
     tokens: list[int]
     loss_mask: list[bool]
@@ -66,14 +67,14 @@ class Document:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One output shard: which records it takes and what becomes of them."""
+    """The work for one output shard: its range of records and the settings."""
 
     config: PackConfig
     index: int
     kind: str  # "notes" or "instructions"
     files: tuple[tuple[Path, int, int], ...]  # (file, first record, end)
     template: str
-    folder: Path  # where the shard is written
+    folder: Path  # output folder of the shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ class ShardResult:
     tokens: int
     loss_tokens: int
     documents: int
-    most_documents: int  # of a row
+    most_documents: int  # largest number of documents in a row
     truncated: int
     rejects: list[Reject]
     licences: dict[str, int]
@@ -92,15 +93,15 @@ class ShardResult:
 
 def run(config: PackConfig) -> None:
     if config.row_length < 16 or config.shards < 1:
-        raise UserError(f"--row-length {config.row_length} --shards {config.shards}: at least 16 and 1")
+        raise UserError(f"--row-length {config.row_length} --shards {config.shards}: must be at least 16 and 1")
     manifest = read_manifest(config.source, "notes", "instructions")
     if not manifest["out"]:
-        raise UserError(f"{config.source} holds no records: see its rejected.parquet")
+        raise UserError(f"{config.source} contains no records: see its rejected.parquet")
     template = load_template(config.prompt_template)
     config = dataclasses.replace(config, tokenizer=local_folder(config.tokenizer, SMALL_FILES))
     tokenizer = load_tokenizer(config.tokenizer)
     verified_files(config.source, manifest)
-    # Of the records alone: the manifest also holds seconds.
+    # Hash of the data files only: the manifest also contains run times, which vary.
     inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
     with writing_folder(config.out, "packed", inputs) as folder:
         tokenizer.save(folder.path / "tokenizer")
@@ -143,18 +144,18 @@ def run(config: PackConfig) -> None:
 
 
 def split_files(source: Path, manifest: dict[str, Any], shards: int) -> list[tuple[tuple[Path, int, int], ...]]:
-    """For each output shard, the ranges of the input files that it takes: contiguous, equal to within one record."""
+    """The ranges of the input files for each output shard: contiguous, and equal in size to within one record."""
     total = manifest["out"]
     ranges = []
     for shard in range(shards):
         first, end = total * shard // shards, total * (shard + 1) // shards
-        parts, start = [], 0
+        file_ranges, start = [], 0
         for file in manifest["files"]:
             lower, upper = max(first - start, 0), min(end - start, file["records"])
             if lower < upper:
-                parts.append((source / file["name"], lower, upper))
+                file_ranges.append((source / file["name"], lower, upper))
             start += file["records"]
-        ranges.append(tuple(parts))
+        ranges.append(tuple(file_ranges))
     return ranges
 
 
@@ -165,7 +166,7 @@ def run_jobs(jobs: list[Job], workers: int) -> list[ShardResult]:
         with process_pool(min(workers, len(jobs))) as pool:
             return list(pool.map(pack_shard, jobs))
     except BrokenProcessPool as error:
-        raise UserError(f"a packing process was killed, probably for memory: lower --workers {workers}") from error
+        raise UserError(f"a packing process was killed (out of memory?): try fewer than --workers {workers}") from error
 
 
 @lru_cache(maxsize=1)
@@ -189,10 +190,10 @@ def pack_shard(job: Job) -> ShardResult:
         if job.kind == "notes":
             documents += note_documents(records, tokenizer, job.config.row_length)
         else:
-            made = example_documents(records, tokenizer, job.config.row_length, job.template)
-            documents += made[0]
-            truncated += made[1]
-            rejects += made[2]
+            packable, shortened, too_long = example_documents(records, tokenizer, job.config.row_length, job.template)
+            documents += packable
+            truncated += shortened
+            rejects += too_long
     rows = pack([len(document.tokens) for document in documents], job.config.row_length)
     name = f"packed-{job.index:05d}-of-{job.config.shards:05d}.array_record"
     writer = ArrayRecordWriter(str(job.folder / name), "group_size:1")
@@ -236,39 +237,41 @@ def batches(records: Iterator[Any]) -> Iterator[list[Any]]:
 
 
 def note_documents(notes: Sequence[Note], tokenizer: Tokenizer, row_length: int) -> Iterator[Document]:
-    """A note ends in EOS and begins with the one BOS; one longer than a row becomes consecutive pieces."""
+    """The documents of notes, from BOS (if the tokenizer has one) to EOS; notes longer than a row are cut."""
     for ids in tokenizer.encode_batch([note.text for note in notes]):
         tokens = beginning(tokenizer) + ids + [tokenizer.eos_id]
         for start, end in cut(len(tokens), row_length):
-            # The first token of a piece has nothing before it in its row to be predicted from.
+            # The first token of a piece has no loss, because no token precedes it in its document.
             yield Document(tokens[start:end], [False] + [True] * (end - start - 1))
 
 
 def example_documents(
     examples: Sequence[Example], tokenizer: Tokenizer, row_length: int, template: str
 ) -> tuple[list[Document], int, list[Reject]]:
-    """Documents, how many notes were shortened, and the examples that fit no row even without their note."""
+    """The documents, the number of shortened notes, and rejects for examples that exceed a row even without a note."""
     prompts = tokenizer.encode_batch([render_prompt(template, e.note, e.question) for e in examples])
     answered = answer_documents(examples, tokenizer, template)
     documents, truncated, rejects = [], 0, []
-    for example, prompt_ids, rest in zip(examples, prompts, answered, strict=True):
+    for example, prompt_ids, answer in zip(examples, prompts, answered, strict=True):
         prompt = beginning(tokenizer) + prompt_ids
-        room = row_length - len(rest.tokens)
+        room = row_length - len(answer.tokens)
         if len(prompt) > room:
             shortened = shorten_note(example, tokenizer, room, template)
             if shortened is None:
-                detail = f"{len(rest.tokens)} tokens of answers and the instruction do not fit a row of {row_length}"
+                detail = f"{len(answer.tokens)} tokens of answers and the instruction do not fit a row of {row_length}"
                 rejects.append(Reject.of(example, "longer_than_row", detail))
                 continue
             prompt = shortened
             truncated += 1
-        documents.append(Document(prompt + rest.tokens, [False] * len(prompt) + rest.loss_mask))
+        documents.append(Document(prompt + answer.tokens, [False] * len(prompt) + answer.loss_mask))
     return documents, truncated, rejects
 
 
 def answer_documents(examples: Sequence[Example], tokenizer: Tokenizer, template: str) -> list[Document]:
-    """What follows the first prompt: its answer, then each follow-up turn; answers and their end-of-text are trained
-    on."""
+    """The tokens after each example's first prompt: its answer, then the follow-up turns.
+
+    Answers and their end-of-text tokens have loss.
+    """
     turns = [turn for example in examples for turn in example.follow_ups]
     questions = encode_after_end(tokenizer, [render_follow_up(template, turn.question) for turn in turns])
     texts = [example.answer for example in examples] + [turn.answer for turn in turns]
@@ -285,7 +288,7 @@ def answer_documents(examples: Sequence[Example], tokenizer: Tokenizer, template
 
 
 def shorten_note(example: Example, tokenizer: Tokenizer, room: int, template: str) -> list[int] | None:
-    """The prompt with as many words from the start of the note as fit into `room` tokens; None if none does."""
+    """The prompt with as many words from the start of the note as fit into `room` tokens; None if no word fits."""
     ends = [i for i, character in enumerate(example.note) if character.isspace()]
     best, low, high = None, 0, len(ends) - 1
     while low <= high:
@@ -313,7 +316,7 @@ def count(values: Sequence[str]) -> dict[str, int]:
 
 def add_counts(counts: Any) -> dict[str, int]:
     total: dict[str, int] = {}
-    for part in counts:
-        for key, number in part.items():
+    for shard_counts in counts:
+        for key, number in shard_counts.items():
             total[key] = total.get(key, 0) + number
     return dict(sorted(total.items()))

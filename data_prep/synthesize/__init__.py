@@ -1,1 +1,1 @@
-"""Stages 2 and 3: case report to note, note to instruction and answer."""
+"""Stages 2 and 3: generate notes from case reports, and instructions with answers from notes."""

@@ -1,4 +1,4 @@
-"""Reasons to reject a generated text: one small rule each, in one table, tried in order."""
+"""Filters for generated texts: a table of rules that each give a reason to reject, tried in order."""
 
 import hashlib
 import re
@@ -11,13 +11,13 @@ from data_prep.teachers.endpoint.replies import Reply
 
 @dataclass(frozen=True)
 class WordLimits:
-    """Fewest and most words of a text."""
+    """Smallest and largest number of words of a text."""
 
     fewest: int
     most: int
 
 
-# Wide on purpose: outside them a text is broken, not merely terse or thorough.
+# Wide on purpose: a text outside these limits is broken, not merely terse or thorough.
 LIMITS = {
     "note": WordLimits(20, 5000),
     "question": WordLimits(3, 200),
@@ -32,7 +32,7 @@ REFUSAL = re.compile(
     r"|^(?:sorry|apologies|my apologies)\b",
     re.IGNORECASE,
 )
-# A report about language models may name them; only a text that speaks as one is meant.
+# Matches only a text that speaks as a language model: a case report may mention language models.
 AI_SELF_REFERENCE = re.compile(
     r"\b(?:as|I am|I'm|being) (?:just |only )?an? "
     r"(?:AI\b|artificial intelligence|(?:large )?language model|chatbot|virtual assistant)"
@@ -45,13 +45,13 @@ ASKS_BACK = re.compile(
     r"|\b(?:let me know if|do you (?:want|need) me to|would you like me to|how can I help)\b",
     re.IGNORECASE,
 )
-# Typographic apostrophes would hide a refusal from the patterns.
+# Otherwise typographic apostrophes would hide a refusal from the patterns.
 APOSTROPHES = str.maketrans("’‘`", "'''")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A generated text under judgement. `kind` is "note", "question" or "answer"."""
+    """A generated text to filter. `kind` is "note", "question" or "answer"."""
 
     kind: str
     text: str
@@ -63,16 +63,19 @@ class Candidate:
 
     @property
     def opening(self) -> str:
-        """Where a refusal stands. Further down, a note may quote a patient who says sorry."""
+        """The beginning of the text, where refusals occur. Further down, a note may quote a patient who says sorry."""
         return self.text[:200].translate(APOSTROPHES)
 
     @property
     def asking(self) -> str:
-        """Where a model turns to its user. A discharge note ends in requests to the patient, so only its opening."""
+        """The part of the text in which a question to the user is a reason to reject.
+
+        Of a note only the opening, because a discharge summary ends in requests to the patient.
+        """
         return self.opening if self.kind == "note" else self.text.translate(APOSTROPHES)
 
 
-# Reason, rule. What the endpoint says comes first: an error's text is not to be judged as an answer.
+# (reason, rule). Finish reasons come first, because the text of an error must not be judged as an answer.
 RULES: tuple[tuple[str, Callable[[Candidate], object]], ...] = (
     ("error", lambda c: c.finish_reason == "error"),
     ("content_filter", lambda c: c.finish_reason == "content_filter"),
@@ -91,7 +94,7 @@ RULES: tuple[tuple[str, Callable[[Candidate], object]], ...] = (
 
 
 def reason_to_reject(kind: str, reply: Reply) -> tuple[str, str] | None:
-    """The first rule that a reply breaks, with a detail for the person who looks at the rejects; None if it is good."""
+    """The reason and a readable detail of the first rule that a reply breaks; None if it breaks none."""
     candidate = Candidate(kind, reply.text, reply.finish_reason)
     for reason, rule in RULES:
         if rule(candidate):
@@ -102,16 +105,16 @@ def reason_to_reject(kind: str, reply: Reply) -> tuple[str, str] | None:
 
 
 class Duplicates:
-    """Which texts came before, by hash: sixteen bytes a record, whatever the texts' length.
+    """A set of the texts seen so far, as hashes of 16 bytes per record.
 
-    Ask in input order; then what counts as the first does not depend on which worker was faster.
+    Texts must be checked in input order, so that the first of several duplicates does not depend on the workers' speed.
     """
 
     def __init__(self) -> None:
         self.seen: set[bytes] = set()
 
     def is_duplicate(self, *texts: str) -> bool:
-        """Whether the same texts, in this order, came before."""
+        """Return True if the same texts, in this order, were seen before; otherwise remember them."""
         key = hashlib.sha256("\0".join(texts).encode()).digest()[:16]
         if key in self.seen:
             return True

@@ -1,7 +1,7 @@
-"""What happens to a generated text that says what its source does not: it is repaired, shortened or rejected.
+"""Repair, shortening or rejection of generated texts with atoms that their source does not support.
 
-In this order, as far as `on_unsupported` goes: one request to the teacher that lists what is wrong; then the sentences
-that still hold something unsupported are taken out; then, where that would take too much, the text is rejected.
+The steps, as far as `on_unsupported` allows: one request to the teacher that lists the unsupported atoms; then removal
+of the sentences that still have unsupported atoms; then rejection of the text if that would remove too much.
 """
 
 import asyncio
@@ -25,33 +25,33 @@ from data_prep.teachers.base import Reply, Request, Teacher
 @dataclass(frozen=True)
 class GateConfig:
     on_unsupported: Literal["repair", "remove", "reject", "keep"] = "repair"
-    """What is done about numbers, doses, dates, sides, negations, drugs, ... that the source does not support. repair:
-    ask the teacher once to mend them, then remove. remove: take out the sentences that hold them, and reject what is
-    left with too little. reject: leave the record out. keep: only count them in the record's certificate."""
+    """Treatment of numbers, doses, dates, sides, negations, drugs, ... that the source does not support. repair: ask
+    the teacher once to correct them, then as remove. remove: delete the sentences that contain them, and reject the
+    record if too much would be deleted. reject: reject the record. keep: count them in the record's certificate."""
 
     most_removed: float = 0.25
-    """Largest share of a text's words that may be taken out before it is rejected instead."""
+    """Largest fraction of a text's words that may be deleted; a text that would lose more is rejected."""
 
 
 def check_gate(config: GateConfig) -> None:
     if not 0 <= config.most_removed <= 1:
-        raise UserError(f"--most-removed {config.most_removed}: it must be from 0 to 1")
+        raise UserError(f"--most-removed {config.most_removed}: must be from 0 to 1")
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What is known of a text before it is judged."""
+    """The properties of a text before it passes the gate."""
 
     kind: str  # "note" or "answer"
     record_id: str
-    source: str  # what it may say: the report of a note, the note of an answer
+    source: str  # the text that must support it: the report of a note, the note of an answer
     prompt_hash: str
     seed: int
 
 
 @dataclass(frozen=True)
 class Passed:
-    """A text after the gate, and why it is rejected all the same, if it is."""
+    """A text after the gate. `broken` is the (reason, detail) of its rejection, or None."""
 
     text: str
     certificate: Certificate
@@ -65,21 +65,24 @@ class Passed:
 
 
 async def pass_gate(draft: Draft, reply: Reply, config: GateConfig, teacher: Teacher) -> Passed:
-    """The text as it may go on; one that does not pass keeps its text, so that the rejects show what was wrong."""
+    """Check a reply, and repair or shorten it if needed.
+
+    A text that does not pass is returned unchanged, so that the rejects show what was wrong.
+    """
     text, prompt_hash = reply.text.strip(), draft.prompt_hash
     found, certified = await checked(text, draft.source)
     if config.on_unsupported == "repair" and unsupported(found):
-        again = await ask_to_repair(draft, text, found, teacher)
-        mended, of_mended = await checked(again.text.strip(), draft.source)
-        # A repair that is no text of its kind, or that brings more of what is wrong, is none.
-        if not reason_to_reject(draft.kind, again) and len(unsupported(mended)) < len(unsupported(found)):
-            text, reply, prompt_hash = again.text.strip(), again, REPAIR_PROMPT.hash
-            found, certified = mended, of_mended
+        repair = await ask_to_repair(draft, text, found, teacher)
+        found_in_repair, certified_repair = await checked(repair.text.strip(), draft.source)
+        # A repair counts only if it passes the filters and has fewer unsupported atoms.
+        if not reason_to_reject(draft.kind, repair) and len(unsupported(found_in_repair)) < len(unsupported(found)):
+            text, reply, prompt_hash = repair.text.strip(), repair, REPAIR_PROMPT.hash
+            found, certified = found_in_repair, certified_repair
     broken = None
     if config.on_unsupported in ("repair", "remove") and unsupported(found):
         shorter = without(text, unsupported(found))
-        taken = 1 - len(shorter.split()) / len(text.split())
-        if taken <= config.most_removed and not reason_to_reject(draft.kind, replace(reply, text=shorter)):
+        removed = 1 - len(shorter.split()) / len(text.split())
+        if removed <= config.most_removed and not reason_to_reject(draft.kind, replace(reply, text=shorter)):
             text = shorter
             found, certified = await checked(text, draft.source)
     if config.on_unsupported != "keep" and unsupported(found):
@@ -87,15 +90,15 @@ async def pass_gate(draft: Draft, reply: Reply, config: GateConfig, teacher: Tea
     return Passed(text, certified, reply, prompt_hash, draft.seed, broken)
 
 
-# ---------------------------------------------------------------- where texts are checked
+# ---------------------------------------------------------------- processes that check texts
 
 
-# A process takes a second to start: the first texts are checked in this one.
+# Starting a process takes a second, so the first texts are checked in this one.
 CHECKED_HERE = 64
 
 
-class Beside:
-    """Processes that check texts: one takes about 10 ms, in which an event loop would hear no endpoint."""
+class CheckingPool:
+    """Worker processes that check texts. A check takes about 10 ms, which would block the event loop."""
 
     def __init__(self, processes: int):
         self.processes, self.count = processes, 0
@@ -111,30 +114,30 @@ class Beside:
             return await asyncio.get_running_loop().run_in_executor(self.pool, check_and_certify, text, source)
         except BrokenProcessPool as error:
             raise UserError(
-                "a process that checks texts was killed, perhaps for want of memory: run this again; what "
-                "was answered is kept"
+                "a process that checks texts was killed (out of memory?): run this again to resume; answers "
+                "received so far are saved"
             ) from error
 
 
-_beside: Beside | None = None
+_checking: CheckingPool | None = None
 
 
 @contextmanager
-def checking_beside(processes: int) -> Iterator[None]:
-    """While this lasts, texts are checked in processes of their own. For a run on an event loop."""
-    global _beside
-    before, ours = _beside, Beside(processes)
-    _beside = ours
+def checking_in_processes(processes: int) -> Iterator[None]:
+    """Check texts in worker processes while the block runs, to keep an event loop responsive."""
+    global _checking
+    before, checking = _checking, CheckingPool(processes)
+    _checking = checking
     try:
         yield
     finally:
-        _beside = before
-        if ours.pool:
-            ours.pool.shutdown(wait=True, cancel_futures=True)
+        _checking = before
+        if checking.pool:
+            checking.pool.shutdown(wait=True, cancel_futures=True)
 
 
 async def checked(text: str, source: str) -> tuple[list[Finding], Certificate]:
-    return await _beside.check(text, source) if _beside else check_and_certify(text, source)
+    return await _checking.check(text, source) if _checking else check_and_certify(text, source)
 
 
 def check_and_certify(text: str, source: str) -> tuple[list[Finding], Certificate]:
@@ -142,7 +145,7 @@ def check_and_certify(text: str, source: str) -> tuple[list[Finding], Certificat
     return found, certificate(found, source)
 
 
-# ---------------------------------------------------------------- mending
+# ---------------------------------------------------------------- repair and removal
 
 
 def unsupported(found: list[Finding]) -> list[Finding]:
@@ -156,23 +159,23 @@ async def ask_to_repair(draft: Draft, text: str, found: list[Finding], teacher: 
 
 
 def described(found: list[Finding]) -> list[str]:
-    """One line for each: what it is, why, and the sentence that says it."""
+    """One line for each finding: the atom, the reason, and its sentence. The lines are part of the repair request."""
     return [f"{f.atom.kind} “{f.atom.text}” ({f.verdict.rule}), in: {f.sentence[:300]}" for f in found]
 
 
 HEADING = re.compile(r"^[#*\s]*[A-Z][\w ,/&()-]{1,60}:[*\s]*$")
-GAP = "\0"  # stands for what was taken out, until its line is closed up
+GAP = "\0"  # marks a removed sentence until its line is joined up
 
 
 def without(text: str, found: list[Finding]) -> str:
-    """The text without the sentences of these, nor bullets and headings that would stand empty."""
-    parts, end = [], 0
+    """The text without the sentences of these findings, and without bullets and headings that become empty."""
+    kept, end = [], 0
     for start, last in sorted({finding.within for finding in found}):
-        parts.append(text[end:start])
+        kept.append(text[end:start])
         end = max(end, last)
     lines = [
         re.sub(f" ?{GAP}", "", line) if GAP in line else line
-        for line in GAP.join([*parts, text[end:]]).split("\n")
+        for line in GAP.join([*kept, text[end:]]).split("\n")
         if GAP not in line or line.replace(GAP, "").strip(" \t-*•")
     ]
     filled: list[str] = []
@@ -192,7 +195,10 @@ QUOTED = re.compile(r"“([^“”]+)”|\"([^\"]+)\"|‘([^‘’]{4,})’")
 
 
 def misquoted(question: str, note: str) -> str:
-    """The first string in quotation marks that the note does not hold, word for word, whatever stands between."""
+    """The first quotation in the question whose words do not occur in the note in sequence; "" if there is none.
+
+    Case and punctuation are ignored.
+    """
     body = plain(note)
     quotes = [next(filter(None, match)) for match in QUOTED.findall(question)]
     return next((quote for quote in quotes if plain(quote) not in body), "")
@@ -204,7 +210,7 @@ def plain(text: str) -> str:
 
 @dataclass
 class Tally:
-    """The certificates of a whole run, for its manifest."""
+    """The sums of a run's certificates, for its manifest."""
 
     config: GateConfig
     facts: dict[str, Any] = field(default_factory=dict)

@@ -1,11 +1,11 @@
-"""Stage 3: note + task → question, then, in a separate call, the answer → example; then its follow-up turns.
+"""Stage 3: generate a question for a note and a task, then the answer in a separate request, then follow-up turns.
 
     asclepius instructions --source notes --out instructions --teacher offline --per-note 2 --follow-ups 1
 
-Few-shot examples for the question come from the seed instructions and, with an API, from a pool of the run's own:
-before anything else the first `pool_notes` notes get their questions from the seed instructions alone, and those that
-pass the filters are frozen in the ledger. Every later question is shown some of each, drawn by a hash of its id. So
-what a request says depends neither on the order in which replies arrive nor on whether the run was interrupted.
+Few-shot examples for the question come from the seed instructions and, with an API, from a pool of the run's own
+questions. First the first `pool_notes` notes get questions from the seed instructions alone, and the questions that
+pass the filters are stored in the ledger. Every later request shows some of each, drawn by a hash of its id. Requests
+therefore depend neither on the order in which replies arrive nor on whether the run was interrupted.
 """
 
 import itertools
@@ -59,52 +59,61 @@ from data_prep.teachers.base import (
 from data_prep.teachers.endpoint.allowed_hosts import why_not_send
 from data_prep.teachers.endpoint.ledger import Ledger
 
-# How many examples a question prompt shows, and how many of them may come from the pool.
+# Number of examples in a question prompt, and how many of them may come from the pool.
 SHOWN, SHOWN_FROM_POOL = 4, 2
 
 
 @dataclass(frozen=True)
 class TaskWeights:
-    """How often each task is drawn, relative to the others; 0 leaves it out."""
+    """Relative frequency of each task; 0 leaves the task out."""
 
     named_entity_recognition: float = 1.0
+    """Weight of named entity recognition."""
     abbreviation_expansion: float = 1.0
+    """Weight of abbreviation expansion."""
     relation_extraction: float = 1.0
+    """Weight of relation extraction."""
     temporal_information_extraction: float = 1.0
+    """Weight of temporal information extraction."""
     coreference_resolution: float = 1.0
+    """Weight of coreference resolution."""
     paraphrasing: float = 1.0
+    """Weight of paraphrasing."""
     summarization: float = 1.0
+    """Weight of summarization."""
     question_answering: float = 1.0
+    """Weight of question answering."""
 
     def by_task(self) -> dict[str, float]:
-        """The tasks that take part, with their weights."""
+        """The tasks with a weight above 0. Raises UserError for an invalid weight, or if all are 0."""
         weights = asdict(self)
         for name, weight in weights.items():
             if not 0 <= weight < math.inf:
-                raise UserError(f"--task-weights.{name.replace('_', '-')} {weight}: it must be 0 or above")
+                raise UserError(f"--task-weights.{name.replace('_', '-')} {weight}: must be 0 or above")
         if not any(weights.values()):
-            raise UserError("--task-weights: all are 0, so no task is left")
-        # Strict: a task without a field of its own, or a field without a task, must not pass unseen.
-        named = {task: weights.pop(task.lower().replace(" ", "_")) for task in TASKS}
+            raise UserError("--task-weights: all are 0, at least one must be above 0")
+        # pop() and the assertion ensure that every task has a field and every field a task.
+        by_task = {task: weights.pop(task.lower().replace(" ", "_")) for task in TASKS}
         assert not weights, f"no such tasks: {weights}"
-        return {task: weight for task, weight in named.items() if weight}
+        return {task: weight for task, weight in by_task.items() if weight}
 
 
 @dataclass(frozen=True)
 class InstructionsConfig:
-    """Notes to instruction-answer pairs. With --audit FOLDER instead: check a finished folder again, offline."""
+    """Generate instruction-answer pairs from notes. With --audit FOLDER, check a finished folder offline instead."""
 
     source: Path
-    """A finished folder of notes."""
+    """Finished folder of notes."""
 
     out: Path
-    """The folder to write; a finished one of the same kind is replaced."""
+    """Output folder; a finished folder of the same kind is replaced."""
 
     per_note: int = 1
-    """Instructions for each note; up to the number of tasks they are of different tasks."""
+    """Number of instructions per note; their tasks differ as long as there are enough tasks."""
 
     follow_ups: int = 0
-    """Further turns after each instruction: a conversation on the same note, in which every answer is trained on."""
+    """Number of follow-up turns after each instruction, in a conversation on the same note; every answer is trained
+    on."""
 
     task_weights: TaskWeights = field(default_factory=TaskWeights)
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
@@ -112,20 +121,21 @@ class InstructionsConfig:
     gate: tyro.conf.OmitArgPrefixes[GateConfig] = field(default_factory=GateConfig)
 
     allow_remote: str = ""
-    """With real notes and --teacher openai: the endpoint's host, which must be one of your own."""
+    """Host of the endpoint that may receive real notes with --teacher openai; it must be one of your own."""
 
     pool_notes: int = 100
-    """Notes whose questions become few-shot examples for the rest of an API run; 0 shows seed instructions only."""
+    """Number of notes whose questions become few-shot examples for the rest of an API run; 0 for seed instructions
+    only."""
 
     seed: int = 0
-    """Task choice, examples shown and sampling seeds are derived from it and from the record's id."""
+    """Random seed for the choice of tasks and few-shot examples, and for sampling."""
 
 
 def tasks_of_note(note_id: str, per_note: int, weights: dict[str, float], seed: int) -> list[str]:
-    """The tasks of a note's instructions, drawn by weight without replacement; all drawn, it begins again.
+    """The tasks of a note's instructions, drawn by weight without replacement; after all tasks, the draw restarts.
 
-    Each task draws an exponential waiting time of its own rate, and the shortest come first (Efraimidis and Spirakis,
-    2006): a weighted draw in which one task's number never depends on another's.
+    Each task draws an exponential waiting time with its weight as the rate, and the shortest times come first
+    (Efraimidis and Spirakis, 2006). In this weighted draw, no task's random number depends on another task.
     """
 
     def waiting_time(task: str, turn: int) -> float:
@@ -138,32 +148,32 @@ def tasks_of_note(note_id: str, per_note: int, weights: dict[str, float], seed: 
 
 
 def shown_examples(example_id: str, task: str, pool: Sequence[str], seed: int) -> list[str]:
-    """The few-shot examples of one question: some of the pool's, the rest from the seed instructions."""
+    """The few-shot examples of one question: up to SHOWN_FROM_POOL from the pool, the rest seed instructions."""
 
     def draw(texts: Sequence[str], count: int) -> list[str]:
         return sorted(texts, key=lambda text: seeded_fraction(seed, "shown", example_id, text))[:count]
 
-    own = draw(pool, SHOWN_FROM_POOL)
-    return draw(SEED_INSTRUCTIONS[task], SHOWN - len(own)) + own
+    from_pool = draw(pool, SHOWN_FROM_POOL)
+    return draw(SEED_INSTRUCTIONS[task], SHOWN - len(from_pool)) + from_pool
 
 
 @dataclass(frozen=True)
 class WriteExamples:
-    """The work on one note: `per_note` questions, each with its answer."""
+    """The work on one note: `per_note` questions, each with its answer and follow-up turns."""
 
     per_note: int
     follow_ups: int
     weights: dict[str, float]
     seed: int
-    pool: dict[str, list[str]]  # task → frozen questions; empty where seed instructions are all there is
-    pool_notes: frozenset[str]  # notes whose questions made the pool: they see seed instructions only
+    pool: dict[str, list[str]]  # task → questions of the pool; empty for seed instructions only
+    pool_notes: frozenset[str]  # ids of the notes whose questions form the pool; they see seed instructions only
     gate: GateConfig
     questions_only: bool = False
-    why_not_send: str = ""  # restricted notes to this endpoint
+    why_not_send: str = ""  # why restricted notes must not be sent to this endpoint; empty if they may
 
     async def __call__(self, note: Note, teacher: Teacher) -> list[Record]:
         if note.restricted and self.why_not_send:
-            raise UserError(f"note {note.id} is a real one, which must not leave the house: {self.why_not_send}")
+            raise UserError(f"note {note.id} is a real note and must not leave the institution: {self.why_not_send}")
         tasks = tasks_of_note(note.id, self.per_note, self.weights, self.seed)
         results: list[Record] = []
         for k, task in enumerate(tasks):
@@ -224,7 +234,7 @@ class WriteExamples:
         return Reject.of(example, *passed.broken) if passed.broken else example
 
     async def conversation(self, example: Example, teacher: Teacher) -> list[Record]:
-        """The example with its follow-up turns; one that is rejected ends the conversation before it."""
+        """The example with its follow-up turns. A rejected turn ends the conversation and is returned as a reject."""
         if self.questions_only or not self.follow_ups:
             return [example]
         tasks = tasks_of_note(example.id, self.follow_ups, self.weights, self.seed)
@@ -239,7 +249,7 @@ class WriteExamples:
     async def turn(
         self, example: Example, task: str, turn_id: str, teacher: Teacher
     ) -> tuple[Turn, tuple[str, str] | None]:
-        """The next turn of a conversation, and what is wrong with it, if anything."""
+        """The next turn of a conversation, and the (reason, detail) of its rejection or None."""
         history = [(example.question, example.answer), *((t.question, t.answer) for t in example.follow_ups)]
         inputs = {"note": example.note, "task": task, "history": json.dumps(history, ensure_ascii=False)}
         seed = request_seed(self.seed, "follow_up", turn_id)
@@ -278,7 +288,7 @@ def read_notes(paths: Sequence[Path]) -> Iterator[Note]:
 
 
 def frozen_pool(config: InstructionsConfig, name: str, work: WriteExamples, notes: list[Note]) -> dict[str, list[str]]:
-    """The questions of the first notes by task, asked with seed instructions alone; made once, then the ledger's."""
+    """The questions of the first notes by task, made with seed instructions only and then stored in the ledger."""
 
     def make() -> dict[str, list[str]]:
         stage = Stage("questions", Example, config.out, config.teacher, config.shards, {}, {})
@@ -298,19 +308,19 @@ def frozen_pool(config: InstructionsConfig, name: str, work: WriteExamples, note
 
 
 def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path]) -> WriteExamples:
-    """What is done to each note, with the pool of questions if this run has one."""
+    """The work on each note, with the pool of questions if this run uses one."""
     weights = config.task_weights.by_task()
     offline = config.teacher.teacher == "offline"
     seeds_only = WriteExamples(
         config.per_note, config.follow_ups, weights, config.seed, {}, frozenset(), config.gate,
         why_not_send="" if offline else why_not_send(config.teacher.base_url, config.allow_remote),
     )  # fmt: skip
-    # The offline teacher reads no examples.
+    # The offline teacher uses no few-shot examples.
     if offline or not config.pool_notes:
         return seeds_only
     count = min(config.pool_notes, config.shards.limit or config.pool_notes)
     notes = list(itertools.islice(read_notes(paths), count))
-    # All that the pool's requests are made of: another of any of these is another pool.
+    # Everything that the pool's requests depend on: a change of any of these needs a new pool.
     name = text_hash(
         content, QUESTION_PROMPT.hash, repr(SEED_INSTRUCTIONS), repr(sampling(config.teacher)), repr(weights),
         f"{config.seed} {config.per_note} {count}",
@@ -320,19 +330,19 @@ def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path])
 
 
 def run(config: InstructionsConfig) -> dict[str, Any]:
-    """Write the instructions folder; its manifest. UserError for what the caller can mend."""
+    """Write the folder of instructions and return its manifest. Raises UserError for errors that the user can fix."""
     check_teacher(config.teacher)
     check_shards(config.shards)
     check_gate(config.gate)
     if config.per_note < 1:
-        raise UserError(f"--per-note {config.per_note}: it must be at least 1")
+        raise UserError(f"--per-note {config.per_note}: must be at least 1")
     for name in ("pool_notes", "follow_ups"):
         if getattr(config, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it must be 0 or above")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be 0 or above")
     check_replaceable(config.out, "instructions")
     manifest = read_manifest(config.source, "notes")
     paths = verified_files(config.source, manifest)
-    # Over the notes alone: the manifest also holds seconds, and a pool must survive a second run of the notes stage.
+    # Hash of the data files only: the manifest also contains run times, and the pool must survive a rerun of `notes`.
     content = text_hash(*(file["sha256"] for file in manifest["files"]))
     work = work_of_run(config, content, paths)
     seen = Duplicates()

@@ -1,4 +1,4 @@
-"""The kinds of notes that can be written: one row each, for the prompt and for the offline teacher's layout."""
+"""The types of notes that can be generated, one row per type, for the prompt and the offline teacher's layout."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from data_prep.contract.records import seeded_fraction
 @dataclass(frozen=True)
 class NoteType:
     name: str
-    code: str  # ends the note's id
-    headings: str  # in the order that a chart has them
-    scope: str  # what of a case report it may use
-    style: str  # how it is written
-    known_as: str  # words by which collections of real notes name it
+    code: str  # suffix of the note's id
+    headings: str  # in the order of a chart
+    scope: str  # content of a case report that the note may use
+    style: str  # wording and layout
+    known_as: str  # regular expression for the type's names in collections of real notes
 
 
 NOTE_TYPES = {
@@ -96,17 +96,17 @@ ALL = "all"
 
 
 def types_named(names: tuple[str, ...]) -> list[NoteType]:
-    """The rows of these names; `all` is every one. UserError for another name."""
+    """The note types of these names; `all` gives every type. Raises UserError for an unknown name."""
     if names == (ALL,):
         return list(NOTE_TYPES.values())
     unknown = [name for name in names if name not in NOTE_TYPES]
     if unknown or not names:
-        raise UserError(f"--note-types {' '.join(unknown) or '(none)'}: choose of {ALL}, {', '.join(NOTE_TYPES)}")
+        raise UserError(f"--note-types {' '.join(unknown) or '(none)'}: choose from {ALL}, {', '.join(NOTE_TYPES)}")
     return [NOTE_TYPES[name] for name in dict.fromkeys(names)]
 
 
 def types_of_report(report_id: str, types: list[NoteType], count: int, seed: int) -> list[NoteType]:
-    """The types of a report's notes, drawn by a hash of its id; all, in their order, where `count` is 0."""
+    """The types of a report's notes, drawn by a hash of its id; all of them, in order, if `count` is 0."""
     if not count:
         return types
     return sorted(types, key=lambda row: seeded_fraction(seed, "note type", report_id, row.name))[:count]

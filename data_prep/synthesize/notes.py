@@ -1,4 +1,4 @@
-"""Stage 2: case report → notes of one or several types, with where they come from.
+"""Stage 2: generate notes of one or several types from case reports, with their provenance.
 
 asclepius notes --source case_reports.jsonl --out notes --teacher offline --note-types all --per-report 2
 """
@@ -23,20 +23,20 @@ from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teach
 
 @dataclass(frozen=True)
 class NotesConfig:
-    """Case reports to synthetic notes. With --audit FOLDER instead: check a finished folder again, offline."""
+    """Generate synthetic notes from case reports. With --audit FOLDER, check a finished folder offline instead."""
 
     source: str
     """Case reports: a .csv, .json, .jsonl, .parquet or .txt file, a folder of one kind of these, or the id of a data
     set on the Hugging Face hub."""
 
     out: Path
-    """The folder to write; a finished one of the same kind is replaced."""
+    """Output folder; a finished folder of the same kind is replaced."""
 
     note_types: tuple[str, ...] = ("discharge summary",)
-    """Types of notes to write, each in quotation marks; `all` is every one: see data_prep/synthesize/note_types.py."""
+    """Types of notes to generate, each in quotation marks, or `all`; see data_prep/synthesize/note_types.py."""
 
     per_report: int = 0
-    """Notes of each report, their types drawn by a hash of its id; 0 writes one of every type."""
+    """Number of notes per report, of types drawn at random; 0 generates one note of every type."""
 
     reports: tyro.conf.OmitArgPrefixes[ReportsConfig] = field(default_factory=ReportsConfig)
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
@@ -44,16 +44,16 @@ class NotesConfig:
     gate: tyro.conf.OmitArgPrefixes[GateConfig] = field(default_factory=GateConfig)
 
     style: float = 0.0
-    """Share of the places at which a finished, checked note is put into chart style: abbreviations, lay words, clipped
-    grammar. Every edit is recorded with the note."""
+    """Fraction of eligible phrases of a checked note to rewrite in chart style (abbreviations, lay words, clipped
+    grammar). Every edit is recorded with the note."""
 
     seed: int = 0
-    """Every request's sampling seed is derived from it and from the record's id."""
+    """Random seed for sampling, the choice of note types and chart style."""
 
 
 @dataclass(frozen=True)
 class WriteNote:
-    """The work on one report."""
+    """The work on one report: a note of each of its types."""
 
     seed: int
     types: list[NoteType]
@@ -95,16 +95,14 @@ class WriteNote:
 
 
 def run(config: NotesConfig) -> dict[str, Any]:
-    """Write the notes folder; its manifest. UserError for what the caller can mend."""
+    """Write the folder of notes and return its manifest. Raises UserError for errors that the user can fix."""
     check_teacher(config.teacher)
     check_shards(config.shards)
     check_gate(config.gate)
     style.check_rate(config.style)
     types = types_named(config.note_types)
     if not 0 <= config.per_report <= len(types):
-        raise UserError(
-            f"--per-report {config.per_report}: it must be from 0 to {len(types)}, the types that are named"
-        )
+        raise UserError(f"--per-report {config.per_report}: must be from 0 to {len(types)}, the number of --note-types")
     source = open_reports(config.source, config.reports)
     seen = Duplicates()
     tally = Tally(config.gate)
@@ -122,7 +120,7 @@ def run(config: NotesConfig) -> dict[str, Any]:
         "style": config.style,
         "faithfulness": tally.facts,
     }
-    # Only an endpoint takes so long that it is worth knowing how much is left.
+    # The total is for the progress line, which only a slow run on an endpoint needs.
     api = config.teacher.teacher != "offline" and not config.teacher.estimate
     total = sum(1 for _ in open_reports(config.source, config.reports).records()) if api else 0
     stage = Stage("notes", Note, config.out, config.teacher, config.shards, source.inputs, facts, total)

@@ -1,7 +1,7 @@
-"""Every prompt, once. Training, inference and the exported chat template share TRAINING_TEMPLATE.
+"""The generation prompts, which instruct a chat model to write notes, questions and answers.
 
-The generation prompts, which teach a chat model to write notes, questions and answers, follow it: each is a
-`Prompt` whose hash is kept with every text that it made.
+The hash of each `Prompt` is stored with every text that it generated. The training prompt is in
+`contract/training_prompt.py`.
 """
 
 import re
@@ -16,7 +16,7 @@ from data_prep.synthesize.note_types import NoteType
 
 @dataclass(frozen=True)
 class Prompt:
-    """A system and a user message; {fields} in the user message are filled in."""
+    """A system and a user message; `messages` fills in the {fields} of the user message."""
 
     system: str
     user: str
@@ -26,7 +26,7 @@ class Prompt:
         return text_hash(self.system, self.user)
 
     def messages(self, **values: str) -> tuple[dict[str, str], ...]:
-        """Both messages. One pass over the template, so that braces in a note or a report are never read as a field."""
+        """Both messages, filled in one pass, so that braces in a note or a report are never read as a field."""
         user = re.sub(r"\{(\w+)\}", lambda match: values[match.group(1)], self.user)
         return {"role": "system", "content": self.system}, {"role": "user", "content": user}
 
@@ -53,7 +53,7 @@ Case report:
 The {note_type}:""",
 )
 
-# What each task asks for, in one sentence; it must cover records.TASKS, and a test holds it to that.
+# One sentence per task on what its instructions ask for; a test checks that it covers records.TASKS.
 TASK_RULES = {
     "Named Entity Recognition": "ask to find and list mentions of one or more kinds (problems, drugs, tests, "
     "procedures, anatomy, findings and the like)",
@@ -134,7 +134,7 @@ Corrected {kind}:""",
 )
 
 
-# A conversation goes on: the same colleague asks again, having read what was answered.
+# The next instruction of the same colleague, after reading the answers so far.
 FOLLOW_UP_PROMPT = Prompt(
     system=QUESTION_PROMPT.system,
     user="""\
@@ -176,24 +176,24 @@ def note_messages(report: str, note_type: NoteType) -> tuple[dict[str, str], ...
 
 
 def note_prompt_hash(note_type: NoteType) -> str:
-    """Of all that the request says beside the report."""
+    """A hash of everything in the request except the report."""
     return text_hash(NOTE_PROMPT.hash, repr(note_type))
 
 
 def question_messages(note: str, task: str, examples: Sequence[str]) -> tuple[dict[str, str], ...]:
-    """What asks for an instruction; `examples` are earlier instructions of the same task."""
+    """The request for an instruction; `examples` are other instructions of the same task."""
     assert task in TASKS
     shown = "\n".join(f"- {example}" for example in examples)
     return QUESTION_PROMPT.messages(task=task, rule=TASK_RULES[task], examples=shown, note=note.strip())
 
 
 def answer_messages(note: str, question: str) -> tuple[dict[str, str], ...]:
-    """What asks for the answer: note and instruction only, so that nothing else can leak into it."""
+    """The request for the answer, with only note and instruction, so that nothing else can leak into it."""
     return ANSWER_PROMPT.messages(note=note.strip(), question=question.strip())
 
 
 def follow_up_messages(note: str, task: str, history: Sequence[tuple[str, str]]) -> tuple[dict[str, str], ...]:
-    """What asks for the next instruction, after these (instruction, answer) pairs."""
+    """The request for the next instruction after a history of (instruction, answer) pairs."""
     assert task in TASKS
     return FOLLOW_UP_PROMPT.messages(
         task=task, rule=TASK_RULES[task], note=note.strip(), history=render_history(history)
@@ -213,6 +213,6 @@ def render_history(history: Sequence[tuple[str, str]]) -> str:
 
 
 def repair_messages(kind: str, text: str, source: str, unsupported: Sequence[str]) -> tuple[dict[str, str], ...]:
-    """What asks to mend a note or an answer; `unsupported` has one line for each thing that is wrong."""
+    """The request to repair a note or an answer; `unsupported` has one line per unsupported atom."""
     listed = "\n".join(f"- {line}" for line in unsupported)
     return REPAIR_PROMPT.messages(kind=kind, text=text.strip(), source=source.strip(), unsupported=listed)

@@ -1,6 +1,6 @@
-"""Instructions to begin with, by task: the first few-shot examples, before a run has questions of its own.
+"""Seed instructions by task: few-shot examples for a run that has no questions of its own yet.
 
-They belong to no particular note, and show the breadth of a task: kinds of target, of output and of wording.
+They belong to no particular note, and show the variety of a task in targets, outputs and wording.
 """
 
 SEED_INSTRUCTIONS: dict[str, tuple[str, ...]] = {

@@ -1,8 +1,8 @@
-"""Running a text stage as a map over shards.
+"""Execution of a text stage as a map over shards.
 
-A stage is one function: a record and a teacher in, records and rejects out, nothing remembered. Here it meets its
-input, a shard at a time: in a process pool for the offline teacher, on one event loop for an API. Results come back in
-the order of the input, so the output is the same for any number of workers; only a few shards are in memory at once.
+A stage is one stateless function from a record and a teacher to records and rejects. It runs one shard at a time: in a
+process pool for the offline teacher, on one event loop for an API. Results are in the order of the input, so the output
+is the same for any number of workers; only a few shards are in memory at once.
 """
 
 import asyncio
@@ -24,41 +24,41 @@ from data_prep.contract.manifests import FolderWriter, read_manifest, writing_fo
 from data_prep.contract.records import Record, Reject
 from data_prep.execution.processes import process_pool
 from data_prep.execution.progress import say, shown
-from data_prep.synthesize.gate import checking_beside
+from data_prep.synthesize.gate import checking_in_processes
 from data_prep.teachers.base import Teacher, TeacherConfig, ledger_path
 from data_prep.teachers.endpoint.dry_run import Counting
 from data_prep.teachers.endpoint.meter import Meter
 from data_prep.teachers.factory import make_teacher
 
-# How many shards an API run works on at once: the slowest reply of one must not leave the endpoint idle.
+# Number of shards in progress in an API run: while one waits for its slowest reply, the others keep the endpoint busy.
 SHARDS_AHEAD = 4
 
 Item = TypeVar("Item")
 MakeTeacher = Callable[[], Teacher]
 
 
-# What a stage does with one record. It is pickled into worker processes, so it holds settings only.
+# The work of a stage on one record. It is pickled for worker processes, so it contains only settings.
 Work = Callable[[Any, Teacher], Awaitable[list[Record]]]
 
 
 @dataclass(frozen=True)
 class ShardsConfig:
     shard_records: int = 1000
-    """Input records a shard; one output file holds what came of one shard."""
+    """Input records per shard; the results of a shard are one output file."""
 
     workers: int = 0
-    """Processes for the offline teacher; 0 is one a core. The output does not depend on it."""
+    """Number of worker processes for the offline teacher; 0 for one per core. The output does not depend on it."""
 
     limit: int = 0
-    """Stop after so many input records; 0 reads all."""
+    """Number of input records after which to stop; 0 reads all."""
 
 
 def check_shards(config: ShardsConfig) -> None:
     for name in ("workers", "limit"):
         if getattr(config, name) < 0:
-            raise UserError(f"--{name} {getattr(config, name)}: it must be 0 or above")
+            raise UserError(f"--{name} {getattr(config, name)}: must be 0 or above")
     if config.shard_records < 1:
-        raise UserError(f"--shard-records {config.shard_records}: it must be at least 1")
+        raise UserError(f"--shard-records {config.shard_records}: must be at least 1")
 
 
 def in_shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -68,7 +68,7 @@ def in_shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def first(records: Iterable[Record], limit: int) -> Iterator[Record]:
-    """The first `limit` records and the rejects before and among them; all where `limit` is 0."""
+    """The first `limit` records and the rejects before and among them; everything if `limit` is 0."""
     taken = 0
     for record in records:
         if not isinstance(record, Reject):
@@ -79,16 +79,16 @@ def first(records: Iterable[Record], limit: int) -> Iterator[Record]:
 
 
 async def work_on_shard(work: Work, shard: list[Any], teacher: Teacher) -> list[Record]:
-    """What comes of a shard, in its order. What was rejected while reading passes through."""
+    """The results of a shard, in input order. Rejects from reading are passed through."""
 
-    async def one(record: Any) -> list[Record]:
+    async def work_on_record(record: Any) -> list[Record]:
         return [record] if isinstance(record, Reject) else await work(record, teacher)
 
-    tasks = [asyncio.ensure_future(one(record)) for record in shard]
+    tasks = [asyncio.ensure_future(work_on_record(record)) for record in shard]
     try:
         return [result for results in await asyncio.gather(*tasks) for result in results]
     finally:
-        # Where one record ends the run, the others must not go on sending.
+        # If one record ends the run, the others must not send further requests.
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -114,7 +114,7 @@ def _run_in_worker(shard: list[Any]) -> list[Record]:
 def map_in_processes(
     work: Work, make: MakeTeacher, shards: Iterable[list[Any]], workers: int
 ) -> Iterator[list[Record]]:
-    """Each shard's results in order, from a pool of processes; in this one where there is nothing to share."""
+    """Each shard's results in order, from a process pool; in this process if there is one worker or one shard."""
     shards = iter(shards)
     head = list(itertools.islice(shards, 2))
     shards = itertools.chain(head, shards)
@@ -133,7 +133,7 @@ def map_in_processes(
         while running:
             yield running.popleft().result()
     except BrokenProcessPool as error:
-        raise UserError("a worker process was killed, perhaps for want of memory: try fewer --workers") from error
+        raise UserError("a worker process was killed (out of memory?): try fewer --workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -142,7 +142,7 @@ def map_in_processes(
 
 
 async def until_first(running: Iterable[asyncio.Task[list[Record]]]) -> None:
-    """Wait for the first shard; an error that ends the run is raised from whichever shard meets it."""
+    """Wait for the first shard; an error in any shard is raised at once."""
     first_shard, *_ = running
     while not first_shard.done():
         done, _ = await asyncio.wait([task for task in running if not task.done()], return_when=asyncio.FIRST_COMPLETED)
@@ -155,12 +155,12 @@ def map_on_one_loop(
 ) -> Iterator[list[Record]]:
     """Each shard's results in order, from one event loop on which `ahead` shards overlap.
 
-    The teacher bounds how many requests are in flight.
+    The teacher limits the number of requests in flight.
     """
     running: deque[asyncio.Task[list[Record]]] = deque()
     shards = iter(shards)
     teacher: Teacher | None = None
-    with checking_beside(available_cores()), asyncio.Runner() as runner:
+    with checking_in_processes(available_cores()), asyncio.Runner() as runner:
         try:
             teacher = make()
             while True:
@@ -171,10 +171,10 @@ def map_on_one_loop(
                 runner.run(until_first(running))
                 yield running.popleft().result()
         finally:
-            runner.run(wind_up(running, teacher))
+            runner.run(cancel_and_close(running, teacher))
 
 
-async def wind_up(running: Iterable[asyncio.Task[list[Record]]], teacher: Teacher | None) -> None:
+async def cancel_and_close(running: Iterable[asyncio.Task[list[Record]]], teacher: Teacher | None) -> None:
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
@@ -187,16 +187,16 @@ async def wind_up(running: Iterable[asyncio.Task[list[Record]]], teacher: Teache
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as it is about to run: what it writes, where, and with what settings."""
+    """The settings of one run of a stage: its output and its teacher."""
 
     kind: str  # "notes" or "instructions": the output's kind and its files' prefix
     record_type: type
     out: Path
     teacher: TeacherConfig
     shards: ShardsConfig
-    inputs: dict[str, str]  # names of what is read, with their hashes
-    facts: dict[str, Any]  # what else the manifest should say
-    total: int = 0  # input records, where that is known beforehand
+    inputs: dict[str, str]  # names of the inputs -> hashes
+    facts: dict[str, Any]  # further entries of the manifest
+    total: int = 0  # number of input records; 0 if unknown
 
     def map(self, work: Work, records: Iterable[Record], meter: Meter | None = None) -> Iterator[list[Record]]:
         shards = in_shards(first(records, self.shards.limit), self.shards.shard_records)
@@ -206,7 +206,7 @@ class Stage:
         return map_on_one_loop(work, make, shards, self.shards_ahead())
 
     def shards_ahead(self) -> int:
-        """How many shards to work on at once: small ones, as many as it takes to keep the endpoint busy."""
+        """Number of shards to work on at once; of small shards, enough to keep the endpoint busy."""
         batches = self.teacher.batches
         if batches.batch:
             return math.ceil(batches.batch_window / self.shards.shard_records)
@@ -214,16 +214,17 @@ class Stage:
 
 
 def available_cores() -> int:
-    # What a container or taskset grants; cpu_count() is the whole machine.
+    # The cores that a container or taskset grants; cpu_count() counts the whole machine.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_stage(
     stage: Stage, work: Work, records: Iterable[Record], judge: Callable[[Any], Reject | None]
 ) -> dict[str, Any]:
-    """Work through all records into the output folder; its manifest.
+    """Process all records, write the output folder and return its manifest.
 
-    `judge` sees every result in input order, on one process, and may still reject it: that is where duplicates fall.
+    `judge` sees every result in input order, in this process, and may still reject it, for instance as a duplicate.
+    Raises UserError if there are no records, or if every request failed.
     """
     if stage.teacher.estimate:
         return estimate(stage, work, records)
@@ -238,13 +239,13 @@ def run_stage(
 
         for results in stage.map(work, counted(), meter):
             write_shard(writer, results, stage.record_type, judge)
-            # More have been read: shards overlap.
+            # writer.counts["in"] is larger, because later shards have been read already.
             meter.records = min(meter.records + stage.shards.shard_records, writer.counts["in"])
             meter.rejected = writer.reasons.total()
         if not writer.counts["in"]:
-            raise UserError(f"{', '.join(stage.inputs)} holds no records: there is nothing to do")
+            raise UserError(f"{', '.join(stage.inputs)} contains no records: check --source")
         if not writer.shards and set(writer.reasons) == {"error"} and writer.last_reject:
-            raise UserError(f"every request failed, the last one with: {writer.last_reject.detail}")
+            raise UserError(f"every request failed, the last with: {writer.last_reject.detail}")
         if not writer.shards:
             writer.add_shard([], stage.record_type)
     requests = f"; {meter.closing()}" if meter.closing() else ""
@@ -253,7 +254,7 @@ def run_stage(
 
 
 def estimate(stage: Stage, work: Work, records: Iterable[Record]) -> dict[str, Any]:
-    """Go through the stage with a teacher that only counts; what it counted, which is printed too."""
+    """Run the stage with a teacher that only counts requests; print and return the counts."""
     counting = Counting(stage.teacher, ledger_path(stage.teacher, stage.out))
     shards = in_shards(first(records, stage.shards.limit), stage.shards.shard_records)
     for _ in map_on_one_loop(work, lambda: counting, shards):

@@ -1,10 +1,10 @@
-"""Chart style as a pass of its own, after a note was checked: every edit is recorded, and can be taken back.
+"""Chart style, applied to a note after it was checked; every edit is recorded and can be undone.
 
     apply("The patient was given aspirin twice daily for hypertension.", rate=1.0, seed=0)
     -> "Pt given aspirin b.i.d. for HTN.", and four edits
 
-Three kinds of rules: abbreviations, lay words for technical ones, and clipped grammar. None touches a number, a side or
-a negation; what a rule replaces means the same.
+There are three kinds of rules: abbreviations, lay words for technical ones, and clipped grammar. No rule changes a
+number, a side or a negation, and every replacement has the same meaning.
 """
 
 import json
@@ -71,7 +71,7 @@ ABBREVIATIONS = {
     "temperature": "temp",
     "admitted": "adm",
 }
-# Clipped grammar: what a chart leaves out, at the start of a sentence or of a line alone.
+# Clipped grammar: words that a chart leaves out, only at the start of a sentence or line.
 CLIPPED = (
     (r"(?:The|This) patient was (?=[a-z]+(?:ed|en|wn)\b)", "Pt "),
     (r"(?:The|This) patient (?=(?:had|has|is|underwent|received|reported|denied|developed|presented)\b)", "Pt "),
@@ -86,7 +86,7 @@ START = r"(?:(?<=^)|(?<=\. )|(?<=\n)|(?<=- ))"
 
 @dataclass(frozen=True)
 class Edit:
-    """`new` stands at `start` of the styled text, where `old` was."""
+    """A replacement of `old` by `new`, at offset `start` of the styled text."""
 
     kind: str
     start: int
@@ -111,15 +111,17 @@ RULES = rules()
 
 
 def apply(text: str, rate: float, seed: int, name: str = "") -> tuple[str, list[Edit]]:
-    """The styled text and its edits, by place. `rate` is the share of applicable places that are edited, drawn by a
-    hash of seed, `name` and place."""
+    """The styled text and its edits, sorted by position.
+
+    `rate` is the fraction of eligible phrases to edit, drawn by a hash of `seed`, `name` and position.
+    """
     taken: list[tuple[int, int, str, str, str]] = []  # start, end in the old text, kind, old, new
     for kind, pattern, replacements in RULES:
         for match in pattern.finditer(text):
             start, end = match.span()
             if any(start < other_end and other_start < end for other_start, other_end, *_ in taken):
                 continue
-            # A heading stays, since it is what sections are found by.
+            # Headings stay unchanged, because sections are found by them.
             if match[0].isupper() or seeded_fraction(seed, "style", name, start) >= rate:
                 continue
             new = replacements if isinstance(replacements, str) else replacements[match[0].lower()]
@@ -134,18 +136,18 @@ def apply(text: str, rate: float, seed: int, name: str = "") -> tuple[str, list[
 
 
 def like(old: str, new: str) -> str:
-    """A capital where there was one, for words that are not abbreviations."""
+    """`new` with a capital if `old` has one, except for abbreviations."""
     if old[:1].isupper() and new[:1].islower() and "." not in new and "/" not in new:
         return new[:1].upper() + new[1:]
     return new
 
 
 def undo(styled: str, edits: list[Edit]) -> str:
-    """The text before its edits. ValueError where the text is not the one that they were made in."""
+    """The text before its edits. Raises ValueError if the edits do not match the text."""
     text, last = "", 0
     for edit in edits:
         if styled[edit.start : edit.start + len(edit.new)] != edit.new:
-            raise ValueError(f"{edit.new!r} does not stand at {edit.start}")
+            raise ValueError(f"{edit.new!r} is not at offset {edit.start}")
         text += styled[last : edit.start] + edit.old
         last = edit.start + len(edit.new)
     return text + styled[last:]
@@ -161,4 +163,4 @@ def from_json(text: str) -> list[Edit]:
 
 def check_rate(rate: float) -> None:
     if not 0 <= rate <= 1:
-        raise UserError(f"--style {rate}: it must be from 0 to 1, the share of places that are edited")
+        raise UserError(f"--style {rate}: must be from 0 to 1, the fraction of phrases to edit")

@@ -1,1 +1,1 @@
-"""What generates text: a chat endpoint, or rules."""
+"""Teachers, which generate text: a chat endpoint, or offline rules."""

@@ -1,4 +1,4 @@
-"""What generates text. A `Teacher` answers one request at a time; the stages decide what to ask."""
+"""The interface of a `Teacher`, which generates text for one request at a time, and its settings."""
 
 import os
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 
 @dataclass(frozen=True)
 class Request:
-    """One chat request, and what its messages were rendered from, for a teacher that works by rule."""
+    """One chat request, and the inputs of its messages for a teacher that works by rules."""
 
     kind: str  # "note", "question", "answer", "follow_up", "follow_up_answer" or "repair"
     record_id: str
     messages: tuple[Mapping[str, str], ...]  # {"role": ..., "content": ...}
-    # "report", "note_type"; "note", "task", for an answer "question", for a follow-up "history" (JSON: what was asked
-    # and answered); for a repair "text", "source"
+    # For a note: "report", "note_type". For a question or an answer: "note", "task", and "question" for an answer, and
+    # "history" for a follow-up (JSON list of question and answer). For a repair: "text", "source".
     inputs: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
-    schema: Mapping[str, Any] | None = None  # a JSON schema that the reply must meet
-    prompt_hash: str = ""  # where a prompt has a version that its messages do not show
-    sample: int = 0  # one of several draws for the same messages
-    extend: bool = True  # a reply that is cut is asked for once more, with twice the room
+    schema: Mapping[str, Any] | None = None  # JSON schema that the reply must satisfy
+    prompt_hash: str = ""  # version of the prompt, if the messages do not determine it
+    sample: int = 0  # index of several samples for the same messages
+    extend: bool = True  # repeat a truncated reply once, with twice the tokens
 
 
 class Teacher(Protocol):
@@ -40,67 +40,68 @@ class Teacher(Protocol):
 
     async def ask(self, request: Request) -> Reply: ...
 
-    async def close(self) -> None: ...  # end without losing a reply that is paid for
+    async def close(self) -> None: ...  # must not lose a reply that is already paid for
 
 
 @dataclass(frozen=True)
 class BatchConfig:
     batch: bool = False
-    """Ask through OpenAI's Batch API: half the price, and an answer within a day."""
+    """Send requests through OpenAI's Batch API, at half the price and with replies within a day."""
 
     batch_window: int = 50_000
-    """Input records that wait for their batches at once; each takes about 20 kB of memory."""
+    """Number of input records that wait for their batches at the same time; each takes about 20 kB of memory."""
 
     batch_poll_seconds: float = 60.0
-    """How often to ask whether a batch is done."""
+    """Seconds between checks whether a batch is done."""
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
     teacher: Literal["offline", "openai"] = "offline"
-    """offline: by rule, from the source text alone, no network. openai: any OpenAI-compatible endpoint; its key is
-    read from the environment variable OPENAI_API_KEY."""
+    """Source of generated text. offline: rules that rewrite the source text, without a network. openai: any
+    OpenAI-compatible endpoint, with the key from the environment variable OPENAI_API_KEY."""
 
     base_url: str = OPENAI_URL
-    """The endpoint, up to and including /v1."""
+    """URL of the endpoint, up to and including /v1."""
 
     model: str = ""
-    """The model's name at the endpoint; needed with --teacher openai."""
+    """Name of the model at the endpoint; required with --teacher openai."""
 
     temperature: float = 1.0
     """Sampling temperature."""
 
     max_tokens: int = 2048
-    """Longest reply in tokens; one that is cut there is asked for once more with twice the room, then rejected."""
+    """Largest reply in tokens. A truncated reply is requested once more with twice the limit, then rejected."""
 
     concurrency: int = 128
-    """Most requests in flight at once. It starts with a few and grows while the endpoint answers without a 429."""
+    """Largest number of requests in flight. It starts low and grows as long as the endpoint does not answer 429."""
 
     requests_per_minute: int = 0
-    """Most requests a minute; 0 leaves it to what the endpoint's headers say."""
+    """Largest number of requests per minute; 0 uses the limits in the endpoint's headers."""
 
     tokens_per_minute: int = 0
-    """Most tokens a minute, of prompts (estimated) and --max-tokens; 0 leaves it to the endpoint's headers."""
+    """Largest number of tokens per minute, of prompts (estimated) plus --max-tokens; 0 uses the limits in the
+    endpoint's headers."""
 
     timeout_seconds: float = 300.0
-    """Longest wait for one response, to its last byte."""
+    """Longest wait for one complete response, in seconds."""
 
     max_retries: int = 6
-    """Further attempts after 408, 409, 5xx, a timeout, a lost connection or a body that is no reply; waits grow. A 429
-    is waited out as long as others are answered."""
+    """Retries after status 408, 409, 5xx, a timeout, a lost connection or an invalid body, with growing waits. Status
+    429 is retried as long as other requests are answered."""
 
     structured: bool = False
-    """Send a request's JSON schema along, where it has one and the endpoint understands response_format."""
+    """Send the JSON schema of requests that have one; the endpoint must support response_format."""
 
     ledger: str = ""
-    """The SQLite file that keeps requests and raw responses; by default OUT.ledger.sqlite beside the output folder."""
+    """SQLite file that stores requests and raw responses; empty for OUT.ledger.sqlite next to the output folder."""
 
     estimate: bool = False
-    """Print requests, tokens and cost before the first request, and send none."""
+    """Print the number of requests, tokens and cost, and send nothing."""
 
     tokenizer: str = ""
-    """A tokenizer folder or .model file to count prompts with in --estimate; by default they are counted by bytes, as
-    the ledger's earlier requests of the kind were."""
+    """Tokenizer folder or .model file to count prompt tokens for --estimate; empty to estimate them from the number of
+    bytes and the ledger's earlier requests of the same kind."""
 
     budget: tyro.conf.OmitArgPrefixes[BudgetConfig] = field(default_factory=BudgetConfig)
     batches: tyro.conf.OmitArgPrefixes[BatchConfig] = field(default_factory=BatchConfig)
@@ -115,30 +116,33 @@ def is_openai(base_url: str) -> bool:
 
 
 def api_key(config: TeacherConfig) -> str:
-    """The key from the environment. A server of one's own often wants none, OpenAI always does."""
+    """The key from the environment, or "none". A server of one's own often needs no key, but OpenAI always does.
+
+    Raises UserError if the key is invalid or missing.
+    """
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key.isascii() or not key.isprintable():
-        raise UserError(f"{KEY_VARIABLE} holds a character that no key has: copy it again")
+        raise UserError(f"{KEY_VARIABLE} contains characters that no key has: copy the key again")
     if not key and is_openai(config.base_url):
-        raise UserError(f"no API key: set {KEY_VARIABLE}, or name an endpoint that needs none with --base-url")
+        raise UserError(f"no API key: set {KEY_VARIABLE}, or choose an endpoint that needs no key with --base-url")
     return key or "none"
 
 
 def check_teacher(config: TeacherConfig) -> None:
-    """Refuse a setting that cannot work before anything is read."""
+    """Raise UserError for invalid settings, before any input is read."""
     if config.teacher == "openai" and not config.model:
         raise UserError("--teacher openai needs --model")
     if not config.base_url.startswith(("http://", "https://")):
-        raise UserError(f"--base-url {config.base_url}: it must start with http:// or https://")
+        raise UserError(f"--base-url {config.base_url}: must start with http:// or https://")
     if urlsplit(config.base_url).username is not None or urlsplit(config.base_url).query:
-        # It stands in the ledger and in every manifest.
-        raise UserError(f"--base-url must hold no user, password or query: a key belongs into {KEY_VARIABLE}")
+        # The URL is stored in the ledger and in every manifest.
+        raise UserError(f"--base-url must not contain a user, password or query: put the key in {KEY_VARIABLE}")
     for name in ("max_tokens", "concurrency", "timeout_seconds"):
         if getattr(config, name) <= 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it must be above 0")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be above 0")
     for name in ("max_retries", "temperature", "requests_per_minute", "tokens_per_minute"):
         if getattr(config, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it must be 0 or above")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be 0 or above")
     if config.batches.batch_window < 1 or config.batches.batch_poll_seconds <= 0:
         raise UserError("--batch-window and --batch-poll-seconds must be above 0")
     if config.teacher == "openai":
@@ -149,12 +153,12 @@ def check_teacher(config: TeacherConfig) -> None:
 
 
 def request_seed(seed: int, kind: str, record_id: str) -> int:
-    """A request's own sampling seed: two records with equal texts still get two draws."""
+    """The sampling seed of a request, derived from the record's id, so that records with equal texts differ."""
     return int(seeded_fraction(seed, kind, record_id) * 2**31)
 
 
 def sampling(config: TeacherConfig) -> dict[str, Any]:
-    """What the texts depend on; not how fast they were asked for."""
+    """The settings that the generated texts depend on, without those of speed."""
     if config.teacher == "offline":
         return {"name": config.teacher}
     fields = ("base_url", "model", "temperature", "max_tokens")
@@ -162,5 +166,5 @@ def sampling(config: TeacherConfig) -> dict[str, Any]:
 
 
 def ledger_path(config: TeacherConfig, out: Path) -> Path:
-    """Beside the output folder, not in it: it outlives a stage that fails, and a folder that is replaced."""
+    """The path of the ledger. It is not inside the output folder, so that it survives a failed or replaced output."""
     return Path(config.ledger) if config.ledger else out.parent / f"{out.name}.ledger.sqlite"

@@ -1,4 +1,4 @@
-"""The teacher that a configuration names, with what it stands on."""
+"""Construction of the teacher that a configuration names, with its ledger, budget and transport."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from data_prep.teachers.endpoint.meter import Meter
 
 
 def make_teacher(config: TeacherConfig, ledger_path: Path, meter: Meter) -> Teacher:
-    """The teacher that the configuration names. The offline one costs nothing and keeps no ledger."""
+    """The teacher that the configuration names. The offline teacher needs no ledger."""
     if config.teacher == "offline":
         from data_prep.teachers.offline.teacher import OfflineTeacher
 
@@ -23,8 +23,11 @@ def make_teacher(config: TeacherConfig, ledger_path: Path, meter: Meter) -> Teac
 
 
 def endpoint_teacher(config: TeacherConfig, ledger: Ledger, meter: Meter) -> Teacher:
-    """The teacher behind an endpoint, over the transport that --batch chooses."""
-    # The text side must not wait for HTTP clients where the offline teacher works.
+    """The teacher behind an endpoint, with the transport that --batch selects.
+
+    Raises UserError if an earlier run's batches are still open and --batch is off.
+    """
+    # Imported here, because the offline teacher must not wait for HTTP clients to load.
     from data_prep.teachers.endpoint.batch_api import Batches
     from data_prep.teachers.endpoint.budget import Budget
     from data_prep.teachers.endpoint.http import Live
@@ -40,8 +43,8 @@ def endpoint_teacher(config: TeacherConfig, ledger: Ledger, meter: Meter) -> Tea
         transport = Batches(config, ledger, meter.budget, meter)
     elif waiting := ledger.open_batches():
         raise UserError(
-            f"{waiting} batches of an earlier run with --batch are not read yet: run this with --batch until they "
-            "are, or they are paid for twice"
+            f"{waiting} batches of an earlier run with --batch are still open: run this with --batch until they are "
+            "read, or they are paid for twice"
         )
     else:
         transport = Live(config, ledger, meter.budget, meter)

@@ -296,7 +296,7 @@ def test_asking_nothing_is_refused(refused: Ask, checkpoint: Path):
 
 def test_packing_what_is_missing_is_refused(refused: Ask, small_tokenizer: Path, tmp_path: Path):
     ask = ["pack", "--out", tmp_path / "out", "--tokenizer", small_tokenizer, "--source"]
-    assert "absent is not a folder: name the output folder" in one_line(refused(*ask, tmp_path / "absent"))
+    assert "absent is not a folder: pass the output folder" in one_line(refused(*ask, tmp_path / "absent"))
     (tmp_path / "source").mkdir()
     assert "it is not finished" in one_line(refused(*ask, tmp_path / "source"))
     (tmp_path / "source/manifest.json").write_text("{}")
@@ -307,7 +307,7 @@ def test_packing_what_is_missing_is_refused(refused: Ask, small_tokenizer: Path,
 def test_packing_with_what_is_no_tokenizer_is_refused(refused: Ask, tmp_path: Path):
     source = write_records(tmp_path / "source", [note("n", "fever")])
     told = refused("pack", "--source", source, "--out", tmp_path / "out", "--tokenizer", tmp_path / "absent")
-    assert "is no tokenizer: name a SentencePiece .model file" in one_line(told)
+    assert "is not a tokenizer: pass a SentencePiece .model file" in one_line(told)
 
 
 # ---------------------------------------------------------------- a full disk

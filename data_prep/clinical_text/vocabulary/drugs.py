@@ -1,7 +1,7 @@
-"""Drug names beyond the everyday ones of `lexicon.py`, and brand names with what is in them. All lower case.
+"""Drug names beyond the common ones of `lexicon.py`, and brand names with their generic names. All lower case.
 
 Measured on 1,449 case reports against the names of DrugBank and MedlinePlus: `lexicon.py` alone finds 82 % of their
-mentions, both and the suffixes 92 %; most of the rest are hormones and other analytes.
+mentions; both tables and the suffixes find 92 %. Most of the rest are hormones and other analytes.
 """
 
 from data_prep.clinical_text.words import table
@@ -68,7 +68,7 @@ antitubercular, antihistamine, antihistamines, antiepileptics, immunoglobulin, i
 fresh frozen plasma, packed red blood cells, oral contraceptive, oral contraceptives, proton pump inhibitor
 """)
 
-# A brand with the one generic name that a chart would give it.
+# Brand name -> the generic name that a chart would use.
 BRANDS = {
     "tylenol": "acetaminophen", "panadol": "acetaminophen", "advil": "ibuprofen", "motrin": "ibuprofen",
     "aleve": "naproxen", "toradol": "ketorolac", "celebrex": "celecoxib", "coumadin": "warfarin",

@@ -62,7 +62,7 @@ DRUG_SUFFIXES = (
     "gliptin", "gliflozin", "glutide", "setron", "lukast", "parin", "penem", "zosin", "azepam", "barbital", "fibrate",
     "semide",
     "thiazide", "pril", "dronate", "trexate", "stigmine", "curium", "zolamide", "prost", "vudine", "abine", "sporin",
-    # Further stems of the international nonproprietary names, where no everyday word shares them.
+    # Further stems of international nonproprietary names, except those that everyday words share.
     "virine", "lutamide", "ciclib", "parib", "rafenib", "denib", "anib", "lisib", "degib", "citinib", "orexant",
     "ditan", "gepant", "nexor", "bamate", "racetam", "lisant", "amidis", "siran", "nersen", "vancin", "micin", "asvir",
     "previr", "ovir", "avir", "fungin", "fungerp", "manid", "quiline", "quine", "prazan", "renone", "ciguat", "tirelin",
@@ -192,7 +192,7 @@ adrenal glands, pituitary, pituitary gland, cerebellum, brainstem, thalamus, hyp
 temporal lobe, parietal lobe, occipital lobe, corpus callosum, groin, axilla, buttocks, trunk, upper limb
 lower limb, upper limbs, lower limbs, extremities, lower extremities, upper extremities, flank, umbilicus, perineum
 """)
-# Words that a suffix rule would take for something they are not.
+# Words that a suffix rule would misclassify.
 NOT_TERMS = table("""
 microgram, micrograms, nanogram, nanograms, picogram, picograms, diagnosis, diagnoses, prognosis, basis, analysis
 emphasis, hypothesis, synthesis, dialysis, urinalysis, coma, stoma, stroma, soma, diploma, genoma, program
@@ -217,7 +217,7 @@ hand, face, facial, back, flank, groin, throat, ear, b, t, weight-bearing, dull,
 """)
 QUALIFIER_SUFFIXES = ("al", "ic", "ous", "ary", "ar", "oid", "ine", "ular", "atic", "ative", "genic", "itious", "ive")
 
-# Units as a chart writes them, in full.
+# Units as a chart writes them -> the unit spelled out.
 UNITS = {
     "mg/dL": "milligrams per decilitre", "mg/dl": "milligrams per decilitre", "g/dL": "grams per decilitre",
     "g/dl": "grams per decilitre", "mg/L": "milligrams per litre", "mg/l": "milligrams per litre",
@@ -233,7 +233,7 @@ UNITS = {
     "µmol/L": "micromoles per litre", "μmol/L": "micromoles per litre", "Gy": "gray", "°C": "degrees Celsius",
 }  # fmt: skip
 
-# Exact plain words. A word with a second meaning is not here.
+# Technical term -> exact equivalent in plain words. Terms with a second meaning are left out.
 PLAIN_WORDS = {
     "myocardial infarction": "heart attack", "hypertension": "high blood pressure",
     "hypotension": "low blood pressure", "dyspnea": "shortness of breath", "dyspnoea": "shortness of breath",

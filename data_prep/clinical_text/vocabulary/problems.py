@@ -1,4 +1,4 @@
-"""Names of diseases and findings beyond the everyday ones of `lexicon.py`. All lower case."""
+"""Names of diseases and findings beyond the common ones of `lexicon.py`. All lower case."""
 
 from data_prep.clinical_text.words import table
 

@@ -1,1 +1,1 @@
-"""Facts read out of a sentence."""
+"""Extraction of checkable facts from a sentence."""

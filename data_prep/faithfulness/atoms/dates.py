@@ -1,4 +1,4 @@
-"""Dates, ages, days of a stay, and durations.
+"""Extraction of dates, ages, days of a stay, and durations.
 
 find_times("A 34-year-old man, admitted on 12 March 2019 for 2 weeks, POD 3")
 -> age (34, "year"); date (2019, 3, 12); duration 14 days; date ("day", "postoperative", 3)
@@ -74,7 +74,7 @@ DURATION = re.compile(
     rf" )?{UNIT}(?![\w/²³2])(?P<after> and a half)?",
     re.IGNORECASE,
 )
-# "a day" says how often, unless one of these stands before or after.
+# "a day" is a rate ("twice a day"), unless one of these patterns precedes or follows it.
 SPAN_BEFORE = re.compile(
     r"(?:for|within|after|over|during|past|last|about|approximately|almost|nearly|in|since|of|by|than|further|next"
     r"|only)\s(?:the\s)?$",
@@ -88,7 +88,10 @@ RATE_BEFORE = re.compile(r"(?:/|\bper|\bevery|\beach)\s?$", re.IGNORECASE)
 
 
 def find_times(sentence: str, taken: Taken) -> list[Atom]:
-    """Ages and dates first: what is left of their numbers would read as durations or counts."""
+    """The ages, dates, days and durations of a sentence, in this order.
+
+    Ages and dates come first, because their numbers would otherwise be read as durations or counts.
+    """
     return [*ages(sentence, taken), *dates(sentence, taken), *days(sentence, taken), *durations(sentence, taken)]
 
 
@@ -99,7 +102,7 @@ def ages(sentence: str, taken: Taken) -> Iterator[Atom]:
                 continue
             taken.take(match.start(), match.end())
             unit = (match["unit"] or "year").lower()
-            # "34-yo" and "6 mo": the letters of "years old", and of months.
+            # "34-yo": the y is for years. "6 mo": months.
             name = "month" if unit.startswith("mo") else "year" if unit.startswith("y") else unit.rstrip("s")
             name = {"wk": "week"}.get(name, name)
             half = 0.5 if "half" in match.re.groupindex and match["half"] else 0
@@ -112,7 +115,7 @@ def dates(sentence: str, taken: Taken) -> Iterator[Atom]:
             if not taken.free(match.start(), match.end()):
                 continue
             groups = match.groupdict()
-            year, month, day = (groups.get(part) for part in ("year", "month", "day"))
+            year, month, day = (groups.get(name) for name in ("year", "month", "day"))
             number = month_of(month)
             if (number and not 1 <= number <= 31) or (day and not 1 <= int(day) <= 31):
                 continue
@@ -128,7 +131,7 @@ def month_of(text: str | None) -> int | None:
 
 
 def days(sentence: str, taken: Taken) -> Iterator[Atom]:
-    """Days that are counted from an event: ("day", "postoperative", 3)."""
+    """Days counted from an event: ("day", "postoperative", 3)."""
     for pattern in DAYS:
         for match in pattern.finditer(sentence):
             if not taken.free(match.start(), match.end()):
@@ -158,7 +161,7 @@ def durations(sentence: str, taken: Taken) -> Iterator[Atom]:
             continue
         count = match["count"].lower()
         vague = count in ("a", "an") and not (SPAN_BEFORE.search(sentence[:start]) or SPAN_AFTER.match(sentence[end:]))
-        # "36 h" is a time, "2 d" as well; "5 s" is one, "5s" of a film is not worth a fact.
+        # The abbreviations h and d are units only after digits: "36 h", "2 d".
         if vague or (match["unit"].lower() in ("h", "d") and not match["count"][0].isdigit()):
             continue
         taken.take(start, end)

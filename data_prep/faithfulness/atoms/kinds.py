@@ -1,6 +1,7 @@
-"""The type of an atom, and which characters of a sentence are spoken for."""
+"""The types of atoms and tokens, and the spans of a sentence that are already assigned to atoms."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 KINDS = (
     "number", "quantity", "dose", "frequency", "date", "duration", "age", "code", "side", "finding", "negated finding",
@@ -8,12 +9,20 @@ KINDS = (
 )  # fmt: skip
 
 
+class Token(NamedTuple):
+    """A word of a sentence: its stem and its offsets."""
+
+    stem: str
+    start: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Atom:
-    """A fact that can be checked.
+    """A checkable fact.
 
-    `value` is what is compared: a magnitude in the dimension's own unit, a date, the stems of a name. `thing` is what
-    stands right beside it: the test that a value belongs to, the drug of a dose.
+    `value` is compared with the source: a magnitude in the base unit of its dimension, a date, the stems of a name.
+    `thing` is the adjacent term that the value belongs to, such as the test of a result or the drug of a dose.
     """
 
     kind: str
@@ -25,7 +34,7 @@ class Atom:
 
     @property
     def amount(self) -> float:
-        """The magnitude of what is counted or measured."""
+        """The magnitude of a number, quantity, frequency, age or duration."""
         first = self.value[0]
         assert isinstance(first, int | float), self
         return float(first)
@@ -33,7 +42,7 @@ class Atom:
 
 @dataclass
 class Taken:
-    """Spans of a sentence that a reader has used; a later reader leaves them alone."""
+    """The spans of a sentence that one reader has used and later readers must skip."""
 
     spans: list[tuple[int, int]] = field(default_factory=list)
 

@@ -1,9 +1,10 @@
-"""Numbers with and without a unit, doses, frequencies, grades and codes.
+"""Extraction of numbers with and without a unit, doses, frequencies, grades and codes.
 
     find_quantities("WBC 12.5 x 10^9/L, aspirin 100 mg bid, grade III, L4-L5", ...)
-    -> quantity (1.25e10, "1/volume") of WBC; dose (0.1, "mass") of aspirin; frequency 2 a day; codes grade 3, L4, L5
+    -> quantity (1.25e10, "1/volume") of WBC; dose (0.1, "mass") of aspirin; frequency 2 per day; codes grade 3, L4, L5
 
-A unit after the last number of a range, a fraction or a product counts for all: "3 to 5 mg", "120/80 mmHg", "4 x 3 cm".
+A unit after the last number of a range, fraction or product applies to all of them: "3 to 5 mg", "120/80 mmHg",
+"4 x 3 cm".
 """
 
 import re
@@ -22,21 +23,21 @@ SMALL = {word: number + 2 for number, word in enumerate(SMALL_WORDS)}
 TENS = {word: 10 * (k + 2) for k, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
 UP_TO_NINE = "|".join(list(SMALL)[:8])
 SPELLED = rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:one|{UP_TO_NINE}))?|{'|'.join(sorted(SMALL, key=len, reverse=True))})"
-# "10^9", and "109" where a superscript was lost.
+# "10^9", and "109" if the superscript was lost.
 POWER = r"\s?[x×X*·]\s?10\s?(?:\^\s?|\*\*|\(|E)?\s?(?P<power>-?\d{1,2}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)\)?"
 NUMBER = re.compile(
     rf"(?<![\w.])(?:(?P<digits>{DIGITS})(?P<scaled>{POWER})?|(?P<spelled>{SPELLED})\b)"
     r"(?P<multiple>\s(?:thousand|million|billion)\b|K(?=[\s/,.;)]|$))?",
     re.IGNORECASE,
 )
-# After "4x" no word boundary stands before the 2.
+# In "4x2" there is no word boundary before the 2.
 NEXT_NUMBER = re.compile(NUMBER.pattern.removeprefix(r"(?<![\w.])"), re.IGNORECASE)
 JOINT = re.compile(r"\s?(?:[-–—~]|to|/|x|×|X|by|\*|and|or|±)\s?(?=\d|\.\d)")
 MULTIPLES = {"thousand": 1e3, "k": 1e3, "million": 1e6, "billion": 1e9}
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 
-# Letters and digits in one token: vertebrae, stages, genes, markers, ECG leads.
+# Tokens of letters and digits: vertebrae, stages, genes, markers, ECG leads.
 CODE = re.compile(
     r"(?<![\w.])(?:[A-Za-zα-ω]{1,6}-?\d{1,4}[A-Za-z]{0,3}(?![\w])|\d{1,3}[A-Z][A-Za-z]{0,2}\d{0,3}(?![\w.]))"
 )
@@ -81,7 +82,7 @@ TIMES = {"once": 1, "twice": 2, "thrice": 3, "one": 1, **SMALL}
 
 DAILY = re.compile(r"(?:\s?/\s?|\s(?:per|a)\s)(?:days?|d|24 ?h(?:ours)?)$")
 
-# What may stand between a name and its value.
+# Text that may separate a name from its value.
 LINK = re.compile(
     r"^(?:\s|[:=,(<>≥≤~≈±+]|\b(?:was|were|is|are|of|at|to|being|measured|level|levels|count|counts|value|values|only|"
     r"about|"
@@ -99,7 +100,7 @@ ESTIMATE = re.compile(
 
 
 def find_quantities(sentence: str, taken: Taken, terms: list[Atom]) -> list[Atom]:
-    """Left to right; what is taken is left alone, and what is found is taken."""
+    """The quantities of a sentence outside the taken spans. The spans of grades, frequencies and codes become taken."""
     number = LIST_NUMBER.match(sentence)
     if number:
         taken.take(0, number.end())
@@ -134,7 +135,7 @@ def codes(sentence: str, taken: Taken) -> Iterator[Atom]:
             continue
         taken.take(match.start(), end)
         yield Atom("code", name, match.start(), end, (name.lower().replace("-", ""),))
-        # "L4-5" and "V1-V3": the end of the range belongs to the same letters.
+        # "L4-5" and "V1-V3": the end of the range has the same letters.
         last = CODE_RANGE.match(sentence, end)
         if last and taken.free(last.start(2), last.end()):
             taken.take(last.start(), last.end())
@@ -156,7 +157,7 @@ def frequencies(sentence: str, taken: Taken) -> Iterator[Atom]:
 
 
 def rate(match: re.Match[str]) -> float | None:
-    """Times a day."""
+    """The number of times per day; None if it is undefined ("every 0 days")."""
     if match["latin"]:
         return LATIN[match["latin"].lower().replace(".", "")]
     if match["hours"]:
@@ -174,11 +175,11 @@ def rate(match: re.Match[str]) -> float | None:
 
 
 def joined(sentence: str, match: re.Match[str], taken: Taken) -> tuple[list[tuple[re.Match[str], str]], int]:
-    """The numbers that are joined with this one, each with its unit, and where they end."""
+    """The numbers joined with this one ("3 to 5 mg"), each with its unit, and the offset of their end."""
     group: list[tuple[re.Match[str], str]] = []
     while True:
         unit = UNIT.match(sentence, match.end())
-        # "50 mg/kg/day" is 50 mg/kg, and once a day.
+        # "50 mg/kg/day" is 50 mg/kg once per day.
         text = DAILY.sub("", unit[0]) if unit and plausible(match, unit) else ""
         group.append((match, text))
         end = match.end() + len(text)
@@ -186,7 +187,7 @@ def joined(sentence: str, match: re.Match[str], taken: Taken) -> tuple[list[tupl
         following = NEXT_NUMBER.match(sentence, joint.end()) if joint else None
         if not joint or not following or not following["digits"] or not taken.free(*following.span()):
             break
-        # "5 mg and 3 lesions": a bare number joins only another bare one, or one that shares its unit.
+        # "5 mg and 3 lesions": after "and" or "or", a number with a unit starts a new group.
         if joint[0].strip() in ("and", "or") and text:
             break
         match = following
@@ -197,7 +198,7 @@ def joined(sentence: str, match: re.Match[str], taken: Taken) -> tuple[list[tupl
 
 
 def plausible(number: re.Match[str], unit: re.Match[str]) -> bool:
-    """A lone letter is a temperature only at a temperature: "45 F" is a patient."""
+    """Return False if "C" or "F" follows a number outside the range of temperatures: "45 F" is a female patient."""
     letter = unit[0].strip()
     if letter in ("C", "F"):
         low, high = (30, 45) if letter == "C" else (86, 113)
@@ -215,8 +216,8 @@ def magnitude(match: re.Match[str]) -> float:
 
 
 def spelled_number(text: str) -> float:
-    """ "thirty-five" is 35; what is no other number here is "one"."""
-    return float(sum(TENS.get(part) or SMALL.get(part) or 1 for part in re.split(r"[- ]", text.lower())))
+    """The value of a spelled number: "thirty-five" is 35. SPELLED has one word outside TENS and SMALL, "one"."""
+    return float(sum(TENS.get(word) or SMALL.get(word) or 1 for word in re.split(r"[- ]", text.lower())))
 
 
 def as_atoms(sentence: str, group: list[tuple[re.Match[str], str]], terms: list[Atom]) -> Iterator[Atom]:
@@ -240,7 +241,7 @@ def as_atoms(sentence: str, group: list[tuple[re.Match[str], str]], terms: list[
 
 
 def measured(value: float, unit: str) -> tuple[float, str, float]:
-    """A magnitude in its dimension's own unit, to six digits, with the factor that led there."""
+    """The magnitude in the base unit of its dimension (to six significant digits), the dimension, and the factor."""
     name = unit.strip().strip("-").strip()
     if not name:
         return significant(value), "", 1.0
@@ -248,7 +249,7 @@ def measured(value: float, unit: str) -> tuple[float, str, float]:
         fahrenheit = "F" in name or "℉" in name
         return (significant((value - 32) / 1.8) if fahrenheit else value), "temperature", 5 / 9 if fahrenheit else 1.0
     parsed = parse_unit(name)
-    assert parsed, f"unit {unit!r} was found and cannot be read"
+    assert parsed, f"unit {unit!r} matches UNIT but cannot be parsed"
     dimension, factor = parsed
     return significant(value * factor), dimension, factor
 
@@ -258,7 +259,10 @@ def significant(value: float) -> float:
 
 
 def thing_beside(sentence: str, start: int, end: int, terms: list[Atom]) -> tuple[str, ...]:
-    """What the number belongs to: the name right before it, or "of" a name right after: ("test", "hemoglobin")."""
+    """The term that a number belongs to, such as ("test", "hemoglobin"), or ().
+
+    It is the test, drug or abbreviation right before the number, or the drug right after it ("5 mg of aspirin").
+    """
     before = [term for term in terms if term.end <= start and term.kind in ("drug", "test", "abbreviation")]
     if before and start - before[-1].end < 60 and LINK.match(sentence[before[-1].end : start]):
         return name_of(before[-1])
@@ -270,4 +274,4 @@ def thing_beside(sentence: str, start: int, end: int, terms: list[Atom]) -> tupl
 
 
 def name_of(term: Atom) -> tuple[str, ...]:
-    return (term.kind, *(str(part) for part in term.value))
+    return (term.kind, *(str(word) for word in term.value))

@@ -1,7 +1,7 @@
-"""What can be checked in a sentence: its atoms, from all readers, and the words that they stand among.
+"""The analysis of a sentence: its atoms, from all readers, and its words.
 
 read("Aspirin 100 mg bid for 2 weeks.").atoms
--> drug aspirin, dose 100 mg, frequency 2 a day, duration 14 days
+-> drug aspirin, dose 100 mg, frequency 2 per day, duration 14 days
 """
 
 import re
@@ -11,14 +11,14 @@ from functools import lru_cache
 from data_prep.clinical_text.sentences import CITATION, FIGURE_REFERENCE, split_sentences
 from data_prep.clinical_text.words import EMPTY, TOKEN, stem
 from data_prep.faithfulness.atoms.dates import ORDINALS, find_times
-from data_prep.faithfulness.atoms.kinds import Atom, Taken
+from data_prep.faithfulness.atoms.kinds import Atom, Taken, Token
 from data_prep.faithfulness.atoms.quantities import SPELLED, find_quantities
 from data_prep.faithfulness.atoms.sides import find_sides
 from data_prep.faithfulness.atoms.terms import find_terms, short_forms
 
-# How far a clause reaches to either side of an atom, in words that carry meaning.
+# Number of content words to either side of an atom that count as its clause.
 NEAR = 7
-# What any number, time or frequency holds; two in five sentences have none and are done with here.
+# Every number, time and frequency matches this pattern; two in five sentences do not and need no further search.
 COUNTED = re.compile(
     rf"\d|\b(?:{SPELLED}|one|half|once|twice|thrice|an? (?:second|minute|hour|day|week|month|year|decade)|every"
     rf"|each|per"
@@ -33,40 +33,43 @@ COUNTED = re.compile(
 
 @dataclass(frozen=True)
 class Reading:
-    """One sentence as the gate sees it."""
+    """One sentence with its atoms and words."""
 
     text: str
     atoms: tuple[Atom, ...]
-    words: tuple[tuple[str, int, int], ...]  # (stem, start, end) of each word
-    stems: frozenset[str]  # small letters, and abbreviations as they are written
-    shorts: tuple[tuple[str, int, int], ...]  # tokens in capitals
+    words: tuple[Token, ...]
+    stems: frozenset[str]  # stems of all words in lower case, and abbreviations in their original case
+    shorts: tuple[tuple[str, int, int], ...]  # (abbreviation, start, end)
 
     def near(self, atom: Atom) -> frozenset[str]:
-        """The words around an atom that carry meaning, without its own; in a list, of its item."""
-        first = self.text.rfind(";", 0, atom.start) + 1
-        last = self.text.find(";", atom.end)
-        last = len(self.text) if last < 0 else last
-        item = [(w, s, e) for w, s, e in self.words if first <= s and e <= last]
-        around = [(w, s) for w, s, e in item if (e <= atom.start or s >= atom.end) and tells(w)]
-        before = [w for w, s in around if s < atom.start][-NEAR:]
-        after = [w for w, s in around if s >= atom.end][:NEAR]
+        """The stems of content words within NEAR words of the atom, within the same item of a list; not its own."""
+        item_start = self.text.rfind(";", 0, atom.start) + 1
+        item_end = self.text.find(";", atom.end)
+        item_end = len(self.text) if item_end < 0 else item_end
+        content = [
+            token
+            for token in self.words
+            if item_start <= token.start and token.end <= item_end and is_content(token.stem)
+        ]
+        before = [token.stem for token in content if token.end <= atom.start][-NEAR:]
+        after = [token.stem for token in content if token.start >= atom.end][:NEAR]
         return frozenset(before + after)
 
 
-def tells(word: str) -> bool:
+def is_content(word: str) -> bool:
     return word not in EMPTY and not word[0].isdigit()
 
 
 @lru_cache(maxsize=8192)
 def read(sentence: str) -> Reading:
-    words = tuple((stem(match[0]), match.start(), match.end()) for match in TOKEN.finditer(sentence))
+    words = tuple(Token(stem(match[0]), match.start(), match.end()) for match in TOKEN.finditer(sentence))
     shorts = tuple(short_forms(sentence))
     taken = Taken()
     for pattern in (FIGURE_REFERENCE, CITATION):
         for match in pattern.finditer(sentence):
             taken.take(match.start(), match.end())
     terms = find_terms(sentence)
-    # A number within a name is part of the name: "vitamin B12", "CA 19-9".
+    # A number inside a name is part of the name: "vitamin B12", "CA 19-9".
     for term in terms:
         taken.take(term.start, term.end)
     atoms: list[Atom] = []
@@ -74,10 +77,10 @@ def read(sentence: str) -> Reading:
         atoms += [*find_times(sentence, taken), *find_quantities(sentence, taken, terms)]
     atoms += [term for term in terms if term.kind != "site"]
     atoms += find_sides(sentence, words)
-    # "afebrile" speaks of fever.
-    said = [w for term in terms for w in term.value if isinstance(w, str)]
-    stems_here = frozenset([w for w, _, _ in words] + [s for s, _, _ in shorts] + said)
-    return Reading(sentence, tuple(sorted(atoms, key=lambda atom: atom.start)), words, stems_here, shorts)
+    # "afebrile" is about fever.
+    term_stems = [word for term in terms for word in term.value if isinstance(word, str)]
+    stems = frozenset([token.stem for token in words] + [short for short, _, _ in shorts] + term_stems)
+    return Reading(sentence, tuple(sorted(atoms, key=lambda atom: atom.start)), words, stems, shorts)
 
 
 def read_text(text: str) -> list[Reading]:

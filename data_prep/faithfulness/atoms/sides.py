@@ -1,4 +1,4 @@
-"""Sides and directions, each with the words that it is said of.
+"""Extraction of sides and directions, each with the words that it qualifies.
 
 find_sides("swelling of the left lower leg") -> side ("across", "left") of leg; side ("along", "lower") of leg
 """
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from data_prep.clinical_text.words import EMPTY, stem
-from data_prep.faithfulness.atoms.kinds import Atom
+from data_prep.faithfulness.atoms.kinds import Atom, Token
 
 AXES = {
     "left": ("across", "left"), "right": ("across", "right"), "bilateral": ("across", "both"),
@@ -23,7 +23,7 @@ SIDE = re.compile(
     r"\b(" + "|".join(sorted(AXES, key=len, reverse=True)) + r")(?:-sided|[- ]side|-hand)?\b(?!\s?-?\s?old)",
     re.IGNORECASE,
 )
-# "left the ward", "was left in place", "right after", "lower than", "both of these".
+# Uses of the words that name no side: "left the ward", "was left in place", "right after", "lower than".
 NO_SIDE_AFTER = re.compile(
     r"^\s(?:the|a|an|in (?:place|situ)|with|without|untreated|alone|hospital|home|against|his|her|for|to|by|after"
     r"|before|away|now|than|"
@@ -36,11 +36,11 @@ STOP = frozenset(
 )
 SKIPPED = EMPTY - STOP
 REACH = 4
-# Words that name no place of the body by themselves.
+# Words that name no part of the body by themselves.
 NO_HEAD = frozenset("side sided aspect part region area wall portion hand".split())
 
 
-def find_sides(sentence: str, words: Sequence[tuple[str, int, int]]) -> Iterator[Atom]:
+def find_sides(sentence: str, words: Sequence[Token]) -> Iterator[Atom]:
     for match in SIDE.finditer(sentence):
         name = match[1].lower()
         if (
@@ -56,19 +56,19 @@ def find_sides(sentence: str, words: Sequence[tuple[str, int, int]]) -> Iterator
         ):
             continue
         heads = heads_after(sentence, words, match.end())
-        # "pain on the left": what went before has the side.
+        # "pain on the left": the side qualifies the words before it.
         heads = heads or heads_before(sentence, words, match.start())
         if heads:
             yield Atom("side", match[0], match.start(), match.end(), AXES[name], tuple(dict.fromkeys(heads)))
 
 
-def heads_after(sentence: str, words: Sequence[tuple[str, int, int]], end: int) -> list[str]:
-    """The words that follow up to a stop or a joining word."""
+def heads_after(sentence: str, words: Sequence[Token], end: int) -> list[str]:
+    """The content words after `end`, up to a punctuation mark or a word of STOP."""
     found: list[str] = []
     for index, (word, start, last) in enumerate(words):
         if start < end:
             continue
-        # "left and right calves": both are said of the calves.
+        # "left and right calves": both sides qualify the calves.
         paired = word in ("and", "or", "to") and index + 1 < len(words) and words[index + 1][0] in AXES and not found
         if re.search(r"[.,;:()]", sentence[end:start]) or (word in STOP and not paired) or len(found) == REACH:
             break
@@ -78,7 +78,7 @@ def heads_after(sentence: str, words: Sequence[tuple[str, int, int]], end: int) 
     return found
 
 
-def heads_before(sentence: str, words: Sequence[tuple[str, int, int]], start: int) -> list[str]:
+def heads_before(sentence: str, words: Sequence[Token], start: int) -> list[str]:
     found: list[str] = []
     for word, first, last in reversed(words):
         if last > start:

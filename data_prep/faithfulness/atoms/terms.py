@@ -1,4 +1,4 @@
-"""Findings with their polarity, drugs, tests, procedures and unexplained abbreviations.
+"""Extraction of findings with their polarity, drugs, tests, procedures and undefined abbreviations.
 
 find_terms("No fever; CT showed a mass. Started on ceftriaxone.")
 -> negated finding fever, test CT, finding mass, drug ceftriaxone
@@ -14,16 +14,16 @@ from data_prep.clinical_text.vocabulary.lexicon import DRUGS
 from data_prep.clinical_text.words import TOKEN, stem, stems, word_set
 from data_prep.faithfulness.atoms.kinds import Atom
 
-# Too general to be a fact of its own: an "examination" has always taken place.
+# Terms too general to be facts: an "examination" always takes place.
 GENERAL = word_set("""
 examination examinations test tests findings complications complication temperature complement isolation
 surgery operation rehabilitation collection compression trauma
 """)
 DENIED = re.compile(r"\b(" + "|".join(map(re.escape, sorted(DENYING, key=len, reverse=True))) + r")\b", re.IGNORECASE)
 HEADING = re.compile(r"[#*\s-]*[A-Z][A-Z ,/&()-]+:")
-# A name that nobody listed, where a dose gives it away: "Xyzal 5 mg".
+# An unlisted drug name, recognized by its dose: "Xyzal 5 mg".
 DOSED = re.compile(r"\b([A-Za-z][a-z]{4,}(?:-[a-z]+)?) (?=\d[\d.,]*\s?(?:mg|mcg|µg|μg|IU|units)(?:\b|/))")
-# Diseases by their last word, whoever they are named for, and organisms by their Latin names.
+# Diseases recognized by their last word, and organisms by their Latin names.
 DISEASE = re.compile(
     r"\b([A-Z][\w’'-]+(?:[- ][A-Z][\w’'-]+)?|[a-z]{5,}) (?:syndrome|disease|disorder|phenomenon|deficiency)\b"
 )
@@ -47,7 +47,7 @@ LISTED = re.compile(
     r"(?<![\w/-])(?:" + "|".join(sorted(map(re.escape, LONG_FORMS), key=len, reverse=True)) + r")(?![\w-])"
 )
 KIND_NAMES = {"drug": "drug", "test": "test", "procedure": "procedure", "anatomy": "site"}
-# What is denied, where no lexicon knows it: the first words after the denial. "No germ was grown" denies a germ.
+# Denials of things that are in no lexicon: the first words after the denial. "No germ was grown" denies "germ".
 DENIAL = re.compile(
     r"\b(?:no|without|denie[sd]|denying|absence of|negative for|free of|never had|not have|not show|not reveal|not"
     r" find|nor)\s+"
@@ -64,18 +64,18 @@ and or but with in on at to from for by was were is are that which who during af
 noted seen
 occurred occur happened took arose developed grew grown detected observed identified present
 """)
-PHRASE = ("phrase",)  # the `thing` of an atom that is made of plain words, not of a term
+PHRASE = ("phrase",)  # the `thing` of an atom that consists of plain words instead of a term
 WORDS_DENIED = 3
 
 
 def find_terms(sentence: str) -> list[Atom]:
-    """From left to right. Places of the body come as "site": no facts, but what others are said of."""
+    """The terms of a sentence from left to right. Anatomy has the kind "site", which is not a fact by itself."""
     found = []
     for entity in find_entities(sentence):
         name = tuple(stems(entity.term))
         if not name or entity.term in GENERAL:
             continue
-        # The term without its qualifiers: these come back in other words.
+        # The term without its qualifiers, which are often reworded.
         start = max(entity.start, entity.end - len(entity.term))
         kind = KIND_NAMES.get(entity.kind) or ("negated finding" if entity.negated else "finding")
         found.append(Atom(kind, sentence[start : entity.end], start, entity.end, name))
@@ -85,20 +85,20 @@ def find_terms(sentence: str) -> list[Atom]:
 
 
 def others(sentence: str) -> list[Atom]:
-    """What is a term by its form, its dose or its capitals."""
+    """The terms that are recognized by their form, their dose or their capitals instead of the lexicon."""
     found = []
     for match in DENIED.finditer(sentence):
         found.append(
             Atom("negated finding", match[0], match.start(), match.end(), tuple(stems(DENYING[match[0].lower()])))
         )
-    # "amoxicillin-clavulanic acid": a drug in each part.
+    # "amoxicillin-clavulanic acid": each part is a drug.
     for match in COMPOUND.finditer(sentence):
         if match[0].lower() in DRUGS or suffix_kind(match[0].lower()) == "drug":
             found.append(Atom("drug", match[0], match.start(), match.end(), tuple(stems(match[0]))))
     for match in DOSED.finditer(sentence):
         if not NOT_DRUG.match(match[1]):
             found.append(Atom("drug", match[1], match.start(1), match.end(1), tuple(stems(match[1]))))
-    # Looking for the last word first: the search for any two words before it costs a sixth of all reading.
+    # DISEASE_WORD is searched first: the search for any two words before it takes a sixth of the time of `read`.
     for pattern in (DISEASE, ORGANISM) if DISEASE_WORD.search(sentence) else (ORGANISM,):
         for match in pattern.finditer(sentence):
             if match[1].lower() not in NO_NAME:
@@ -110,7 +110,7 @@ def others(sentence: str) -> list[Atom]:
         in_heading = heading and end <= heading.end() and name not in LONG_FORMS
         if name in CHART_WORDS or STAGE.fullmatch(name) or is_title(sentence) or in_heading:
             continue
-        # A chart's short form of a finding is affirmed or denied like the finding itself.
+        # The abbreviation of a finding is affirmed or denied like the finding itself.
         kind = SHORT_KIND.get(name, "abbreviation")
         if kind == "finding" and is_negated(sentence, start, end):
             kind = "negated finding"
@@ -119,7 +119,7 @@ def others(sentence: str) -> list[Atom]:
 
 
 def overlaps(atom: Atom, found: list[Atom]) -> bool:
-    """Whether a finding that a lexicon knows is among the words that are denied."""
+    """Return True if the denied words overlap a finding of the lexicon."""
     return any(a.kind in ("finding", "negated finding") and atom.start < a.end and a.start < atom.end for a in found)
 
 
@@ -135,7 +135,7 @@ def denials(sentence: str) -> Iterator[Atom]:
                 or len(words) == WORDS_DENIED
             ):
                 break
-            # "no pain of the head": what follows says where.
+            # "no pain of the head": the words after "of" give the site.
             if words and name == "of":
                 break
             position = token.end()
@@ -147,12 +147,12 @@ def denials(sentence: str) -> Iterator[Atom]:
 
 
 def is_title(sentence: str) -> bool:
-    """A line in capitals, with words that no abbreviation is as long as."""
+    """Return True for a line in capitals with a word too long for an abbreviation."""
     return sentence.isupper() and any(len(word) > 6 for word in re.findall(r"[A-Z]+", sentence))
 
 
 def short_forms(sentence: str) -> list[tuple[str, int, int]]:
-    """Words in capitals, and the listed abbreviations that are not: "Hb", "SpO2"."""
+    """The words in capitals, and listed abbreviations in mixed case such as "Hb" and "SpO2", with their offsets."""
     found = {(match[0], match.start(), match.end()) for match in UNDEFINED.finditer(sentence)}
     found |= {(match[0], match.start(), match.end()) for match in LISTED.finditer(sentence)}
     return sorted(found, key=lambda short: short[1])

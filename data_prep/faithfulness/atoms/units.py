@@ -1,4 +1,4 @@
-"""Units of measurement: any product and quotient of the ones below, as a dimension and a factor.
+"""Units of measurement: a unit of the table below, or a quotient of several, as a dimension and a factor.
 
 parse_unit("mg/dL") -> ("mass/volume", 0.01)          in grams per litre
 """
@@ -6,10 +6,7 @@ parse_unit("mg/dL") -> ("mass/volume", 0.01)          in grams per litre
 import re
 from functools import lru_cache
 
-BASE: dict[str, tuple[tuple[str, ...], float]] = {}
-
-
-# dimension -> spellings (without plural s) -> factor
+# dimension -> (spellings without plural s, factor to the base unit of the dimension)
 SPELLINGS: dict[str, tuple[tuple[str, float], ...]] = {
     "mass": (
         ("kg|kilogram|kilo", 1e3), ("g|gm|gr|gram", 1.0), ("mg|milligram", 1e-3),
@@ -48,31 +45,36 @@ SPELLINGS: dict[str, tuple[tuple[str, float], ...]] = {
     "time": (("s|sec|second", 1.0), ("min|minute", 60.0), ("h|hr|hour", 3600.0), ("day|d|24 h|24 hours|24h", 86400.0),
     ("week|wk", 604800.0), ("month", 2629800.0), ("year|yr", 31557600.0)),
     "field": (("HPF|hpf|high power field|high-power field", 1.0),),
-    # What is counted has no unit of its own.
+    # Counted things have no dimension.
     "": (("beat|breath|cell|copies|leukocyte|bpm", 1.0),),
 }  # fmt: skip
-for _dimension, _spellings in SPELLINGS.items():
-    for _names, _factor in _spellings:
-        for _name in _names.split("|"):
-            BASE[_name.replace("\\^", "^")] = ((_dimension,) if _dimension else (), _factor)
-            if (len(_name) > 3 and _name[-1].isalpha() and _name.islower() and _name[-1] != "s") or _name in (
-                "lb",
-                "sec",
-                "min",
-                "hr",
-                "wk",
-                "yr",
-                "gm",
-                "cc",
-                "day",
-                "U",
-                "rad",
-            ):
-                BASE[_name + "s"] = BASE[_name]
-# A quotient may begin with its stroke: "70/min", "12,000/mm3".
+SHORT_WITH_PLURAL = frozenset(("lb", "sec", "min", "hr", "wk", "yr", "gm", "cc", "day", "U", "rad"))
+
+
+def takes_plural(name: str) -> bool:
+    is_word = len(name) > 3 and name[-1].isalpha() and name.islower() and name[-1] != "s"
+    return is_word or name in SHORT_WITH_PLURAL
+
+
+def _units_by_name() -> dict[str, tuple[tuple[str, ...], float]]:
+    """A dictionary of every spelling, singular and plural, to its dimensions and factor."""
+    units: dict[str, tuple[tuple[str, ...], float]] = {}
+    for dimension, spellings in SPELLINGS.items():
+        for names, factor in spellings:
+            unit = ((dimension,) if dimension else (), factor)
+            for name in names.split("|"):
+                units[name.replace("\\^", "^")] = unit
+                if takes_plural(name):
+                    units[name + "s"] = unit
+    return units
+
+
+BASE = _units_by_name()
+# Longest first, so that a name never matches only the beginning of a longer one.
 NAMES = "|".join(sorted(map(re.escape, BASE), key=len, reverse=True))
 TEMPERATURE = r"(?:°\s?[CF]|º\s?[CF]|℃|℉|degrees? (?:Celsius|Fahrenheit|C|F|centigrade)|C(?![\w-])|F(?![\w-]))"
 DENOMINATOR = rf"(?:\s?/\s?|\s(?:per|a)\s(?:100 )?)(?:{NAMES})(?![A-Za-z0-9])"
+# A quotient may begin with its slash: "70/min", "12,000/mm3".
 UNIT = re.compile(
     rf"(?:\s?-?(?P<temperature>{TEMPERATURE})|\s?-?(?P<first>{NAMES})(?![A-Za-z])(?P<rest>(?:{DENOMINATOR}){{0,3}})"
     rf"|(?P<bare>(?:\s?/\s?|\sper\s)(?:{NAMES})(?![A-Za-z0-9])(?:{DENOMINATOR}){{0,2}}))"
@@ -82,21 +84,21 @@ PART = re.compile(r"\s?/\s?|(?:^|\s)(?:per|a)\s(?:100 )?")
 
 @lru_cache(maxsize=4096)
 def parse_unit(text: str) -> tuple[str, float] | None:
-    """The dimension and the factor of "mg/kg/day", "beats per minute" or "/mm3"; None where it is no unit."""
-    parts = PART.split(text.strip().strip("-"))
-    up: list[str] = []
-    down: list[str] = []
+    """The dimension and the factor of "mg/kg/day", "beats per minute" or "/mm3"; None if it is not a unit."""
+    numerator: list[str] = []
+    denominator: list[str] = []
     factor = 1.0
-    for index, part in enumerate(parts):
-        name = part.strip()
+    for index, split_name in enumerate(PART.split(text.strip().strip("-"))):
+        name = split_name.strip()
         if not name and index == 0:
             continue
         if name not in BASE:
             return None
         dimensions, scale = BASE[name]
         factor = factor * scale if index == 0 else factor / scale
-        (up if index == 0 else down).extend(dimensions)
-    # "bpm" is a rate already.
+        (numerator if index == 0 else denominator).extend(dimensions)
+    # "bpm" is a rate without a slash.
     if text.strip().lower() == "bpm":
-        down, factor = ["time"], 1 / 60
-    return "/".join(["".join(up) or "1", *sorted(down)]) if down else "".join(up), factor
+        denominator, factor = ["time"], 1 / 60
+    top = "".join(numerator)
+    return "/".join([top or "1", *sorted(denominator)]) if denominator else top, factor

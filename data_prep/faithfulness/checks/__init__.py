@@ -1,1 +1,1 @@
-"""A fact of a text against its source."""
+"""Checks of the atoms of a text against its source."""

@@ -1,7 +1,7 @@
-"""A claim, what can be said of it, and in which context something in the source supports it.
+"""Claims and verdicts, and the rules for whether a claim's context agrees with the source.
 
-Support has a context: a value that the source gives to another test, or that stands only where the source speaks of
-something else while the sentence that the note retells has another value, is no support.
+A value in the source does not support a claim if it belongs to another test, or if the sentence that the text retells
+states a different value.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,16 +12,17 @@ from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.read import Reading
 from data_prep.faithfulness.checks.source import Source
 
-# The sentence that a clause retells shares most of its words; one that merely shares the value shares few.
+# A sentence counts as retold if it has at least the share RETOLD of the clause's word weight, and more than RATIO times
+# the share of any supporting sentence. A sentence that merely contains the value shares few words.
 RETOLD, RATIO = 0.6, 1.5
-# A clause that is copied almost word for word needs less of a lead.
+# A sentence that is copied almost verbatim needs a smaller lead.
 COPIED, COPIED_RATIO = 0.9, 1.1
 
 
 @dataclass(frozen=True)
 class Verdict:
     status: str  # "stated", "derived" or "unsupported"
-    rule: str = ""  # by which rule it is derived, or why it is not supported
+    rule: str = ""  # the rule by which the atom is derived, or the reason why it is unsupported
 
 
 STATED = Verdict("stated")
@@ -32,7 +33,7 @@ ELSEWHERE = Verdict("unsupported", "the source says it of something else")
 
 @dataclass(frozen=True)
 class Claim:
-    """An atom in its sentence, and what the text itself says its abbreviations mean."""
+    """An atom in its sentence, and the text's own definitions of abbreviations (short form -> stems)."""
 
     atom: Atom
     reading: Reading
@@ -40,15 +41,18 @@ class Claim:
 
 
 def retells_otherwise(claim: Claim, source: Source, support: Iterable[int], rival: Callable[[Atom], bool]) -> bool:
-    """Whether another sentence than those that support the atom is the one retold, and holds a rival of it."""
+    """Return True if the text retells a sentence that does not support the atom but has a rival of it.
+
+    `support` holds the numbers of the supporting sentences; `rival` recognizes atoms that contradict the claim.
+    """
     akin = source.akin(claim.reading.near(claim.atom))
     if not akin:
         return False
     supporting = set(support)
-    ours = max((akin.get(number, 0.0) for number in supporting), default=0.0)
+    best = max((akin.get(number, 0.0) for number in supporting), default=0.0)
 
     def retold(score: float) -> bool:
-        return (score >= RETOLD and score > RATIO * ours) or (score >= COPIED and score > COPIED_RATIO * ours)
+        return (score >= RETOLD and score > RATIO * best) or (score >= COPIED and score > COPIED_RATIO * best)
 
     return any(
         retold(score) and number not in supporting and any(map(rival, source.readings[number].atoms))
@@ -56,11 +60,11 @@ def retells_otherwise(claim: Claim, source: Source, support: Iterable[int], riva
     )
 
 
-def same_thing(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
-    """Whether two names may be of one thing; a number without a name beside it may belong to any."""
-    if not ours or not theirs:
+def same_thing(claimed: tuple[str, ...], original: tuple[str, ...]) -> bool:
+    """Return True if two things may be the same; a number without an adjacent name may belong to anything."""
+    if not claimed or not original:
         return True
-    a, b = ours[1:], theirs[1:]
+    a, b = claimed[1:], original[1:]
     if set(a) <= set(b) or set(b) <= set(a):
         return True
     names_a = {a, *(name for _, name in other_names(a))}

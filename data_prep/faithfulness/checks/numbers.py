@@ -14,7 +14,7 @@ from data_prep.faithfulness.checks.context import (
 from data_prep.faithfulness.checks.source import Found, Source
 
 MEASURED = ("number", "quantity", "dose")
-# What a bare number must have in common with the place where the source gives it a unit.
+# Least share of a clause's word weight in the source sentence that states a unit which the text leaves out.
 SHARED = 0.3
 
 
@@ -23,62 +23,62 @@ def close(a: float, b: float) -> bool:
 
 
 def check_measured(claim: Claim, source: Source) -> Verdict:
-    ours = claim.atom
-    value, dimension = ours.amount, ours.value[1]
-    every = [(n, a) for n, a in source.of(*MEASURED) if a.value[1] == dimension]
+    claimed = claim.atom
+    value, dimension = claimed.amount, claimed.value[1]
+    every = [(n, a) for n, a in source.atoms_of(*MEASURED) if a.value[1] == dimension]
     exact = [(n, a) for n, a in every if close(a.amount, value)]
     if exact:
-        return in_context(claim, source, exact, how_written(ours, exact))
+        return in_context(claim, source, exact, how_written(claimed, exact))
     if not dimension and (held := [n for n, number in source.numbers if close(number, value)]):
-        akin = source.akin(claim.reading.near(ours))
+        akin = source.akin(claim.reading.near(claimed))
         return Verdict("derived", "unit left out") if any(akin.get(n, 0.0) >= SHARED for n in held) else ELSEWHERE
     for rule, holds in (("rounding", is_rounded), ("estimate", is_estimated)):
-        if found := [(n, a) for n, a in every if holds(ours, a)]:
+        if found := [(n, a) for n, a in every if holds(claimed, a)]:
             return in_context(claim, source, found, Verdict("derived", rule))
     return check_unit(claim, source)
 
 
-def how_written(ours: Atom, found: list[Found]) -> Verdict:
-    if any(a.value[2] == ours.value[2] and a.text[0].isdigit() == ours.text[0].isdigit() for _, a in found):
+def how_written(claimed: Atom, found: list[Found]) -> Verdict:
+    if any(a.value[2] == claimed.value[2] and a.text[0].isdigit() == claimed.text[0].isdigit() for _, a in found):
         return STATED
     return Verdict(
-        "derived", "unit conversion" if any(a.value[2] != ours.value[2] for _, a in found) else "spelled number"
+        "derived", "unit conversion" if any(a.value[2] != claimed.value[2] for _, a in found) else "spelled number"
     )
 
 
 def in_context(claim: Claim, source: Source, found: list[Found], verdict: Verdict) -> Verdict:
-    ours = claim.atom
-    fitting = [(n, a) for n, a in found if same_thing(ours.thing, a.thing)]
+    claimed = claim.atom
+    fitting = [(n, a) for n, a in found if same_thing(claimed.thing, a.thing)]
     if not fitting:
         return ELSEWHERE
-    # Where the name stands beside the value on both sides, nothing else needs to agree.
-    if ours.thing and any(a.thing for _, a in fitting):
+    # If text and source both name the thing next to the value, no other context needs to agree.
+    if claimed.thing and any(a.thing for _, a in fitting):
         return verdict
 
     def rival(other: Atom) -> bool:
-        return other.kind in MEASURED and other.value[1] == ours.value[1] and not close(other.amount, ours.amount)
+        return other.kind in MEASURED and other.value[1] == claimed.value[1] and not close(other.amount, claimed.amount)
 
     return CONTRADICTED if retells_otherwise(claim, source, (n for n, _ in fitting), rival) else verdict
 
 
-def is_rounded(ours: Atom, theirs: Atom) -> bool:
-    """37.46 as 37.5 or 37; never 37 as 40."""
-    decimals, factor = int(ours.value[3] or 0), float(ours.value[2] or 1)
-    exact = theirs.amount / factor if ours.value[1] != "temperature" else theirs.amount
-    wanted = ours.amount / factor if ours.value[1] != "temperature" else ours.amount
-    finer = int(theirs.value[3] or 0) > decimals or theirs.value[2] != ours.value[2]
-    # Half a unit of the last place, either way: both 2.5 to 3 and 2.5 to 2 are in use.
+def is_rounded(claimed: Atom, original: Atom) -> bool:
+    """Return True if the claimed value is the original rounded: 37.46 as 37.5 or 37, but not 37 as 40."""
+    decimals, factor = int(claimed.value[3] or 0), float(claimed.value[2] or 1)
+    exact = original.amount / factor if claimed.value[1] != "temperature" else original.amount
+    wanted = claimed.amount / factor if claimed.value[1] != "temperature" else claimed.amount
+    finer = int(original.value[3] or 0) > decimals or original.value[2] != claimed.value[2]
+    # Half a unit of the last place in either direction, because 2.5 is rounded to both 3 and 2.
     return finer and abs(exact - wanted) <= 0.5 * 10.0**-decimals * 1.001 and abs(exact) >= 1
 
 
-def is_estimated(ours: Atom, theirs: Atom) -> bool:
-    """ "about 1,500" of 1,480; never "about 1,480" of 1,500."""
-    value, exact = ours.amount, theirs.amount
+def is_estimated(claimed: Atom, original: Atom) -> bool:
+    """Return True if the claimed value is a coarser estimate: "about 1,500" for 1,480, but not the reverse."""
+    value, exact = claimed.amount, original.amount
     coarser = len(f"{value:g}".strip("0.").replace(".", "")) < len(f"{exact:g}".strip("0.").replace(".", ""))
-    return bool(ours.value[4]) and coarser and abs(value - exact) <= 0.05 * abs(exact)
+    return bool(claimed.value[4]) and coarser and abs(value - exact) <= 0.05 * abs(exact)
 
 
-# A unit that goes without saying, with the words of which one must stand by.
+# Dimensions whose unit is often left out, with words of which the sentence must contain one.
 CUSTOMARY = {
     "pressure": ("pressure", "bp", "BP", "systolic", "diastolic"), "temperature": ("temperature", "fever", "febrile",
     "Temp", "temp", "t"),
@@ -88,12 +88,12 @@ CUSTOMARY = {
 
 
 def check_unit(claim: Claim, source: Source) -> Verdict:
-    """The source gives the bare number of a value whose unit is always the same."""
-    ours = claim.atom
-    value, dimension, factor = ours.amount, str(ours.value[1]), float(ours.value[2] or 1)
+    """Derived if the source states the bare number of a value whose unit is customary; otherwise absent."""
+    claimed = claim.atom
+    value, dimension, factor = claimed.amount, str(claimed.value[1]), float(claimed.value[2] or 1)
     raw = value if dimension == "temperature" else value / factor
     words = CUSTOMARY.get(dimension, ())
-    for number, bare in source.of("number"):
+    for number, bare in source.atoms_of("number"):
         stems = source.readings[number].stems
         if close(bare.amount, raw) and any(word in stems for word in words):
             return Verdict("derived", "customary unit")
@@ -101,13 +101,13 @@ def check_unit(claim: Claim, source: Source) -> Verdict:
 
 
 def check_frequency(claim: Claim, source: Source) -> Verdict:
-    ours = claim.atom.amount
-    found = [(n, a) for n, a in source.of("frequency") if abs(a.amount - ours) <= 0.02 * ours]
+    claimed = claim.atom.amount
+    found = [(n, a) for n, a in source.atoms_of("frequency") if abs(a.amount - claimed) <= 0.02 * claimed]
     if not found:
         return ABSENT
 
     def rival(other: Atom) -> bool:
-        return other.kind == "frequency" and abs(other.amount - ours) > 0.02 * ours
+        return other.kind == "frequency" and abs(other.amount - claimed) > 0.02 * claimed
 
     if retells_otherwise(claim, source, (n for n, _ in found), rival):
         return CONTRADICTED
@@ -117,13 +117,15 @@ def check_frequency(claim: Claim, source: Source) -> Verdict:
 
 def check_code(claim: Claim, source: Source) -> Verdict:
     value = claim.atom.value
-    if any(a.value == value for _, a in source.of("code")):
+    if any(a.value == value for _, a in source.atoms_of("code")):
         return STATED
     if len(value) == 3:
         label, level, _ = value
-        # "type 2 DM" of "type 2 diabetes mellitus", where the number is part of the name.
+        # "type 2 DM" for "type 2 diabetes mellitus", where the number is part of a name.
         if f"{label}{level}{value[2]}" in source.compact:
             return STATED
-        alike = [a for _, a in source.of("code") if len(a.value) == 3 and a.value[1] == level and a.value[0] == label]
+        alike = [
+            a for _, a in source.atoms_of("code") if len(a.value) == 3 and a.value[1] == level and a.value[0] == label
+        ]
         return Verdict("derived", "less precise") if alike and not value[2] else ABSENT
     return STATED if str(value[0]) in source.compact else ABSENT

@@ -1,4 +1,4 @@
-"""The text that a note is checked against, indexed once."""
+"""The index of a source text, against which the atoms of other texts are checked."""
 
 import math
 from collections import defaultdict
@@ -18,7 +18,7 @@ FINDINGS = ("finding", "negated finding")
 
 
 class Source:
-    """A report, or a note that an answer is about: its sentences by their words, its atoms by their kind."""
+    """A case report, or the note of an answer, indexed: sentences by their words, atoms by their kind."""
 
     def __init__(self, text: str):
         self.readings: Sequence[Reading] = [read(tidy(sentence)) for sentence in split_sentences(text)]
@@ -34,19 +34,19 @@ class Source:
         self.compact = "".join(text.lower().split()).replace("-", "")
         self._numbers: list[tuple[int, float]] | None = None
 
-    def of(self, *kinds: str) -> Iterator[Found]:
+    def atoms_of(self, *kinds: str) -> Iterator[Found]:
         for kind in kinds:
             yield from self.atoms.get(kind, ())
 
     @property
     def numbers(self) -> list[tuple[int, float]]:
-        """Every number with its sentence, whatever it counts."""
+        """Every number as (sentence number, value), with or without a unit."""
         if self._numbers is None:
             self._numbers = [(n, magnitude(m)) for n, r in enumerate(self.readings) for m in NUMBER.finditer(r.text)]
         return self._numbers
 
     def holding(self, words: Iterable[str]) -> list[int]:
-        """The sentences in which all of these words stand."""
+        """The numbers of the sentences that contain all of these words."""
         found: set[int] | None = None
         for word in words:
             here = self.sentences_of.get(word)
@@ -56,12 +56,18 @@ class Source:
         return sorted(found or ())
 
     def weight(self, word: str) -> float:
-        """Rare words say more about which sentence is meant; a word that the source lacks says nothing."""
+        """The weight of a word, log(1 + sentences / sentences with the word): rare words identify a sentence better.
+
+        A word that the source lacks has weight 0.
+        """
         count = len(self.sentences_of.get(word, ()))
         return math.log(1 + len(self.readings) / count) if count else 0.0
 
     def akin(self, words: Iterable[str]) -> dict[int, float]:
-        """For the sentences that share words with these: how much of their weight, 0 to 1."""
+        """Sentence number -> the share, from 0 to 1, of the words' weight that the sentence contains.
+
+        Empty if the source contains fewer than two of the words.
+        """
         scores: dict[int, float] = defaultdict(float)
         total, known = 0.0, 0
         for word in words:
@@ -70,16 +76,16 @@ class Source:
             known += weight > 0
             for number in self.sentences_of.get(word, ()):
                 scores[number] += weight
-        # One word in common is chance.
+        # One word may be shared by chance.
         return {number: score / total for number, score in scores.items()} if known >= 2 else {}
 
     def polarities(self, words: tuple[str, ...]) -> dict[int, set[str]]:
-        """Where a finding of this name stands, and whether it is affirmed or negated there."""
+        """Sentence number -> the kinds ("finding", "negated finding") under which the sentence states this finding."""
         return {number: kinds for number in self.holding(words) if (kinds := polarity(self.readings[number], words))}
 
 
 def affirmed_phrases(reading: Reading, source: Source) -> Iterator[Atom]:
-    """What the source denies and this sentence affirms, where no lexicon has made it an atom already."""
+    """Findings that the source denies and this sentence affirms, unless they are atoms of the sentence already."""
     heading = HEADING.match(reading.text)
     for words in sorted(source.denied):
         if not reading.stems.issuperset(words) or polarity(reading, words) != {"finding"}:

@@ -1,4 +1,4 @@
-"""Whether an atom stands in the source, or follows from it by a named rule: the check of each kind."""
+"""The check of each kind of atom: whether the source states it, or it follows from the source by a named rule."""
 
 from collections.abc import Callable
 

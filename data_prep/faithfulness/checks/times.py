@@ -10,48 +10,48 @@ from data_prep.faithfulness.checks.source import Source
 
 
 def check_date(claim: Claim, source: Source) -> Verdict:
-    ours = claim.atom.value
-    if isinstance(ours[0], str):
+    claimed = claim.atom.value
+    if isinstance(claimed[0], str):
         return check_day(claim, source)
     verdict: Verdict = ABSENT
     support: list[int] = []
-    for number, theirs in source.of("date"):
-        if isinstance(theirs.value[0], str):
+    for number, original in source.atoms_of("date"):
+        if isinstance(original.value[0], str):
             continue
-        if ours == theirs.value or swapped(ours) == theirs.value:
+        if claimed == original.value or swapped(claimed) == original.value:
             verdict, support = STATED, [number, *support]
-        elif all(a is None or a == b for a, b in zip(ours, theirs.value, strict=True)):
+        elif all(a is None or a == b for a, b in zip(claimed, original.value, strict=True)):
             verdict = verdict if verdict is STATED else Verdict("derived", "less precise")
             support = [number, *support]
-    # "12 March" of a year that a sentence before gave.
-    if verdict is ABSENT and ours[0]:
-        parts = [t.value for _, t in source.of("date") if not isinstance(t.value[0], str)]
-        year = any(part[0] == ours[0] for part in parts)
-        rest = any(part[0] is None and part[1:] == ours[1:] for part in parts)
+    # "12 March" in the source, with the year in an earlier sentence.
+    if verdict is ABSENT and claimed[0]:
+        dates = [t.value for _, t in source.atoms_of("date") if not isinstance(t.value[0], str)]
+        year = any(date[0] == claimed[0] for date in dates)
+        rest = any(date[0] is None and date[1:] == claimed[1:] for date in dates)
         return Verdict("derived", "year from another date") if year and rest else ABSENT
 
     def rival(other: Atom) -> bool:
-        return other.kind == "date" and not isinstance(other.value[0], str) and other.value != ours
+        return other.kind == "date" and not isinstance(other.value[0], str) and other.value != claimed
 
     return CONTRADICTED if support and retells_otherwise(claim, source, support, rival) else verdict
 
 
 def swapped(value: tuple[str | float | int | None, ...]) -> tuple[str | float | int | None, ...]:
-    """03/04/2019 may be of March or of April."""
+    """The date with month and day swapped, because 03/04/2019 may be in March or April."""
     return (value[0], value[2], value[1])
 
 
 def check_day(claim: Claim, source: Source) -> Verdict:
     unit, origin, count = claim.atom.value
-    for _, theirs in source.of("date"):
+    for _, original in source.atoms_of("date"):
         if (
-            theirs.value[0] == unit
-            and theirs.value[2] == count
-            and (not origin or not theirs.value[1] or origin == theirs.value[1])
+            original.value[0] == unit
+            and original.value[2] == count
+            and (not origin or not original.value[1] or origin == original.value[1])
         ):
             return STATED
     length = float(count or 0) * {"day": 1.0, "week": 7.0, "month": 30.4375}[str(unit)]
-    if any(abs(a.amount - length) < 0.01 for _, a in source.of("duration")):
+    if any(abs(a.amount - length) < 0.01 for _, a in source.atoms_of("duration")):
         return Verdict("derived", "days counted")
     return ABSENT
 
@@ -60,12 +60,12 @@ UNIT_LETTER = re.compile(r"(?:^|[\d\s.-])([a-z])[a-z]*\W*$", re.IGNORECASE)
 
 
 def check_duration(claim: Claim, source: Source) -> Verdict:
-    ours = claim.atom.amount
+    claimed = claim.atom.amount
 
-    def equal(theirs: float) -> bool:
-        return abs(theirs - ours) <= 0.005 * max(ours, theirs)
+    def equal(days: float) -> bool:
+        return abs(days - claimed) <= 0.005 * max(claimed, days)
 
-    found = [(n, a) for n, a in source.of("duration") if equal(a.amount)]
+    found = [(n, a) for n, a in source.atoms_of("duration") if equal(a.amount)]
     if found:
 
         def rival(other: Atom) -> bool:
@@ -75,9 +75,11 @@ def check_duration(claim: Claim, source: Source) -> Verdict:
             return CONTRADICTED
         units = {letter(a.text) for _, a in found}
         return STATED if letter(claim.atom.text) in units else Verdict("derived", "unit conversion")
-    if any(equal(in_days(a)) for _, a in source.of("age")):
+    if any(equal(in_days(a)) for _, a in source.atoms_of("age")):
         return Verdict("derived", "age")
-    if any(theirs.value[0] == "day" and equal(float(theirs.value[2] or 0)) for _, theirs in source.of("date")):
+    if any(
+        original.value[0] == "day" and equal(float(original.value[2] or 0)) for _, original in source.atoms_of("date")
+    ):
         return Verdict("derived", "days counted")
     return Verdict("derived", "difference of dates") if any(map(equal, differences(source))) else ABSENT
 
@@ -92,8 +94,8 @@ def in_days(age: Atom) -> float:
 
 
 def differences(source: Source) -> list[float]:
-    """Days between any two dates of the source, and months where only these are given."""
-    values = {a.value for _, a in source.of("date") if not isinstance(a.value[0], str)}
+    """Differences in days between any two dates of the source with the same precision: days, months or years."""
+    values = {a.value for _, a in source.atoms_of("date") if not isinstance(a.value[0], str)}
     full = [day for y, m, d in values if y and m and d and (day := calendar_day(int(y), int(m), int(d)))]
     months = [int(y) * 12 + int(m) for y, m, d in values if y and m and not d]
     years = [int(y) for y, m, _ in values if y and not m]
@@ -105,23 +107,23 @@ def differences(source: Source) -> list[float]:
 def calendar_day(year: int, month: int, day: int) -> int | None:
     try:
         return datetime.date(year, month, day).toordinal()
-    except ValueError:  # 31 February, as reports have it
+    except ValueError:  # reports contain dates such as 31 February
         return None
 
 
-# "A man, 45 years": no course of an illness is that long, where shorter times are.
+# In days. "A man, 45 years": a longer duration can only be an age; a shorter one may be the course of an illness.
 ADULT = 15 * 365.25
 
 
 def check_age(claim: Claim, source: Source) -> Verdict:
-    ours = claim.atom
-    if any(a.value == ours.value for _, a in source.of("age")):
+    claimed = claim.atom
+    if any(a.value == claimed.value for _, a in source.atoms_of("age")):
         return STATED
-    days = in_days(ours)
-    if any(abs(in_days(a) - days) < 0.01 * days for _, a in source.of("age")):
+    days = in_days(claimed)
+    if any(abs(in_days(a) - days) < 0.01 * days for _, a in source.atoms_of("age")):
         return Verdict("derived", "unit conversion")
-    for number, theirs in source.of("duration"):
+    for number, original in source.atoms_of("duration"):
         speaks_of_age = days > ADULT or not source.readings[number].stems.isdisjoint(("age", "aged", "old"))
-        if speaks_of_age and abs(theirs.amount - days) < 0.005 * days:
+        if speaks_of_age and abs(original.amount - days) < 0.005 * days:
             return Verdict("derived", "time as age")
     return ABSENT

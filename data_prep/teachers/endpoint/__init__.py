@@ -1,1 +1,1 @@
-"""An OpenAI-compatible endpoint: what is asked, what is known already, how fast and for how much."""
+"""Requests to an OpenAI-compatible endpoint, with a ledger of replies, rate limits and a budget."""

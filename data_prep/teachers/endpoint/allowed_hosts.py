@@ -1,23 +1,26 @@
-"""Which endpoints are the house's own: restricted texts go to no other, and tokens cost nothing there."""
+"""The institution's own endpoints: only they may receive restricted texts, and their tokens are free."""
 
 import ipaddress
 from urllib.parse import urlsplit
 
 
 def why_not_send(base_url: str, allowed: str) -> str:
-    """Why restricted texts may not be sent there; "" where they may. `allowed` is the host that was named for them."""
+    """The reason why restricted texts must not be sent to `base_url`, with a remedy; "" if they may.
+
+    `allowed` is the host given with --allow-remote.
+    """
     host = urlsplit(base_url).hostname or ""
     if not allowed:
-        return f"use --teacher offline, or name an endpoint of your own with --allow-remote {host or 'HOST'}"
+        return f"use --teacher offline, or allow an endpoint of your own with --allow-remote {host or 'HOST'}"
     if allowed != host:
         return f"--allow-remote names {allowed}, the endpoint is at {host}"
-    if not is_of_the_house(host):
+    if not is_own_host(host):
         return f"{host} is not a host of your own (localhost, a private address or a local name)"
     return ""
 
 
-def is_of_the_house(host: str) -> bool:
-    """Whether a host is this machine, has a private address, or a name that only a local network knows."""
+def is_own_host(host: str) -> bool:
+    """Return True if a host is this machine, or has a private address or a name of a local network."""
     try:
         return ipaddress.ip_address(host).is_private
     except ValueError:

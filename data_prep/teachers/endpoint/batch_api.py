@@ -1,13 +1,14 @@
-"""OpenAI's Batch API as a transport: files of requests go up, files of responses come down in a day, at a discount.
+"""OpenAI's Batch API as a transport: files of requests are uploaded, and files of responses are ready within a day.
 
-A request waits until nothing more comes, or a file is full. A line of a file:
+Requests are collected until no more arrive or a file is full. A line of a file:
 
     {"custom_id": key of the ledger, "method": "POST", "url": "/v1/chat/completions", "body": {...}}
 
-The order of work survives a crash at any point: (1) the ledger says which requests are in flight with which batch,
-(2) the file goes up and the batch is created with that name in its metadata, (3) its id is committed, (4) it is
-asked for until it ends, (5) both of its files are joined by custom_id, whatever its counts say. Started again, a batch
-without an id is looked for among the endpoint's own; one that was never created gives its requests back.
+The steps are safe against a crash at any point: (1) the ledger records which requests are in flight with which batch,
+(2) the file is uploaded and the batch is created with that name in its metadata, (3) its id is committed, (4) its
+status is polled until it ends, (5) both of its files are joined with the ledger by custom_id, whatever its counts are.
+After a restart, a batch without an id is looked up at the endpoint; if it was never created, its requests are planned
+again.
 """
 
 import asyncio
@@ -31,22 +32,22 @@ from data_prep.teachers.endpoint.transport import PASSING, Outgoing, receive
 
 # The API's limits for one file.
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
-# No new request for so long means that all who could ask are waiting.
+# After this long without a new request, all tasks that could send one are waiting.
 QUIET_SECONDS = 2.0
 ENDED = ("completed", "failed", "expired", "cancelled")
 METADATA = "asclepius_batch"
-# Responses that one commit of the ledger takes.
+# Responses per commit of the ledger.
 GROUP = 500
 
 
 @dataclass(frozen=True)
 class Parked:
     outgoing: Outgoing
-    looked_at: asyncio.Future[bool]  # set when the ledger knows more; whether that counts as an attempt
+    ended: asyncio.Future[bool]  # set when the batch has ended: True if that counts as an attempt
 
 
 class Batches:
-    """The transport for endpoints with a Batch API; see `Transport`. The ledger is what knows how a request went."""
+    """The transport for endpoints with a Batch API; see `Transport`. The outcome of a request is in the ledger."""
 
     def __init__(self, config: TeacherConfig, ledger: Ledger, budget: Budget, meter: Meter):
         import openai
@@ -58,7 +59,7 @@ class Batches:
             timeout=config.timeout_seconds,
             max_retries=config.max_retries,
         )
-        self.on_the_wire: set[asyncio.Task[Any]] = set()  # nothing is lost with this process: batches are found again
+        self.on_the_wire: set[asyncio.Task[Any]] = set()  # always empty: a later run finds the batches again
         self.parked: dict[str, Parked] = {}
         self.running: dict[str, asyncio.Task[bool]] = {}
         self.reasons: dict[str, str] = {}  # why a request got no reply in its last batch
@@ -75,28 +76,28 @@ class Batches:
             if call.batch in self.running:
                 attempts += await asyncio.shield(self.running[call.batch])
             elif call.state != "in flight":
-                attempts += await self._filed(outgoing)
+                attempts += await self._wait_for_batch(outgoing)
             call = await self.ledger.plan(outgoing.key, "", "")
             if call.state == "done" and call.response is not None:
-                # Counted and paid for where the batch was joined.
+                # Tokens and cost were counted in `_join`, so this meter is discarded.
                 return receive(call.response, self.config.model, Meter())[0]
-            reason = self.reasons.get(outgoing.key, "its batch holds no reply")
+            reason = self.reasons.get(outgoing.key, "its batch contains no reply")
             if call.state == "failed" or attempts > self.config.max_retries:
                 await self.ledger.fail(outgoing.key)
                 return Reply(reason, "error", self.config.model)
 
-    async def _filed(self, outgoing: Outgoing) -> bool:
-        """Wait for a batch with this request to end."""
+    async def _wait_for_batch(self, outgoing: Outgoing) -> bool:
+        """Put the request into a batch and wait for the batch to end; True if that counts as an attempt."""
         loop = asyncio.get_running_loop()
         parked = self.parked[outgoing.key] = Parked(outgoing, loop.create_future())
         if self.alarm:
             self.alarm.cancel()
         quiet = min(QUIET_SECONDS, self.config.batches.batch_poll_seconds)
         self.alarm = loop.call_later(0 if len(self.parked) >= MOST_REQUESTS else quiet, self._file_all)
-        return await parked.looked_at
+        return await parked.ended
 
     def _file_all(self) -> None:
-        """Make batches of what is parked, as far as the budget goes."""
+        """Start batches of the parked requests, as far as the budget allows."""
         while not self.stopped and self.parked:
             taken, lines = self._take()
             if not taken:
@@ -104,7 +105,7 @@ class Batches:
             name = uuid.uuid4().hex
             self._start(name, taken, self._run(name, [parked.outgoing for parked in taken], lines))
         if self.parked and not self.running and not self.stopped:
-            self._give_up(self.budget.exhausted(self._worst(next(iter(self.parked.values())).outgoing)))
+            self._fail_parked(self.budget.exhausted(self._worst(next(iter(self.parked.values())).outgoing)))
 
     def _start(self, name: str, taken: list[Parked], work: Coroutine[Any, Any, bool]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -112,7 +113,7 @@ class Batches:
         task.add_done_callback(lambda done: self._ended(name, taken, done))
 
     def _take(self) -> tuple[list[Parked], list[bytes]]:
-        """Requests for one file, within its limits and the budget."""
+        """Parked requests for one file, within the file's limits and the budget, and their lines."""
         taken: list[Parked] = []
         lines: list[bytes] = []
         size = 0
@@ -125,7 +126,7 @@ class Batches:
             cost = self._worst(parked.outgoing)
             if not self.budget.try_reserve(cost):
                 break
-            self.budget.settle(cost, cost)  # at its worst until the batch has ended, perhaps in another process
+            self.budget.settle(cost, cost)  # spent at the upper bound until the batch has ended, perhaps in a later run
             taken.append(self.parked.pop(key))
             lines.append(encoded)
         return taken, lines
@@ -143,7 +144,7 @@ class Batches:
     def _ended(self, name: str, taken: list[Parked], done: asyncio.Task[bool]) -> None:
         del self.running[name]
         error = None if done.cancelled() else done.exception()
-        for future in [parked.looked_at for parked in taken if not parked.looked_at.done()]:
+        for future in [parked.ended for parked in taken if not parked.ended.done()]:
             if done.cancelled():
                 future.cancel()
             elif error:
@@ -151,12 +152,12 @@ class Batches:
             else:
                 future.set_result(done.result())
         if self.parked and not self.stopped:
-            self._file_all()  # what the budget had no room for
+            self._file_all()  # requests that exceeded the budget before
 
-    def _give_up(self, error: UserError) -> None:
+    def _fail_parked(self, error: UserError) -> None:
         for parked in self.parked.values():
-            if not parked.looked_at.done():
-                parked.looked_at.set_exception(error)
+            if not parked.ended.done():
+                parked.ended.set_exception(error)
         self.parked.clear()
 
     # ------------------------------------------------------------ the endpoint
@@ -164,15 +165,15 @@ class Batches:
     async def _create(self, name: str, lines: Sequence[bytes]) -> str:
         import openai
 
-        # No retries of the client's own: a request that timed out may have created the batch.
-        once = self.client.with_options(max_retries=0)
+        # The client must not retry by itself: a request that timed out may have created the batch.
+        without_retries = self.client.with_options(max_retries=0)
         with tempfile.TemporaryFile() as file:
             file.writelines(lines)
             for attempt in range(1, self.config.max_retries + 2):
                 try:
                     file.seek(0)
                     uploaded = await self.client.files.create(file=(f"{name}.jsonl", file), purpose="batch")
-                    batch = await once.batches.create(
+                    batch = await without_retries.batches.create(
                         input_file_id=uploaded.id,
                         endpoint="/v1/chat/completions",
                         completion_window="24h",
@@ -183,12 +184,12 @@ class Batches:
                     if fatal(error) or attempt > self.config.max_retries:
                         raise self._refused(error) from error
                 await asyncio.sleep(back_off(attempt))
-                if found := (await self._batches_there()).get(name):
+                if found := (await self._remote_batches()).get(name):
                     return found
         raise AssertionError("unreachable")
 
-    async def _batches_there(self) -> dict[str, str]:
-        """The endpoint's batches that carry a name of ours, with their ids."""
+    async def _remote_batches(self) -> dict[str, str]:
+        """The names and ids of the endpoint's batches that a run of this program created."""
         import openai
 
         try:
@@ -201,7 +202,7 @@ class Batches:
             raise self._refused(error) from error
 
     async def _follow(self, name: str, batch_id: str) -> bool:
-        """Wait for a batch to end, and join its files with the ledger; whether that was an attempt."""
+        """Wait for a batch to end, and join its files with the ledger; True if that counts as an attempt."""
         import openai
 
         while True:
@@ -211,7 +212,7 @@ class Batches:
                 if batch.status in ENDED:
                     break
             except openai.APIError as error:
-                # It takes hours: an endpoint that is away for a while must not end the wait.
+                # A batch takes hours, so a temporary failure of the endpoint must not end the wait.
                 if fatal(error):
                     raise self._refused(error) from error
             await asyncio.sleep(self.config.batches.batch_poll_seconds)
@@ -220,7 +221,7 @@ class Batches:
             for file_id in files:
                 await self._join(name, await self._download(file_id, Path(folder) / "lines.jsonl"))
         problems = [] if files or batch.status != "failed" else list((batch.errors and batch.errors.data) or [])
-        # Nothing of a batch that failed as a whole was paid for; what is missing from another's files may have been.
+        # A batch that failed as a whole costs nothing. In other batches, requests without a line may have been charged.
         missing, refunded = await self.ledger.grouped(
             batch_files.give_back, name, batch.status == "failed" and not files
         )
@@ -231,14 +232,17 @@ class Batches:
         if any(problem.code == "token_limit_exceeded" for problem in problems):
             await asyncio.sleep(10 * self.config.batches.batch_poll_seconds)
             return False
-        what = "; ".join(one_line(problem.message) for problem in problems) or "no reason given"
-        raise UserError(f"{self.config.where}: batch {batch_id} failed ({what}); its requests were not paid for")
+        reason = "; ".join(one_line(problem.message) for problem in problems) or "no reason given"
+        raise UserError(
+            f"{self.config.where}: batch {batch_id} failed ({reason}); its requests were not charged, run this again "
+            "when the cause is fixed"
+        )
 
     async def _download(self, file_id: str, path: Path) -> Path:
         import openai
 
         try:
-            # To disk, and split by bytes below: a reply may hold separators that text readers take for line ends.
+            # To disk, and later split as bytes: a reply may contain separators that text readers take for line ends.
             async with self.client.files.with_streaming_response.content(file_id) as response:
                 await response.stream_to_file(path)
         except openai.APIError as error:
@@ -246,7 +250,7 @@ class Batches:
         return path
 
     async def _join(self, name: str, path: Path) -> None:
-        """Enter a file's lines in the ledger, under the requests that are in flight with this batch."""
+        """Record a file's lines in the ledger, for the requests that are in flight with this batch."""
         members: dict[str, float] = dict(await self.ledger.grouped(batch_files.members, name))
         with path.open("rb") as file:
             for group in batch_files.grouped(file, GROUP):
@@ -254,7 +258,7 @@ class Batches:
                 refused: list[batch_files.Row] = []
                 for row in map(batch_files.read_row, group):
                     if row is None or row.key not in members:
-                        continue  # cut, or no request of ours: what lacks its line is asked for again
+                        continue  # a truncated line, or not a request of this batch; missing requests are sent again
                     (answered if row.raw is not None else refused).append(row)
                     self.budget.settle(0, self._settled(row, members.pop(row.key)))
                 await self.ledger.grouped(batch_files.finish_rows, answered, refused)
@@ -273,19 +277,19 @@ class Batches:
             self.ledger.settle(row.key, used)
 
     def _settled(self, row: batch_files.Row, reserved: float) -> float:
-        """What a row changes of what is spent, where its worst is counted already."""
+        """The change of the amount spent that a row causes; its upper bound has been counted already."""
         if row.raw is None:
             return -reserved
         used = receive(row.raw, self.config.model, Meter(budget=self.budget))[1]
         return 0.0 if used is None else used - reserved
 
     async def _recover(self) -> None:
-        """Follow the batches of an earlier run; give back the requests of those that were never created."""
+        """Follow the batches of an earlier run; plan the requests of batches that were never created again."""
         open_batches = await self.ledger.grouped(batch_files.open_batches)
-        there = await self._batches_there() if any(batch_id is None for _, batch_id in open_batches) else {}
+        remote = await self._remote_batches() if any(batch_id is None for _, batch_id in open_batches) else {}
         for name, batch_id in open_batches:
-            if batch_id is None and name in there:
-                batch_id = there[name]
+            if batch_id is None and name in remote:
+                batch_id = remote[name]
                 await self.ledger.grouped(batch_files.enter_id, name, batch_id)
             if batch_id is None:
                 _, refunded = await self.ledger.grouped(batch_files.give_back, name, True)
@@ -295,9 +299,11 @@ class Batches:
 
     def _refused(self, error: Any) -> UserError:
         status = getattr(error, "status_code", None)
-        remedy = f"check the key in {KEY_VARIABLE}" if status in (401, 403) else "what was answered is kept"
-        said = f"answered {status} ({one_line(error)})" if status else f"cannot be reached ({one_line(error)})"
-        return UserError(f"{self.config.where}, Batch API: {said}: {remedy}".replace(self.client.api_key, "***"))
+        remedy = (
+            f"check the key in {KEY_VARIABLE}" if status in (401, 403) else "replies so far are saved, run this again"
+        )
+        problem = f"answered {status} ({one_line(error)})" if status else f"cannot be reached ({one_line(error)})"
+        return UserError(f"{self.config.where}, Batch API: {problem}: {remedy}".replace(self.client.api_key, "***"))
 
     def stop(self) -> None:
         self.stopped = True
@@ -311,6 +317,6 @@ class Batches:
 
 
 def fatal(error: Any) -> bool:
-    """Whether an error of the API stays, however often it is asked."""
+    """Return True if retrying cannot fix an error of the API."""
     status = getattr(error, "status_code", None)
     return status is not None and status < 500 and status not in (*PASSING, 429)

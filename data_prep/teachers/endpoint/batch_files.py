@@ -1,4 +1,4 @@
-"""What goes up to a Batch API and comes down again: lines, and the ledger's side of a batch."""
+"""The lines of a Batch API's files, and the ledger's operations on batches."""
 
 import json
 import sqlite3
@@ -11,17 +11,17 @@ from data_prep.teachers.endpoint.transport import EXHAUSTED, PASSING
 
 @dataclass(frozen=True)
 class Row:
-    """A line of an output or error file: the raw response, or why there is none."""
+    """A line of an output or error file: the raw response, or the reason why there is none."""
 
     key: str
     raw: str | None = None
     reason: str = ""
-    again: bool = True
-    fatal: bool = False
+    again: bool = True  # without a response: send the request again
+    fatal: bool = False  # without a response: end the run
 
 
 def read_row(line: bytes) -> Row | None:
-    """None for a line that cannot be read."""
+    """Parse a line of an output or error file; None if it is unreadable."""
     try:
         row = json.loads(line)
         key = row["custom_id"]
@@ -29,8 +29,8 @@ def read_row(line: bytes) -> Row | None:
         status, body = response.get("status_code"), response.get("body")
         if status == 200:
             return Row(key, json.dumps(body))
-        said = (body.get("error") if isinstance(body, dict) else None) or error
-        code, message = str(said.get("code") or ""), one_line(said.get("message") or "no reason given")
+        details = (body.get("error") if isinstance(body, dict) else None) or error
+        code, message = str(details.get("code") or ""), one_line(details.get("message") or "no reason given")
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
     exhausted = status == 402 or code in EXHAUSTED
@@ -50,7 +50,7 @@ def grouped(file: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
         yield group
 
 
-# ---------------------------------------------------------------- the ledger's side
+# ---------------------------------------------------------------- operations on the ledger
 
 
 def begin_batch(db: sqlite3.Connection, name: str, costs: Sequence[tuple[float, str, str]]) -> None:
@@ -86,7 +86,7 @@ def finish_rows(db: sqlite3.Connection, answered: Sequence[Row], refused: Sequen
 
 
 def give_back(db: sqlite3.Connection, name: str, unpaid: bool) -> tuple[int, float]:
-    """Close a batch: requests that its files do not hold are planned again. How many, and what they give back."""
+    """Close a batch, and plan again the requests missing from its files; their number and the refund in USD."""
     missing = members(db, name)
     refund = sum(reserved for _, reserved in missing) if unpaid else 0.0
     db.execute(

@@ -1,7 +1,7 @@
-"""What requests cost: reserved at their worst before they are sent, settled by the endpoint's own usage afterwards.
+"""The cost of requests: an upper bound is reserved before a request, and replaced by the reported usage afterwards.
 
-A request that may have been paid for though no reply came (a timeout, a cut connection) stays at its worst. So what is
-spent, by this count, is never less than what the endpoint has charged.
+If no reply arrived but the request may have been charged (a timeout, a lost connection), the upper bound counts as
+spent. The count is therefore never less than what the endpoint has charged.
 """
 
 import asyncio
@@ -11,32 +11,32 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from data_prep.contract.errors import UserError
-from data_prep.teachers.endpoint.allowed_hosts import is_of_the_house
+from data_prep.teachers.endpoint.allowed_hosts import is_own_host
 from data_prep.teachers.endpoint.replies import Usage
 
-# What a chat template puts around a message, and around all of them, is a handful of tokens; these are more.
+# Upper bounds of the tokens that a chat template adds per message and per prompt, which are only a few.
 TOKENS_AROUND_MESSAGE, TOKENS_AROUND_PROMPT = 16, 64
 
 
 @dataclass(frozen=True)
 class BudgetConfig:
     max_cost: float = 0.0
-    """Most that all requests in the ledger may cost, in USD, those of earlier runs included; 0 sets no limit."""
+    """Limit on the cost in USD of all requests in the ledger, including earlier runs; 0 for no limit."""
 
     price_input: float = 0.0
-    """USD for a million tokens of prompts; 0 where there is no price."""
+    """Price in USD per million prompt tokens; 0 if there is no price."""
 
     price_cached_input: float = 0.0
-    """USD for a million prompt tokens that the endpoint had cached; 0 is the same as --price-input."""
+    """Price in USD per million prompt tokens that the endpoint had cached; 0 for the same as --price-input."""
 
     price_output: float = 0.0
-    """USD for a million tokens of replies; 0 where there is no price."""
+    """Price in USD per million reply tokens; 0 if there is no price."""
 
     batch_discount: float = 0.5
-    """Share of the price that --batch saves."""
+    """Fraction of the price that --batch saves."""
 
     allow_unpriced: bool = False
-    """Ask an endpoint that is not on this machine or network though no prices are given."""
+    """Send requests without prices to an endpoint outside this machine or network."""
 
     @property
     def priced(self) -> bool:
@@ -44,31 +44,31 @@ class BudgetConfig:
 
 
 def check_budget(config: BudgetConfig, base_url: str) -> None:
-    """Refuse to spend what nobody has named a price for."""
+    """Raise UserError for invalid prices and limits, and for an endpoint that may cost money without a price."""
     host = urlsplit(base_url).hostname or ""
     for name in ("max_cost", "price_input", "price_cached_input", "price_output"):
         if getattr(config, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it must be 0 or above")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be 0 or above")
     if not 0 <= config.batch_discount < 1:
-        raise UserError(f"--batch-discount {config.batch_discount}: it is a share, from 0 to below 1")
+        raise UserError(f"--batch-discount {config.batch_discount}: must be from 0 to below 1")
     if config.max_cost and not config.priced:
-        raise UserError(f"--max-cost {config.max_cost:g} needs prices: give --price-input and --price-output")
-    if not config.priced and not config.allow_unpriced and not is_of_the_house(host):
+        raise UserError(f"--max-cost {config.max_cost:g} needs prices: set --price-input and --price-output")
+    if not config.priced and not config.allow_unpriced and not is_own_host(host):
         raise UserError(
-            f"{base_url} may cost money: give --price-input and --price-output in USD for a million tokens, or "
+            f"{base_url} may cost money: set --price-input and --price-output in USD per million tokens, or pass "
             "--allow-unpriced"
         )
 
 
 def most_prompt_tokens(messages: Sequence[Mapping[str, str]], extra: str = "") -> int:
-    """More tokens than any tokenizer of today makes of a prompt: a token stands for at least one byte of UTF-8."""
+    """An upper bound of a prompt's tokens for any tokenizer, since a token is at least one byte of UTF-8."""
     texts = [message["content"] for message in messages]
     around = TOKENS_AROUND_PROMPT + TOKENS_AROUND_MESSAGE * len(texts)
     return around + sum(len(text.encode()) for text in [*texts, extra])
 
 
 class Budget:
-    """What is spent and what is reserved, in USD. `spent` starts with what the ledger's earlier requests cost."""
+    """The amounts spent and reserved, in USD. `spent` starts with the cost of the ledger's earlier requests."""
 
     def __init__(self, config: BudgetConfig, spent: float, discount: float = 0.0):
         self.config, self.spent, self.reserved = config, spent, 0.0
@@ -82,9 +82,9 @@ class Budget:
         return (dollars + usage.completion * config.price_output) * self.factor
 
     def worst(self, prompt_tokens: int, max_tokens: int) -> float:
-        # The dearer price: nothing says that a cached token is the cheaper one.
-        dearer = max(self.config.price_input, self.config.price_cached_input)
-        return (prompt_tokens * dearer + max_tokens * self.config.price_output) * self.factor
+        # The higher price, because cached tokens are not necessarily cheaper.
+        price_input = max(self.config.price_input, self.config.price_cached_input)
+        return (prompt_tokens * price_input + max_tokens * self.config.price_output) * self.factor
 
     def try_reserve(self, cost: float) -> bool:
         limit = self.config.max_cost
@@ -94,7 +94,10 @@ class Budget:
         return True
 
     async def reserve(self, cost: float) -> None:
-        """Set aside what a request may cost, when there is room for it; UserError when there will be none."""
+        """Reserve the upper bound of a request's cost, after waiting for room in the budget if necessary.
+
+        Raises UserError if the budget is exhausted.
+        """
         while not self.try_reserve(cost):
             if self.reserved <= 0:
                 raise self.exhausted(cost)
@@ -103,10 +106,10 @@ class Budget:
             await turn
 
     def settle(self, reserved: float, spent: float) -> None:
-        """A reservation ends in what was spent: by usage, nothing, or all of it where nobody knows."""
+        """Replace a reservation by the amount spent: by usage, or 0, or the whole reservation if it is unknown."""
         self.reserved -= reserved
         self.spent += spent
-        if self.reserved < 1e-12:  # rounding must not look like a request that is still to settle
+        if self.reserved < 1e-12:  # a rounding error must not look like an open reservation
             self.reserved = 0.0
         while self.waiting:
             turn = self.waiting.popleft()
@@ -116,7 +119,7 @@ class Budget:
     def exhausted(self, cost: float) -> UserError:
         return UserError(
             f"--max-cost {self.config.max_cost:g}: {self.spent:.4f} USD are spent, and the next request may cost "
-            f"{cost:.4f}; what was answered is kept, raise it and run this again"
+            f"{cost:.4f}; replies so far are saved, raise the limit and run this again"
         )
 
 

@@ -1,7 +1,7 @@
-"""What a stage would ask and cost: a teacher that counts requests and sends none.
+"""An estimate of a stage's requests and cost: a teacher that counts requests and sends none.
 
-What the ledger has an answer to is answered and free. For the rest, how many tokens is known from the ledger where it
-holds requests of the kind, from a tokenizer where one is given, and from the rule of thumb below where neither is.
+Requests that the ledger has a reply to are answered and free. For others, tokens are estimated from the ledger's
+requests of the same kind, from a tokenizer if one is given, or otherwise from the constants below.
 """
 
 import json
@@ -16,14 +16,14 @@ from data_prep.teachers.endpoint.ledger import Ledger, request_key
 from data_prep.teachers.endpoint.openai import identity
 from data_prep.teachers.endpoint.replies import Reply, Usage, read_response, read_usage
 
-# English is about four bytes a token; numbers and abbreviations make it less.
+# English has about four bytes per token, and fewer with numbers and abbreviations.
 TOKENS_PER_BYTE = 0.3
-# Tokens of a usual reply; of a kind that is not here, half of what is allowed.
+# Tokens of a typical reply. For other kinds, half of --max-tokens is assumed.
 USUAL_TOKENS = {"note": 600, "question": 40, "answer": 150}
-# How many of a kind in the ledger are looked at.
+# Number of the ledger's requests of a kind to measure.
 SAMPLE = 200
 
-# Stands for a reply that was never asked for: no rule rejects it, and the prompts that quote it are known by it.
+# Replaces the replies that are not requested. No filter rejects it, and prompts that quote it are recognized by it.
 PLACEHOLDER = (
     "Here stands in due course the text that the model will write, in so many words that no rule about length rejects "
     "it, and with nothing in it that could be checked against anything else."
@@ -32,7 +32,7 @@ PLACEHOLDER = (
 
 @dataclass
 class Kind:
-    """Requests of one kind: how many, and their tokens as expected and at most."""
+    """Counts of the requests of one kind: their number, and their tokens, expected and at most."""
 
     requests: int = 0
     known: int = 0  # answered by the ledger
@@ -44,15 +44,15 @@ class Kind:
 
 @dataclass(frozen=True)
 class Habit:
-    """What requests of a kind have used so far."""
+    """Average token use of the requests of a kind."""
 
     tokens_per_byte: float
-    completion: float
+    completion: float  # tokens per reply
 
 
 @dataclass
 class Counting:
-    """A `Teacher` that counts; see `lines` for what it found."""
+    """A `Teacher` that only counts requests; `lines` and `figures` are its results."""
 
     config: TeacherConfig
     path: Path
@@ -70,13 +70,13 @@ class Counting:
             self.tokenizer = load_tokenizer(local_folder(self.config.tokenizer, SMALL_FILES))
 
     async def close(self) -> None:
-        """Nothing is on its way."""
+        """No request is in flight, so there is nothing to do."""
 
     async def ask(self, request: Request) -> Reply:
         kind = self.kinds.setdefault(request.kind, Kind())
         kind.requests += 1
-        named = identity(self.config, request, self.config.max_tokens)
-        raw = self.ledger.response(request_key(named)) if self.ledger else None
+        request_identity = identity(self.config, request, self.config.max_tokens)
+        raw = self.ledger.response(request_key(request_identity)) if self.ledger else None
         if raw is not None and (reply := read_response(raw, self.config.model)).finish_reason != "error":
             kind.known += 1
             return reply
@@ -84,9 +84,10 @@ class Counting:
         replies_inside = sum(message["content"].count(PLACEHOLDER) for message in request.messages)
         kind.prompt += self._tokens(request.messages, habit) + replies_inside * habit.completion
         kind.completion += habit.completion
-        # A reply that is cut is asked for once more, with twice the room; what it answers may be as long as allowed.
-        inside = replies_inside * 2 * self.config.max_tokens
-        kind.most_prompt += 2 * (most_prompt_tokens(request.messages) + inside)
+        # At most: a truncated reply is requested once more with twice the limit (1 + 2 = 3 times max_tokens, and the
+        # prompt twice), and every reply quoted in the prompt may be that long.
+        most_quoted = replies_inside * 2 * self.config.max_tokens
+        kind.most_prompt += 2 * (most_prompt_tokens(request.messages) + most_quoted)
         kind.most_completion += 3 * self.config.max_tokens
         return Reply(PLACEHOLDER, "stop", self.config.model)
 
@@ -103,7 +104,7 @@ class Counting:
         return self.habits[kind]
 
     def _measured(self, kind: str) -> Habit | None:
-        """From what the ledger holds of this kind."""
+        """The averages of this kind's requests in the ledger; None if there are none."""
         sample = self.ledger.answered(kind, SAMPLE) if self.ledger else ()
         used = [(json.loads(request), usage) for request, raw in sample if (usage := read_usage(raw))]
         if not used:
@@ -113,7 +114,7 @@ class Counting:
         return Habit(prompt / max(size, 1), completion / len(used))
 
     def figures(self) -> dict[str, Any]:
-        """All kinds together, costs in USD; no costs where there are no prices."""
+        """Totals over all kinds; costs in USD, which are left out if there are no prices."""
         kinds = self.kinds.values()
         expected = Usage(round(sum(kind.prompt for kind in kinds)), 0, round(sum(kind.completion for kind in kinds)))
         most = Usage(sum(kind.most_prompt for kind in kinds), 0, sum(kind.most_completion for kind in kinds))
@@ -130,7 +131,7 @@ class Counting:
         return figures
 
     def lines(self) -> list[str]:
-        for_each = [
+        by_kind = [
             f"{kind.requests - kind.known} requests of kind {name} ({kind.known} more are in the ledger), "
             f"{kind.prompt:,.0f} tokens in (at most {kind.most_prompt:,}), "
             f"{kind.completion:,.0f} out (at most {kind.most_completion:,})"
@@ -138,9 +139,9 @@ class Counting:
         ]
         figures = self.figures()
         if "cost" not in figures:
-            return [*for_each, "no prices are given, so no cost is known; repairs come on top; nothing was sent"]
+            return [*by_kind, "the cost is unknown without prices; repairs are extra; nothing was sent"]
         cost = (
-            f"about {usd(figures['cost'])}, at most {usd(figures['most_cost'])} if no reply is lost; repairs of what a "
-            "source does not support come on top (--max-cost bounds all); nothing was sent"
+            f"about {usd(figures['cost'])}, at most {usd(figures['most_cost'])} if no reply is lost; repairs of "
+            "unsupported facts are extra (--max-cost limits the total); nothing was sent"
         )
-        return [*for_each, cost]
+        return [*by_kind, cost]

@@ -1,6 +1,7 @@
-"""One request at a time to an endpoint that is there: when, how often, and what each attempt comes to.
+"""The transport that sends each request on its own, with retries, rate limits and a budget.
 
-aiohttp, since the `openai` client's own pool makes some hundreds of requests a second and less with many in flight.
+It uses aiohttp, because the connection pool of the `openai` client handles only some hundreds of requests per second,
+and fewer with many in flight.
 """
 
 import asyncio
@@ -21,18 +22,18 @@ from data_prep.teachers.endpoint.rate_limit import Pace, back_off, retry_after
 from data_prep.teachers.endpoint.replies import GARBLED, Reply, one_line
 from data_prep.teachers.endpoint.transport import EXHAUSTED, HOPELESS, PASSING, Outgoing, receive
 
-# An endpoint that asks for more is not waited for: the ledger makes it free to come back later.
+# If an endpoint asks for a longer wait, the run ends: with the ledger, a later run costs nothing extra.
 LONGEST_WAIT_SECONDS = 3600.0
-# Limits are counted by the minute: without a Retry-After two of them must pass.
+# Limits are per minute: without a Retry-After header, retries go on for at least two minutes.
 SECONDS_OF_429 = 120.0
-# Shards, the ledger, and what Python itself holds open.
-FILES_BESIDE = 256
+# Open files other than connections: shards, the ledger, and Python's own.
+OTHER_OPEN_FILES = 256
 ACCOUNT_HEADERS = {"OPENAI_ORG_ID": "OpenAI-Organization", "OPENAI_PROJECT_ID": "OpenAI-Project"}
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one attempt came to. Without a reply: why, whether another is worth it, and how long to wait first."""
+    """The outcome of one attempt: a reply, or the reason for the failure, whether to retry and after how long."""
 
     reply: Reply | None = None
     reason: str = ""
@@ -42,7 +43,7 @@ class Attempt:
 
 
 class Live:
-    """The transport for an endpoint that answers at once; see `Transport`."""
+    """The transport for an endpoint that answers immediately; see `Transport`."""
 
     def __init__(self, config: TeacherConfig, ledger: Ledger, budget: Budget, meter: Meter):
         self.config, self.ledger, self.budget, self.meter = config, ledger, budget, meter
@@ -52,8 +53,8 @@ class Live:
         self.url = f"{config.base_url.rstrip('/')}/chat/completions"
         self.key = api_key(config)
         self.on_the_wire: set[asyncio.Task[Any]] = set()
-        self.ended: UserError | None = None  # why nothing more is sent
-        self.last_answer = float("-inf")  # in this run: an endpoint that never gave one is probably the wrong one
+        self.ended: UserError | None = None  # the error after which nothing more is sent
+        self.last_answer = float("-inf")  # in this run; without any answer, the endpoint is probably the wrong one
         self.lost_in_a_row = self.probes = 0
         self._session: Any = None
 
@@ -79,12 +80,12 @@ class Live:
             await asyncio.sleep(back_off(failures + throttles) if wait is None else wait)
 
     def _check_throttled(self, count: int, since: float, attempt: Attempt) -> None:
-        """A 429 is waited out, unless this endpoint has said nothing else for many attempts of one request."""
-        patient = attempt.wait_seconds is None and time.monotonic() - since < SECONDS_OF_429
-        if count > self.config.max_retries and self.last_answer < since and not patient:
-            raise self._end(
+        """Raise UserError if the endpoint has answered nothing but 429 during many retries of one request."""
+        keep_waiting = attempt.wait_seconds is None and time.monotonic() - since < SECONDS_OF_429
+        if count > self.config.max_retries and self.last_answer < since and not keep_waiting:
+            raise self._fatal(
                 f"{self.config.where} still answered 429 after {count - 1} retries ({attempt.reason}): lower "
-                "--concurrency or raise the account's limit; what was answered is not paid for again"
+                "--concurrency or raise the account's limit; replies so far are not paid for again"
             )
 
     async def _attempt(self, outgoing: Outgoing, before_others: bool) -> Attempt:
@@ -95,15 +96,17 @@ class Live:
         try:
             cost = self.budget.worst(outgoing.prompt_tokens, outgoing.max_tokens)
             await self.budget.reserve(cost)
-            spent = cost  # until something says otherwise
+            spent = cost  # the upper bound, until the actual cost is known
             try:
                 if self.ended:
-                    raise UserError(str(self.ended))  # each its own: a shared one would gather thousands of frames
+                    raise UserError(
+                        str(self.ended)
+                    )  # a new instance: a shared one would accumulate thousands of traceback frames
                 self.on_the_wire.add(task)
                 await self.ledger.begin(outgoing.key, cost)
                 attempt, spent = await self._exchange(outgoing, sent_at, cost)
             except UserError:
-                spent = 0.0  # the endpoint has refused, or was never reached
+                spent = 0.0  # the endpoint refused the request or was never reached
                 raise
             finally:
                 self.on_the_wire.discard(task)
@@ -115,7 +118,7 @@ class Live:
         return attempt
 
     async def _exchange(self, outgoing: Outgoing, sent_at: float, cost: float) -> tuple[Attempt, float]:
-        """Send, and enter what comes back: the attempt, and what it has cost; `cost` where nobody can know."""
+        """Send a request and record the response; the attempt and its cost, which is `cost` if it is unknown."""
         import aiohttp
 
         try:
@@ -129,20 +132,20 @@ class Live:
             if isinstance(error, aiohttp.ClientConnectorError):
                 await self.ledger.fail(outgoing.key, "planned")
                 if self.last_answer == float("-inf"):
-                    raise self._end(f"cannot reach {self.config.base_url} ({reason}): check --base-url") from error
+                    raise self._fatal(f"cannot reach {self.config.base_url} ({reason}): check --base-url") from error
                 return self._lost(f"connection lost: {reason}", sent_at), 0.0
             return self._lost(f"connection lost: {reason}", sent_at), cost
-        self.pace.told(headers, outgoing.likely_tokens)
+        self.pace.update_limits(headers, outgoing.likely_tokens)
         raw = self._scrubbed(content.decode("utf-8", errors="replace"))
         if status != 200:
-            # The endpoint says that it did not do it.
+            # The endpoint did not process the request, so it costs nothing.
             await self.ledger.fail(outgoing.key, "planned")
             return self._refused(status, raw, headers, sent_at), 0.0
         await self.ledger.finish(outgoing.key, raw)
         reply, used = receive(raw, self.config.model, self.meter)
         spent = cost if used is None else used
         if reply.finish_reason == "error":
-            # A whole completion that is no use will be the same one next time: it is left to the next run.
+            # A complete but unusable completion would be the same on a retry, so it is left to the next run.
             return self._lost(reply.text, sent_at, again=reply.text.startswith(GARBLED)), spent
         self.meter.answered += 1
         self.last_answer = time.monotonic()
@@ -151,16 +154,16 @@ class Live:
         return Attempt(reply), spent
 
     def _lost(self, reason: str, sent_at: float, again: bool = True) -> Attempt:
-        """No reply. Where many are lost in a row, one request at a time finds out whether the endpoint is back."""
+        """An attempt without a reply. After many in a row, single requests probe whether the endpoint is back."""
         self.meter.lost += 1
         self.lost_in_a_row += 1
         if again and self.lost_in_a_row >= HOPELESS and sent_at > self.pace.suspected_at:
             self.probes += 1
             if self.probes > self.config.max_retries:
-                # Not raised here: this request may have been paid for, and is charged before the run ends.
-                self._end(
-                    f"{self.config.where}: {self.lost_in_a_row} requests in a row failed, the last one with: {reason}; "
-                    "what was answered is kept, run this again when the endpoint is well"
+                # `send` raises the error, after this request, which may have been paid for, is charged.
+                self._stop(
+                    f"{self.config.where}: {self.lost_in_a_row} requests in a row failed, the last with: {reason}; "
+                    "replies so far are saved, run this again when the endpoint is working"
                 )
             self.pace.suspect(back_off(self.probes))
         return Attempt(reason=reason, again=again)
@@ -170,13 +173,16 @@ class Live:
         wait = retry_after(headers)
         where = self.config.where
         if status in (401, 403):
-            raise self._end(f"{where} answered {status} ({reason}): check the key in {KEY_VARIABLE}")
+            raise self._fatal(f"{where} answered {status} ({reason}): check the key in {KEY_VARIABLE}")
         if status == 404:
-            raise self._end(f"{where} answered 404 ({reason}): check --base-url and --model")
+            raise self._fatal(f"{where} answered 404 ({reason}): check --base-url and --model")
         if status == 402 or (status == 429 and code in EXHAUSTED):
-            raise self._end(f"{where} answered {status} ({reason}): its quota is used up; what was answered is kept")
+            raise self._fatal(
+                f"{where} answered {status} ({reason}): the quota is used up; replies so far are saved, raise it and "
+                "run this again"
+            )
         if wait is not None and wait > LONGEST_WAIT_SECONDS:
-            raise self._end(
+            raise self._fatal(
                 f"{where} answered {status} and asks to wait {wait / 3600:.1f} hours: run this again after that"
             )
         if status == 429:
@@ -187,13 +193,18 @@ class Live:
             return Attempt(reason=f"status {status}: {reason}", again=False)
         return replace(self._lost(f"status {status}: {reason}", sent_at), wait_seconds=wait)
 
-    def _end(self, what: str) -> UserError:
-        """The error that ends the run: nothing more is sent after it."""
-        self.ended = self.ended or UserError(what)
+    def _stop(self, reason: str) -> None:
+        """Send nothing more. If called twice, the first reason is kept."""
+        self.ended = self.ended or UserError(reason)
+
+    def _fatal(self, reason: str) -> UserError:
+        """Send nothing more, and return the error to raise."""
+        self._stop(reason)
+        assert self.ended
         return self.ended
 
     def _scrubbed(self, text: str) -> str:
-        # Endpoints have been seen to repeat a refused key in their message.
+        # Some endpoints repeat a rejected key in their error message.
         return text.replace(self.key, "***") if self.key != "none" else text
 
     def _open(self) -> Any:
@@ -202,16 +213,16 @@ class Live:
         if self._session is None:
             accounts = {header: os.environ[name] for name, header in ACCOUNT_HEADERS.items() if os.environ.get(name)}
             self._session = aiohttp.ClientSession(
-                # The pace decides how many; a connector's own limit would count waiting as part of the timeout.
+                # Pace limits the connections; waiting for the connector's own limit would count towards the timeout.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
                 timeout=aiohttp.ClientTimeout(total=self.config.timeout_seconds),
                 headers={"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **accounts},
-                trust_env=True,  # proxies
+                trust_env=True,  # use the proxies of the environment
             )
         return self._session
 
     def stop(self) -> None:
-        self.ended = self.ended or UserError("the run has ended")
+        self._stop("the run has ended")
 
     async def close(self) -> None:
         if self._session is not None:
@@ -219,17 +230,22 @@ class Live:
 
 
 def allow_connections(count: int) -> None:
-    """A connection is an open file, and many systems begin with 1,024 of these; UserError where they end there too."""
-    wanted = count + FILES_BESIDE
+    """Raise the limit of open files if needed, because a connection is an open file and the default is often 1,024.
+
+    Raises UserError if the system's hard limit is too low.
+    """
+    wanted = count + OTHER_OPEN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and wanted > hard:
-        raise UserError(f"--concurrency {count}: this system allows {hard} open files; lower it, or raise ulimit -Hn")
+        raise UserError(
+            f"--concurrency {count}: this system allows {hard} open files; lower --concurrency, or raise ulimit -Hn"
+        )
     if soft != resource.RLIM_INFINITY and wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def error_of(raw: str) -> tuple[str, str]:
-    """What an endpoint's error says, in one line, and its code."""
+    """The message of an endpoint's error, in one line, and its code."""
     try:
         error = json.loads(raw)["error"]
         return one_line(error["message"]), str(error.get("code") or error.get("type") or "")

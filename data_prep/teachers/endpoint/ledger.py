@@ -1,15 +1,15 @@
-"""Every request to a paid endpoint and its raw response, on disk: a run that is started again pays for nothing twice.
+"""The ledger stores every request to an endpoint and its raw response on disk, so that a rerun pays for nothing twice.
 
 One SQLite file:
 
-    requests   key, request                      the canonical request as JSON; it never holds an API key
-    calls      key, state, kind, attempts, ...   planned → in flight → done, or failed; with the body as it came
-    batches    name, id, state                   files of requests that an endpoint works on for hours
-    frozen     name, value                       what later requests are built from
+    requests   key, request                      the canonical request as JSON, never with an API key
+    calls      key, state, kind, attempts, ...   planned → in flight → done, or failed; with the raw response
+    batches    name, id, state                   files of requests that an endpoint processes for hours
+    frozen     name, value                       values that later requests are built from
 
-The key is the SHA-256 of the canonical request: base URL, model, sampling parameters, seed, messages, and, where there
-are any, JSON schema, prompt hash and sample index. One thread writes: it takes what has gathered, commits once, and
-then tells those who wait, so that thousands of requests share their commits and the event loop never waits for a disk.
+The key is the SHA-256 of the canonical request: base URL, model, sampling parameters, seed, messages, and, if present,
+JSON schema, prompt hash and sample index. One thread writes: it takes the queued operations, commits once and then
+notifies the waiting tasks. Thousands of requests share a commit, and the event loop never waits for a disk.
 """
 
 import asyncio
@@ -51,12 +51,12 @@ INSERT INTO calls (key, state, attempts, response)
     SELECT key, CASE WHEN response IS NULL THEN 'in flight' ELSE 'done' END, 1, response FROM requests;
 ALTER TABLE requests DROP COLUMN response;
 """
-# As many operations as one commit takes; more would make the first of them wait too long.
+# Largest number of operations per commit; with more, the first would wait too long.
 GROUP = 1000
 
 
 def canonical(request: Mapping[str, Any]) -> str:
-    """One spelling for equal requests, whatever the order of their fields."""
+    """The canonical JSON of a request, independent of the order of its fields."""
     return json.dumps(request, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
@@ -70,20 +70,20 @@ def key_of(text: str) -> str:
 
 @dataclass(frozen=True)
 class Call:
-    """What the ledger knows of a request."""
+    """The state of a request in the ledger."""
 
     state: str  # "planned", "in flight", "done" or "failed"
     response: str | None
-    batch: str | None  # the name of the batch that it is in flight with
+    batch: str | None  # name of the batch that contains it, while in flight
 
 
-Operation = Callable[..., Any]  # the database first, then its arguments
+Operation = Callable[..., Any]  # a function of the database connection and further arguments
 
 
 class Ledger:
-    """The requests of one run. Safe against kill -9 at any point: each step is committed before the next begins.
+    """The requests of one run. It survives kill -9 at any point, because each step is committed before the next begins.
 
-    NORMAL in WAL mode survives a killed process; a power cut may cost the last responses, not the file.
+    synchronous=NORMAL in WAL mode survives a killed process. A power failure may lose the last responses, not the file.
     """
 
     def __init__(self, path: Path):
@@ -91,7 +91,7 @@ class Ledger:
         self.lock_file: int | None = None
         self.tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.writer: threading.Thread | None = None
-        # One connection, used by the writing thread and, before and after it, by the caller's.
+        # Guards the only connection, which the writing thread and the caller's thread share.
         self.one_at_a_time = threading.RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class Ledger:
             self._bring_up_to_date()
         except (OSError, sqlite3.Error) as error:
             raise UserError(
-                f"cannot use {path} as the ledger of requests ({error}): name another with --ledger"
+                f"cannot use {path} as the ledger of requests ({error}): choose another with --ledger"
             ) from error
 
     def _bring_up_to_date(self) -> None:
@@ -109,7 +109,7 @@ class Ledger:
         if version > VERSION:
             raise UserError(
                 f"{self.path} is a ledger of layout {version}, this version reads up to {VERSION}: "
-                "update asclepius-jax, or name another with --ledger"
+                "update asclepius-jax, or choose another with --ledger"
             )
         tables = {row[0] for row in self.database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         migration = FROM_VERSION_1 if "requests" in tables and "calls" not in tables else ""
@@ -121,11 +121,11 @@ class Ledger:
     # ------------------------------------------------------------ requests, one at a time or grouped
 
     async def plan(self, key: str, request: str, kind: str) -> Call:
-        """Enter a request that is to be sent, or find what is known of it. `request` is its canonical text."""
+        """Record a request that is to be sent, or return its state if it is known. `request` is its canonical JSON."""
         return await self._grouped(_plan, key, request, kind)
 
     async def begin(self, key: str, cost: float = 0.0) -> None:
-        """Commit a request as in flight, and its worst cost as spent, before it is sent."""
+        """Commit a request as in flight, and the upper bound of its cost as spent, before it is sent."""
         await self._grouped(_begin, key, cost)
 
     async def finish(self, key: str, response: str) -> None:
@@ -133,44 +133,47 @@ class Ledger:
         await self._grouped(_finish, key, response)
 
     async def fail(self, key: str, state: str = "failed") -> None:
-        """No response came: for good, or, with the state "planned", for now."""
+        """Record that no response arrived: for good, or for now with the state "planned"."""
         await self._grouped(_fail, key, state)
 
     def settle(self, key: str, cost: float) -> None:
-        """Put what a request has cost in the place of its worst. Nobody waits for it: until then the worst stands."""
+        """Replace the upper bound of a request's cost by its actual cost, without waiting for the commit."""
         self._enqueue(_settle, (key, cost), None)
 
     async def grouped(self, operation: Operation, *values: Any) -> Any:
         """Run an operation on the database in the writing thread, within its next commit."""
         return await self._grouped(operation, *values)
 
-    # ------------------------------------------------------------ the whole
+    # ------------------------------------------------------------ the whole ledger
 
     def take_over(self) -> int:
-        """Claim the ledger for this process, and count the requests that may be paid twice: they were in flight when an
-        earlier one died. They are sent again when they are asked for. UserError while another run uses it."""
+        """Lock the ledger for this process; the number of requests that were in flight when an earlier run died.
+
+        These requests may be paid for twice, because they are sent again when needed. Raises UserError if another run
+        uses the ledger.
+        """
         self._lock()
         return self._at_once(_take_over)
 
     def response(self, key: str) -> str | None:
-        """The raw response of an earlier run; None where there is none, also if the request was in flight at a kill."""
+        """The raw response of an earlier run; None if there is none."""
         row = self._select("SELECT response FROM calls WHERE key = ? AND state = 'done'", key).fetchone()
         return row[0] if row else None
 
     def counts(self) -> dict[str, int]:
-        """How many requests are in which state."""
+        """The number of requests in each state."""
         return dict(self._select("SELECT state, count(*) FROM calls GROUP BY state").fetchall())
 
     def uncertain(self) -> int:
-        """How often a request was in flight when a run died: so many may have been paid twice."""
+        """The number of requests in flight when runs died, all of which may have been paid for twice."""
         return int(self._select("SELECT coalesce(sum(uncertain), 0) FROM calls").fetchone()[0])
 
     def spent(self) -> float:
-        """What all runs together have cost: replies by their usage, the rest at its worst."""
+        """The cost of all runs in USD: replies by their usage, other requests at their upper bounds."""
         return float(self._select("SELECT coalesce(sum(cost), 0) FROM calls").fetchone()[0])
 
     def answered(self, kind: str, most: int) -> Iterable[tuple[str, str]]:
-        """Some requests of a kind with their responses: what they used says what others will."""
+        """Up to `most` requests of a kind with their responses, for estimates of token use."""
         return self._select(
             "SELECT request, response FROM calls JOIN requests USING (key) WHERE state = 'done' AND kind = ? LIMIT ?",
             kind,
@@ -178,11 +181,11 @@ class Ledger:
         ).fetchall()
 
     def open_batches(self) -> int:
-        """Batches that an endpoint still works on, as far as is known here."""
+        """The number of batches that have not been read yet."""
         return int(self._select("SELECT count(*) FROM batches WHERE state = 'open'").fetchone()[0])
 
     def frozen(self, name: str, make: Callable[[], Any]) -> Any:
-        """A JSON value that is made once and stays: what later requests are built from must not move between runs."""
+        """A JSON value that is made once and then stored, because later requests are built from it in every run."""
         value = self.thawed(name)
         if value is None:
             value = json.loads(json.dumps(make(), ensure_ascii=False))
@@ -191,12 +194,12 @@ class Ledger:
         return value
 
     def thawed(self, name: str) -> Any:
-        """A frozen value; None where none was made yet."""
+        """A value stored by `frozen`; None if there is none."""
         row = self._select("SELECT value FROM frozen WHERE name = ?", name).fetchone()
         return json.loads(row[0]) if row else None
 
     def close(self) -> None:
-        """What was handed in is committed first."""
+        """Commit all queued operations, close the database and release the lock."""
         if self.writer:
             self.tasks.put(None)
             self.writer.join()
@@ -206,7 +209,7 @@ class Ledger:
             os.close(self.lock_file)
             self.lock_file = None
 
-    # ------------------------------------------------------------ how it is written
+    # ------------------------------------------------------------ writing
 
     def _lock_path(self) -> Path:
         return self.path.with_name(f"{self.path.name}.lock")
@@ -219,9 +222,9 @@ class Ledger:
             except BlockingIOError as error:
                 os.close(descriptor)
                 raise UserError(
-                    f"another run uses the ledger {self.path}: wait for it, or name another with --ledger"
+                    f"another run uses the ledger {self.path}: wait for it, or choose another with --ledger"
                 ) from error
-            # The one before may have removed the file between our opening and our locking it.
+            # The previous owner may have removed the file between our opening and our locking it.
             if self._lock_path().exists() and os.path.samestat(os.fstat(descriptor), self._lock_path().stat()):
                 self.lock_file = descriptor
             else:
@@ -238,7 +241,7 @@ class Ledger:
                 raise self._broken(error) from error
 
     def _broken(self, error: Exception) -> UserError:
-        return UserError(f"the ledger {self.path} cannot be written or read ({error}): mend that and run again")
+        return UserError(f"cannot read or write the ledger {self.path} ({error}): fix the cause and run this again")
 
     async def _grouped(self, operation: Operation, *values: Any) -> Any:
         future = asyncio.get_running_loop().create_future()
@@ -252,7 +255,7 @@ class Ledger:
         self.tasks.put((operation, values, future))
 
     def _write(self) -> None:
-        """Take what has gathered, commit once, tell those who wait; until `close`."""
+        """Until `close`: take the queued operations, commit once, and notify the waiting tasks."""
         stop = False
         while not stop:
             group = [self.tasks.get()]
@@ -263,7 +266,7 @@ class Ledger:
             results, error = self._commit(group)
             waiting = [(task[2], results[i]) for i, task in enumerate(group) if task[2] is not None]
             if waiting:
-                waiting[0][0].get_loop().call_soon_threadsafe(_tell, waiting, error)
+                waiting[0][0].get_loop().call_soon_threadsafe(_resolve, waiting, error)
 
     def _commit(self, group: list[Any]) -> tuple[list[Any], UserError | None]:
         with self.one_at_a_time:
@@ -273,15 +276,15 @@ class Ledger:
                 self.database.execute("COMMIT")
                 return results, None
             except (sqlite3.Error, UnicodeError) as error:
-                # A text that UTF-8 cannot hold must reach whoever waits, or the run would wait for ever.
+                # UnicodeError: a text that UTF-8 cannot encode. Without the error, the run would wait forever.
                 if self.database.in_transaction:
                     self.database.execute("ROLLBACK")
                 return [None] * len(group), self._broken(error)
 
 
-def _tell(waiting: list[tuple[asyncio.Future[Any], Any]], error: UserError | None) -> None:
+def _resolve(waiting: list[tuple[asyncio.Future[Any], Any]], error: UserError | None) -> None:
     for future, result in waiting:
-        if future.done():  # whoever waited has been cancelled
+        if future.done():  # the waiting task was cancelled
             continue
         if error:
             future.set_exception(error)
@@ -319,7 +322,7 @@ def _settle(db: sqlite3.Connection, key: str, cost: float) -> None:
 
 
 def _take_over(db: sqlite3.Connection) -> int:
-    # What is in flight with a batch is not in doubt: the endpoint will say what became of it.
+    # Requests in flight with a batch are not uncertain, because the endpoint will report their outcome.
     return db.execute(
         "UPDATE calls SET state = 'planned', uncertain = uncertain + 1, reserved = 0 "
         "WHERE state = 'in flight' AND batch IS NULL"

@@ -1,4 +1,4 @@
-"""What a run that asks an endpoint has done and spent so far."""
+"""Counts and costs of a run that sends requests to an endpoint."""
 
 import time
 from dataclasses import dataclass, field
@@ -13,22 +13,22 @@ class Meter:
 
     records: int = 0
     rejected: int = 0
-    total: int = 0  # records that there are; 0 where that is not known
+    total: int = 0  # number of input records; 0 if unknown
     answered: int = 0
     from_ledger: int = 0
     failed: int = 0
-    lost: int = 0  # no reply came, or none that can be read; perhaps paid for
+    lost: int = 0  # requests without a readable reply, perhaps paid for
     throttled: int = 0
-    uncertain: int = 0  # in flight when an earlier run died: perhaps paid for twice
+    uncertain: int = 0  # requests in flight when an earlier run died, perhaps paid for twice
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    waiting_for: str = ""  # what else a person should know of
+    waiting_for: str = ""  # further text for the progress line
     budget: Budget | None = None
     pace: Pace | None = None
     started: float = field(default_factory=time.monotonic)
 
     def line(self) -> str:
-        """Everything at a glance, for a person who waits."""
+        """The progress line: records, requests, rates, cost and remaining time."""
         seconds = max(time.monotonic() - self.started, 1e-6)
         parts = [f"{self.records}{f' of {self.total}' if self.total else ''} records, {self.rejected} rejected"]
         if self.budget:
@@ -51,7 +51,7 @@ class Meter:
         return [f"{usd(spent)} so far"]
 
     def closing(self) -> str:
-        """What the requests came to, for the last line; empty where none were sent."""
+        """A summary of the requests, for the last line; empty if the run has no endpoint."""
         if not self.budget:
             return ""
         seconds = max(time.monotonic() - self.started, 1e-6)

@@ -1,6 +1,6 @@
-"""The teacher behind an OpenAI-compatible endpoint: what is asked, what the ledger knows, what a reply is worth.
+"""The teacher behind an OpenAI-compatible endpoint: it builds requests, looks them up in the ledger and judges replies.
 
-How a request gets there is its transport's: `http.py` sends one at a time, `batch_api.py` files of thousands.
+A transport sends the requests: `http.py` one at a time, `batch_api.py` in files of thousands.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from data_prep.teachers.endpoint.meter import Meter
 from data_prep.teachers.endpoint.replies import Reply, read_response, schema_problem
 from data_prep.teachers.endpoint.transport import HOPELESS, Outgoing, Transport
 
-# How long a run that ends waits for replies that are on their way: they are paid for.
+# At its end, a run waits this long for replies in flight, because they are paid for.
 DRAIN_SECONDS = 60.0
 
 
 def identity(config: TeacherConfig, request: Request, max_tokens: int) -> dict[str, Any]:
-    """All that a reply depends on: its hash is the request's key in the ledger. It holds no API key."""
-    # OpenAI's newer models refuse max_tokens; most other servers know nothing else.
+    """Everything that a reply depends on, without the API key. Its hash is the request's key in the ledger."""
+    # OpenAI's newer models reject max_tokens; most other servers support nothing else.
     limit = "max_completion_tokens" if is_openai(config.base_url) else "max_tokens"
     named = {
         "base_url": config.base_url,
@@ -34,7 +34,7 @@ def identity(config: TeacherConfig, request: Request, max_tokens: int) -> dict[s
         "seed": request.seed,
         limit: max_tokens,
     }
-    # Only where they say something: keys of ledgers that knew none of these stay good.
+    # Only if set, so that the keys in ledgers from before these fields remain valid.
     if request.schema is not None:
         named["schema"] = request.schema
         named["structured"] = config.structured
@@ -46,9 +46,9 @@ def identity(config: TeacherConfig, request: Request, max_tokens: int) -> dict[s
 
 
 def body_of(named: Mapping[str, Any]) -> dict[str, Any]:
-    """What of it the endpoint is sent."""
-    ours = ("base_url", "schema", "structured", "prompt", "sample")
-    body = {name: value for name, value in named.items() if name not in ours}
+    """The body of the request to the endpoint."""
+    not_sent = ("base_url", "schema", "structured", "prompt", "sample")
+    body = {name: value for name, value in named.items() if name not in not_sent}
     if named.get("structured"):
         json_schema = {"name": "reply", "strict": True, "schema": named["schema"]}
         body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
@@ -56,10 +56,10 @@ def body_of(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class OpenAITeacher:
-    """Any endpoint that speaks OpenAI's chat completions; see `Ledger` for what makes a rerun free.
+    """A teacher that uses any endpoint with OpenAI's chat completions; a `Ledger` makes reruns free.
 
-    A reply that cannot be had or read has the finish reason "error". UserError where going on is pointless: the key is
-    refused, the model unknown, the quota or --max-cost used up, or nothing at all comes back.
+    A reply that is missing or unreadable has the finish reason "error". `ask` raises UserError if continuing is
+    pointless: the key is rejected, the model unknown, the quota or --max-cost used up, or no reply arrives at all.
     """
 
     name = "openai"
@@ -73,12 +73,12 @@ class OpenAITeacher:
         reply = await self._ask_once(request, self.config.max_tokens)
         if reply.finish_reason == "length" and request.extend:
             longer = await self._ask_once(request, 2 * self.config.max_tokens)
-            # An endpoint that refuses so much room has still told us what the first reply was.
+            # If the endpoint refuses the larger limit, the first reply still counts.
             reply = longer if longer.finish_reason != "error" else reply
         if reply.finish_reason == "invalid":
-            # Another seed and sample: the same request again would be the same reply again.
-            another = replace(request, seed=request.seed + 1, sample=request.sample + 1)
-            reply = await self._ask_once(another, self.config.max_tokens)
+            # Another seed and sample, because the same request would give the same reply.
+            resampled = replace(request, seed=request.seed + 1, sample=request.sample + 1)
+            reply = await self._ask_once(resampled, self.config.max_tokens)
         if reply.finish_reason != "error":
             self.failed_in_a_row = 0
             return reply
@@ -86,8 +86,8 @@ class OpenAITeacher:
         self.failed_in_a_row += 1
         if self.failed_in_a_row >= HOPELESS:
             raise UserError(
-                f"{self.config.where}: {self.failed_in_a_row} requests in a row failed, the last one with: "
-                f"{reply.text}; what was answered is kept, run this again when the endpoint is well"
+                f"{self.config.where}: {self.failed_in_a_row} requests in a row failed, the last with: "
+                f"{reply.text}; replies so far are saved, run this again when the endpoint is working"
             )
         return reply
 
@@ -96,7 +96,7 @@ class OpenAITeacher:
         text = canonical(named)
         key = key_of(text)
         if key not in self.open:
-            # A task of its own: when the run ends, a reply that is on its way is waited for all the same.
+            # A separate task, so that a reply in flight is awaited even if the run ends.
             task = asyncio.get_running_loop().create_task(self._answer(key, text, named, request.kind, max_tokens))
             self.open[key] = task
             task.add_done_callback(lambda done: self._forget(key, done))
@@ -108,13 +108,13 @@ class OpenAITeacher:
     def _forget(self, key: str, done: asyncio.Task[Reply]) -> None:
         del self.open[key]
         if not done.cancelled():
-            done.exception()  # whoever asked may be gone; asyncio would complain that nobody looked
+            done.exception()  # retrieved, since asyncio would warn if the caller was cancelled
 
     async def _answer(self, key: str, text: str, named: dict[str, Any], kind: str, max_tokens: int) -> Reply:
         call = await self.ledger.plan(key, text, kind)
         if call.state == "done" and call.response is not None:
             reply = read_response(call.response, self.config.model)
-            # An unreadable response is worth another attempt; anything else stands.
+            # An unreadable response is requested again; any other is final.
             if reply.finish_reason != "error":
                 self.meter.from_ledger += 1
                 return reply
@@ -124,7 +124,7 @@ class OpenAITeacher:
         return await self.transport.send(outgoing, call)
 
     async def close(self) -> None:
-        """End without losing a reply that is paid for: nothing new is sent, what is on its way is waited for."""
+        """Send nothing new and wait for the replies in flight, because they are paid for."""
         self.transport.stop()
         waiting = [task for task in self.open.values() if task not in self.transport.on_the_wire]
         for task in waiting:
@@ -132,7 +132,7 @@ class OpenAITeacher:
         if self.transport.on_the_wire:
             await asyncio.wait(set(self.transport.on_the_wire), timeout=1)
         if on_the_wire := set(self.transport.on_the_wire):
-            say(f"waiting for {len(on_the_wire)} replies that are on their way; interrupt again to lose them")
+            say(f"waiting for {len(on_the_wire)} replies in flight; interrupt again to discard them")
             await asyncio.wait(on_the_wire, timeout=DRAIN_SECONDS)
         remaining = list(self.open.values())
         for task in remaining:

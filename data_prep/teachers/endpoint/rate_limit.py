@@ -1,10 +1,10 @@
-"""How fast an endpoint is asked: as fast as it bears, and no faster.
+"""The rate of requests: as fast as the endpoint allows, and no faster.
 
-Requests in flight start at `START`. From the first reply on they double every `RAMP_SECONDS` until the first 429: an
-endpoint says no at once, and what it says yes to may take minutes. After that each round of replies adds a little and
-each 429 halves them (once a round), up to `--concurrency`. Only a 429 makes them fewer: a lost reply says nothing about
-load. Buckets hold the limits a minute, those of the command line and those that the endpoint names
-in the headers of its responses. `Retry-After` holds up everything, since a limit is the account's, not the request's.
+The limit on requests in flight starts at `START`. From the first reply on it doubles every `RAMP_SECONDS` until the
+first 429, because an endpoint refuses immediately, whereas replies may take minutes. After that, each round of replies
+raises the limit a little, up to `--concurrency`, and each 429 halves it (once per round). Only a 429 lowers it, because
+a lost reply says nothing about load. Buckets enforce the limits per minute of the command line and of the endpoint's
+response headers. `Retry-After` pauses all requests, because a limit applies to the account, not to a request.
 """
 
 import asyncio
@@ -18,10 +18,11 @@ from email.utils import parsedate_to_datetime
 
 START = 8
 RAMP_SECONDS = 0.25
-# A round adds one, or this part of the ceiling: with thousands in flight one more a round would take hours.
-PART_ADDED = 1 / 64
+# A round adds one request, or this fraction of the ceiling if larger: with thousands in flight, steps of one would take
+# hours.
+FRACTION_ADDED = 1 / 64
 BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS = 0.5, 60.0
-# Seconds of a minute's limit that may be used at once.
+# The share of a minute's limit that may be used at once, in seconds.
 BURST_SECONDS = 5
 
 Clock = Callable[[], float]
@@ -30,17 +31,17 @@ SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Bucket:
-    """What may be sent now, and how fast it fills again. Without a limit it is always full."""
+    """A token bucket for a limit per minute. Without a limit it is always full."""
 
     def __init__(self, per_minute: float, now: float):
         self.limited = per_minute > 0
-        # Burst and refill together are the limit, so that no minute holds more.
+        # Burst and refill together equal the limit, so that no minute exceeds it.
         self.capacity = max(1.0, per_minute * BURST_SECONDS / 60)
         self.rate = max(per_minute - self.capacity, min(per_minute, 1.0)) / 60
         self.level, self.filled_at = self.capacity, now
 
     def seconds_until(self, amount: float, now: float) -> float:
-        """How long until so much may be taken; more than fits waits for a full bucket, and leaves a debt."""
+        """Seconds until `amount` may be taken. More than the capacity waits for a full bucket and leaves a debt."""
         if not self.limited:
             return 0.0
         self._fill(now)
@@ -50,11 +51,13 @@ class Bucket:
     def take(self, amount: float) -> None:
         self.level -= amount
 
-    def told(self, limit: float, remaining: float, reset_seconds: float, on_the_way: float, now: float) -> None:
-        """What the endpoint says: `remaining` of `limit`, all of it after `reset_seconds`. `on_the_way` is in flight,
-        and may not be counted yet."""
+    def update(self, limit: float, remaining: float, reset_seconds: float, in_flight: float, now: float) -> None:
+        """Set the bucket to the endpoint's figures: `remaining` of `limit`, and full after `reset_seconds`.
+
+        `in_flight` is subtracted, because the endpoint may not have counted it yet.
+        """
         self.limited, self.capacity, self.filled_at = True, max(1.0, limit), now
-        self.level = remaining - on_the_way
+        self.level = remaining - in_flight
         if reset_seconds > 0 and remaining < limit:
             self.rate = (limit - remaining) / reset_seconds
         else:
@@ -66,7 +69,7 @@ class Bucket:
 
 
 class Pace:
-    """The gate before an endpoint: `enter` before a request, `leave` after its response, and say how it went."""
+    """The rate limiter: `enter` before a request, `leave` after its response, and `answered` or `throttled`."""
 
     def __init__(
         self, ceiling: int, requests_per_minute: int = 0, tokens_per_minute: int = 0, clock: Clock = time.monotonic
@@ -80,11 +83,11 @@ class Pace:
         self.alarm: asyncio.TimerHandle | None = None
         self.ramp: asyncio.TimerHandle | None = None
         now = clock()
-        self.requests = Bucket(requests_per_minute, now), Bucket(0, now)  # the user's, the endpoint's
+        self.requests = Bucket(requests_per_minute, now), Bucket(0, now)  # limits of the user and of the endpoint
         self.tokens = Bucket(tokens_per_minute, now), Bucket(0, now)
 
     async def enter(self, tokens: int, before_others: bool = False) -> float:
-        """Wait for a turn; the moment at which it came. A request that failed goes before those never sent."""
+        """Wait for a turn and return its time. With `before_others`, for retries, the request goes to the front."""
         turn = asyncio.get_running_loop().create_future()
         (self.waiting.appendleft if before_others else self.waiting.append)((turn, tokens))
         self._admit()
@@ -102,12 +105,12 @@ class Pace:
         self._admit()
 
     def answered(self) -> None:
-        """A reply came. Where nobody waits, more would prove nothing."""
+        """Record a reply. The limit grows only if requests are waiting; otherwise it was not reached."""
         self.probing = False
         if self.doubling:
             self.ramp = self.ramp or asyncio.get_running_loop().call_later(RAMP_SECONDS, self._double)
         elif self.waiting:
-            self.limit = min(self.ceiling, self.limit + max(1.0, self.ceiling * PART_ADDED) / self.limit)
+            self.limit = min(self.ceiling, self.limit + max(1.0, self.ceiling * FRACTION_ADDED) / self.limit)
 
     def _double(self) -> None:
         if self.doubling and self.limit < self.ceiling:
@@ -117,30 +120,30 @@ class Pace:
             self.ramp = asyncio.get_running_loop().call_later(RAMP_SECONDS, self._double)
 
     def throttled(self, sent_at: float, wait_seconds: float) -> None:
-        """A 429 came for a request that was sent at `sent_at`."""
+        """Record a 429 for a request that was sent at `sent_at`."""
         now = self.clock()
-        # Those that were under way when the limit was cut tell of the load before it.
+        # Requests sent before the last cut reflect the load before it.
         if sent_at > self.cut_at:
             self.doubling, self.cut_at = False, now
             self.limit = max(1.0, self.limit / 2)
         self.paused_until = max(self.paused_until, now + wait_seconds)
 
     def suspect(self, seconds: float) -> None:
-        """The endpoint seems to be down: after a pause one request goes out at a time, until one is answered."""
+        """Record that the endpoint seems to be down: after a pause, requests go out singly until one is answered."""
         self.probing, self.suspected_at = True, self.clock()
         self.paused_until = max(self.paused_until, self.suspected_at + seconds)
 
-    def told(self, headers: Mapping[str, str], tokens: int) -> None:
-        """Heed the limits that a response names, to a request of so many tokens that has not left yet."""
+    def update_limits(self, headers: Mapping[str, str], tokens: int) -> None:
+        """Apply the rate limits in the headers of a response, before `leave`, to a request of `tokens` tokens."""
         now = self.clock()
-        # Its own request the endpoint has counted; whether it knows of the others nobody can tell.
-        on_the_way = {"requests": self.in_flight - 1, "tokens": self.tokens_in_flight - tokens}
+        # The endpoint has counted the request itself, but perhaps not the others in flight.
+        in_flight = {"requests": self.in_flight - 1, "tokens": self.tokens_in_flight - tokens}
         for name, bucket in (("requests", self.requests[1]), ("tokens", self.tokens[1])):
             limit, remaining, reset = (
-                seconds_of(headers.get(f"x-ratelimit-{what}-{name}", "")) for what in ("limit", "remaining", "reset")
+                seconds_of(headers.get(f"x-ratelimit-{field}-{name}", "")) for field in ("limit", "remaining", "reset")
             )
             if limit is not None and remaining is not None:
-                bucket.told(limit, remaining, reset or 0.0, on_the_way[name], now)
+                bucket.update(limit, remaining, reset or 0.0, in_flight[name], now)
 
     def _admit(self) -> None:
         now = self.clock()
@@ -165,18 +168,20 @@ class Pace:
     def _wake_after(self, seconds: float) -> None:
         if self.alarm:
             self.alarm.cancel()
-        # A little late rather than a little early: an early one finds the bucket not quite full and comes again.
+        # Slightly late: an early wake-up would find the bucket not quite full and have to be repeated.
         self.alarm = asyncio.get_running_loop().call_later(seconds + 0.001, self._admit)
 
 
 def back_off(attempt: int) -> float:
-    """Seconds before attempt number `attempt` (from 1) is repeated: full jitter, so that what failed together does not
-    come back together."""
+    """Seconds to wait before attempt number `attempt` (from 1) is repeated.
+
+    Exponential with full jitter, so that requests that failed together are not repeated together.
+    """
     return random.uniform(0, min(LONGEST_BACK_OFF_SECONDS, BACK_OFF_SECONDS * 2**attempt))
 
 
 def seconds_of(text: str) -> float | None:
-    """ "20ms", "6m0s", "1.5" as a number; units are seconds where there are none. None for anything else."""
+    """The seconds in "20ms", "6m0s" or "1.5", where a number without a unit is in seconds; None for other texts."""
     parts = DURATION.findall(text)
     if not parts or DURATION.sub("", text).strip():
         return None
@@ -187,7 +192,7 @@ def seconds_of(text: str) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """What a response asks to wait, in seconds: Retry-After as a number or a date, or retry-after-ms."""
+    """The wait in seconds that a response asks for: retry-after-ms, or Retry-After as a number or date; or None."""
     milliseconds = seconds_of(headers.get("retry-after-ms", ""))
     if milliseconds is not None:
         return milliseconds / 1000

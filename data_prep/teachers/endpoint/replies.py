@@ -1,4 +1,4 @@
-"""What an endpoint's response says: its text, how it ended, and what it used."""
+"""Parsing of an endpoint's responses: text, finish reason and token usage."""
 
 import functools
 import json
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What endpoints call the end of a generation, in our words. Anything else, or nothing, is an error.
+# Finish reasons of endpoints -> ours. Any other, or a missing one, is an error.
 FINISH_REASONS = {
     "stop": "stop",
     "eos_token": "stop",
@@ -15,14 +15,17 @@ FINISH_REASONS = {
     "max_tokens": "length",
     "content_filter": "content_filter",
 }
-# How the text of an error begins where a body was cut or garbled: then another attempt may bring the reply.
+# Beginning of the error text for a truncated or garbled body, which a retry may fix.
 GARBLED = "not a chat completion"
 
 
 @dataclass(frozen=True)
 class Reply:
-    """`finish_reason`: "stop", "length", "content_filter", "refusal", "invalid" (against the request's JSON schema), or
-    "error" with the error in `text`."""
+    """The reply to a request.
+
+    `finish_reason` is "stop", "length", "content_filter", "refusal", "invalid" (violates the request's JSON schema), or
+    "error" with the error in `text`.
+    """
 
     text: str
     finish_reason: str
@@ -31,17 +34,17 @@ class Reply:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request, by the endpoint's own count."""
+    """Tokens of one request, as counted by the endpoint."""
 
     prompt: int
-    cached: int  # of the prompt
+    cached: int  # prompt tokens that the endpoint had cached
     completion: int
 
 
 def read_response(raw: str, model: str) -> Reply:
-    """The reply in a raw chat completion; the finish reason "error" where there is none to be found.
+    """The reply in a raw chat completion; its finish reason is "error" if the response is unreadable.
 
-    `model` is the name to record where the response does not say which model answered.
+    `model` is the name to record if the response does not name the model.
     """
     try:
         body = json.loads(raw)
@@ -63,12 +66,12 @@ def read_response(raw: str, model: str) -> Reply:
 
 
 def whole(text: str) -> str:
-    """Without halves of surrogate pairs: a reply that was cut within an emoji holds one, and no file can."""
+    """The text with lone surrogates replaced: a reply cut inside an emoji contains one, and UTF-8 cannot encode it."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_usage(raw: str) -> Usage | None:
-    """What a response says it used; None where it says nothing that can be believed."""
+    """The usage that a response reports; None if it is missing or implausible."""
     try:
         usage = json.loads(raw)["usage"]
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
@@ -79,7 +82,7 @@ def read_usage(raw: str) -> Usage | None:
 
 
 def schema_problem(text: str, schema: Mapping[str, Any]) -> str | None:
-    """Why a text is not JSON of this schema, in one line; None if it is."""
+    """The reason, in one line, why a text does not satisfy a JSON schema; None if it does."""
     import jsonschema
 
     try:
@@ -98,5 +101,5 @@ def _validator(schema: str) -> Any:
 
 
 def one_line(error: object) -> str:
-    """What an error says, fit for one line of a message."""
+    """An error as one line of at most 300 characters."""
     return " ".join(f"{error}".split())[:300] or type(error).__name__

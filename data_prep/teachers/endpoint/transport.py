@@ -1,4 +1,4 @@
-"""How a request gets to an endpoint and back: what its two transports share."""
+"""The interface of the two transports that send requests to an endpoint, and their common parts."""
 
 import asyncio
 from collections.abc import Mapping
@@ -9,39 +9,39 @@ from data_prep.teachers.endpoint.ledger import Call
 from data_prep.teachers.endpoint.meter import Meter
 from data_prep.teachers.endpoint.replies import Reply, read_response, read_usage
 
-# So many failures without one answer mean that the endpoint is wrong, not the records.
+# This many failures in a row mean that the endpoint has a problem, not the records.
 HOPELESS = 20
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A request as it is sent, and under which key of the ledger."""
+    """A request to send, with its key in the ledger."""
 
     key: str
     body: Mapping[str, Any]
     max_tokens: int
-    prompt_tokens: int  # no tokenizer makes more of it
+    prompt_tokens: int  # upper bound for any tokenizer
 
     @property
     def likely_tokens(self) -> int:
-        """What endpoints count against a limit a minute: a token for four characters, and all that may be answered."""
+        """The tokens that endpoints count against rate limits: a quarter of the prompt's bytes, plus max_tokens."""
         return self.prompt_tokens // 4 + self.max_tokens
 
 
 class Transport(Protocol):
-    """Gets a request answered; see `Live`. The raw reply is in the ledger before it is returned."""
+    """A way to send requests; see `Live` and `Batches`. The raw reply is in the ledger before `send` returns it."""
 
-    on_the_wire: set[asyncio.Task[Any]]  # waiting for what may be paid for already
+    on_the_wire: set[asyncio.Task[Any]]  # tasks whose requests may be paid for already
 
     async def send(self, outgoing: Outgoing, call: Call) -> Reply: ...
 
-    def stop(self) -> None: ...  # begin nothing new
+    def stop(self) -> None: ...  # send nothing new
 
     async def close(self) -> None: ...
 
 
 def receive(raw: str, model: str, meter: Meter) -> tuple[Reply, float | None]:
-    """A raw response as a reply, counted; and what it cost, None where the endpoint does not say what was used."""
+    """Parse a raw response and count its tokens in `meter`; the reply, and its cost or None if usage is unknown."""
     usage = read_usage(raw)
     if usage:
         meter.prompt_tokens += usage.prompt
@@ -49,9 +49,9 @@ def receive(raw: str, model: str, meter: Meter) -> tuple[Reply, float | None]:
     return read_response(raw, model), meter.budget.cost(usage) if usage and meter.budget else None
 
 
-# Worth another attempt. 408 and 409 are an endpoint's own timeouts and conflicts.
+# Client errors to retry: 408 is a timeout and 409 a conflict of the endpoint.
 PASSING = (408, 409)
 
 
-# Codes of a 429 that no waiting mends.
+# Codes of a 429 that waiting does not fix.
 EXHAUSTED = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")

@@ -1,1 +1,1 @@
-"""The offline teacher: rules that re-arrange and quote, so that nothing is invented. Standard library only."""
+"""The offline teacher: rules that rearrange and quote, so that nothing is invented. Standard library only."""

@@ -1,4 +1,4 @@
-"""How the offline teacher lays out each type of note: which of the report's sentences stand under which heading."""
+"""The offline teacher's layout of each type of note: the headings, and the report's sentences under each heading."""
 
 import re
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ IMAGED = dict(FINDINGS)[IMAGING]
 
 @dataclass(frozen=True)
 class Part:
-    """A heading, and the sections of a discharge summary whose sentences stand under it."""
+    """A heading, and the sections of a discharge summary whose sentences go under it."""
 
     heading: str
     takes: tuple[str, ...]
-    prose: bool = False
-    only: re.Pattern[str] | None = None  # of their sentences, those that this finds
+    prose: bool = False  # a paragraph instead of a list
+    only: re.Pattern[str] | None = None  # take only sentences that match
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Layout:
     title: str
     parts: tuple[Part, ...]
     opening: str = ""
-    # Without a sentence under one of these headings there is no such note to write.
+    # The note is not written unless each of these headings has a sentence.
     needs: tuple[str, ...] = ()
 
 
 def same(*sections: str) -> tuple[Part, ...]:
-    """Parts that are sections as they are."""
+    """A part for each section, with the section's name as the heading."""
     return tuple(Part(section, (section,), section in PROSE) for section in sections)
 
 

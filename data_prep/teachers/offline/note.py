@@ -1,4 +1,4 @@
-"""A case report re-arranged into a note: the report's own sentences under the headings of a chart.
+"""Conversion of a case report to a note: the report's own sentences under the headings of a chart.
 
 DISCHARGE SUMMARY
 
@@ -31,8 +31,8 @@ WHO = re.compile(
     rf"|{SEXES} aged (?:of )?\d{{1,3}} (?:years|months|weeks|days))",
     re.IGNORECASE,
 )
-# More than one patient in one note: nobody can say who "she" is.
 LONGEST_COMPLAINT = 22  # words
+# More than one patient in one note, so that it is unclear who "she" is.
 SEVERAL = re.compile(
     r"\b(?:two|three|four|five|both|all|these|our|\d) (?:\w+ )?(?:patients|cases|siblings|twins)\b|\b(?:second|third|"
     r"other|first) (?:patient|case)\b|\b(?:case|patient) (?:no\. ?)?[12]\b",
@@ -52,7 +52,7 @@ COMPLAINT_END = re.compile(
     r"|,\s+(?=[A-Z][a-z])|,\s+(?:and\s+)?(?:associated|accompanied|without|with no|starting|started|beginning|"
     r"although|since|all|but|except)\b"
 )
-# Articles that a chart leaves out. Only before these words: "a few" without its article is another quantity.
+# Articles that a chart leaves out, only before these words: "a few" without its article is a different quantity.
 LEADING_ARTICLE = re.compile(
     r"^(?:The (?=(?:patient|abdomen|lungs?|remainder|rest|examination|physical|laboratory|neurological|"
     r"cardiovascular|initial|blood|serum|chest|"
@@ -65,26 +65,28 @@ THERE_WAS = re.compile(
 )
 EMPTY_OPENING = re.compile(r"^(?:On|At|In) (?:the )?(?:physical |clinical )?examination,\s+(?=\w)", re.IGNORECASE)
 
-# "... were white cells 12,000/mm3 (70% poly), haemoglobin 12.8 g/dL, ...": what stands before the list, and the list.
+# The text before a list of values: "... were white cells 12,000/mm3 (70% poly), haemoglobin 12.8 g/dL, ...".
 LIST_HEAD = re.compile(
     r"^(.{0,100}?\b(?:findings?|results?|values?|tests?|data|examinations?|parameters|analys[ie]s|investigations|"
     r"signs|studies|count|work-?up|profile)\b.{0,40}?"
     r"\b(?:were as follows|as follows|findings were|results were|values were|included|revealed|showed|were|was|"
     r"demonstrated|disclosed|indicated|with))[:,]?\s+(?=.*\d)"
 )
-# A value without its name: the comma before it was no separator.
+# A value without a name, which shows that the comma before it does not separate items.
 BARE_VALUE = re.compile(r"^[<>≥≤~]?\s?\d[\d.,]*\s?\S*$")
 LIST_COMMA = re.compile(r"[,;]\s+(?:and\s+)?(?![^()]*\))")
 
 
 def write_note(report: str, note_type: str = "discharge summary") -> str:
-    """The note of one report, or "" where the report has nothing for it. It adds headings, drops sentences about the
-    literature and what belongs to other notes, and invents nothing."""
+    """The note of one report, or "" if the report lacks a required section.
+
+    Headings are added; sentences about the literature, and sentences of other types of notes, are left out.
+    """
     layout = LAYOUTS[note_type]
     kept = [without_lead_in(tidy(s)) for s in split_sentences(normalise(report)) if is_about_patient(s)]
     sentences = [s for s in kept if len(s) > 2]
     placed = list(zip(sentences, assign_sections(sentences), strict=True))
-    parts: dict[str, str] = {}
+    sections: dict[str, str] = {}
     for part in layout.parts:
         lines = [
             trim(sentence)
@@ -93,10 +95,10 @@ def write_note(report: str, note_type: str = "discharge summary") -> str:
         ]
         if lines:
             body = " ".join(lines) if part.prose else "\n".join(bullet(line) for line in lines)
-            parts[part.heading] = f"{part.heading}:\n{body}"
-    if not all(heading in parts for heading in layout.needs):
+            sections[part.heading] = f"{part.heading}:\n{body}"
+    if not all(heading in sections for heading in layout.needs):
         return ""
-    return "\n\n".join(filter(None, [layout.title, header(sentences), layout.opening, *parts.values()]))
+    return "\n\n".join(filter(None, [layout.title, header(sentences), layout.opening, *sections.values()]))
 
 
 def without_lead_in(sentence: str) -> str:
@@ -105,7 +107,7 @@ def without_lead_in(sentence: str) -> str:
 
 
 def header(sentences: list[str]) -> str:
-    """Age, sex and complaint, where the first sentences state them in so many words."""
+    """The header lines with age, sex and complaint, if the first four sentences state them explicitly."""
     if SEVERAL.search(" ".join(sentences)):
         return ""
     opening = sentences[:4]
@@ -120,14 +122,14 @@ def find_complaint(sentence: str) -> str:
     if not match:
         return ""
     phrase = COMPLAINT_END.split(match[1])[0].rstrip(" ,.")
-    # A long phrase ends at a comma, or is no headline at all: it never stops inside a thought.
+    # A long phrase is cut at a comma or not used at all, so that it never ends in the middle of a thought.
     while len(phrase.split()) > LONGEST_COMPLAINT and ", " in phrase:
         phrase = phrase[: phrase.rindex(", ")]
     return phrase if len(phrase.split()) <= LONGEST_COMPLAINT and len(phrase) > 3 else ""
 
 
 def trim(sentence: str) -> str:
-    """Chart style, where it cannot change a fact: openings without content go."""
+    """The sentence without an opening that has no content, as in a chart; facts stay unchanged."""
     for pattern in (EMPTY_OPENING, THERE_WAS, LEADING_ARTICLE):
         shorter = pattern.sub("", sentence)
         if shorter != sentence and len(shorter) > 8:
@@ -136,7 +138,7 @@ def trim(sentence: str) -> str:
 
 
 def bullet(sentence: str) -> str:
-    """One line, or a head and one line for each value of a list of four or more measurements."""
+    """The sentence as one bullet, or as a bullet with one line for each value of at least four measurements."""
     match = LIST_HEAD.match(sentence)
     items = LIST_COMMA.split(sentence[match.end() :].rstrip(".")) if match else []
     measured = [item for item in items if re.search(r"\d", item) and len(item.split()) <= 12]

@@ -1,4 +1,4 @@
-"""A note read back into what the tasks work on: its sections, sentences, abbreviations and the two header lines."""
+"""The parsed note that the tasks work on: its sections, sentences, abbreviations and the two header lines."""
 
 import re
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class NoteView:
         return [sentence for sentence in self.sentences if sentence.section in names]
 
     def containing(self, phrase: str) -> list[Sentence]:
-        """The sentences that hold the phrase as whole words, whatever its case."""
+        """The sentences that contain the phrase as whole words, in any case."""
         pattern = word_pattern(phrase)
         return [sentence for sentence in self.sentences if pattern.search(sentence.text)]
 
@@ -53,7 +53,7 @@ def word_pattern(phrase: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=64)
 def read_note(note: str) -> NoteView:
-    """Any note with headings in capitals; a note without them is one section, NOTE."""
+    """Parse a note with headings in capitals; a note without headings is one section, NOTE."""
     section, header = "NOTE", {}
     units: list[tuple[str, str]] = []
     for raw in note.split("\n"):
@@ -66,7 +66,7 @@ def read_note(note: str) -> NoteView:
             section, line = heading[1].strip(), heading[2]
         if not line or TITLE.match(line):
             continue
-        # An indented bullet is an item of the list that the line above opens.
+        # An indented bullet is an item of the list that the line above begins.
         if raw.startswith("  - ") and units:
             head = units[-1][1].rstrip(".")
             joint = " " if head.endswith(":") else "; "
@@ -85,7 +85,7 @@ def read_note(note: str) -> NoteView:
 
 
 def sentence_case(text: str) -> str:
-    """A capital at the start and a stop at the end."""
+    """The text with a capital at the start and a full stop at the end."""
     text = text.strip().rstrip(",;:")
     return text if not text else text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
 
@@ -95,7 +95,7 @@ def quote(sentence: str) -> str:
 
 
 def unique(texts: list[str]) -> list[str]:
-    """The first of each, whatever its case."""
+    """The texts without later duplicates, ignoring case."""
     return list({text.lower(): text for text in reversed(texts)}.values())[::-1]
 
 

@@ -1,4 +1,4 @@
-"""Which section of a discharge summary a sentence of a case report belongs to, by cue words and by what went before."""
+"""Assignment of a case report's sentences to sections of a discharge summary, by cue words and preceding sentences."""
 
 import re
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ COURSE = "HOSPITAL COURSE"
 ASSESSMENT = "ASSESSMENT"
 FOLLOW_UP = "DISCHARGE AND FOLLOW-UP"
 CHIEF_COMPLAINT = "CHIEF COMPLAINT"
-# The order of the note.
+# Sections in the order of the note.
 SECTIONS = (
     PRESENT, PAST, MEDICATIONS, FAMILY_SOCIAL, EXAMINATION, LABORATORY, IMAGING, STUDIES, PATHOLOGY, ASSESSMENT,
     COURSE, FOLLOW_UP,
 )  # fmt: skip
-# Sections that read as a paragraph; the others list one finding a line.
+# Sections written as a paragraph; the others list one finding per line.
 PROSE = (PRESENT, ASSESSMENT, COURSE, FOLLOW_UP)
 
 
@@ -29,7 +29,7 @@ def cues(*words: str) -> re.Pattern[str]:
     return re.compile(r"\b(?:" + "|".join(words) + r")", re.IGNORECASE)
 
 
-# About the literature, the authors or the paper, never about the patient.
+# Phrases about the literature, the authors or the paper, not about the patient.
 LITERATURE = cues(
     r"to (?:the best of )?our knowledge", r"in the (?:medical |published |english[- ]language |current )?literature",
     r"literature review", r"review of (?:the )?literature", r"(?:has|have) (?:rarely |"
@@ -47,7 +47,7 @@ POINTER = re.compile(
     r"(?:Fig|Tab|Suppl|Appendix)[^;]{0,30}$",
     re.IGNORECASE,
 )
-# "We report the case of a 54-year-old man": the lead-in goes, the man stays.
+# "We report the case of a 54-year-old man": everything before "a 54-year-old man" is removed.
 LEAD_IN = re.compile(
     r"^(?:(?:here(?:in)?|in this (?:report|paper|article)),?\s+)?(?:we|the authors|this (?:case report|case|report|"
     r"paper|article|study))\s+(?:here(?:in)?\s+)?"
@@ -68,7 +68,7 @@ PRESENTED = cues(
     r"hospitali[sz]ed)", r"attended\b", r"came to\b", r"on examination", r"physical examination",
     r"clinical examination",
 )  # fmt: skip
-# Something that happened before this illness, so not the beginning of the hospital course.
+# Events before this illness, which do not begin the hospital course.
 EARLIER = cues(
     r"years? (?:ago|earlier|before|previously|prior)", r"months? (?:ago|earlier|before|previously|prior)",
     r"previously\b",
@@ -196,11 +196,11 @@ FINDINGS: tuple[tuple[str, re.Pattern[str]], ...] = (
     )),
 )  # fmt: skip
 
-# What cannot be understood without the sentence before it.
-# "Based on these findings" goes with them, unless it names a diagnosis, which closes them all.
+# "Based on these findings" belongs to the findings, unless the sentence names a diagnosis, which concludes them.
 POINTS_BACK = re.compile(r"\b(?:this|these|those) (?:findings?|results?|observations?)\b", re.IGNORECASE)
+# Openings of sentences that cannot be understood without the sentence before.
 LEANING = re.compile(r"^(?:It|They|These|This|Those|Both|Such|The (?:latter|former|same|other)|Its|Their|Which)\b")
-# A new point in time, so not the rest of a description.
+# References to a new point in time, which end a description.
 LATER = cues(r"later\b", r"after\b", r"then\b", r"\w*day\b", r"weeks?\b", r"months?\b", r"she\b", r"he\b", r"patient\b")
 BACKGROUND = (FAMILY_SOCIAL, MEDICATIONS, PAST)
 EXAMINED = re.compile(
@@ -212,7 +212,7 @@ NOTICED = (EXAMINATION, LABORATORY, IMAGING, STUDIES, PATHOLOGY)
 
 @dataclass
 class Progress:
-    """Where the story stands: has the patient come in, has treatment begun, has the patient left?"""
+    """The progress of the report: the patient has presented, has been treated, has left the hospital."""
 
     presented: bool = False
     treated: bool = False
@@ -231,7 +231,7 @@ def assign_sections(sentences: list[str]) -> list[str]:
 
 
 def place(sentence: str, index: int, progress: Progress) -> str:
-    """The section of one sentence; `progress` moves on with it."""
+    """The section of one sentence; `progress` is updated."""
     if index == 0:
         section = PRESENT
     elif LEANING.match(sentence) or (POINTS_BACK.search(sentence[:60]) and not DIAGNOSED.search(sentence[40:])):
@@ -271,8 +271,11 @@ def place_by_cues(sentence: str, progress: Progress) -> str:
 
 
 def place_late(sentence: str, finding: str | None, progress: Progress) -> str:
-    """After treatment began, a scan or blood test belongs to the course: under its own heading it would read as a
-    finding on admission. Histology keeps its heading, since it describes what was taken out."""
+    """The section of a sentence after treatment began.
+
+    A scan or blood test then belongs to the course, because under its own heading it would read as a finding on
+    admission. Histology keeps its heading, because it describes removed tissue.
+    """
     if progress.left:
         return FOLLOW_UP
     continues = (

@@ -1,4 +1,4 @@
-"""The offline teacher: dispatches a request to the rules for notes, questions and answers."""
+"""The offline teacher, which dispatches requests to the rules for notes, questions and answers."""
 
 import json
 import re
@@ -42,7 +42,7 @@ record recorded section please
 """)
 
 
-DRAWS = 12  # questions, of which the one nearest to the last answer is asked
+DRAWS = 12  # candidate follow-up questions, of which the one closest to the last answer is asked
 
 
 class OfflineTeacher:
@@ -52,7 +52,7 @@ class OfflineTeacher:
     model = "rules-1"
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """There is nothing to close."""
 
     async def ask(self, request: Request) -> Reply:
         inputs = request.inputs
@@ -66,24 +66,26 @@ class OfflineTeacher:
             case "answer" | "follow_up_answer":
                 text = answer_question(inputs["note"], inputs["task"], inputs["question"])
             case "repair":
-                text = inputs["text"]  # rules say the same again; the gate takes out what it must
+                text = inputs[
+                    "text"
+                ]  # rules would write the same text again; the gate deletes unsupported sentences instead
             case _:
                 raise ValueError(f"request kind {request.kind!r}: the offline teacher does not know it")
         return Reply(text, "stop", self.model)
 
 
 def ask_question(note: str, task: str, seed: int) -> str:
-    """A question of this task on this note; the seed picks its form and what it is about."""
+    """A question of this task on this note; the seed selects its form and subject."""
     return ask(forms_of(task), read_note(note), seed)
 
 
 def ask_further(note: str, task: str, history: Sequence[tuple[str, str]], seed: int) -> str:
-    """A question of this task that was not asked before; where there is one, about something in the last answer."""
+    """A question of this task that was not asked before, if possible about something in the last answer."""
     asked = {question for question, _ in history}
-    said = content_words(history[-1][1])
+    last_answer = content_words(history[-1][1])
     drawn = [ask_question(note, task, seed + k) for k in range(DRAWS)]
     new = [question for question in drawn if question not in asked] or drawn
-    return max(new, key=lambda question: len(content_words(question) & said))
+    return max(new, key=lambda question: len(content_words(question) & last_answer))
 
 
 def content_words(text: str) -> set[str]:
@@ -91,7 +93,7 @@ def content_words(text: str) -> set[str]:
 
 
 def answer_question(note: str, task: str, question: str) -> str:
-    """The answer in the note's own words, or NOT_STATED. Questions from elsewhere get the sentences nearest to them."""
+    """The answer in the note's own words, or NOT_STATED. Questions of no known form get the most similar sentence."""
     view = read_note(note)
     found = find_form(forms_of(task), question)
     if found:
@@ -107,7 +109,7 @@ def forms_of(task: str) -> tuple[Form, ...]:
 
 
 def nearest(view: NoteView, question: str) -> str:
-    """The sentence that shares most content words with a free question; at least two, and half of them."""
+    """The sentence with the most content words of a question: at least two, and half of them; otherwise NOT_STATED."""
     wanted = content_words(question)
     shared = [(len(wanted & set(CONTENT_WORD.findall(s.text.lower()))), -s.index, s.text) for s in view.sentences]
     count, _, text = max(shared, default=(0, 0, ""))

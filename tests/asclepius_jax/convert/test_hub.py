@@ -73,7 +73,7 @@ def test_a_push_that_was_interrupted_sends_what_is_missing(hub: Hub, push: Push,
     flags = ("--max-shard-size", "40e-6")
     code, told = push(*flags)
     assert code == 2, told
-    assert "what is there already is not sent again" in told.splitlines()[-1]
+    assert "files that are already there are not sent again" in told.splitlines()[-1]
     assert not hub.files
     before, hub.fails_after, hub.uploads = dict(hub.objects), 10**9, 0
     assert len(before) == 1
@@ -90,7 +90,7 @@ def test_a_public_repository_needs_consent(hub: Hub, push: Push, run_dir: Path, 
     hub.private = False
     code, told = push()
     assert code == 2
-    assert "--push lab/model is a public repository: name another one, or agree with --public" in told
+    assert "--push lab/model is a public repository: choose another one, or pass --public" in told
     assert not hub.files
     code, told = push("--public")
     assert code == 0, told
@@ -101,7 +101,7 @@ def test_a_wrong_token_is_one_line(hub: Hub, push: Push, run_dir: Path, tmp_path
     code, told = push(token="hf_wrong")
     assert code == 2
     assert "Traceback" not in told
-    assert "--push lab/model did not work (" in told.splitlines()[-1]
+    assert "--push lab/model failed (" in told.splitlines()[-1]
     assert "hf_wrong" not in told
 
 

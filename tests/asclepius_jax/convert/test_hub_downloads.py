@@ -80,7 +80,7 @@ def test_a_hub_that_hangs_is_given_up(hub: Hub, hangs_at: str):
     """At whichever answer, and although its library would wait for minutes."""
     hub.hangs_at = hangs_at
     with pytest.raises(
-        UserError, match=r"no such folder, the hub sent nothing for \d+ s, and the cache lacks files of it: check"
+        UserError, match=r"no such folder, the hub sent nothing for \d+ s, and the cache is incomplete: check"
     ):
         local_folder("lab/model", WEIGHTS)
     if hangs_at == "model.safetensors":  # small files arrived
@@ -90,9 +90,9 @@ def test_a_hub_that_hangs_is_given_up(hub: Hub, hangs_at: str):
 @pytest.mark.parametrize(
     ("refusal", "told"),
     [
-        ((403, "GatedRepo"), "lab/model is gated: accept its terms on its page on the hub, then `hf auth login`"),
+        ((403, "GatedRepo"), "lab/model is gated: accept its terms on its hub page, then run `hf auth login`"),
         ((404, "RepoNotFound"), "lab/model: no such folder, and no such repository on the hub for this user"),
-        ((500, ""), "lab/model: no such folder, the hub cannot be reached, and the cache lacks"),
+        ((500, ""), "lab/model: no such folder, the hub cannot be reached, and the cache is incomplete"),
     ],
 )
 def test_a_refusal_is_one_line_with_its_remedy(hub: Hub, refusal: tuple[int, str], told: str):

@@ -85,7 +85,7 @@ def test_rows_without_a_token_are_kept_and_told(small_tokenizer: Path, tmp_path:
     smaller = make_tokenizer(tmp_path_factory.mktemp("smaller"), 300)
     tensors = folder_with(tmp_path / "hf", smaller)
     run_import(ImportConfig(tmp_path / "hf", tmp_path / "run"))
-    assert "300 pieces, the embedding 320 rows; the 20 rows of padding are kept" in capsys.readouterr().out
+    assert "300 pieces, the embedding 320 rows; the 20 padding rows are kept" in capsys.readouterr().out
     step = find_step(tmp_path / "run")[1]
     np.testing.assert_array_equal(read_stored(step, "embed_VD"), tensors["model.embed_tokens.weight"])
 
@@ -117,7 +117,7 @@ def test_a_folder_that_was_cut_short_leaves_nothing(small_tokenizer: Path, tmp_p
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path, tmp_path_factory):
     folder_with(tmp_path / "hf", make_tokenizer(tmp_path_factory.mktemp("larger"), 324))
-    with pytest.raises(UserError, match="324 pieces, the embedding 320 rows: take the tokenizer of this model"):
+    with pytest.raises(UserError, match="324 pieces, the embedding 320 rows: use the tokenizer of this model"):
         run_import(ImportConfig(tmp_path / "hf", tmp_path / "run"))
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 

@@ -103,7 +103,7 @@ def test_another_folder_is_not_overwritten(tmp_path):
 
 def test_an_output_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write into"):
+    with pytest.raises(UserError, match="cannot write to"):
         write(tmp_path / "file" / "notes")
 
 
@@ -112,7 +112,7 @@ def test_unfinished_and_foreign_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="not a folder"):
         read_manifest(out, "notes")
     write(out)
-    with pytest.raises(UserError, match="holds notes, wanted instructions"):
+    with pytest.raises(UserError, match="contains notes, expected instructions"):
         read_manifest(out, "instructions")
     for text, says in [("{", "not JSON"), ("[]", "not written by asclepius"), ('{"schema": 99}', "schema 99")]:
         (out / "manifest.json").write_text(text)

@@ -277,7 +277,7 @@ def test_a_damaged_model_is_refused(mistral_tokenizer: Path, tmp_path: Path):
 
 
 def test_a_path_without_a_tokenizer_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"name a SentencePiece \.model file or a folder with tokenizer\.json"):
+    with pytest.raises(UserError, match=r"pass a SentencePiece \.model file or a folder with tokenizer\.json"):
         load_tokenizer(tmp_path)
 
 

@@ -44,7 +44,7 @@ def test_what_the_stage_wrote_passes(finished, capsys):
     assert figures["stated"] > 90 * 10
     out = capsys.readouterr().out
     assert "90 notes" in out
-    assert "0 of 90 notes hold something unsupported" in out
+    assert "0 of 90 notes contain unsupported atoms" in out
     assert "otherwise" not in out
 
 
@@ -60,7 +60,7 @@ def test_what_is_copied_word_for_word_is_visible(finished, tmp_path, capsys):
     figures = run(AuditConfig(out, workers=1))
     assert figures["longest_run"] >= 40
     assert figures["copied_most"] == pytest.approx((40 - 12) / (80 - 12), abs=0.03)
-    assert "copied word for word" in capsys.readouterr().out
+    assert "copied verbatim" in capsys.readouterr().out
 
 
 def test_errors_that_came_in_later_are_shown_with_their_sentence(finished, tmp_path, capsys):
@@ -73,7 +73,7 @@ def test_errors_that_came_in_later_are_shown_with_their_sentence(finished, tmp_p
     assert '- dose "900 mg" (absent) in r3-ds: ' in alone
     assert "treated with aspirin 900 mg daily" in alone
     assert '- finding "diabetes mellitus" (absent) in r80-ds: ' in alone
-    assert "2 notes have a certificate that says otherwise" in alone
+    assert "2 notes have a certificate that differs" in alone
     assert run(AuditConfig(out, workers=2)) == one
     assert capsys.readouterr().out == alone, "the report does not depend on the number of processes"
 
@@ -95,11 +95,11 @@ def test_other_reports_than_those_of_the_notes_are_refused(finished, tmp_path):
     with pytest.raises(UserError, match="--examples and --workers"):
         run(AuditConfig(folder, workers=-1))
     (tmp_path / "b.jsonl").write_text(json.dumps({"id": "x", "text": "y"}))
-    with pytest.raises(UserError, match="no report r0 in b: name another --source"):
+    with pytest.raises(UserError, match="no report r0 in b: choose another --source"):
         run(AuditConfig(folder, str(tmp_path / "b.jsonl")))
     with open(source, "a") as file:  # noqa: PTH123
         file.write(json.dumps({"id": "x", "text": "y"}) + "\n")
-    with pytest.raises(UserError, match=r"not what .* was written from any more"):
+    with pytest.raises(UserError, match=r"has changed since .* was written"):
         run(AuditConfig(folder))
     assert run(AuditConfig(folder, source))["texts"] == 90
 

@@ -86,7 +86,7 @@ def test_a_file_in_other_columns_is_refused_by_name(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"restricted": True}, "stands on a real note"), ({"answer": "Ask Dr. Miller."}, r"could name a person \(name\)")],
+    [({"restricted": True}, "uses a real note"), ({"answer": "Ask Dr. Miller."}, r"contains an identifier \(name\)")],
 )
 def test_what_must_not_leave_is_refused(tmp_path: Path, change: dict, says: str):
     source = write_records(tmp_path / "source", [*EXAMPLES, dataclasses.replace(EXAMPLES[0], id="bad", **change)])
@@ -125,7 +125,9 @@ def test_the_card_tells_every_stage_and_the_faithfulness(tmp_path: Path):
     release.run(ReleaseConfig(write_records(tmp_path / "source", EXAMPLES), tmp_path / "out"))
     card = (tmp_path / "out/README.md").read_text()
     assert "Of 60 facts" in card
-    assert "48 stand in the note, 6 follow from it by a named rule, and 6 (10.00%) do not (rules 7)" in card
+    assert (
+        "48 are stated in the note, 6 follow from it by a named rule, and 6 (10.00%) are unsupported (rules 7)" in card
+    )
     assert "**Question Answering.** What is 0?\n\n> It is\n> 0." in card
 
 

@@ -172,7 +172,7 @@ def test_what_is_neither_here_nor_on_the_hub(monkeypatch):
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", absent)
-    with pytest.raises(UserError, match="someone/reports: no such file, and not to be had from the hub") as caught:
+    with pytest.raises(UserError, match="someone/reports: no such file, and loading it from the hub failed") as caught:
         read("someone/reports")
     assert "\n" not in str(caught.value)
 
@@ -282,7 +282,7 @@ def test_what_the_first_row_leaves_out_is_read_from_the_others(tmp_path):
 
 def test_columns_are_named_where_none_holds_the_text(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"body_text": "t", "n": 1}])
-    with pytest.raises(UserError, match=r"no text column among the columns: body_text, n; name it with --text-column"):
+    with pytest.raises(UserError, match=r"no text column among the columns: body_text, n; set it with --text-column"):
         read(path)
     with pytest.raises(UserError, match="--text-column nix is not among the columns: body_text, n"):
         read(path, text_column="nix")

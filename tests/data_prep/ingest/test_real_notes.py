@@ -13,7 +13,7 @@ from data_prep.ingest import real_notes
 from data_prep.ingest.real_notes import RealNotesConfig, with_placeholders
 from data_prep.synthesize import instructions
 from data_prep.synthesize.instructions import InstructionsConfig
-from data_prep.teachers.endpoint.allowed_hosts import is_of_the_house, why_not_send
+from data_prep.teachers.endpoint.allowed_hosts import is_own_host, why_not_send
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
 from tests.helpers.text_stages import api
 
@@ -118,7 +118,7 @@ def test_nothing_is_sent_unless_the_host_is_named(tmp_path: Path):
     with FakeEndpoint(lambda *_: completion("What was given for it, and how often?")) as endpoint:
         config = InstructionsConfig(source, tmp_path / "out", teacher=api(endpoint), pool_notes=2)
         for allowed in ("", "gpu.internal"):
-            with pytest.raises(UserError, match=r"must not leave the house.*--allow-remote"):
+            with pytest.raises(UserError, match=r"must not leave the institution.*--allow-remote"):
                 instructions.run(dataclasses.replace(config, allow_remote=allowed))
         assert not endpoint.requests
         instructions.run(dataclasses.replace(config, allow_remote="127.0.0.1"))
@@ -134,5 +134,5 @@ def test_a_host_out_in_the_world_is_never_allowed():
     assert why_not_send("http://10.1.2.3:8000/v1", "10.1.2.3") == ""
     inside = ("localhost", "127.0.0.1", "::1", "192.168.0.9", "gpu7", "vllm.internal", "box.local")
     outside = ("8.8.8.8", "api.openai.com", "localhost.example.com", "2001:4860:4860::8888", "internal.example.org")
-    assert all(map(is_of_the_house, inside))
-    assert not any(map(is_of_the_house, outside))
+    assert all(map(is_own_host, inside))
+    assert not any(map(is_own_host, outside))

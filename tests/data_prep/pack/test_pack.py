@@ -211,7 +211,7 @@ def test_an_unfinished_source_is_refused(tmp_path: Path, small_tokenizer: Path):
 
 def test_a_foreign_source_is_refused(tmp_path: Path, small_tokenizer: Path):
     folder = packed(tmp_path, [note("n", "fever")], small_tokenizer)
-    with pytest.raises(UserError, match="holds packed, wanted notes or instructions"):
+    with pytest.raises(UserError, match="contains packed, expected notes or instructions"):
         run(PackConfig(folder, tmp_path / "again", small_tokenizer, 64))
 
 
@@ -226,7 +226,7 @@ def test_a_source_that_changed_is_refused(tmp_path: Path, small_tokenizer: Path)
 def test_a_source_without_records_is_refused(tmp_path: Path, small_tokenizer: Path):
     with writing_folder(tmp_path / "source", "notes", {}):
         pass
-    with pytest.raises(UserError, match="holds no records"):
+    with pytest.raises(UserError, match="contains no records"):
         run(PackConfig(tmp_path / "source", tmp_path / "packed", small_tokenizer, 64))
 
 

@@ -9,7 +9,7 @@ import pytest
 from data_prep.contract.errors import UserError
 from data_prep.faithfulness.certificate import check, rules_version
 from data_prep.synthesize import instructions, notes
-from data_prep.synthesize.gate import GateConfig, checked, checking_beside, misquoted, without
+from data_prep.synthesize.gate import GateConfig, checked, checking_in_processes, misquoted, without
 from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.note_types import NOTE_TYPES
 from data_prep.synthesize.notes import NotesConfig
@@ -176,7 +176,7 @@ def test_texts_are_checked_alike_here_and_in_processes_beside_the_event_loop(mon
 
     here = asyncio.run(check_all())
     monkeypatch.setattr("data_prep.synthesize.gate.CHECKED_HERE", 0)
-    with checking_beside(1):
+    with checking_in_processes(1):
         beside = asyncio.run(check_all())
     assert beside == here
     assert [certificate.unsupported for _, certificate in here] == [0, 2, 0]
@@ -189,5 +189,5 @@ def kill_itself(*_: str) -> None:
 def test_a_checking_process_that_is_killed_ends_the_run_in_one_line(monkeypatch):
     monkeypatch.setattr("data_prep.synthesize.gate.CHECKED_HERE", 0)
     monkeypatch.setattr("data_prep.synthesize.gate.check_and_certify", kill_itself)
-    with checking_beside(1), pytest.raises(UserError, match="a process that checks texts was killed"):
+    with checking_in_processes(1), pytest.raises(UserError, match="a process that checks texts was killed"):
         asyncio.run(checked(GOOD, REPORT))

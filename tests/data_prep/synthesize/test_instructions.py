@@ -50,7 +50,7 @@ def test_the_tasks_of_one_note_are_distinct_and_stay():
 
 
 def test_weights_that_leave_no_task_are_refused():
-    with pytest.raises(UserError, match="no task is left"):
+    with pytest.raises(UserError, match="all are 0, at least one must be above 0"):
         TaskWeights(*[0] * 8).by_task()
     with pytest.raises(UserError, match=r"--task-weights.summarization -1"):
         TaskWeights(summarization=-1).by_task()

@@ -102,7 +102,7 @@ def test_a_bad_key_ends_the_run_and_leaves_no_folder(tmp_path):
 
 def test_a_run_of_which_every_request_failed_is_not_finished(tmp_path):
     source = write_reports(tmp_path / "a.jsonl", 5)
-    said = pytest.raises(UserError, match="every request failed, the last one with: note: not a chat completion")
+    said = pytest.raises(UserError, match="every request failed, the last with: note: not a chat completion")
     with FakeEndpoint(lambda body, n: (200, {}, "<html>")) as endpoint, said:
         notes.run(NotesConfig(source, tmp_path / "out", teacher=api(endpoint), shards=ShardsConfig(2)))
     assert not (tmp_path / "out").exists()
@@ -142,10 +142,10 @@ def test_what_is_no_collection_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         notes.run(NotesConfig(str(tmp_path / "absent.csv"), tmp_path / "out"))
     notes.run(NotesConfig(source, tmp_path / "out"))
-    with pytest.raises(UserError, match="another stage wrote"):
+    with pytest.raises(UserError, match="output folder of another stage"):
         notes.run(NotesConfig(str(tmp_path / "out"), tmp_path / "out2"))
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(UserError, match="holds no records"):
+    with pytest.raises(UserError, match="contains no records"):
         notes.run(NotesConfig(str(tmp_path / "empty.jsonl"), tmp_path / "out2"))
     assert not (tmp_path / "out2").exists()
 

@@ -84,7 +84,7 @@ def test_no_rule_touches_a_number_a_side_or_a_negation():
 
 def test_a_text_that_is_not_the_styled_one_is_refused():
     styled, edits = apply(TEXT, 1.0, 0)
-    with pytest.raises(ValueError, match="does not stand at"):
+    with pytest.raises(ValueError, match="is not at offset"):
         undo(styled.replace("b.i.d.", "t.i.d."), edits)
 
 

@@ -1,1 +1,1 @@
-"""Questions and answers by rule, a file for each task."""
+"""Rules for questions and answers, in one file per task."""

@@ -1,4 +1,4 @@
-"""Coreference Resolution: what a pronoun or a definite phrase of the note refers to, where a simple rule is safe."""
+"""Coreference Resolution: the referents of pronouns and definite phrases, as far as simple rules are safe."""
 
 import re
 
@@ -8,7 +8,7 @@ from data_prep.teachers.offline.tasks.forms import Form
 
 FEMALE = re.compile(r"\b(?:female|woman|girl|lady)\b", re.IGNORECASE)
 MALE = re.compile(r"\b(?:male|man|boy|gentleman)\b", re.IGNORECASE)
-# Anyone else in reach makes "he" or "she" unsafe.
+# Other persons, whose mention makes "he" or "she" ambiguous.
 OTHERS = re.compile(
     r"\b(?:mother|father|parents?|sister|brother|siblings?|wife|husband|daughter|son|uncle|aunt|cousin|grand\w+|"
     r"partner|spouse|surgeon|physician|"
@@ -46,7 +46,7 @@ IT_SHOWED = re.compile(
 
 
 def patient_phrase(view: NoteView) -> str:
-    """How the note names the patient, "36-year-old female", if it does so once and for one person."""
+    """The note's phrase for the patient, such as "36-year-old female"; "" if it has none or several patients."""
     if SEVERAL.search(view.text):
         return ""
     if view.header.get("PATIENT"):
@@ -56,18 +56,18 @@ def patient_phrase(view: NoteView) -> str:
 
 
 def patient_gender(view: NoteView) -> str:
-    """The gender that goes with the patient, or "" where the words do not agree."""
+    """The patient's gender by noun and pronouns, or "" if they disagree."""
     phrase = patient_phrase(view)
-    named = "female" if FEMALE.search(phrase) else "male" if MALE.search(phrase) else ""
+    by_noun = "female" if FEMALE.search(phrase) else "male" if MALE.search(phrase) else ""
     used = {word.lower() for s in view.sentences for word in PRONOUN.findall(s.text) if not OTHERS.search(s.text)}
-    heard = {gender for gender, words in HE.items() if used & set(words)}
-    if len(heard) > 1 or (named and heard and heard != {named}):
+    by_pronouns = {gender for gender, words in HE.items() if used & set(words)}
+    if len(by_pronouns) > 1 or (by_noun and by_pronouns and by_pronouns != {by_noun}):
         return ""
-    return named or next(iter(heard), "")
+    return by_noun or next(iter(by_pronouns), "")
 
 
 def pronouns(view: NoteView) -> list[str]:
-    """ "she” in: SENTENCE" for each pronoun that can only mean the patient."""
+    """A slot for each pronoun that can only refer to the patient."""
     gender = patient_gender(view)
     if not gender or not patient_phrase(view):
         return []
@@ -97,12 +97,15 @@ def resolve_pronoun(view: NoteView, text: str) -> str:
     if text not in pronouns(view):
         return NOT_STATED
     mention = SLOT.fullmatch(text)
-    said = mention[1] if mention else text
-    return f"“{said}” refers to the patient, introduced in the note as “{patient_phrase(view)}.”"
+    pronoun = mention[1] if mention else text
+    return f"“{pronoun}” refers to the patient, introduced in the note as “{patient_phrase(view)}.”"
 
 
 def antecedent(view: NoteView, sentence: Sentence, head: str, start: int) -> tuple[str, Sentence] | None:
-    """The last indefinite phrase with the same head before position `start` of the sentence, in the same section."""
+    """The nearest indefinite phrase with the same head before offset `start` of the sentence, and its sentence.
+
+    Searched are the sentence and up to six before it in the same section. None if several phrases are equally near.
+    """
     singular = head.rstrip("s") if head.endswith("s") and not head.endswith(("ss", "sis", "us")) else head
     pattern = re.compile(INDEFINITE + rf"{re.escape(singular)}(?:s|es)?\b(?!-)", re.IGNORECASE)
     earlier = [s for s in view.sentences[max(0, sentence.index - 6) : sentence.index] if s.section == sentence.section]
@@ -151,7 +154,7 @@ def resolve_relative(view: NoteView, text: str) -> str:
 
 
 def innermost(phrase: str) -> str:
-    """The last noun phrase of a match that began too early: "the patient underwent a CT scan" -> "a CT scan"."""
+    """The last noun phrase of a match that begins too early: "the patient underwent a CT scan" -> "a CT scan"."""
     return re.split(r"\s(?=(?:an?|the|his|her)\s)", phrase)[-1]
 
 
@@ -173,15 +176,15 @@ def resolve_it(view: NoteView, text: str) -> str:
 
 
 def list_mentions(view: NoteView) -> str:
-    """The words by which the note refers to the patient."""
+    """The answer with all expressions by which the note refers to the patient, or NOT_STATED."""
     phrase, gender = patient_phrase(view), patient_gender(view)
     if not phrase or not gender:
         return NOT_STATED
-    plain = [s.text for s in view.sentences if not OTHERS.search(s.text)]
-    named = unique([m.lower() for text in plain for m in PATIENT.findall(text)])
-    spoken = unique([m.lower() for text in plain for m in PRONOUN.findall(text) if m.lower() in HE[gender]])
+    texts = [s.text for s in view.sentences if not OTHERS.search(s.text)]
+    nouns = unique([m.lower() for text in texts for m in PATIENT.findall(text)])
+    words = unique([m.lower() for text in texts for m in PRONOUN.findall(text) if m.lower() in HE[gender]])
     return (
-        "The note refers to the patient as " + "; ".join(f"“{mention}”" for mention in [phrase, *named, *spoken]) + "."
+        "The note refers to the patient as " + "; ".join(f"“{mention}”" for mention in [phrase, *nouns, *words]) + "."
     )
 
 

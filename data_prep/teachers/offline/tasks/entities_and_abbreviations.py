@@ -41,7 +41,7 @@ DOSE = re.compile(
 
 
 def entity_names(sentences: list[Sentence], *kinds: str, negated: bool = False) -> list[str]:
-    """Distinct entities of these kinds; a problem that is denied is listed apart from one that is there."""
+    """The distinct entities of these kinds; `negated` selects the denied problems instead of the affirmed ones."""
     found = [
         e.text
         for s in sentences
@@ -52,7 +52,7 @@ def entity_names(sentences: list[Sentence], *kinds: str, negated: bool = False) 
 
 
 def denied_names(sentences: list[Sentence]) -> list[str]:
-    """The problems that are denied everywhere they are named."""
+    """The problems that are denied wherever they are named."""
     present = {name.lower() for name in entity_names(sentences, "problem")}
     return [name for name in entity_names(sentences, "problem", negated=True) if name.lower() not in present]
 
@@ -78,11 +78,11 @@ def sections_naming(view: NoteView, *kinds: str) -> list[str]:
 
 def name_in_section(view: NoteView, section: str, *kinds: str) -> str:
     sentences = view.section(section)
-    parts = [listing(PLURALS[kind].capitalize(), entity_names(sentences, kind)) for kind in kinds]
+    lists = [listing(PLURALS[kind].capitalize(), entity_names(sentences, kind)) for kind in kinds]
     if "problem" in kinds:
         denied = denied_names(sentences)
-        parts += [f"Stated to be absent: {'; '.join(denied)}."] if denied else []
-    return " ".join(part for part in parts if part != NOT_STATED) or NOT_STATED
+        lists += [f"Stated to be absent: {'; '.join(denied)}."] if denied else []
+    return " ".join(text for text in lists if text != NOT_STATED) or NOT_STATED
 
 
 def sentences_naming(view: NoteView) -> list[str]:
@@ -208,8 +208,10 @@ ORDINARY_ENDINGS = (
 
 
 def lower_first(text: str) -> str:
-    """A long form inside a sentence: small initial where its first word is surely no name: "Magnetic",
-    not "Bartter"."""
+    """A long form as it reads inside a sentence: the initial in lower case if the first word is surely not a name.
+
+    "Magnetic" becomes "magnetic", but "Bartter" stays.
+    """
     first = re.split(r"[\s-]", text)[0]
     small = first.lower()
     known = small in QUALIFIERS or small in KIND_OF or small.endswith(ORDINARY_ENDINGS)
@@ -256,7 +258,7 @@ def expandable_sentences(view: NoteView) -> list[str]:
 
 
 def write_out(view: NoteView, sentence: str) -> str:
-    """The sentence with each defined short form replaced by its long form; a definition in it loses its bracket."""
+    """The sentence with each defined short form replaced by its long form, and without the brackets of definitions."""
     for short, long in view.abbreviations.items():
         sentence = re.sub(rf"\s*\({re.escape(short)}\)(?!\w)", "", sentence) if long in sentence else sentence
         full = lower_first(long).replace("\\", "")

@@ -1,4 +1,4 @@
-"""Paraphrasing: a sentence of the note in other words, by replacements that keep every number and every negation."""
+"""Paraphrasing: rewording of the note's sentences by replacements that keep every number and every negation."""
 
 import re
 
@@ -9,7 +9,7 @@ from data_prep.teachers.offline.sections import COURSE, FOLLOW_UP, PRESENT
 from data_prep.teachers.offline.tasks.entities_and_abbreviations import write_out
 from data_prep.teachers.offline.tasks.forms import Form
 
-# Turns of phrase with one meaning; the replacement fits the same place in the sentence.
+# Phrases with one meaning -> a replacement that fits the same place in the sentence.
 REWORDINGS = {
     "presented to": "came to", "presented with": "came in with", "presented at": "came in at",
     "complained of": "reported", "complaining of": "reporting", "underwent": "had", "revealed": "showed",
@@ -41,14 +41,14 @@ REWORDINGS = {
     "adjacent to": "next to", "with no": "without any", "ceased": "stopped", "discontinued": "stopped",
     "commenced": "began", "occurred": "took place",
 }  # fmt: skip
-# After an auxiliary ("had undergone", "has been noted") another form of the verb would be needed.
+# Not after an auxiliary ("had undergone", "has been noted"), where another form of the verb would be needed.
 REWORDABLE = re.compile(
     r"(?<![\w-])(?<!had )(?<!has )(?<!have )(?<!been )(?<!having )(?:"
     + "|".join(sorted(map(re.escape, REWORDINGS), key=len, reverse=True))
     + r")(?![\w-])",
     re.IGNORECASE,
 )
-# A plain word stands only where the technical one is not part of a longer term: "portal hypertension" stays.
+# Matches a technical word only if it is not part of a longer term: "portal hypertension" stays.
 PLAIN = re.compile(
     r"(?:(?<=^)|(?<=with )|(?<=of )|(?<=and )|(?<=, )|(?<=for )|(?<=had )|(?<=no )|(?<=without )|(?<=the )|"
     r"(?<=showed )|(?<=or )|(?<=revealed )|(?<=: ))(?<!\w-)("
@@ -71,14 +71,14 @@ def plain_words(text: str) -> str:
 
 
 def fitting(plain: str, text: str, start: int) -> str:
-    """The plain words without their article where one or a "no" stands before."""
+    """The plain words, without their article if one or a "no" precedes them."""
     before = text[:start].split()[-1:] or [""]
     bare = re.sub(r"^an? ", "", plain) if before[0].lower() in ("no", "the", "or", "without", "and") else plain
     return bare[0].upper() + bare[1:] if start == 0 else bare
 
 
 def reword(text: str) -> tuple[str, int]:
-    """The text after the replacements, and how many were made."""
+    """The reworded text, and the number of replacements."""
     return REWORDABLE.subn(lambda match: keep_case(match[0], REWORDINGS[match[0].lower()]), text)
 
 
@@ -87,7 +87,7 @@ def keep_case(old: str, new: str) -> str:
 
 
 def move_front(text: str) -> str:
-    """Put a time at the end: "On day 2, the drain was removed." Only a time, and only before a single clause."""
+    """Move a time at the start to the end: "On day 2, the drain was removed." Only before a single clause."""
     match = FRONTED.match(text)
     times = find_times(text)
     if not match or UNSAFE_FRONT.search(match[2]) or len(times) != 1 or times[0].start or times[0].end != len(match[1]):
@@ -104,7 +104,7 @@ def is_month(text: str) -> bool:
 
 
 def paraphrase(view: NoteView, sentence: str) -> str:
-    """The sentence in other words, or NOT_STATED where fewer than two safe changes are possible."""
+    """The sentence in other words, or NOT_STATED if fewer than two safe changes are possible."""
     expanded = write_out(view, sentence)
     moved = move_front(expanded)
     plain = plain_words(moved)
@@ -121,15 +121,15 @@ def paraphrasable(view: NoteView, *sections: str) -> list[str]:
     ]  # fmt: skip
 
 
-def asked(view: NoteView, sentence: str) -> str:
+def answer_paraphrase(view: NoteView, sentence: str) -> str:
     if not any(sentence == s.text for s in view.sentences):
         return NOT_STATED
     answer = paraphrase(view, sentence)
-    return answer if answer != NOT_STATED else sentence_case(easier(view, sentence))
+    return answer if answer != NOT_STATED else sentence_case(simplified(view, sentence))
 
 
-def easier(view: NoteView, sentence: str) -> str:
-    """All safe changes, however few."""
+def simplified(view: NoteView, sentence: str) -> str:
+    """The sentence after all safe changes, even if there are none."""
     return reword(plain_words(move_front(write_out(view, sentence))))[0]
 
 
@@ -140,25 +140,25 @@ def plain_sentences(view: NoteView) -> list[str]:
 def in_plain_words(view: NoteView, sentence: str) -> str:
     if not any(sentence == s.text for s in view.sentences):
         return NOT_STATED
-    return sentence_case(easier(view, sentence))
+    return sentence_case(simplified(view, sentence))
 
 
 def reword_section(view: NoteView, section: str) -> str:
     sentences = view.section(section)
-    return " ".join(sentence_case(easier(view, s.text)) for s in sentences) if sentences else NOT_STATED
+    return " ".join(sentence_case(simplified(view, s.text)) for s in sentences) if sentences else NOT_STATED
 
 
 def short_sections(view: NoteView) -> list[str]:
     def fits(sentences: list[Sentence]) -> bool:
         words = sum(len(s.text.split()) for s in sentences)
-        changed = sum(easier(view, s.text) != s.text for s in sentences)
+        changed = sum(simplified(view, s.text) != s.text for s in sentences)
         return 12 <= words <= 110 and changed * 2 >= len(sentences)
 
     return [name for name in view.sections if fits(view.section(name))]
 
 
 def first_line(view: NoteView, *sections: str) -> str:
-    """The first sentence of these sections that can be reworded."""
+    """The paraphrase of the first sentence of these sections that can be reworded, or NOT_STATED."""
     return next((paraphrase(view, text) for text in paraphrasable(view, *sections)), NOT_STATED)
 
 
@@ -167,7 +167,7 @@ PARAPHRASE_FORMS = (
         ("Paraphrase this sentence without changing its meaning: “{}”", "Say the following in other words: “{}”",
         "Reword this line of the note: “{}”"),
         paraphrasable,
-        asked,
+        answer_paraphrase,
     ),
     Form(
         ("Rewrite this sentence in words that a patient would understand: “{}”",
@@ -184,7 +184,7 @@ PARAPHRASE_FORMS = (
     Form(
         ("Reword for a colleague outside the specialty, with abbreviations written out: “{}”",),
         lambda view: [text for text in paraphrasable(view) if write_out(view, text) != text],
-        asked,
+        answer_paraphrase,
     ),
     Form(
         ("Choose a sentence on how the illness began and paraphrase it.",

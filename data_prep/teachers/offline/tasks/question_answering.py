@@ -1,4 +1,4 @@
-"""Question Answering: facts that a reader would look up in a note, answered in its own words."""
+"""Question Answering: facts that a reader would look up in a note, answered in the note's own words."""
 
 import re
 
@@ -27,7 +27,7 @@ from data_prep.teachers.offline.sections import (
 )  # fmt: skip
 from data_prep.teachers.offline.tasks.forms import Form
 from data_prep.teachers.offline.tasks.relation_extraction import specific
-from data_prep.teachers.offline.tasks.summarization import ACTION, FINAL, OUTCOME, best, tell
+from data_prep.teachers.offline.tasks.summarization import ACTION, FINAL, OUTCOME, as_text, best
 
 VALUE = re.compile(
     r"^\s*(?:\((?![\d<>])[^()]{1,25}\)\s*)?(?:levels?|counts?|values?|concentrations?)?\s*(?:was|were|is|of|at|as|:|"
@@ -73,7 +73,7 @@ TOPICS: dict[str, re.Pattern[str]] = {
 def on_topic(view: NoteView, topic: str) -> str:
     pattern = TOPICS.get(topic)
     found = [s for s in view.sentences if pattern and pattern.search(s.text) and len(s.text.split()) <= 60]
-    return tell(found[:2])
+    return as_text(found[:2])
 
 
 def topics_found(view: NoteView) -> list[str]:
@@ -81,7 +81,7 @@ def topics_found(view: NoteView) -> list[str]:
 
 
 def values_of(view: NoteView, test: str) -> list[str]:
-    """The values that stand right after a test's name, in the order of the note."""
+    """The values right after a test's name, in the order of the note."""
     found = []
     for sentence in view.containing(test):
         for name in word_pattern(test).finditer(sentence.text):
@@ -129,7 +129,7 @@ def complaint(view: NoteView) -> str:
 
 
 def polarity(view: NoteView, problem: str) -> list[tuple[bool, Sentence]]:
-    """Whether each mention of a problem is denied, leaving out what is suspected, past or another person's."""
+    """(negated, sentence) of each mention of a problem, except suspected and past problems and other persons'."""
 
     def names(entity: Entity) -> bool:
         return entity.kind == "problem" and entity.text.lower() == problem.lower()
@@ -147,7 +147,7 @@ def was_present(view: NoteView, problem: str) -> str:
 
 
 def askable_problems(view: NoteView) -> list[str]:
-    """Denied problems twice: a note names more that was there, and "no" is the answer that needs practice."""
+    """The problems to ask about, denied ones twice: notes affirm more problems, and "no" is the harder answer."""
     both = [(e.text, e.negated) for s in view.sentences for e in s.entities if e.kind == "problem" and specific(e.text)]
     names = unique([text for text, _ in both]) + unique([text for text, negated in both if negated])
     return [name for name in names if was_present(view, name) != NOT_STATED]
@@ -157,21 +157,21 @@ def diagnosis(view: NoteView) -> str:
     found = best(view.section(ASSESSMENT), FINAL) or best(
         view.section(PATHOLOGY, COURSE, FOLLOW_UP, STUDIES, IMAGING, PRESENT), FINAL
     )
-    return tell(found)
+    return as_text(found)
 
 
 def treatment(view: NoteView) -> str:
-    return tell(best(view.section(COURSE, FOLLOW_UP), ACTION, count=3))
+    return as_text(best(view.section(COURSE, FOLLOW_UP), ACTION, count=3))
 
 
 def outcome(view: NoteView) -> str:
-    return tell(best(view.section(COURSE, FOLLOW_UP)[-3:], OUTCOME, count=2))
+    return as_text(best(view.section(COURSE, FOLLOW_UP)[-3:], OUTCOME, count=2))
 
 
 def section_text(view: NoteView, *names: str) -> str:
     sentences = view.section(*names)
     words = sum(len(s.text.split()) for s in sentences)
-    return tell(sentences) if words <= 110 else tell([s for s in sentences if len(s.text.split()) <= 50][:3])
+    return as_text(sentences) if words <= 110 else as_text([s for s in sentences if len(s.text.split()) <= 50][:3])
 
 
 QUESTION_FORMS = (

@@ -20,7 +20,7 @@ SHOWED = re.compile(
     r"\b(?:showed|shows|revealed|reveals|demonstrated|disclosed|confirmed|detected|suggested|indicated|identified|"
     r"objectified|found|displayed|documented)\b"
 )
-# Between a treatment and the problem it was for.
+# Words that link a treatment to the problem that it was for.
 FOR_PROBLEM = re.compile(
     r"\b(?:for|because of|due to|as treatment of|against|to treat|in view of|to control|to prevent)\b", re.IGNORECASE
 )
@@ -35,6 +35,9 @@ TREATED_WITH = re.compile(
     r"\btreatment (?:of|for)\b|\bresponded to\b|\b(?:resolved|improved) (?:with|after|following)\b",
     re.IGNORECASE,
 )
+# The link must follow the treatment within this many characters and in the same clause, and the problem the link.
+MOST_BETWEEN, MOST_OFFSET = 70, 45
+NEW_CLAUSE = re.compile(r"[;.]|, (?:and|but|which)|\bwho\b|\bwhich\b")
 CAUSE = re.compile(
     r"\b(?:due to|because of|secondary to|caused by|as a result of|owing to|resulting from|"
     r"attributed to)\s+(?!the fact)((?:[^.;,]|[.,](?=\d)){4,})",
@@ -56,7 +59,7 @@ def entities_of(view: NoteView, kind: str) -> list[tuple[Sentence, Entity]]:
 
 
 def specific(name: str) -> bool:
-    """Whether a name says enough to be asked about; "lesion" alone does not."""
+    """Return True if a name is specific enough to ask about; "lesion" alone is not."""
     return name.lower() not in VAGUE and len(name) > 3
 
 
@@ -68,25 +71,20 @@ aspiration reconstruction cancer disease recurrence inflammation examination
 
 
 def reason_for(view: NoteView, treatment: str) -> str:
-    """What a drug or procedure was given for, where one sentence joins the two."""
+    """The first sentence that links a drug or procedure to the problem it was given for, or NOT_STATED."""
     for sentence in view.containing(treatment):
         name = word_pattern(treatment).search(sentence.text)
-        after = sentence.text[name.end() :] if name else ""
-        link = FOR_PROBLEM.search(after)
-        between = after[: link.start()] if link else ""
-        if (
-            not link
-            or len(between) > 70
-            or STOPPED.search(between)
-            or re.search(r"[;.]|, (?:and|but|which)|\bwho\b|\bwhich\b", between)
-        ):
+        link = FOR_PROBLEM.search(sentence.text[name.end() :]) if name else None
+        if not name or not link:
             continue
-        target = after[link.end() :]
-        problem = next(
-            (e for e in sentence.entities if e.kind == "problem" and e.start >= len(sentence.text) - len(target)), None
-        )
-        offset = problem.start - (len(sentence.text) - len(target)) if problem else 99
-        if problem and offset < 45 and not re.search(r"[,;.]", target[:offset]):
+        between = sentence.text[name.end() : name.end() + link.start()]
+        if len(between) > MOST_BETWEEN or STOPPED.search(between) or NEW_CLAUSE.search(between):
+            continue
+        start = name.end() + link.end()
+        problem = next((e for e in sentence.entities if e.kind == "problem" and e.start >= start), None)
+        if not problem or problem.start - start >= MOST_OFFSET:
+            continue
+        if not re.search(r"[,;.]", sentence.text[start : problem.start]):
             return sentence_case(sentence.text)
     return NOT_STATED
 
@@ -97,7 +95,7 @@ def treatments_with_reason(view: NoteView) -> list[str]:
 
 
 def findings_of(view: NoteView, test: str) -> str:
-    """What a test showed: the sentences in which it is the subject of a finding, at most two."""
+    """The first two sentences in which a test is the subject of a finding, or NOT_STATED."""
     found = []
     for sentence in view.containing(test):
         name = word_pattern(test).search(sentence.text)
@@ -108,7 +106,7 @@ def findings_of(view: NoteView, test: str) -> str:
 
 
 def with_continuation(view: NoteView, sentence: Sentence) -> str:
-    """The sentence, and the next one where that goes on with "It also showed"."""
+    """The sentence, and the next one if it continues with "It also showed"."""
     following = view.sentences[sentence.index + 1] if sentence.index + 1 < len(view.sentences) else None
     if (
         following
@@ -126,7 +124,7 @@ def tests_with_findings(view: NoteView) -> list[str]:
 
 
 def treatment_of(view: NoteView, problem: str) -> str:
-    """The sentences that name the problem and something done about it, at most two."""
+    """The first two sentences that name the problem and a treatment, or NOT_STATED."""
     found = [
         sentence_case(s.text)
         for s in view.containing(problem)
@@ -160,7 +158,7 @@ def drugs_with_dose(view: NoteView) -> list[str]:
 
 
 def site_of(view: NoteView, problem: str) -> str:
-    """Where a problem sits: "in the", "of the" or "at the" and an anatomical site within a few words of it."""
+    """The site of a problem, linked by a preposition within a few words, with its sentence; or NOT_STATED."""
     for sentence in view.containing(problem):
         for name in word_pattern(problem).finditer(sentence.text):
             after = sentence.text[name.end() :]
@@ -199,13 +197,13 @@ def cause_in(view: NoteView, text: str) -> str:
     if not match:
         return NOT_STATED
     effect, cause = sentence[: match.start()].strip(" ,"), match[1].strip()
-    # "Because of the bleeding, the drain was removed": the effect follows.
+    # "Because of the bleeding, the drain was removed": the effect follows the cause.
     effect = effect if len(effect.split()) > 1 else sentence[match.end() :].strip(" ,.")
     return f"Cause: {cause}. Effect: {effect}." if len(effect.split()) > 1 else f"Cause: {cause}."
 
 
 def evidence_for(view: NoteView, problem: str) -> str:
-    """The sentences that name the problem together with a test or finding that points to it."""
+    """The first two sentences that name the problem with a test that points to it, or NOT_STATED."""
     found = [
         sentence_case(s.text)
         for s in view.containing(problem)

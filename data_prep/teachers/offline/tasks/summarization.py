@@ -1,4 +1,4 @@
-"""Summarization: two to four sentences of the note, chosen by section, place and key words."""
+"""Summarization: two to four sentences of the note, chosen by section, position and key words."""
 
 import re
 
@@ -42,7 +42,10 @@ LONGEST = 50
 
 
 def score(sentence: Sentence, *keys: re.Pattern[str]) -> float:
-    """More for key words and named entities, less for length beyond a line or two and for sentences that lean."""
+    """The score of a sentence for a summary.
+
+    Key words and entities raise it; more than 25 words, or an opening that refers to the sentence before, lower it.
+    """
     words = len(sentence.text.split())
     entities = len({(e.kind, e.text.lower()) for e in sentence.entities})
     return 3.0 * sum(bool(key.search(sentence.text)) for key in keys) + min(entities, 4) * 0.5 - 0.08 * max(0,
@@ -58,7 +61,7 @@ def best(sentences: list[Sentence], *keys: re.Pattern[str], count: int = 1) -> l
 
 
 def within(sentences: list[Sentence], words: int = 120) -> list[Sentence]:
-    """The leading sentences that fit, the first always."""
+    """The first sentence, and every further one that fits into a total of `words`."""
     kept = sentences[:1]
     for sentence in sentences[1:]:
         if sum(len(s.text.split()) for s in (*kept, sentence)) <= words:
@@ -66,8 +69,8 @@ def within(sentences: list[Sentence], words: int = 120) -> list[Sentence]:
     return kept
 
 
-def tell(sentences: list[Sentence]) -> str:
-    """The sentences in the order of the note, each once."""
+def as_text(sentences: list[Sentence]) -> str:
+    """The sentences as one text, in the order of the note and without duplicates; NOT_STATED if there are none."""
     chosen = within(sorted({s.index: s for s in sentences}.values(), key=lambda s: s.index))
     return " ".join(sentence_case(s.text) for s in chosen) or NOT_STATED
 
@@ -80,15 +83,15 @@ def findings(view: NoteView) -> list[Sentence]:
     return best(view.section(IMAGING, STUDIES, PATHOLOGY, LABORATORY, EXAMINATION, ASSESSMENT), FINAL, DIAGNOSIS)
 
 
-def whole(view: NoteView, count: int) -> str:
+def whole_note(view: NoteView, count: int) -> str:
     course = view.section(COURSE, FOLLOW_UP)
     treatment = best(course, ACTION)
     outcome = best([s for s in course[-4:] if s not in treatment], OUTCOME)
-    parts = opening(view) + findings(view) + treatment + outcome
-    if len(parts) < 2:
-        parts += [s for s in view.sentences if s not in parts and len(s.text.split()) <= LONGEST][: 2 - len(parts)]
-    chosen = parts[:1] + parts[-(count - 1) :] if count < len(parts) else parts
-    return tell(within(chosen))
+    found = opening(view) + findings(view) + treatment + outcome
+    if len(found) < 2:
+        found += [s for s in view.sentences if s not in found and len(s.text.split()) <= LONGEST][: 2 - len(found)]
+    chosen = found[:1] + found[-(count - 1) :] if count < len(found) else found
+    return as_text(within(chosen))
 
 
 def section_summary(view: NoteView, section: str) -> str:
@@ -97,7 +100,7 @@ def section_summary(view: NoteView, section: str) -> str:
         return NOT_STATED
     chosen = sorted(sentences, key=lambda s: (-score(s, DIAGNOSIS, ACTION, OUTCOME), s.index))
     short = [s for s in chosen if len(s.text.split()) <= LONGEST]
-    return tell(short[:3] if len(sentences) > 6 else short[:2])
+    return as_text(short[:3] if len(sentences) > 6 else short[:2])
 
 
 def long_sections(view: NoteView) -> list[str]:
@@ -110,11 +113,11 @@ def course_summary(view: NoteView) -> str:
     course = view.section(COURSE, FOLLOW_UP)
     chosen = best(course, ACTION, count=2)
     chosen += best([s for s in course[-3:] if s not in chosen], OUTCOME)
-    return tell(chosen)
+    return as_text(chosen)
 
 
 def workup_summary(view: NoteView) -> str:
-    return tell(
+    return as_text(
         [s for name in (LABORATORY, IMAGING, STUDIES, PATHOLOGY) for s in best(view.section(name), DIAGNOSIS, FINAL)]
     )
 
@@ -122,11 +125,11 @@ def workup_summary(view: NoteView) -> str:
 def presentation_summary(view: NoteView) -> str:
     background = [s for s in view.section(PAST, MEDICATIONS, FAMILY_SOCIAL) if len(s.text.split()) <= LONGEST][:1]
     signs = [s for s in view.section(EXAMINATION) if len(s.text.split()) <= LONGEST][:1]
-    return tell(opening(view) + background + signs)
+    return as_text(opening(view) + background + signs)
 
 
 def topic_sentences(view: NoteView) -> list[str]:
-    """The problems named in two to five sentences: enough to summarise."""
+    """The problems named in two to five sentences, which is enough to summarise."""
     names = dict.fromkeys(
         e.text.lower()
         for s in view.sentences
@@ -137,7 +140,7 @@ def topic_sentences(view: NoteView) -> list[str]:
 
 
 def about(view: NoteView, problem: str) -> str:
-    return tell([s for s in view.containing(problem) if len(s.text.split()) <= 45][:3])
+    return as_text([s for s in view.containing(problem) if len(s.text.split()) <= 45][:3])
 
 
 SUMMARY_FORMS = (
@@ -145,12 +148,12 @@ SUMMARY_FORMS = (
         ("Summarize this note in three or four sentences.", "Give a brief summary of the case for handover.",
         "Write a short summary of this discharge summary."),
         lambda view: [""],
-        lambda view, _: whole(view, 4),
+        lambda view, _: whole_note(view, 4),
     ),
     Form(
         ("Summarize the note in at most three sentences: why the patient came, what was done, how it ended.",),
         lambda view: [""],
-        lambda view, _: whole(view, 3),
+        lambda view, _: whole_note(view, 3),
     ),
     Form(
         ("Summarize the section {}.", "What are the main points of {}?"),

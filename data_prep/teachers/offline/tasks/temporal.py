@@ -1,4 +1,4 @@
-"""Temporal Information Extraction: when something happened, for how long, and in which order the note tells it."""
+"""Temporal Information Extraction: times, durations and the order of events."""
 
 import re
 
@@ -13,7 +13,7 @@ PHRASE_START = re.compile(r"^(?:of|with) ")
 
 
 def timed(sentences: list[Sentence], *kinds: str) -> list[tuple[Sentence, Time]]:
-    """The sentences with a time expression, each with its first."""
+    """The sentences with a time expression of these kinds, each with its first one."""
     found = []
     for sentence in sentences:
         times = [time for time in find_times(sentence.text) if time.kind in kinds]
@@ -23,7 +23,7 @@ def timed(sentences: list[Sentence], *kinds: str) -> list[tuple[Sentence, Time]]
 
 
 def events(view: NoteView) -> list[tuple[Sentence, Time, str]]:
-    """The sentences with one time expression that can be taken off, leaving the event."""
+    """The sentences with a single time expression that can be removed, with the time and the remaining event."""
     found = []
     for sentence in view.sentences:
         times = find_times(sentence.text)
@@ -58,7 +58,7 @@ def happened(view: NoteView, expression: str) -> str:
 
 
 def expressions(view: NoteView) -> list[str]:
-    """Dates and relative times that the note uses once, so that the question has one answer."""
+    """The dates and relative times that occur once in the note, so that the question has one answer."""
     texts = [
         time.text
         for s in view.sentences
@@ -106,7 +106,7 @@ def edge_event(view: NoteView, last: bool) -> str:
     if len(found) < 2:
         return NOT_STATED
     years = [(int(re.findall(r"(?:19|20)\d\d", time.text)[-1]), month_of(time.text)) for _, time in found]
-    # Two dates of one year can only be put in order where both name the month.
+    # Two dates of one year can only be ordered if both name the month.
     if len(set(years)) < 2 or any(not month and sum(year == y for y, _ in years) > 1 for year, month in years):
         return NOT_STATED
     edge = max(years) if last else min(years)
@@ -118,7 +118,7 @@ MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", 
 
 
 def month_of(text: str) -> int:
-    """1 to 12, or 0 where the date names no month in words."""
+    """The month of a date from 1 to 12, or 0 if it names no month in words."""
     return next((index + 1 for index, name in enumerate(MONTHS) if re.search(rf"\b{name}", text.lower())), 0)
 
 
@@ -139,7 +139,7 @@ TEMPORAL_FORMS = (
         expressions,
         happened,
     ),
-    # What the note lacks is asked for without quotation marks: these stand for the note's own words.
+    # No quotation marks here, because they would mark the note's own words.
     Form(
         ("What does the note record {}?",),
         lambda view: [],

@@ -154,7 +154,7 @@ def test_sources_that_are_none(tmp_path):
     with pytest.raises(UserError, match="no such file or folder"):
         asked(tmp_path / "absent", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no files of a known kind"):
+    with pytest.raises(UserError, match="contains no files of a known kind"):
         asked(tmp_path / "empty", tmp_path / "out")
     (tmp_path / "a.json").write_text(json.dumps([ROW]))
     with pytest.raises(UserError, match=r"--reports .*absent: no such file"):

@@ -110,7 +110,7 @@ def test_a_row_that_never_comes_costs_that_record_only(tmp_path):
     assert (manifest["out"], manifest["rejected"]) == (4, {"error": 2})
     assert endpoint.line_counts() == [6, 1, 1], "what the endpoint refuses for good is not asked for again"
     details = [reject.detail for reject in read_notes(tmp_path / "out")[1]]
-    assert ["status 400" in details[0], "holds no reply" in details[1]] == [True, True]
+    assert ["status 400" in details[0], "contains no reply" in details[1]] == [True, True]
 
 
 def test_a_reply_may_hold_what_text_readers_take_for_the_end_of_a_line(tmp_path):

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from data_prep.contract.errors import UserError
-from data_prep.teachers.endpoint.allowed_hosts import is_of_the_house
+from data_prep.teachers.endpoint.allowed_hosts import is_own_host
 from data_prep.teachers.endpoint.budget import Budget, BudgetConfig, check_budget, most_prompt_tokens
 from data_prep.teachers.endpoint.replies import Usage
 
@@ -63,12 +63,12 @@ def test_what_has_no_price_is_refused_where_it_may_cost_money():
     "host", ["localhost", "127.0.0.1", "10.1.2.3", "192.168.0.9", "[::1]", "gpu3", "vllm.internal"]
 )
 def test_machines_of_ones_own(host):
-    assert is_of_the_house(urlsplit(f"http://{host}:8000/v1").hostname)
+    assert is_own_host(urlsplit(f"http://{host}:8000/v1").hostname)
 
 
 @pytest.mark.parametrize("host", ["api.openai.com", "8.8.8.8", "example.org"])
 def test_machines_of_others(host):
-    assert not is_of_the_house(urlsplit(f"https://{host}/v1").hostname)
+    assert not is_own_host(urlsplit(f"https://{host}/v1").hostname)
 
 
 def test_no_tokenizer_makes_more_of_a_prompt_than_its_bound(mistral_tokenizer):

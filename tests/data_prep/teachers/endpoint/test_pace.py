@@ -178,7 +178,7 @@ def test_the_endpoints_headers_are_heeded():
     async def go():
         pace = Pace(64)
         await pace.enter(10)
-        pace.told(
+        pace.update_limits(
             {
                 "x-ratelimit-limit-requests": "100",
                 "x-ratelimit-remaining-requests": "3",
@@ -202,7 +202,7 @@ def test_tokens_that_are_gone_hold_requests_up():
         await pace.enter(200)
         await pace.enter(300)
         told = {"limit": "1000", "remaining": "400", "reset": "600ms"}
-        pace.told({f"x-ratelimit-{name}-tokens": value for name, value in told.items()}, 200)
+        pace.update_limits({f"x-ratelimit-{name}-tokens": value for name, value in told.items()}, 200)
         started = time.monotonic()
         await pace.enter(200)
         return time.monotonic() - started

@@ -228,7 +228,7 @@ def test_half_an_emoji_at_the_end_of_a_reply_can_be_stored():
 
 def test_a_key_with_a_newline_is_refused_and_not_shown(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-one\nsk-two")
-    with pytest.raises(UserError, match="copy it again") as caught:
+    with pytest.raises(UserError, match="copy the key again") as caught:
         check_teacher(TeacherConfig("openai", "http://x/v1", "m"))
     assert "sk-" not in str(caught.value)
 
@@ -247,7 +247,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_sent(monkeypat
     with pytest.raises(UserError, match="--base-url"):
         check_teacher(TeacherConfig(teacher="openai", model="m", base_url="localhost:8000"))
     for secret in ("http://me:pass@x/v1", "http://x/v1?api-key=pass"):
-        with pytest.raises(UserError, match="a key belongs into") as caught:
+        with pytest.raises(UserError, match="put the key in") as caught:
             check_teacher(TeacherConfig(teacher="openai", model="m", base_url=secret))
         assert "pass@" not in str(caught.value)
         assert "=pass" not in str(caught.value)
