@@ -15,7 +15,7 @@ ROW = 256
 def read_rows(folder: Path) -> list[PackedRow]:
     from array_record.python.array_record_module import ArrayRecordReader
 
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, "packed")
     rows = []
     for file in manifest["files"]:
         reader = ArrayRecordReader(str(folder / file["name"]))
