@@ -7,6 +7,8 @@ or a date, so finding one does not prove a leak; nobody publishes a patient's ph
 import re
 from dataclasses import dataclass
 
+from data_prep.clinical_text.number_words import MONTH
+
 
 @dataclass(frozen=True)
 class Found:
@@ -15,10 +17,7 @@ class Found:
     start: int
 
 
-MONTHS = (
-    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|"
-)
-MONTHS += r"Nov(?:ember)?|Dec(?:ember)?)\.?"
+WRITTEN_MONTH = rf"{MONTH}\.?"
 CAPITALIZED = r"[A-Z][a-zà-ÿ]+(?:[-'’]?[A-Z][a-zà-ÿ]+)?"
 RULES = {
     # "Dr. Smith", "Mrs Jane Doe"; not "Dr. in charge". "Miss" is left out, because it also begins sentences.
@@ -50,7 +49,8 @@ RULES = {
         re.IGNORECASE,
     ),
     "date": re.compile(
-        rf"\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {MONTHS},? (?:19|20)\d\d\b|\b{MONTHS} \d{{1,2}}(?:st|nd|rd|th)?,? "
+        rf"\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {WRITTEN_MONTH},? (?:19|20)\d\d\b"
+        rf"|\b{WRITTEN_MONTH} \d{{1,2}}(?:st|nd|rd|th)?,? "
         r"(?:19|20)\d\d\b|(?<![\d/])\d{1,2}[/.-]\d{1,2}[/.-](?:19|20)\d\d(?!\d)|\b(?:19|20)\d\d-\d\d-\d\d\b"
     ),
 }

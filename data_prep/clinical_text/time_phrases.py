@@ -7,22 +7,19 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from data_prep.clinical_text import number_words
+from data_prep.clinical_text.number_words import ONE_TO_NINETEEN, ORDINALS
+
 NUMBER = (
-    r"(?:\d+(?:\.\d+)?(?:\s?(?:-|–|to)\s?\d+)?|an?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+    rf"(?:\d+(?:\.\d+)?(?:\s?(?:-|–|to)\s?\d+)?|an?|{'|'.join(ONE_TO_NINETEEN[:12])}"
     r"|fifteen|twenty|thirty|several|a few|few|half a|a couple of)"
 )
 UNIT = r"(?:seconds?|minutes?|min|hours?|hrs?|h|days?|d|weeks?|wks?|wk|months?|years?|yrs?|yr)"
 LONG_UNIT = r"(?:hours?|days?|weeks?|months?|years?)"
-MONTH = (
-    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sep(?:t|tember)?"
-    r"|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
-)
+MONTH = rf"{number_words.MONTH}\.?"
 YEAR = r"(?:19|20)\d\d\b"
 DAY = r"\d{1,2}(?:st|nd|rd|th)?"
-ORDINAL = (
-    r"(?:\d+(?:st|nd|rd|th)|first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth"
-    r"|thirteenth|fourteenth|next|following|same|previous)"
-)
+ORDINAL = rf"(?:\d+(?:st|nd|rd|th)|{'|'.join(ORDINALS)}|next|following|same|previous)"
 ABOUT = r"(?:(?:about|approximately|around|almost|over|only|nearly|another|more than|at least|the first|a total of) )?"
 THE = r"(?:(?:the|her|his|this|initial|first|second|last|current|hospital) )*"
 EVENT = (

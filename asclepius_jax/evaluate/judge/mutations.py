@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from data_prep.clinical_text.number_words import MONTHS, ONE_TO_NINETEEN
+
 
 @dataclass(frozen=True)
 class Planted:
@@ -125,13 +127,9 @@ def end_of_clause(text: str, start: int) -> int:
     return stop.start() if stop else len(text)
 
 
-YEAR = re.compile(
-    r"\b(?:in|In|on|On|since|Since|of|January|February|March|April|May|June|July|August|September|October|November"
-    r"|December|, )\s?((?:19|20)\d\d)\b"
-)
-MONTHS = tuple("January February March April May June July August September October November December".split())
-MONTH = re.compile(r"\b(January|February|March|April|June|July|August|September|October|November|December)\b(?= \d)")
-SPELLED = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+YEAR = re.compile(rf"\b(?:in|In|on|On|since|Since|of|{'|'.join(MONTHS)}|, )\s?((?:19|20)\d\d)\b")
+MONTH = re.compile(rf"\b({'|'.join(month for month in MONTHS if month != 'May')})\b(?= \d)")
+SPELLED = ONE_TO_NINETEEN[:12]
 SPAN = re.compile(
     r"(?<![\w.,/–-])(\d{1,2}|two|three|four|five|six|seven|eight|nine|ten)(?=[ -](?:hour|day|week|month"
     r"|year)s?\b(?![- ]old| of age))"

@@ -7,14 +7,12 @@ find_times("A 34-year-old man, admitted on 12 March 2019 for 2 weeks, POD 3")
 import re
 from collections.abc import Iterator
 
+from data_prep.clinical_text import number_words
+from data_prep.clinical_text.number_words import DAYS_PER_UNIT, MONTHS, ORDINALS, SPELLED
 from data_prep.faithfulness.atoms.kinds import Atom, Taken
-from data_prep.faithfulness.atoms.quantities import SPELLED, spelled_number
+from data_prep.faithfulness.atoms.quantities import spelled_number
 
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-MONTH = (
-    r"(?P<month>Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?"
-    r"|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\b\.?"
-)
+MONTH = rf"(?P<month>{number_words.MONTH})\b\.?"
 DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 YEAR = r"(?P<year>(?:19|20)\d\d)"
 DATES = tuple(
@@ -25,21 +23,13 @@ DATES = tuple(
         rf"\b{MONTH},?(?: of)? {YEAR}\b",
         r"(?<![\w./-])(?P<year>(?:19|20)\d\d)[-/](?P<month>\d{1,2})[-/](?P<day>\d{1,2})(?![\w/-])",
         r"(?<![\w./-])(?P<day>\d{1,2})[-/.](?P<month>\d{1,2})[-/.](?P<year>(?:19|20)?\d\d)(?![\w/-])",
-        r"\b(?:[Ii]n|[Oo]n|[Ss]ince|[Uu]ntil|[Bb]y|of|early|late|mid|last) (?P<month>January|February|March|April"
-        r"|May|June|July|August"
-        r"|September|October|November|December)\b(?! \d)",
+        r"\b(?:[Ii]n|[Oo]n|[Ss]ince|[Uu]ntil|[Bb]y|of|early|late|mid|last) (?P<month>"
+        rf"{'|'.join(MONTHS)})\b(?! \d)",
         rf"(?<![\w.,/-]){YEAR}(?![\w,-]|\.\d|/\d| ?(?:mg|ml|mL|L\b|l\b|g|kg|cells|IU|U|cc|mm|pg|ng|mcg|µ|/|×|x ))",
     )
 )
 
 COUNT = rf"(?P<count>\d{{1,3}}(?:[.·]\d+)?|{SPELLED}|an?\b|one|half an?\b)"
-UNITS = {
-    "minute": 1 / 1440, "min": 1 / 1440, "hour": 1 / 24, "hr": 1 / 24, "h": 1 / 24, "day": 1.0, "d": 1.0, "week": 7.0,
-    "wk": 7.0,
-    "month": 30.4375, "mo": 30.4375, "year": 365.25, "yr": 365.25, "y": 365.25, "second": 1 / 86400, "sec": 1 / 86400,
-    "s": 1 / 86400,
-    "decade": 3652.5,
-}  # fmt: skip
 UNIT = r"(?P<unit>seconds?|sec|minutes?|mins?|hours?|hrs?|h|days?|d|weeks?|wks?|months?|mo|years?|yrs?|decades?)"
 AGES = tuple(
     re.compile(pattern, re.IGNORECASE)
@@ -53,10 +43,6 @@ AGES = tuple(
     )
 )
 STAY = r"(?P<label>hospital|post-?operative|post-?op|admission|hospitali[sz]ation|treatment|postpartum|illness)"
-ORDINAL_WORDS = """
-first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
-""".split()
-ORDINALS = {word: number + 1 for number, word in enumerate(ORDINAL_WORDS)}
 DAYS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -127,7 +113,7 @@ def dates(sentence: str, taken: Taken) -> Iterator[Atom]:
 def month_of(text: str | None) -> int | None:
     if not text:
         return None
-    return int(text) if text.isdigit() else MONTHS.index(text[:3].lower()) + 1
+    return int(text) if text.isdigit() else [month[:3] for month in MONTHS].index(text[:3].capitalize()) + 1
 
 
 def days(sentence: str, taken: Taken) -> Iterator[Atom]:
@@ -165,7 +151,7 @@ def durations(sentence: str, taken: Taken) -> Iterator[Atom]:
         if vague or (match["unit"].lower() in ("h", "d") and not match["count"][0].isdigit()):
             continue
         taken.take(start, end)
-        unit = UNITS[match["unit"].lower().rstrip("s") or "s"]
+        unit = DAYS_PER_UNIT[match["unit"].lower().rstrip("s")]
         extra = 0.5 if match["half"] or match["after"] else 0
         for number in filter(None, (match["low"], match["count"])):
             yield Atom("duration", match[0], start, end, (round((count_of(number) + extra) * unit, 3),))

@@ -10,19 +10,15 @@ A unit after the last number of a range, fraction or product applies to all of t
 import re
 from collections.abc import Iterator
 
+from data_prep.clinical_text.number_words import ONE_TO_NINETEEN, SPELLED, TENS
 from data_prep.clinical_text.sentences import LIST_NUMBER
 from data_prep.clinical_text.synonyms import LONG_FORMS
 from data_prep.faithfulness.atoms.kinds import Atom, Taken
 from data_prep.faithfulness.atoms.units import UNIT, parse_unit
 
 DIGITS = r"\d{1,3}(?:[,\u202f]\d{3})+(?:\.\d+)?|\d+(?:[.·]\d+)?|\.\d+"
-SMALL_WORDS = """
-two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen
-""".split()
-SMALL = {word: number + 2 for number, word in enumerate(SMALL_WORDS)}
-TENS = {word: 10 * (k + 2) for k, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
-UP_TO_NINE = "|".join(list(SMALL)[:8])
-SPELLED = rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:one|{UP_TO_NINE}))?|{'|'.join(sorted(SMALL, key=len, reverse=True))})"
+TWO_TO_NINETEEN = ONE_TO_NINETEEN[1:]
+VALUES = {word: number for number, word in enumerate(ONE_TO_NINETEEN, start=1)} | TENS
 # "10^9", and "109" if the superscript was lost.
 POWER = r"\s?[x×X*·]\s?10\s?(?:\^\s?|\*\*|\(|E)?\s?(?P<power>-?\d{1,2}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)\)?"
 NUMBER = re.compile(
@@ -49,14 +45,14 @@ GRADED = re.compile(
 )
 ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6, "vii": 7, "viii": 8, "ix": 9}
 
-COUNT = rf"(?:\d{{1,2}}|once|twice|thrice|one|{'|'.join(list(SMALL)[:9])})"
+COUNT = rf"(?:\d{{1,2}}|once|twice|thrice|one|{'|'.join(TWO_TO_NINETEEN[:9])})"
 PERIOD = r"(?:day|week|month|year|hour|night|d|wk)"
 FREQUENCY = re.compile(
     rf"\b(?:(?P<latin>b\.i\.d\.|t\.i\.d\.|q\.i\.d\.|q\.d\.|q\.h\.s\.|bid|tid|qid|qd|qhs|qod)(?!\w)"
     rf"|q\.?\s?(?P<hours>\d{{1,2}})(?:\s?[-–]\s?\d{{1,2}})?\s?h(?:rs?|ours?)?\b"
     rf"|(?P<count>{COUNT})(?:[- ]times?|\sdoses|\sinjections|\scycles)?(?:\s(?:a|an|per|each|every)\s|[\s/-])"
     rf"(?P<period>{PERIOD}|daily|weekly|monthly)\b"
-    rf"|every\s(?:(?P<every>\d{{1,2}}|other|second|third|{'|'.join(list(SMALL)[:10])})[\s-])?(?P<unit>{PERIOD})s?\b"
+    rf"|every\s(?:(?P<every>\d{{1,2}}|other|second|third|{'|'.join(TWO_TO_NINETEEN[:10])})[\s-])?(?P<unit>{PERIOD})s?\b"
     rf"|(?:(?:per|a|each)\s|/\s?)(?P<each>day|week|month|d|24 ?h(?:ours)?)\b"
     r"|(?P<adverb>daily|nightly|hourly|weekly|biweekly|monthly|yearly|annually|at bedtime|"
     r"every morning|every evening)\b)",
@@ -78,7 +74,7 @@ PERIODS = {
     "hour": 24.0,
 }
 PERIODS |= {"daily": 1.0, "weekly": 1 / 7, "monthly": 1 / 30}
-TIMES = {"once": 1, "twice": 2, "thrice": 3, "one": 1, **SMALL}
+TIMES = {"once": 1, "twice": 2, "thrice": 3} | {word: VALUES[word] for word in ONE_TO_NINETEEN}
 
 DAILY = re.compile(r"(?:\s?/\s?|\s(?:per|a)\s)(?:days?|d|24 ?h(?:ours)?)$")
 
@@ -216,8 +212,8 @@ def magnitude(match: re.Match[str]) -> float:
 
 
 def spelled_number(text: str) -> float:
-    """The value of a spelled number: "thirty-five" is 35. SPELLED has one word outside TENS and SMALL, "one"."""
-    return float(sum(TENS.get(word) or SMALL.get(word) or 1 for word in re.split(r"[- ]", text.lower())))
+    """The value of a spelled number: "thirty-five" is 35."""
+    return float(sum(VALUES[word] for word in re.split(r"[- ]", text.lower())))
 
 
 def as_atoms(sentence: str, group: list[tuple[re.Match[str], str]], terms: list[Atom]) -> Iterator[Atom]:

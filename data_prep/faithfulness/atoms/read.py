@@ -8,11 +8,12 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from data_prep.clinical_text.number_words import MONTH, ORDINALS, SPELLED
 from data_prep.clinical_text.sentences import CITATION, FIGURE_REFERENCE, split_sentences
 from data_prep.clinical_text.words import EMPTY, TOKEN, stem
-from data_prep.faithfulness.atoms.dates import ORDINALS, find_times
+from data_prep.faithfulness.atoms.dates import find_times
 from data_prep.faithfulness.atoms.kinds import Atom, Taken, Token
-from data_prep.faithfulness.atoms.quantities import SPELLED, find_quantities
+from data_prep.faithfulness.atoms.quantities import find_quantities
 from data_prep.faithfulness.atoms.sides import find_sides
 from data_prep.faithfulness.atoms.terms import find_terms, short_forms
 
@@ -24,9 +25,8 @@ COUNTED = re.compile(
     rf"|each|per"
     rf"|{'|'.join(ORDINALS)}|[bt]id|qid|qd|qhs|qod|[btq]\.[ihd]\.|daily|nightly|hourly|weekly|biweekly|monthly"
     rf"|yearly|annually"
-    r"|at bedtime|(?:grade|stage|type|class|phase|level|group|zone|category|NYHA|ASA) [IV]|Jan|Feb|Mar|Apr|May|Jun"
-    r"|Jul|Aug"
-    r"|Sep|Oct|Nov|Dec)",
+    r"|at bedtime|(?:grade|stage|type|class|phase|level|group|zone|category|NYHA|ASA) [IV]"
+    rf"|{MONTH})",
     re.IGNORECASE,
 )
 

@@ -12,6 +12,7 @@ HISTORY OF PRESENT ILLNESS:
 
 import re
 
+from data_prep.clinical_text.number_words import SPELLED
 from data_prep.clinical_text.sentences import normalise, split_sentences, tidy
 from data_prep.teachers.offline.layouts import LAYOUTS
 from data_prep.teachers.offline.sections import CHIEF_COMPLAINT, LEAD_IN, assign_sections, is_about_patient
@@ -19,14 +20,8 @@ from data_prep.teachers.offline.sections import CHIEF_COMPLAINT, LEAD_IN, assign
 PATIENT = "PATIENT"
 
 SEXES = r"(?:male|female|man|woman|boy|girl|gentleman|lady|infant|neonate|newborn|child|toddler|adolescent|teenager)"
-TENS = r"twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
-SPELLED = (
-    r"(?<!and a )(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
-    r"seventeen|eighteen|nineteen|"
-    rf"(?:{TENS})(?:[- ](?:one|two|three|four|five|six|seven|eight|nine))?)"
-)
 WHO = re.compile(
-    rf"\b((?:\d{{1,3}}(?:\.\d)?|{SPELLED})[- ](?:years?|yr|y|months?|weeks?|days?)[- ](?:old|"
+    rf"\b((?:\d{{1,3}}(?:\.\d)?|(?<!and a )(?:one|{SPELLED}))[- ](?:years?|yr|y|months?|weeks?|days?)[- ](?:old|"
     rf"of age)\b(?:,?[ -](?:[A-Za-z-]+\s){{0,4}}?{SEXES}\b)?"
     rf"|{SEXES} aged (?:of )?\d{{1,3}} (?:years|months|weeks|days))",
     re.IGNORECASE,

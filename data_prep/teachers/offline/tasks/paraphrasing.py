@@ -2,6 +2,7 @@
 
 import re
 
+from data_prep.clinical_text.number_words import MONTHS
 from data_prep.clinical_text.time_phrases import find_times
 from data_prep.clinical_text.vocabulary.lexicon import PLAIN_WORDS
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, sentence_case
@@ -98,9 +99,7 @@ def move_front(text: str) -> str:
 
 
 def is_month(text: str) -> bool:
-    return bool(
-        re.match(r"(?:January|February|March|April|May|June|July|August|September|October|November|December)", text)
-    )
+    return text.startswith(MONTHS)
 
 
 def paraphrase(view: NoteView, sentence: str) -> str:

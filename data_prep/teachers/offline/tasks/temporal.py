@@ -2,6 +2,7 @@
 
 import re
 
+from data_prep.clinical_text.number_words import MONTHS
 from data_prep.clinical_text.time_phrases import Time, find_times, without_time
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, quote, sentence_case, unique
 from data_prep.teachers.offline.sections import FOLLOW_UP
@@ -114,12 +115,10 @@ def edge_event(view: NoteView, last: bool) -> str:
     return sentence_case(sentence.text)
 
 
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-
-
 def month_of(text: str) -> int:
     """The month of a date from 1 to 12, or 0 if it names no month in words."""
-    return next((index + 1 for index, name in enumerate(MONTHS) if re.search(rf"\b{name}", text.lower())), 0)
+    found = (number for number, name in enumerate(MONTHS, start=1) if re.search(rf"\b{name[:3].lower()}", text.lower()))
+    return next(found, 0)
 
 
 def after_discharge(view: NoteView) -> str:
