@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.contract.errors import UserError
-from data_prep.contract.records import ParquetAppender, Record, Reject, file_hash, write_parquet
+from data_prep.contract.records import ParquetAppender, Reject, T, file_hash, write_parquet
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
@@ -67,7 +67,7 @@ class FolderWriter:
         self.files.append({"name": name, "records": count, **proof})
         self.counts["out"] += count
 
-    def add_shard(self, records: Sequence[Record], record_type: type) -> None:
+    def add_shard(self, records: Sequence[T], record_type: type[T]) -> None:
         """Write the next Parquet shard, under a provisional name until the number of shards is known."""
         name = f"{self.kind}-{len(self.shards):05d}.parquet"
         write_parquet(self.path / name, records, record_type)

@@ -129,6 +129,7 @@ class Reject:
 
 
 Record = CaseReport | Note | Example | Reject
+T = typing.TypeVar("T")  # a dataclass of records, those above or those of the evaluation
 
 
 def seeded_fraction(seed: int, *parts: object) -> float:
@@ -167,11 +168,13 @@ def arrow_schema(record_type: type) -> Any:
     return pa.schema([(field.name, arrow_type(hints[field.name])) for field in dataclasses.fields(record_type)])
 
 
-def write_parquet(path: Path, records: Iterable[Record], record_type: type) -> None:
+def write_parquet(path: Path, records: Iterable[T], record_type: type[T]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist([dataclasses.asdict(r) for r in records], schema=arrow_schema(record_type))
+    table = pa.Table.from_pylist(
+        [dataclasses.asdict(typing.cast(Any, r)) for r in records], schema=arrow_schema(record_type)
+    )
     pq.write_table(table, path, compression="zstd")
 
 
@@ -185,7 +188,7 @@ class ParquetAppender:
         self.waiting: list[Any] = []
         self.writer: Any = None
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Any) -> None:
         self.waiting.append(dataclasses.asdict(record))
         if len(self.waiting) >= self.ROWS:
             self._write()
@@ -206,7 +209,7 @@ class ParquetAppender:
         self.writer.close()
 
 
-def read_parquet(path: Path, record_type: type) -> Iterator[Any]:
+def read_parquet(path: Path, record_type: type[T]) -> Iterator[T]:
     """The records of one file, read in batches, so that a large file is never completely in memory."""
     import pyarrow.parquet as pq
 

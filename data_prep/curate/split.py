@@ -122,7 +122,7 @@ def evaluation_texts(path: Path) -> Iterator[tuple[str, str]]:
     """The (where, text) pairs of all texts in an evaluation set."""
     if (path / "manifest.json").is_file():
         manifest = read_manifest(path, "notes", "instructions")
-        record_type = Note if manifest["kind"] == "notes" else Example
+        record_type: type[Note] | type[Example] = Note if manifest["kind"] == "notes" else Example
         for file in verified_files(path, manifest):
             for record in read_parquet(file, record_type):
                 yield from ((f"{path} {record.id}", text) for text in texts_of(record))

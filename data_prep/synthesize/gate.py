@@ -4,18 +4,13 @@ The steps, as far as `on_unsupported` allows: one request to the teacher that li
 of the sentences that still have unsupported atoms; then rejection of the text if that would remove too much.
 """
 
-import asyncio
 import re
-from collections.abc import Iterator
-from concurrent.futures import Executor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.records import Certificate, Generation
-from data_prep.execution.processes import process_pool
+from data_prep.execution.processes import call_in_pool
 from data_prep.faithfulness.certificate import Finding, certificate, check, rules_version
 from data_prep.synthesize.filters import reason_to_reject
 from data_prep.synthesize.prompts import REPAIR_PROMPT, repair_messages
@@ -90,54 +85,9 @@ async def pass_gate(draft: Draft, reply: Reply, config: GateConfig, teacher: Tea
     return Passed(text, certified, reply, prompt_hash, draft.seed, broken)
 
 
-# ---------------------------------------------------------------- processes that check texts
-
-
-# Starting a process takes a second, so the first texts are checked in this one.
-CHECKED_HERE = 64
-
-
-class CheckingPool:
-    """Worker processes that check texts. A check takes about 10 ms, which would block the event loop."""
-
-    def __init__(self, processes: int):
-        self.processes, self.count = processes, 0
-        self.pool: Executor | None = None
-
-    async def check(self, text: str, source: str) -> tuple[list[Finding], Certificate]:
-        self.count += 1
-        if self.count <= CHECKED_HERE:
-            return check_and_certify(text, source)
-        if self.pool is None:
-            self.pool = process_pool(self.processes)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, check_and_certify, text, source)
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that checks texts was killed (out of memory?): run this again to resume; answers "
-                "received so far are saved"
-            ) from error
-
-
-_checking: CheckingPool | None = None
-
-
-@contextmanager
-def checking_in_processes(processes: int) -> Iterator[None]:
-    """Check texts in worker processes while the block runs, to keep an event loop responsive."""
-    global _checking
-    before, checking = _checking, CheckingPool(processes)
-    _checking = checking
-    try:
-        yield
-    finally:
-        _checking = before
-        if checking.pool:
-            checking.pool.shutdown(wait=True, cancel_futures=True)
-
-
 async def checked(text: str, source: str) -> tuple[list[Finding], Certificate]:
-    return await _checking.check(text, source) if _checking else check_and_certify(text, source)
+    # A check takes about 10 ms, which would block an event loop.
+    return await call_in_pool(check_and_certify, text, source)
 
 
 def check_and_certify(text: str, source: str) -> tuple[list[Finding], Certificate]:

@@ -25,7 +25,6 @@ from data_prep.contract.records import (
     Example,
     Generation,
     Note,
-    Record,
     Reject,
     Turn,
     read_parquet,
@@ -171,17 +170,17 @@ class WriteExamples:
     questions_only: bool = False
     why_not_send: str = ""  # why restricted notes must not be sent to this endpoint; empty if they may
 
-    async def __call__(self, note: Note, teacher: Teacher) -> list[Record]:
+    async def __call__(self, note: Note, teacher: Teacher) -> list[Example | Reject]:
         if note.restricted and self.why_not_send:
             raise UserError(f"note {note.id} is a real note and must not leave the institution: {self.why_not_send}")
         tasks = tasks_of_note(note.id, self.per_note, self.weights, self.seed)
-        results: list[Record] = []
+        results: list[Example | Reject] = []
         for k, task in enumerate(tasks):
             result = await self.example(note, task, f"{note.id}-{k}", teacher)
             results += await self.conversation(result, teacher) if isinstance(result, Example) else [result]
         return results
 
-    async def example(self, note: Note, task: str, example_id: str, teacher: Teacher) -> Record:
+    async def example(self, note: Note, task: str, example_id: str, teacher: Teacher) -> Example | Reject:
         pool = [] if note.id in self.pool_notes else self.pool.get(task, [])
         messages = question_messages(note.text, task, shown_examples(example_id, task, pool, self.seed))
         seed = request_seed(self.seed, "question", example_id)
@@ -210,7 +209,7 @@ class WriteExamples:
             return Reject.of(example, *broken)
         return example if self.questions_only else await self.answered(example, teacher)
 
-    async def answered(self, example: Example, teacher: Teacher) -> Record:
+    async def answered(self, example: Example, teacher: Teacher) -> Example | Reject:
         seed = request_seed(self.seed, "answer", example.id)
         inputs = {"note": example.note, "task": example.task, "question": example.question}
         messages = answer_messages(example.note, example.question)
@@ -233,7 +232,7 @@ class WriteExamples:
         )
         return Reject.of(example, *passed.broken) if passed.broken else example
 
-    async def conversation(self, example: Example, teacher: Teacher) -> list[Record]:
+    async def conversation(self, example: Example, teacher: Teacher) -> list[Example | Reject]:
         """The example with its follow-up turns. A rejected turn ends the conversation and is returned as a reject."""
         if self.questions_only or not self.follow_ups:
             return [example]

@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from data_prep.contract.errors import UserError
-from data_prep.contract.records import CaseReport, Generation, Note, Record, Reject
+from data_prep.contract.records import CaseReport, Generation, Note, Reject
 from data_prep.ingest.case_reports import ReportsConfig, open_reports
 from data_prep.synthesize import style
 from data_prep.synthesize.filters import Duplicates, reason_to_reject
@@ -61,11 +61,11 @@ class WriteNote:
     style: float
     gate: GateConfig
 
-    async def __call__(self, report: CaseReport, teacher: Teacher) -> list[Record]:
+    async def __call__(self, report: CaseReport, teacher: Teacher) -> list[Note | Reject]:
         types = types_of_report(report.id, self.types, self.per_report, self.seed)
         return [await self.note(report, note_type, teacher) for note_type in types]
 
-    async def note(self, report: CaseReport, note_type: NoteType, teacher: Teacher) -> Record:
+    async def note(self, report: CaseReport, note_type: NoteType, teacher: Teacher) -> Note | Reject:
         note_id = f"{report.id}-{note_type.code}"
         seed = request_seed(self.seed, "note", note_id)
         inputs = {"report": report.text, "note_type": note_type.name}

@@ -12,19 +12,18 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import FolderWriter, read_manifest, writing_folder
-from data_prep.contract.records import Record, Reject
-from data_prep.execution.processes import process_pool
+from data_prep.contract.records import Reject
+from data_prep.execution.processes import calling_in_pool, process_pool
 from data_prep.execution.progress import say, shown
-from data_prep.synthesize.gate import checking_in_processes
 from data_prep.teachers.base import Teacher, TeacherConfig, ledger_path
 from data_prep.teachers.endpoint.dry_run import Counting
 from data_prep.teachers.endpoint.meter import Meter
@@ -33,12 +32,13 @@ from data_prep.teachers.factory import make_teacher
 # Number of shards in progress in an API run: while one waits for its slowest reply, the others keep the endpoint busy.
 SHARDS_AHEAD = 4
 
-Item = TypeVar("Item")
+In = TypeVar("In")  # record type that a stage reads
+Out = TypeVar("Out")  # record type that a stage writes
 MakeTeacher = Callable[[], Teacher]
 
 
 # The work of a stage on one record. It is pickled for worker processes, so it contains only settings.
-Work = Callable[[Any, Teacher], Awaitable[list[Record]]]
+Work = Callable[[In, Teacher], Awaitable[Sequence[Out | Reject]]]
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ def check_shards(config: ShardsConfig) -> None:
         raise UserError(f"--shard-records {config.shard_records}: must be at least 1")
 
 
-def in_shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def in_shards(items: Iterable[In], size: int) -> Iterator[list[In]]:
     iterator = iter(items)
     while shard := list(itertools.islice(iterator, size)):
         yield shard
 
 
-def first(records: Iterable[Record], limit: int) -> Iterator[Record]:
+def first(records: Iterable[In | Reject], limit: int) -> Iterator[In | Reject]:
     """The first `limit` records and the rejects before and among them; everything if `limit` is 0."""
     taken = 0
     for record in records:
@@ -78,10 +78,10 @@ def first(records: Iterable[Record], limit: int) -> Iterator[Record]:
             return
 
 
-async def work_on_shard(work: Work, shard: list[Any], teacher: Teacher) -> list[Record]:
+async def work_on_shard(work: Work[In, Out], shard: list[In | Reject], teacher: Teacher) -> list[Out | Reject]:
     """The results of a shard, in input order. Rejects from reading are passed through."""
 
-    async def work_on_record(record: Any) -> list[Record]:
+    async def work_on_record(record: In | Reject) -> Sequence[Out | Reject]:
         return [record] if isinstance(record, Reject) else await work(record, teacher)
 
     tasks = [asyncio.ensure_future(work_on_record(record)) for record in shard]
@@ -97,23 +97,23 @@ async def work_on_shard(work: Work, shard: list[Any], teacher: Teacher) -> list[
 # ---------------------------------------------------------------- processes
 
 
-_worker: tuple[Work, Teacher] | None = None
+_worker: tuple[Work[Any, Any], Teacher] | None = None
 
 
-def _start_worker(work: Work, make: MakeTeacher) -> None:
+def _start_worker(work: Work[Any, Any], make: MakeTeacher) -> None:
     global _worker
     _worker = work, make()
 
 
-def _run_in_worker(shard: list[Any]) -> list[Record]:
+def _run_in_worker(shard: list[Any]) -> list[Any]:
     assert _worker
     work, teacher = _worker
     return asyncio.run(work_on_shard(work, shard, teacher))
 
 
 def map_in_processes(
-    work: Work, make: MakeTeacher, shards: Iterable[list[Any]], workers: int
-) -> Iterator[list[Record]]:
+    work: Work[In, Out], make: MakeTeacher, shards: Iterable[list[In | Reject]], workers: int
+) -> Iterator[list[Out | Reject]]:
     """Each shard's results in order, from a process pool; in this process if there is one worker or one shard."""
     shards = iter(shards)
     head = list(itertools.islice(shards, 2))
@@ -125,7 +125,7 @@ def map_in_processes(
         return
     pool = process_pool(workers, _start_worker, (work, make))
     try:
-        running: deque[Future[list[Record]]] = deque()
+        running: deque[Future[list[Out | Reject]]] = deque()
         for shard in shards:
             running.append(pool.submit(_run_in_worker, shard))
             if len(running) > workers:
@@ -141,7 +141,7 @@ def map_in_processes(
 # ---------------------------------------------------------------- one event loop
 
 
-async def until_first(running: Iterable[asyncio.Task[list[Record]]]) -> None:
+async def until_first(running: Iterable[asyncio.Task[Any]]) -> None:
     """Wait for the first shard; an error in any shard is raised at once."""
     first_shard, *_ = running
     while not first_shard.done():
@@ -151,16 +151,16 @@ async def until_first(running: Iterable[asyncio.Task[list[Record]]]) -> None:
 
 
 def map_on_one_loop(
-    work: Work, make: MakeTeacher, shards: Iterable[list[Any]], ahead: int = SHARDS_AHEAD
-) -> Iterator[list[Record]]:
+    work: Work[In, Out], make: MakeTeacher, shards: Iterable[list[In | Reject]], ahead: int = SHARDS_AHEAD
+) -> Iterator[list[Out | Reject]]:
     """Each shard's results in order, from one event loop on which `ahead` shards overlap.
 
     The teacher limits the number of requests in flight.
     """
-    running: deque[asyncio.Task[list[Record]]] = deque()
+    running: deque[asyncio.Task[list[Out | Reject]]] = deque()
     shards = iter(shards)
     teacher: Teacher | None = None
-    with checking_in_processes(available_cores()), asyncio.Runner() as runner:
+    with calling_in_pool(available_cores()), asyncio.Runner() as runner:
         try:
             teacher = make()
             while True:
@@ -174,7 +174,7 @@ def map_on_one_loop(
             runner.run(cancel_and_close(running, teacher))
 
 
-async def cancel_and_close(running: Iterable[asyncio.Task[list[Record]]], teacher: Teacher | None) -> None:
+async def cancel_and_close(running: Iterable[asyncio.Task[Any]], teacher: Teacher | None) -> None:
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
@@ -186,11 +186,11 @@ async def cancel_and_close(running: Iterable[asyncio.Task[list[Record]]], teache
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[Out]):
     """The settings of one run of a stage: its output and its teacher."""
 
     kind: str  # "notes" or "instructions": the output's kind and its files' prefix
-    record_type: type
+    record_type: type[Out]
     out: Path
     teacher: TeacherConfig
     shards: ShardsConfig
@@ -198,7 +198,9 @@ class Stage:
     facts: dict[str, Any]  # further entries of the manifest
     total: int = 0  # number of input records; 0 if unknown
 
-    def map(self, work: Work, records: Iterable[Record], meter: Meter | None = None) -> Iterator[list[Record]]:
+    def map(
+        self, work: Work[In, Out], records: Iterable[In | Reject], meter: Meter | None = None
+    ) -> Iterator[list[Out | Reject]]:
         shards = in_shards(first(records, self.shards.limit), self.shards.shard_records)
         make = functools.partial(make_teacher, self.teacher, ledger_path(self.teacher, self.out), meter or Meter())
         if self.teacher.teacher == "offline":
@@ -219,7 +221,7 @@ def available_cores() -> int:
 
 
 def run_stage(
-    stage: Stage, work: Work, records: Iterable[Record], judge: Callable[[Any], Reject | None]
+    stage: Stage[Out], work: Work[In, Out], records: Iterable[In | Reject], judge: Callable[[Out], Reject | None]
 ) -> dict[str, Any]:
     """Process all records, write the output folder and return its manifest.
 
@@ -232,7 +234,7 @@ def run_stage(
     with writing_folder(stage.out, stage.kind, stage.inputs) as writer, shown(stage.kind, meter.line):
         writer.facts.update(stage.facts)
 
-        def counted() -> Iterator[Record]:
+        def counted() -> Iterator[In | Reject]:
             for record in records:
                 writer.counts["in"] += 1
                 yield record
@@ -253,7 +255,7 @@ def run_stage(
     return read_manifest(stage.out, stage.kind)
 
 
-def estimate(stage: Stage, work: Work, records: Iterable[Record]) -> dict[str, Any]:
+def estimate(stage: Stage[Out], work: Work[In, Out], records: Iterable[In | Reject]) -> dict[str, Any]:
     """Run the stage with a teacher that only counts requests; print and return the counts."""
     counting = Counting(stage.teacher, ledger_path(stage.teacher, stage.out))
     shards = in_shards(first(records, stage.shards.limit), stage.shards.shard_records)
@@ -265,12 +267,13 @@ def estimate(stage: Stage, work: Work, records: Iterable[Record]) -> dict[str, A
 
 
 def write_shard(
-    writer: FolderWriter, results: list[Record], record_type: type, judge: Callable[[Any], Reject | None]
+    writer: FolderWriter, results: list[Out | Reject], record_type: type[Out], judge: Callable[[Out], Reject | None]
 ) -> None:
-    kept: list[Record] = []
+    kept: list[Out] = []
     for result in results:
-        reject = result if isinstance(result, Reject) else judge(result)
-        if reject:
+        if isinstance(result, Reject):
+            writer.reject([result])
+        elif reject := judge(result):
             writer.reject([reject])
         else:
             kept.append(result)

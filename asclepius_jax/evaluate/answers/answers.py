@@ -225,7 +225,7 @@ def ask_local(config: AnswersConfig, spec: ModelSpec, questions: Sequence[Questi
                 say(f"answers of {spec.name}: {done} of {len(questions)}")
         answers = [kept.answers[question.id] for question in questions]
         writer.facts["finish_reasons"] = dict(Counter(answer.finish_reason for answer in answers))
-        writer.add_shard(answers, Answer)  # type: ignore[arg-type]
+        writer.add_shard(answers, Answer)
     kept.path.unlink(missing_ok=True)
     reasons = ", ".join(f"{count} {reason}" for reason, count in writer.facts["finish_reasons"].items())
     say(f"answers of {spec.name}: {len(answers)} ({reasons}) -> {config.out / spec.name}")

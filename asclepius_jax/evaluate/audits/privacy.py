@@ -127,7 +127,7 @@ def exposures(canaries: Sequence[Canary], scorer: Scorer, config: PrivacyConfig)
 def texts_of(folder: Path) -> dict[str, str]:
     """Distinct notes of a folder, by id."""
     manifest = read_manifest(folder, "notes", "instructions")
-    record_type = Note if manifest["kind"] == "notes" else Example
+    record_type: type[Note] | type[Example] = Note if manifest["kind"] == "notes" else Example
     found = {}
     for path in verified_files(folder, manifest):
         for record in read_parquet(path, record_type):

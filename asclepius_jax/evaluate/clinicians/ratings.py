@@ -48,7 +48,7 @@ def run(config: RatingsConfig) -> None:
         raise UserError(f"{config.study}: nobody has scored an answer yet")
     with writing_folder(config.out, "ratings", {"key": file_hash(config.key)}) as writer:
         writer.counts["in"] = len(rows)
-        writer.add_shard(ratings, Rating)  # type: ignore[arg-type]
+        writer.add_shard(ratings, Rating)
         names = [field.name for field in dataclasses.fields(Rating)]
         table = csv_text(names, ([getattr(rating, name) for name in names] for rating in ratings))
         (writer.path / "ratings.csv").write_text(table, encoding="utf-8", newline="")

@@ -69,7 +69,7 @@ def run(config: QuestionsConfig) -> dict[str, Any]:
     with writing_folder(config.out, "questions", {str(config.source): content}) as writer:
         writer.counts["in"] = len(found)
         writer.facts = {"per_task": config.per_task, "seed": config.seed}
-        writer.add_shard(chosen, Question)  # type: ignore[arg-type]
+        writer.add_shard(chosen, Question)
     tasks = ", ".join(f"{count} {task}" for task, count in Counter(question.task for question in chosen).items())
     print(f"questions: {len(chosen)} of {len(found)} ({tasks}) -> {config.out}", flush=True)
     return read_manifest(config.out, "questions")

@@ -123,7 +123,7 @@ def run(config: SetConfig) -> None:
                 ids.add(question.id)
                 notes.add(question.note_id)
                 tasks[question.task] += 1
-            writer.add_shard(shard, Question)  # type: ignore[arg-type]
+            writer.add_shard(shard, Question)
         if not ids:
             raise UserError(f"{config.source} yields no questions; --set {config.set} reads {reader.source}")
         writer.counts["in"] = len(ids)

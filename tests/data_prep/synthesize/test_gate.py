@@ -7,9 +7,10 @@ import os
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.execution.processes import calling_in_pool
 from data_prep.faithfulness.certificate import check, rules_version
 from data_prep.synthesize import instructions, notes
-from data_prep.synthesize.gate import GateConfig, checked, checking_in_processes, misquoted, without
+from data_prep.synthesize.gate import GateConfig, checked, misquoted, without
 from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.note_types import NOTE_TYPES
 from data_prep.synthesize.notes import NotesConfig
@@ -175,8 +176,8 @@ def test_texts_are_checked_alike_here_and_in_processes_beside_the_event_loop(mon
         return await asyncio.gather(*(checked(text, REPORT) for text in (GOOD, BAD, GOOD)))
 
     here = asyncio.run(check_all())
-    monkeypatch.setattr("data_prep.synthesize.gate.CHECKED_HERE", 0)
-    with checking_in_processes(1):
+    monkeypatch.setattr("data_prep.execution.processes.CALLS_HERE", 0)
+    with calling_in_pool(1):
         beside = asyncio.run(check_all())
     assert beside == here
     assert [certificate.unsupported for _, certificate in here] == [0, 2, 0]
@@ -187,7 +188,7 @@ def kill_itself(*_: str) -> None:
 
 
 def test_a_checking_process_that_is_killed_ends_the_run_in_one_line(monkeypatch):
-    monkeypatch.setattr("data_prep.synthesize.gate.CHECKED_HERE", 0)
+    monkeypatch.setattr("data_prep.execution.processes.CALLS_HERE", 0)
     monkeypatch.setattr("data_prep.synthesize.gate.check_and_certify", kill_itself)
-    with checking_in_processes(1), pytest.raises(UserError, match="a process that checks texts was killed"):
+    with calling_in_pool(1), pytest.raises(UserError, match="a worker process was killed"):
         asyncio.run(checked(GOOD, REPORT))
