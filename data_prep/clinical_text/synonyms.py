@@ -6,8 +6,7 @@ Names with two meanings in one specialty are left out.
 
 from functools import lru_cache
 
-from data_prep.clinical_text.vocabulary.drugs import BRANDS
-from data_prep.clinical_text.vocabulary.lexicon import PLAIN_WORDS
+from data_prep.clinical_text.vocabulary.lexicon import BRANDS, PLAIN_WORDS
 from data_prep.clinical_text.words import stems
 
 ABBREVIATIONS = {

@@ -17,10 +17,6 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def table(text: str) -> frozenset[str]:
-    return frozenset(term.strip() for term in text.replace("\n", ",").split(",") if term.strip())
-
-
 # Words that state no fact by themselves.
 EMPTY = word_set("""
 a an the of in on at to for from by with without and or but as is was were are be been being had has have having he

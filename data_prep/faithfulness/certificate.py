@@ -134,9 +134,10 @@ def omitted(found: list[Finding], source: str) -> int:
 
 @cache
 def rules_version() -> str:
-    """A hash of the source code of `faithfulness` and `clinical_text`, so that every change gives a new version."""
+    """A hash of the code and word tables of `faithfulness` and `clinical_text`: every change gives a new version."""
     here = Path(__file__).parent
-    files = sorted([*here.rglob("*.py"), *(here.parent / "clinical_text").rglob("*.py")])
+    found = [*here.rglob("*"), *(here.parent / "clinical_text").rglob("*")]
+    files = sorted(file for file in found if file.suffix in (".py", ".txt"))
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.relative_to(here.parent).as_posix().encode() + b"\0" + file.read_bytes())

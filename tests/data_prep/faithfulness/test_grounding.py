@@ -183,7 +183,7 @@ def test_the_version_of_the_rules_changes_with_any_of_their_files(tmp_path, monk
         shutil.copytree(here / name, tmp_path / name)
     monkeypatch.setattr(module, "__file__", str(tmp_path / "faithfulness/certificate.py"))
     versions = [module.rules_version.__wrapped__()]
-    (tmp_path / "clinical_text/vocabulary/drugs.py").write_text("DRUGS = ()")
+    (tmp_path / "clinical_text/vocabulary/drugs.txt").write_text("aspirin\n")
     versions.append(module.rules_version.__wrapped__())
     assert versions[0] == rules_version() != versions[1]
 
