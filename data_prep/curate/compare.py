@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.clinical_text.headings import ABBREVIATION, HEADING, as_lines, headings_of
+from data_prep.contract import pages
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST, read_manifest, verified_files, write_durably
 from data_prep.contract.records import Note, read_parquet, seeded_fraction
@@ -166,16 +167,6 @@ def run(config: CompareConfig) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- the page
 
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733; }
-table { border-collapse: collapse; width: 100%; margin: .6rem 0 1.6rem; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #d9e0e7; vertical-align: top; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-.bar { display: inline-block; height: .7em; border-radius: 2px; } .ours .bar { background: #2b6cb0; }
-.real .bar { background: #b7791f; } .ours b { color: #2b6cb0; } .real b { color: #b7791f; }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.5rem; }
-.two td.n { width: 3.5rem; } p.note { color: #52606d; }
-"""
 ROWS = (
     ("Words, median (quartiles)", lambda x: f"{x['words'][1]:.0f} ({x['words'][0]:.0f}–{x['words'][2]:.0f})"),
     ("Headings per note", lambda x: f"{x['headings_a_note']:.1f}"),
@@ -189,29 +180,27 @@ def page(figures: dict[str, Any]) -> str:
     parts = [section(name, figure) for name, figure in figures.items() if figure["compared"]]
     left_out = [f"{name} ({f['ours']} and {f['real']})" for name, f in figures.items() if not f["compared"]]
     skipped = html.escape(", ".join(left_out))
-    skipped = f"<p class=note>Too few notes to compare (ours and real): {skipped}.</p>" if skipped else ""
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>Our notes and real notes</title><style>{STYLE}</style><h1>Our notes and real notes</h1>"
-        "<p>Sections, length, abbreviations and compressed size in bits per byte, by type of note. "
-        "After real notes, text with similar wording needs fewer bits.</p>" + "".join(parts) + skipped + "</html>\n"
+    skipped = f'<p class="quiet">Too few notes to compare (ours and real): {skipped}.</p>' if skipped else ""
+    title = "Our notes and real notes"
+    about = (
+        "Sections, length, abbreviations and compressed size in bits per byte, by type of note. After real notes, text "
+        "with similar wording needs fewer bits."
     )
+    return pages.page(title, f"<h1>{title}</h1><p>{about}</p>{''.join(parts)}{skipped}")
 
 
 def section(name: str, figure: dict[str, Any]) -> str:
     ours, real = figure["ours"], figure["real"]
-    rows = "".join(f"<tr><td>{label}<td class=n>{show(ours)}<td class=n>{show(real)}" for label, show in ROWS)
-    return (
-        f"<h2>{html.escape(name.capitalize())}</h2><table><tr><th><th class=n>ours ({ours['notes']:,})"
-        f"<th class=n>real ({real['notes']:,})</tr>{rows}</table>"
-        f"<div class=two>{headings('ours', ours)}{headings('real', real)}</div>"
-    )
+    head = ("", f"ours ({ours['notes']:,})", f"real ({real['notes']:,})")
+    rows = ((label, show(ours), show(real)) for label, show in ROWS)
+    sides = f'<div class="grid">{headings("ours", ours)}{headings("real", real)}</div>'
+    return f"<h2>{html.escape(name.capitalize())}</h2>{pages.table(head, rows)}{sides}"
 
 
 def headings(side: str, figures: dict[str, Any]) -> str:
     rows = "".join(
-        f"<tr><td>{html.escape(heading)}<td class=n>{share:.0%}"
-        f"<td><span class=bar style='width:{8 * share:.2f}rem'></span>"
+        f'<tr><td>{html.escape(heading)}</td><td class="n">{share:.0%}</td>'
+        f'<td><span class="bar" style="width:{8 * share:.2f}rem"></span></td></tr>'
         for heading, share in figures["headings"]
     )
-    return f"<div class={side}><b>Headings, {side}</b><table>{rows}</table></div>"
+    return f"<div><h3>Headings, {side}</h3><table>{rows}</table></div>"

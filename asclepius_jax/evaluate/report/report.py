@@ -20,7 +20,6 @@ from asclepius_jax.evaluate.judge import claims
 from asclepius_jax.evaluate.judge.hallucination import analyse
 from asclepius_jax.evaluate.judge.rubric import MEANINGS, SCORES
 from asclepius_jax.evaluate.records import Answer, Question, Rating, read_records
-from asclepius_jax.evaluate.report import charts as report_charts
 from asclepius_jax.evaluate.report.figures import (
     CLINICIANS,
     JURY,
@@ -31,6 +30,8 @@ from asclepius_jax.evaluate.report.figures import (
     read_judged,
 )
 from asclepius_jax.evaluate.report.tables import estimate, p_value, read_measured, share
+from data_prep.contract import charts as draw
+from data_prep.contract import pages
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest, write_durably
 from data_prep.execution.progress import say
@@ -137,9 +138,10 @@ def rendered(name: str, figures: Mapping[str, Any]) -> str:
     )
     environment.filters.update(estimate=estimate, share=share, p=p_value, cell=cell)
     main = main_judge(figures)
-    return environment.get_template(f"{name}.jinja").render(
+    text = environment.get_template(f"{name}.jinja").render(
         f=figures, main=main, charts=charts(figures, main), scores=SCORES, meanings=MEANINGS, limits=limits(figures)
     )
+    return pages.page("Evaluation", text) if name.endswith(".html") else text
 
 
 def cell(text: str) -> str:
@@ -159,23 +161,23 @@ def charts(figures: Mapping[str, Any], main: str) -> dict[str, str]:
     drawn: dict[str, str] = {}
     if main:
         counts = {model: row["distribution"] for model, row in figures["scores"][main].items()}
-        drawn["distributions"] = report_charts.distributions(counts)
+        drawn["distributions"] = draw.distributions(counts)
         if compared := figures["comparisons"].get(main):
             rows = {model: row["difference"] for model, row in compared.items()}
-            drawn["forest"] = report_charts.forest(rows, figures["margin"], figures["baseline"])
+            drawn["forest"] = draw.forest(rows, figures["margin"], figures["baseline"])
     if by_model := figures["hallucination"]:
         kinds = [kind for kind in all_kinds(by_model) if any(row["kinds"].get(kind) for row in by_model.values())]
         rows = {model: row["answers_with_unsupported"] for model, row in by_model.items()}
-        drawn["unsupported"] = report_charts.bars(rows, "Share of answers that state something unsupported")
-        drawn["classes"] = report_charts.class_bars(by_model, kinds)
+        drawn["unsupported"] = draw.bars(rows, "Share of answers that state something unsupported")
+        drawn["classes"] = draw.class_bars(by_model, kinds)
     if correlated := figures["agreement"].get("with_clinicians"):
         values = {(CLINICIANS, judge): (row.get("spearman") or {}).get("value") for judge, row in correlated.items()}
-        drawn["agreement"] = report_charts.matrix([CLINICIANS, *correlated], values)
+        drawn["agreement"] = draw.matrix([CLINICIANS, *correlated], values)
     for judge, row in figures["calibration"].items():
-        drawn[f"calibration {judge}"] = report_charts.bars(row["classes"], f"Planted errors that {judge} finds")
+        drawn[f"calibration {judge}"] = draw.bars(row["classes"], f"Planted errors that {judge} finds")
     for number, table in enumerate(figures["measured"]):
         if chart := table.get("chart"):
-            drawn[f"measured {number}"] = report_charts.intervals(chart["rows"], chart["description"])
+            drawn[f"measured {number}"] = draw.intervals(chart["rows"], chart["description"])
     return {name: markupsafe.Markup(drawing) for name, drawing in drawn.items()}
 
 

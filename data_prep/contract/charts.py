@@ -1,0 +1,379 @@
+"""Every chart of every report: each function returns one `<svg>` element for a page.
+
+matplotlib draws on a bare Figure, without pyplot, a display or global state, and is imported when it draws, so that a
+trainer starts without it. Text stays text, in the fonts of the page.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+INK, QUIET, GRID, LINE, PALE, SECOND = "#1f2933", "#52606d", "#dfe3e8", "#1d4ed8", "#a9c0f5", "#b45309"
+PARTS = ("#1d4ed8", "#7aa2f7", "#d3d9e0")  # darkest for what is trained on, palest for what is wasted
+WIDTH_INCHES = 5.2  # about 375 units of the viewBox, so that ten-point text is still nine pixels on a telephone
+LOG_FROM = 20.0  # largest over smallest value from which a linear axis would hide the end of the curve
+SMOOTH_FROM = 60  # steps; fewer show their course by themselves
+
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#7b8794",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+Values = Sequence[float]
+# A row of an evaluation's figures: value, low and high, the first None where it is undefined, the others where there is
+# no interval.
+Row = Mapping[str, Any]
+
+# Scores from unacceptable to excellent; distinguishable without telling red from green.
+SCORES = {"1": "unacceptable", "2": "poor", "3": "satisfactory", "4": "excellent"}
+SCORE_COLOURS = {"1": "#b2552b", "2": "#e3b07c", "3": "#9db7e0", "4": "#2f5fb3"}
+MODEL_COLOURS = ("#2f5fb3", "#b2552b", "#6b7f3a", "#7a5195", "#9a8c5c", "#5aa0a8")
+WIDE_INCHES, ROW_INCHES = 8.0, 0.36
+
+
+def draw(
+    name: str, description: str, paint: Callable[[Any], None], height: float = 2.7, width: float = WIDTH_INCHES
+) -> str:
+    """The SVG element of what `paint` draws on fresh axes, in inches; `name` makes its ids unique in the page."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        paint(figure.subplots())
+        buffer = io.StringIO()
+        empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].strip()  # XML declaration and DOCTYPE belong to a file of its own
+    for reference in (' id="', 'href="#', "url(#"):
+        svg = svg.replace(reference, f"{reference}{name}-")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
+
+
+def loss_chart(steps: Values, loss: Values, eval_steps: Values, eval_loss: Values) -> str:
+    def paint(axes: Any) -> None:
+        course(axes, steps, loss)
+        if len(eval_steps):
+            axes.plot(eval_steps, eval_loss, "o-", color=SECOND, markersize=4.5, lw=1, label="held out", gid="held-out")
+        axes.set_ylabel("loss (nats per token)")
+        logarithmic(axes, [*loss, *eval_loss])
+        legend(axes)
+
+    return draw("loss", "Training and held-out loss over steps", paint)
+
+
+def learning_rate_chart(steps: Values, rates: Values) -> str:
+    power = math.floor(math.log10(max(rates))) if max(rates) > 0 else 0
+
+    def paint(axes: Any) -> None:
+        course(axes, steps, [rate / 10.0**power for rate in rates], smooth=False)
+        axes.set_ylabel("learning rate" + (f" (× 10{superscript(power)})" if power else ""))
+        axes.set_ylim(bottom=0)
+
+    return draw("learning-rate", "Learning rate over steps", paint)
+
+
+def gradient_chart(steps: Values, norms: Values, clip_norm: float | None) -> str:
+    def paint(axes: Any) -> None:
+        course(axes, steps, norms)
+        axes.set_ylabel("gradient norm")
+        if not logarithmic(axes, norms):
+            axes.set_ylim(0, 1.15 * max([norm for norm in norms if math.isfinite(norm)], default=1.0) or 1.0)
+        # Far above the curve, the line would only flatten it.
+        if clip_norm is not None and clip_norm < 2 * axes.get_ylim()[1]:
+            axes.axhline(clip_norm, color=SECOND, ls="--", lw=1.2, label=f"clipped above {clip_norm:g}")
+        legend(axes)
+
+    return draw("gradient", "Norm of the gradient over steps", paint)
+
+
+def throughput_chart(steps: Values, speeds: Values, mfu: Values) -> str:
+    """Tokens a second, and on the right the same curve's scale in percent of the hardware's peak, where known."""
+    thousands = max(speeds) >= 10_000
+
+    def paint(axes: Any) -> None:
+        scale = 1000.0 if thousands else 1.0
+        course(axes, steps, [speed / scale for speed in speeds], smooth=False)
+        axes.set_ylabel("thousand tokens per second" if thousands else "tokens per second")
+        axes.set_ylim(bottom=0, top=1.15 * max(speeds) / scale)
+        if len(mfu) == len(speeds):
+            # One factor turns one into the other, as long as the run stayed on the same devices.
+            percent = 100 * mfu[-1] / (speeds[-1] / scale)
+            right = axes.secondary_yaxis("right", functions=(lambda x: x * percent, lambda x: x / percent))
+            right.set_ylabel("MFU (%)")
+
+    return draw("throughput", "Tokens per second over steps", paint)
+
+
+def time_chart(seconds: dict[str, float]) -> str:
+    longest, total = max(seconds.values()), sum(seconds.values())
+    size, unit = (1.0, "seconds") if longest < 180 else (60.0, "minutes") if longest < 7200 else (3600.0, "hours")
+
+    def paint(axes: Any) -> None:
+        bars = axes.barh(list(seconds), [value / size for value in seconds.values()], color=LINE, height=0.62)
+        labels = [f"{duration(value)} · {value / total:.1%}" for value in seconds.values()]
+        axes.bar_label(bars, labels, padding=5)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(0, 1.45 * longest / size)  # room for the labels
+        axes.set_xlabel(unit)
+
+    return draw("time", "Seconds in each part of the run", paint, height=0.9 + 0.3 * len(seconds))
+
+
+def token_chart(parts: dict[str, int]) -> str:
+    """One bar of all slots of the packed rows, split into `parts`."""
+    total = sum(parts.values())
+
+    def paint(axes: Any) -> None:
+        start = 0.0
+        for (name, count), colour in zip(parts.items(), PARTS, strict=True):
+            share = 100 * count / total
+            axes.barh(0, share, left=start, color=colour, height=0.9, label=f"{name}: {count:,} ({share:.1f}%)")
+            start += share
+        axes.set_xlim(0, 100)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False)
+        axes.set_xlabel("% of all slots in the rows")
+        legend(axes, columns=1, handlelength=1.0, handleheight=1.0)
+
+    return draw("tokens", "Share of the packed rows that carries loss, is read, and is padding", paint, height=2.1)
+
+
+def course(axes: Any, steps: Values, values: Values, smooth: bool = True) -> None:
+    """Values over steps: one line, or, where many steps jitter, a pale one with its moving mean over it."""
+    from matplotlib.ticker import MaxNLocator
+
+    if smooth and len(steps) >= SMOOTH_FROM:
+        axes.plot(steps, values, color=PALE, lw=0.9, label="each step", gid="raw")
+        axes.plot(steps, moving_mean(values, len(steps) // 25), color=LINE, label="mean")
+    else:
+        marker = "o" if len(steps) <= 30 else ""
+        axes.plot(steps, values, color=LINE, marker=marker, markersize=3.5, label="each step", gid="raw")
+    if steps[-1] - steps[0] < 4:
+        axes.set_xlim(max(0, steps[0] - 2), steps[-1] + 2)  # wide enough for ticks at whole steps
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+
+
+def legend(axes: Any, columns: int = 3, **shape: float) -> None:
+    """Above the axes, where it covers no spike; none for a single line."""
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.5, "borderpad": 0}
+        axes.legend(**place, ncols=columns, **{"handlelength": 1.4, "columnspacing": 1.4, **shape})
+
+
+def moving_mean(values: Values, window: int) -> np.ndarray:
+    """Centred mean of the finite ones among `window` neighbours; nan where the value itself is none.
+
+    At both ends the window is cut to what there is.
+    """
+    array, kernel = np.asarray(values, dtype=float), np.ones(min(window | 1, len(values)))
+    finite = np.isfinite(array)
+    total = np.convolve(np.where(finite, array, 0.0), kernel, "same")
+    return np.where(finite, total / np.maximum(np.convolve(finite, kernel, "same"), 1), np.nan)
+
+
+def logarithmic(axes: Any, values: Values) -> bool:
+    """Make the y axis logarithmic, with plain numbers, where the values span too much for a linear one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite or min(finite) <= 0 or max(finite) / min(finite) < LOG_FROM:
+        return False
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(finite) / min(finite) < 1000 else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel(axes.get_ylabel().removesuffix(")") + (", log)" if "(" in axes.get_ylabel() else " (log)"))
+    return True
+
+
+def superscript(number: int) -> str:
+    return str(number).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def duration(seconds: float) -> str:
+    if seconds < 180:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+# ---------------------------------------------------------------- evaluations
+
+
+def rows_chart(name: str, description: str, labels: Sequence[str], paint: Callable[[Any], None], extra: float) -> str:
+    """A chart with one row per label, the first at the top; `extra` is the height in inches beside the rows."""
+
+    def painted(axes: Any) -> None:
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        paint(axes)
+        axes.set_yticks(range(len(labels)), [shortened(label) for label in labels])
+        axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
+
+    return draw(name, description, painted, ROW_INCHES * max(1, len(labels)) + extra, WIDE_INCHES)
+
+
+def distributions(models: Mapping[str, Mapping[str, int]]) -> str:
+    """One bar per model, divided by the share of its answers with each score."""
+
+    def paint(axes: Any) -> None:
+        for row, counts in enumerate(models.values()):
+            left, total = 0.0, sum(counts.values())
+            for score, colour in SCORE_COLOURS.items():
+                share = 100 * counts[score] / total if total else 0.0
+                label = f"{score} {SCORES[score]}" if row == 0 else None
+                axes.barh(row, share, left=left, color=colour, height=0.72, label=label)
+                if share > 7:
+                    ink = "white" if score in ("1", "4") else INK
+                    axes.text(left + share / 2, row, f"{share:.0f}%", ha="center", va="center", color=ink)
+                left += share
+            axes.text(101, row, f"n {total}", va="center", color=QUIET)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("% of answers")
+        legend(axes, columns=4, handlelength=1.0, handleheight=1.0)
+
+    return rows_chart("scores", "Share of answers with each score, by model", list(models), paint, 1.0)
+
+
+def forest(rows: Mapping[str, Row], margin: float, baseline: str) -> str:
+    """Differences of mean scores with their intervals; the band marks the equivalence margin."""
+    shown = {name: row for name, row in rows.items() if row["value"] is not None}
+    ends = [row[key] for row in shown.values() for key in ("low", "high", "value") if row[key] is not None]
+    reach = 1.08 * max([1.3 * margin, *(abs(end) for end in ends)])
+
+    def paint(axes: Any) -> None:
+        axes.axvspan(-margin, margin, color="#eef1f5")
+        axes.axvline(0, color=QUIET, lw=0.8)
+        with_intervals(axes, shown.values(), reach, "+.2f")
+        axes.set_xlim(-reach, reach)
+        axes.set_xlabel(f"worse than {baseline}  ←  difference of mean score  →  better")
+
+    description = f"Differences of mean score from {baseline} with 95 % intervals"
+    return rows_chart("forest", description, list(shown), paint, 0.7)
+
+
+def intervals(rows: Mapping[str, Row], description: str) -> str:
+    """Values of any scale with their intervals, on an axis that starts at 0."""
+    most = max([row[key] or 0.0 for row in rows.values() for key in ("value", "high")], default=0.0) or 1.0
+
+    def paint(axes: Any) -> None:
+        with_intervals(axes, rows.values(), 1.05 * most, ".2f")
+        axes.set_xlim(0, 1.05 * most)
+
+    return rows_chart(slug(description), description, list(rows), paint, 0.45)
+
+
+def with_intervals(axes: Any, rows: Iterable[Row], right: float, form: str) -> None:
+    """A dot and a line per row, and its figures right of the axes."""
+    for number, row in enumerate(rows):
+        if row["value"] is None:
+            axes.text(right, number, " not defined", va="center", color=QUIET)
+            continue
+        label = f"{row['value']:{form}}"
+        if row["low"] is not None:
+            axes.plot([row["low"], row["high"]], [number, number], color=LINE, lw=2)
+            label += f" [{row['low']:{form}}, {row['high']:{form}}]"
+        axes.plot(row["value"], number, "o", color=LINE, markersize=6)
+        axes.text(right, number, f" {label}", va="center", color=QUIET)
+
+
+def bars(rows: Mapping[str, Row], description: str) -> str:
+    """Shares from 0 to 1 with their intervals."""
+
+    def paint(axes: Any) -> None:
+        for number, row in enumerate(rows.values()):
+            if row["value"] is None:
+                axes.text(1, number, "not defined", va="center", color=QUIET)
+                continue
+            axes.barh(number, 100 * row["value"], color="#9db7e0", height=0.55)
+            label = f"{row['value']:.1%}"
+            if row["low"] is not None:
+                axes.plot([100 * row["low"], 100 * row["high"]], [number, number], color=INK, lw=1)
+                label += f" [{row['low']:.0%}, {row['high']:.0%}]"
+            axes.text(101, number, label, va="center", color=QUIET)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("%")
+
+    return rows_chart(slug(description), description, list(rows), paint, 0.6)
+
+
+def matrix(names: Sequence[str], values: Mapping[tuple[str, str], float | None]) -> str:
+    """Matrix of correlations, from white at 0 to dark at 1; unknown ones are shown as a dash."""
+
+    def paint(axes: Any) -> None:
+        from matplotlib.patches import Rectangle
+
+        axes.grid(visible=False)
+        for row, name in enumerate(names):
+            for column, other in enumerate(names):
+                value = 1.0 if name == other else values.get((name, other), values.get((other, name)))
+                depth = max(0.0, value or 0.0)
+                corner = (column - 0.48, row - 0.48)
+                axes.add_patch(Rectangle(corner, 0.96, 0.96, color="#2f5fb3", alpha=0.08 + 0.85 * depth))
+                ink = "white" if depth > 0.55 else INK
+                axes.text(column, row, "–" if value is None else f"{value:.2f}", ha="center", va="center", color=ink)
+        axes.set_xticks(range(len(names)), [shortened(name, 10) for name in names])
+        axes.set_xlim(-0.5, len(names) - 0.5)
+
+    return rows_chart("correlations", "Rank correlation (Spearman) of judges with clinicians", names, paint, 0.45)
+
+
+def class_bars(models: Mapping[str, Mapping[str, Any]], kinds: Sequence[str]) -> str:
+    """Share of each model's facts that are unsupported, one bar per class of fact and model."""
+    thickness = 0.8 / max(1, len(models))
+
+    def paint(axes: Any) -> None:
+        most = 1.0
+        for number, (model, figures) in enumerate(models.items()):
+            shares = []
+            for row, kind in enumerate(kinds):
+                counts = figures["kinds"].get(kind)
+                share = 100 * counts["unsupported"] / counts["atoms"] if counts else 0.0
+                shares.append(share)
+                label = f" {counts['unsupported']} of {counts['atoms']}" if counts else " none stated"
+                axes.text(share, row + (number + 0.5) * thickness - 0.4, label, va="center", color=QUIET, size=8)
+            most = max([most, *shares])
+            places = [row + (number + 0.5) * thickness - 0.4 for row in range(len(kinds))]
+            colour = MODEL_COLOURS[number % len(MODEL_COLOURS)]
+            axes.barh(places, shares, height=0.9 * thickness, color=colour, label=shortened(model, 20))
+        axes.set_xlim(0, min(112, 1.2 * most))
+        axes.set_xlabel("% unsupported")
+        legend(axes)
+
+    description = "Share of each model's facts that are unsupported, by class"
+    return rows_chart("classes", description, kinds, paint, 0.8 + 0.16 * len(kinds) * (len(models) - 1))
+
+
+def shortened(name: str, longest: int = 26) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def slug(description: str) -> str:
+    """An id for a chart from its description."""
+    return "-".join("".join(c if c.isalnum() else " " for c in description.lower()).split())
