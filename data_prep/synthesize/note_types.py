@@ -24,8 +24,8 @@ NOTE_TYPES = {
             "ds",
             "Chief complaint, HPI, PMH, Medications, Exam, Labs, Imaging, Hospital course, Condition at discharge, "
             "Follow-up",
-            "the whole story. If the patient died, stayed, or was never admitted, do not invent a discharge: tell the "
-            "course up to where the report ends",
+            "the whole course. If the patient died, stayed, or was never admitted, do not invent a discharge: describe "
+            "the course up to the end of the report",
             "clipped phrases, common abbreviations (y/o, h/o, c/o, s/p, BP, CT), lists where they help",
             "discharge summary",
         ),
@@ -34,7 +34,7 @@ NOTE_TYPES = {
             "hp",
             "Chief complaint, HPI, PMH, Medications, Allergies, Family history, Social history, Review of systems, "
             "Exam, Labs, Imaging, Assessment and plan",
-            "what was known at admission: nothing of the later course, of later results or of the outcome",
+            "everything known at admission, and nothing of the later course, later results or the outcome",
             "full history in prose, examination by system in clipped phrases",
             "history and phy",
         ),
@@ -42,25 +42,25 @@ NOTE_TYPES = {
             "progress note",
             "pn",
             "Subjective, Objective, Assessment, Plan",
-            "one day in the middle of the stay: what the patient says, what is found, what is thought and done; not "
-            "the outcome",
-            "SOAP, telegraphic, one line an item",
+            "one day in the middle of the stay: the patient's complaints, the findings, the assessment and actions; "
+            "not the outcome",
+            "SOAP, telegraphic, one line per item",
             "progress note|soap",
         ),
         NoteType(
             "emergency department note",
             "ed",
             "Chief complaint, HPI, PMH, Medications, Exam, ED results, Impression, Disposition",
-            "the first hours: arrival, examination, first results and what was done at once",
-            "terse, written under pressure, abbreviations throughout",
+            "the first hours: arrival, examination, first results and immediate treatment",
+            "terse, written under time pressure, abbreviations throughout",
             "emergency",
         ),
         NoteType(
             "radiology report",
             "rr",
             "Indication, Technique, Comparison, Findings, Impression",
-            "the imaging studies alone, with the complaint as their indication",
-            "impersonal, one finding a line, measurements as the report gives them; the impression numbered",
+            "only the imaging studies, with the complaint as their indication",
+            "impersonal, one finding per line, measurements as in the report, numbered impression",
             "radiology",
         ),
         NoteType(
@@ -68,7 +68,8 @@ NOTE_TYPES = {
             "op",
             "Preoperative diagnosis, Postoperative diagnosis, Procedure, Anesthesia, Findings, Description of "
             "procedure, Specimens, Complications",
-            "the operation or intervention, why it was done, and what was taken out. A report without one has none",
+            "the operation or intervention, its indication, and the specimens removed. A report without an operation "
+            "has no such note",
             "procedure steps in order, passive voice, past tense",
             "surgery|operative",
         ),
@@ -76,8 +77,8 @@ NOTE_TYPES = {
             "nursing note",
             "nn",
             "Reason for admission, History and allergies, Medications, Observations, Care given, Disposition",
-            "what a nurse sees and does: condition, observations, medication given, how the patient is and where he "
-            "or she goes; no interpretation of images or histology",
+            "what a nurse observes and does: condition, observations, medication given, and where the patient goes "
+            "next; no interpretation of images or histology",
             "short plain sentences, few abbreviations",
             "nursing",
         ),
@@ -85,9 +86,8 @@ NOTE_TYPES = {
             "consultation letter",
             "cl",
             "Reason for consultation, History, Findings, Opinion, Treatment and recommendations",
-            "history and findings as far as the consulted specialty needs them, and what that specialty concluded and "
-            "did",
-            "a letter to a colleague in full sentences; no name, address or date that the report does not give",
+            "history and findings that the consulted specialty needs, and its conclusions and treatment",
+            "a letter to a colleague in full sentences, without any name, address or date that the report does not give",
             "letter",
         ),
     )

@@ -32,20 +32,20 @@ class Prompt:
 
 
 NOTE_PROMPT = Prompt(
-    system="You work in a hospital and write notes into the electronic health record.",
+    system="You are a clinician who writes notes in a hospital's electronic health record.",
     user="""\
 Below is a published case report. Write the {note_type} that the treating team would have filed for this patient.
 
 How to write it:
 1. Output the note and nothing else: no introduction, no closing remark, no comment on the task.
-2. Everything in the note stands in the report. Keep numbers, units, doses, dates, sides and negations exactly as they \
-are. Where the report gives no name, date, result or drug, leave it out; do not fill gaps and do not guess.
-3. It uses, of the report, {scope}.
-4. Use short headings in the order a chart has them, each only where the report has something for it. For instance: \
+2. State only facts that the report states. Copy numbers, units, doses, dates, sides and negations exactly. If the \
+report gives no name, date, result or drug, leave it out. Do not fill gaps and do not guess.
+3. Cover this part of the report: {scope}.
+4. Use short headings in the usual order of a chart, and only headings for which the report has content. For example: \
 {headings}.
-5. Its style: {style}.
-6. Leave out what belongs to a journal and not to a chart: references, figures and tables, reviews of the literature, \
-lessons learned, remarks on consent or on publication.
+5. Style: {style}.
+6. Leave out journal content that does not belong in a chart: references, figures and tables, reviews of the \
+literature, lessons learned, remarks on consent or on publication.
 
 Case report:
 {report}
@@ -55,16 +55,15 @@ The {note_type}:""",
 
 # One sentence per task on what its instructions ask for; a test checks that it covers records.TASKS.
 TASK_RULES = {
-    "Named Entity Recognition": "ask to find and list mentions of one or more kinds (problems, drugs, tests, "
-    "procedures, anatomy, findings and the like)",
-    "Abbreviation Expansion": "ask for the long forms of abbreviations or acronyms that are used in the note",
-    "Relation Extraction": "ask how things in the note are connected, such as a drug with its indication, a test with "
-    "its result, or a finding with its cause",
-    "Temporal Information Extraction": "ask when things happened, how long they lasted, or in which order",
-    "Coreference Resolution": "ask what a word or phrase in the note, such as a pronoun or 'the lesion', stands for",
-    "Paraphrasing": "ask to say a part of the note in other words, for a named reader or purpose, without a change of "
-    "meaning",
-    "Summarization": "ask for a shorter version of the note or of one of its parts, with a named focus or length",
+    "Named Entity Recognition": "ask to find and list all mentions of one or more categories (such as problems, drugs, "
+    "tests, procedures, anatomy, findings)",
+    "Abbreviation Expansion": "ask for the long forms of abbreviations or acronyms used in the note",
+    "Relation Extraction": "ask how items in the note are related, such as a drug and its indication, a test and its "
+    "result, or a finding and its cause",
+    "Temporal Information Extraction": "ask when events happened, how long they lasted, or in which order",
+    "Coreference Resolution": "ask what a word or phrase in the note, such as a pronoun or 'the lesion', refers to",
+    "Paraphrasing": "ask to reword a part of the note for a named reader or purpose, without changing its meaning",
+    "Summarization": "ask for a shorter version of the note or of one part, with a stated focus or length",
     "Question Answering": "ask one specific question that a clinician would want this note to answer",
 }
 
@@ -74,10 +73,10 @@ QUESTION_PROMPT = Prompt(
 Write one instruction of the type "{task}" about the note below: {rule}.
 
 How to write it:
-1. Output the instruction alone, in one or two sentences, without its answer and without quotation marks.
-2. The note by itself is enough to carry it out; outside knowledge is at most needed to understand its language.
-3. It is about this patient: name what you ask about, so that it would not fit just any note.
-4. Say it as a busy colleague would, and differently from the examples, which belong to other notes.
+1. Output only the instruction, in one or two sentences, without an answer and without quotation marks.
+2. The note alone must be enough to answer it. Outside knowledge may be needed to understand the language, not more.
+3. Make it specific to this patient: name what you ask about, so that it would not fit any other note.
+4. Write as a busy colleague would, and differently from the examples, which belong to other notes.
 
 Examples of this type:
 {examples}
@@ -90,38 +89,36 @@ Instruction:""",
 
 ANSWER_RULES = """\
 How to answer:
-1. Output the answer alone. Be brief, and complete as far as the note goes.
-2. Keep numbers, units, doses, dates, sides and negations as the note has them. Add no advice, no explanation from \
-textbooks and no conclusion that the note does not draw.
-3. For each thing asked for that the note does not give, say that it is not stated in the note.
-4. Do not ask anything in return.
+1. Output only the answer. Be brief, and include everything relevant that the note contains.
+2. Copy numbers, units, doses, dates, sides and negations exactly from the note. Add no advice, no textbook \
+explanations and no conclusions that the note does not draw.
+3. If the note does not contain something that is asked for, say that it is not stated in the note.
+4. Do not ask questions.
 
 Note:
 {note}
 """
 
 ANSWER_PROMPT = Prompt(
-    system="You are a careful clinical assistant. You read one note and do what a clinician asks.",
-    user="Carry out the instruction, using nothing but the note.\n\n"
-    + ANSWER_RULES
-    + "\nInstruction:\n{question}\n\nAnswer:",
+    system="You are a careful clinical assistant. You read one note and carry out a clinician's instruction.",
+    user="Carry out the instruction, using only the note.\n\n" + ANSWER_RULES + "\nInstruction:\n{question}\n\nAnswer:",
 )
 
 REPAIR_PROMPT = Prompt(
     system="You correct clinical texts against the record that they were written from.",
     user="""\
-The {kind} below was written from the source below it alone. Some of its statements do not stand there. Write the \
-{kind} again without them.
+The {kind} below should be based only on the source below it. Some of its statements are not supported by the \
+source. Rewrite the {kind} without them.
 
 How to correct it:
-1. Output the whole corrected {kind} and nothing else.
-2. Change what is listed, and what it was said for; keep every other sentence, its order and its headings word for word.
-3. Where the source says it otherwise, say it as the source does: number, unit, dose, date, side, negation, drug.
-Where \
-the source does not say it at all, leave it out.
+1. Output the complete corrected {kind} and nothing else.
+2. Change only the listed statements and text that depends on them. Keep all other sentences, their order and the \
+headings word for word.
+3. If the source gives another number, unit, dose, date, side, negation or drug, use that of the source. If the source \
+does not mention it at all, delete the statement.
 4. Add nothing.
 
-Not in the source:
+Not supported by the source:
 {unsupported}
 
 The {kind}:
@@ -138,14 +135,14 @@ Corrected {kind}:""",
 FOLLOW_UP_PROMPT = Prompt(
     system=QUESTION_PROMPT.system,
     user="""\
-A colleague asks about the note below, and has had the answers that stand under it. Write what the colleague asks \
-next, an instruction of the type "{task}": {rule}.
+A colleague asks about the note below and has received the answers shown under it. Write the colleague's next \
+instruction, of the type "{task}": {rule}.
 
 How to write it:
-1. Output the instruction alone, in one or two sentences, without its answer and without quotation marks.
-2. The note by itself is enough to carry it out.
-3. It follows from the conversation: it goes deeper into an answer, or turns to what the answers leave open. It may \
-refer to them ("that drug", "before then"), and asks for nothing that was answered already.
+1. Output only the instruction, in one or two sentences, without an answer and without quotation marks.
+2. The note alone must be enough to answer it.
+3. Continue the conversation: go deeper into an answer, or turn to what the answers leave open. You may refer to \
+earlier turns ("that drug", "before then"). Do not ask again for what was already answered.
 
 Note:
 {note}
@@ -158,8 +155,8 @@ Next instruction:""",
 
 FOLLOW_UP_ANSWER_PROMPT = Prompt(
     system=ANSWER_PROMPT.system,
-    user="Carry out the last instruction of a conversation about a note, using nothing but the note. What was said "
-    "before tells you what the instruction refers to; it is no source of facts.\n\n"
+    user="Carry out the last instruction of a conversation about a note, using only the note. Use the earlier turns to "
+    "understand what the instruction refers to, not as a source of facts.\n\n"
     + ANSWER_RULES
     + "\nConversation:\n{history}\n\nLast instruction:\n{question}\n\nAnswer:",
 )

@@ -29,14 +29,14 @@ from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teach
 
 VERDICTS = ("stated", "follows", "contradicted", "absent")
 PROMPT = """\
-Below are a clinical note, an instruction about it, and an answer. Split the answer into its claims: the smallest \
-statements about the patient that can each be true or false by themselves. Leave out what only repeats the \
-instruction, and what says that the note is silent. For each claim say what the note says to it:
+Below are a clinical note, an instruction about it, and an answer. Split the answer into claims, the smallest \
+statements about the patient that can each be true or false on their own. Skip text that only repeats the instruction \
+or says that the note does not state something. For each claim, choose how the note relates to it:
 
-- stated: the note says it, in these or in other words
-- follows: the note does not say it, and a clinician can conclude it from the note alone
-- contradicted: the note says otherwise
-- absent: neither
+- stated: the note says it, in the same or in other words
+- follows: the note does not say it, but a clinician can conclude it from the note alone
+- contradicted: the note says the opposite or something incompatible
+- absent: none of these
 
 Reply with one JSON object and nothing else:
 {"claims": [{"claim": "...", "note": "stated, follows, contradicted or absent", "quote": "the note's words, or empty"}]}

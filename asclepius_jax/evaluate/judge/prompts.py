@@ -14,20 +14,23 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.records import text_hash
 
 SYSTEM = (
-    "You are an experienced clinician who checks written answers against a clinical note. You judge what is written, "
-    "not how well it reads, and you believe nothing that the note does not say."
+    "You are an experienced clinician who checks answers against a clinical note. Judge the content of an answer, not "
+    "its style, and accept nothing that the note does not state."
 )
 POINTWISE = """\
 Below are a clinical note, an instruction about it, and an answer. Check the answer against the note.
 
-First find evidence: quote, word for word, what the answer says that the note does not support or that is beside the \
-instruction, and what the note holds that the answer should have said. Then answer these questions.
+First collect evidence. Quote word for word every statement of the answer that the note does not support or that is \
+irrelevant to the instruction, and every statement of the note that the answer should have included. Then answer these \
+questions.
 
-1. incorrect: does the answer say anything that is incorrect by the note, or irrelevant to the instruction? {incorrect}
-2. omitted: of what the instruction asks for and the note holds, does the answer leave anything out? {omitted}
-   "minor" is what changes nothing for the reader; "significant" is what does, or several minor things.
-3. answerable: does the note hold what the instruction asks for? {answerable}
-4. recognised: does the answer treat it so: it answers if the note holds it, and says so if it does not? {recognised}
+1. incorrect: does the answer say anything that is incorrect according to the note, or irrelevant to the instruction? \
+{incorrect}
+2. omitted: does the answer leave out anything that the note contains and the instruction asks for? {omitted}
+   "minor" omissions change nothing for the reader; "significant" ones do, and so do several minor ones together.
+3. answerable: does the note contain what the instruction asks for? {answerable}
+4. recognised: does the answer act accordingly, that is, answer if the note contains it, and say so if it does not? \
+{recognised}
 
 Reply with one JSON object and nothing else:
 {{"evidence": [{{"quote": "...", "from": "note or answer", "shows": "..."}}], "incorrect": "...", "omitted": "...", \
@@ -48,8 +51,8 @@ Below are a clinical note, an instruction about it, and {count} answers. Give ea
 
 {scale}
 
-Judge each answer by itself against the note. Reply with one JSON object that holds the score of every answer and \
-nothing else, such as {example}.
+Judge each answer on its own against the note. Reply with one JSON object that contains the score of every answer and \
+nothing else, for example {example}.
 
 Note:
 {note}

@@ -14,7 +14,7 @@ MEANINGS = {
     1: "says something incorrect or irrelevant, or answers what the note cannot answer",
     2: "nothing incorrect, but leaves out something significant",
     3: "nothing incorrect, leaves out minor things only",
-    4: "correct and complete; says so where the note holds no answer",
+    4: "correct and complete; says so if the note contains no answer",
 }
 OMISSIONS = ("nothing", "minor", "significant")
 
@@ -30,7 +30,7 @@ class Verdict:
 
     def __post_init__(self) -> None:
         if self.omitted not in OMISSIONS:
-            raise UserError(f"omitted {self.omitted!r}: it must be one of {', '.join(OMISSIONS)}")
+            raise UserError(f"omitted {self.omitted!r}: must be one of {', '.join(OMISSIONS)}")
 
 
 def score(verdict: Verdict) -> int:
