@@ -1,8 +1,8 @@
-"""Pretrain LLaMA-2 7B on packed notes: one epoch, loss on every token.
+"""Pretrain LLaMA-2 7B on packed notes for one epoch, with the loss on every token.
 
 launch/train.sh pretrain_7b --init.hf meta-llama/Llama-2-7b-hf --data.path data/packed/notes
-Serves eight GPUs and a pod alike: microbatches and remat are chosen for the machine at start, and
-`asclepius plan pretrain_7b --topology a100-80g-8` tells beforehand what it will be."""
+Eight GPUs or a TPU pod. Microbatches and remat are chosen for the machine at the start;
+`asclepius plan pretrain_7b --topology a100-80g-8` shows the choice, memory and speed in advance."""
 
 from asclepius_jax.config import BatchConfig, CheckpointConfig, ComputeConfig, DataConfig, OptimizerConfig, TrainConfig
 
