@@ -91,7 +91,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path, small_tokenize
     assert asc.load_rows(str(folder)).row_length == 32
     with pytest.raises(UserError, match=r"rows of 32 tokens"):
         asc.load_rows(folder, 64)
-    with pytest.raises(UserError, match=r"vocabulary holds 256"):
+    with pytest.raises(UserError, match=r"vocabulary size is 256"):
         asc.make_step(TrainConfig(model="tiny"), rows=asc.load_rows(folder))
     with pytest.raises(AttributeError, match=r"no attribute 'trian'"):
         asc.trian  # noqa: B018
