@@ -373,7 +373,7 @@ def check_lora(config: TrainConfig) -> None:
     unknown = [name for name in lora.targets if name not in LORA_TARGETS]
     if unknown or not lora.targets or len(set(lora.targets)) < len(lora.targets):
         raise UserError(
-            f"lora.targets is {' '.join(lora.targets) or 'empty'}: use some of {' '.join(LORA_TARGETS)}, each at most once"
+            f"lora.targets is {' '.join(lora.targets) or 'empty'}: use some of {' '.join(LORA_TARGETS)}, no repeats"
         )
 
 

@@ -188,7 +188,7 @@ def test_a_run_never_goes_on_upon_another_base(base: TrainConfig, unbroken: Path
     [
         ({"rank": -1}, "lora.rank is -1: it must be 1 or more, or 0"),
         ({"alpha": 0.0}, "lora.alpha is 0.0: it must be above 0"),
-        ({"dropout": 1.0}, "lora.dropout is 1.0: it must be from 0"),
+        ({"dropout": 1.0}, "lora.dropout is 1.0: it must be at least 0"),
         ({"targets": ("q", "lm_head")}, "lora.targets is q lm_head: use some of q k v o gate up down"),
         ({"targets": ("q", "q")}, "lora.targets is q q: use some of"),
         ({"targets": ()}, "lora.targets is empty: use some of"),
