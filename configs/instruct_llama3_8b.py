@@ -2,7 +2,7 @@
 
 launch/train.sh instruct_llama3_8b --init.checkpoint runs/pretrain_llama3_8b \\
     --data.path data/packed8k/instructions
-64 x H100."""
+64 x H100: 22 GiB per device, 230,000 rows per hour (predicted by `asclepius plan`)."""
 
 import dataclasses
 
