@@ -178,7 +178,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(refused: Ask, m
     ("flags", "told"),
     [
         (["--model", "llama2_7"], "'llama2_7' is neither a folder with config.json, nor a hub id, nor one of llama_7b"),
-        (["--data.path", ""], "data.path is empty: set --data.path to a folder written by"),
+        (["--data.path", ""], "data.path is empty: set --data.path to a folder written by `asclepius pack`"),
         (["--data.path", "absent"], "absent is not a folder"),
         (["--data.row-length", "64"], "rows of 32 tokens, data.row_length is 64: pack again with --row-length 64"),
         (["--data.row-length", "512"], "data.row_length 512 exceeds the model's maximum of 256 tokens"),
