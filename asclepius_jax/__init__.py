@@ -1,6 +1,6 @@
-"""Train clinical language models in JAX: packed rows to a trained model to a Hugging Face folder.
+"""Train clinical language models in JAX, from packed rows to an exported Hugging Face folder.
 
-Everything named here is imported when it is first used, so that `import asclepius_jax` takes no time:
+Names are imported on first use, so that `import asclepius_jax` is fast:
 
     import asclepius_jax as asc
 
@@ -57,7 +57,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "train":  # a folder that can be called: see its docstring
+    if name == "train":  # a callable package, see its docstring
         return importlib.import_module(f"{__name__}.train")
     if name not in WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -219,8 +219,7 @@ class TrainConfig:
 
 
 def shipped(name: str) -> Path:
-    """A folder that travels with the package: `configs` or `launch`, inside a wheel or beside the package in a
-    checkout."""
+    """The folder `configs` or `launch`, which is inside the package in a wheel and next to it in a checkout."""
     package = Path(__file__).resolve().parent
     return package / name if (package / name).is_dir() else package.parent / name
 
@@ -244,7 +243,10 @@ def init_folder(options: InitFolder) -> None:
 
 
 def find_config(name: str) -> Path:
-    """A config file by path, or by name: of `configs/` in this folder, then of those that came with the package."""
+    """Find a config file by path or by name, first in `./configs` and then in the package.
+
+    Raises UserError if there is none.
+    """
     if (path := Path(name)).is_file():
         return path
     by_name = path.parent == Path()
@@ -254,21 +256,24 @@ def find_config(name: str) -> Path:
             return file
     known = sorted({file.stem if by_name else str(file) for folder in folders for file in folder.glob("*.py")})
     near = difflib.get_close_matches(name, known, 1) or known
-    raise UserError(f"{name}: no such config file" + (f"; is it {' or '.join(near)}?" if near else ""))
+    raise UserError(f"{name}: no such config file" + (f"; did you mean {' or '.join(near)}?" if near else ""))
 
 
 def load_config(name: str | Path) -> TrainConfig:
-    """The `config` of a Python file of values, by path or by name (see `find_config`)."""
+    """Load the variable `config` of a config file, by path or by name (see `find_config`).
+
+    Raises UserError if the file is missing, fails or does not set a TrainConfig.
+    """
     file = find_config(path := str(name))
-    sys.path.insert(0, str(file.parent))  # a config may start from one beside it
+    sys.path.insert(0, str(file.parent))  # a config may import another one from its folder
     try:
         found = runpy.run_path(str(file)).get("config")
     except Exception as error:
-        raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
+        raise UserError(f"{path} failed: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(found, TrainConfig):
-        raise UserError(f"{path} sets no `config = TrainConfig(...)`")
+        raise UserError(f"{path} does not set `config = TrainConfig(...)`: add it")
     return found
 
 
@@ -309,11 +314,11 @@ def check_numbers(config: TrainConfig) -> None:
     }
     for name, value in fractions.items():
         if not 0 <= value < 1:
-            raise UserError(f"{name} is {value}: it must be from 0 up to, not including, 1")
+            raise UserError(f"{name} is {value}: it must be at least 0 and below 1")
 
 
 def check_values(config: TrainConfig) -> None:
-    """Refuse numbers that no run can have; what depends on devices or data is checked where those are known."""
+    """Raise UserError for invalid numbers. Values that depend on devices or data are checked where these are known."""
     check_numbers(config)
     if config.batch.microbatches < 0:
         raise UserError(
@@ -328,12 +333,12 @@ def check_values(config: TrainConfig) -> None:
 
 
 def check(config: TrainConfig) -> None:
-    """Refuse settings that no run can start from: numbers, places, and what contradicts another setting."""
+    """Raise UserError for invalid numbers or folders, missing settings, and settings that contradict one another."""
     check_values(config)
     if config.checkpoint.keep_best and not config.data.eval_path:
         raise UserError(
-            f"checkpoint.keep_best is {config.checkpoint.keep_best} and there is no held-out data to tell the best by: "
-            "name a packed folder with --data.eval-path"
+            f"checkpoint.keep_best is {config.checkpoint.keep_best}, but there is no held-out data to compare "
+            "checkpoints: set a packed folder with --data.eval-path"
         )
     places = {
         "run_dir": config.run_dir,
@@ -344,18 +349,16 @@ def check(config: TrainConfig) -> None:
     }
     for name, place in places.items():
         if "://" in place:
-            raise UserError(
-                f"{name} {place}: buckets are read as mounted folders; mount it (gcsfuse) and name the folder"
-            )
+            raise UserError(f"{name} {place}: buckets must be mounted; mount it (gcsfuse) and set the mounted folder")
     if not config.data.path:
-        raise UserError("data.path is empty: name a folder that `asclepius pack` wrote with --data.path")
+        raise UserError("data.path is empty: set --data.path to a folder written by `asclepius pack`")
     starts = [name for name in ("hf", "checkpoint", "random") if getattr(config.init, name)]
     if len(starts) > 1:
         raise UserError(f"{' and '.join(f'init.{name}' for name in starts)} are both set: choose one")
     if config.lora.rank and not (config.init.hf or config.init.checkpoint):
         raise UserError(
-            f"lora.rank is {config.lora.rank}, and there is nothing to adapt: name the frozen weights with --init.hf "
-            "or --init.checkpoint"
+            f"lora.rank is {config.lora.rank}, but there are no weights to adapt: set them with --init.hf or "
+            "--init.checkpoint"
         )
 
 
@@ -366,11 +369,11 @@ def check_lora(config: TrainConfig) -> None:
     if lora.alpha <= 0:
         raise UserError(f"lora.alpha is {lora.alpha}: it must be above 0")
     if not 0 <= lora.dropout < 1:
-        raise UserError(f"lora.dropout is {lora.dropout}: it must be from 0 up to, not including, 1")
+        raise UserError(f"lora.dropout is {lora.dropout}: it must be at least 0 and below 1")
     unknown = [name for name in lora.targets if name not in LORA_TARGETS]
     if unknown or not lora.targets or len(set(lora.targets)) < len(lora.targets):
         raise UserError(
-            f"lora.targets is {' '.join(lora.targets) or 'empty'}: name some of {' '.join(LORA_TARGETS)}, each once"
+            f"lora.targets is {' '.join(lora.targets) or 'empty'}: use some of {' '.join(LORA_TARGETS)}, no repeats"
         )
 
 

@@ -1,7 +1,7 @@
-"""The whole pipeline, small, on this machine: two dozen fictional case reports to a model that answers.
+"""A small run of the whole pipeline on this machine, from two dozen fictional case reports to a model's answers.
 
-The offline teacher writes notes and instructions; a tokenizer is trained; a small LLaMA is pretrained and tuned over a
-mesh of virtual devices, exported, compared with transformers, and asked.
+The offline teacher writes notes and instructions, and a tokenizer is trained on them. A small LLaMA is pretrained and
+tuned on a mesh of virtual devices, exported, compared with transformers, and asked questions.
 """
 
 import dataclasses
@@ -50,98 +50,100 @@ class DemoConfig:
 
 @dataclasses.dataclass
 class Stages:
-    """What each stage took and gave, for the table at the end."""
+    """Inputs, outputs and duration of each stage, for the table at the end."""
 
     rows: list[tuple[str, str, str, str, float]] = dataclasses.field(default_factory=list)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[dict[str, Any]]:
-        told: dict[str, Any] = {"in": "", "out": "", "rejected": ""}
+        cells: dict[str, Any] = {"in": "", "out": "", "rejected": ""}
         started = time.monotonic()
-        yield told
-        self.rows.append((name, str(told["in"]), str(told["out"]), str(told["rejected"]), time.monotonic() - started))
+        yield cells
+        texts = str(cells["in"]), str(cells["out"]), str(cells["rejected"])
+        self.rows.append((name, *texts, time.monotonic() - started))
 
     def table(self) -> Table:
         table = Table("stage", "in", "out", "rejected", "seconds", title="asclepius demo")
         for *texts, seconds in self.rows:
             table.add_row(*texts, f"{seconds:.1f}")
         table.add_section()
-        table.add_row("together", "", "", "", f"{sum(row[-1] for row in self.rows):.1f}")
+        table.add_row("total", "", "", "", f"{sum(row[-1] for row in self.rows):.1f}")
         return table
 
 
 def run(config: DemoConfig) -> None:
     out, console, stages = config.out, Console(width=118), Stages()
     tuning = load_config(config.config)
-    start_anew(out)
+    clear(out)
     make_text(out, stages)
     make_rows(out, stages, tuning)
     losses = make_model(out, stages, tuning)
-    with stages("export") as told:
+    with stages("export") as cells:
         run_export(ExportConfig(out / "instruct", out / "hf", dtype="float32"))
-        told["in"], told["out"] = "checkpoint", f"{read_manifest(out / 'hf', 'export')['out']} tensors"
+        cells["in"], cells["out"] = "checkpoint", f"{read_manifest(out / 'hf', 'export')['out']} tensors"
     examples = read_examples(out)
-    with stages("compare") as told:
+    with stages("compare") as cells:
         compared = compare(out, tuning.mesh, [example.note for example in examples[:3]])
-        told["in"], told["out"] = "3 notes", compared
-    with stages("answer") as told:
+        cells["in"], cells["out"] = "3 notes", compared
+    with stages("answer") as cells:
         scores = answer(out, tuning.mesh, examples, console)
-        told["in"], told["out"] = f"{len(scores)} questions", f"mean token F1 {np.mean(scores):.2f}"
+        cells["in"], cells["out"] = f"{len(scores)} questions", f"mean token F1 {np.mean(scores):.2f}"
     console.print(stages.table())
     first, last = losses
     console.print(f"Tuning loss {first:.3f} -> {last:.3f}: {1 - last / first:.1%} of the initial loss is gone.")
     console.print(f"Logits against transformers: {compared}")
     console.print(f"Mean token F1 of {len(scores)} greedy answers: {np.mean(scores):.3f}")
-    made = {
+    results = {
         "notes": "notes", "instructions": "instructions", "packed rows": "packed_instructions", "run": "instruct",
         "report": "instruct/report.html", "Hugging Face folder": "hf",
     }  # fmt: skip
-    for name, path in made.items():
+    for name, path in results.items():
         console.print(f"  {name:<20} {out / path}")
-    console.print("How good and how faithful the answers are: asclepius evaluate demo")
+    console.print("To evaluate quality and faithfulness of the answers: asclepius evaluate demo")
 
 
-def start_anew(out: Path) -> None:
+def clear(out: Path) -> None:
+    """Remove an earlier demo. Raises UserError if the folder contains anything else."""
     if out.exists() and any(out.iterdir()):
         if not (out / MARKER).is_file():
-            raise UserError(f"{out} holds something that is not a demo: choose another --out")
+            raise UserError(f"{out} contains files that are not from a demo: choose another --out")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).write_text("{}\n")
 
 
 def make_text(out: Path, stages: Stages) -> None:
-    with stages("notes") as told:
+    with stages("notes") as cells:
         notes.run(notes.NotesConfig(str(DEMO_REPORTS), out / "notes"))
-        tell_counts(told, read_manifest(out / "notes", "notes"))
-    with stages("instructions") as told:
+        fill_counts(cells, read_manifest(out / "notes", "notes"))
+    with stages("instructions") as cells:
         instructions.run(instructions.InstructionsConfig(out / "notes", out / "instructions"))
-        tell_counts(told, read_manifest(out / "instructions", "instructions"))
+        fill_counts(cells, read_manifest(out / "instructions", "instructions"))
 
 
-def tell_counts(told: dict[str, Any], manifest: dict[str, Any]) -> None:
-    told["in"], told["out"], told["rejected"] = manifest["in"], manifest["out"], sum(manifest["rejected"].values())
+def fill_counts(cells: dict[str, Any], manifest: dict[str, Any]) -> None:
+    cells["in"], cells["out"], cells["rejected"] = manifest["in"], manifest["out"], sum(manifest["rejected"].values())
 
 
 def make_rows(out: Path, stages: Stages, tuning: TrainConfig) -> None:
     tokenizer = out / "tokenizer.model"
-    with stages("tokenizer") as told:
+    with stages("tokenizer") as cells:
         texts = [
             note.text for path in sorted((out / "notes").glob("notes-*.parquet")) for note in read_parquet(path, Note)
         ]
         train_sentencepiece([*texts, TRAINING_TEMPLATE], tokenizer, vocab_size=2048)
-        told["in"], told["out"] = f"{len(texts)} notes", "2048 pieces"
+        cells["in"], cells["out"] = f"{len(texts)} notes", "2048 pieces"
     for name in ("notes", "instructions"):
-        with stages(f"pack {name}") as told:
+        with stages(f"pack {name}") as cells:
             folder = out / f"packed_{name}"
             pack.run(pack.PackConfig(out / name, folder, tokenizer, tuning.data.row_length))
             manifest = read_manifest(folder, "packed")
-            tell_counts(told, manifest)
-            told["out"] = f"{manifest['rows']} rows, {manifest['packing_efficiency']:.0%} full"
+            fill_counts(cells, manifest)
+            cells["out"] = f"{manifest['rows']} rows, {manifest['packing_efficiency']:.0%} full"
 
 
 def make_model(out: Path, stages: Stages, tuning: TrainConfig) -> tuple[float, float]:
-    """Pretrain, then tune; returns the first and the last loss of tuning."""
+    """Pretrain, then tune. Returns the first and last loss of tuning."""
     pretraining = dataclasses.replace(
         tuning,
         run_dir=str(out / "pretrain"),
@@ -154,11 +156,11 @@ def make_model(out: Path, stages: Stages, tuning: TrainConfig) -> tuple[float, f
         data=dataclasses.replace(tuning.data, path=str(out / "packed_instructions")),
     )
     for name, config in (("pretrain", pretraining), ("instruct", tuning)):
-        with stages(name) as told:
+        with stages(name) as cells:
             train(config)
             rows = [row for row in read_metrics(Path(config.run_dir) / "metrics.jsonl") if "loss" in row]
-            told["in"] = f"{jax.device_count()} devices"
-            told["out"] = f"{len(rows)} steps, loss {rows[-1]['loss']:.3f}"
+            cells["in"] = f"{jax.device_count()} devices"
+            cells["out"] = f"{len(rows)} steps, loss {rows[-1]['loss']:.3f}"
     return rows[0]["loss"], rows[-1]["loss"]
 
 
@@ -168,28 +170,29 @@ def read_examples(out: Path) -> list[Example]:
 
 
 def compare(out: Path, mesh: MeshConfig, texts: list[str]) -> str:
-    """The exported folder in transformers against the trainer's own model, on the same texts."""
+    """Compare the logits of the exported folder in transformers with those of our own model. Returns the result."""
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ModuleNotFoundError as error:
-        return f"not compared, {error.name} is not installed (pip install torch transformers)"
-    theirs = AutoModelForCausalLM.from_pretrained(out / "hf", dtype=torch.float32).eval()
-    their_tokenizer = AutoTokenizer.from_pretrained(out / "hf")
+        return f"skipped, {error.name} is not installed (pip install torch transformers)"
+    hf_model = AutoModelForCausalLM.from_pretrained(out / "hf", dtype=torch.float32).eval()
+    hf_tokenizer = AutoTokenizer.from_pretrained(out / "hf")
     model, params, tokenizer = load_checkpoint(out / "instruct", mesh)
     largest = 0.0
     for text in texts:
         ids = np.array([encode_prompt(tokenizer, text)])
-        assert their_tokenizer(text)["input_ids"] == ids[0].tolist(), "transformers tokenizes the export differently"
+        assert hf_tokenizer(text)["input_ids"] == ids[0].tolist(), "transformers tokenizes the export differently"
         positions = np.arange(ids.shape[1])[None]
-        ours = model.merge(params)(ids, positions, np.ones_like(ids), dtype="float32")
+        logits = np.asarray(model.merge(params)(ids, positions, np.ones_like(ids), dtype="float32"))
         with torch.no_grad():
-            largest = max(largest, float(np.abs(np.asarray(ours) - theirs(torch.tensor(ids)).logits.numpy()).max()))
+            hf_logits = hf_model(torch.tensor(ids)).logits.numpy()
+        largest = max(largest, float(np.abs(logits - hf_logits).max()))
     return f"max |Δ| {largest:.1e}"
 
 
 def answer(out: Path, mesh: MeshConfig, examples: list[Example], console: Console) -> list[float]:
-    """Greedy answers to questions of the training set, beside the expected ones; the token F1 of each."""
+    """Print greedy answers to questions of the training set next to the expected answers. Returns their token F1."""
     asked = examples[:: max(1, len(examples) // QUESTIONS)][:QUESTIONS]
     model, params, tokenizer = load_checkpoint(out / "instruct", mesh)
     prompts = [encode_prompt(tokenizer, render_prompt(TRAINING_TEMPLATE, e.note, e.question)) for e in asked]
@@ -206,6 +209,6 @@ def answer(out: Path, mesh: MeshConfig, examples: list[Example], console: Consol
 
 def token_f1(answer: str, expected: str) -> float:
     """Harmonic mean of precision and recall over words, as in SQuAD (arXiv 1606.05250)."""
-    ours, theirs = (Counter(re.findall(r"\w+", text.lower())) for text in (answer, expected))
-    common = (ours & theirs).total()
-    return 2 * common / max(ours.total() + theirs.total(), 1)
+    answer_words, expected_words = (Counter(re.findall(r"\w+", text.lower())) for text in (answer, expected))
+    common = (answer_words & expected_words).total()
+    return 2 * common / max(answer_words.total() + expected_words.total(), 1)

@@ -1,4 +1,4 @@
-"""Cached decoding on a mesh, greedy or sampled: for a quick look, and for evaluation."""
+"""Greedy or sampled decoding with a cache on a mesh, for `asclepius generate` and for evaluation."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt
 from data_prep.contract.training_prompt import TRAINING_TEMPLATE, load_template, render_prompt
 
-# Prompts are padded to a multiple of this, so that few lengths are ever compiled.
+# Prompts are padded to a multiple of this, so that only a few lengths are compiled.
 BUCKET = 64
 
 
@@ -61,8 +61,8 @@ class GenerateConfig:
 def run(config: GenerateConfig) -> None:
     _, step_folder = find_step(config.checkpoint)
     meta = read_meta(step_folder)
-    own = meta.prompt_template or TRAINING_TEMPLATE
-    prompt = read_prompt(config, load_template(config.prompt_template) if config.prompt_template else own)
+    template = meta.prompt_template or TRAINING_TEMPLATE
+    prompt = read_prompt(config, load_template(config.prompt_template) if config.prompt_template else template)
     model, params, tokenizer = load_checkpoint(config.checkpoint, config.mesh)
     ids = encode_prompt(tokenizer, prompt)
     print(tokenizer.decode(generate(model, params, [ids], tokenizer.eos_id, config.sampling, config.dtype)[0]))
@@ -70,13 +70,13 @@ def run(config: GenerateConfig) -> None:
 
 def read_prompt(config: GenerateConfig, template: str) -> str:
     if config.prompt and (config.note or config.instruction):
-        raise UserError("--prompt stands alone, or --note with --instruction")
+        raise UserError("--prompt cannot be combined with --note and --instruction; use either")
     if config.prompt:
         return config.prompt
     if config.note is None or not config.instruction:
-        raise UserError("nothing to answer: give --prompt TEXT, or --note FILE with --instruction TEXT")
+        raise UserError("no prompt: set --prompt TEXT, or --note FILE with --instruction TEXT")
     if not config.note.is_file():
-        raise UserError(f"--note {config.note}: no such file")
+        raise UserError(f"--note {config.note}: no such file; check the path")
     return render_prompt(template, config.note.read_text(encoding="utf-8"), config.instruction)
 
 
@@ -93,16 +93,18 @@ def load_checkpoint(path: str | Path, mesh: MeshConfig | None = None) -> Checkpo
 
     Args:
         path: a run folder (its newest step), or RUN/checkpoints/STEP.
-        mesh: devices along each axis; None spreads the parameters over all of them.
+        mesh: devices along each axis; None shards the parameters over all devices.
 
     Raises:
-        UserError: there is no whole checkpoint, its checksums do not match, or the tokenizer is another one.
+        UserError: there is no complete checkpoint, its checksums do not match, or its tokenizer was replaced.
     """
     run_dir, step_folder = find_step(Path(path))
     meta = read_meta(step_folder)
     tokenizer = JsonTokenizer(run_dir / "tokenizer")
     if tokenizer.hash != meta.tokenizer_hash:
-        raise UserError(f"{run_dir}/tokenizer is not the one that {step_folder} was trained with")
+        raise UserError(
+            f"{run_dir}/tokenizer is not the tokenizer that {step_folder} was trained with: restore the original folder"
+        )
     model = build(meta.model)
     params = whole_params(step_folder, model, param_shardings(make_mesh(mesh or MeshConfig()), model))
     return Checkpoint(model, params, tokenizer)
@@ -111,13 +113,16 @@ def load_checkpoint(path: str | Path, mesh: MeshConfig | None = None) -> Checkpo
 def generate(
     model: Model, params: Params, prompts: Sequence[Sequence[int]], eos_id: int, sampling: Sampling, dtype: str
 ) -> list[list[int]]:
-    """New ids for each prompt, up to and without EOS."""
+    """Generate token ids for each prompt, up to but not including EOS.
+
+    Raises UserError if prompt and new tokens exceed the model's maximum length.
+    """
     longest = max(map(len, prompts))
     if longest + sampling.max_new_tokens > model.config.max_length:
         raise UserError(
-            f"{longest} prompt tokens and {sampling.max_new_tokens} new ones are beyond the model's "
-            f"{model.config.max_length} (of a folder, the shorter of max_position_embeddings and sliding_window): "
-            "shorten the note or --sampling.max-new-tokens"
+            f"{longest} prompt tokens and {sampling.max_new_tokens} new tokens exceed the model's maximum length of "
+            f"{model.config.max_length} (for a Hugging Face folder, the smaller of max_position_embeddings and "
+            "sliding_window): shorten the note or reduce --sampling.max-new-tokens"
         )
     tokens_BT = np.zeros((len(prompts), -(-longest // BUCKET) * BUCKET), np.int32)
     for row, prompt in zip(tokens_BT, prompts, strict=True):
@@ -131,14 +136,17 @@ def generate(
 
 @functools.lru_cache(maxsize=8)
 def compiled(config: LlamaConfig, dtype: str, max_new_tokens: int, temperature: float, top_p: float) -> Any:
-    """jitted (params, tokens_BT, lengths_B, eos_id, key) -> new tokens (B, max_new_tokens), EOS after the end."""
+    """Make the jitted function (params, tokens_BT, lengths_B, eos_id, key) -> new tokens (B, max_new_tokens).
+
+    The tokens after the end of a sequence are EOS.
+    """
     model = build(config)
 
     def decode(params: Params, tokens_BT: Any, lengths_B: Any, eos_id: Any, key: Any) -> jax.Array:
         llama = model.merge(params)
         B, T = tokens_BT.shape
         cache = empty_cache(config, B, T + max_new_tokens, dtype)
-        # Padding after a prompt fills slots that its new tokens overwrite before anything may look at them.
+        # Padding after a prompt fills cache slots, which its new tokens overwrite before any token can see them.
         positions_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
         x_BTD, cache = llama.decode(tokens_BT, positions_BT, cache, dtype)
         last_B1D = jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1)
@@ -165,14 +173,14 @@ def compiled(config: LlamaConfig, dtype: str, max_new_tokens: int, temperature: 
 
 
 def pick(logits_BV: jax.Array, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
-    """The next token of each sequence, (B,)."""
+    """Choose the next token of each sequence, (B,), from logits (B, V)."""
     if temperature == 0.0:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     logits_BV /= temperature
     if top_p < 1.0:
         sorted_BV = jnp.sort(logits_BV, axis=-1)[:, ::-1]
         before_BV = jnp.cumsum(jax.nn.softmax(sorted_BV, axis=-1), axis=-1) - jax.nn.softmax(sorted_BV, axis=-1)
-        # The least likely token that is still within the nucleus; the likeliest always is.
+        # The logit of the least likely token within the nucleus, which always contains the most likely token.
         floor_B1 = jnp.min(jnp.where(before_BV < top_p, sorted_BV, jnp.inf), axis=-1, keepdims=True)
         logits_BV = jnp.where(logits_BV >= floor_B1, logits_BV, -jnp.inf)
     return jax.random.categorical(key, logits_BV).astype(jnp.int32)

@@ -1,7 +1,7 @@
-"""A LLaMA of 2.4M parameters on two dozen fictional case reports: what `asclepius demo` pretrains and then tunes.
+"""Instruction-tune a LLaMA of 2.4M parameters on two dozen fictional case reports. `asclepius demo` uses this config.
 
 launch/train.sh demo --run-dir runs/mine --data.path runs/demo/packed_instructions --init.checkpoint runs/demo/pretrain
-Four virtual devices on a laptop's processor; two minutes. It learns its few answers by heart."""
+Four virtual devices on a laptop CPU: two minutes. The model only memorizes its few answers."""
 
 from asclepius_jax.config import (
     BatchConfig,

@@ -1,7 +1,7 @@
-"""Instruction-tune Llama 3.2 1B with adapters of rank 16, on one GPU of 48 GB.
+"""Instruction-tune Llama 3.2 1B with adapters of rank 16 on packed instructions, on one GPU with 48 GB.
 
 launch/train.sh instruct_llama32_1b_lora --data.path data/packed/llama32
-A100-80G: 43 GiB, 1.3 h for 20,000 rows three times; RTX A6000: 23 GiB, 2.9 h (predicted by `asclepius plan`)."""
+A100-80G: 43 GiB, 1.3 h; RTX A6000: 23 GiB, 2.9 h. For three epochs of 20,000 rows, predicted by `asclepius plan`."""
 
 import dataclasses
 

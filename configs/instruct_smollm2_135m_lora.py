@@ -1,7 +1,7 @@
-"""Instruction-tune SmolLM2 135M with adapters of rank 16, on a CPU: less memory, and checkpoints of 56 MB.
+"""Instruction-tune SmolLM2 135M with adapters of rank 16 on packed instructions, on a CPU. Checkpoints take 56 MB.
 
 launch/train.sh instruct_smollm2_135m_lora --data.path data/packed/smollm2
-Two CPU cores: 6.6 GB; 89 tokens/s, measured beside other work."""
+Two CPU cores: 6.6 GB, 89 tokens per second (measured on a machine with other load)."""
 
 import dataclasses
 

@@ -1,1 +1,1 @@
-"""What a run saves, and the reading of it."""
+"""Saving and restoring of checkpoints."""

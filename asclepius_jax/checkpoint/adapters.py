@@ -1,5 +1,7 @@
-"""Models with adapters on devices: what a configuration makes of a model, and the parameters that a step stands for, be
-they its own or its base's with its adapters in them."""
+"""Models with adapters: building them from a configuration, and loading the complete parameters of a checkpoint.
+
+The complete parameters are either saved in the checkpoint or the base weights with its adapters merged into them.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,10 @@ from asclepius_jax.model.sizes import LlamaConfig
 
 
 def adapted(model: Model, config: LoraConfig) -> Model:
-    """The model with the adapters that the configuration names, its own matrices in the type that they are kept in."""
+    """The model with the configured adapters, its own matrices in `config.base_dtype`. Unchanged with rank 0."""
     if not config.rank:
         return model
-    # Norm scales stay float32: a step uses them so, and bfloat16 would change them without saving anything.
+    # Norm scales stay float32, the type in which a step uses them. bfloat16 would round them and save almost nothing.
     shapes = jax.tree.map_with_path(
         lambda path, leaf: leaf if path[-1].key == "scale" else jax.ShapeDtypeStruct(leaf.shape, config.base_dtype),
         model.shapes,
@@ -32,31 +34,32 @@ def lora_from(config: LoraConfig) -> Lora:
 
 
 def lora_of(meta: Meta) -> LoraConfig:
-    """What adapters a step holds; those of rank 0 where it holds parameters."""
-    return LoraConfig(**meta.config.get("lora", {}))  # an import's configuration is empty
+    """The adapters of a step. Rank 0 means that the step contains parameters instead."""
+    return LoraConfig(**meta.config.get("lora", {}))  # the configuration of an import is empty
 
 
 def base_params(init: InitConfig, model: Model, shardings: Params) -> Params:
-    """The frozen parameters that adapters stand on, in the types of `model.shapes`."""
+    """The frozen base parameters of adapters, in the types of `model.shapes`."""
     if init.checkpoint:
         return whole_params(find_step(Path(init.checkpoint))[1], model, shardings)
     return load_params(Path(init.hf), model, shardings)
 
 
 def whole_params(step_folder: Path, model: Model, shardings: Params) -> Params:
-    """The parameters that a step stands for, in the types of `model.shapes`."""
+    """The complete parameters of a step, with any adapters merged, in the types of `model.shapes`."""
     meta = read_meta(step_folder)
     config = lora_of(meta)
     if not config.rank:
         return restore_params(step_folder, model.shapes, shardings)
-    theirs = adapted(build(meta.model), config)._replace(shapes=build(meta.model).shapes)  # float32, to add to
-    base = base_params(InitConfig(**meta.config["init"]), theirs, shardings)
-    places = adapter_shardings(jax.tree.leaves(shardings)[0].mesh, theirs)
-    adapters = restore_item(step_folder, "adapters", abstract_of(theirs.adapter_shapes, places), meta)
+    # float32 shapes, so that the adapters are added without rounding the base first
+    saved = adapted(build(meta.model), config)._replace(shapes=build(meta.model).shapes)
+    base = base_params(InitConfig(**meta.config["init"]), saved, shardings)
+    places = adapter_shardings(jax.tree.leaves(shardings)[0].mesh, saved)
+    adapters = restore_item(step_folder, "adapters", abstract_of(saved.adapter_shapes, places), meta)
 
     def merged(base: Params, adapters: Params) -> Params:
-        whole = {**base, "blocks": add_adapters(base["blocks"], adapters, theirs.lora)}
-        return jax.tree.map(lambda x, shape: x.astype(shape.dtype), whole, model.shapes)
+        params = {**base, "blocks": add_adapters(base["blocks"], adapters, saved.lora)}
+        return jax.tree.map(lambda x, shape: x.astype(shape.dtype), params, model.shapes)
 
     return jax.jit(merged, out_shardings=shardings)(base, adapters)
 

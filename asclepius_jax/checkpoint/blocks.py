@@ -1,6 +1,6 @@
-"""Saved arrays in blocks: what passes between storage and a Hugging Face folder is never larger than a few of them.
+"""Block-wise copying of arrays between checkpoints and Hugging Face folders, holding only a few blocks in memory.
 
-A block is a part of one layer, aligned to the chunks that storage reads and writes whole.
+A block is a part of one layer, aligned to the chunks that storage reads and writes as a whole.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ from asclepius_jax.model.huggingface.layout import axes_of
 from data_prep.contract.errors import first_line
 
 BLOCK_BYTES = CHUNK_BYTES
-# OCDBT holds a file of this size in memory until it is written.
+# OCDBT keeps a file of this size in memory until it is written.
 FILE_BYTES = 2**26
-WORKERS = 2  # threads that turn and check
-# Threads that wait for the disk too: from a cold disk, four read a checkpoint a third faster than two.
+WORKERS = 2  # threads that transpose and compute checksums
+# These threads also wait for the disk. From a cold disk, four read a checkpoint a third faster than two.
 READERS = 4
-WAITING_BYTES = 2**28  # of blocks that are being written
+WAITING_BYTES = 2**28  # maximum size of the blocks being written
 
 
 def blocks(
     shape: tuple[int, ...], chunk: tuple[int, ...], itemsize: int, largest: int = BLOCK_BYTES
 ) -> Iterator[tuple[slice, ...]]:
-    """Parts of an array (one layer's) that are whole chunks, about `largest` bytes each; heads stay whole."""
+    """Divide an array of one layer into parts of whole chunks and whole heads, of about `largest` bytes each."""
     sizes = list(chunk)
     sizes[2:] = shape[2:]
     if len(shape) == 3:
@@ -48,31 +48,36 @@ def blocks(
 
 
 class Scratch(threading.local):
-    """Arrays that a thread uses again and again: memory that is new each time costs as much as the copying."""
+    """Arrays that a thread reuses, because allocating new memory each time costs as much as the copying."""
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
 
     def array(self, use: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-        """An array of any content, the same memory for each `use`."""
+        """An uninitialized array, in the same memory for every call with the same `use`."""
         size = math.prod(shape) * dtype.itemsize
         if use not in self.arrays or self.arrays[use].size < size:
             self.arrays[use] = np.empty(size, np.uint8)
         return self.arrays[use][:size].view(dtype).reshape(shape)
 
 
-def read_into(target: np.ndarray, array: Any, place: tuple[Any, ...], told: str) -> None:
-    """A part of an opened array of checkpoints.py, into memory that is there."""
+def read_into(target: np.ndarray, array: Any, place: tuple[Any, ...], label: str) -> None:
+    """Read a part of an array opened with `read.open_array` into existing memory.
+
+    Raises DamagedStep, with the label, if it cannot be read.
+    """
     try:
         part = array[place]
         tensorstore.array(target, copy=False).write(part[tensorstore.d[:].translate_to[0]]).result()
     except (ValueError, OSError, RuntimeError) as error:
-        raise DamagedStep(f"{told} cannot be read: {first_line(error)}") from error
+        raise DamagedStep(f"{label} cannot be read: {first_line(error)}") from error
 
 
 def tensor_checksum(tensor: np.ndarray, layout: str, shape: tuple[int, ...], layer: int | None) -> np.ndarray:
-    """What a Hugging Face tensor adds to the checksum of our parameter: taken as it lies, so that a mistake in turning
-    it shows. `layer` is its place in a stacked parameter."""
+    """The share of a Hugging Face tensor in the checksum of our parameter. `layer` is its index if layers are stacked.
+
+    It is computed from the tensor as stored, so that a mistake in transposing shows up as a difference.
+    """
     view, axes = axes_of(tensor, layout, shape)
     if layer is None:
         return part_checksum(view, [(axis, 0) for axis in axes])
@@ -80,7 +85,7 @@ def tensor_checksum(tensor: np.ndarray, layout: str, shape: tuple[int, ...], lay
 
 
 class Creator(ocp.type_handlers.NumpyHandler):
-    """Makes the arrays of an item without any content, and keeps them open."""
+    """Creates the arrays of an item without content, and keeps them open for writing."""
 
     def __init__(self) -> None:
         super().__init__(deepcopy_host_arrays=False)
@@ -92,10 +97,10 @@ class Creator(ocp.type_handlers.NumpyHandler):
 
 
 class ItemWriter:
-    """An Orbax item that is written block by block, by any thread, with bounded memory."""
+    """Writes an Orbax item block by block from any thread, with bounded memory."""
 
     def __init__(self, folder: Path, arrays: dict[str, tuple[tuple[int, ...], np.dtype]]):
-        """`arrays` has the shape and type of each, by name; the item's folder is there and empty."""
+        """Create the arrays with the given shapes and types by name. The folder of the item must exist and be empty."""
         self.folder = epath.Path(folder.absolute())
         creator = Creator()
         registry = ocp.type_handlers.create_type_handler_registry(
@@ -104,7 +109,7 @@ class ItemWriter:
         self.handler = ocp.PyTreeCheckpointHandler(
             use_ocdbt=True, use_zarr3=False, use_compression=False, type_handler_registry=registry
         )
-        # One zero that looks like a whole array: Orbax asks for shape and type alone.
+        # A single zero broadcast to the shape of the array, as Orbax only needs its shape and type.
         leaves = {name: np.broadcast_to(np.zeros((), dtype), shape) for name, (shape, dtype) in arrays.items()}
         save_args = {
             name: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if "blocks." in name else ())
@@ -114,13 +119,13 @@ class ItemWriter:
         for future in asyncio.run(self.handler.async_save(self.folder, args=args)) or []:
             future.result()
         self.arrays = creator.arrays
-        assert self.arrays.keys() == arrays.keys(), "Orbax names its arrays otherwise"
+        assert self.arrays.keys() == arrays.keys(), "Orbax uses other array names"
         self.waiting: deque[tuple[Any, int]] = deque()
         self.waiting_bytes = 0
         self.lock = threading.Lock()
 
     def write(self, name: str, index: tuple[Any, ...], block: np.ndarray) -> None:
-        """Begin to write a block, which stays as it is until then; waits while too much is under way."""
+        """Start writing a block, which must not change until it is written. Waits while too many bytes are pending."""
         future = self.arrays[name][index].write(block, can_reference_source_data_indefinitely=True)
         with self.lock:
             self.waiting.append((future, block.nbytes))
@@ -144,6 +149,6 @@ class ItemWriter:
             self.wait(0)
             self.handler.finalize(self.folder)
         else:
-            # The folder is about to be removed, and a write under way would bring it back.
+            # Wait for all writes: the folder is about to be removed, and a pending write would recreate it.
             for future, _ in self.waiting:
                 future.exception()

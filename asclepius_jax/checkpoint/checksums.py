@@ -1,11 +1,12 @@
-"""A content checksum of an array: the same number however the array is spread over devices, or read in slices.
+"""Content checksum of an array that does not depend on how the array is sharded or in which slices it is read.
 
-Two sums of the elements' bit patterns, each pattern times one odd weight for each of its indices, modulo 2^32:
+It consists of two sums modulo 2^32. Each adds up the bit patterns of the elements, multiplied by one odd weight per
+index:
 
     sum over i, j, k of  bits[i, j, k] * w0[i] * w1[j] * w2[k]
 
-An odd factor makes every single flipped bit count, a factor of the place every exchange of elements; integers make the
-sum independent of its order. What else could happen to data is missed with probability 2^-64.
+Odd weights detect every single flipped bit, and weights that depend on the index detect exchanged elements. Integer
+sums do not depend on the order of summation. Any other change is missed with probability 2^-64.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,18 +16,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LANES = (0x243F6A88, 0x85A308D3)  # two unlike starts: the first digits of pi's fraction
+LANES = (0x243F6A88, 0x85A308D3)  # two different seeds: the first digits of the fractional part of pi
 
 
 @jax.jit
 def checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Of arrays spread over a mesh, computed where they lie; in one program, because the sums over processes of several
-    could meet in unlike order."""
+    """Checksums (2,) uint32 of sharded arrays by name, computed on their devices.
+
+    All are computed in one program, because several programs could run their collectives in different orders.
+    """
     return {name: checksum(array) for name, array in arrays.items()}
 
 
 def checksum(x: jax.Array) -> jax.Array:
-    """(2,) uint32 of an array with up to 32 bits an element."""
+    """Checksum (2,) uint32 of an array with at most 32 bits per element."""
     x = x.reshape(1) if x.ndim == 0 else x
     bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
     sums = []
@@ -39,21 +42,26 @@ def checksum(x: jax.Array) -> jax.Array:
 
 
 def host_checksum(x: np.ndarray, first: int = 0) -> np.ndarray:
-    """The same in the host's memory. Modulo 2^32, the checksums of slices along the first axis add up to that of the
-    whole; `first` is the place of x's first slice in it."""
+    """Checksum (2,) uint32 of an array in host memory, or of a slice of it that starts at `first` on the first axis.
+
+    Modulo 2^32, the checksums of all slices along the first axis add up to the checksum of the whole array.
+    """
     x = x.reshape(1) if x.ndim == 0 else x
     return part_checksum(x, [(0, first), *((axis, 0) for axis in range(1, x.ndim))])
 
 
 def part_checksum(x: np.ndarray, places: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Of a part of an array, which may have its axes in another order: for each axis of x, the axis of the whole that
-    it is, and where x begins along it. The checksums of all parts add up to that of the whole."""
+    """Checksum (2,) uint32 of a part of an array, whose axes may be in a different order.
+
+    `places` contains, for each axis of x, the corresponding axis of the whole array and the index where x starts on
+    it. The checksums of all parts add up to the checksum of the whole array.
+    """
     bits = x.view(f"u{x.dtype.itemsize}")
     sums = np.zeros(len(LANES), np.uint32)
     for number, lane in enumerate(LANES):
         total = bits
         for (axis, first), size in reversed(list(zip(places, bits.shape, strict=True))):
-            # einsum casts as it reads: no copy of the array in 32 bits.
+            # einsum casts as it reads, which avoids a 32-bit copy of the array.
             weight = weights(axis, size, lane, np, first)
             total = np.einsum("...a,a->...", total, weight, dtype=np.uint32, casting="unsafe")
         sums[number] = total
@@ -61,7 +69,7 @@ def part_checksum(x: np.ndarray, places: Sequence[tuple[int, int]]) -> np.ndarra
 
 
 def weights(axis: int, size: int, lane: int, numpy: Any, first: int = 0) -> Any:
-    """(size,) odd uint32: spread anew over all bits for each axis and lane (the finalizer of MurmurHash3)."""
+    """Odd weights (size,) uint32, different for each axis and lane, hashed with the finalizer of MurmurHash3."""
     start = (lane + 0x9E3779B9 * (axis + 1) + first) % 2**32
     x = numpy.arange(size, dtype=numpy.uint32) + numpy.uint32(start)
     for _ in range(2):
@@ -72,7 +80,7 @@ def weights(axis: int, size: int, lane: int, numpy: Any, first: int = 0) -> Any:
 
 
 def added(parts: Iterable[np.ndarray]) -> np.ndarray:
-    """The checksum of an array from those of its slices."""
+    """The checksum of an array as the sum of the checksums of its parts."""
     total = np.zeros(len(LANES), np.uint32)
     for part in parts:
         total += part
@@ -80,5 +88,5 @@ def added(parts: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def written(sums: Any) -> str:
-    """Sixteen hex digits."""
+    """A checksum as 16 hex digits."""
     return "".join(f"{int(lane):08x}" for lane in np.asarray(sums))

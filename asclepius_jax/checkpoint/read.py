@@ -1,12 +1,12 @@
-"""What a run saves: its folder, and the reading of it. `write.py` writes it.
+"""Layout and reading of a run folder. `write.py` writes it.
 
 run/
-  checkpoints/500/                      one finished step; another name is no step
+  checkpoints/500/                      one finished step; folders with other names are ignored
     params/  optimizer/                 Orbax: each array in chunks of one layer, without compression
-    meta.json                           what the step says of itself, the arrays' content checksums included
-    digests.json                        size of every file, and the hash of every small one; written last
-  checkpoints/400.damaged/              a step that could not be read, or read otherwise than it was saved
-  tokenizer/                            what turns text into this model's ids
+    meta.json                           metadata of the step, including the content checksums of its arrays
+    digests.json                        size of every file and hash of every small one; written last
+  checkpoints/400.damaged/              a step that could not be read or whose checksums did not match
+  tokenizer/                            the tokenizer of the model
 """
 
 import dataclasses
@@ -31,33 +31,33 @@ from data_prep.contract.records import file_hash
 
 STEPS = "checkpoints"
 META, DIGESTS, DAMAGED = "meta.json", "digests.json", ".damaged"
-# What is larger holds array data, which the content checksums cover.
+# Larger files contain array data, which the content checksums cover.
 HASHED_BYTES = 2**20
 
-State = dict[str, Any]  # step, params, optimizer; where adapters train: adapters, and params are frozen
+State = dict[str, Any]  # step, params, optimizer; with LoRA also adapters, and params are then frozen
 T = TypeVar("T")
 
 
 class DamagedStep(Exception):
-    """A step that cannot be read, or whose content is not what was saved."""
+    """A step that cannot be read, or whose content differs from what was saved."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
-    """What a step says of itself."""
+    """The metadata of a step."""
 
     model: LlamaConfig
     tokenizer_hash: str
     prompt_template: str
     row_length: int
-    phase: str  # "pretrain", "instruct", or "import" for weights from elsewhere
+    phase: str  # "pretrain", "instruct", or "import" for imported weights
     config: dict[str, Any]  # the resolved TrainConfig; empty for an import
     data: dict[str, Any] = dataclasses.field(
         default_factory=dict
-    )  # of the packed folder's manifest, for the model card
-    # item/array -> that of its content; "base/..." where adapters train, of what they stand on
+    )  # facts from the manifest of the packed folder, for the model card
+    # "item/array" -> content checksum; "base/array" for the base weights of adapters
     checksums: dict[str, str] = dataclasses.field(default_factory=dict)
-    eval_loss: float | None = None  # on the held-out rows, where they were evaluated at this very step
+    eval_loss: float | None = None  # loss on the held-out rows, if they were evaluated at exactly this step
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "Meta":
@@ -71,26 +71,29 @@ class Meta:
 
 
 def steps_of(run_dir: Path) -> list[Path]:
-    """The folders of a run's finished steps, oldest first; one that a kill left half-written has another name."""
+    """The folders of a run's finished steps, oldest first. Partly written steps have other names."""
     folder = run_dir / STEPS
     found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
     return sorted(found, key=lambda path: int(path.name))
 
 
 def find_step(path: Path) -> tuple[Path, Path]:
-    """(run folder, step folder) of a run folder's newest step, or of the step folder that is named."""
+    """(run folder, step folder) for a step folder, or for the newest step of a run folder.
+
+    Raises UserError if there is no checkpoint.
+    """
     if path.parent.name == STEPS and path.name.isdigit() and path.is_dir():
         return path.parent.parent, path
     steps = steps_of(path)
     if not steps:
         being_written = sorted(path.glob(f"{STEPS}/.*.saving"))
-        told = f"; {being_written[0]} is still being written, or was left by a kill" if being_written else ""
-        raise UserError(f"{path} holds no checkpoint{told}: name a run folder, or RUN/{STEPS}/STEP")
+        note = f"; {being_written[0]} is still being written, or was left by a killed run" if being_written else ""
+        raise UserError(f"{path} contains no checkpoint{note}: name a run folder, or RUN/{STEPS}/STEP")
     return path, steps[-1]
 
 
 def read_meta(step_folder: Path) -> Meta:
-    """What a step says of itself, after a look at its files; raises UserError for a damaged one."""
+    """The metadata of a step, after checking its files. Raises UserError if it is damaged."""
     try:
         check_files(step_folder)
     except DamagedStep as error:
@@ -99,17 +102,17 @@ def read_meta(step_folder: Path) -> Meta:
 
 
 def refusal(step_folder: Path, error: DamagedStep) -> str:
-    """Of a step that somebody named: no other one is taken in its place."""
+    """The message for a damaged step that the user named. No other step is used in its place."""
     others = [str(path) for path in steps_of(step_folder.parent.parent) if path != step_folder]
     remedy = f"name another step ({', '.join(others)})" if others else "there is no other step of this run"
     return f"{step_folder} is damaged ({error}): {remedy}"
 
 
 def restore_newest(run_dir: Path, restore: Callable[[Path, Meta], T]) -> T | None:
-    """What `restore` makes of the newest good step, or None where the run has none yet; all processes take the same.
+    """The result of `restore` for the newest good step, or None if the run has no step yet.
 
-    A step for which one of them raises DamagedStep is set aside, with a line. Raises UserError where no good one is
-    left.
+    All processes restore the same step. If one of them raises DamagedStep, the step is renamed with a line of output
+    and the previous one is tried. Raises UserError if no good step is left.
     """
     while steps := steps_of(run_dir):
         folder, result, problem = steps[-1], None, ""
@@ -127,7 +130,7 @@ def restore_newest(run_dir: Path, restore: Callable[[Path, Meta], T]) -> T | Non
     damaged = sorted(str(path) for path in (run_dir / STEPS).glob(f"*{DAMAGED}*"))
     if damaged:
         raise UserError(
-            f"{run_dir} has no step that can be read, only {', '.join(damaged)}: remove the folder to start anew, or "
+            f"{run_dir} has no readable step, only {', '.join(damaged)}: remove the folder to start over, or "
             "choose another --run-dir"
         )
     return None
@@ -140,7 +143,7 @@ def set_aside(folder: Path, problem: str) -> None:
         aside = folder.with_name(f"{folder.name}{DAMAGED}-{number}")
         number += 1
     folder.rename(aside)
-    print(f"{folder} is damaged ({problem}): set aside as {aside.name}, the step before it is tried", flush=True)
+    print(f"{folder} is damaged ({problem}): renamed to {aside.name}, trying the previous step", flush=True)
 
 
 # ---------------------------------------------------------------- files
@@ -152,7 +155,7 @@ def files_of(step_folder: Path) -> dict[str, Path]:
 
 
 def digests_of(step_folder: Path) -> dict[str, dict[str, Any]]:
-    """Size of every file of a step and the hash of every small one, by its path in the step."""
+    """Size of every file of a step, and hash of every small one, by path relative to the step."""
     digests: dict[str, dict[str, Any]] = {}
     for name, path in files_of(step_folder).items():
         size = path.stat().st_size
@@ -161,7 +164,7 @@ def digests_of(step_folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_files(step_folder: Path) -> None:
-    """Raise DamagedStep where a file is missing, cut short, new, or small and changed."""
+    """Raise DamagedStep if a file is missing, unexpected or of another size, or if a small file has changed."""
     path = step_folder / DIGESTS
     if not path.is_file():
         raise DamagedStep(f"{DIGESTS} is missing")
@@ -171,10 +174,10 @@ def check_files(step_folder: Path) -> None:
         raise DamagedStep(f"{DIGESTS} is not JSON") from error
     found = files_of(step_folder)
     problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    problems += [f"{name} is new" for name in found.keys() - expected.keys()]
+    problems += [f"{name} is unexpected" for name in found.keys() - expected.keys()]
     try:
         problems += [
-            f"{name} is changed"
+            f"{name} has changed"
             for name in expected.keys() & found.keys()
             if expected[name].keys() - {"size", "sha256"}
             or found[name].stat().st_size != expected[name].get("size")
@@ -190,17 +193,20 @@ def check_files(step_folder: Path) -> None:
 
 
 def leaf_names(tree: Any) -> dict[str, Any]:
-    """Any tree to one level, named by the path: {"blocks.attention.q_DNH": ..., "1.0.mu.norm.scale": ...}."""
+    """Flatten any tree to names: {"blocks.attention.q_DNH": ..., "1.0.mu.norm.scale": ...}."""
     leaves = jax.tree.leaves_with_path(tree)
     return {".".join(str(jax.tree_util.keystr((key,), simple=True)) for key in path): leaf for path, leaf in leaves}
 
 
 def open_array(step_folder: Path, item: str, name: str) -> Any:
-    """A saved array, of which no more is read than what is indexed: `open_array(...)[3:5].read().result()`."""
+    """Open a saved array, of which only indexed parts are read: `open_array(...)[3:5].read().result()`.
+
+    Raises DamagedStep if it cannot be opened.
+    """
     spec = {
         "driver": "zarr",
         "kvstore": {"driver": "ocdbt", "base": f"file://{step_folder.absolute()}/{item}/", "path": f"{name}/"},
-        "fill_missing_data_reads": False,  # a chunk that is gone is an error, not zeros
+        "fill_missing_data_reads": False,  # a missing chunk is an error, not zeros
     }
     try:
         return tensorstore.open(spec, open=True, read=True).result()
@@ -208,23 +214,24 @@ def open_array(step_folder: Path, item: str, name: str) -> Any:
         raise DamagedStep(f"{item}/{name} cannot be opened: {first_line(error)}") from error
 
 
-def read(array: Any, index: Any, told: str) -> np.ndarray:
-    """A part of an opened array in the host's memory."""
+def read(array: Any, index: Any, label: str) -> np.ndarray:
+    """Read a part of an opened array into host memory. Raises DamagedStep, with the label, if it cannot be read."""
     try:
         return np.asarray(array[index].read().result())
     except (ValueError, OSError, RuntimeError) as error:
-        raise DamagedStep(f"{told} cannot be read: {first_line(error)}") from error
+        raise DamagedStep(f"{label} cannot be read: {first_line(error)}") from error
 
 
 def read_stored(step_folder: Path, name: str, item: str = "params") -> np.ndarray:
-    """One whole array, named as in "blocks.attention.q_DNH", on the host without a device."""
+    """A whole array, such as "blocks.attention.q_DNH", read into host memory without using a device."""
     return read(open_array(step_folder, item, name), ..., f"{item}/{name}")
 
 
 def restore_item(step_folder: Path, item: str, abstract: Any, meta: Meta, verify: bool = True) -> Any:
-    """An item's tree on the shardings and in the types of `abstract`; every process reads what its devices hold.
+    """Restore the tree of an item with the shardings and types of `abstract`.
 
-    Raises DamagedStep where something cannot be read, or does not have the checksum that it was saved with.
+    Every process reads only what its devices hold. Raises DamagedStep if an array cannot be read or its checksum
+    differs from the saved one.
     """
     began = time.monotonic()
     leaves = leaf_names(abstract)
@@ -235,7 +242,7 @@ def restore_item(step_folder: Path, item: str, abstract: Any, meta: Meta, verify
             arrays[name] = restore_array(step_folder, item, name, wanted)
     except DamagedStep as error:
         problem = str(error)
-    # A checksum is a computation of all processes together: none may stand alone in it.
+    # All processes compute the checksums together, so if one has failed, none may start.
     if problems := same_program.problems_of_all(f"read/{step_folder}/{item}", problem):
         raise DamagedStep(problems[0])
     read_after = time.monotonic() - began
@@ -248,21 +255,21 @@ def restore_item(step_folder: Path, item: str, abstract: Any, meta: Meta, verify
             file=sys.stderr,
             flush=True,
         )
-    # One after another, so that one array alone is ever held in both types.
+    # One after another, so that at most one array is in memory in both types.
     restored = [arrays.pop(name).astype(wanted.dtype) for name, wanted in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(abstract), restored)
 
 
 def restore_array(step_folder: Path, item: str, name: str, wanted: jax.ShapeDtypeStruct) -> jax.Array:
-    """The array as it was saved, on the sharding that is wanted."""
-    stored, told = open_array(step_folder, item, name), f"{item}/{name}"
+    """The array in its saved type, with the sharding of `wanted`."""
+    stored, label = open_array(step_folder, item, name), f"{item}/{name}"
     if tuple(stored.shape) != wanted.shape:
-        raise DamagedStep(f"{told} has the shape {tuple(stored.shape)}, not {wanted.shape}")
-    return jax.make_array_from_callback(wanted.shape, wanted.sharding, lambda index: read(stored, index, told))
+        raise DamagedStep(f"{label} has the shape {tuple(stored.shape)}, not {wanted.shape}")
+    return jax.make_array_from_callback(wanted.shape, wanted.sharding, lambda index: read(stored, index, label))
 
 
 def compare(item: str, sums: dict[str, np.ndarray], meta: Meta) -> None:
-    """Raise DamagedStep for the arrays of an item whose checksums are not those of the step."""
+    """Raise DamagedStep if the checksums of an item's arrays differ from those in the step's metadata."""
     found = {f"{item}/{name}": written(sums) for name, sums in sums.items()}
     differing = [name for name, value in found.items() if meta.checksums.get(name, value) != value]
     if differing:
@@ -271,14 +278,14 @@ def compare(item: str, sums: dict[str, np.ndarray], meta: Meta) -> None:
 
 
 def restore_state(step_folder: Path, abstract: State, meta: Meta, verify: bool = True) -> State:
-    """The whole state of a step, on the shardings that `abstract` names."""
+    """The complete state of a step, with the shardings of `abstract`. Raises DamagedStep as `restore_item` does."""
     items = [name for name in abstract if name != "step"]
     state = {name: restore_item(step_folder, name, abstract[name], meta, verify) for name in items}
     return {"step": jax.device_put(jnp.int32(int(step_folder.name)), abstract["step"].sharding), **state}
 
 
 def restore_params(step_folder: Path, shapes: Params, shardings: Params, verify: bool = True) -> Params:
-    """The parameters alone, on any mesh; raises UserError for a damaged step."""
+    """The parameters of a step, on any mesh. Raises UserError if the step is damaged."""
     abstract = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
     )
@@ -289,8 +296,8 @@ def restore_params(step_folder: Path, shapes: Params, shardings: Params, verify:
 
 
 def check_model(meta: Meta, model: LlamaConfig, where: Path) -> None:
-    """Refuse a checkpoint of another model, naming the fields that differ."""
-    theirs, ours = dataclasses.asdict(meta.model), dataclasses.asdict(model)
-    differing = [f"{key} {theirs[key]} there, {ours[key]} here" for key in ours if theirs[key] != ours[key]]
+    """Raise UserError with the differing fields if a checkpoint contains another model."""
+    saved, expected = dataclasses.asdict(meta.model), dataclasses.asdict(model)
+    differing = [f"{key} {saved[key]} there, {expected[key]} here" for key in expected if saved[key] != expected[key]]
     if differing:
-        raise UserError(f"{where} is another model: {'; '.join(differing)}")
+        raise UserError(f"{where} contains another model: {'; '.join(differing)}")

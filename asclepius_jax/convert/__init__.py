@@ -1,1 +1,1 @@
-"""To and from Hugging Face folders."""
+"""Conversion from and to Hugging Face folders."""

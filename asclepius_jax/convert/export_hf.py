@@ -1,7 +1,7 @@
-"""Checkpoint to Hugging Face folder, without an accelerator and without ever holding the model.
+"""Export of a checkpoint to a Hugging Face folder, without an accelerator and with little memory.
 
-What is read is checked against the checkpoint's checksums on its way, so that nothing damaged leaves; `--verify` reads
-the folder back.
+The data is checked against the checkpoint's checksums while it is read, so that damaged weights are never exported.
+`--verify` also reads the folder back.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from data_prep.contract.tokenizer import JsonTokenizer, check_vocabulary
 from data_prep.contract.training_prompt import chat_template
 
 CODES = {"bfloat16": "BF16", "float32": "F32"}
-# Beside the files of weights that the manifest names. Nothing else that lies in the folder leaves the machine.
+# Files uploaded in addition to the weights that the manifest lists. Any other file in the folder stays on the machine.
 TEXTS = (
     "config.json",
     "generation_config.json",
@@ -76,20 +76,20 @@ def export(
     verify: bool = False,
     adapters: bool = False,
 ) -> Path:
-    """Write a checkpoint as a Hugging Face folder, tensor by tensor and without an accelerator.
+    """Export a checkpoint as a Hugging Face folder, tensor by tensor and without an accelerator.
 
     Args:
         checkpoint: a run folder (its newest step), or RUN/checkpoints/STEP.
-        out: folder to write; it appears when it is complete.
+        out: folder to write; it appears once it is complete.
         dtype: type of the exported weights.
-        verify: read the folder back and compare every tensor, and logits where PyTorch is installed.
-        adapters: write trained adapters alone, in the form that `peft` loads, instead of merging them.
+        verify: read the folder back and compare every tensor, and the logits if PyTorch is installed.
+        adapters: export only the trained adapters, in the format of `peft`, instead of merging them into their base.
 
     Returns:
         `out` as a path.
 
     Raises:
-        UserError: the checkpoint is damaged or cannot be exported so, or verification fails.
+        UserError: the checkpoint is damaged, cannot be exported with these settings, or fails verification.
     """
     run_export(ExportConfig(Path(checkpoint), Path(out), dtype, verify=verify, adapters=adapters))
     return Path(out)
@@ -105,7 +105,7 @@ def run_export(config: ExportConfig) -> None:
         "max_shard_size": config.max_shard_size,
         "tokenizer_hash": meta.tokenizer_hash,
         "step": int(step_folder.name),
-        # Not where it lies: the folder is for others to read.
+        # Only the relative path of the step, because the folder may be published.
         "inputs": {f"{STEPS}/{step_folder.name}": file_hash(step_folder / DIGESTS)},
     }
     with whole_step(config, step_folder, meta) as whole:
@@ -126,7 +126,7 @@ def push_folder(config: ExportConfig) -> None:
 
 @contextlib.contextmanager
 def whole_step(config: ExportConfig, step_folder: Path, meta: Meta) -> Iterator[Path]:
-    """A step that holds what is to be exported: for a while, beside the folder, one of base and adapters merged."""
+    """Context with the step to export. If adapters must be merged, it is a temporary step next to the output folder."""
     if config.adapters or not lora_of(meta).rank:
         yield step_folder
         return
@@ -146,7 +146,7 @@ def export_step(config: ExportConfig, step_folder: Path, tokenizer: JsonTokenize
     if config.share.process_id:
         identity = text_hash(json.dumps([facts, config.share.processes]))
         write_share(open_export(config, step_folder, meta), config.out, config.share, identity)
-        print(f"process {config.share.process_id} of {config.share.processes} has written its files")
+        print(f"process {config.share.process_id} of {config.share.processes} has written all its files")
         return
     if not ((config.verify or config.push) and is_finished(config.out, facts)):
         write_folder(config, step_folder, meta, tokenizer, facts)
@@ -155,25 +155,29 @@ def export_step(config: ExportConfig, step_folder: Path, tokenizer: JsonTokenize
 
 
 def check(config: ExportConfig, meta: Meta, tokenizer: JsonTokenizer, step_folder: Path) -> None:
-    """Refuse what cannot be exported before anything is written."""
+    """Raise UserError, before anything is written, if the checkpoint cannot be exported with these settings."""
     if tokenizer.hash != meta.tokenizer_hash:
-        raise UserError(f"{tokenizer.folder} is not the one that {step_folder} was trained with")
+        raise UserError(
+            f"{tokenizer.folder} is not the tokenizer that {step_folder} was trained with: restore the original folder"
+        )
     check_vocabulary(tokenizer, meta.model.vocab_size, step_folder)
     if config.max_shard_size <= 0:
         raise UserError(f"--max-shard-size {config.max_shard_size}: it must be above 0 GB")
     lora, share = lora_of(meta), config.share
     if config.adapters and not lora.rank:
-        raise UserError(f"--adapters: {step_folder} holds whole parameters; leave the flag out")
+        raise UserError(f"--adapters: {step_folder} contains no adapters but a complete model; omit the flag")
     if config.adapters and (config.verify or config.push):
-        raise UserError("--adapters: --verify and --push take whole folders; leave one of them out")
+        raise UserError("--adapters: --verify and --push need a complete model; omit --adapters or these flags")
     if lora.rank and share.processes > 1:
-        raise UserError("--processes: adapters are merged into their base by one process; leave it out")
+        raise UserError(
+            f"--processes {share.processes}: only a single process can merge adapters into their base; omit the flag"
+        )
     if not 0 <= share.process_id < share.processes:
         raise UserError(f"--process-id {share.process_id}: it must be from 0 to {share.processes - 1}")
 
 
 def is_finished(out: Path, facts: dict[str, Any]) -> bool:
-    """Whether `out` is an export of this very step with these settings."""
+    """Return whether `out` is a finished export of this step with these settings."""
     try:
         manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -214,7 +218,7 @@ def write_adapters(
     config: ExportConfig, step_folder: Path, meta: Meta, tokenizer: JsonTokenizer, facts: dict[str, Any]
 ) -> None:
     adapters = read_adapters(step_folder)
-    assert adapters is not None, "check has refused a step without adapters"
+    assert adapters is not None, "check refuses a step without adapters"
     base = base_model(meta) or Path(meta.config["init"]["hf"] or meta.config["init"]["checkpoint"]).name
     with writing_folder(config.out, "export", facts["inputs"], of_records=False) as folder:
         count = write_peft(folder.path, build(meta.model), adapters, base, config.dtype)
@@ -227,11 +231,11 @@ def write_adapters(
             (folder.path / name).write_text(texts[name], encoding="utf-8")
         (folder.path / "README.md").write_text(card, encoding="utf-8")
         folder.facts = facts
-    print(f"exported the adapters of {step_folder} to {config.out}: {count} tensors, to load upon {base}", flush=True)
+    print(f"exported the adapters of {step_folder} to {config.out}: {count} tensors; their base is {base}", flush=True)
 
 
 def texts_of(meta: Meta, tokenizer: JsonTokenizer, dtype: str) -> dict[str, str]:
-    """What transformers reads of the folder beside weights and tokenizer."""
+    """The text files that transformers reads in addition to weights and tokenizer: {file name: content}."""
     pad = tokenizer.config.get("pad_token")
     name = pad["content"] if isinstance(pad, dict) else pad
     pad_id = None if name is None else tokenizer.fast.token_to_id(name)

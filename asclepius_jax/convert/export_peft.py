@@ -1,9 +1,9 @@
-"""Adapters as a folder that `peft` loads, made without a device.
+"""Export of adapters to a folder that `peft` can load, without a device.
 
     adapter_config.json            rank, alpha, targets and the base
     adapter_model.safetensors      base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight (rank, inputs), ...
 
-Names and layouts are those of the table in `model/hf.py`.
+Names and layouts are derived from the table in `model/huggingface/names.py`.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ DTYPES = {"float32": ("F32", np.dtype("<f4")), "bfloat16": ("BF16", np.dtype(ml_
 
 @dataclasses.dataclass(frozen=True)
 class HostAdapters:
-    """The adapters of a step as float32 arrays on the host, all layers stacked: {"q": {"A": ..., "B": ...}, ...}."""
+    """The adapters of a step as float32 host arrays, stacked over layers: {"q": {"A": ..., "B": ...}, ...}."""
 
     lora: Lora
     weights: dict[str, dict[str, np.ndarray]]
 
 
 def read_adapters(step_folder: Path) -> HostAdapters | None:
-    """The adapters that a step holds; None where it holds parameters."""
+    """The adapters of a step, or None if it contains complete parameters."""
     config = lora_of(read_meta(step_folder))
     if not config.rank:
         return None
@@ -53,9 +53,9 @@ def read_adapters(step_folder: Path) -> HostAdapters | None:
 
 
 def peft_rows(target: str) -> dict[str, tuple[str, str]]:
-    """{"A": (their name with {} for the layer, einops layout of ours to theirs), "B": ...} of one layer's adapter.
+    """Names and layouts of an adapter: {"A": (peft's name with {} for the layer, einops "ours -> theirs"), "B": ...}.
 
-    From the matrix's own row: "(n h) d -> d n h" has outputs (n h) and inputs d.
+    They are derived from the matrix's own row. For example, "(n h) d -> d n h" has outputs (n h) and inputs d.
     """
     _, theirs, layout = next(row for row in PER_BLOCK if row[0] == TARGETS[target].parameter)
     outputs, inputs = re.findall(r"\([^)]*\)|\w", layout.partition("->")[0])
@@ -67,13 +67,13 @@ def peft_rows(target: str) -> dict[str, tuple[str, str]]:
 
 
 def peft_shapes(config: LlamaConfig, lora: Lora) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor, in the order in which `peft_tensors` gives them."""
+    """Name and shape of every tensor, in the order of `peft_tensors`."""
     shapes: dict[str, tuple[int, ...]] = {}
     for target, parts in adapter_shapes(config, lora).items():
         for part, (theirs, layout) in peft_rows(target).items():
-            # Broadcasting one zero to the shape lets einops work out the other layout without memory.
-            other = rearrange(np.broadcast_to(np.int8(0), parts[part].shape[1:]), layout).shape
-            shapes |= {theirs.format(layer): other for layer in range(config.num_layers)}
+            # Broadcasting one zero to the shape lets einops work out peft's shape without using memory.
+            peft_shape = rearrange(np.broadcast_to(np.int8(0), parts[part].shape[1:]), layout).shape
+            shapes |= {theirs.format(layer): peft_shape for layer in range(config.num_layers)}
     return shapes
 
 
@@ -85,7 +85,7 @@ def peft_tensors(adapters: HostAdapters) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def peft_config(lora: Lora, base: str) -> dict[str, Any]:
-    """adapter_config.json; `base` is the folder or hub id of the frozen weights."""
+    """The content of adapter_config.json. `base` is the folder or hub id of the frozen weights."""
     modules = [peft_rows(target)["A"][0].split(".")[-3] for target in lora.targets]
     return {
         "peft_type": "LORA",
@@ -104,7 +104,7 @@ def peft_config(lora: Lora, base: str) -> dict[str, Any]:
 
 
 def write_peft(folder: Path, model: Model, adapters: HostAdapters, base: str, dtype: str) -> int:
-    """Write the two files into an existing folder, one tensor in memory at a time; returns the number of tensors."""
+    """Write both files to an existing folder, one tensor at a time. Returns the number of tensors."""
     code, numbers = DTYPES[dtype]
     shapes = peft_shapes(model.config, adapters.lora)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

@@ -1,6 +1,7 @@
-"""Hugging Face folder to checkpoint, block by block: no device, no mesh, and the folder's own types.
+"""Import of a Hugging Face folder as a checkpoint, block by block and without a device or mesh.
 
-A number stays what it is: bfloat16 in the folder is bfloat16 in the checkpoint, and float32 when training starts.
+Weights keep the type that they have in the folder. bfloat16 weights stay bfloat16 in the checkpoint and are converted
+to float32 when training starts.
 """
 
 import dataclasses
@@ -45,7 +46,7 @@ class ImportConfig:
 
 def run_import(config: ImportConfig) -> None:
     if (config.out / STEPS).exists():
-        raise UserError(f"{config.out} holds checkpoints already: choose another --out, or remove it")
+        raise UserError(f"{config.out} already contains checkpoints: choose another --out, or remove it")
     config = dataclasses.replace(config, hf=local_folder(config.hf, WEIGHTS))
     model = build(read_config(config.hf))
     source = load_tokenizer(config.hf)
@@ -64,13 +65,13 @@ def run_import(config: ImportConfig) -> None:
 
 
 def common_dtype(tensors: Tensors, theirs: str, layers: range) -> np.dtype:
-    """The type of a parameter's tensors; float32, which holds every other exactly, where its layers differ."""
+    """The type of a parameter's tensors. If its layers differ, float32, which represents all others exactly."""
     dtypes = {tensors[theirs.format(layer)].dtype for layer in layers}
     return dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
 
 
 def copy_weights(tensors: Tensors, model: Model, item: Path, where: Path) -> dict[str, str]:
-    """Write the item `params`; returns the content checksum of each array."""
+    """Write the item `params` of a checkpoint. Returns the content checksum of each array by name."""
     shapes = {name: shape.shape for name, shape in flatten(model.shapes).items()}
     rows = {row[0]: row for row in names(model)}
     layers = {name: range(shapes[name][0]) if "{}" in row[1] else range(1) for name, row in rows.items()}
@@ -79,8 +80,8 @@ def copy_weights(tensors: Tensors, model: Model, item: Path, where: Path) -> dic
     def copy(writer: ItemWriter, job: tuple[str, int]) -> tuple[str, str, int, np.ndarray]:
         name, layer = job
         _, theirs, layout = rows[name]
-        told = theirs.format(layer)
-        tensor = tensors.fetch(told).astype(arrays[name][1], copy=False)
+        hf_name = theirs.format(layer)
+        tensor = tensors.fetch(hf_name).astype(arrays[name][1], copy=False)
         stacked = "{}" in theirs
         shape, chunk = shapes[name], writer.arrays[name].chunk_layout.write_chunk.shape
         shape, chunk = (shape[1:], chunk[1:]) if stacked else (shape, chunk)
@@ -89,12 +90,12 @@ def copy_weights(tensors: Tensors, model: Model, item: Path, where: Path) -> dic
             writer.write(name, (layer, *index) if stacked else index, block)
         sums = tensor_checksum(tensor, layout, shape, layer if stacked else None)
         bad = non_finite(tensor)
-        tensors.release(told)
-        return f"params/{name}", told, bad, sums
+        tensors.release(hf_name)
+        return f"params/{name}", hf_name, bad, sums
 
     jobs = [(name, layer) for name in rows for layer in layers[name]]
     with ItemWriter(item, arrays) as writer:
         with ThreadPoolExecutor(WORKERS) as pool:
             done = list(pool.map(functools.partial(copy, writer), jobs))
-        check_finite({told: bad for _, told, bad, _ in done}, where)
+        check_finite({hf_name: bad for _, hf_name, bad, _ in done}, where)
     return {name: written(added(sums for other, _, _, sums in done if other == name)) for name, *_ in done}

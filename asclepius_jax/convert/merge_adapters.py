@@ -1,4 +1,4 @@
-"""Base and adapters as one: the parameters that a step of adapters stands for, a layer at a time, without a device."""
+"""Merging of adapters into their base weights, one layer at a time and without a device."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from asclepius_jax.model.llama import build
 from asclepius_jax.model.lora import TARGETS
 from data_prep.contract.errors import UserError
 
-# ("blocks.attention.q_DNH", 3) -> that layer of the parameter; ("embed_VD", None) -> the whole; as they were kept.
+# ("blocks.attention.q_DNH", 3) -> that layer; ("embed_VD", None) -> the whole parameter; both in their stored type.
 Reader = Callable[[str, int | None], np.ndarray]
 
 
@@ -26,28 +26,28 @@ def layers_of(shape: tuple[int, ...], name: str) -> list[int | None]:
 
 
 def merge(name: str, layer: int, weight: np.ndarray, adapters: HostAdapters) -> np.ndarray:
-    """One layer's matrix with its update, W + alpha / rank A B, in float32; as it came where it has no adapter.
+    """One layer's matrix plus its update, W + alpha / rank A B, in float32. Unchanged if it has no adapter.
 
     Args:
-        name: as in "blocks.attention.q_DNH", or without "blocks.".
-        weight: in our layout, without the layer axis.
+        name: a name such as "blocks.attention.q_DNH", with or without "blocks.".
+        weight: the matrix in our layout, without the layer axis.
     """
     short = name.removeprefix("blocks.")
-    target = next((each for each in adapters.weights if TARGETS[each].parameter == short), None)
+    target = next((key for key in adapters.weights if TARGETS[key].parameter == short), None)
     if target is None:
         return weight
     parts = adapters.weights[target]
     a, b = (parts[key][layer].astype(np.float32) for key in ("A", "B"))
-    # As one product of two matrices: the rank is last in A and first in B.
+    # Compute it as one product of two matrices, as the rank is the last axis of A and the first of B.
     update = np.matmul(a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0], -1)).reshape(a.shape[:-1] + b.shape[1:])
-    made, _, wanted = TARGETS[target].update.partition("->")
-    made = made.replace("R", "").replace(",", "")
-    update = np.transpose(update, [made.index(letter) for letter in wanted])
+    axes, _, matrix_axes = TARGETS[target].update.partition("->")
+    axes = axes.replace("R", "").replace(",", "")
+    update = np.transpose(update, [axes.index(letter) for letter in matrix_axes])
     return weight.astype(np.float32) + np.float32(adapters.lora.scale) * update
 
 
 def whole_reader(step_folder: Path) -> Reader:
-    """Reads the parameters that a step stands for: its own, or its base's with its adapters, these in float32."""
+    """Reader of the complete parameters of a step: its own, or its base merged with its adapters in float32."""
     adapters = read_adapters(step_folder)
     if adapters is None:
         return lambda name, layer: read_stored_layer(step_folder, name, layer)
@@ -65,13 +65,13 @@ def read_stored_layer(step_folder: Path, name: str, layer: int | None) -> np.nda
 
 
 def base_reader(meta: Meta) -> Reader:
-    """The same of what a run's adapters stand on."""
+    """Reader of the base weights of a run's adapters. Raises UserError if their folder is missing."""
     init = meta.config["init"]
     if init["checkpoint"]:
         return whole_reader(find_step(Path(init["checkpoint"]))[1])
     folder, model = Path(init["hf"]), build(meta.model)
     if not folder.is_dir():
-        raise UserError(f"{folder}, which the adapters stand on, is not there: put it back, or export with --adapters")
+        raise UserError(f"base weights {folder} not found: restore the folder, or export with --adapters")
     tensors = open_model(folder, model)
     rows = {ours: (theirs, layout) for ours, theirs, layout in names(model)}
     shapes = {name: leaf.shape for name, leaf in flatten(model.shapes).items()}
@@ -79,33 +79,33 @@ def base_reader(meta: Meta) -> Reader:
     def base(name: str, layer: int | None) -> np.ndarray:
         theirs, layout = rows[name]
         shape = shapes[name] if layer is None else shapes[name][1:]
-        told = theirs.format(layer)
-        part = read_part(tensors[told], layout, tuple(slice(0, size) for size in shape), shape)
-        tensors.release(told)
-        return part
+        hf_name = theirs.format(layer)
+        weight = read_part(tensors[hf_name], layout, tuple(slice(0, size) for size in shape), shape)
+        tensors.release(hf_name)
+        return weight
 
     return base
 
 
 def check_base(meta: Meta) -> None:
-    """Refuse to merge into other weights than those that the adapters were trained upon."""
+    """Raise UserError if the base weights are not those that the adapters were trained on."""
     base = base_reader(meta)
     for name, leaf in flatten(build(meta.model).shapes).items():
-        kept = np.dtype("float32") if name.endswith("scale") else np.dtype(meta.config["lora"]["base_dtype"])
+        dtype = np.dtype("float32") if name.endswith("scale") else np.dtype(meta.config["lora"]["base_dtype"])
         sums = (
-            host_checksum(base(name, layer).astype(kept)[None if layer is not None else ...], layer or 0)
+            host_checksum(base(name, layer).astype(dtype)[None if layer is not None else ...], layer or 0)
             for layer in layers_of(leaf.shape, name)
         )
         if written(added(sums)) != meta.checksums.get(f"base/{name}"):
             init = meta.config["init"]
             raise UserError(
-                f"{init['hf'] or init['checkpoint']} is not what the adapters were trained upon, {name} differs: put "
-                "the weights back that they began with, or export with --adapters"
+                f"{init['hf'] or init['checkpoint']} is not the base that the adapters were trained on, {name} "
+                "differs: restore the original weights, or export with --adapters"
             )
 
 
 def write_merged(step_folder: Path, run_dir: Path) -> Path:
-    """A step, in a run folder of its own, that holds in float32 what a step of adapters stands for; returns it."""
+    """Merge a step of adapters into its base, in float32, and write it to another run folder. Returns the new step."""
     meta = read_meta(step_folder)
     check_base(meta)
     whole = whole_reader(step_folder)

@@ -1,5 +1,4 @@
-"""The page that comes with the weights: what they are, from what data and how, what may be done with them, and what
-not."""
+"""The model card of exported weights: data, recipe, evaluation, prompt, licence and limits."""
 
 import math
 import re
@@ -13,19 +12,19 @@ TRAINED = ", trained with asclepius-jax on synthetic clinical notes"
 KINDS = {
     "instruct": f" that answers instructions about clinical notes{TRAINED}",
     "pretrain": f" that continues clinical notes{TRAINED}",
-    "import": ", as they came: asclepius-jax has read and written them, and trained nothing",
+    "import": ", converted by asclepius-jax, which has trained nothing",
 }
 LIMITS = """\
-- Trained on synthetic notes, which were made from published case reports: unusual cases, in the language of journals.
-  Real notes differ, and so may the answers.
-- Answers may be wrong, incomplete or made up, and read as well as right ones. Nobody should act on one without reading
-  the note.
-- Notes longer than the row length above were never seen in training.
-- What the published reports leave out or misjudge about groups of patients is in the weights too.
+- Trained on synthetic notes that were generated from published case reports, which describe unusual cases in the
+  language of journals. Answers about real notes may be worse.
+- Answers may be wrong, incomplete or made up, and still sound convincing. Nobody should act on an answer without
+  reading the note.
+- The training data contains no notes longer than the row length above.
+- Gaps and biases of the published reports about groups of patients are present in the weights too.
 
 """
 NOT_CLINICAL = """\
-**Not for clinical use**: nothing that this model writes may decide on a patient's care.
+**Not for clinical use**: the output of this model must not be used to decide on a patient's care.
 """
 
 
@@ -62,13 +61,13 @@ def front_matter(meta: Meta) -> str:
 
 
 def hub_licence(meta: Meta) -> str:
-    """The data's licence where all of it has one that the hub knows, else `other`; nothing where there is no data."""
+    """The licence of the data in the hub's spelling, `other` for mixed or unknown licences, "" without data."""
     names = {hub_name(name) for name in meta.data.get("licences", {})}
     return "" if not names else names.pop() if len(names) == 1 else "other"
 
 
 def base_model(meta: Meta) -> str:
-    """OWNER/NAME of the model that training started from, where its folder is one of the hub's cache."""
+    """OWNER/NAME of the model that training started from if it was loaded from the hub's cache, otherwise ""."""
     started = meta.config.get("init", {}).get("hf", "")
     found = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", started)
     return f"{found[1]}/{found[2]}" if found else ""
@@ -88,10 +87,9 @@ def data_rows(meta: Meta) -> dict[str, Any]:
 
 def licence_line(meta: Meta) -> str:
     if not meta.data.get("licences"):
-        return "Nothing is recorded of the data that these weights were trained on.\n"
+        return "No information about the training data is recorded with these weights.\n"
     return (
-        "\nThe licences of the data, and of the model that training started from, govern what may be done with these "
-        "weights.\n"
+        "\nUse of these weights is governed by the licences of the data and of the model that training started from.\n"
     )
 
 
@@ -108,7 +106,7 @@ def recipe_rows(meta: Meta, step: int, dtype: str) -> dict[str, Any]:
     rows: dict[str, Any] = {"Phase": meta.phase}
     if config:
         optimizer = config["optimizer"]
-        # The last part of a path: where things lie on the machine that trained is nobody's business.
+        # Only the last part of a path, to keep the folders of the training machine private.
         start = (config["init"]["hf"] or config["init"]["checkpoint"]).rstrip("/").rpartition("/")[2]
         rows |= {
             "Started from": base_model(meta) or start or "random parameters",
@@ -138,7 +136,7 @@ def evaluation(meta: Meta) -> str:
         return "No loss on held-out rows is recorded with these weights.\n"
     return table(
         {
-            "Loss on held-out rows": f"{meta.eval_loss:.4f} nats a token",
+            "Loss on held-out rows": f"{meta.eval_loss:.4f} nats per token",
             "Perplexity": f"{math.exp(min(meta.eval_loss, 80.0)):.3f}",
         }
     )

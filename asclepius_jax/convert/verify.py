@@ -1,7 +1,7 @@
-"""An exported folder against the checkpoint that it came from: content, texts, and what transformers computes with it.
+"""Verification of an exported folder against its checkpoint: tensors, text files, and the logits of transformers.
 
-The tensors' checksums are taken from the files as they lie, by the axes that they have in ours: a matrix that was
-turned wrongly or whose heads were permuted does not have the checksum of the parameter.
+The checksum of each tensor is computed from the file as it is, with its axes mapped to those of our parameter. A
+matrix that was transposed wrongly or whose heads were permuted therefore has another checksum than the parameter.
 """
 
 import importlib.util
@@ -32,29 +32,31 @@ productive cough. CXR: right lower lobe consolidation. Ceftriaxone 2 g i.v. dail
 Oxygen was weaned on day 4. No known drug allergies. Follow-up in two weeks.
 """
 MOST_TOKENS = 128
-# Of the largest logit, and of one of 10: what float32 sums in another order differ by, many times over.
+# Bounds of the difference of logits: relative to the largest logit, and the minimum, which applies below 10. They are
+# many times the rounding error of float32 sums in a different order.
 RELATIVE_BOUND, LEAST_BOUND = 1e-4, 1e-3
 
 
 def verify(folder: Path, step_folder: Path, meta: Meta, texts: dict[str, str]) -> None:
-    """Compare and tell; a folder that fails gets another name. `texts` are the files that it must hold, word for word.
+    """Compare a folder with its checkpoint and print the result. A folder that fails is renamed.
 
-    Raises UserError for the folder, DamagedStep for the checkpoint.
+    `texts` contains the exact contents of text files in the folder. Raises UserError if the folder is wrong, and
+    DamagedStep if the checkpoint is damaged.
     """
     model = build(meta.model)
-    told = ""
+    logits_result = ""
     try:
         problem = texts_problem(folder, meta, texts) or content_problem(folder, step_folder, meta, model)
     except (FolderError, UserError) as error:
         problem = str(error)
     if not problem:
         try:
-            told = compare_logits(folder, step_folder, meta, model)
+            logits_result = compare_logits(folder, step_folder, meta, model)
         except FolderError as error:
             problem = str(error)
     if problem:
-        raise UserError(f"{folder} is not what {step_folder} holds: {problem}. It is now {set_aside(folder)}")
-    print(f"verified {folder}: every tensor has the checkpoint's content; {told}", flush=True)
+        raise UserError(f"{folder} does not match {step_folder}: {problem}. Renamed to {set_aside(folder)}")
+    print(f"verified {folder}: all tensors match the checkpoint; {logits_result}", flush=True)
 
 
 def set_aside(folder: Path) -> Path:
@@ -67,26 +69,29 @@ def set_aside(folder: Path) -> Path:
 
 
 def texts_problem(folder: Path, meta: Meta, texts: dict[str, str]) -> str:
-    """What is wrong with the tokenizer, the configuration or the chat template; "" where nothing is."""
+    """The first problem with the tokenizer, the configuration or another text file, or "" if there is none."""
     if JsonTokenizer(folder).hash != meta.tokenizer_hash:
-        return "its tokenizer is another one"
+        return "it contains another tokenizer"
     if read_config(folder) != meta.model:
         return "its config.json describes another model"
     for name, text in texts.items():
         if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
-            return f"{name} is missing or was changed"
+            return f"{name} is missing or has changed"
     return ""
 
 
 def content_problem(folder: Path, step_folder: Path, meta: Meta, model: Model) -> str:
-    """Read every tensor of the folder, and of the checkpoint what its own checksums do not say."""
+    """The first problem with the tensors, or "" if there is none.
+
+    Reads all tensors of the folder, but from the checkpoint only arrays whose checksum in the folder's type is unknown.
+    """
     listed = read_manifest(folder, "export")["checksums"]
     tensors = open_model(folder, model)
     shapes = {name: shape.shape for name, shape in flatten(model.shapes).items()}
-    ours = {tensor.theirs: tensor for tensor in tensors_of(model)}
+    tensor_of = {tensor.theirs: tensor for tensor in tensors_of(model)}
 
-    def look(name: str) -> tuple[list[int], int]:
-        tensor = ours[name]
+    def inspect(name: str) -> tuple[list[int], int]:
+        tensor = tensor_of[name]
         shape = shapes[tensor.ours] if tensor.layer is None else shapes[tensor.ours][1:]
         array = tensors.fetch(name)
         sums, bad = tensor_checksum(array, tensor.layout, shape, tensor.layer), non_finite(array)
@@ -94,7 +99,7 @@ def content_problem(folder: Path, step_folder: Path, meta: Meta, model: Model) -
         return sums.tolist(), bad
 
     with ThreadPoolExecutor(READERS) as pool:
-        found = dict(zip(ours, pool.map(look, ours), strict=True))
+        found = dict(zip(tensor_of, pool.map(inspect, tensor_of), strict=True))
     check_finite({name: bad for name, (_, bad) in found.items()}, folder)
     differing = [name for name, (sums, _) in found.items() if listed.get(name) != written(sums)]
     if not differing:
@@ -102,52 +107,57 @@ def content_problem(folder: Path, step_folder: Path, meta: Meta, model: Model) -
         sums = parameter_sums(model, {name: sums for name, (sums, _) in found.items()})
         differing = [f"params/{name}" for name, value in sums.items() if expected[name] != value]
     more = f" and {len(differing) - 1} more" if differing[1:] else ""
-    return f"the content of {differing[0]}{more} is another" if differing else ""
+    return f"the content of {differing[0]}{more} differs" if differing else ""
 
 
 def expected_sums(step_folder: Path, meta: Meta, model: Model, tensors: dict[str, np.ndarray]) -> dict[str, str]:
-    """The checksum of each parameter in the folder's type: as it was saved with, or from the checkpoint's own bytes
-    where it is of another type there."""
+    """The checksum of each parameter in the folder's type.
+
+    It is the saved checksum if the checkpoint has the same type, otherwise it is computed from the converted values.
+    """
     dtype = next(iter(tensors.values())).dtype
     code = {2: "BF16", 4: "F32"}[dtype.itemsize]
     export = Export(step_folder, model, code, 2**62)
     saved = {name: meta.checksums.get(f"params/{name}") for name in export.arrays}
     same = {name for name, array in export.arrays.items() if array.dtype.numpy_dtype == dtype and saved[name]}
-    wanted = [tensor for tensor in tensors_of(model) if tensor.ours not in same]
+    converted = [tensor for tensor in tensors_of(model) if tensor.ours not in same]
     with ThreadPoolExecutor(READERS) as pool:
-        contents = dict(zip([t.theirs for t in wanted], pool.map(export.look, wanted), strict=True))
+        contents = dict(zip([t.theirs for t in converted], pool.map(export.convert, converted), strict=True))
     check_stored(contents, model, meta.checksums)
-    cast = parameter_sums(model, {name: content.written for name, content in contents.items()})
-    return {name: cast[name] if name in cast else str(saved[name]) for name in export.arrays}
+    sums = parameter_sums(model, {name: content.written for name, content in contents.items()})
+    return {name: sums[name] if name in sums else str(saved[name]) for name in export.arrays}
 
 
 # ---------------------------------------------------------------- logits
 
 
 def compare_logits(folder: Path, step_folder: Path, meta: Meta, model: Model) -> str:
-    """What transformers computes with the folder against what our model computes with the checkpoint's parameters in
-    the folder's type. Raises FolderError where they differ; returns what to tell."""
+    """Compare the logits of transformers on the folder with those of our model on the checkpoint.
+
+    Our model uses the checkpoint's parameters rounded to the folder's type. Returns a description of the result.
+    Raises FolderError if the logits differ.
+    """
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
-        return f"logits were not compared, {' and '.join(missing)} being not installed"
+        return f"skipped logit comparison: {' and '.join(missing)} not installed"
     needed, free = 2 * 4 * model.config.num_params, available_memory()
     if needed > free / 2:
         return (
-            f"logits were not compared: two models in float32 take {needed / 1e9:.1f} GB, more than half of the "
+            f"skipped logit comparison: two models in float32 need {needed / 1e9:.1f} GB, more than half of the "
             f"{free / 1e9:.1f} GB of free memory"
         )
     tokenizer = JsonTokenizer(folder)
     ids = encode_prompt(tokenizer, SAMPLE)[: min(MOST_TOKENS, model.config.max_length)]
-    theirs = their_logits(folder, ids)
-    ours = our_logits(folder, step_folder, model, ids)
-    difference, bound = float(np.abs(ours - theirs).max()), max(LEAST_BOUND, RELATIVE_BOUND * np.abs(ours).max())
-    told = f"max |delta| of {len(ids)} tokens' logits against transformers is {difference:.1e} (bound {bound:.1e})"
-    if not difference <= bound:  # NaN is no agreement either
-        raise FolderError(told)
-    return told
+    hf_logits = transformers_logits(folder, ids)
+    logits = our_logits(folder, step_folder, model, ids)
+    difference, bound = float(np.abs(logits - hf_logits).max()), max(LEAST_BOUND, RELATIVE_BOUND * np.abs(logits).max())
+    result = f"max |delta| of the logits of {len(ids)} tokens to transformers is {difference:.1e} (bound {bound:.1e})"
+    if not difference <= bound:  # written so that NaN fails too
+        raise FolderError(result)
+    return result
 
 
-def their_logits(folder: Path, ids: list[int]) -> np.ndarray:
+def transformers_logits(folder: Path, ids: list[int]) -> np.ndarray:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -155,10 +165,10 @@ def their_logits(folder: Path, ids: list[int]) -> np.ndarray:
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer(SAMPLE)["input_ids"][: len(ids)] != ids:
-        raise FolderError("transformers makes other token ids of a text than the training did")
-    model, told = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    if told["missing_keys"] or told["unexpected_keys"]:
-        raise FolderError(f"transformers misses {told['missing_keys']} and does not know {told['unexpected_keys']}")
+        raise FolderError("the tokenizer gives other token ids in transformers than in training")
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    if info["missing_keys"] or info["unexpected_keys"]:
+        raise FolderError(f"transformers reports missing {info['missing_keys']}, unknown {info['unexpected_keys']}")
     with torch.no_grad():
         return model.eval()(torch.tensor([ids])).logits.numpy()
 
@@ -168,7 +178,8 @@ def our_logits(folder: Path, step_folder: Path, model: Model, ids: list[int]) ->
     dtype = next(iter(open_model(folder, model).values())).dtype
     params = restore_params(step_folder, model.shapes, param_shardings(mesh, model), verify=False)
     if dtype.itemsize == 2:
-        # Donated: the parameters are never there twice. A cast there and back would be simplified away.
+        # Donate the input, so that parameters are never in memory twice. A cast to bfloat16 and back would be
+        # optimized away.
         rounded: Any = jax.jit(lambda x: jax.lax.reduce_precision(x, 8, 7), donate_argnums=0)
         params = jax.tree.map(rounded, params)
     tokens_BT = np.array([ids])

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint into safetensors files, block by block, by one process or by several that share the files."""
+"""Export of a checkpoint's weights to safetensors files, block by block, by one or several processes."""
 
 import dataclasses
 import json
@@ -22,8 +22,8 @@ from asclepius_jax.model.llama import Model
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import sync, write_durably
 
-PART = "part.json"  # closes what one process has written
-PATIENCE_SECONDS = 600  # for another process that writes nothing
+PART = "part.json"  # written last by a process, to mark its files as complete
+PATIENCE_SECONDS = 600  # time without any progress of another process after which to give up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,23 +40,23 @@ class Share:
 class Tensor:
     """One tensor to write."""
 
-    theirs: str
-    ours: str
-    layout: str
-    layer: int | None  # in a stacked parameter
+    theirs: str  # name in the Hugging Face folder
+    ours: str  # name of the parameter in the checkpoint
+    layout: str  # "theirs -> ours"
+    layer: int | None  # index in a stacked parameter
 
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What went through memory for one tensor. The sums of a parameter's tensors add up to the parameter's."""
+    """Checksums of one tensor. Those of all tensors of a parameter add up to the checksum of the parameter."""
 
-    stored: list[int]  # checksum of what was read
-    written: list[int]  # of what was written, in the folder's type
-    non_finite: int
+    stored: list[int]  # checksum of the data read from the checkpoint
+    written: list[int]  # checksum of the data in the folder's type
+    non_finite: int  # number of infinite or NaN elements
 
 
 class Export:
-    """Which tensors go into which files, and the writing of them."""
+    """Assigns the tensors of a checkpoint to files and writes them."""
 
     def __init__(self, step_folder: Path, model: Model, code: str, max_shard_bytes: int):
         self.model, self.code, self.dtype = model, code, DTYPES[code]
@@ -68,7 +68,7 @@ class Export:
         self.tensors = {tensor.theirs: tensor for tensor in tensors_of(model)}
 
     def write(self, folder: Path, share: Share) -> dict[str, Content]:
-        """Write this process's files; returns what each tensor in them holds."""
+        """Write the files of this process. Returns the checksums of each tensor in them."""
         files = [file for i, file in enumerate(self.shards) if i % share.processes == share.process_id]
         starts = {}
         for file in files:
@@ -84,17 +84,20 @@ class Export:
 
     def write_tensor(self, tensor: Tensor, path: Path, start: int) -> Content:
         whole = self.scratch.array("whole", self.shapes[tensor.theirs], self.dtype)
-        content = self.look(tensor, whole)
+        content = self.convert(tensor, whole)
         with path.open("r+b") as file:
             file.seek(start)
             file.write(whole.reshape(-1).view(np.uint8).data)
             file.flush()
-            # The disk begins now, and the sync at the end finds little left to write.
+            # Start writing to disk now, so that the sync at the end has little left to do.
             os.posix_fadvise(file.fileno(), start, whole.nbytes, os.POSIX_FADV_DONTNEED)
         return content
 
-    def look(self, tensor: Tensor, into: np.ndarray | None = None) -> Content:
-        """Read a tensor's part of the checkpoint, and put it in the folder's type and layout `into` an array."""
+    def convert(self, tensor: Tensor, into: np.ndarray | None = None) -> Content:
+        """Read a tensor from the checkpoint and convert it to the folder's type, optionally `into` an array.
+
+        The array gets the folder's layout. Returns the checksums.
+        """
         array, shape = self.arrays[tensor.ours], self.model_shape(tensor)
         stored, written, bad = np.zeros(2, np.uint32), np.zeros(2, np.uint32), 0
         chunk = array.chunk_layout.read_chunk.shape[-len(shape) :]
@@ -115,13 +118,13 @@ class Export:
         return Content(stored.tolist(), written.tolist(), bad)
 
     def model_shape(self, tensor: Tensor) -> tuple[int, ...]:
-        """Of our array, or of one layer of it."""
+        """The shape of our array, or of one layer of it."""
         shape = tuple(self.arrays[tensor.ours].shape)
         return shape if tensor.layer is None else shape[1:]
 
 
 def tensors_of(model: Model) -> list[Tensor]:
-    """Every tensor of the model's Hugging Face folder, and where it comes from."""
+    """Every tensor of the model's Hugging Face folder, with its place in the checkpoint."""
     tensors = []
     for ours, theirs, layout in names(model):
         if "{}" in theirs:
@@ -133,7 +136,7 @@ def tensors_of(model: Model) -> list[Tensor]:
 
 
 def block_checksum(block: np.ndarray, layer: int | None, index: tuple[slice, ...]) -> np.ndarray:
-    """What a block adds to the checksum of its parameter."""
+    """The share of a block in the checksum of its parameter."""
     starts = [part.start for part in index]
     if layer is None:
         return part_checksum(block, list(enumerate(starts)))
@@ -141,14 +144,14 @@ def block_checksum(block: np.ndarray, layer: int | None, index: tuple[slice, ...
 
 
 def check_stored(contents: dict[str, Content], model: Model, checksums: dict[str, str]) -> None:
-    """Raise DamagedStep where what was read is not what was saved."""
+    """Raise DamagedStep if the data read from the checkpoint differs from what was saved."""
     for name, sums in parameter_sums(model, {name: content.stored for name, content in contents.items()}).items():
         if checksums.get(f"params/{name}", sums) != sums:
             raise DamagedStep(f"the content of params/{name} is not what was saved")
 
 
 def parameter_sums(model: Model, sums: dict[str, list[int]]) -> dict[str, str]:
-    """The checksum of each parameter of which there are tensors, from theirs."""
+    """The checksum of each parameter, as the sum of the checksums of its tensors."""
     parts: dict[str, list[np.ndarray]] = {}
     for tensor in tensors_of(model):
         if tensor.theirs in sums:
@@ -164,38 +167,43 @@ def part_folder(out: Path, process_id: int) -> Path:
 
 
 def write_share(export: Export, out: Path, share: Share, identity: str) -> None:
-    """The files of a process that is not the first, in a folder of its own; nothing to do where it is finished."""
+    """Write the files of a process other than process 0 to a folder of its own, unless that folder is complete."""
     folder = part_folder(out, share.process_id)
     if finished(folder, identity) is not None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     contents = export.write(folder, share)
-    told = {name: dataclasses.asdict(content) for name, content in contents.items()}
-    write_durably(folder / PART, json.dumps({"identity": identity, "tensors": told}))
+    tensors = {name: dataclasses.asdict(content) for name, content in contents.items()}
+    write_durably(folder / PART, json.dumps({"identity": identity, "tensors": tensors}))
 
 
 def finished(folder: Path, identity: str) -> dict[str, Content] | None:
-    """What the tensors of a finished part hold, where it is part of this very export."""
+    """Checksums of the tensors in a finished part, or None if it is unfinished or belongs to another export."""
     if not (folder / PART).is_file():
         return None
     part = json.loads((folder / PART).read_text())
-    return {name: Content(**told) for name, told in part["tensors"].items()} if part["identity"] == identity else None
+    if part["identity"] != identity:
+        return None
+    return {name: Content(**content) for name, content in part["tensors"].items()}
 
 
 def collect(out: Path, into: Path, share: Share, identity: str) -> dict[str, Content]:
-    """Wait for the other processes and take their files; returns what the tensors in them hold."""
+    """Wait for the other processes and move their files to `into`. Returns the checksums of the tensors in them.
+
+    Raises UserError if a process makes no progress for PATIENCE_SECONDS.
+    """
     contents: dict[str, Content] = {}
     for process_id in range(1, share.processes):
         folder = part_folder(out, process_id)
-        told, since = -1, time.monotonic()
+        last_size, since = -1, time.monotonic()
         while (part := finished(folder, identity)) is None:
             size = sum(path.stat().st_blocks for path in folder.glob("*")) if folder.is_dir() else 0
-            told, since = size, (time.monotonic() if size != told else since)
+            last_size, since = size, (time.monotonic() if size != last_size else since)
             if time.monotonic() - since > PATIENCE_SECONDS:
                 raise UserError(
                     f"process {process_id} of {share.processes} has written nothing for {PATIENCE_SECONDS} s in "
-                    f"{folder}: start it with the same settings, and this one again"
+                    f"{folder}: start it with the same settings, then restart this one"
                 )
             time.sleep(0.2)
         for path in folder.glob("*.safetensors"):

@@ -1,1 +1,1 @@
-"""Memory and speed of a training step from shapes, and the devices that they are for."""
+"""Estimates of the memory and speed of a training step, and tables of devices."""

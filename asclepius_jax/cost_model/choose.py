@@ -1,7 +1,7 @@
-"""What a configuration leaves open, chosen for the machine: the number of microbatches, and what is saved for the
-backward pass. Training and planning ask the same function, so that a plan is what will run.
+"""Choice of settings that a configuration leaves open: the number of microbatches and the remat policy.
 
-A candidate must fit by the memory model; the fastest by prediction wins. `offload` is taken where nothing else fits.
+Among the candidates that fit according to the memory model, the one with the fastest predicted speed is chosen, or
+`offload` if none fits. Training and planning use the same function, so that a plan describes the real run.
 """
 
 import dataclasses
@@ -22,19 +22,19 @@ from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.sizes import LlamaConfig
 from data_prep.contract.errors import UserError
 
-# What the model may be wrong by, and the runtime takes for itself.
+# Fraction of the memory to fill. The rest covers errors of the memory model, and the runtime's own memory.
 SHARE_TO_FILL = 0.92
 
 
 def settle(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel, quiet: bool = False) -> TrainConfig:
-    """The configuration with nothing left open; a line tells what was chosen."""
+    """The configuration with microbatches and remat chosen. Prints the choice unless quiet."""
     if config.batch.microbatches and config.compute.remat != "auto":
         check_batch_divides(mesh, config.batch)
         return config
     topology = topology_of(mesh)
     found = list(candidates(config, mesh))
-    if topology is None:  # a device that nothing is known of: what needs least
-        chosen, why = found[-1], "for a device without a row in hardware.py"
+    if topology is None:  # an unknown device: take the candidate that needs the least memory
+        chosen, why = found[-1], "least memory, as hardware.py has no row for this device"
     else:
         chosen, why = best(found, model, topology, mesh, kernel)
     if jax.process_index() == 0 and not quiet:
@@ -43,7 +43,7 @@ def settle(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel, 
 
 
 def candidates(config: TrainConfig, mesh: Mesh) -> Iterator[TrainConfig]:
-    """From what needs most memory to what needs least, offload apart."""
+    """All combinations of microbatches and remat, except offload, from the most to the least memory needed."""
     given = config.batch.microbatches
     parts = [given] if given else divisors(config.batch.global_batch // batch_parts(mesh))
     remats = ("none", "projections", "attention", "full") if config.compute.remat == "auto" else (config.compute.remat,)
@@ -66,9 +66,9 @@ def best(
         fitting = [dataclasses.replace(found[-1], compute=compute)]
     chosen = min(fitting or found[-1:], key=lambda config: seconds(config, model, topology, mesh))
     need = estimate(chosen, model, dict(mesh.shape), kernel).total
-    told = "the fastest that fits" if need <= limit else "what needs least, and it may not fit"
+    reason = "fastest that fits" if need <= limit else "least memory, but may not fit"
     gib = 2**30
-    return chosen, f"{told} {topology.device.name}, about {need / gib:.1f} of {limit / gib:.1f} GiB a device"
+    return chosen, f"{reason} {topology.device.name}, about {need / gib:.1f} of {limit / gib:.1f} GiB per device"
 
 
 def seconds(config: TrainConfig, model: LlamaConfig, topology: Topology, mesh: Mesh) -> float:
@@ -76,7 +76,7 @@ def seconds(config: TrainConfig, model: LlamaConfig, topology: Topology, mesh: M
 
 
 def check_memory(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel) -> None:
-    """Refuse a run that certainly needs more memory than its devices have; the estimate is right to a tenth."""
+    """Raise UserError if a run needs more memory than its devices have, by more than the estimate's error of 10 %."""
     topology = topology_of(mesh)
     if topology is None:
         return
@@ -86,9 +86,9 @@ def check_memory(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Ke
     count = jax.local_device_count() if topology.device.platform == "cpu" else 1
     where = "this machine has free" if topology.device.platform == "cpu" else f"a {topology.device.name} has"
     raise UserError(
-        f"the run needs about {count * need / 2**30:.1f} GiB of memory and {where} {count * limit / 2**30:.1f}: use "
+        f"the run needs about {count * need / 2**30:.1f} GiB of memory, but {where} {count * limit / 2**30:.1f}: use "
         "more devices, a smaller model, batch.global_batch or data.row_length, or adapters (--lora.rank 16); "
-        "`asclepius plan` tells what fits where"
+        "`asclepius plan` shows what fits on which machine"
     )
 
 
@@ -106,7 +106,7 @@ def layout_of(config: TrainConfig, mesh: Mesh, model: LlamaConfig) -> Layout:
 
 
 def topology_of(mesh: Mesh) -> Topology | None:
-    """The machine that a mesh is made of; None where its devices have no row."""
+    """The machine of a mesh, or None if the device table has no row for its devices."""
     devices = list(mesh.devices.flat)
     device = find_device(devices[0].device_kind)
     if device is None:

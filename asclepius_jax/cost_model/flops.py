@@ -4,11 +4,11 @@ from asclepius_jax.model.sizes import LlamaConfig
 
 
 def flops_per_token(model: LlamaConfig, row_length: int, causal: bool, adapters: int = 0) -> float:
-    """Floating point operations of forward and backward for one token slot of a row, without recomputation.
+    """Floating point operations per token of the forward and backward pass, without recomputation.
 
-    Six for each parameter of a matrix (looking up an embedding is none) and twelve for each score's channel; causal
-    attention does half of the scores (arXiv 2204.02311, appendix B, counts them all). Beside `adapters` parameters
-    that train, matrices are frozen, and the two for their gradient are not done.
+    Counts 6 per matrix parameter (an embedding lookup is free) and 12 per channel of each attention score. Causal
+    attention computes half of the scores; arXiv 2204.02311, appendix B, counts all of them. With `adapters` trained
+    parameters, the matrices are frozen and the 2 operations for their gradient are not needed.
     """
     embedding = model.vocab_size * model.embed_dim
     norms = (2 * model.num_layers + 1) * model.embed_dim

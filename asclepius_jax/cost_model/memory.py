@@ -1,8 +1,8 @@
-"""How much of a device's memory a training step takes, from the shapes alone.
+"""Estimate of the memory per device of a training step, from its shapes.
 
-Within a tenth of what XLA's compilers allocate for the runs of its test; where a plan is wanted
-to the byte, `asclepius plan` compiles the step. Letters: L layers, D model width, N query heads, K key/value heads,
-H head width, F feed-forward width, V vocabulary, T row length.
+The estimate is within 10 % of the allocations of XLA's compilers for the runs in its test. `asclepius plan` compiles
+the step and gives exact numbers. Letters: L layers, D model width, N query heads, K key/value heads, H head width,
+F feed-forward width, V vocabulary, T row length.
 """
 
 import math
@@ -19,15 +19,15 @@ from asclepius_jax.model.sizes import LlamaConfig
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one device."""
+    """Memory in bytes per device."""
 
     params: float
     optimizer: float
     gradients: float
     saved: float
-    """What the backward pass finds of the forward pass."""
+    """Activations kept for the backward pass."""
     working: float
-    """One block's activations and gathered weights, and the loss."""
+    """Activations and gathered weights of one block, and the loss."""
 
     @property
     def total(self) -> float:
@@ -35,7 +35,7 @@ class Memory:
 
 
 def estimate(config: TrainConfig, model: LlamaConfig, mesh: dict[str, int], kernel: Kernel) -> Memory:
-    """Of a step whose microbatches and remat are set; `mesh` holds the size of each axis."""
+    """Memory of a step with microbatches and remat set. `mesh` contains the size of each axis."""
     split, tensor = mesh["fsdp"] * mesh["tensor"], mesh["tensor"]
     lora, params = config.lora, model.num_params / split
     trained = adapters_of_device(model, lora_from(lora), mesh) if lora.rank else params
@@ -44,7 +44,7 @@ def estimate(config: TrainConfig, model: LlamaConfig, mesh: dict[str, int], kern
     width = 2 if config.compute.dtype == "bfloat16" else 4
     rows = config.batch.global_batch / config.batch.microbatches / (mesh["data"] * mesh["fsdp"])
     T = config.data.row_length
-    tokens = rows * T / mesh["context"]  # of which each tensor device keeps its part between blocks
+    tokens = rows * T / mesh["context"]  # between blocks, each tensor device keeps only its part of them
     return Memory(
         params=frozen + 4 * trained,
         optimizer=moments * trained,
@@ -57,22 +57,22 @@ def estimate(config: TrainConfig, model: LlamaConfig, mesh: dict[str, int], kern
 def saved_bytes(
     remat: str, model: LlamaConfig, tokens: float, tensor: int, width: int, kernel: Kernel, rows: float
 ) -> float:
-    """Of one layer, with the block's input; see `llama.REMAT_SAVES`."""
+    """Bytes kept for the backward pass per layer, including the block's input; see `llama.REMAT_SAVES`."""
     D, N, K, H = model.embed_dim, model.num_heads, model.num_kv_heads, model.head_dim
-    # Numbers a token; what lies between blocks is split by position, the rest by head or column.
+    # Elements per token. Activations between blocks are split by position, the others by head or column.
     each = {"normed": D, "attended": D, "mlp_normed": D, "q": N * H, "k": K * H, "v": K * H, "attention_out": N * H}
     each |= {"gate": model.mlp_dim, "up": model.mlp_dim, "hidden": model.mlp_dim}
     saves = REMAT_SAVES[remat]
     numbers = sum(each[name] for name in saves) + (0 if remat == "offload" else D)
     log_sums = 0.0
     if "attention_out" in saves and kernel.name != "xla":
-        # cuDNN's packed layout has a row of them for each document that there might be.
+        # cuDNN's packed layout has one row of log-sum-exps per possible document.
         log_sums = 4 * tokens * N / tensor * max(1, kernel.max_segments)
     return width * numbers * tokens / tensor + log_sums
 
 
 def adapters_of_device(model: LlamaConfig, lora: Lora, mesh: dict[str, int]) -> float:
-    """Numbers of the adapters that a device holds: of each array, what the mesh axes of its dimensions leave."""
+    """Number of adapter parameters per device, after splitting each array over the mesh axes of its dimensions."""
     shapes, axes = adapter_shapes(model, lora), adapter_axes(lora)
     parts = {name: 1 if axis is None else mesh[axis] for name, axis in RULES.items()}
     total = 0.0
@@ -85,19 +85,19 @@ def adapters_of_device(model: LlamaConfig, lora: Lora, mesh: dict[str, int]) -> 
 def working_bytes(model: LlamaConfig, tokens: float, tensor: int, width: int, lora: LoraConfig) -> float:
     D, F, V, H = model.embed_dim, model.mlp_dim, model.vocab_size, model.head_dim
     layer = 2 * D * H * (model.num_heads + model.num_kv_heads) + 3 * D * F
-    # Gate, up and their gradients; beside them about nine arrays of the model's width are alive at the worst moment.
+    # Gate, up and their gradients, plus about nine arrays of the model's width that are alive at the peak.
     activations = width * tokens * (4 * F / tensor + 9.4 * D)
     if lora.rank:
-        # No gradients of them, then. What dropout leaves of an adapter's inputs is an array for each target.
+        # Frozen weights have no gradients. With dropout, each target has an own array of dropped-out inputs.
         activations += 2.2 * width * tokens * F / tensor if lora.dropout else 0.0
         return activations + 2 * width * layer / tensor + width * V * D / tensor
-    # The weights of a block and of the next, which is gathered ahead, and their gradients; the output matrix with its
-    # float32 gradient.
+    # The weights of a block and of the next block, which are gathered ahead, and their gradients. The output matrix and
+    # its float32 gradient.
     return activations + 3 * width * layer / tensor + (width + 4) * V * D / tensor
 
 
 def score_bytes(kernel: Kernel, model: LlamaConfig, mesh: dict[str, int], rows: float, T: int) -> float:
-    """What depends on T x T: whole scores without a fused kernel, the mask of cuDNN on Ampere."""
+    """Bytes of arrays of T x T: all scores without a fused kernel, or the mask of cuDNN on Ampere."""
     if kernel.name == "xla":
         return 12 * rows * model.num_heads / (mesh["tensor"] * mesh["context"]) * T * T
     return 2 * rows * T * T if kernel.name == "cudnn_mask" else 0.0

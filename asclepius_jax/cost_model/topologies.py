@@ -1,6 +1,6 @@
-"""Machines by name, such as `v5e-256`, `v5p-128`, `v5e-256x2` or `h100-64`, and the devices to compile for them.
+"""Machines by name, such as `v5e-256`, `v5p-128`, `v5e-256x2` or `h100-64`, and devices to compile for.
 
-No such machine needs to be there: libtpu and the CUDA plugin compile for devices that exist only by description.
+No access to such a machine is needed, because libtpu and the CUDA plugin can compile for a description of a device.
 """
 
 import difflib
@@ -23,17 +23,17 @@ PATTERN = "GENERATION-N, with xM for M slices of a TPU"
 
 @dataclass(frozen=True)
 class Slices:
-    """What Google rents of a TPU generation, and what libtpu calls it."""
+    """The available slices of a TPU generation."""
 
     libtpu_name: str
-    cores_per_chip: int  # that the number in a name counts
-    devices_per_chip: int
-    dimensions: int  # of the torus
-    largest: int  # chips in a slice
+    cores_per_chip: int  # units per chip that the number in a name counts
+    devices_per_chip: int  # JAX devices per chip
+    dimensions: int  # dimensions of the torus
+    largest: int  # chips in the largest slice
 
 
-# A name counts TensorCores for v4, v5p and tpu7x, chips for v5e and v6e (docs.cloud.google.com/tpu/docs). JAX sees the
-# two cores of a v4 or v5p chip as one device (megacore), those of a tpu7x chip as two.
+# The number in a name counts TensorCores for v4, v5p and tpu7x, and chips for v5e and v6e
+# (docs.cloud.google.com/tpu/docs). The two cores of a chip are one JAX device on v4 and v5p (megacore), two on tpu7x.
 TPUS = {
     "v4": Slices("v4", 2, 1, 3, 4096),
     "v5e": Slices("v5e", 1, 1, 2, 256),
@@ -42,20 +42,25 @@ TPUS = {
     "tpu7x": Slices("tpu7x", 2, 2, 3, 9216),
 }
 GRIDS_2D = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
-GRIDS_3D = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))  # below a cube of 4x4x4 chips; above, multiples of that cube
+GRIDS_3D = (
+    (2, 2, 1),
+    (2, 2, 2),
+    (2, 2, 4),
+    (2, 4, 4),
+)  # smaller than a cube of 4x4x4 chips; larger ones are multiples of that cube
 
 
 @dataclass(frozen=True)
 class Silicon:
-    """What the CUDA compiler asks of a GPU beyond its `Device` row; as the CUDA driver reports it."""
+    """Properties of a GPU that the CUDA compiler needs in addition to its `Device` row, as reported by the driver."""
 
     full_name: str
     multiprocessors: int
     clock_gigahertz: float
     l2_bytes: int
-    shared_memory_bytes: int  # of a multiprocessor; a block may opt in to 1 KiB less
-    threads: int  # of a multiprocessor
-    float32_units: int  # of a multiprocessor
+    shared_memory_bytes: int  # per multiprocessor; a block can opt in to 1 KiB less
+    threads: int  # per multiprocessor
+    float32_units: int  # per multiprocessor
 
 
 GPUS = {
@@ -71,8 +76,8 @@ GPUS = {
 class Topology:
     name: str
     device: Device
-    count: int  # JAX devices in all
-    slices: int = 1  # of a TPU; 1 elsewhere
+    count: int  # total number of JAX devices
+    slices: int = 1  # number of TPU slices; 1 for other machines
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -82,28 +87,28 @@ class Topology:
 
     @property
     def nodes(self) -> int:
-        """Hosts."""
+        """Number of hosts."""
         return -(-self.count // self.devices_per_node)
 
     @property
     def devices_per_node(self) -> int:
-        # v5e-8 and v6e-8 are the only slices that are one host of eight chips.
+        # v5e-8 and v6e-8 are the only slices with a single host of eight chips.
         one_host = self.device.platform == "tpu" and self.grid == (2, 4)
         return 8 if one_host else min(self.device.devices_per_node, self.count)
 
     @property
     def fast_domain(self) -> int:
-        """Devices that fast links join: a TPU slice, or a GPU node."""
+        """Number of devices connected by fast links, which is a TPU slice or a GPU node."""
         return self.count // self.slices if self.device.platform == "tpu" else self.devices_per_node
 
     @property
     def wraps(self) -> bool:
-        """The links of a TPU slice close to rings: v4, v5p and tpu7x from a cube on, v5e and v6e as a whole pod."""
+        """Whether the links form rings: on v4, v5p and tpu7x from one cube, on v5e and v6e only in a whole pod."""
         return self.device.platform != "tpu" or min(self.grid) >= (4 if len(self.grid) == 3 else 16)
 
 
 def chip_grids(slices: Slices) -> dict[int, tuple[int, ...]]:
-    """Number of chips -> the grid that Google makes of them: the most cubic one, shortest side first."""
+    """Grids of all slices by number of chips. Google uses the most cubic grid, with the shortest side first."""
     if slices.dimensions == 2:
         return {grid[0] * grid[1]: grid for grid in GRIDS_2D}
     grids: dict[int, tuple[int, ...]] = {grid[0] * grid[1] * grid[2]: grid for grid in GRIDS_3D}
@@ -119,32 +124,32 @@ def chip_grids(slices: Slices) -> dict[int, tuple[int, ...]]:
 
 
 def parse_topology(name: str) -> Topology:
-    """`h100-64` -> 64 devices; raises UserError for a generation or a size that does not exist."""
+    """The machine of a name such as `h100-64`. Raises UserError for a generation or size that does not exist."""
     generations = [*TPUS, *GPUS, "cpu"]
     match = re.fullmatch(rf"({'|'.join(generations)})-([1-9]\d*)(?:x([1-9]\d*))?", name.strip().lower())
     if match is None:
         near = difflib.get_close_matches(name.lower(), EXAMPLES, 1, 0.5)
-        hint = f"; is it {near[0]}?" if near else "."
-        raise UserError(f"topology {name}: not known{hint} Names are {PATTERN}, such as {', '.join(EXAMPLES)}")
+        hint = f", did you mean {near[0]}?" if near else "."
+        raise UserError(f"topology {name} is unknown{hint} Use {PATTERN}, such as {', '.join(EXAMPLES)}")
     generation, number, slices = match[1], int(match[2]), int(match[3] or 1)
     if generation in TPUS:
         return Topology(match[0], DEVICES[generation], tpu_devices(generation, number) * slices, slices)
     if match[3]:
-        raise UserError(f"topology {name}: only TPUs have slices; write {generation}-{number * slices}")
+        raise UserError(f"topology {name}: only TPUs have slices; use {generation}-{number * slices}")
     if generation in GPUS and number not in (1, 2, 4) and number % 8:
         whole = -(-number // 8) * 8
-        raise UserError(f"topology {name}: GPUs come as 1, 2, 4 or whole nodes of 8; write {generation}-{whole}")
+        raise UserError(f"topology {name}: GPUs come as 1, 2, 4 or whole nodes of 8; use {generation}-{whole}")
     return Topology(match[0], this_cpu(number) if generation == "cpu" else DEVICES[generation], number)
 
 
 def tpu_devices(generation: str, number: int) -> int:
-    """JAX devices of one slice whose name counts `number`."""
+    """Number of JAX devices of one slice with this number in its name. Raises UserError if there is no such slice."""
     slices = TPUS[generation]
     chips, rest = divmod(number, slices.cores_per_chip)
     grids = chip_grids(slices)
     if rest or chips not in grids:
         sizes = [size * slices.cores_per_chip for size in grids]
-        common = [size for size in sizes if size & (size - 1) == 0]  # powers of two; the full list is long
+        common = [size for size in sizes if size & (size - 1) == 0]  # only powers of two, as the full list is long
         near = min(sizes, key=lambda size: (abs(size - number), size))
         counted = "TensorCores" if slices.cores_per_chip == 2 else "chips"
         raise UserError(
@@ -155,9 +160,9 @@ def tpu_devices(generation: str, number: int) -> int:
 
 
 def compile_devices(topology: Topology) -> list[Any]:
-    """Devices to put into a mesh and compile for, in JAX's order: hosts one after another, slices outermost.
+    """Devices to build a mesh of and compile for, in JAX's order: host by host, with slices outermost.
 
-    Nothing can run on them, but for `cpu-N`, which are the process's own. JAX_PLATFORMS=cpu is enough.
+    Nothing can run on them except for `cpu-N`, which are devices of this process. JAX_PLATFORMS=cpu is sufficient.
     """
     platform = topology.device.platform
     devices = {"tpu": tpu_compile_devices, "cuda": gpu_compile_devices, "cpu": own_devices}[platform](topology)
@@ -167,10 +172,10 @@ def compile_devices(topology: Topology) -> list[Any]:
 
 def tpu_compile_devices(topology: Topology) -> list[Any]:
     require("libtpu", topology)
-    # libtpu would ask a cloud machine's metadata server what it is, and refuse to load beside a run on the same host.
+    # Otherwise libtpu would query the metadata server of a cloud machine, and refuse to load while a run uses it too.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    # It complains on stderr where these are empty; any values will do.
+    # It prints warnings if these are empty. Any values will do.
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
     from jax.experimental import topologies
@@ -193,7 +198,7 @@ def gpu_compile_devices(topology: Topology) -> list[Any]:
     description = topologies.get_topology_desc(
         platform="cuda",
         topology_name=topology.device.name,
-        # NVLink domains x hosts in a domain x devices of a host.
+        # NVLink domains x hosts per domain x devices per host.
         topology=f"{topology.nodes}x1x{topology.devices_per_node}",
         target_config=target_config(topology.device),
     )
@@ -215,19 +220,21 @@ def own_devices(topology: Topology) -> list[Any]:
 def require(module: str, topology: Topology) -> None:
     try:
         found = importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package above it
+    except ModuleNotFoundError:  # a parent package is missing
         found = False
     if not found and sys.platform != "linux":
-        raise UserError(f"topology {topology.name}: its compiler exists for Linux only; a rehearsal, cpu-8, works here")
+        raise UserError(
+            f"topology {topology.name}: its compiler is available for Linux only; cpu-8 works here for a trial run"
+        )
     if not found:
         raise UserError(f"topology {topology.name}: compiling for it needs {module}: pip install 'asclepius-jax[plan]'")
 
 
 def target_config(device: Device) -> str:
-    """The GPU as XLA's GpuTargetConfigProto, in text."""
+    """The GPU as XLA's GpuTargetConfigProto in text format."""
     silicon, capability = GPUS[device.name], device.compute_capability
     assert capability is not None
-    # From Hopper on, matrix instructions exist only in the architecture's own variant: sm_90a, sm_100a.
+    # From Hopper on, matrix instructions exist only in architecture-specific variants: sm_90a, sm_100a.
     features = "ACCELERATED_FEATURES" if capability >= (9, 0) else "NONE"
     cudnn = re.findall(r"\d+", importlib.metadata.version("nvidia-cudnn-cu13"))[:3]
     return f"""

@@ -1,1 +1,1 @@
-"""Devices and processes as one: the mesh, the job, the lock of a run, compiler flags."""
+"""Running on many devices and processes: mesh, job, run lock and compiler flags."""

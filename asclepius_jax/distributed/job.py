@@ -1,8 +1,8 @@
-"""Several processes are one job: they meet, and they end together.
+"""Several processes form one job: they connect at the start, and if one fails, all of them exit.
 
-A process that cannot go on ends with one line and one of these codes, and every other process of its job ends too:
-2 where a person must mend something (no coordinator, unlike settings), 3 (LOST) where another process is gone and the
-same command, started again, continues from the last checkpoint.
+A process that cannot continue prints one line and exits, as does every other process of its job. Exit code 2 means
+that the user must fix something (no coordinator, different settings). Exit code 3 (LOST) means that another process
+is gone and that the same command, started again, resumes from the last checkpoint.
 """
 
 import contextlib
@@ -27,19 +27,18 @@ from jax._src.lib import _jax
 from data_prep.contract.errors import UserError, first_line
 
 LOST = 3
-# In the error of a computation over several hosts: the connection ended, not the program.
+# Words in the error of a multi-host computation which show that the connection failed, not the program.
 BROKEN_CONNECTION = ("Gloo", "gloo", "NCCL", "UNAVAILABLE", "Connection reset", "Socket closed")
-FAREWELL_SECONDS = 2  # that a process which ends the job stays, to be heard by the others
-LISTEN_MILLISECONDS = 3_600_000  # of one request; the next follows
+FAREWELL_SECONDS = 2  # a process that ends the job stays this long, so that the others receive its message
+LISTEN_MILLISECONDS = 3_600_000  # timeout of one request, after which the next one is sent
 
 
 @dataclass(frozen=True)
 class JobConfig:
-    """Place of this process in its job. Leave it empty under Slurm, on TPU pods, on GKE and under MPI, which say it
-    themselves."""
+    """Place of this process in its job. Not needed under Slurm or MPI, on TPU pods or on GKE, where it is detected."""
 
     coordinator: str = ""
-    """host:port at which process 0 listens and that every other process reaches."""
+    """host:port of process 0, which every other process must be able to reach."""
     processes: int = 0
     """Number of processes in the job; one per host."""
     process_id: int = -1
@@ -47,14 +46,14 @@ class JobConfig:
     timeout_seconds: int = 300
     """Seconds within which all processes must connect."""
     heartbeat_seconds: int = 40
-    """Seconds of silence after which a process counts as lost."""
+    """Seconds without a heartbeat after which a process counts as lost."""
 
 
 class Job:
-    """What a process of a running job needs to end in order: at most once, in one line, together with the others.
+    """Membership of this process in a running job. It exits at most once, with one line, together with the others.
 
-    The others are told through the coordinator. Where the coordinator or a host is gone without a word, JAX's client
-    finds out and aborts the process; that abort is turned into the line as well.
+    The other processes are notified through the coordinator. If the coordinator or a host disappears without notice,
+    JAX's client detects it and aborts the process. That abort is turned into a one-line error too.
     """
 
     def __init__(self, config: JobConfig, coordinator: str, processes: int, process_id: int) -> None:
@@ -63,7 +62,7 @@ class Job:
         self.met = False
         self.ending = threading.Lock()
         self.listener = threading.Thread(target=self.listen, daemon=True)
-        # Kept: a C handler whose Python object is collected is a crash.
+        # Keep a reference: calling a C handler whose Python object was garbage-collected crashes.
         self.abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self.lost)
 
     @property
@@ -71,14 +70,15 @@ class Job:
         return distributed.global_state.client
 
     def meet(self, local_device_ids: list[int] | None) -> None:
-        """Start or reach the coordinator and wait for all.
+        """Start or reach the coordinator and wait for all processes.
 
-        JAX's client aborts where that fails, now or later. Python's own handlers run between instructions of the main
-        thread, which an abort never reaches again, so the handler is the C library's.
+        JAX's client aborts if that fails, now or later. A Python signal handler would run in the main thread, which
+        an abort never returns to, so the handler is installed with the C library.
         """
         ctypes.CDLL(None).signal(signal.SIGABRT, self.abort_handler)
         client = _jax.get_distributed_runtime_client
-        # jax.distributed has no parameter for it: without it the client logs a stack trace of twenty lines first.
+        # jax.distributed has no parameter for the callback, without which the client first logs a stack trace of 20
+        # lines.
         _jax.get_distributed_runtime_client = functools.partial(client, missed_heartbeat_callback=self.lost)
         try:
             jax.distributed.initialize(
@@ -93,7 +93,7 @@ class Job:
         except RuntimeError as error:
             raise UserError(
                 f"the coordinator cannot listen on {self.coordinator} ({first_line(error)}): is the port in use? "
-                "Name another with --job.coordinator"
+                "Choose another with --job.coordinator"
             ) from error
         finally:
             _jax.get_distributed_runtime_client = client
@@ -101,63 +101,63 @@ class Job:
         self.listener.start()
 
     def listen(self) -> None:
-        """Until another process says that the job ends, or this one says that it has ended well."""
-        told = None
-        while told is None:
+        """Wait until another process ends the job, or this one has finished successfully."""
+        message = None
+        while message is None:
             try:
-                told = self.client.blocking_key_value_get(f"asclepius/end/{self.process_id}", LISTEN_MILLISECONDS)
+                message = self.client.blocking_key_value_get(f"asclepius/end/{self.process_id}", LISTEN_MILLISECONDS)
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     self.lost()
-        if told:
-            code, line = told.split(" ", 1)
-            self.end(int(code), line, tell=False)
+        if message:
+            code, line = message.split(" ", 1)
+            self.end(int(code), line, notify_others=False)
 
     def lost(self, *_: object) -> NoReturn:
-        """JAX's client is about to abort, in a thread of its own: another process is gone, or never came."""
-        self.end(LOST if self.met else 2, self.why_lost(), tell=False)
+        """Exit with an explanation when JAX's client is about to abort, because a process is gone or never came."""
+        self.end(LOST if self.met else 2, self.why_lost(), notify_others=False)
 
     def why_lost(self) -> str:
         here = f"this is process {self.process_id} of {self.processes}"
         if not self.met:
             return (
-                f"the {self.processes} processes of the job did not meet at {self.coordinator} ({here}, which waits "
-                f"{self.config.timeout_seconds} s): was each started, with an id of its own? See their logs"
+                f"the {self.processes} processes of the job did not meet at {self.coordinator} within "
+                f"{self.config.timeout_seconds} s ({here}): was each started, with a unique id? See their logs"
             )
-        time.sleep(0.5)  # a process that dies closes its sockets one after another, the coordinator's not first
-        again = "start the job again, it continues from its last checkpoint"
+        time.sleep(0.5)  # a dying process closes its sockets one by one, and the coordinator's may not be the first
+        again = "start the job again, it resumes from its last checkpoint"
         if self.process_id and not answers(self.coordinator):
             return f"the coordinator {self.coordinator} (process 0) is gone ({here}): {again}"
-        return f"another process of the job is gone or does not answer, or JAX gave up as told above ({here}): {again}"
+        return f"another process of the job is gone or does not answer, or JAX failed as logged above ({here}): {again}"
 
-    def end(self, code: int, line: str, tell: bool = True) -> NoReturn:
-        """End this process with the line and the code; `tell`: the others of the job, too. The first call decides."""
+    def end(self, code: int, line: str, notify_others: bool = True) -> NoReturn:
+        """Print the line, notify the other processes on request and exit with the code. Only the first call counts."""
         if not self.ending.acquire(blocking=False):
             time.sleep(4 * FAREWELL_SECONDS)  # longer than the first call needs
             os._exit(code)
         sys.stdout.flush()
         print(f"asclepius train: {line}", file=sys.stderr, flush=True)
-        if tell:
-            # In a thread: where the coordinator hangs, so does telling.
-            telling = threading.Thread(target=self.tell, args=(code, line), daemon=True)
-            telling.start()
-            telling.join(FAREWELL_SECONDS)
+        if notify_others:
+            # In a thread, because the notification hangs if the coordinator hangs.
+            notifying = threading.Thread(target=self.notify, args=(code, line), daemon=True)
+            notifying.start()
+            notifying.join(FAREWELL_SECONDS)
         if self.process_id == 0 and self.met:
-            time.sleep(FAREWELL_SECONDS)  # the others hear it through this process
-        # Not sys.exit: JAX would wait for the others at its shutdown barrier.
+            time.sleep(FAREWELL_SECONDS)  # the others receive the message through this process
+        # Not sys.exit, because JAX would wait for the others at its shutdown barrier.
         os._exit(code)
 
-    def tell(self, code: int, line: str) -> None:
+    def notify(self, code: int, line: str) -> None:
         if self.process_id and not answers(self.coordinator):
-            return  # who told them is gone
+            return  # the coordinator, which passes messages on, is gone
         for other in range(self.processes):
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was first
                 self.client.key_value_set(f"asclepius/end/{other}", f"{code} process {self.process_id} ended: {line}")
 
     def fail(self, error: BaseException, explained: str | None) -> NoReturn:
-        """End the job for an error of this process; `explained`: in the user's words."""
+        """End the job because of an error in this process. `explained` is the message for the user, or None."""
         if isinstance(error, Disagreement):
-            self.end(2, str(error), tell=False)  # every process ends so by itself
+            self.end(2, str(error), notify_others=False)  # every process raises it by itself
         if isinstance(error, KeyboardInterrupt):
             self.end(130, "interrupted")
         if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in BROKEN_CONNECTION):
@@ -168,28 +168,28 @@ class Job:
         self.end(2, explained)
 
     def leave(self) -> None:
-        """This process has ended well; JAX waits at its exit for the others."""
+        """Leave the job after success. JAX waits for the other processes at exit."""
         self.client.key_value_set(f"asclepius/end/{self.process_id}", "", allow_overwrite=True)
         self.listener.join(FAREWELL_SECONDS)
 
 
 class Disagreement(UserError):
-    """The processes of a job would not run the same program; raised in every one of them."""
+    """Raised in every process of a job whose processes would not run the same program."""
 
 
-_job: Job | None = None  # of this process; JAX's client is one to a process as well
+_job: Job | None = None  # the job of this process, which like JAX's client exists once per process
 
 
 def current() -> Job | None:
-    """The job that this process has joined; None where it is alone."""
+    """The job that this process has joined, or None if it runs alone."""
     return _job
 
 
 @contextlib.contextmanager
 def joined(config: JobConfig, explain: Callable[[Exception], str | None]) -> Iterator[None]:
-    """What runs inside is part of the job: if it fails, every process of the job ends; alone, its error is raised.
+    """Context in which an error ends every process of the job. A process that runs alone just raises it.
 
-    `explain` gives an error in the user's words, or None for one that keeps its traceback.
+    `explain` returns the message to show for an error, or None to print its traceback.
     """
     join(config)
     if _job is None:
@@ -203,17 +203,18 @@ def joined(config: JobConfig, explain: Callable[[Exception], str | None]) -> Ite
 
 
 def join(config: JobConfig) -> None:
-    """Meet the other processes of the job; alone where there is none.
+    """Connect to the other processes of the job. Does nothing if there is only one process.
 
-    Raises UserError for flags that make no job, and where the coordinator is not there within timeout_seconds. Where
-    the coordinator is there and another process never comes, the process ends with one line and code 2.
+    Raises UserError for invalid flags, and if the coordinator does not answer within timeout_seconds. If the
+    coordinator answers but another process never connects, prints one line and exits with code 2.
     """
     global _job
     coordinator, processes, process_id, local_device_ids = resolve(config)
     if coordinator is None or processes is None or process_id is None or processes == 1:
         return
-    # gRPC would ask a proxy of the environment for the coordinator, which lies inside the cluster; JAX warns of that.
-    os.environ["no_grpc_proxy"] = split_address(coordinator)[0]  # noqa: SIM112, gRPC reads it in small letters
+    # gRPC would look for the coordinator behind a proxy set in the environment, but it is inside the cluster. JAX's
+    # warning about proxies is therefore turned off.
+    os.environ["no_grpc_proxy"] = split_address(coordinator)[0]  # noqa: SIM112, gRPC reads it in lower case
     jax.config.update("jax_check_proxy_envs", False)
     job = Job(config, coordinator, processes, process_id)
     if process_id:
@@ -223,10 +224,10 @@ def join(config: JobConfig) -> None:
 
 
 def resolve(config: JobConfig) -> tuple[str | None, int | None, int | None, list[int] | None]:
-    """Coordinator, processes, process id and local devices: from the flags, or from whoever started the processes."""
+    """Coordinator, number of processes, process id and local devices, from the flags or the cluster's environment."""
     check_flags(config)
     whole_host = one_process_per_host() and "JAX_LOCAL_DEVICE_IDS" not in os.environ
-    local_device_ids: list[int] | None = [] if whole_host else None  # an empty list is all devices
+    local_device_ids: list[int] | None = [] if whole_host else None  # an empty list means all devices
     try:
         found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
             config.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"),
@@ -237,12 +238,15 @@ def resolve(config: JobConfig) -> tuple[str | None, int | None, int | None, list
             config.timeout_seconds,
         )
     except RuntimeError as error:
-        raise UserError(f"the job cannot be read from its environment: {first_line(error)}") from error
+        raise UserError(
+            f"cannot detect the job from the environment: {first_line(error)}; set --job.coordinator, "
+            "--job.processes and --job.process-id"
+        ) from error
     coordinator, processes, process_id, devices = found
     if coordinator is not None and (processes is None or process_id is None):
         raise UserError(
-            f"job.coordinator is {coordinator}, and neither Slurm nor a TPU pod, Kubernetes or MPI says more: "
-            "give --job.processes and --job.process-id too"
+            f"job.coordinator is {coordinator}, but no Slurm, TPU pod, Kubernetes or MPI was detected: "
+            "set --job.processes and --job.process-id too"
         )
     if processes is not None and processes > 1 and coordinator is None:
         raise UserError(f"job.processes is {processes}: name the host:port of process 0 with --job.coordinator")
@@ -253,7 +257,9 @@ def check_flags(config: JobConfig) -> None:
     if config.coordinator:
         host, port = split_address(config.coordinator)
         if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise UserError(f"job.coordinator {config.coordinator!r} is no address: give host:port, such as host0:8476")
+            raise UserError(
+                f"job.coordinator {config.coordinator!r} is not an address: use host:port, such as host0:8476"
+            )
     for name in ("timeout_seconds", "heartbeat_seconds"):
         if getattr(config, name) <= 0:
             raise UserError(f"job.{name} is {getattr(config, name)}: it must be above 0")
@@ -264,7 +270,7 @@ def check_flags(config: JobConfig) -> None:
     if (config.processes > 0) != (config.process_id >= 0):
         raise UserError(
             f"job.processes is {config.processes or 'not set'}, job.process_id "
-            f"{config.process_id if config.process_id >= 0 else 'not set'}: give both or neither"
+            f"{config.process_id if config.process_id >= 0 else 'not set'}: set both or neither"
         )
     if config.processes and config.process_id >= config.processes:
         raise UserError(
@@ -274,8 +280,11 @@ def check_flags(config: JobConfig) -> None:
 
 
 def one_process_per_host() -> bool:
-    """Whether Slurm or Open MPI started one process on each host. JAX gives each process of theirs one device, by its
-    number on the host; alone on the host, it must have them all."""
+    """Return whether Slurm or Open MPI started one process per host.
+
+    JAX gives every process of Slurm and Open MPI the one device with its number on the host. A process that is alone
+    on its host must use all devices instead.
+    """
     slurm = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as 2(x3),1
     if slurm:
         return set(re.sub(r"\(x\d+\)", "", slurm).split(",")) == {"1"}
@@ -297,13 +306,13 @@ def answers(address: str) -> bool:
 
 
 def await_coordinator(job: Job) -> None:
-    """Process 0 may start later than this one. JAX would wait as well, and abort where nobody comes."""
+    """Wait until process 0, which may start later than this one, listens. JAX would wait too, but then abort."""
     until = time.monotonic() + job.config.timeout_seconds
     while not answers(job.coordinator):
         if time.monotonic() > until:
             raise UserError(
-                f"the coordinator {job.coordinator} does not answer for {job.config.timeout_seconds} s (this is "
+                f"the coordinator {job.coordinator} did not answer for {job.config.timeout_seconds} s (this is "
                 f"process {job.process_id} of {job.processes}): was process 0 started there, is the name right, "
-                "and does the network let the port through?"
+                "and is the port open?"
             )
         time.sleep(0.5)

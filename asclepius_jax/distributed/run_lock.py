@@ -1,4 +1,4 @@
-"""Two runs never write into one folder: a lock that names its holder, and explains itself when the holder is gone."""
+"""A lock that keeps two runs from writing to one folder. It names its holder, so that a stale lock is recognized."""
 
 import contextlib
 import json
@@ -15,15 +15,16 @@ import jax
 from data_prep.contract.errors import UserError
 
 LOCK = "lock.json"
-BEAT_SECONDS = 10.0  # between signs of life
-SILENCE_SECONDS = 60.0  # without one, after which a holder on another host counts as gone
+BEAT_SECONDS = 10.0  # interval at which the holder renews the lock
+SILENCE_SECONDS = 60.0  # time without renewal after which a holder on another host counts as gone
 
 
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the run folder while inside; process 0 does it for the job. A folder that stays empty is taken away.
+    """Context that holds the lock of the run folder, through process 0 of the job.
 
-    Raises UserError where another run holds it. A lock that a killed run left is taken over, with a line.
+    Removes the folder at the end if it was created here and is still empty. The lock of a killed run is taken over,
+    and a line says so. Raises UserError if another run holds the lock.
     """
     if jax.process_index() != 0:
         yield
@@ -45,7 +46,7 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def create(path: Path) -> bool:
-    """Whether the lock is now ours; False where one stands."""
+    """Create the lock. Returns False if it already exists."""
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": process_mark()}
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -56,31 +57,31 @@ def create(path: Path) -> bool:
 
 
 def wait_or_refuse(path: Path) -> None:
-    """Remove a lock whose holder is gone; raise UserError where it lives."""
+    """Remove the lock if its holder is gone, otherwise raise UserError."""
     holder = read_holder(path)
     if holder is None:
         return  # just released
-    told = f"process {holder.get('pid')} on {holder.get('host')}"
+    process = f"process {holder.get('pid')} on {holder.get('host')}"
     if holder.get("host") == socket.gethostname():
         started = process_mark(holder["pid"])
         if started is not None and started == holder["started"] and holder["pid"] != os.getpid():
-            raise UserError(f"{path.parent} is in use by another run, {told}: wait for it, or choose another --run-dir")
-    elif (since := seconds_alive(path)) is not None:
+            raise UserError(f"{path.parent} is in use by {process}: wait for it, or choose another --run-dir")
+    elif (waited := seconds_until_renewed(path)) is not None:
         raise UserError(
-            f"{path.parent} is in use by another run, {told}, which gave a sign of life {since:.0f} s into the wait: "
+            f"{path.parent} is in use by {process} (its lock was renewed after {waited:.0f} s): "
             "wait for it, or choose another --run-dir"
         )
-    print(f"{path} was left by {told}, which is gone: the run is taken over", flush=True)
+    print(f"{path} was left by {process}, which is gone: taking over the run", flush=True)
     path.unlink(missing_ok=True)
 
 
-def seconds_alive(path: Path) -> float | None:
-    """Watch the lock of another host: when it was touched, or None where it was not.
+def seconds_until_renewed(path: Path) -> float | None:
+    """Watch the lock of another host. Returns the seconds until it was renewed, or None if it was not.
 
-    Times of one file are compared with each other alone: the hosts' clocks may differ.
+    Only modification times of the lock itself are compared, because the clocks of the hosts may differ.
     """
     started, before = time.monotonic(), modified(path)
-    print(f"{path}: waiting up to {SILENCE_SECONDS:.0f} s to see whether its holder still lives", flush=True)
+    print(f"{path}: waiting up to {SILENCE_SECONDS:.0f} s to see whether its holder is still running", flush=True)
     while (waited := time.monotonic() - started) < SILENCE_SECONDS:
         if modified(path) != before:
             return waited
@@ -98,7 +99,7 @@ def read_holder(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError:
-        return {"host": "an unknown host", "pid": 0, "started": None}  # cut short by a full disk or a kill
+        return {"host": "an unknown host", "pid": 0, "started": None}  # truncated by a full disk or a kill
 
 
 def beat(path: Path, ended: threading.Event) -> None:
@@ -108,31 +109,31 @@ def beat(path: Path, ended: threading.Event) -> None:
 
 
 def process_started(pid: int | None = None) -> float | None:
-    """When a process of this host began, in seconds since 1970; None where it is gone, or this is no Linux."""
+    """Start time of a process on this host, in seconds since 1970. None if it is gone or this is not Linux."""
     if (ticks := start_ticks(pid)) is None:
         return None
-    # Not by `btime` of /proc/stat, which is cut to a whole second.
+    # `btime` in /proc/stat would be simpler, but it is truncated to whole seconds.
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return time.time() - age
 
 
 def process_mark(pid: int | None = None) -> str | None:
-    """The boot of this host and the tick of it in which a process began; None as of `process_started`.
+    """Boot id of this host and clock tick at which a process started. None if it is gone or this is not Linux.
 
-    A process id comes round again; with this it names one process, whatever becomes of the host's clock.
+    Process ids are reused. Together with this mark they identify one process, even if the host's clock is changed.
     """
     if (ticks := start_ticks(pid)) is None:
         return None
-    boot = Path("/proc/sys/kernel/random/boot_id")  # which some sandboxes hide
+    boot = Path("/proc/sys/kernel/random/boot_id")  # hidden in some sandboxes
     return f"{boot.read_text().strip() if boot.exists() else ''} {ticks}"
 
 
 def start_ticks(pid: int | None = None) -> int | None:
-    """Clock ticks from the boot of this host to the start of a process; None where it is gone, or this is no Linux."""
+    """Clock ticks from the boot of this host to the start of a process. None if it is gone or this is not Linux."""
     try:
         fields = Path(f"/proc/{pid or os.getpid()}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    if fields[0] == "Z":  # ended, and not yet waited for by whoever started it
+    if fields[0] == "Z":  # a zombie: ended, but not yet reaped by its parent
         return None
     return int(fields[19])

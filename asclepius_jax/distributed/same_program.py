@@ -1,6 +1,6 @@
-"""The processes of a job must run the same program on the same data: what differs between them is named at the start.
+"""Check at the start that all processes of a job run the same program on the same data.
 
-Without this, unlike settings give a job that hangs in its first collective, or one that trains something else.
+Without this check, a job with different settings would hang in its first collective or train the wrong thing.
 """
 
 import contextlib
@@ -22,55 +22,56 @@ from data_prep.contract.errors import UserError, first_line
 
 PACKAGES = ("asclepius_jax", "data_prep")
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "libtpu", "jax-cuda13-plugin")
-# Of environment variables: those that change what the compiler makes of the same program.
+# Environment variables that change how the compiler translates the same program.
 COMPILER_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 
 def check_agreement(facts: dict[str, str]) -> None:
-    """Refuse, in every process, a job whose processes differ in a fact; returns at once where there is one process.
+    """Compare the facts of all processes of the job. Returns at once if there is only one process.
 
-    Raises Disagreement, which names the facts and the processes, or UserError where a process did not come to compare.
+    Raises Disagreement in every process, with the differing facts and processes, or UserError if a process does not
+    take part within the timeout.
     """
     job = current()
     if job is None:
         return
     compare(job, "program", facts)
-    # Only now: devices of unlike versions may not even start together.
+    # After comparing the versions, because devices of different versions may not even start together.
     kinds = sorted({device.device_kind for device in jax.local_devices()})
     compare(job, "devices", {"devices": f"{jax.local_device_count()} x {', '.join(kinds)}"})
 
 
 def compare(job: Job, name: str, facts: dict[str, str]) -> None:
-    """Every process compares itself with process 0, so that what is read does not grow with the square of the job."""
+    """Compare each process with process 0 only, so that traffic does not grow with the square of their number."""
     client, wait = job.client, job.config.timeout_seconds * 1000
     place = f"asclepius/{name}"
     if job.process_id == 0:
         client.key_value_set(f"{place}/facts", json.dumps(facts))
     try:
         first = json.loads(client.blocking_key_value_get(f"{place}/facts", wait))
-        ours = [
+        differing = [
             f"{fact} is {first.get(fact, 'absent')} in process 0, {facts.get(fact, 'absent')} in process "
             for fact in sorted(first.keys() | facts.keys())
             if first.get(fact) != facts.get(fact)
         ]
-        if ours:
-            client.key_value_set(f"{place}/differs/{job.process_id:06}", "\n".join(ours))
+        if differing:
+            client.key_value_set(f"{place}/differs/{job.process_id:06}", "\n".join(differing))
         client.wait_at_barrier(f"{place}/compared", wait)
         differences = client.key_value_dir_get(f"{place}/differs/")
         client.wait_at_barrier(f"{place}/read", wait)  # the coordinator must not leave before all have read
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
-            f"not every process came to compare its {name} within {job.config.timeout_seconds} s: see the logs of "
-            f"the others ({first_line(error)})"
+            f"not every process reported its {name} within {job.config.timeout_seconds} s: see the logs of the other "
+            f"processes ({first_line(error)})"
         ) from error
     if differences:
         raise Disagreement(f"the processes of the job do not agree: {summary(differences)}")
 
 
 def problems_of_all(name: str, problem: str, timeout_seconds: int = 3600) -> list[str]:
-    """The problems that the processes of the job tell under this name, "" being none; returns when all have come here.
+    """Exchange problems between the processes of the job and return all of them; "" means no problem.
 
-    A name serves once in the life of a job. Alone, a process hears itself.
+    Waits for all processes. A name can be used only once per job. A single process gets back its own problem.
     """
     job = current()
     if job is None:
@@ -83,7 +84,7 @@ def problems_of_all(name: str, problem: str, timeout_seconds: int = 3600) -> lis
 
 
 def summary(differences: list[tuple[str, str]], most: int = 4) -> str:
-    """`fact is A in process 0, B in process 1, 2`, the first few of them."""
+    """The first few differences, written as `fact is A in process 0, B in process 1, 2`."""
     processes: dict[str, list[int]] = {}
     for key, text in sorted(differences):
         for line in text.splitlines():
@@ -94,7 +95,7 @@ def summary(differences: list[tuple[str, str]], most: int = 4) -> str:
 
 
 def facts_of(config: TrainConfig) -> dict[str, str]:
-    """What decides the program and its data: settings, packed folders, code, versions, flags of the compiler."""
+    """Everything that determines the program and its data: settings, packed folders, code, versions, compiler flags."""
     facts = {f"--{name}": str(value) for name, value in leaves(dataclasses.asdict(config))}
     for name in (config.data.path, config.data.eval_path):
         if name:

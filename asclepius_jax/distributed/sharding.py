@@ -1,4 +1,4 @@
-"""Where every array lives: the device mesh, and which mesh axis each logical axis is split over."""
+"""The device mesh, and the mesh axis over which each logical axis of an array is split."""
 
 import math
 from typing import Any
@@ -27,33 +27,37 @@ RULES: dict[str, str | None] = {
     "norm": None,
     "rank": None,
 }
-BATCH_AXES = ("data", "fsdp")  # of rows; the positions of a row are spread over context
+BATCH_AXES = ("data", "fsdp")  # mesh axes that split rows; the positions of a row are split over context
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """One device is a 1 x 1 x 1 x 1 mesh: there is no unsharded code path."""
+    """The mesh of a configuration. Raises UserError if its sizes do not match the devices.
+
+    One device is a 1 x 1 x 1 x 1 mesh, so there is no unsharded code path.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor, config.context]
     written = " x ".join(map(str, sizes))
     if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-        raise UserError(f"mesh {written}: every axis is 1 or more, and one of them may be -1")
+        raise UserError(f"mesh {written}: every axis must be 1 or more, and at most one may be -1")
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         raise UserError(
-            f"mesh {written} (data x fsdp x tensor x context) does not make {len(devices)} devices: "
-            f"set --mesh.fsdp -1 and let the others divide {len(devices)} ({divisors(len(devices))})"
+            f"mesh {written} (data x fsdp x tensor x context) does not match {len(devices)} devices: "
+            f"set --mesh.fsdp -1 and choose other axes that divide {len(devices)} ({divisors(len(devices))})"
         )
     types = (AxisType.Auto,) * len(MESH_AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        # Split: where no part of the torus has an axis's size, neighbours along it are further apart.
+        # Allow an axis to be split where no dimension of the torus has its size, though its neighbours are then
+        # further apart.
         places = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
         return Mesh(places, MESH_AXES, axis_types=types)
     if sizes[0] % slices:
         raise UserError(
-            f"mesh.data {sizes[0]} over {slices} slices: only replicas may reach over the network between slices; "
+            f"mesh.data {sizes[0]} over {slices} slices: only data parallelism may use the network between slices; "
             f"make mesh.data a multiple of {slices}"
         )
     inner, outer = [sizes[0] // slices, *sizes[1:]], [slices, 1, 1, 1]
@@ -62,7 +66,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
 
 
 def check_model_divides(mesh: Mesh, model: LlamaConfig) -> None:
-    """Refuse a mesh that does not divide the model, with the sizes that would."""
+    """Raise UserError if the mesh does not divide the model, listing the sizes that would."""
     fsdp, tensor, context = mesh.shape["fsdp"], mesh.shape["tensor"], mesh.shape["context"]
     for axis, devices, name, size in (
         ("fsdp", fsdp, "model width", model.embed_dim),
@@ -70,7 +74,7 @@ def check_model_divides(mesh: Mesh, model: LlamaConfig) -> None:
         ("tensor", tensor, "key/value heads", model.num_kv_heads),
         ("tensor", tensor, "feed-forward width", model.mlp_dim),
         ("tensor", tensor, "vocabulary", model.vocab_size),
-        # Around attention, context devices share the heads that tensor leaves.
+        # Around attention, each tensor device's heads are split over context devices.
         ("tensor x mesh.context", tensor * context, "attention heads", model.num_heads),
         ("tensor x mesh.context", tensor * context, "key/value heads", model.num_kv_heads),
     ):
@@ -80,24 +84,24 @@ def check_model_divides(mesh: Mesh, model: LlamaConfig) -> None:
 
 
 def check_layout(mesh: Mesh, model: LlamaConfig, row_length: int, global_batch: int) -> None:
-    """Refuse a mesh that does not divide the model, the rows or the batch, with the sizes that would."""
+    """Raise UserError if the mesh does not divide the model, the rows or the batch, with sizes that would."""
     check_model_divides(mesh, model)
     parts = mesh.shape["tensor"] * mesh.shape["context"]
     if row_length % parts:
         raise UserError(
             f"data.row_length {row_length} does not spread over mesh.tensor x mesh.context = {parts} devices: "
-            f"pack rows of a multiple of {parts} tokens"
+            f"pack rows whose length is a multiple of {parts} tokens"
         )
     if global_batch % batch_parts(mesh):
         raise UserError(
             f"batch.global_batch {global_batch} does not spread over mesh.data x mesh.fsdp = {batch_parts(mesh)} "
-            f"devices: make it a multiple of {batch_parts(mesh)}, or let devices share rows by mesh.tensor or "
+            f"devices: make it a multiple of {batch_parts(mesh)}, or split rows with mesh.tensor or "
             "mesh.context"
         )
 
 
 def check_batch_divides(mesh: Mesh, batch: BatchConfig) -> None:
-    """Refuse microbatches whose rows do not spread over the mesh, with the numbers that would."""
+    """Raise UserError if the rows of a microbatch do not spread over the mesh, with numbers that would."""
     rows, parts = batch.global_batch // batch.microbatches, batch_parts(mesh)
     if rows % parts:
         fitting = [n for n in divisors(batch.global_batch // parts) if n > 0]
@@ -116,7 +120,7 @@ def parallel_of(mesh: Mesh, reduce_dtype: str) -> Parallel:
 
 
 def specs_of(axes: Any) -> Any:
-    """A PartitionSpec for each array of a tree of logical axes; one without a rule is an error."""
+    """The PartitionSpec of each array in a tree of logical axes. Raises KeyError for an axis without a rule."""
     return jax.tree.map(
         lambda names: PartitionSpec(*(RULES[name] for name in names)),
         axes,
@@ -138,5 +142,5 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over data and fsdp, their positions over context; tensor-parallel devices see the same."""
+    """Sharding of rows over data and fsdp, and of their positions over context. Tensor devices hold the same rows."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))

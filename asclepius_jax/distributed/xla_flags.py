@@ -1,32 +1,34 @@
-"""Compiler flags by platform: `asclepius train` sets them for the devices at hand, `asclepius plan` for those it
-compiles for, so that a plan is what will run. Flags that the user has set come last and win.
+"""Compiler flags by platform. Flags set by the user come last and take precedence.
+
+`asclepius train` sets them for the local devices, `asclepius plan` for the devices that it compiles for, so that a
+plan describes the program that will run.
 """
 
 import os
 import shutil
 from pathlib import Path
 
-# Of a GPU's memory, what XLA's allocator takes; its default leaves a quarter of the card unused.
+# Fraction of a GPU's memory for XLA's allocator. Its default leaves a quarter of the card unused.
 ALLOCATED = 0.92
 
 GPU = (
-    # Start a collective early and finish it late: the next weights are gathered while this product computes.
+    # Start collectives early and finish them late, so that the next weights are gathered during the current product.
     "--xla_gpu_enable_latency_hiding_scheduler=true",
-    # Not here: --xla_gpu_enable_pipelined_all_gather. It moves gathers one turn of the layers' loop ahead, and 7B in
-    # four microbatches on eight H100s then needs 61 GiB of temporaries where 41 do. Collectives are combined by XLA's
-    # own rule.
+    # --xla_gpu_enable_pipelined_all_gather is left out on purpose. It moves gathers ahead by one iteration of the loop
+    # over layers, and 7B in four microbatches on eight H100s then needs 61 GiB of temporaries instead of 41.
+    # Collectives are combined by XLA's own rule.
 )
 TPU = (
-    # Split a gather into parts that run beside the pieces of a product.
+    # Split a gather into parts that overlap with parts of a product.
     "--xla_tpu_enable_async_collective_fusion=true",
     "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
-    # Let the gathers of several weights be under way at once, each behind its own product.
+    # Let several weights be gathered at once, each overlapping with its own product.
     "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
 )
 
 
 def set_flags_for_training() -> None:
-    """Set the environment for the devices of this machine; JAX reads it when it starts."""
+    """Set the environment variables for the devices of this machine. JAX reads them at startup."""
     if shutil.which("nvidia-smi"):
         _prepend("XLA_FLAGS", GPU)
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(ALLOCATED))
@@ -35,7 +37,7 @@ def set_flags_for_training() -> None:
 
 
 def set_flags_for_planning() -> None:
-    """Give each compiler the flags that training gives it."""
+    """Set the flags of both compilers as training would."""
     _prepend("XLA_FLAGS", GPU)
     _prepend("LIBTPU_INIT_ARGS", TPU)
 

@@ -1,1 +1,1 @@
-"""The LLaMA decoder, its sizes, and its names in Hugging Face's folders."""
+"""The LLaMA decoder, its sizes, and its mapping to Hugging Face folders."""

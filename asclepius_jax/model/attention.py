@@ -1,7 +1,7 @@
-"""Attention within documents: causal, grouped-query; one function, four kernels that are equal in tests.
+"""Causal grouped-query attention within documents: one function, four kernels whose results tests compare.
 
 Shape suffixes: B batch, T query position, S key position, N query heads, K key/value heads,
-G = N // K query heads a key/value head, H head width. Queries arrive multiplied by H ** -0.5 (`rope.rotate`).
+G = N // K query heads per key/value head, H head width. Queries arrive multiplied by H ** -0.5 (`rope.rotate`).
 """
 
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ import jax.numpy as jnp
 from asclepius_jax.model.kernels import cudnn, splash
 from asclepius_jax.model.matmul import product
 
-# What the backward pass must find saved of a kernel, or it runs the kernel's forward again.
+# Name of the kernel's residuals. Unless they are saved, the backward pass runs the kernel's forward pass again.
 SAVED_NAME = "attention_out"
 KERNELS = ("xla", "splash", "cudnn_packed", "cudnn_mask")
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Which kernel, of KERNELS, and what it needs to know of the rows."""
+    """The choice of an attention kernel, one of KERNELS, and its settings."""
 
     name: str = "xla"
-    max_segments: int = 0  # cudnn_packed: documents of a row, its padding counted as one
+    max_segments: int = 0  # cudnn_packed: maximum documents per row, counting its padding as one
     interpret: bool = False  # splash: emulate the TPU, for tests
 
     def __post_init__(self) -> None:
         assert self.name in KERNELS, self.name
-        assert self.name != "cudnn_packed" or self.max_segments > 1, "cudnn_packed needs a bound on documents a row"
+        assert self.name != "cudnn_packed" or self.max_segments > 1, "cudnn_packed needs a limit on documents per row"
 
 
 def prepare(kernel: Kernel, segments_BT: jax.Array) -> Any:
-    """What the kernel wants to know of the documents; made once, read by every layer."""
+    """The boundaries of documents in the form that the kernel needs, computed once for all layers."""
     match kernel.name:
         case "splash":
             return segments_BT
@@ -45,7 +45,10 @@ def prepare(kernel: Kernel, segments_BT: jax.Array) -> Any:
 
 
 def attend(kernel: Kernel, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, documents: Any) -> jax.Array:
-    """(B, T, N, H); a token sees itself and what precedes it in its document. `documents` is from `prepare`."""
+    """Attention output (B, T, N, H), where a token sees itself and the tokens before it in its own document.
+
+    `documents` is the result of `prepare`.
+    """
     match kernel.name:
         case "splash":
             return splash.attend(q_BTNH, k_BSKH, v_BSKH, documents, SAVED_NAME, kernel.interpret)
@@ -58,22 +61,24 @@ def attend(kernel: Kernel, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Arr
 
 
 def packed_mask(segments_BT: jax.Array) -> jax.Array:
-    """(B, T, S): a token sees itself and the tokens before it in its own document. Segment 0 is padding, which sees
-    padding alone, so that no row of the softmax is empty."""
+    """Mask (B, T, S) in which a token sees itself and the tokens before it in its own document.
+
+    Segment 0 is padding. It sees only padding, so that no row of the softmax is empty.
+    """
     T = segments_BT.shape[1]
     same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
     return same_BTS & jnp.tril(jnp.ones((T, T), bool))
 
 
 def cached_mask(positions_BT: jax.Array, num_slots: int) -> jax.Array:
-    """(B, T, S): slot s of a cache holds position s; a token sees the slots up to its own."""
+    """Mask (B, T, S) for a cache whose slot s holds position s. A token sees the slots up to its own."""
     return jnp.arange(num_slots) <= positions_BT[:, :, None]
 
 
 def plain(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """The kernel of no device in particular, with T x S scores. Query head n reads key/value head n // G.
+    """Attention (B, T, N, H) for any device, with all T x S scores in memory. Query head n uses key/value head n // G.
 
-    Scores and softmax in float32. Returns (B, T, N, H).
+    Scores and softmax are computed in float32.
     """
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]

@@ -1,12 +1,12 @@
-"""What one device does with the others, spelled out: the model runs inside `jax.shard_map`.
+"""Explicit communication between devices, for a model that runs inside `jax.shard_map`.
 
-A collective that stands in the code is the one that stands in the program: weights are gathered once a pass, gradients
-are reduced once, and nothing is left to a partitioner's guess. Each has its transpose beside it, so that a gradient is
-that of the loss summed over all devices.
+The compiled program contains exactly the collectives written here: weights are gathered once per pass, gradients are
+reduced once, and the partitioner has nothing to guess. Each collective is defined next to its transpose, so that
+gradients are those of the loss summed over all devices.
 
-  fsdp     a weight's slices are gathered as it is used; its gradient is summed and sliced again
-  tensor   heads and feed-forward columns are split; between blocks the *positions* are, which moves as many bytes
-  context  positions are split; around attention the heads are instead, so that every kernel sees whole rows
+  fsdp     slices of a weight are gathered when it is used; its gradient is summed and sliced again
+  tensor   heads and feed-forward columns are split; between blocks the *positions* are split, for the same traffic
+  context  positions are split; around attention the heads are split instead, so that every kernel sees whole rows
 """
 
 import functools
@@ -18,12 +18,12 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class Parallel:
-    """Sizes of the mesh axes that the model speaks to. The default is a device alone, or a whole array under jit."""
+    """Sizes of the mesh axes that the model communicates over. The default means one device, or plain jit."""
 
     fsdp: int = 1
     tensor: int = 1
     context: int = 1
-    reduce_dtype: str = "float32"  # of gradients while they are summed over devices
+    reduce_dtype: str = "float32"  # type in which gradients are summed over devices
 
     def weight(self, slice_: jax.Array, axis: int, dtype: jnp.dtype) -> jax.Array:
         """The whole weight in `dtype`, from this device's float32 slice along `axis`."""
@@ -32,49 +32,49 @@ class Parallel:
         )
 
     def gather_positions(self, x_BTD: jax.Array) -> jax.Array:
-        """All positions of x, of which each tensor device holds a part."""
+        """All positions of x, gathered from the parts on the tensor devices."""
         return gather_positions(x_BTD) if self.tensor > 1 else x_BTD
 
     def sum_positions(self, x_BTD: jax.Array) -> jax.Array:
-        """The sum over tensor devices, of which each keeps its part of the positions."""
+        """Sum over the tensor devices; each keeps its part of the positions."""
         return sum_positions(x_BTD) if self.tensor > 1 else x_BTD
 
     def own_positions(self, x_BT: jax.Array) -> jax.Array:
-        """This tensor device's part of what all of them hold. Not differentiated."""
+        """This tensor device's part of the positions of x, which all of them hold. Not differentiable."""
         if self.tensor == 1:
             return x_BT
         size = x_BT.shape[1] // self.tensor
         return jax.lax.dynamic_slice_in_dim(x_BT, jax.lax.axis_index("tensor") * size, size, axis=1)
 
     def heads_apart(self, x_BTNH: jax.Array) -> jax.Array:
-        """From a part of the positions and all heads to all positions and a part of the heads."""
+        """Exchange part of the positions with all heads for all positions with part of the heads."""
         if self.context == 1:
             return x_BTNH
         return jax.lax.all_to_all(x_BTNH, "context", split_axis=2, concat_axis=1, tiled=True)
 
     def positions_apart(self, x_BTNH: jax.Array) -> jax.Array:
-        """The way back of `heads_apart`."""
+        """Inverse of `heads_apart`."""
         if self.context == 1:
             return x_BTNH
         return jax.lax.all_to_all(x_BTNH, "context", split_axis=1, concat_axis=2, tiled=True)
 
     def whole_rows(self, x_BT: jax.Array) -> jax.Array:
-        """All positions of x, of which each context device holds a part. Not differentiated."""
+        """All positions of x, gathered from the parts on the context devices. Not differentiable."""
         return jax.lax.all_gather(x_BT, "context", axis=1, tiled=True) if self.context > 1 else x_BT
 
     def tensor_index(self) -> jax.Array | int:
         return jax.lax.axis_index("tensor") if self.tensor > 1 else 0
 
     def tensor_sum(self, x: jax.Array) -> jax.Array:
-        """Not differentiated."""
+        """Sum over the tensor devices. Not differentiable."""
         return jax.lax.psum(x, "tensor") if self.tensor > 1 else x
 
     def tensor_max(self, x: jax.Array) -> jax.Array:
-        """Not differentiated."""
+        """Maximum over the tensor devices. Not differentiable."""
         return jax.lax.pmax(x, "tensor") if self.tensor > 1 else x
 
     def sum_weight(self, grad: jax.Array, axis: int) -> jax.Array:
-        """The transpose of `weight`: summed over fsdp devices, sliced along `axis`, in float32."""
+        """Transpose of `weight`: sum a gradient over the fsdp devices and slice it along `axis`, in float32."""
         if self.fsdp == 1:
             return grad.astype(jnp.float32)
         return scatter_weight(grad, axis, self.reduce_dtype)
@@ -82,14 +82,14 @@ class Parallel:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def gather_weight(slice_: jax.Array, axis: int, dtype: jnp.dtype, reduce_dtype: str) -> jax.Array:
-    # Cast first: half the bytes travel.
+    # Cast before gathering: that halves the bytes sent.
     return jax.lax.all_gather(slice_.astype(dtype), "fsdp", axis=axis, tiled=True)
 
 
 def scatter_weight(grad: jax.Array, axis: int, reduce_dtype: str) -> jax.Array:
     sum_ = jax.lax.psum_scatter(grad.astype(reduce_dtype), "fsdp", scatter_dimension=axis, tiled=True)
-    # The barrier keeps the sum in its microbatch: XLA for TPU would move it behind the loop over microbatches, does not
-    # expect the change of type that follows, and ends in an internal error (libtpu 0.0.42 to 0.0.50).
+    # The barrier keeps the sum inside its microbatch. XLA for TPU would otherwise move it behind the loop over
+    # microbatches, trip over the cast that follows and fail with an internal error (libtpu 0.0.42 to 0.0.50).
     return jax.lax.optimization_barrier(sum_).astype(jnp.float32)
 
 

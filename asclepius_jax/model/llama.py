@@ -2,9 +2,9 @@
 
 Shape suffixes, as in x_BTD:
   B batch   T query position   S key position   D embed   V vocab   F mlp   L layers
-  N query heads   K key/value heads   G = N // K query heads a key/value head   H head_dim
+  N query heads   K key/value heads   G = N // K query heads per key/value head   H head_dim
 
-The module is built and split once (`build`); from then on its parameters are a plain nested dict of arrays.
+The module is built and split once (`build`). After that, its parameters are a plain nested dict of arrays.
 """
 
 from typing import Any, NamedTuple
@@ -24,8 +24,8 @@ from asclepius_jax.model.sizes import LlamaConfig
 Params = dict[str, Any]
 ALONE = Parallel()
 
-# What the backward pass finds saved, beside the input of every block; the rest, gathered weights included, is made
-# again. `offload` keeps the block inputs themselves in the host's memory.
+# Activations kept for the backward pass in addition to the input of every block. Everything else, including gathered
+# weights, is recomputed. `offload` keeps the block inputs themselves in host memory.
 REMAT_SAVES: dict[str, tuple[str, ...]] = {
     "none": ("normed", "q", "k", "v", SAVED_NAME, "attended", "mlp_normed", "gate", "up", "hidden"),
     "projections": (SAVED_NAME, "q", "k", "v", "gate", "up"),
@@ -37,7 +37,7 @@ REMAT_POLICIES = tuple(REMAT_SAVES)
 
 
 class Inputs(NamedTuple):
-    """Packed rows, (B, T) each: in a mesh with `context`, this device's part of the positions."""
+    """Packed rows, (B, T) each; in a mesh with `context`, this device's part of the positions."""
 
     tokens_BT: jax.Array
     positions_BT: jax.Array
@@ -45,12 +45,12 @@ class Inputs(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What every layer reads of the rows."""
+    """Properties of the rows that every layer reads."""
 
     kernel: Kernel
     cos_sin: tuple[jax.Array, jax.Array]
     positions_BT: jax.Array
-    documents: Any  # of attention.prepare; with a cache: mask_BTS
+    attention_mask: Any  # the result of attention.prepare in the kernel's own form, or mask_BTS with a cache
 
 
 PLAIN = Kernel()
@@ -64,7 +64,7 @@ class Cache(NamedTuple):
 
 
 def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], std: float = 0.02) -> nnx.Param:
-    """A float32 parameter with its logical axes; `sharding.py` maps those to the mesh."""
+    """A float32 parameter with logical axes, which `sharding.py` maps to the mesh."""
     return nnx.Param(std * jax.random.normal(rngs.params(), shape), axes=axes)
 
 
@@ -79,8 +79,8 @@ class RMSNorm(nnx.Module):
         return (x32_BTD * self.scale[...]).astype(x_BTD.dtype)
 
 
-# Every matrix of a block has D first, the dimension that fsdp splits: its slices then lie one after another when they
-# are gathered, and nothing is transposed.
+# Every matrix of a block has D, the dimension that fsdp splits, as its first axis. Gathered slices are then contiguous
+# and need no transposition.
 class Attention(nnx.Module):
     def __init__(self, config: LlamaConfig, rngs: nnx.Rngs):
         D, N, K, H = config.embed_dim, config.num_heads, config.num_kv_heads, config.head_dim
@@ -92,7 +92,10 @@ class Attention(nnx.Module):
     def __call__(
         self, x_BTD: jax.Array, rows: Rows, parallel: Parallel, adapters: Adapters, cache: Any = None
     ) -> tuple[jax.Array, Any]:
-        """`cache` is this layer's (k_BSKH, v_BSKH), or None to attend within x; returns it with x's keys written."""
+        """Output (B, T, D) and the updated cache.
+
+        `cache` is this layer's (k_BSKH, v_BSKH), or None to attend within x.
+        """
         dtype, scale = x_BTD.dtype, self.q_DNH.shape[-1] ** -0.5
         q_DNH, k_DKH, v_DKH = (parallel.weight(w[...], 0, dtype) for w in (self.q_DNH, self.k_DKH, self.v_DKH))
         q_BTNH = rotate(adapters.project("q", "BTD,DNH->BTNH", x_BTD, q_DNH, parallel), rows.cos_sin, scale)
@@ -103,13 +106,13 @@ class Attention(nnx.Module):
             k_BSKH = cache[0].at[rows_B1, rows.positions_BT].set(k_BSKH)
             v_BSKH = cache[1].at[rows_B1, rows.positions_BT].set(v_BSKH)
             cache = (k_BSKH, v_BSKH)
-            out_BTNH = plain(q_BTNH, k_BSKH, v_BSKH, rows.documents)
+            out_BTNH = plain(q_BTNH, k_BSKH, v_BSKH, rows.attention_mask)
         else:
             q, k, v = (
                 checkpoint_name(parallel.heads_apart(x), name)
                 for x, name in zip((q_BTNH, k_BSKH, v_BSKH), "qkv", strict=True)
             )
-            out_BTNH = parallel.positions_apart(attend(rows.kernel, q, k, v, rows.documents))
+            out_BTNH = parallel.positions_apart(attend(rows.kernel, q, k, v, rows.attention_mask))
         o_DNH = parallel.weight(self.o_DNH[...], 0, dtype)
         return adapters.project("o", "BTNH,DNH->BTD", out_BTNH, o_DNH, parallel), cache
 
@@ -132,7 +135,10 @@ class Mlp(nnx.Module):
 
 
 def residual_std(config: LlamaConfig) -> float:
-    """Smaller for what adds to the residual stream, so that its variance does not grow with depth (GPT-2, 2.3)."""
+    """Initial standard deviation of matrices that add to the residual stream.
+
+    It shrinks with depth so that the variance of the stream does not grow (GPT-2, section 2.3).
+    """
     return 0.02 * (2 * config.num_layers) ** -0.5
 
 
@@ -147,7 +153,7 @@ class Block(nnx.Module):
         self, x_BTD: jax.Array, rows: Rows, parallel: Parallel = ALONE, adapters: Adapters = NO_ADAPTERS,
         cache: Any = None,
     ) -> tuple[jax.Array, Any]:  # fmt: skip
-        """x is this tensor device's part of the positions; norms and sums work on that part alone."""
+        """Output (B, T, D) and the updated cache. x holds this tensor device's part of the positions."""
         normed_BTD = checkpoint_name(self.attention_norm(x_BTD), "normed")
         attended_BTD, cache = self.attention(parallel.gather_positions(normed_BTD), rows, parallel, adapters, cache)
         x_BTD = checkpoint_name(x_BTD + parallel.sum_positions(attended_BTD), "attended")
@@ -157,7 +163,7 @@ class Block(nnx.Module):
 
 
 class Llama(nnx.Module):
-    adapters = NO_ADAPTERS  # beside the blocks' matrices; `Model.merge` sets others
+    adapters = NO_ADAPTERS  # LoRA updates for the matrices of the blocks; set by `Model.merge`
 
     def __init__(self, config: LlamaConfig, rngs: nnx.Rngs):
         V, D = config.vocab_size, config.embed_dim
@@ -180,7 +186,7 @@ class Llama(nnx.Module):
         segments_BT: jax.Array,
         dtype: str = "bfloat16",
     ) -> jax.Array:
-        """Logits (B, T, V) in float32 of packed rows; `dtype` is the activations'."""
+        """Logits (B, T, V) of packed rows, in float32. `dtype` is the type of the activations."""
         return self.logits(self.hidden(Inputs(tokens_BT, positions_BT, segments_BT), dtype))
 
     def hidden(
@@ -191,26 +197,26 @@ class Llama(nnx.Module):
         kernel: Kernel = PLAIN,
         parallel: Parallel = ALONE,
     ) -> jax.Array:
-        """Hidden states (B, T, D) before the last norm: this tensor device's part of the positions."""
+        """Hidden states (B, T, D) before the last norm, for this tensor device's part of the positions."""
         graphdef, blocks = nnx.split(self.blocks)
         cos_sin = angles(inputs.positions_BT, frequencies(self.config))
-        documents = prepare(kernel, parallel.whole_rows(inputs.segments_BT))
-        rows = Rows(kernel, cos_sin, inputs.positions_BT, documents)
+        attention_mask = prepare(kernel, parallel.whole_rows(inputs.segments_BT))
+        rows = Rows(kernel, cos_sin, inputs.positions_BT, attention_mask)
 
         def run(x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, None]:
-            block, part = layer
+            block, adapter = layer
             x_BTD = checkpoint_name(x_BTD, "block_input")
-            return nnx.merge(graphdef, block)(x_BTD, rows, parallel, self.adapters.of_layer(part))[0], None
+            return nnx.merge(graphdef, block)(x_BTD, rows, parallel, self.adapters.of_layer(adapter))[0], None
 
         x_BTD = output_loss.lookup(self.embed_VD[...], inputs.tokens_BT, parallel, dtype)
-        run = jax.checkpoint(run, policy=remat_policy(remat), prevent_cse=False)  # the scan itself prevents it
+        run = jax.checkpoint(run, policy=remat_policy(remat), prevent_cse=False)  # the scan already prevents CSE
         return jax.lax.scan(run, x_BTD, (blocks, self.adapters.by_layer()))[0]
 
     def loss_sum(
         self, inputs: Inputs, targets_BT: jax.Array, weights_BT: jax.Array, dtype: str, remat: str, kernel: Kernel,
         parallel: Parallel = ALONE,
     ) -> jax.Array:  # fmt: skip
-        """Cross entropy in nats, weighted and summed over this device's tokens; float32."""
+        """Weighted cross entropy in nats, summed over this device's tokens, in float32."""
         x_BTD = self.norm(self.hidden(inputs, dtype, remat, kernel, parallel))
         weight = (self.embed_VD if self.head_DV is None else self.head_DV)[...]
         return output_loss.loss_sum(x_BTD, weight, targets_BT, weights_BT, parallel, 1 if self.head_DV is None else 0)
@@ -218,21 +224,21 @@ class Llama(nnx.Module):
     def decode(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Cache, dtype: str = "bfloat16"
     ) -> tuple[jax.Array, Cache]:
-        """Hidden states (B, T, D) of the tokens at `positions_BT`, for `logits`, and the cache with them in it."""
+        """Hidden states (B, T, D) of the tokens at `positions_BT`, to be passed to `logits`, and the updated cache."""
         mask_BTS = cached_mask(positions_BT, cache.k_LBSKH.shape[2])
         graphdef, blocks = nnx.split(self.blocks)
         rows = Rows(PLAIN, angles(positions_BT, frequencies(self.config)), positions_BT, mask_BTS)
 
         def run(x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
-            block, kv, part = layer
-            return nnx.merge(graphdef, block)(x_BTD, rows, adapters=self.adapters.of_layer(part), cache=kv)
+            block, kv, adapter = layer
+            return nnx.merge(graphdef, block)(x_BTD, rows, adapters=self.adapters.of_layer(adapter), cache=kv)
 
         x_BTD = output_loss.lookup(self.embed_VD[...], tokens_BT, ALONE, dtype)
         x_BTD, (k_LBSKH, v_LBSKH) = jax.lax.scan(run, x_BTD, (blocks, tuple(cache), self.adapters.by_layer()))
         return x_BTD, Cache(k_LBSKH, v_LBSKH)
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
-        """Scores of the next token, (B, T, V) in float32."""
+        """Next-token logits (B, T, V) in float32, from the hidden states (B, T, D) of `hidden` or `decode`."""
         x_BTD = self.norm(x_BTD)
         head_DV = self.embed_VD[...].T if self.head_DV is None else self.head_DV[...]
         return jnp.einsum("BTD,DV->BTV", x_BTD, head_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
@@ -250,12 +256,12 @@ def remat_policy(name: str) -> Any:
 
 
 class Model(NamedTuple):
-    """A LLaMA split into its structure and what its parameters look like."""
+    """A LLaMA split into its structure and the shapes of its parameters."""
 
     config: LlamaConfig
     graphdef: Any
     shapes: Params  # nested dict of jax.ShapeDtypeStruct
-    axes: Params  # the same nested dict: a tuple of logical axis names for each parameter
+    axes: Params  # same nesting as shapes, with a tuple of logical axis names per parameter
     lora: Lora = Lora()
 
     def merge(self, params: Params, adapters: Adapters = NO_ADAPTERS) -> Llama:
@@ -273,7 +279,7 @@ class Model(NamedTuple):
 
 
 def build(config: LlamaConfig) -> Model:
-    """The structure alone: nothing is allocated."""
+    """The structure of the model, without allocating any parameter."""
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Llama(config, nnx.Rngs(0))))
     shapes = nnx.to_pure_dict(state)
     axes: Params = {}
@@ -289,7 +295,7 @@ def build(config: LlamaConfig) -> Model:
 
 
 def init_params(config: LlamaConfig, seed: int | jax.Array) -> Params:
-    """Random parameters, float32. Call it under jit with out_shardings, so that no device holds them all."""
+    """Random float32 parameters. Call it under jit with out_shardings, so that no device holds all of them."""
     return nnx.to_pure_dict(nnx.state(Llama(config, nnx.Rngs(jax.random.key(seed))), nnx.Param))
 
 

@@ -1,6 +1,6 @@
-"""Low-rank adapters: y = x W + alpha / rank (dropout(x) A) B, where W is frozen and A and B train (arXiv 2106.09685).
+"""LoRA: y = x W + alpha / rank (dropout(x) A) B, where W is frozen and A and B are trained (arXiv 2106.09685).
 
-A and B of a target are named after what it multiplies: of q, x_BTD A_DR B_RNH. All layers are stacked, as in the
+The axes of A and B are named after those of the matrix: for q, x_BTD A_DR B_RNH. All layers are stacked, as in the
 blocks: {"q": {"A": (L, D, R), "B": (L, R, N, H)}, ...}.
 
 Letters: B batch, T position, L layers, D embed, N query heads, K key/value heads, H head_dim, F mlp, R rank.
@@ -23,9 +23,9 @@ AXES = {"D": "embed", "N": "heads", "K": "kv_heads", "H": "head_dim", "F": "mlp"
 
 
 class Target(NamedTuple):
-    """A matrix of a block that may have an adapter."""
+    """A matrix of a block that can have an adapter."""
 
-    parameter: str  # its name in a block; what follows the underscore are its dimensions
+    parameter: str  # name in a block; the letters after the underscore are the axes
     inputs: str
     outputs: str
 
@@ -35,7 +35,7 @@ class Target(NamedTuple):
 
     @property
     def update(self) -> str:
-        """einsum of A and B to the dimensions of the matrix."""
+        """einsum string of the product A B in the axes of the matrix."""
         return f"{self.letters['A']},{self.letters['B']}->{self.parameter.rpartition('_')[2]}"
 
 
@@ -52,7 +52,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Lora:
-    """What the adapters of a model are; none with rank 0."""
+    """Settings of a model's adapters. Rank 0 means no adapters."""
 
     rank: int = 0
     alpha: float = 16.0
@@ -65,7 +65,7 @@ class Lora:
 
 
 def adapter_shapes(config: LlamaConfig, lora: Lora) -> Tree:
-    """A float32 shape for each adapter; empty with rank 0."""
+    """Shapes of all adapters, in float32; empty with rank 0."""
     sizes = {
         "D": config.embed_dim,
         "N": config.num_heads,
@@ -81,7 +81,7 @@ def adapter_shapes(config: LlamaConfig, lora: Lora) -> Tree:
 
 
 def adapter_axes(lora: Lora) -> Tree:
-    """The logical axes of each adapter."""
+    """Logical axes of all adapters, nested like `adapter_shapes`."""
     return each_adapter(lora, lambda letters: ("layers", *(AXES[c] for c in letters)))
 
 
@@ -91,9 +91,10 @@ def each_adapter(lora: Lora, make: Any) -> Tree:
 
 
 def init_adapters(config: LlamaConfig, lora: Lora, seed: int | jax.Array) -> Tree:
-    """A as torch's Linear has it, uniform within 1 / sqrt(inputs), as peft does; B zero: nothing is added at first.
+    """Initial adapters as in peft: A uniform within 1 / sqrt(inputs), like torch's Linear, and B zero.
 
-    A target's numbers depend on its name alone, not on which others there are. Call it under jit with out_shardings.
+    The values of a target depend on the seed and its name only, not on the other targets. Call it under jit with
+    out_shardings.
     """
     key, order = jax.random.key(seed), list(TARGETS)
     adapters = {}
@@ -106,57 +107,59 @@ def init_adapters(config: LlamaConfig, lora: Lora, seed: int | jax.Array) -> Tre
 
 
 def add_adapters(blocks: Tree, adapters: Tree, lora: Lora) -> Tree:
-    """The stacked blocks with the updates in their matrices, in the matrices' own type."""
+    """The stacked blocks with the adapters merged into their matrices, which keep their type."""
     blocks = {name: dict(branch) for name, branch in blocks.items()}
     for name, parts in adapters.items():
         target = TARGETS[name]
         branch, leaf = target.parameter.split(".")
         a, b, w = (f"L{letters}" for letters in target.update.replace("->", ",").split(","))
         update = jnp.einsum(f"{a},{b}->{w}", parts["A"], parts["B"], precision="highest")
-        whole = blocks[branch][leaf]
-        blocks[branch][leaf] = (whole.astype(jnp.float32) + lora.scale * update).astype(whole.dtype)
+        matrix = blocks[branch][leaf]
+        blocks[branch][leaf] = (matrix.astype(jnp.float32) + lora.scale * update).astype(matrix.dtype)
     return blocks
 
 
 class Noise(NamedTuple):
-    """What dropout is drawn from: nothing else decides what is dropped, neither the mesh nor the microbatches."""
+    """Everything that dropout depends on. Neither the mesh nor the microbatches change what is dropped."""
 
-    key: jax.Array  # of the seed and the step; of a layer, too, where the layer is known
-    places_BT: jax.Array  # of each token in the global batch: row x row length + position
+    key: jax.Array  # derived from the seed and the step, and from the layer once that is known
+    places_BT: jax.Array  # index of each token in the global batch: row x row length + position
 
 
 @dataclass(frozen=True, eq=False)
 class Adapters:
-    """The adapters of all layers, or of one; without any, every projection is the frozen matrix alone."""
+    """The adapters of all layers or of one layer. If empty, every projection uses only the frozen matrix."""
 
     lora: Lora = Lora()
     weights: Tree = field(default_factory=dict)
     noise: Noise | None = None  # None: nothing is dropped
 
     def by_layer(self) -> Any:
-        """What a scan over layers takes apart."""
+        """The adapters and dropout keys with a leading layer axis, as input of a scan over layers."""
         if self.noise is None or not self.weights:
             return self.weights, None
         layers = jnp.arange(next(iter(self.weights.values()))["A"].shape[0])
         return self.weights, jax.vmap(jax.random.fold_in, (None, 0))(self.noise.key, layers)
 
-    def of_layer(self, part: Any) -> "Adapters":
-        weights, key = part
+    def of_layer(self, layer: Any) -> "Adapters":
+        """The adapters of one layer, from one slice of `by_layer`."""
+        weights, key = layer
         noise = None if key is None else self.noise._replace(key=key)  # type: ignore[union-attr]
         return Adapters(self.lora, weights, noise)
 
     def project(self, name: str, spec: str, x: jax.Array, weight: jax.Array, parallel: Parallel) -> jax.Array:
-        """`product(spec, x, weight)` with the update of target `name` added, if it has one.
+        """`product(spec, x, weight)` plus the update of target `name`, if it has an adapter.
 
-        Both are linear in what `tensor` splits: where the matrix gives this device's share of a sum, so do they.
+        Both are linear in the axis that `tensor` splits, so where the matrix yields this device's share of a sum, the
+        update does too.
         """
         y = product(spec, x, weight)
         if name not in self.weights:
             return y
         target = TARGETS[name]
         a, b = (
-            parallel.weight(part, letters.index("D"), x.dtype) if "D" in letters else part.astype(x.dtype)
-            for part, letters in ((self.weights[name][key], target.letters[key]) for key in ("A", "B"))
+            parallel.weight(matrix, letters.index("D"), x.dtype) if "D" in letters else matrix.astype(x.dtype)
+            for matrix, letters in ((self.weights[name][key], target.letters[key]) for key in ("A", "B"))
         )
         if self.noise is not None:
             x = drop(x, self.noise, self.lora.dropout, name, 0 if target.inputs == "D" else parallel.tensor_index())
@@ -168,15 +171,16 @@ NO_ADAPTERS = Adapters()
 
 
 def drop(x: jax.Array, noise: Noise, rate: float, name: str, part: jax.Array | int) -> jax.Array:
-    """x with a share `rate` of its numbers zero and the others larger; x is part number `part` of all channels.
+    """Dropout of x with probability `rate`, where x is part number `part` of all channels.
 
-    A number's fate is a hash of the key, the token's place and the channel: an elementwise pass that fuses with its
-    neighbours, where random bits of an array's shape would be others on every mesh.
+    A hash of the key, the token's index and the channel decides whether an element is dropped. The hash is
+    elementwise and fuses with neighbouring operations. Random bits drawn in the shape of an array would differ from
+    mesh to mesh.
     """
     words = jax.random.bits(jax.random.fold_in(noise.key, list(TARGETS).index(name)), (2,))
     size = math.prod(x.shape[2:])
     channels_C = jnp.arange(size, dtype=jnp.uint32) + jnp.uint32(part) * jnp.uint32(size)
-    # Two hashes of each place: of one alone, 32 bits, some tokens of a large batch would share what they drop.
+    # Two hashes per token: with a single 32-bit hash, some tokens of a large batch would drop the same channels.
     first_BT, second_BT = (mixed(noise.places_BT ^ word) for word in words)
     bits_BTC = mixed(mixed(first_BT[..., None] + channels_C) ^ second_BT[..., None])
     kept = (bits_BTC >= jnp.uint32(round(rate * 2**32))).reshape(x.shape)
@@ -184,7 +188,7 @@ def drop(x: jax.Array, noise: Noise, rate: float, name: str, part: jax.Array | i
 
 
 def mixed(bits: jax.Array) -> jax.Array:
-    """A bijection of 32 bits in which each bit of the result depends on every one (a multiply-xorshift finalizer)."""
+    """Hash of 32 bits: a bijection whose every output bit depends on all input bits (multiply-xorshift finalizer)."""
     bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
     bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
     return bits ^ (bits >> 16)

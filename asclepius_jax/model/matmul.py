@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def product(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
-    """einsum of two operands, summed in float32 and rounded once to x's type, backward as well.
+    """einsum of two operands, accumulated in float32 and rounded once to x's type, also in the backward pass.
 
-    Tensor units do so anyway. XLA on a CPU has a fast product of bfloat16 for a float32 result alone: asked for a
-    bfloat16 one, it casts both operands to float32 first, which takes twice as long.
+    Tensor cores and TPUs do this anyway. On a CPU, XLA has a fast bfloat16 product only for float32 results. For a
+    bfloat16 result it casts both operands to float32 first, which takes twice as long.
     """
     return jnp.einsum(spec, x, weight, preferred_element_type=jnp.float32).astype(x.dtype)
 

@@ -1,6 +1,6 @@
-"""The two ends of the model, where the vocabulary is: the embedding of tokens, and the loss of predicting the next.
+"""The two ends of the model that depend on the vocabulary: token embedding and next-token loss.
 
-Shape suffixes: B batch, T position, D model width, V vocabulary (this tensor device's part), C tokens of a chunk.
+Shape suffixes: B batch, T position, D model width, V vocabulary (this tensor device's part), C tokens per chunk.
 """
 
 import functools
@@ -16,9 +16,9 @@ CHUNK_TOKENS = 1024
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def lookup(embed_VD: jax.Array, tokens_BT: jax.Array, parallel: Parallel, dtype: str) -> jax.Array:
-    """(B, T, D) in `dtype`, this tensor device's part of the positions; `embed_VD` is this device's float32 slice.
+    """Embeddings (B, T, D) in `dtype` of this tensor device's positions; `embed_VD` is its float32 slice.
 
-    Each tensor device looks up the pieces that it holds, and none of the others.
+    Each tensor device looks up only the vocabulary entries that it holds.
     """
     table_VD = parallel.weight(embed_VD, 1, jnp.dtype(dtype))
     if parallel.tensor == 1:
@@ -28,7 +28,7 @@ def lookup(embed_VD: jax.Array, tokens_BT: jax.Array, parallel: Parallel, dtype:
 
 
 def lookup_forward(embed_VD, tokens_BT, parallel, dtype):
-    # The slice's width alone is wanted of the residual, not its values.
+    # The backward pass needs only the number of rows of the slice, not its values.
     return lookup(embed_VD, tokens_BT, parallel, dtype), (tokens_BT, jnp.empty((embed_VD.shape[0], 0)))
 
 
@@ -36,7 +36,7 @@ def lookup_backward(parallel, dtype, residuals, d_x_BTD):
     tokens_BT, like_V0 = residuals
     d_x_BTD = parallel.gather_positions(d_x_BTD).astype(jnp.float32)
     held_BT, local_BT = held_pieces(tokens_BT, like_V0.shape[0], parallel)
-    # float32: a frequent token is added thousands of times, and bfloat16 stops growing at 256 times the addend.
+    # float32: a frequent token is added thousands of times, and a bfloat16 sum stops growing at 256 times the addend.
     d_table_VD = jnp.zeros((like_V0.shape[0], d_x_BTD.shape[-1]), jnp.float32)
     d_table_VD = d_table_VD.at[local_BT].add(jnp.where(held_BT[:, :, None], d_x_BTD, 0))
     return parallel.sum_weight(d_table_VD, 1), None
@@ -46,7 +46,7 @@ lookup.defvjp(lookup_forward, lookup_backward)
 
 
 def held_pieces(tokens_BT: jax.Array, V: int, parallel: Parallel) -> tuple[jax.Array, jax.Array]:
-    """Whether a token's row of the table is on this tensor device, and which row it is here."""
+    """Mask of the tokens whose table row is on this tensor device, and the index of that row here."""
     local_BT = tokens_BT - parallel.tensor_index() * V
     return (local_BT >= 0) & (local_BT < V), jnp.clip(local_BT, 0, V - 1)
 
@@ -55,23 +55,24 @@ def held_pieces(tokens_BT: jax.Array, V: int, parallel: Parallel) -> tuple[jax.A
 def loss_sum(
     x_BTD: jax.Array, head_DV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, parallel: Parallel, axis: int
 ) -> jax.Array:
-    """Cross entropy in nats, weighted and summed over this device's tokens; float32.
+    """Weighted cross entropy in nats, summed over this device's tokens, in float32.
 
-    The logits of a row never exist whole: value and gradient are made together, chunk by chunk. So the matrix is
-    gathered once, and no product is computed twice: the gradient of a weighted sum is known but for one factor, which
-    the backward pass brings.
+    The logits never exist as a whole. The forward pass computes loss and gradient together, chunk by chunk, so the
+    matrix is gathered once and no product is computed twice. This works because the gradient of a weighted sum is
+    known up to one factor, which the backward pass supplies.
 
     Args:
-        x_BTD: hidden states after the last norm, this tensor device's part of the positions.
-        head_DV: this device's float32 slice; or of its transpose (V, D), the embedding table of a tied model.
-        targets_BT, weights_BT: of all tensor devices' positions.
+        x_BTD: hidden states after the last norm, for this tensor device's part of the positions.
+        head_DV: this device's float32 slice of the output matrix, or of its transpose (V, D), which is the embedding
+            table of a tied model.
+        targets_BT, weights_BT: values for the positions of all tensor devices.
         axis: the dimension of `head_DV` that is D.
     """
     return loss_forward(x_BTD, head_DV, targets_BT, weights_BT, parallel, axis, with_grads=False)[0]
 
 
 def loss_and_residuals(x, head, targets, weights, parallel, axis):
-    # The head of a model with adapters is frozen: the gradient that nobody asks for is as large as the matrix.
+    # A model with adapters has a frozen head. Skip its gradient, which is as large as the matrix.
     return loss_forward(
         x.value, head.value, targets.value, weights.value, parallel, axis, with_grads=True, with_head=head.perturbed
     )
@@ -86,40 +87,41 @@ def loss_forward(x_BTD, head, targets_BT, weights_BT, parallel, axis, with_grads
     V = weight_DV.shape[1]
     num_chunks = -(-B * T // CHUNK_TOKENS)
     chunks = tuple(cut(x.reshape(B * T, *x.shape[2:]), num_chunks) for x in (x_BTD, targets_BT, weights_BT))
-    first_V = parallel.tensor_index() * V  # the first piece of the vocabulary that is held here
+    first_V = parallel.tensor_index() * V  # the first vocabulary entry on this device
 
-    def one(carry, part):
-        total, d_weight_DV = carry
-        x_CD, targets_C, weights_C = part
+    def add_chunk(sums, chunk):
+        total, d_weight_DV = sums
+        x_CD, targets_C, weights_C = chunk
         logits_CV = jnp.einsum("CD,DV->CV", x_CD, weight_DV, preferred_element_type=jnp.float32)
-        top_C = parallel.tensor_max(jnp.max(logits_CV, axis=1))
-        exp_CV = jnp.exp(logits_CV - top_C[:, None])
+        max_C = parallel.tensor_max(jnp.max(logits_CV, axis=1))
+        exp_CV = jnp.exp(logits_CV - max_C[:, None])
         sum_C = parallel.tensor_sum(jnp.sum(exp_CV, axis=1))
-        hit_CV = jnp.arange(V) + first_V == targets_C[:, None]
-        right_C = parallel.tensor_sum(jnp.sum(jnp.where(hit_CV, logits_CV, 0.0), axis=1))
-        total += jnp.sum((jnp.log(sum_C) + top_C - right_C) * weights_C)
+        is_target_CV = jnp.arange(V) + first_V == targets_C[:, None]
+        target_logit_C = parallel.tensor_sum(jnp.sum(jnp.where(is_target_CV, logits_CV, 0.0), axis=1))
+        total += jnp.sum((jnp.log(sum_C) + max_C - target_logit_C) * weights_C)
         if not with_grads:
             return (total, d_weight_DV), None
-        d_logits_CV = ((exp_CV / sum_C[:, None] - hit_CV) * weights_C[:, None]).astype(dtype)
+        d_logits_CV = ((exp_CV / sum_C[:, None] - is_target_CV) * weights_C[:, None]).astype(dtype)
         d_x_CD = product("CV,DV->CD", d_logits_CV, weight_DV)
         if with_head:
             d_weight_DV += jnp.einsum("CD,CV->DV", x_CD, d_logits_CV, preferred_element_type=jnp.float32)
         return (total, d_weight_DV), d_x_CD
 
     start = (jnp.float32(0), jnp.zeros((D, V), jnp.float32) if with_head else None)
-    (total, d_weight_DV), d_x = jax.lax.scan(one, start, chunks)
+    (total, d_weight_DV), d_x = jax.lax.scan(add_chunk, start, chunks)
     if not with_grads:
         return total, None
     d_x_BTD = parallel.sum_positions(d_x.reshape(-1, D)[: B * T].reshape(B, T, D))
     if not with_head:
         return total, (d_x_BTD, None)
     d_weight = d_weight_DV if axis == 0 else d_weight_DV.T
-    # Held together: left free, the sum over devices waits for the end of the step, and a whole matrix with it.
+    # The barrier ties the two together. Without it the sum over devices is delayed to the end of the step, and a whole
+    # matrix stays in memory until then.
     return total, jax.lax.optimization_barrier((d_x_BTD, parallel.sum_weight(d_weight, axis)))
 
 
 def cut(x: jax.Array, num_chunks: int) -> jax.Array:
-    """(tokens, ...) to (chunks, C, ...); what fills the last chunk up is zero and so weighs nothing."""
+    """Reshape (tokens, ...) to (chunks, C, ...). The last chunk is padded with zeros, which have no weight."""
     missing = -len(x) % num_chunks
     return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)).reshape(num_chunks, -1, *x.shape[1:])
 

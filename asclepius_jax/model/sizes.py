@@ -1,11 +1,11 @@
-"""Sizes: each a row of numbers. Anything else comes from a Hugging Face folder's config.json (`names.read_config`)."""
+"""Built-in model sizes, one row each. Others are read from a Hugging Face config.json (`names.read_config`)."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's stretching of slow rotary frequencies beyond the context of pretraining."""
+    """Llama 3.1's rotary scaling, which stretches slow frequencies beyond the pretraining context."""
 
     factor: float
     low_freq_factor: float
@@ -15,7 +15,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The shape of a model: what two checkpoints must share to be exchangeable."""
+    """The shape of a model. Two checkpoints are interchangeable if and only if their shapes agree."""
 
     vocab_size: int
     embed_dim: int
@@ -52,7 +52,7 @@ VARIANTS = {
         128_256, 2048, 8192, 16, 32, 8, head_dim=64, max_length=131_072, rope_theta=500_000.0,
         rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192), tie_embeddings=True,
     ),
-    # v0.3 on: without the sliding window of v0.1, and with 768 more pieces than v0.2.
+    # Versions from v0.3: no sliding window (v0.1 has one) and 768 more vocabulary entries than v0.2.
     "mistral_7b": LlamaConfig(32_768, 4096, 14_336, 32, 32, 8, max_length=32_768, rope_theta=1_000_000.0),
     "smollm2_135m": LlamaConfig(
         49_152, 576, 1536, 30, 9, 3, head_dim=64, max_length=8192, rope_theta=100_000.0, tie_embeddings=True

@@ -1,1 +1,1 @@
-"""Compile the training step for a machine that is not here."""
+"""Compile the training step for another machine, and predict what it needs there."""

@@ -1,4 +1,4 @@
-"""`asclepius plan`: compile for a machine that is not here, or search for its best layout; then print the plan."""
+"""`asclepius plan`: compile the training step for another machine, or search its best layout, and print the plan."""
 
 import json
 from pathlib import Path
@@ -16,16 +16,19 @@ def run(options: PlanOptions, config: TrainConfig) -> None:
     if options.search:
         from asclepius_jax.plan.search import search
 
-        made = search(config, topology, devices, options)
+        result = search(config, topology, devices, options)
     else:
-        made = plan(config, topology, devices, options)
+        result = plan(config, topology, devices, options)
     if options.save:
-        if made.compiled is None:
-            raise UserError(f"--save {options.save}: there is no program, since it does not fit")
-        save_program(made.compiled, made.program_facts, Path(options.save))
+        if result.compiled is None:
+            raise UserError(
+                f"--save {options.save}: the program does not fit in memory, so there is nothing to save; run the plan "
+                "without --save to see what it needs"
+            )
+        save_program(result.compiled, result.program_facts, Path(options.save))
     if options.json:
-        print(json.dumps(made.report))
+        print(json.dumps(result.report))
         return
     from asclepius_jax.plan.tables import show
 
-    show(made.report)
+    show(result.report)

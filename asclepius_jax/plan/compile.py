@@ -1,7 +1,7 @@
-"""Compile the training step for a machine that one does not have, and say what it will need and do there.
+"""Compile the training step for a machine without access to it, and report its memory, communication and speed.
 
-`asclepius plan pretrain_7b --topology v5e-64`: the very step that `asclepius train` runs there is lowered
-and compiled by the machine's own compiler; memory and communication are read from the result, speed is predicted.
+`asclepius plan pretrain_7b --topology v5e-64` compiles the same step that `asclepius train` would run there, with the
+compiler of that machine. Memory and communication are read from the compiled program, and speed is predicted.
 """
 
 import dataclasses
@@ -53,18 +53,18 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of a configuration on a machine; `report` holds what --json prints."""
+    """The plan of a configuration on a machine. `report` is the object that --json prints."""
 
     config: TrainConfig
     fits: bool
     prediction: Prediction
     report: dict[str, Any]
     program_facts: dict[str, Any]
-    compiled: Any  # None where it does not fit
+    compiled: Any  # None if the program does not fit
 
 
 def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: PlanOptions) -> Plan:
-    """Compile one configuration; raises UserError for what no run could be."""
+    """Compile one configuration. Raises UserError if no run is possible with it."""
     check(later(config))
     model = build_model(config.model, config.lora)
     mesh = make_mesh(config.mesh, devices)
@@ -75,7 +75,10 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
     started = time.monotonic()
     steps = total_steps(config, rows)
     if options.save and not rows:
-        raise UserError("--save: the program holds the learning rate's course: name --data.path, or the data's --rows")
+        raise UserError(
+            f"--save {options.save}: the program's learning-rate schedule depends on the number of rows: set "
+            "--data.path or --rows"
+        )
     compiled, refusal = compile_step(config, model, mesh, kernel, steps)
     seconds = time.monotonic() - started
     parts = estimate(config, model.config, dict(mesh.shape), kernel)
@@ -106,32 +109,33 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
 
 
 def later(config: TrainConfig) -> TrainConfig:
-    """The configuration with a name for what a plan does without: data, and the weights that adapters stand on."""
+    """The configuration with placeholders for what a plan does not need: data, and base weights of adapters."""
     data = dataclasses.replace(config.data, path=config.data.path or "later")
     named = config.init.hf or config.init.checkpoint or not config.lora.rank
     return dataclasses.replace(config, data=data, init=config.init if named else InitConfig(hf="later"))
 
 
 def data_facts(config: TrainConfig, options: PlanOptions) -> tuple[int, int]:
-    """(rows, documents of a row at most) of the data; 0 rows where it is not here and nobody said."""
+    """(rows, maximum documents per row) of the data. 0 rows means that the number is unknown."""
     path = Path(config.data.path)
     if config.data.path and (path / "manifest.json").exists():
         manifest = read_manifest(path, "packed")
         if manifest["row_length"] != config.data.row_length:
             raise UserError(
-                f"{path} has rows of {manifest['row_length']} tokens, data.row_length is {config.data.row_length}"
+                f"{path} has rows of {manifest['row_length']} tokens, data.row_length is {config.data.row_length}: set "
+                f"--data.row-length {manifest['row_length']}"
             )
         return options.rows or manifest["rows"], 1 << manifest["most_documents"].bit_length()
     return options.rows, TYPICAL_SEGMENTS
 
 
 def compile_step(config: TrainConfig, model: Model, mesh: Mesh, kernel: Kernel, steps: int) -> tuple[Any, str]:
-    """(the compiled step, "") or (None, the compiler's refusal for want of memory)."""
+    """(compiled step, "") on success, or (None, error message of the compiler) if it does not fit in memory."""
     optimizer = make_optimizer(config.optimizer, steps)
     shardings = state_shardings(mesh, model, optimizer)
     step = make_train_step(config, model, steps, shardings, mesh, kernel)
     state = abstract_state(model, optimizer, shardings)
-    # A program for a machine that is not here can be written to JAX's cache, but not read back from it.
+    # JAX can write a program for another machine to its cache, but not read it back.
     jax.config.update("jax_enable_compilation_cache", mesh.devices.flat[0].platform == "cpu")
     try:
         return step.lower(state, abstract_batch(config, mesh)).compile(), ""
@@ -142,7 +146,7 @@ def compile_step(config: TrainConfig, model: Model, mesh: Mesh, kernel: Kernel, 
 
 
 def memory_facts(compiled: Any, refusal: str, parts: Memory, topology: Topology) -> dict[str, int]:
-    """Bytes of one device: what the compiler allocates, and by the memory model what for."""
+    """Bytes per device: the compiler's allocations, and their uses according to the memory model."""
     if compiled is not None:
         stats = compiled.memory_analysis()
         arguments, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes
@@ -168,23 +172,23 @@ def memory_facts(compiled: Any, refusal: str, parts: Memory, topology: Topology)
 
 
 def traffic(text: str, mesh: Mesh, topology: Topology) -> list[dict[str, Any]]:
-    """Collectives of a step by kind, mesh axes and links, the largest first; bytes are of whole tensors."""
+    """Collectives of a step by kind, mesh axes and links, largest first. Bytes count whole tensors."""
     shape = dict(mesh.shape)
     totals: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for one in hlo.collectives(text):
-        axes = hlo.mesh_axes(one.groups, shape)
-        key = (one.kind, " ".join(axes), links(one.groups, mesh, topology))
-        into = totals.setdefault(
+    for collective in hlo.collectives(text):
+        axes = hlo.mesh_axes(collective.groups, shape)
+        key = (collective.kind, " ".join(axes), links(collective.groups, mesh, topology))
+        total = totals.setdefault(
             key, {"kind": key[0], "axes": list(axes), "links": key[2], "count": 0, "bytes": 0, "shapes": []}
         )
-        into["count"] += one.count
-        into["bytes"] += one.count * one.bytes
-        into["shapes"].append(f"{one.count} x {one.shape}")
-    return sorted(totals.values(), key=lambda each: -each["bytes"])
+        total["count"] += collective.count
+        total["bytes"] += collective.count * collective.bytes
+        total["shapes"].append(f"{collective.count} x {collective.shape}")
+    return sorted(totals.values(), key=lambda total: -total["bytes"])
 
 
 def links(groups: Any, mesh: Mesh, topology: Topology) -> str:
-    """Over what the devices of a group reach one another."""
+    """Name of the links that connect the devices of a group."""
     names = {"tpu": ("ICI", "data center network"), "cuda": ("NVLink", "network"), "cpu": ("memory", "memory")}
     fast, slow = names[topology.device.platform]
     if topology.device.name == "a6000-48g":
@@ -197,7 +201,7 @@ def links(groups: Any, mesh: Mesh, topology: Topology) -> str:
 
 
 def flop_facts(config: TrainConfig, model: Model, mesh: Mesh) -> dict[str, float]:
-    """FLOPs of a step over all devices: of the model, counted both ways, and what remat adds."""
+    """FLOPs per step on all devices: of the model with all or only causal scores, and of recomputation."""
     tokens, length = config.batch.global_batch * config.data.row_length, config.data.row_length
     layout = layout_of(config, mesh, model.config)
     return {
@@ -214,7 +218,7 @@ def prediction_facts(prediction: Prediction) -> dict[str, Any]:
 def training_facts(
     config: TrainConfig, topology: Topology, prediction: Prediction, rows: int, price: float
 ) -> dict[str, Any]:
-    """Empty where the size of the data is not known."""
+    """Steps, hours and cost of the whole run. Empty if the number of rows is unknown."""
     if not rows:
         return {}
     steps = total_steps(config, rows)

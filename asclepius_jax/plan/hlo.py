@@ -1,10 +1,10 @@
-"""What a compiled program sends between devices, read from its text with the trips of its loops counted.
+"""Communication of a compiled program, read from its HLO text and multiplied by the trip counts of its loops.
 
-XLA's own `cost_analysis` counts a loop's body once. An example of what is read, from a program for a TPU:
+XLA's own `cost_analysis` counts the body of a loop only once. An example instruction from a program for a TPU:
 
   %all-gather.140 = bf16[4096,32,128] all-gather(%fusion), replica_groups={{0,1,2,3}}, dimensions={0}
 
-Text of a form that is not known raises ValueError: a guess would be a wrong plan without a word.
+Unknown forms of text raise ValueError, because a guess would silently give a wrong plan.
 """
 
 import itertools
@@ -29,7 +29,7 @@ CALLED = re.compile(
     r"(?:calls|to_apply|body|called_computations|branch_computations|true_computation|false_computation)="
     r"(\{[^}]*\}|%?[\w.\-]+)"
 )
-# The devices of a collective, in each form that XLA prints.
+# The devices of a collective, in all forms that XLA prints.
 LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{\d+(?:,\d+)*\}(?:,\{\d+(?:,\d+)*\})*)\}")
 IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 MESH = re.compile(
@@ -37,15 +37,15 @@ MESH = re.compile(
     r"(?:, device_ids=\((?:\[(?P<source>[\d,]+)\]T\((?P<transpose>[\d,]+)\)|(?P<devices>[\d,]+))\))?"
     r" \{(?P<grouped>(?:'[^']+'(?::\(\d+\)\d+)?,?)*)\}"
 )
-# On TPU a collective that hides behind a product is spread over a chain of fusions, each of which repeats it; the
-# first one has no place in the chain yet.
+# On TPUs, a collective that overlaps with a product is spread over a chain of fusions, each of which repeats it. Only
+# the repetitions after the first match this pattern, so that the collective is counted once.
 CHAINED = re.compile(r'"async_collective_fusion_config":\{"flag_start":"\d')
 
 
 @dataclass(frozen=True)
 class Instruction:
     name: str
-    result: str  # its type, as written
+    result: str  # type of the result, as written
     operation: str
     operands: str
     line: str
@@ -54,17 +54,17 @@ class Instruction:
 @dataclass(frozen=True)
 class Collective:
     kind: str
-    shape: str  # of the whole tensor: what an all-gather makes, what a reduce-scatter takes
-    bytes: int  # of that tensor, once
-    count: int  # a step
-    groups: np.ndarray  # (groups, devices of one), positions in the mesh
+    shape: str  # shape of the whole tensor: the output of an all-gather, the input of a reduce-scatter
+    bytes: int  # size of that tensor
+    count: int  # executions per step
+    groups: np.ndarray  # (groups, devices per group), positions in the mesh
 
 
 Program = dict[str, list[Instruction]]
 
 
 def parse(text: str) -> tuple[Program, str]:
-    """The computations of a program and the name of the one that it starts with."""
+    """The computations of a program, and the name of its entry computation."""
     program: Program = {}
     current, entry = "", ""
     for line in text.splitlines():
@@ -73,7 +73,7 @@ def parse(text: str) -> tuple[Program, str]:
             current = head[2]
             program[current] = []
             entry = current if head[1] else entry
-        elif line == "}":  # alone: the attributes of a kernel may run over several lines
+        elif line == "}":  # exactly: attributes of a kernel can span several lines
             current = ""
         elif current and (body := INSTRUCTION.match(line)):
             program[current].append(instruction(body[1], body[2], line))
@@ -92,7 +92,7 @@ def instruction(name: str, rest: str, line: str) -> Instruction:
 
 
 def matching(text: str, start: int) -> int:
-    """Where the parenthesis at `start` closes."""
+    """Index of the parenthesis that closes the one at `start`."""
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] == "(") - (text[i] == ")")
@@ -102,91 +102,96 @@ def matching(text: str, start: int) -> int:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Every collective that a step carries out, with how often."""
+    """Every collective of a step, with the number of executions."""
     program, entry = parse(text)
+    # By kind, shape and groups. Arrays cannot be keys, so groups are stored as bytes and shape.
     totals: dict[tuple[str, str, bytes, tuple[int, ...]], int] = defaultdict(int)
     sizes: dict[tuple[str, str, bytes, tuple[int, ...]], int] = {}
-    for one, trips in visits(program, entry):
-        kind = one.operation.removesuffix("-start")
-        if kind not in KINDS or CHAINED.search(one.line):
+    for current, trips in visits(program, entry):
+        kind = current.operation.removesuffix("-start")
+        if kind not in KINDS or CHAINED.search(current.line):
             continue
-        whole = whole_tensors(kind, one, program)
-        groups = replica_groups(one.line)
-        key = (kind, " ".join(f"{dtype}[{shape}]" for dtype, shape in whole), groups.tobytes(), groups.shape)
+        tensors = whole_tensors(kind, current, program)
+        groups = replica_groups(current.line)
+        key = (kind, " ".join(f"{dtype}[{shape}]" for dtype, shape in tensors), groups.tobytes(), groups.shape)
         totals[key] += trips
-        sizes[key] = sum(array_bytes(dtype, shape) for dtype, shape in whole)
-    return [
-        Collective(kind, shape, sizes[key], count, np.frombuffer(groups, np.int64).reshape(form))
-        for key, count in totals.items()
-        for kind, shape, groups, form in [key]
-    ]
+        sizes[key] = sum(array_bytes(dtype, shape) for dtype, shape in tensors)
+    found = []
+    for key, count in totals.items():
+        kind, shape, group_bytes, groups_shape = key
+        groups = np.frombuffer(group_bytes, np.int64).reshape(groups_shape)
+        found.append(Collective(kind, shape, sizes[key], count, groups))
+    return found
 
 
 def visits(program: Program, computation: str, trips: int = 1) -> Iterator[tuple[Instruction, int]]:
-    """Every instruction that is reached from a computation, with how often a step carries it out."""
-    for one in program[computation]:
-        yield one, trips
-        inner = trips * trip_count(one, program) if one.operation == "while" else trips
-        for called in CALLED.findall(one.line):
+    """Every instruction reachable from a computation, with its number of executions per step."""
+    for current in program[computation]:
+        yield current, trips
+        inner = trips * trip_count(current, program) if current.operation == "while" else trips
+        for called in CALLED.findall(current.line):
             for name in re.findall(r"[\w.\-]+", called):
                 if name in program:
                     yield from visits(program, name, inner)
 
 
 def trip_count(loop: Instruction, program: Program) -> int:
-    """From XLA's own note where it stands, else from the comparison of the counter with a constant."""
+    """Trip count of a loop, from XLA's annotation or else from the comparison of the counter with a constant.
+
+    Raises ValueError if there is neither.
+    """
     noted = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.line)
     if noted:
         return int(noted[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop.line)
     assert condition, loop.line
-    inside = [one for one, _ in visits(program, condition[1])]
-    compared = [re.search(r"direction=(\w+)", one.line) for one in inside if one.operation == "compare"]
-    constants = [re.search(r"constant\((\d+)\)", one.line) for one in inside if one.operation == "constant"]
-    if [found and found[1] for found in compared] != ["LT"] or len(constants) != 1 or constants[0] is None:
-        raise ValueError(f"the trips of loop {loop.name} are not written in its condition: {[o.line for o in inside]}")
+    inside = [each for each, _ in visits(program, condition[1])]
+    compared = [re.search(r"direction=(\w+)", each.line) for each in inside if each.operation == "compare"]
+    constants = [re.search(r"constant\((\d+)\)", each.line) for each in inside if each.operation == "constant"]
+    if [match and match[1] for match in compared] != ["LT"] or len(constants) != 1 or constants[0] is None:
+        raise ValueError(f"cannot read the trip count of loop {loop.name}: {[each.line for each in inside]}")
     return int(constants[0][1])
 
 
-def whole_tensors(kind: str, one: Instruction, program: Program) -> list[tuple[str, str]]:
-    """(dtype, shape) of each tensor of which every device has all or a part."""
-    if one.operation.endswith("-start"):
-        text = started(one, kind)
+def whole_tensors(kind: str, collective: Instruction, program: Program) -> list[tuple[str, str]]:
+    """(dtype, shape) of each whole tensor of a collective, of which every device has all or a part."""
+    if collective.operation.endswith("-start"):
+        text = started(collective, kind)
     elif kind == "reduce-scatter":
         results = {other.name: other.result for others in program.values() for other in others}
-        text = " ".join(results[name] for name in re.findall(r"%([\w.\-]+)", one.operands))
+        text = " ".join(results[name] for name in re.findall(r"%([\w.\-]+)", collective.operands))
     else:
-        text = one.result
+        text = collective.result
     arrays = ARRAY.findall(text)
     if not arrays:
-        raise ValueError(f"the tensors of this collective are not read: {one.line.strip()[:300]}")
+        raise ValueError(f"cannot read the tensors of this collective: {collective.line.strip()[:300]}")
     return arrays
 
 
-def started(one: Instruction, kind: str) -> str:
-    """The types of the whole tensors of an asynchronous collective, whose own is (operands, results, context...).
+def started(collective: Instruction, kind: str) -> str:
+    """The types of the whole tensors of an asynchronous collective, whose type is (operands, results, context...).
 
-    XLA once had an all-reduce-start of its own, whose type is that of its results, with no parenthesis inside.
+    XLA's older all-reduce-start has only the type of its results, without inner parentheses.
     """
-    if kind == "all-reduce" and not one.result.startswith("(("):
-        return one.result
-    operands = element(one.result, 1)
-    return operands if kind == "reduce-scatter" else element(one.result, 1 + len(operands) + len(", "))
+    if kind == "all-reduce" and not collective.result.startswith("(("):
+        return collective.result
+    operands = element(collective.result, 1)
+    return operands if kind == "reduce-scatter" else element(collective.result, 1 + len(operands) + len(", "))
 
 
 def element(types: str, start: int) -> str:
-    """The element of a tuple's type that begins at `start`: another tuple, or an array with its layout."""
+    """The element of a tuple type that starts at `start`: another tuple, or an array with its layout."""
     if types[start : start + 1] == "(":
         return types[start : matching(types, start) + 1]
     array = re.match(r"\w+\[[^\]]*\](?:\{[^}]*\})?", types[start:])
     if array is None:
-        raise ValueError(f"no operands and results in the type of an asynchronous collective: {types[:300]}")
+        raise ValueError(f"cannot read operands and results of an asynchronous collective of type {types[:300]}")
     return array[0]
 
 
 def array_bytes(dtype: str, shape: str) -> int:
     if dtype not in BYTES:
-        raise ValueError(f"the size of XLA's type {dtype} is not known, of an array {dtype}[{shape}]")
+        raise ValueError(f"unknown size of XLA's type {dtype}, in an array {dtype}[{shape}]")
     return BYTES[dtype] * math.prod(integers(shape))
 
 
@@ -195,7 +200,10 @@ def integers(text: str) -> list[int]:
 
 
 def replica_groups(line: str) -> np.ndarray:
-    """(groups, devices of one), or (pairs, 2) of a permutation; (1, 0) where all devices are one group."""
+    """Devices of a collective as (groups, devices per group), or (pairs, 2) for a permutation.
+
+    The shape is (1, 0) if all devices form one group.
+    """
     if mesh := MESH.search(line):
         return mesh_groups(mesh)
     if iota := IOTA.search(line):
@@ -206,29 +214,29 @@ def replica_groups(line: str) -> np.ndarray:
             return np.array(groups, np.int64)
     if "replica_groups={}" in line:
         return np.zeros((1, 0), np.int64)
-    raise ValueError(f"the devices of this collective are not read: {line.strip()[:300]}")
+    raise ValueError(f"cannot read the devices of this collective: {line.strip()[:300]}")
 
 
 def iota_devices(source: str, transpose: str | None) -> np.ndarray:
-    """All devices in order, as an array of a shape `4,2` whose dimensions are then transposed, as `1,0`."""
+    """All devices in order, in an array of shape `source`, such as `4,2`, transposed by `transpose`, such as `1,0`."""
     shape = integers(source)
     devices = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
     return devices.transpose(integers(transpose)) if transpose else devices
 
 
 def mesh_groups(mesh: re.Match[str]) -> np.ndarray:
-    """Groups along axes of a mesh, as MeshAxesReplicaGroupList in XLA's replica_group.cc has them.
+    """Groups along axes of a mesh, in the notation of MeshAxesReplicaGroupList in XLA's replica_group.cc.
 
-    `mesh['data'=2,'fsdp'=4] {'fsdp'}` is {{0,1,2,3},{4,5,6,7}}. `'fsdp':(2)2` is a part of an axis: the places that
-    are left of it have 2 values together, it has 2. `, device_ids=([4,2]T(1,0))` or `device_ids=(0,2,1,3)` before the
-    axes is the order of the devices in the mesh, where they are not simply counted.
+    `mesh['data'=2,'fsdp'=4] {'fsdp'}` means {{0,1,2,3},{4,5,6,7}}. `'fsdp':(2)2` is a part of an axis: it has 2
+    values, and the parts to its left have 2 values together. `, device_ids=([4,2]T(1,0))` or `device_ids=(0,2,1,3)`
+    before the axes gives the order of the devices in the mesh if they are not in ascending order.
     """
     axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh["axes"])}
     parts = [
         (name, int(before or 1), int(size or axes[name]))
         for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", mesh["grouped"])
     ]
-    # Axes are cut where their parts begin and end, so that each part is one dimension.
+    # Split the axes where their parts begin and end, so that each part is one dimension.
     shape: list[int] = []
     dimension: dict[tuple[str, int], int] = {}
     for name, size in axes.items():
@@ -237,12 +245,12 @@ def mesh_groups(mesh: re.Match[str]) -> np.ndarray:
             dimension[name, begin] = len(shape)
             shape.append(end // begin)
     grouped = [dimension[name, before] for name, before, n in parts if n > 1]
-    alone = [d for d in range(len(shape)) if d not in grouped]
+    separate = [d for d in range(len(shape)) if d not in grouped]
     if mesh["devices"]:
         devices = np.array(integers(mesh["devices"]), np.int64)
     else:
         devices = iota_devices(mesh["source"] or str(math.prod(shape)), mesh["transpose"])
-    in_order = devices.reshape(shape).transpose(alone + grouped)
+    in_order = devices.reshape(shape).transpose(separate + grouped)
     return in_order.reshape(-1, math.prod(shape[d] for d in grouped))
 
 
@@ -256,5 +264,5 @@ def mesh_axes(groups: np.ndarray, shape: dict[str, int]) -> tuple[str, ...]:
 
 
 def buffer_shapes(text: str) -> set[tuple[int, ...]]:
-    """The shape of every array that the program names, sides of 1 left out."""
+    """The shapes of all arrays in the program, without dimensions of size 1."""
     return {tuple(int(n) for n in shape.split(",") if n not in ("", "1")) for _, shape in ARRAY.findall(text)}

@@ -1,5 +1,7 @@
-"""The fastest layout for a machine: every mesh, number of microbatches and remat policy by the memory model and the
-predicted speed, then the best few through the compiler.
+"""Search for the fastest layout on a machine.
+
+Every mesh, number of microbatches and remat policy is ranked by predicted speed if it fits the memory model. The best
+few are compiled.
 """
 
 import dataclasses
@@ -26,46 +28,46 @@ from asclepius_jax.train.choose_kernel import choose_kernel
 from asclepius_jax.train.start import resolve_model
 from data_prep.contract.errors import UserError
 
-COMPILED = 3  # candidates that the compiler sees
+COMPILED = 3  # number of compiled candidates that must fit before the search stops
 
 
 def search(config: TrainConfig, topology: Topology, devices: list[Any], options: PlanOptions) -> Plan:
-    """The best plan that fits; its configuration is written to `options.out`."""
+    """The fastest plan that fits. Its configuration is written to `options.out`. Raises UserError if nothing fits."""
     open_config = dataclasses.replace(
         config,
         batch=dataclasses.replace(config.batch, microbatches=0),
         compute=dataclasses.replace(config.compute, remat="auto"),
     )
     ranked = rank(open_config, build(resolve_model(config.model)).config, topology, devices)
-    made = []
+    plans = []
     for candidate in ranked[: 4 * COMPILED]:
-        made.append(plan(candidate, topology, devices, options))
-        if sum(each.fits for each in made) == COMPILED:
+        plans.append(plan(candidate, topology, devices, options))
+        if sum(each.fits for each in plans) == COMPILED:
             break
-    fitting = [each for each in made if each.fits]
+    fitting = [each for each in plans if each.fits]
     if not fitting:
-        raise UserError(f"{config.model} with these rows fits {topology.name} in no layout: take more devices")
+        raise UserError(f"{config.model} with these rows does not fit {topology.name} in any layout: use more devices")
     winner = min(fitting, key=lambda each: each.prediction.step_seconds)
     if not options.json:
-        Console().print(ranking(made, winner))
+        Console().print(ranking(plans, winner))
     winner.report["config_file"] = write_winner(winner.config, topology, options)
     return winner
 
 
 def rank(config: TrainConfig, model: LlamaConfig, topology: Topology, devices: list[Any]) -> list[TrainConfig]:
-    """One candidate for each mesh, its best that should fit; fastest first."""
+    """The best candidate of each mesh that should fit, fastest first."""
     found: list[tuple[float, TrainConfig]] = []
     for sizes in meshes(topology.count):
-        at_hand = dataclasses.replace(config, mesh=MeshConfig(*sizes))
+        with_mesh = dataclasses.replace(config, mesh=MeshConfig(*sizes))
         try:
-            mesh = make_mesh(at_hand.mesh, devices)
+            mesh = make_mesh(with_mesh.mesh, devices)
             check_layout(mesh, model, config.data.row_length, config.batch.global_batch)
         except UserError:
-            continue  # of this mesh; the next may divide
-        kernel = choose_kernel(at_hand, mesh, model)
+            continue  # this mesh does not divide the model, another one may
+        kernel = choose_kernel(with_mesh, mesh, model)
         scored = [
             (predict(model, topology, layout_of(each, mesh, model)).step_seconds, each)
-            for each in candidates(at_hand, mesh)
+            for each in candidates(with_mesh, mesh)
             if fits(each, model, dict(mesh.shape), kernel, topology)
         ]
         if scored:
@@ -78,7 +80,7 @@ def fits(config: TrainConfig, model: LlamaConfig, mesh: dict[str, int], kernel: 
 
 
 def meshes(count: int) -> Iterator[tuple[int, int, int, int]]:
-    """Every way to write the devices as data x fsdp x tensor x context; heads are rarely shared by more than eight."""
+    """Every way to split the devices into data x fsdp x tensor x context, with at most 8 devices sharing heads."""
     for tensor, context in itertools.product((1, 2, 4, 8), (1, 2, 4, 8)):
         if count % (tensor * context) == 0 and tensor * context <= 8:
             rest = count // (tensor * context)
@@ -86,11 +88,11 @@ def meshes(count: int) -> Iterator[tuple[int, int, int, int]]:
                 yield rest // fsdp, fsdp, tensor, context
 
 
-def ranking(made: list[Plan], winner: Plan) -> Table:
+def ranking(plans: list[Plan], winner: Plan) -> Table:
     table = Table(
-        "data x fsdp x tensor x context", "microbatches", "remat", "GiB a device", "step s", "tokens/s a device", ""
+        "data x fsdp x tensor x context", "microbatches", "remat", "GiB per device", "step s", "tokens/s per device", ""
     )
-    for each in sorted(made, key=lambda each: each.prediction.step_seconds):
+    for each in sorted(plans, key=lambda each: each.prediction.step_seconds):
         chosen, memory = each.report["chosen"], each.report["memory"]
         table.add_row(
             " x ".join(map(str, chosen["mesh"].values())),
@@ -105,12 +107,12 @@ def ranking(made: list[Plan], winner: Plan) -> Table:
 
 
 def write_winner(config: TrainConfig, topology: Topology, options: PlanOptions) -> str:
-    """A config file of values that differ from the defaults."""
+    """Write a config file with the values that differ from the defaults. Returns its path."""
     path = Path(options.out or f"{Path(config.run_dir).name}_{topology.name.replace('-', '_')}.py")
     path.parent.mkdir(parents=True, exist_ok=True)
     body = literal(config)
     path.write_text(
-        f'"""The fastest layout for {topology.name} that `asclepius plan --search` found.\n\n'
+        f'"""The fastest layout for {topology.name} found by `asclepius plan --search`.\n\n'
         f'launch/train.sh {path} --data.path FOLDER"""\n\n'
         f"from asclepius_jax.config import {', '.join(sorted(branches(config)))}\n\n"
         f"config = {body}\n"
@@ -119,20 +121,20 @@ def write_winner(config: TrainConfig, topology: Topology, options: PlanOptions) 
 
 
 def changed(branch: Any) -> list[tuple[str, Any]]:
-    """The fields of a dataclass that are not at their defaults."""
+    """The fields of a dataclass that differ from their defaults."""
     default = type(branch)()
     names = [field.name for field in dataclasses.fields(branch)]
     return [(name, getattr(branch, name)) for name in names if getattr(branch, name) != getattr(default, name)]
 
 
 def branches(config: Any) -> set[str]:
-    """The dataclasses that `literal` names."""
+    """The names of the dataclasses that appear in `literal`."""
     inner = [branches(value) for _, value in changed(config) if dataclasses.is_dataclass(value)]
     return {type(config).__name__}.union(*inner)
 
 
 def literal(value: Any, depth: int = 1) -> str:
-    """Python for a tree of dataclasses, without what is the default."""
+    """Python source of a tree of dataclasses, without default values."""
     if not dataclasses.is_dataclass(value):
         return json.dumps(value) if isinstance(value, str) else repr(value)
     inside = [f"{name}={literal(each, depth + 1)}" for name, each in changed(value)]

@@ -1,4 +1,4 @@
-"""A plan as tables on a terminal."""
+"""Printing of a plan as tables on the terminal."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def show(report: dict[str, Any]) -> None:
     mesh = " x ".join(f"{axis} {size}" for axis, size in chosen["mesh"].items() if size > 1) or "one device"
     console.print(
         f"[bold]{report['topology']}[/bold]: {report['devices']} x {report['device']}, {mesh}; "
-        f"{chosen['microbatches']} x {chosen['rows_per_device']} rows a device, remat {chosen['remat']}, "
+        f"{chosen['microbatches']} x {chosen['rows_per_device']} rows per device, remat {chosen['remat']}, "
         f"attention {chosen['attention']}; compiled in {report['compile_seconds']} s"
     )
     console.print(verdict(report))
@@ -28,15 +28,15 @@ def verdict(report: dict[str, Any]) -> str:
     memory = report["memory"]
     needs, limit = memory["peak_bytes"] / GIB, memory["limit_bytes"] / GIB
     if report["fits"]:
-        return f"[green]fits[/green]: {needs:.1f} of {limit:.1f} GiB a device"
+        return f"[green]fits[/green]: {needs:.1f} of {limit:.1f} GiB per device"
     return (
-        f"[red]does not fit[/red]: {needs:.1f} GiB a device, {needs - limit:.1f} more than the {limit:.1f} there are; "
-        "more microbatches, --compute.remat full or more devices need less"
+        f"[red]does not fit[/red]: needs {needs:.1f} GiB per device, {needs - limit:.1f} more than the {limit:.1f} "
+        "available; use more microbatches, --compute.remat full or more devices"
     )
 
 
 def memory_table(memory: dict[str, int]) -> Table:
-    table = Table("memory of a device", "GiB")
+    table = Table("memory per device", "GiB")
     rows = (
         "parameters",
         "optimizer",
@@ -56,7 +56,7 @@ def memory_table(memory: dict[str, int]) -> Table:
 
 
 def traffic_table(collectives: list[dict[str, Any]]) -> Table:
-    table = Table("communication of a step", "mesh axes", "links", "count", "GB of whole tensors")
+    table = Table("communication per step", "mesh axes", "links", "count", "GB of whole tensors")
     for each in collectives:
         table.add_row(
             each["kind"], " ".join(each["axes"]), each["links"], str(each["count"]), f"{each['bytes'] / 1e9:.3f}"
@@ -69,11 +69,11 @@ def speed_table(report: dict[str, Any]) -> Table:
     errors = f"median error {predicted['median_error']:.0%}, worst {predicted['worst_error']:.0%}"
     table = Table(f"predicted ({errors})", "")
     table.add_row("step", f"{predicted['step_seconds']:.2f} s")
-    table.add_row("tokens/s a device", f"{predicted['tokens_per_second_per_device']:,.0f}")
+    table.add_row("tokens/s per device", f"{predicted['tokens_per_second_per_device']:,.0f}")
     table.add_row("MFU, all scores counted / causal half", f"{predicted['mfu']:.1%} / {predicted['mfu_causal']:.1%}")
     parts = [(name, seconds) for name, seconds in predicted["parts"].items() if seconds >= 0.0005]
-    table.add_row("seconds of", ", ".join(f"{name.replace('_', ' ')} {seconds:.3f}" for name, seconds in parts))
-    table.add_row("model PFLOP a step / causal", f"{flops['model'] / 1e15:.2f} / {flops['model_causal'] / 1e15:.2f}")
+    table.add_row("seconds by part", ", ".join(f"{name.replace('_', ' ')} {seconds:.3f}" for name, seconds in parts))
+    table.add_row("model PFLOP per step / causal", f"{flops['model'] / 1e15:.2f} / {flops['model_causal'] / 1e15:.2f}")
     table.add_row("recomputation", f"{flops['recomputation'] / 1e15:.2f} PFLOP")
     training = report["training"]
     if training:

@@ -1,7 +1,7 @@
-"""The one trainer, and, when called, its training run: `asclepius_jax.train(config)` is `loop.train(config)`.
+"""The trainer. This module can be called: `asclepius_jax.train(config)` is `loop.train(config)`.
 
-Importing any module of this folder makes the folder itself the attribute `asclepius_jax.train`, which would hide a
-function of that name. Therefore the folder can be called.
+Importing any module of this package sets the attribute `asclepius_jax.train` to the package itself, which would hide
+a function of that name. The package is therefore callable.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The start of a run that trains adapters: their first values, and what they save."""
+"""Initial adapters of a run, and a report of the optimizer memory that they save."""
 
 import math
 from typing import Any
@@ -17,18 +17,18 @@ def random_adapters(model: Model, seed: int, shardings: Params) -> Params:
 
 
 def footprint(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> str:
-    """One line: what trains, and the optimizer state of that beside what training everything would need."""
-    ours, everything = (optimizer_bytes(one, optimizer, mesh) for one in (model, build(model.config)))
-    count, of = sum(leaf.size for leaf in jax.tree.leaves(model.adapter_shapes)), model.config.num_params
+    """One line with the number of trained parameters and the optimizer memory, compared with full training."""
+    with_adapters, full = (optimizer_bytes(m, optimizer, mesh) for m in (model, build(model.config)))
+    trained, frozen = sum(leaf.size for leaf in jax.tree.leaves(model.adapter_shapes)), model.config.num_params
     return (
-        f"adapters of rank {model.lora.rank}: {count:,} parameters train beside {of:,} frozen ones "
-        f"({count / (count + of):.3%} of all); optimizer state {written(ours)}, where training everything would need "
-        f"{written(everything)}"
+        f"adapters of rank {model.lora.rank}: training {trained:,} parameters, {frozen:,} are frozen "
+        f"({trained / (trained + frozen):.3%} trained); optimizer state {written(with_adapters)}, full training would "
+        f"need {written(full)}"
     )
 
 
 def optimizer_bytes(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> tuple[int, int]:
-    """(bytes over all devices, bytes of one device); what replicas hold counts for each of them."""
+    """Size of the optimizer state: (bytes on all devices, bytes per device). Replicas count once per device."""
     state = abstract_state(model, optimizer, state_shardings(mesh, model, optimizer))["optimizer"]
     each = sum(shard_bytes(leaf) for leaf in jax.tree.leaves(state))
     return each * mesh.size, each
@@ -39,7 +39,7 @@ def shard_bytes(leaf: Any) -> int:
 
 
 def written(sizes: tuple[int, int]) -> str:
-    return f"{readable(sizes[0])} in all and {readable(sizes[1])} a device"
+    return f"{readable(sizes[0])} in total and {readable(sizes[1])} per device"
 
 
 def readable(size: int) -> str:

@@ -1,7 +1,6 @@
-"""Packed rows to the global batch of step n: a pure function of (data, seed, n).
+"""The global batch of step n, as a pure function of (data, seed, n).
 
-It depends on nothing else: not on hosts, devices, workers or restarts. Each process reads the rows that its own
-devices hold.
+It does not depend on hosts, devices, workers or restarts. Each process reads only the rows that its own devices need.
 """
 
 from collections.abc import Iterator
@@ -22,10 +21,10 @@ Batch = dict[str, Any]  # tokens, targets, positions, segment_ids: int32 (B, T);
 
 
 class PackedRows:
-    """A packed folder: random access to its rows, in the form the step takes."""
+    """Random access to the rows of a packed folder, as arrays that the training step takes."""
 
     def __init__(self, folder: Path, row_length: int = 0):
-        """`row_length` 0 takes the folder's own."""
+        """Open a packed folder. `row_length` 0 means the folder's own; any other length raises UserError."""
         self.folder, self.manifest = folder, read_manifest(folder, "packed")
         self.row_length = row_length or self.manifest["row_length"]
         if self.manifest["row_length"] != row_length != 0:
@@ -33,18 +32,18 @@ class PackedRows:
                 f"{folder} has rows of {self.manifest['row_length']} tokens, data.row_length is {row_length}: "
                 f"pack again with --row-length {row_length}, or set --data.row-length {self.manifest['row_length']}"
             )
-        # The hashes stand guard: an ArrayRecord file that was cut short opens without an error and holds nothing.
+        # Verify the hashes, because a truncated ArrayRecord file opens without an error and appears empty.
         files = verified_files(folder, self.manifest)
         self.source = grain.sources.ArrayRecordDataSource([str(path) for path in files])
 
     @property
     def content(self) -> str:
-        """A hash of the rows themselves, the same wherever the folder lies and whenever it was packed."""
+        """Hash of the rows. It does not depend on where the folder is or when it was packed."""
         return text_hash(*(file["sha256"] for file in self.manifest["files"]))
 
     @property
     def max_segments(self) -> int:
-        """Documents of the row that has most of them, and its padding."""
+        """Maximum number of documents in a row, plus one for padding."""
         return self.manifest["most_documents"] + 1
 
     def __len__(self) -> int:
@@ -54,16 +53,17 @@ class PackedRows:
         row = PackedRow.from_bytes(self.source[index], self.manifest["token_dtype"])
         if len(row.segment_lengths) >= self.max_segments:
             raise UserError(
-                f"{self.folder}: row {index} has {len(row.segment_lengths)} documents, the manifest says "
-                f"{self.max_segments - 1} at most: pack again"
+                f"{self.folder}: row {index} has {len(row.segment_lengths)} documents, but the manifest says "
+                f"at most {self.max_segments - 1}: pack again"
             )
         return unpack(row, self.row_length)
 
 
 def unpack(row: PackedRow, row_length: int) -> dict[str, np.ndarray]:
-    """One row, padded: each token's target is its successor in the same document; the last one has none.
+    """One row as padded arrays (row_length,).
 
-    Returns (row_length,) arrays. Padding has segment 0, position 0, target 0 and no loss.
+    The target of a token is the next token of the same document; the last token of a document has none. Padding has
+    segment 0, position 0, target 0 and no loss.
     """
     used = len(row.tokens)
     out = {name: np.zeros(row_length, np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
@@ -82,15 +82,15 @@ def unpack(row: PackedRow, row_length: int) -> dict[str, np.ndarray]:
 
 
 class TrainBatches:
-    """The global batch of each step, as arrays spread over the mesh."""
+    """The global batch of each step, as arrays sharded over the mesh."""
 
     def __init__(self, rows: PackedRows, global_batch: int, seed: int, sharding: NamedSharding):
         self.rows, self.global_batch, self.sharding = rows, global_batch, sharding
-        # Shuffled over the whole set before anything is sliced by host; every epoch has its own order.
+        # Shuffle the whole data set before slicing it by host. Every epoch has a different order.
         self.order = grain.MapDataset.range(len(rows)).shuffle(seed=seed).repeat()
 
     def row_ids(self, step: int) -> list[int]:
-        """Rows of the packed folder that make up the batch of a step, counted from 0."""
+        """Indices of the rows in the batch of a step. Steps and rows are counted from 0."""
         start = step * self.global_batch
         return [int(self.order[i]) for i in range(start, start + self.global_batch)]
 
@@ -100,7 +100,10 @@ class TrainBatches:
 
 
 def eval_batches(rows: PackedRows, global_batch: int, max_rows: int, sharding: NamedSharding) -> Iterator[Batch]:
-    """`max_rows` rows, evenly spaced: a file begins with its longest documents. Empty rows fill the last batch."""
+    """Batches of at most `max_rows` rows, evenly spaced, because a file starts with its longest documents.
+
+    Empty rows fill up the last batch.
+    """
     count = min(len(rows), max_rows)
     chosen = [i * len(rows) // count for i in range(count)]
     empty = unpack(PackedRow(np.zeros(0), np.zeros(0), np.zeros(0)), rows.row_length)
@@ -113,7 +116,7 @@ def eval_batches(rows: PackedRows, global_batch: int, max_rows: int, sharding: N
 
 
 def assemble(row: Any, global_batch: int, row_length: int, sharding: NamedSharding) -> Batch:
-    """Global arrays from `row(i)`, which is called once for each row that this process holds."""
+    """Global arrays from `row(i)`, which is called once for each row that this process needs."""
     shape = (global_batch, row_length)
     held: dict[int, dict[str, np.ndarray]] = {}
     for index in sharding.addressable_devices_indices_map(shape).values():
@@ -132,25 +135,25 @@ def assemble(row: Any, global_batch: int, row_length: int, sharding: NamedShardi
 
 
 class Prefetch:
-    """Batches of the steps [first, end) in order, one made in the background while the last is used."""
+    """Batches of the steps [first, end) in order. The next one is prepared while the current one is used."""
 
     def __init__(self, batches: TrainBatches, first: int, end: int):
         self.batches, self.next, self.end = batches, first, end
         self.pool = ThreadPoolExecutor(1)
 
     def __enter__(self) -> "Prefetch":
-        self._ask()
+        self._prepare_next()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
-    def _ask(self) -> None:
+    def _prepare_next(self) -> None:
         if self.next < self.end:
             self.coming = self.pool.submit(self.batches.__getitem__, self.next)
             self.next += 1
 
     def get(self) -> Batch:
         batch = self.coming.result()
-        self._ask()
+        self._prepare_next()
         return batch

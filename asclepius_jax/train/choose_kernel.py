@@ -1,4 +1,4 @@
-"""Which attention kernel a run takes. One that would ignore documents is not among them."""
+"""Choice of the attention kernel of a run. Every candidate respects document boundaries."""
 
 import jax
 from jax.sharding import Mesh
@@ -9,12 +9,15 @@ from asclepius_jax.model.kernels import splash
 from asclepius_jax.model.sizes import LlamaConfig
 from data_prep.contract.errors import UserError
 
-# Documents of a row that a plan without data reckons with, padding counted as one.
+# Maximum documents per row that a plan without data assumes, counting padding as one.
 TYPICAL_SEGMENTS = 16
 
 
 def choose_kernel(config: TrainConfig, mesh: Mesh, model: LlamaConfig, max_segments: int = TYPICAL_SEGMENTS) -> Kernel:
-    """Splash on TPU, cuDNN on NVIDIA, plain XLA elsewhere; raises UserError where the wanted one cannot run."""
+    """The configured kernel, or with auto: splash on TPUs, cuDNN on NVIDIA GPUs and plain XLA elsewhere.
+
+    Raises UserError if the kernel cannot run on these devices or with this model.
+    """
     device = mesh.devices.flat[0]
     compute, row_length = config.compute, config.data.row_length
     choice: str = compute.attention
@@ -34,8 +37,8 @@ def splash_kernel(device: jax.Device, row_length: int) -> Kernel:
         raise UserError(f"compute.attention splash: it runs on TPUs, this is {device.device_kind}; leave it at auto")
     if not splash.fits(row_length):
         raise UserError(
-            f"data.row_length {row_length} is no multiple of {splash.LANES}, which splash attention needs: pack again "
-            f"with --row-length {-(-row_length // splash.LANES) * splash.LANES}, or take --compute.attention xla"
+            f"data.row_length {row_length} is not a multiple of {splash.LANES}, as splash attention requires: pack "
+            f"again with --row-length {-(-row_length // splash.LANES) * splash.LANES}, or use --compute.attention xla"
         )
     return Kernel("splash")
 
@@ -55,16 +58,16 @@ def cudnn_kernel(
     widest = 256 if capability >= (9, 0) else 128
     if model.head_dim > widest or model.head_dim % 8:
         raise UserError(
-            f"cuDNN attention on {device.device_kind} takes heads of up to {widest} channels in eights, the model's "
-            f"have {model.head_dim}: take --compute.attention xla"
+            f"cuDNN attention on {device.device_kind} needs a head width of at most {widest} and a multiple of 8, the "
+            f"model has {model.head_dim}: use --compute.attention xla"
         )
     if capability < (8, 0):
-        raise UserError(f"{device.device_kind} is older than Ampere: take --compute.attention xla")
+        raise UserError(f"{device.device_kind} is older than Ampere: use --compute.attention xla")
     if capability >= (9, 0):
         return Kernel("cudnn_packed", max(2, max_segments))
     if row_length % 2:
         raise UserError(
-            f"data.row_length {row_length} is odd, which cuDNN attention with a mask cannot take: pack again with "
-            f"--row-length {row_length + 1}, or take --compute.attention xla"
+            f"data.row_length {row_length} is odd, which cuDNN attention with a mask does not support: pack again "
+            f"with --row-length {row_length + 1}, or use --compute.attention xla"
         )
     return Kernel("cudnn_mask")

@@ -1,7 +1,8 @@
-"""The compiled step as a file: made by `asclepius plan --save` on any machine, loaded by training on the one it is for.
+"""Saving and loading of a compiled training step.
 
-One line of JSON says what the program was made for; the rest is JAX's serialized executable. Loading runs what the file
-holds: take files of your own making alone.
+`asclepius plan --save` compiles it on any machine, and training loads it on the target machine. The file starts with
+one line of JSON that describes the run it was compiled for, followed by JAX's serialized executable. Loading a file
+executes code from it, so load only files that you made yourself.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ Facts = dict[str, Any]
 
 
 def program_facts(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel, total_steps: int) -> Facts:
-    """Everything that decides the program, as JSON has it."""
+    """Everything that determines the program, in JSON types."""
     compute = dataclasses.asdict(config.compute)
     facts = {
         "jax": jax.__version__,
@@ -36,7 +37,7 @@ def program_facts(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: K
         "attention": dataclasses.asdict(kernel),
         "optimizer": dataclasses.asdict(config.optimizer),
         "lora": dataclasses.asdict(config.lora),
-        "total_steps": total_steps,  # the learning rate's course is part of the program
+        "total_steps": total_steps,  # the learning-rate schedule is part of the program
     }
     return json.loads(json.dumps(facts))
 
@@ -50,20 +51,22 @@ def save_program(compiled: Any, facts: Facts, path: Path) -> None:
 
 
 def load_program(path: Path, facts: Facts, step: Any, state: State, batch: Any, mesh: Mesh) -> Any:
-    """(state, batch) -> (state, metrics), as `step` would compile it; raises UserError where it was made for another
-    run. `state` and `batch` are shapes."""
+    """Load the compiled form of `step`: (state, batch) -> (state, metrics).
+
+    `state` and `batch` are trees of shapes. Raises UserError if the file was compiled for another run.
+    """
     header, _, payload = path.read_bytes().partition(b"\n")
     try:
         made_for = json.loads(header)
     except ValueError as error:
-        raise UserError(f"{path} is no program of `asclepius plan --save`") from error
+        raise UserError(f"{path} is not a program saved by `asclepius plan --save`") from error
     differing = [
         f"{name} {made_for.get(name)} there, {value} here"
         for name, value in facts.items()
         if made_for.get(name) != value
     ]
     if differing:
-        raise UserError(f"{path} was compiled for another run: {'; '.join(differing)}")
+        raise UserError(f"{path} was compiled for another run: {'; '.join(differing)}; save it again for this run")
     in_tree = jax.tree.structure(((state, batch), {}))
     out_tree = jax.tree.structure(jax.eval_shape(step, state, batch))
     return serialize_executable.deserialize_and_load(

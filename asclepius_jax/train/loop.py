@@ -1,4 +1,4 @@
-"""The training run, top to bottom."""
+"""The training loop."""
 
 import contextlib
 import dataclasses
@@ -33,20 +33,20 @@ from data_prep.contract.errors import UserError
 
 
 def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
-    """Train to the last step, or until SIGTERM or Ctrl-C; `asclepius train` calls this.
+    """Train until the last step, SIGTERM or Ctrl-C. This is `asclepius train`.
 
-    An interrupted run in `config.run_dir` continues. The folder then holds checkpoints, `metrics.jsonl`,
-    `summary.json` and `report.html`.
+    Resumes an interrupted run in `config.run_dir`. Writes checkpoints, `metrics.jsonl`, `summary.json` and
+    `report.html` to that folder.
 
     Args:
-        config: settings of the run; `config.data.path` names the packed rows.
-        devices: devices of the mesh; None takes all.
+        config: settings of the run; `config.data.path` is the folder of packed rows.
+        devices: devices of the mesh; None means all devices.
 
     Returns:
         The run folder.
 
     Raises:
-        UserError: the settings, data, weights, devices or memory do not allow the run, or it cannot continue.
+        UserError: the run is not possible with these settings, data, weights, devices or memory, or has to stop.
     """
     clock, run_dir = Clock(), Path(config.run_dir)
     with contextlib.ExitStack() as held:
@@ -70,7 +70,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             if config.compute.program:
                 facts = program_facts(config, model.config, mesh, kernel, total_steps)
                 train_step = load_program(Path(config.compute.program), facts, train_step, *setup.abstract(), mesh=mesh)
-            # Before anything is written: a start that is refused leaves no run folder behind.
+            # Before anything is written, so that a refused start leaves no run folder behind.
             state = start_state(config, model, rows, optimizer, shardings)
             first = int(state["step"])
             if first >= total_steps:
@@ -102,12 +102,12 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             watchdog.step_sent(numbers)
             trace.after(step, numbers)
             leave = step < total_steps and stop.reached()
-            # A stop does not wait for an evaluation.
+            # Stopping does not wait for an evaluation.
             evaluating = held_out is not None and not leave and due(step, config.evaluation.every_steps, total_steps)
             saving = leave or due(step, config.checkpoint.every_steps, total_steps)
             problem, eval_loss = "", None
-            # The first step is fetched by itself, so that compiling it counts in no other's time; and what is under
-            # way is fetched before a pause, so that it does not finish uncounted.
+            # The first step is fetched alone, so that its compilation does not count towards other steps. Pending
+            # steps are fetched before a pause, so that their time is counted.
             if metrics.due(step) or evaluating or saving or step == first + 1:
                 with clock("compile" if step == first + 1 else "step"):
                     problem = health.look(metrics.fetch(throughput))
@@ -115,10 +115,10 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                 pace.compare_if_due(step, watchdog.median_seconds)
             if held_out is not None and evaluating and not problem:
                 with clock("evaluation"), metrics.pause():
-                    found = evaluate(state, eval_step, held_out, config, batch_sharding(mesh), watchdog, stop)
-                if found:
-                    eval_loss = found["eval_loss"]
-                    metrics.write([{"step": step, **found}])
+                    result = evaluate(state, eval_step, held_out, config, batch_sharding(mesh), watchdog, stop)
+                if result:
+                    eval_loss = result["eval_loss"]
+                    metrics.write([{"step": step, **result}])
                 else:
                     leave = saving = True
             if saving or problem:
@@ -140,14 +140,14 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
 
 
 def last_line(run_dir: Path, step: int, total_steps: int) -> str:
-    """What the user does next."""
+    """The last line of output, with the command to run next."""
     if step < total_steps:
-        return f"stopped at step {step} of {total_steps}, saved in {run_dir}: the same command continues from there"
+        return f"stopped at step {step} of {total_steps}, saved in {run_dir}: run the same command to resume"
     return f"finished all {total_steps} steps: asclepius export --checkpoint {run_dir} --out FOLDER"
 
 
 def keep_compiled(folder: str) -> None:
-    """Compiled programs outlive the process, unless JAX was told already where to keep them."""
+    """Cache compiled programs in this folder, unless JAX has a cache folder already."""
     if folder and not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -166,7 +166,7 @@ def evaluate(
     watchdog: Watchdog,
     stop: StopSignal,
 ) -> dict[str, float]:
-    """Mean loss in nats and perplexity over the loss-bearing tokens of the held-out rows; empty if a stop came."""
+    """Mean loss in nats and perplexity over the held-out tokens that carry loss. Empty if the run was stopped."""
     size = max(1, config.batch.global_batch // config.batch.microbatches)
     parts = []
     for batch in eval_batches(rows, size, config.evaluation.max_rows, sharding):
@@ -180,7 +180,7 @@ def evaluate(
 
 
 def finish_run_folder(run_dir: Path, step: int, total_steps: int, clock: Clock) -> None:
-    """What tells of the run as a whole."""
+    """Write summary.json and the report, and print the goodput."""
     if jax.process_index() != 0:
         return
     hours = summed(run_dir)

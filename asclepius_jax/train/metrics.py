@@ -1,4 +1,4 @@
-"""What a run tells of itself: metrics.jsonl, TensorBoard, and a line on the terminal."""
+"""Metrics of a run: metrics.jsonl, TensorBoard and the line on the terminal."""
 
 import errno
 import json
@@ -36,7 +36,7 @@ class Clock:
 
 @contextmanager
 def unless_full() -> Iterator[None]:
-    """What tells of a run must not end it: on a full disk, what is inside is left undone."""
+    """Context that ignores a full disk, because failing to log must not stop a run."""
     try:
         yield
     except OSError as error:
@@ -45,12 +45,12 @@ def unless_full() -> Iterator[None]:
 
 
 class Metrics:
-    """Keeps each step's numbers on the device and fetches them every `every_steps`, so that no step waits for them."""
+    """Keeps the metrics of each step on the device and fetches them every `every_steps`, so that no step waits."""
 
     def __init__(self, run_dir: Path, config: LogConfig, first_step: int, total_steps: int):
         self.config, self.total_steps = config, total_steps
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
-        self.unwritten: list[dict[str, Any]] = []  # rows that a full disk did not take
+        self.unwritten: list[dict[str, Any]] = []  # rows that could not be written because the disk was full
         self.last_fetch = time.monotonic()
         self.paused = 0.0
         self.writes = jax.process_index() == 0
@@ -61,7 +61,7 @@ class Metrics:
             self.open(run_dir, first_step)
 
     def open(self, run_dir: Path, first_step: int) -> None:
-        # Steps that a crash undid are taken again; their old rows would stand twice.
+        # Steps after the last checkpoint are repeated. Drop their old rows, which would otherwise appear twice.
         rows = read_metrics(self.path)
         self.path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= first_step))
         if self.config.tensorboard:
@@ -80,7 +80,7 @@ class Metrics:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Time inside does not count as step time."""
+        """Context whose time does not count as step time."""
         started = time.monotonic()
         try:
             yield
@@ -142,7 +142,7 @@ class Metrics:
 
 
 class Throughput:
-    """Speed from seconds a step: padding slots count as tokens, since the hardware works on them."""
+    """Tokens per second and MFU from seconds per step. Padding counts as tokens, since the hardware computes it."""
 
     def __init__(self, model: LlamaConfig, global_batch: int, row_length: int, adapters: int = 0):
         self.tokens = global_batch * row_length
@@ -163,13 +163,13 @@ class Throughput:
 
 
 def held() -> dict[str, int]:
-    """The most memory that this process's first device has held, in bytes; empty where the platform does not tell."""
+    """Peak memory in bytes of this process's first device. Empty if the platform does not report it."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return {"device_memory_peak": stats["peak_bytes_in_use"]} if "peak_bytes_in_use" in stats else {}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line that a kill cut short is dropped."""
+    """The rows of a metrics.jsonl, without a truncated last line."""
     rows = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
@@ -180,7 +180,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Trace:
-    """A trace for xprof of some steps from the third on: the first compiles, the second may still settle."""
+    """Profile for xprof that starts at the third step, because the first compiles and the second may be irregular."""
 
     def __init__(self, folder: Path, first_step: int, steps: int):
         self.folder, self.begin, self.end = folder, first_step + 2, first_step + 2 + steps
@@ -193,7 +193,7 @@ class Trace:
         self.stop()
 
     def after(self, step: int, numbers: dict[str, jax.Array]) -> None:
-        """Called when `step` has been sent to the devices; waits for it only where tracing begins or ends."""
+        """Start or stop tracing after `step` was sent to the devices. Waits for the step only in these two cases."""
         if step == self.begin and self.end > self.begin:
             jax.block_until_ready(numbers)
             jax.profiler.start_trace(str(self.folder))

@@ -11,9 +11,9 @@ from asclepius_jax.model.llama import Params
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """The rate of update n (from 0): a linear rise over the warmup, then half a cosine to the final fraction.
+    """Learning rate of update n, counted from 0: linear warmup, then half a cosine down to the final fraction.
 
-    As in transformers' `get_cosine_schedule_with_warmup`: update 0 has rate 0 where there is any warmup.
+    As in transformers' `get_cosine_schedule_with_warmup`, update 0 has rate 0 if there is any warmup.
     """
     warmup = math.ceil(config.warmup_fraction * total_steps)
 
@@ -26,7 +26,7 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """Clip, then AdamW; the order and the constants of PyTorch's AdamW."""
+    """Gradient clipping followed by AdamW, in the order and with the constants of PyTorch's AdamW."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
@@ -42,5 +42,8 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
 
 
 def decayed(params: Params) -> Params:
-    """Matrices decay, norm scales do not. By name: a stacked norm scale has two dimensions, like a matrix."""
+    """Mask for weight decay: True for matrices, False for norm scales.
+
+    Decided by name, because a stacked norm scale has two axes, like a matrix.
+    """
     return jax.tree.map_with_path(lambda path, _: path[-1].key != "scale", params)

@@ -1,4 +1,4 @@
-"""From a configuration to a step that can run: what training, and a notebook, have before the first batch."""
+"""Setup of a run from its configuration, for training and for notebooks: rows, model and training step."""
 
 import dataclasses
 from pathlib import Path
@@ -33,7 +33,7 @@ from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_
 from data_prep.contract.errors import UserError
 
 DATA_FACTS = ("phase", "rows", "tokens", "loss_tokens", "documents", "packing_efficiency", "licences", "sources")
-STEPS_WITHOUT_ROWS = 1000  # length of the learning rate's schedule where the number of rows is unknown
+STEPS_WITHOUT_ROWS = 1000  # length of the learning-rate schedule if the number of rows is unknown
 
 
 def load_rows(path: str | Path, row_length: int = 0) -> PackedRows:
@@ -187,15 +187,16 @@ def total_steps(config: TrainConfig, rows: int) -> int:
 
 
 def check_rows(rows: PackedRows | None, length: int, model: LlamaConfig) -> None:
-    """Refuse rows that the model cannot read."""
+    """Raise UserError for rows that the model cannot read."""
     if length > model.max_length:
         raise UserError(
-            f"data.row_length {length} is beyond the model's {model.max_length} tokens (of a folder, the shorter of "
-            f"max_position_embeddings and sliding_window): pack with --row-length {model.max_length} or less"
+            f"data.row_length {length} exceeds the model's maximum of {model.max_length} tokens (for a Hugging Face "
+            "folder, the smaller of max_position_embeddings and sliding_window): pack with --row-length "
+            f"{model.max_length} or less"
         )
     if rows is not None and rows.manifest["vocab_size"] > model.vocab_size:
         raise UserError(
-            f"{rows.folder} has token ids up to {rows.manifest['vocab_size'] - 1}, the model's vocabulary holds "
+            f"{rows.folder} has token ids up to {rows.manifest['vocab_size'] - 1}, but the model's vocabulary size is "
             f"{model.vocab_size}: pack with the model's own tokenizer"
         )
 
@@ -214,18 +215,18 @@ def open_data(config: TrainConfig, model: LlamaConfig) -> tuple[PackedRows, Pack
 
 
 def most_segments(rows: PackedRows | None, held_out: PackedRows | None) -> int:
-    """Most documents in one row, padding counted as one, rounded up to a power of two.
+    """Maximum number of documents in a row, counting padding as one, rounded up to a power of two.
 
-    The attention kernel is compiled for this number; rounding keeps more data from meaning another program.
+    The attention kernel is compiled for this number. Due to the rounding, more data rarely needs another program.
     """
     opened = [part.max_segments for part in (rows, held_out) if part is not None]
     return 1 << (max(opened) - 1).bit_length() if opened else TYPICAL_SEGMENTS
 
 
 def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) -> Meta:
-    """What a checkpoint says of the run that saved it."""
+    """Metadata of the run for its checkpoints."""
     saved = dataclasses.asdict(config)
-    # Absolute: adapters may be exported from another working directory.
+    # Absolute paths, because adapters may be exported from another working directory.
     saved["init"] |= {
         name: str(Path(saved["init"][name]).absolute()) for name in ("hf", "checkpoint") if saved["init"][name]
     }
@@ -242,6 +243,6 @@ def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) 
 
 
 def base_checksums(state: State) -> dict[str, str]:
-    """Checksums of frozen weights. No step saves those weights, and a run must never continue on others."""
+    """Checksums of frozen weights. Steps do not save these weights, and a run must not resume with other ones."""
     sums = jax.device_get(checksums(leaf_names(state["params"])))
     return {f"base/{name}": written(value) for name, value in sums.items()}

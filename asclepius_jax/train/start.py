@@ -1,4 +1,4 @@
-"""What a run starts from: an interrupted run in its folder, a checkpoint, Hugging Face weights, or random numbers."""
+"""The initial state of a run: from an interrupted run in its folder, a checkpoint, Hugging Face or random weights."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ from data_prep.contract.tokenizer import load_tokenizer
 
 
 def resolve_model(name: str) -> LlamaConfig:
-    """A size by name, or what the config.json of a folder or of a hub id says."""
+    """A built-in size by name, or the shape in the config.json of a folder or hub id. Raises UserError for others."""
     if name in VARIANTS:
         return VARIANTS[name]
     if Path(name).is_dir() or is_hub_id(name):
@@ -47,7 +47,7 @@ def resolve_model(name: str) -> LlamaConfig:
 
 
 def with_local_weights(config: TrainConfig) -> TrainConfig:
-    """The configuration with the cache's folder in place of a hub id, so that checkpoints and model cards name it."""
+    """The configuration with a hub id replaced by its cache folder, which checkpoints and model cards then name."""
     if not config.init.hf:
         return config
     folder = local_folder(config.init.hf, WEIGHTS)
@@ -55,9 +55,9 @@ def with_local_weights(config: TrainConfig) -> TrainConfig:
 
 
 def announce_start(config: TrainConfig, rows: PackedRows) -> None:
-    """Print what the run starts from; refuse what would tune random weights by oversight."""
+    """Print where the weights come from. Raises UserError if random weights would be tuned by mistake."""
     if steps_of(Path(config.run_dir)):
-        origin = f"continuing the run in {config.run_dir}"
+        origin = f"resuming the run in {config.run_dir}"
     elif config.init.checkpoint:
         origin = f"starting from the parameters of {find_step(Path(config.init.checkpoint))[1]}"
     elif config.init.hf:
@@ -72,30 +72,30 @@ def announce_start(config: TrainConfig, rows: PackedRows) -> None:
 def check_random(config: TrainConfig, rows: PackedRows | None) -> None:
     if rows is not None and rows.manifest["phase"] == "instruct" and not config.init.random:
         raise UserError(
-            f"{config.data.path} holds instructions, and no weights are named to tune: add --init.hf (a Hugging Face "
-            "folder or hub id) or --init.checkpoint (a run folder); --init.random tunes random weights"
+            f"{config.data.path} contains instructions, but no weights to tune are set: add --init.hf (a Hugging Face "
+            "folder or hub id) or --init.checkpoint (a run folder), or --init.random to tune random weights"
         )
 
 
 def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: Any, shardings: State) -> State:
-    """The state to start from, in this order:
+    """The state to start from, chosen in this order:
     1. an interrupted run in this folder   2. init.checkpoint   3. init.hf   4. random
     """
 
     def restore(folder: Path, meta: Meta) -> State:
         if meta.phase == "import":
             raise UserError(
-                f"{config.run_dir} holds imported weights: start from them with --init.checkpoint {config.run_dir}, "
+                f"{config.run_dir} contains imported weights: start from them with --init.checkpoint {config.run_dir}, "
                 "and choose another --run-dir"
             )
         check_model(meta, model.config, folder)
         check_tokenizer(meta.tokenizer_hash, str(folder), rows)
         check_same_course(meta, config, rows)
         abstract = abstract_state(model, optimizer, shardings)
-        if model.lora.rank:  # a step holds adapters alone
+        if model.lora.rank:  # the step contains only adapters
             del abstract["params"]
         state = restore_state(folder, abstract, meta, config.checkpoint.checksums)
-        print(f"continuing {config.run_dir} from step {folder.name}")
+        print(f"resuming {config.run_dir} from step {folder.name}")
         return state if not model.lora.rank else {**state, "params": same_base(meta)}
 
     def same_base(meta: Meta) -> Params:
@@ -104,8 +104,8 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
             compare("base", jax.device_get(checksums(leaf_names(params))), meta)
         except DamagedStep as error:
             raise UserError(
-                f"{config.init.hf or config.init.checkpoint} is not what the adapters of {config.run_dir} were trained "
-                f"upon ({error}): name the weights that they began with, or choose another --run-dir"
+                f"{config.init.hf or config.init.checkpoint} is not the base of the adapters in {config.run_dir} "
+                f"({error}): set the weights that they were trained on, or choose another --run-dir"
             ) from error
         return params
 
@@ -117,7 +117,7 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
 def initial_state(
     config: TrainConfig, model: Model, rows: PackedRows | None, optimizer: Any, shardings: State
 ) -> State:
-    """The state before the first update of a run that has no checkpoint of its own."""
+    """The state before the first update of a run without a checkpoint."""
     params = start_params(config, model, rows, shardings["params"])
     adapters = random_adapters(model, config.lora.seed, shardings["adapters"]) if model.lora.rank else None
     return init_state(params, optimizer, shardings, adapters)
@@ -139,39 +139,39 @@ def start_params(config: TrainConfig, model: Model, rows: PackedRows | None, sha
     return random_params(model, config.init.seed, shardings)
 
 
-def check_tokenizer(theirs: str, where: str, rows: PackedRows | None) -> None:
+def check_tokenizer(model_hash: str, where: str, rows: PackedRows | None) -> None:
     if rows is None:
         return
-    ours = rows.manifest["tokenizer_hash"]
-    if theirs != ours:
+    data_hash = rows.manifest["tokenizer_hash"]
+    if model_hash != data_hash:
         raise UserError(
-            f"{where} has a tokenizer with hash {theirs[:12]}, {rows.folder} was packed with {ours[:12]}: "
+            f"{where} has a tokenizer with hash {model_hash[:12]}, {rows.folder} was packed with {data_hash[:12]}: "
             f"pack with the same tokenizer"
         )
 
 
 def check_same_course(meta: Meta, config: TrainConfig, rows: PackedRows) -> None:
-    """A run that continues sees the batches and rates that it would have seen: what decides them must be the same."""
+    """Raise UserError if a resumed run would see other batches or learning rates than without the interruption."""
     saved, now = meta.config, dataclasses.asdict(config)
     pairs = [("data", "seed"), ("data", "epochs"), ("data", "row_length"), ("batch", "global_batch")]
     changed = [f"{a}.{b} {saved[a][b]} -> {now[a][b]}" for a, b in pairs if saved[a][b] != now[a][b]]
     if saved["optimizer"] != now["optimizer"]:
         changed.append(f"optimizer {saved['optimizer']} -> {now['optimizer']}")
-    # In a checkpoint, tuples are lists; one from before there were adapters has none.
+    # A checkpoint stores tuples as lists. Checkpoints from before adapters existed have no such setting.
     before, lora = saved.get("lora", {"rank": 0}), json.loads(json.dumps(now["lora"]))
     if (before["rank"] or lora["rank"]) and before != lora:
         changed.append(f"lora {before} -> {lora}")
     if meta.data["content"] != rows.content:
-        changed.append(f"the rows of data.path, packed anew or others than those of {saved['data']['path']}")
+        changed.append(f"the rows of data.path, packed again or different from those of {saved['data']['path']}")
     if changed:
         raise UserError(
-            f"{config.run_dir} holds an interrupted run with other settings ({'; '.join(changed)}): "
-            "continue with the old ones, or choose another --run-dir"
+            f"{config.run_dir} contains an interrupted run with other settings ({'; '.join(changed)}): "
+            "resume with the old settings, or choose another --run-dir"
         )
 
 
 def write_run_folder(run_dir: Path, config: TrainConfig, rows: PackedRows) -> None:
-    """What a run folder holds beside its steps: the configuration, and the data's tokenizer and manifest."""
+    """Write the configuration, and copies of the data's tokenizer and manifest, to the run folder."""
     if jax.process_index() == 0:
         (run_dir / "config.json").write_text(to_json(config) + "\n")
         shutil.copytree(rows.folder / "tokenizer", run_dir / "tokenizer", dirs_exist_ok=True)

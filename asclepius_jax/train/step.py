@@ -1,4 +1,4 @@
-"""One step of training. Pretraining and instruction tuning are the same step: they differ in loss_mask."""
+"""The training step. Pretraining and instruction tuning use the same step and differ only in loss_mask."""
 
 from typing import Any
 
@@ -25,16 +25,16 @@ from asclepius_jax.model.lora import Adapters, Noise
 from asclepius_jax.train.batches import Batch
 from asclepius_jax.train.optimizer import learning_rate, make_optimizer
 
-ROW_AXES = ("data", "fsdp", "context")  # what tokens are spread over
+ROW_AXES = ("data", "fsdp", "context")  # the mesh axes over which tokens are split
 
 
 def trained_of(model: Model) -> str:
-    """What of a state the optimizer changes."""
+    """The part of a state that the optimizer updates."""
     return "adapters" if model.lora.rank else "params"
 
 
 def weights_of(state: State) -> State:
-    """What the model computes with: parameters, and adapters where there are any."""
+    """The weights that the model computes with: the parameters, and with LoRA the adapters."""
     return {name: state[name] for name in ("params", "adapters") if name in state}
 
 
@@ -43,7 +43,7 @@ def weight_shapes(model: Model) -> State:
 
 
 def state_shardings(mesh: Mesh, model: Model, optimizer: optax.GradientTransformation) -> State:
-    """Moments live where their parameters do; counters everywhere."""
+    """Shardings of a state. Moments are sharded like their parameters, counters are replicated."""
     weights = {"params": param_shardings(mesh, model)}
     if model.lora.rank:
         weights["adapters"] = adapter_shardings(mesh, model)
@@ -59,7 +59,7 @@ def state_shardings(mesh: Mesh, model: Model, optimizer: optax.GradientTransform
 
 
 def abstract_state(model: Model, optimizer: optax.GradientTransformation, shardings: State) -> State:
-    """Shapes and shardings of a state, for restoring into."""
+    """Shapes and shardings of a state, as the target of a restore."""
     weights = weight_shapes(model)
     shapes = {
         "step": jax.ShapeDtypeStruct((), jnp.int32),
@@ -86,7 +86,7 @@ def random_params(model: Model, seed: int, shardings: Params) -> Params:
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, shardings: State, adapters: Params | None = None
 ) -> State:
-    """The state before step 1; where there are adapters, `params` are frozen."""
+    """The state before step 1. With adapters, `params` are frozen."""
     weights = {"params": params} | ({} if adapters is None else {"adapters": adapters})
     trained = params if adapters is None else adapters
     moments = jax.jit(optimizer.init, out_shardings=shardings["optimizer"])(trained)
@@ -94,8 +94,10 @@ def init_state(
 
 
 def make_loss(config: TrainConfig, model: Model, kernel: Kernel, parallel: Parallel) -> Any:
-    """(weights, batch, weight of a loss token, key of dropout) -> cross entropy in nats, weighted and summed; float32.
-    Every argument is a device's own part; without a key nothing is dropped."""
+    """Make the loss function (weights, batch, weight per loss token, dropout key) -> weighted cross entropy.
+
+    The result is a sum in nats, in float32. Every argument is a device's own part. Without a key there is no dropout.
+    """
 
     def loss(weights: State, batch: Batch, weight: jax.Array, key: jax.Array | None = None) -> jax.Array:
         inputs = Inputs(batch["tokens"], batch["positions"], batch["segment_ids"])
@@ -113,12 +115,12 @@ def make_loss(config: TrainConfig, model: Model, kernel: Kernel, parallel: Paral
 def make_train_step(
     config: TrainConfig, model: Model, total_steps: int, shardings: State, mesh: Mesh, kernel: Kernel
 ) -> Any:
-    """jitted (state, batch) -> (state, metrics); the state that goes in is donated.
+    """Make the jitted step (state, batch) -> (state, metrics). The input state is donated.
 
-    The loss is the sum over loss-bearing tokens divided by their number in the whole global batch, so that neither
-    microbatches nor sharding change it. Loss and gradient are made inside shard_map, each device on its own part of
-    parameters and rows; the optimizer's sums over parameters are the compiler's. Where there are adapters, they alone
-    have gradients, and the parameters leave as they came.
+    The loss is the sum over the tokens that carry loss, divided by their number in the global batch, so that neither
+    microbatches nor sharding change it. Loss and gradient are computed inside shard_map, where each device works on
+    its own part of parameters and rows. The compiler distributes the optimizer. With adapters, only these have
+    gradients and the parameters remain unchanged.
     """
     trained = trained_of(model)
     optimizer, rate = make_optimizer(config.optimizer, total_steps), learning_rate(config.optimizer, total_steps)
@@ -132,12 +134,12 @@ def make_train_step(
             key = jax.random.fold_in(jax.random.key(config.lora.seed), step)
             batch = {**batch, "places": places(*batch["tokens"].shape)}
         value, grads = accumulate(
-            lambda part, rows: loss({**weights, trained: part}, rows, weight, key),
+            lambda values, rows: loss({**weights, trained: values}, rows, weight, key),
             weights[trained],
             batch,
             config.batch.microbatches,
         )
-        # A parameter's gradient is a sum over every axis that does not split it; over fsdp it is summed already.
+        # The gradient of a parameter is summed over every axis that does not split it. Over fsdp it already is.
         grads = jax.tree.map(lambda grad, spec: sum_over(grad, axes_beside(mesh, spec)), grads, specs[trained])
         return jax.lax.psum(value, ROW_AXES), grads, loss_tokens
 
@@ -160,31 +162,31 @@ def make_train_step(
         }
         return {**state, "step": state["step"] + 1, trained: changed, "optimizer": moments}, metrics
 
-    # Pinned: left to itself, XLA lays some parameters out anew, and the second step compiles again.
+    # Fix the output shardings. Otherwise XLA chooses others for some parameters and the second step compiles again.
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def keep_unless(finite: jax.Array, new: Any, old: Any) -> Any:
-    """`new` where the step's numbers are finite, else `old`: one bad row must not end in every parameter.
+    """`new` if loss and gradient are finite, otherwise `old`, so that one bad row does not spoil all parameters.
 
-    The learning rate's course follows the steps, skipped ones as well.
+    The learning-rate schedule counts skipped steps too.
     """
 
     def choose(new: Any, old: Any) -> Any:
         return new if isinstance(new, optax.ScaleByScheduleState) else jnp.where(finite, new, old)
 
-    return jax.tree.map(choose, new, old, is_leaf=lambda part: isinstance(part, optax.ScaleByScheduleState))
+    return jax.tree.map(choose, new, old, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState))
 
 
 def places(rows: int, length: int) -> jax.Array:
-    """Each of a device's tokens, counted over the global batch, (rows, length): called inside shard_map."""
+    """Index of each of this device's tokens in the global batch, (rows, length). For use inside shard_map."""
     row_B1 = jax.lax.axis_index(BATCH_AXES) * rows + jnp.arange(rows)[:, None]
     position_T = jax.lax.axis_index("context") * length + jnp.arange(length)
     return (row_B1 * length * jax.lax.axis_size("context") + position_T).astype(jnp.uint32)
 
 
 def shard_map(function: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
-    # Unchecked: JAX's check of what is equal on which devices knows neither Pallas kernels nor cuDNN's calls.
+    # check_vma=False, because JAX's check of replication supports neither Pallas kernels nor cuDNN calls.
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
@@ -193,12 +195,12 @@ def sum_over(grad: jax.Array, axes: tuple[str, ...]) -> jax.Array:
 
 
 def axes_beside(mesh: Mesh, spec: PartitionSpec) -> tuple[str, ...]:
-    """The mesh axes of more than one device that a parameter is not split over."""
+    """The mesh axes of more than one device over which a parameter is not split."""
     return tuple(axis for axis in MESH_AXES if axis not in spec and mesh.shape[axis] > 1)
 
 
 def accumulate(function: Any, params: Params, batch: Batch, parts: int) -> tuple[jax.Array, Params]:
-    """Value and gradient of `function` summed over the parts of a device's batch, one part in memory at a time."""
+    """Sum of the values and gradients of `function` over the parts of a device's batch, computed one at a time."""
     value_and_grad = jax.value_and_grad(function)
     if parts == 1:
         return value_and_grad(params, batch)
@@ -212,7 +214,7 @@ def accumulate(function: Any, params: Params, batch: Batch, parts: int) -> tuple
 
 
 def make_eval_step(config: TrainConfig, model: Model, shardings: State, mesh: Mesh, kernel: Kernel) -> Any:
-    """jitted (weights or whole state, batch) -> (loss sum, loss tokens)."""
+    """Make the jitted step (weights or whole state, batch) -> (sum of the loss, number of loss tokens)."""
     loss = make_loss(config, model, kernel, parallel_of(mesh, config.compute.reduce_dtype))
     specs = jax.tree.map(lambda sharding: sharding.spec, weights_of(shardings))
 

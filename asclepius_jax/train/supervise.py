@@ -1,4 +1,4 @@
-"""`--restarts N`: a run that crashes is started again, as long as it comes forward between its crashes."""
+"""`--restarts N`: restart a run that crashes, as long as it makes progress between crashes."""
 
 import os
 import signal
@@ -12,28 +12,31 @@ from typing import Any
 from asclepius_jax.checkpoint.read import steps_of
 from data_prep.contract.errors import UserError
 
-RESTARTS = "ASCLEPIUS_RESTARTS"  # what --restarts is where the flag is not given
-SUPERVISED = "ASCLEPIUS_SUPERVISED"  # set for the run itself, so that it does not supervise one in turn
+RESTARTS = "ASCLEPIUS_RESTARTS"  # default of --restarts
+SUPERVISED = "ASCLEPIUS_SUPERVISED"  # set for the supervised run, so that it does not supervise another one
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 300.0
-# What a person must mend, and what a person asked for.
-FINAL = {0: "", 2: "what it says above must be mended first", 130: "it was interrupted"}
+# Exit codes after which there is no restart: success, an error that the user must fix, an interruption by the user.
+FINAL = {0: "", 2: "fix the error above first", 130: "it was interrupted"}
 
 
 def restarts_asked(flag: int) -> int:
-    """How often to start again after crashes in a row without a new checkpoint; 0 where nobody supervises."""
+    """Maximum number of consecutive restarts without a new checkpoint. 0 means no supervision.
+
+    Raises UserError if the flag or the environment variable is not a number of 0 or more.
+    """
     if SUPERVISED in os.environ:
         return 0
     text = os.environ.get(RESTARTS, "")
     if flag < 0 or not (text.isdigit() or not text):
-        raise UserError(f"--restarts is {flag}, {RESTARTS} {text!r}: a number of 0 or more")
+        raise UserError(f"--restarts is {flag}, {RESTARTS} is {text!r}: each must be a number of 0 or more")
     return flag or int(text or 0)
 
 
 def supervise(command: Sequence[str], run_dir: Path, restarts: int, first_wait: float = FIRST_WAIT_SECONDS) -> int:
-    """Run the command until it ends well or for good; returns its last exit code.
+    """Run the command, restarting it after crashes, and return its last exit code.
 
-    A signal to stop is passed on, and ends the watch. The wait before a start doubles with each crash that brought no
-    new checkpoint; after `restarts` of those in a row it gives up.
+    SIGTERM and SIGINT are passed on and end the supervision. The wait before a restart doubles with each crash that
+    brought no new checkpoint. After `restarts` such crashes in a row it gives up.
     """
     child: subprocess.Popen[bytes] | None = None
     stopping = False
@@ -52,15 +55,17 @@ def supervise(command: Sequence[str], run_dir: Path, restarts: int, first_wait: 
         code = child.wait()
         if code in FINAL or stopping:
             if FINAL.get(code):
-                tell(f"the run ended with code {code}: {FINAL[code]}")
+                report(f"the run ended with code {code}: {FINAL[code]}")
             return exit_code(code)
         before, reached = reached, newest(run_dir)
         crashes = 1 if reached > before else crashes + 1
         if crashes > restarts:
-            tell(f"the run crashed {crashes} times in a row without a new checkpoint, the last time with code {code}")
+            report(f"the run crashed {crashes} times in a row without a new checkpoint, the last time with code {code}")
             return exit_code(code)
         wait = min(first_wait * 2 ** (crashes - 1), LONGEST_WAIT_SECONDS)
-        tell(f"the run crashed with code {code} at checkpoint {reached}: start {crashes} of {restarts} in {wait:.0f} s")
+        report(
+            f"the run crashed with code {code} at checkpoint {reached}: restart {crashes} of {restarts} in {wait:.0f} s"
+        )
         until = time.monotonic() + wait
         while time.monotonic() < until and not stopping:
             time.sleep(0.1)
@@ -69,7 +74,7 @@ def supervise(command: Sequence[str], run_dir: Path, restarts: int, first_wait: 
 
 
 def exit_code(code: int) -> int:
-    """Of a process that a signal ended, as a shell has it."""
+    """Exit code of a process as a shell reports it: 128 + N if signal N ended it."""
     return code if code >= 0 else 128 - code
 
 
@@ -78,5 +83,5 @@ def newest(run_dir: Path) -> int:
     return int(steps[-1].name) if steps else 0
 
 
-def tell(line: str) -> None:
+def report(line: str) -> None:
     print(f"asclepius train: {line}", file=sys.stderr, flush=True)

@@ -87,7 +87,7 @@ NOTE_TYPES = {
             "cl",
             "Reason for consultation, History, Findings, Opinion, Treatment and recommendations",
             "history and findings that the consulted specialty needs, and its conclusions and treatment",
-            "a letter to a colleague in full sentences, without any name, address or date that the report does not give",
+            "a letter to a colleague in full sentences, without names, addresses or dates that are not in the report",
             "letter",
         ),
     )

@@ -122,18 +122,18 @@ def test_a_value_of_the_wrong_type_is_refused(training: Ask):
 def test_a_missing_config_is_answered_with_the_nearest(refused: Ask, tmp_path: Path):
     (tmp_path / "instruct_7b.py").write_text("")
     told = one_line(refused("train", tmp_path / "instruct_7.py"))
-    assert "no such config file; is it" in told
+    assert "no such config file; did you mean" in told
     assert "instruct_7b.py?" in told
 
 
 def test_a_config_without_a_config_is_refused(refused: Ask, tmp_path: Path):
     (tmp_path / "values.py").write_text("x = 1\n")
-    assert "sets no `config = TrainConfig(...)`" in one_line(refused("train", tmp_path / "values.py"))
+    assert "does not set `config = TrainConfig(...)`" in one_line(refused("train", tmp_path / "values.py"))
 
 
 def test_a_config_that_does_not_run_is_refused(refused: Ask, tmp_path: Path):
     (tmp_path / "broken.py").write_text("config = TrainConfig(")
-    assert "broken.py does not run: SyntaxError" in refused("train", tmp_path / "broken.py")
+    assert "broken.py failed: SyntaxError" in refused("train", tmp_path / "broken.py")
 
 
 def test_a_broken_tokenizer_is_refused(refused: Ask, tmp_path: Path):
@@ -178,25 +178,25 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(refused: Ask, m
     ("flags", "told"),
     [
         (["--model", "llama2_7"], "'llama2_7' is neither a folder with config.json, nor a hub id, nor one of llama_7b"),
-        (["--data.path", ""], "data.path is empty: name a folder that `asclepius pack` wrote"),
+        (["--data.path", ""], "data.path is empty: set --data.path to a folder written by `asclepius pack`"),
         (["--data.path", "absent"], "absent is not a folder"),
         (["--data.row-length", "64"], "rows of 32 tokens, data.row_length is 64: pack again with --row-length 64"),
-        (["--data.row-length", "512"], "data.row_length 512 is beyond the model's 256 tokens"),
-        (["--mesh.data", "3"], "mesh 3 x -1 x 1 x 1 (data x fsdp x tensor x context) does not make 8 devices"),
-        (["--mesh.data", "3"], "let the others divide 8 ([1, 2, 4, 8])"),
+        (["--data.row-length", "512"], "data.row_length 512 exceeds the model's maximum of 256 tokens"),
+        (["--mesh.data", "3"], "mesh 3 x -1 x 1 x 1 (data x fsdp x tensor x context) does not match 8 devices"),
+        (["--mesh.data", "3"], "choose other axes that divide 8 ([1, 2, 4, 8])"),
         (["--mesh.tensor", "8"], "mesh.tensor 8 does not divide the attention heads of 4: use one of [1, 2, 4]"),
         (["--mesh.tensor", "4"], "mesh.tensor 4 does not divide the key/value heads of 2: use one of [1, 2]"),
-        (["--mesh.tensor", "0"], "mesh 1 x -1 x 0 x 1: every axis is 1 or more"),
+        (["--mesh.tensor", "0"], "mesh 1 x -1 x 0 x 1: every axis must be 1 or more"),
         (
             ["--batch.global-batch", "12"],
             "batch.global_batch 12 does not spread over mesh.data x mesh.fsdp = 8 devices",
         ),
-        (["--batch.global-batch", "12"], "make it a multiple of 8, or let devices share rows"),
+        (["--batch.global-batch", "12"], "make it a multiple of 8, or split rows"),
         (["--batch.microbatches", "2"], "mesh.data x mesh.fsdp = 8 devices: use one of [1]"),
         (["--batch.microbatches", "3"], "does not divide batch.global_batch 8: use one of [1, 2, 4, 8]"),
         (["--batch.global-batch", "0"], "batch.global_batch is 0: it must be above 0"),
         (["--init.hf", "a", "--init.checkpoint", "b"], "init.hf and init.checkpoint are both set: choose one"),
-        (["--init.checkpoint", "absent"], "absent holds no checkpoint"),
+        (["--init.checkpoint", "absent"], "absent contains no checkpoint"),
         (["--init.hf", "absent"], "absent has no config.json"),
     ],
 )
@@ -215,7 +215,7 @@ def test_a_folder_packed_with_another_tokenizer_is_refused(training: Ask, tmp_pa
 
 def test_a_vocabulary_beyond_the_models_is_refused(training: Ask):
     told = one_line(training("--model", "tiny"))
-    assert "token ids up to 319, the model's vocabulary holds 256: pack with the model's own tokenizer" in told
+    assert "token ids up to 319, but the model's vocabulary size is 256: pack with the model's own tokenizer" in told
 
 
 def test_a_checkpoint_of_another_shape_is_refused(training: Ask, checkpoint: Path, tmp_path: Path):
@@ -224,7 +224,7 @@ def test_a_checkpoint_of_another_shape_is_refused(training: Ask, checkpoint: Pat
     deeper = dataclasses.replace(MODEL, num_layers=3)
     (tmp_path / "config.json").write_text(write_config(deeper, "float32", MODEL_IDS))
     told = one_line(training("--model", tmp_path, "--init.checkpoint", checkpoint))
-    assert "is another model: num_layers 2 there, 3 here" in told
+    assert "contains another model: num_layers 2 there, 3 here" in told
 
 
 def test_a_folder_of_another_shape_is_refused(training: Ask, hf_folder: Path, tmp_path: Path):
@@ -251,7 +251,7 @@ def test_missing_tensors_are_listed(refused: Ask, hf_folder: Path, tmp_path: Pat
     gone = ["model.layers.0.mlp.up_proj.weight", "model.norm.weight"]
     save_file({n: x for n, x in tensors.items() if n not in gone}, tmp_path / "hf/model.safetensors")
     told = one_line(refused("import", "--hf", tmp_path / "hf", "--out", tmp_path / "run"))
-    assert f"missing 2: {', '.join(gone)}" in told
+    assert f"2 missing: {', '.join(gone)}" in told
     assert not (tmp_path / "run").exists()
 
 
@@ -261,12 +261,12 @@ def test_importing_what_is_no_folder_is_refused(refused: Ask, tmp_path: Path):
 
 
 def test_an_import_onto_a_run_is_refused(refused: Ask, hf_folder: Path, checkpoint: Path):
-    assert "holds checkpoints already" in one_line(refused("import", "--hf", hf_folder, "--out", checkpoint))
+    assert "already contains checkpoints" in one_line(refused("import", "--hf", hf_folder, "--out", checkpoint))
 
 
 def test_exporting_what_is_no_run_is_refused(refused: Ask, tmp_path: Path):
     told = one_line(refused("export", "--checkpoint", tmp_path, "--out", tmp_path / "hf"))
-    assert "holds no checkpoint: name a run folder, or RUN/checkpoints/STEP" in told
+    assert "contains no checkpoint: name a run folder, or RUN/checkpoints/STEP" in told
 
 
 def test_an_unfinished_checkpoint_is_refused(refused: Ask, tmp_path: Path):
@@ -288,7 +288,7 @@ def test_a_checkpoint_with_a_lost_file_is_refused(refused: Ask, checkpoint: Path
 
 def test_asking_nothing_is_refused(refused: Ask, checkpoint: Path):
     told = one_line(refused("generate", "--checkpoint", checkpoint))
-    assert "give --prompt TEXT, or --note FILE with --instruction TEXT" in told
+    assert "set --prompt TEXT, or --note FILE with --instruction TEXT" in told
 
 
 # ---------------------------------------------------------------- pack

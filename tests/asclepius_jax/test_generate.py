@@ -100,7 +100,9 @@ def test_sampling_stays_within_the_nucleus():
 
 
 def test_a_prompt_beyond_the_model_is_refused(loaded):
-    with pytest.raises(UserError, match=r"300 prompt tokens and 32 new ones are beyond the model's 256"):
+    with pytest.raises(
+        UserError, match=r"300 prompt tokens and 32 new tokens exceed the model's maximum length of 256"
+    ):
         answers(loaded, prompts=[[5] * 300])
 
 
@@ -135,9 +137,9 @@ def test_a_note_and_an_instruction_are_rendered_as_in_training(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "nothing to answer"),
-        ({"prompt": "a", "instruction": "b"}, "--prompt stands alone"),
-        ({"instruction": "b"}, "nothing to answer"),
+        ({}, "no prompt: set --prompt"),
+        ({"prompt": "a", "instruction": "b"}, "--prompt cannot be combined"),
+        ({"instruction": "b"}, "no prompt: set --prompt"),
         ({"note": Path("absent.txt"), "instruction": "b"}, "absent.txt: no such file"),
     ],
 )

@@ -42,7 +42,7 @@ def test_a_config_of_ones_own_comes_first(package: Path):
 
 
 def test_a_name_that_is_nearly_one_is_suggested(package: Path, refused: Ask):
-    assert one_line(refused("train", "instruct_7")).endswith("no such config file; is it instruct_7b?\n")
+    assert one_line(refused("train", "instruct_7")).endswith("no such config file; did you mean instruct_7b?\n")
 
 
 def test_what_init_copies_runs_by_its_path(package: Path, monkeypatch, refused: Ask, capsys):

@@ -1,1 +1,1 @@
-"""The same model in the names and files of Hugging Face folders."""
+"""The model in the parameter names and files of Hugging Face."""

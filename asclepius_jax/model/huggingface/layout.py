@@ -1,19 +1,19 @@
-"""Matrices between Hugging Face's order of axes, output first, and ours, input first: at the speed of memory.
+"""Fast conversion of matrices between Hugging Face's order of axes (output first) and ours (input first).
 
-Shape suffixes, as in x_RC:  R rows and C columns of what is read.
+Shape suffixes, as in x_RC:  R rows and C columns of the source.
 """
 
 import numpy as np
 
-# Rows that are turned at a time: with 4,096 columns they fit in a core's cache.
+# Rows transposed at a time. With 4,096 columns they fit in a core's cache.
 ROWS = 128
 
 
 def turn(target_CR: np.ndarray, source_RC: np.ndarray) -> None:
-    """target = source transposed; both are matrices of one type whose rows lie in one piece.
+    """Write the transpose of source to target. Both matrices have the same type and contiguous rows.
 
-    Numbers of 16 or 32 bits are first put together, four or two rows to one of 64 bits: a transposition costs by the
-    element, not by the byte, and becomes two or three times as fast.
+    Four rows of 16-bit or two rows of 32-bit elements are first interleaved into 64-bit elements. The cost of a
+    transposition depends on the number of elements, not of bytes, so this makes it two to three times as fast.
     """
     assert target_CR.shape == source_RC.shape[::-1], f"{target_CR.shape} for {source_RC.shape} transposed"
     assert target_CR.dtype == source_RC.dtype
@@ -33,23 +33,23 @@ def turn(target_CR: np.ndarray, source_RC: np.ndarray) -> None:
 
 
 def is_turned(layout: str) -> bool:
-    """Whether `theirs -> ours`, as in "(n h) d -> d n h", exchanges rows and columns."""
+    """Return whether the layout `theirs -> ours`, for example "(n h) d -> d n h", swaps rows and columns."""
     theirs, ours = layout.replace("(", "").replace(")", "").split(" -> ")
     return theirs != ours
 
 
 def matrix_index(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """A part of (D, N, H), whole heads, as the same part of (D, N H); parts of fewer axes are themselves."""
+    """Translate an index of whole heads in (D, N, H) to (D, N H). An index of fewer axes is returned unchanged."""
     if len(shape) < 3:
         return index
     rows, heads, within = index
-    assert within.indices(shape[2]) == (0, shape[2], 1), "a part holds whole heads"
+    assert within.indices(shape[2]) == (0, shape[2], 1), "a part must contain whole heads"
     start, end, _ = heads.indices(shape[1])
     return rows, slice(start * shape[2], end * shape[2])
 
 
 def read_part(tensor: np.ndarray, layout: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Part `index` of our array of this shape, in a piece of its own, from their tensor."""
+    """Copy part `index` of our array of shape `shape` out of the Hugging Face tensor."""
     place = matrix_index(index, shape)
     if not is_turned(layout):
         part = np.array(tensor[place])
@@ -63,7 +63,7 @@ def read_part(tensor: np.ndarray, layout: str, index: tuple[slice, ...], shape: 
 def write_part(
     tensor: np.ndarray, layout: str, index: tuple[slice, ...], shape: tuple[int, ...], part: np.ndarray
 ) -> None:
-    """Put part `index` of our array of this shape into their tensor."""
+    """Write part `index` of our array of shape `shape` into the Hugging Face tensor."""
     place = matrix_index(index, shape)
     part = part.reshape(part.shape[0], -1) if part.ndim == 3 else part
     if is_turned(layout):
@@ -73,7 +73,7 @@ def write_part(
 
 
 def axes_of(tensor: np.ndarray, layout: str, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Their tensor with its heads apart, and which axis of ours, of this shape, each of its axes is."""
+    """The Hugging Face tensor with heads as an axis of its own, and for each of its axes the number of our axis."""
     ours = tuple(range(len(shape)))
     axes = (*ours[1:], 0) if is_turned(layout) else ours
     return tensor.reshape([shape[axis] for axis in axes]), axes

@@ -1,4 +1,4 @@
-"""The same model in Hugging Face's names and layouts. One table serves reading and writing, and is strict both ways."""
+"""The model in Hugging Face's names and layouts. One table serves reading and writing, and is strict both ways."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from asclepius_jax.model.huggingface.safetensors import FolderError, Tensors, op
 from asclepius_jax.model.llama import Model, Params
 from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
 
-# ours, theirs, theirs -> ours (einops; n, k and h are heads, key/value heads and head_dim)
+# Our name, Hugging Face's name, layout "theirs -> ours" for einops. n, k, h: heads, key/value heads, head_dim.
 GLOBAL = (
     ("embed_VD", "model.embed_tokens.weight", "v d -> v d"),
     ("norm.scale", "model.norm.weight", "d -> d"),
@@ -40,9 +40,9 @@ SIZES = (
     "num_attention_heads",
     "max_position_embeddings",
 )
-REQUIRED = (*SIZES, "rms_norm_eps")  # of config.json; what else it may hold has a default in transformers
+REQUIRED = (*SIZES, "rms_norm_eps")  # keys of config.json; transformers has defaults for all others
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-BAND_ROWS = 1024  # of an embedding, compared at a time
+BAND_ROWS = 1024  # rows of the embedding compared at a time
 EXPONENTS = {
     np.dtype(np.float32): np.uint32(0x7F800000),
     np.dtype(np.float16): np.uint16(0x7C00),
@@ -54,7 +54,7 @@ EXPONENTS = {
 
 
 def flatten(tree: Params, prefix: str = "") -> dict[str, Any]:
-    """Nested dict to one level: {"blocks.attention.q_DNH": ...}."""
+    """Flatten a nested dict: {"blocks.attention.q_DNH": ...}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -73,7 +73,10 @@ def unflatten(flat: dict[str, Any]) -> Params:
 
 
 def names(model: Model) -> Iterator[tuple[str, str, str]]:
-    """(ours, theirs, layout) of every parameter of this model; theirs holds {} for the layer where it is stacked."""
+    """Yield (our name, Hugging Face's name, layout) of every parameter.
+
+    Hugging Face's name contains {} for the layer number if we stack the parameter over layers.
+    """
     ours = flatten(model.shapes)
     table = [row for row in GLOBAL if row[0] != "head_DV" or not model.config.tie_embeddings]
     table += [(f"blocks.{name}", f"model.layers.{{}}.{theirs}", layout) for name, theirs, layout in PER_BLOCK]
@@ -89,10 +92,10 @@ def hf_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     for name, theirs, layout in names(model):
         stacked = "{}" in theirs
         shape = ours[name].shape[1:] if stacked else ours[name].shape
-        # Broadcasting one zero to the shape lets einops work out the other layout without memory.
-        other = rearrange(np.broadcast_to(np.int8(0), shape), flip(layout)).shape
+        # Broadcasting one zero to the shape lets einops work out Hugging Face's shape without using memory.
+        hf_shape = rearrange(np.broadcast_to(np.int8(0), shape), flip(layout)).shape
         for layer in range(model.config.num_layers if stacked else 1):
-            shapes[theirs.format(layer)] = other
+            shapes[theirs.format(layer)] = hf_shape
     return shapes
 
 
@@ -105,7 +108,10 @@ def flip(layout: str) -> str:
 
 
 def open_model(folder: Path, model: Model) -> Tensors:
-    """The folder's tensors, which are this model's and no others."""
+    """The tensors of a folder, after checking that they are exactly those of this model.
+
+    Raises FolderError if tensors are missing, unknown or of the wrong shape.
+    """
     tensors = open_folder(folder)
     check_tensors(tensors, model, folder)
     if model.config.tie_embeddings and HEAD in tensors:
@@ -114,9 +120,9 @@ def open_model(folder: Path, model: Model) -> Tensors:
 
 
 def check_tensors(tensors: Tensors, model: Model, where: Path) -> None:
-    """Refuse missing, unknown and misshapen tensors, listing them."""
+    """Raise a FolderError that lists missing, unknown and misshapen tensors."""
     expected = hf_shapes(model)
-    # transformers may save a tied head a second time, and old LLaMA folders hold the rotary frequencies.
+    # transformers may save a tied head a second time, and old LLaMA folders contain the rotary frequencies.
     ignored = {HEAD} if model.config.tie_embeddings else set()
     ignored |= {name for name in tensors if name.endswith("rotary_emb.inv_freq")}
     problems = {
@@ -128,13 +134,13 @@ def check_tensors(tensors: Tensors, model: Model, where: Path) -> None:
             if name in tensors and tensors[name].shape != shape
         ],
     }
-    told = [
-        f"{kind} {len(what)}: {', '.join(what[:8])}{', …' if len(what) > 8 else ''}"
-        for kind, what in problems.items()
-        if what
+    lines = [
+        f"{len(tensor_names)} {problem}: {', '.join(tensor_names[:8])}{', …' if len(tensor_names) > 8 else ''}"
+        for problem, tensor_names in problems.items()
+        if tensor_names
     ]
-    if told:
-        raise FolderError(f"{where} is not the model that its config.json describes: {'; '.join(told)}")
+    if lines:
+        raise FolderError(f"{where}: the tensors do not match config.json: {'; '.join(lines)}")
 
 
 def check_tied(tensors: Tensors, where: Path) -> None:
@@ -145,18 +151,18 @@ def check_tied(tensors: Tensors, where: Path) -> None:
         head[row : row + BAND_ROWS].tobytes() == embedding[row : row + BAND_ROWS].tobytes() for row in bands
     ):
         raise FolderError(
-            f"{where}: tie_word_embeddings is true, yet {HEAD} is not {EMBEDDING}: set it to false in config.json if "
-            "the head is a parameter of its own, else remove the tensor"
+            f"{where}: tie_word_embeddings is true, but {HEAD} differs from {EMBEDDING}: set it to false in "
+            "config.json if the head is a separate parameter, otherwise remove the tensor"
         )
     tensors.release(HEAD)
     tensors.release(EMBEDDING)
 
 
 def load_params(folder: Path, model: Model, shardings: Params) -> Params:
-    """The folder's weights in the types of `model.shapes`, each device's part read from its own byte ranges.
+    """Load the folder's weights in the types of `model.shapes`, reading only the bytes that each device needs.
 
-    One part is made at a time, and the largest parameters first: beside what the devices hold there is never more than
-    the part of one parameter, and at the end, when they hold most, of a small one.
+    Parts are loaded one at a time, largest parameters first. Host memory therefore holds at most one part, and only a
+    small one at the end, when the devices are nearly full.
     """
     tensors = open_model(folder, model)
     flat_shardings, shapes = flatten(shardings), flatten(model.shapes)
@@ -168,7 +174,7 @@ def load_params(folder: Path, model: Model, shardings: Params) -> Params:
         arrays = []
         for device, index in sharding.addressable_devices_indices_map(shape).items():
             place = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
-            if place not in parts:  # else a replica
+            if place not in parts:  # otherwise a replica
                 parts[place] = jax.device_put(read_our_part(tensors, row, index, shapes[row[0]], found), device)
                 parts[place].block_until_ready()
             arrays.append(jax.device_put(parts[place], device))
@@ -184,7 +190,7 @@ def read_our_part(
     whole: jax.ShapeDtypeStruct,
     found: dict[str, int],
 ) -> np.ndarray:
-    """A part of one of our parameters, in its type; `found` counts by name what is not a number."""
+    """Read a part of one of our parameters, in its type. Adds the count of non-finite elements by name to `found`."""
     _, theirs, layout = row
     stacked, shape = "{}" in theirs, whole.shape
     layers = range(shape[0])[index[0]] if stacked else range(1)
@@ -200,10 +206,10 @@ def read_our_part(
 
 
 def non_finite(x: np.ndarray) -> int:
-    """How many elements of a float array are infinite or no number: their exponents are all ones."""
+    """Number of elements of a float array that are infinite or NaN, recognized by an exponent of all ones."""
     bits, exponent = x.reshape(-1).view(f"u{x.itemsize}"), EXPONENTS[x.dtype]
     count = 0
-    for start in range(0, bits.size, 2**18):  # so many stay in a core's cache
+    for start in range(0, bits.size, 2**18):  # small enough for a core's cache
         masked = bits[start : start + 2**18] & exponent
         if masked.max() == exponent:
             count += int(np.count_nonzero(masked == exponent))
@@ -211,13 +217,13 @@ def non_finite(x: np.ndarray) -> int:
 
 
 def check_finite(found: dict[str, int], where: Path) -> None:
-    """Refuse weights of which some are infinite or no number, by name and count."""
+    """Raise a FolderError with names and counts if any weights are infinite or NaN."""
     bad = sorted(name for name, count in found.items() if count)
     if bad:
-        told = ", ".join(f"{name} ({found[name]})" for name in bad[:8]) + (", …" if bad[8:] else "")
+        listed = ", ".join(f"{name} ({found[name]})" for name in bad[:8]) + (", …" if bad[8:] else "")
         raise FolderError(
-            f"{where} holds infinities or NaN in {len(bad)} tensors: {told}; no training starts from these and nobody "
-            "can use them: take another step or another copy"
+            f"{where} contains infinite or NaN values in {len(bad)} tensors: {listed}; the weights are unusable, "
+            "choose another step or another copy"
         )
 
 
@@ -225,16 +231,19 @@ def check_finite(found: dict[str, int], where: Path) -> None:
 
 
 def read_config(folder: Path) -> LlamaConfig:
-    """The shape that a folder's config.json describes; whatever this model cannot honour is refused."""
+    """The model shape that a folder's config.json describes.
+
+    Raises FolderError for a missing key, an invalid value or a feature that this model does not have.
+    """
     path = folder / "config.json"
     if not path.is_file():
         raise FolderError(f"{folder} has no config.json")
     raw = read_json(path, REQUIRED)
-    # transformers 5 keeps both in rope_parameters, earlier versions apart.
+    # transformers 5 stores theta and scaling together in rope_parameters, earlier versions separately.
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     check_config(raw, rope, path)
     heads, length = raw["num_attention_heads"], raw["max_position_embeddings"]
-    # Within the sliding window of Mistral 7B v0.1 attention is plain; beyond it this model would differ.
+    # Up to the sliding window of Mistral 7B v0.1, full attention is equivalent. Beyond it the models would differ.
     window = raw.get("sliding_window") if raw.get("use_sliding_window", True) else None
     return LlamaConfig(
         vocab_size=raw["vocab_size"],
@@ -253,7 +262,7 @@ def read_config(folder: Path) -> LlamaConfig:
 
 
 def check_config(raw: dict[str, Any], rope: Any, path: Path) -> None:
-    """Refuse what this model does not have, and sizes that are none."""
+    """Raise a FolderError for unsupported features and invalid sizes."""
     refused = {
         "model_type": raw.get("model_type") not in ("llama", "mistral"),
         "hidden_act": raw.get("hidden_act", "silu") != "silu",
@@ -264,10 +273,10 @@ def check_config(raw: dict[str, Any], rope: Any, path: Path) -> None:
     }
     for key, bad in refused.items():
         if bad:
-            raise FolderError(f"{path}: {key} is {raw.get(key)!r}, which this LLaMA does not have")
+            raise FolderError(f"{path}: {key} is {raw.get(key)!r}, which this LLaMA does not support")
     for key in (*SIZES, *(key for key in ("num_key_value_heads", "head_dim", "sliding_window") if raw.get(key))):
         if type(raw[key]) is not int or raw[key] < 1:
-            raise FolderError(f"{path}: {key} is {raw[key]!r}, which is no number of anything")
+            raise FolderError(f"{path}: {key} is {raw[key]!r}, which is not a positive integer")
     heads = raw["num_attention_heads"]
     divided = {"num_attention_heads": raw.get("num_key_value_heads") or heads}
     divided |= {} if raw.get("head_dim") else {"hidden_size": heads}
@@ -275,7 +284,7 @@ def check_config(raw: dict[str, Any], rope: Any, path: Path) -> None:
         if raw[key] % divisor:
             raise FolderError(f"{path}: {key} {raw[key]} is not a multiple of {divisor}, the heads that share it")
     if not isinstance(rope, dict):
-        raise FolderError(f"{path}: the rotary settings {rope!r} are no JSON object")
+        raise FolderError(f"{path}: the rotary settings {rope!r} are not a JSON object")
 
 
 def read_rope_scaling(rope: dict[str, Any], path: Path) -> RopeScaling | None:
@@ -286,15 +295,15 @@ def read_rope_scaling(rope: dict[str, Any], path: Path) -> RopeScaling | None:
         raise FolderError(f"{path}: rotary scaling {kind!r} is not one of default, llama3")
     keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     if missing := [key for key in keys if key not in rope]:
-        raise FolderError(f"{path}: rotary scaling llama3 lacks {', '.join(missing)}")
+        raise FolderError(f"{path}: rotary scaling llama3 is missing {', '.join(missing)}")
     factor, low, high, original = (rope[key] for key in keys)
     return RopeScaling(factor, low, high, original)
 
 
 def write_config(config: LlamaConfig, dtype: str, token_ids: dict[str, int | None]) -> str:
-    """A config.json that transformers 4 and 5, vLLM and llama.cpp's converter read.
+    """The text of a config.json that transformers 4 and 5, vLLM and llama.cpp's converter can read.
 
-    `token_ids` holds bos_token_id, eos_token_id and pad_token_id.
+    `token_ids` contains bos_token_id, eos_token_id and pad_token_id.
     """
     scaling = None
     if config.rope_scaling is not None:

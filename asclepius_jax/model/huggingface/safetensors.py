@@ -1,9 +1,11 @@
-"""Safetensors files: eight bytes with the length of a header, a JSON header with each tensor's type, shape and place,
-and the tensors' bytes end to end.
+"""Reading and writing of safetensors files.
+
+A file consists of eight bytes with the length of the header, a JSON header with the type, shape and offsets of each
+tensor, and the bytes of all tensors end to end.
 
     {"model.norm.weight": {"dtype": "BF16", "shape": [4096], "data_offsets": [0, 8192]}, ...}
 
-What is read is checked first, for a wrong place would be read as weights.
+The header is checked before any tensor is read, because wrong offsets would yield wrong weights.
 """
 
 import json
@@ -22,7 +24,7 @@ ONE_FILE = "model.safetensors"
 
 
 class FolderError(ValueError):
-    """A Hugging Face folder that is not this model; the message lists what differs."""
+    """A Hugging Face folder that is damaged or does not match the model. The message lists the differences."""
 
 
 # ---------------------------------------------------------------- reading
@@ -30,7 +32,7 @@ class FolderError(ValueError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies: a mapped file and a range of its bytes."""
+    """The location of a tensor: a memory-mapped file and a range of its bytes."""
 
     file: mmap.mmap
     start: int
@@ -42,27 +44,30 @@ class Place:
 
 
 class Tensors(dict[str, np.ndarray]):
-    """A folder's tensors by name, mapped into memory: bytes are read where they are indexed."""
+    """The tensors of a folder by name, memory-mapped, so that only indexed bytes are read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.places: dict[str, Place] = {}
 
     def fetch(self, name: str) -> np.ndarray:
-        """A tensor that is about to be read whole: the disk begins at once."""
+        """Return a tensor that is about to be read in full, and start reading it ahead."""
         self.places[name].advise(mmap.MADV_WILLNEED)
         return self[name]
 
     def release(self, name: str) -> None:
-        """Let go of the memory that reading a tensor took: mapped pages count as this process's own."""
+        """Release the memory taken by reading a tensor, since mapped pages count towards this process."""
         self.places[name].advise(mmap.MADV_DONTNEED)
 
 
 def open_folder(folder: Path) -> Tensors:
-    """Every tensor of a folder's safetensors files, each in the file that the index names."""
+    """Map every tensor of a folder's safetensors files.
+
+    Raises FolderError if a file is missing or damaged, or its tensors do not match the index.
+    """
     if not (folder / INDEX).is_file():
         if not (folder / ONE_FILE).is_file():
-            raise FolderError(f"{folder} has no {ONE_FILE} and no index of shards{pickle_hint(folder)}")
+            raise FolderError(f"{folder} contains neither {ONE_FILE} nor {INDEX}{pickle_hint(folder)}")
         return open_safetensors(folder / ONE_FILE)
     weight_map = read_json(folder / INDEX, ("weight_map",))["weight_map"]
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
@@ -75,10 +80,11 @@ def open_folder(folder: Path) -> Tensors:
         named = {name for name, where in weight_map.items() if where == file}
         if named != found.keys():
             absent, extra = sorted(named - found.keys()), sorted(found.keys() - named)
-            told = [f"does not hold {absent[0]}, which the index places there"] if absent else []
-            told += [f"holds {extra[0]}, which the index places elsewhere or not at all"] if extra else []
+            problems = [f"lacks {absent[0]}, which the index lists there"] if absent else []
+            problems += [f"contains {extra[0]}, which the index does not list there"] if extra else []
             raise FolderError(
-                f"{folder / file} {' and '.join(told)} ({len(absent) + len(extra)} in all): download the folder anew"
+                f"{folder / file} {' and '.join(problems)} ({len(absent) + len(extra)} tensors differ): download the "
+                "folder again"
             )
         tensors.update(found)
         tensors.places.update(found.places)
@@ -91,20 +97,20 @@ def pickle_hint(folder: Path) -> str:
         return ""
     call = "AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW, safe_serialization=True)"
     return (
-        f"; {pickles[0]} is a pickle, which can run code: where you trust it, convert it with transformers' {call} and "
+        f"; {pickles[0]} is a pickle, which can run code: if you trust it, convert it with transformers' {call} and "
         "import NEW"
     )
 
 
 def read_json(path: Path, required: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON object that holds the required keys."""
+    """Read a JSON object. Raises FolderError if it is not JSON or lacks a required key."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise FolderError(f"{path} is not JSON: {error}") from error
     missing = [key for key in required if not isinstance(raw, dict) or key not in raw]
     if missing:
-        raise FolderError(f"{path} lacks {', '.join(missing)}")
+        raise FolderError(f"{path} is missing {', '.join(missing)}")
     return raw
 
 
@@ -113,13 +119,13 @@ def open_safetensors(path: Path) -> Tensors:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= size - 8:
-            raise FolderError(f"{path} is not a safetensors file, or cut short: its header would have {length} bytes")
+            raise FolderError(f"{path} is not a safetensors file or is truncated: its header would have {length} bytes")
         try:
             header = json.loads(file.read(length))
         except ValueError as error:
             raise FolderError(f"{path} is not a safetensors file: {error}") from error
         if not isinstance(header, dict):
-            raise FolderError(f"{path} is not a safetensors file: its header is no JSON object")
+            raise FolderError(f"{path} is not a safetensors file: its header is not a JSON object")
         header.pop("__metadata__", None)
         check_header(header, path, size - 8 - length)
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -133,34 +139,37 @@ def open_safetensors(path: Path) -> Tensors:
 
 
 def check_header(header: dict[str, Any], path: Path, data_bytes: int) -> None:
-    """Every entry whole, of a known type, as long as its shape says; all of them end to end until the file's end."""
+    """Check that every entry is complete, of a known type and as long as its shape requires.
+
+    The tensors must also follow one another without gaps up to the end of the file. Raises FolderError otherwise.
+    """
     places = []
     for name, entry in header.items():
-        whole = isinstance(entry, dict) and {"dtype", "shape", "data_offsets"} <= entry.keys()
-        if not whole or not are_sizes(entry["shape"]) or not are_sizes(entry["data_offsets"]):
-            raise FolderError(f"{path}: {name} has no dtype, shape or data_offsets that could be read: {damaged(path)}")
+        complete = isinstance(entry, dict) and {"dtype", "shape", "data_offsets"} <= entry.keys()
+        if not complete or not are_sizes(entry["shape"]) or not are_sizes(entry["data_offsets"]):
+            raise FolderError(f"{path}: {name} has no valid dtype, shape or data_offsets: {damaged(path)}")
         if entry["dtype"] not in DTYPES:
             raise FolderError(
                 f"{path}: {name} is {entry['dtype']}, not one of {', '.join(DTYPES)}: convert it to one of these"
             )
-        wanted = math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize
+        needed = math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize
         start, end = (*entry["data_offsets"], 0, 0)[:2]
-        if len(entry["data_offsets"]) != 2 or end - start != wanted:
+        if len(entry["data_offsets"]) != 2 or end - start != needed:
             raise FolderError(
-                f"{path}: {name} of shape {entry['shape']} in {entry['dtype']} needs {wanted} bytes, its offsets "
-                f"{entry['data_offsets']} hold another number: {damaged(path)}"
+                f"{path}: {name} of shape {entry['shape']} in {entry['dtype']} needs {needed} bytes, but its offsets "
+                f"are {entry['data_offsets']}: {damaged(path)}"
             )
         places.append((start, end, name))
     reached = 0
     for start, end, name in sorted(places):
         if start != reached:
-            what = "overlaps the tensor before it" if start < reached else "leaves a hole before it"
-            raise FolderError(f"{path}: {name} {what} (begins at {start}, not {reached}): {damaged(path)}")
+            problem = "overlaps the tensor before it" if start < reached else "leaves a gap before it"
+            raise FolderError(f"{path}: {name} {problem} (starts at {start}, not {reached}): {damaged(path)}")
         reached = end
     if reached > data_bytes:
-        raise FolderError(f"{path} is cut short: {reached - data_bytes} bytes are missing; download it anew")
+        raise FolderError(f"{path} is truncated: {reached - data_bytes} bytes are missing; download it again")
     if reached < data_bytes:
-        raise FolderError(f"{path} has {data_bytes - reached} bytes that no tensor claims: {damaged(path)}")
+        raise FolderError(f"{path} has {data_bytes - reached} bytes that belong to no tensor: {damaged(path)}")
 
 
 def are_sizes(value: Any) -> bool:
@@ -168,14 +177,17 @@ def are_sizes(value: Any) -> bool:
 
 
 def damaged(path: Path) -> str:
-    return f"download or export {path.name} anew"
+    return f"download or export {path.name} again"
 
 
 # ---------------------------------------------------------------- writing
 
 
 def plan_shards(sizes: dict[str, int], max_bytes: int) -> dict[str, list[str]]:
-    """File name -> its tensors, in order, none above `max_bytes` unless one tensor is."""
+    """Assign tensors to files in order: {file name: tensor names}.
+
+    No file exceeds `max_bytes`, unless a single tensor does.
+    """
     shards: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -190,7 +202,7 @@ def plan_shards(sizes: dict[str, int], max_bytes: int) -> dict[str, list[str]]:
 
 
 def lay_out(path: Path, shapes: dict[str, tuple[int, ...]], code: str) -> dict[str, int]:
-    """Create a safetensors file with its header and room for every tensor; returns where each begins."""
+    """Create a safetensors file with a header and room for every tensor. Returns the byte offset of each tensor."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     starts = {}
     end = 0
@@ -207,7 +219,7 @@ def lay_out(path: Path, shapes: dict[str, tuple[int, ...]], code: str) -> dict[s
 
 
 def write_index(folder: Path, shards: dict[str, list[str]], total_bytes: int) -> None:
-    """Which file holds which tensor; one file alone needs no index."""
+    """Write the index that maps tensors to files. A single file needs no index."""
     if len(shards) > 1:
         weight_map = {name: file for file, tensors in shards.items() for name in tensors}
         index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}

@@ -1,1 +1,1 @@
-"""Attention kernels of devices."""
+"""Device-specific attention kernels."""

@@ -1,10 +1,10 @@
-"""cuDNN's fused attention for NVIDIA GPUs, as XLA's custom calls.
+"""cuDNN's fused attention for NVIDIA GPUs, as XLA custom calls.
 
-JAX's own wrapper asks the GPU at hand whether a layout may be used, so that no program can be compiled for another
-machine; and up to jax 0.10 it places packed keys by the number of *query* heads, which is wrong where they differ.
-The calls are therefore made here.
+JAX's own wrapper asks the local GPU whether a layout is supported, so it cannot compile a program for another
+machine. Up to jax 0.10 it also computes the offsets of packed keys from the number of *query* heads, which is wrong
+for grouped-query attention. This module therefore makes the calls itself.
 
-Shape suffixes: B batch, T position, N query heads, K key/value heads, H head width, M documents of a row at most.
+Shape suffixes: B batch, T position, N query heads, K key/value heads, H head width, M maximum documents per row.
 """
 
 import functools
@@ -16,16 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-# Far below any score, and a power of two, so that bfloat16 holds it. Twice infinity would be no number.
+# Far below any score, and a power of two, so that bfloat16 represents it exactly. Infinity could turn into NaN.
 MASKED = -(2.0**41)
 
 
 def runs(segments_BT: jax.Array, max_segments: int) -> tuple[jax.Array, jax.Array]:
-    """Where documents begin and how long they are, over all rows one after another: cuDNN's packed layout.
+    """Document starts and lengths over all rows laid end to end, which is cuDNN's packed layout.
 
-    Returns starts (B*M + 1,) in tokens from the first token of the batch, the rest filled with the end of the batch,
-    and lengths (B*M,), the rest filled with 0. Padding is a document of its own. The caller vouches that no row has
-    more than M documents: the surplus would be one document.
+    Returns starts (B*M + 1,), in tokens from the first token of the batch and filled up with the end of the batch,
+    and lengths (B*M,), filled up with 0. Padding counts as a document. The caller guarantees that no row has more
+    than M documents; any surplus would be merged into one document.
     """
     B, T = segments_BT.shape
     begins_BT = jnp.concatenate([jnp.ones((B, 1), bool), segments_BT[:, 1:] != segments_BT[:, :-1]], axis=1)
@@ -35,7 +35,7 @@ def runs(segments_BT: jax.Array, max_segments: int) -> tuple[jax.Array, jax.Arra
 
 
 def bias(segments_BT: jax.Array) -> jax.Array:
-    """(B, 1, T, T) in bfloat16, added to the scores: 0 within a document, far below zero across."""
+    """Additive mask (B, 1, T, T) in bfloat16: 0 within a document, a large negative number across documents."""
     same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
     return jnp.where(same_BTT, 0.0, MASKED).astype(jnp.bfloat16)[:, None]
 
@@ -45,7 +45,7 @@ def attend_packed(
     q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, starts: jax.Array, lengths: jax.Array,
     max_segments: int, saved_name: str,
 ) -> jax.Array:  # fmt: skip
-    """(B, T, N, H) by the packed layout, on Hopper and later. The residuals carry `saved_name` for remat policies."""
+    """Attention (B, T, N, H) in the packed layout, on Hopper and later. Residuals are named `saved_name` for remat."""
     return packed_forward(q_BTNH, k_BTKH, v_BTKH, starts, lengths, max_segments, saved_name)[0]
 
 
@@ -70,7 +70,7 @@ attend_packed.defvjp(packed_forward, packed_backward)
 def attend_masked(
     q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, bias_B1TT: jax.Array, saved_name: str
 ) -> jax.Array:
-    """(B, T, N, H) with a mask as bias, on Ampere. The residuals carry `saved_name` for remat policies."""
+    """Attention (B, T, N, H) with the mask as a bias, on Ampere. Residuals are named `saved_name` for remat."""
     return masked_forward(q_BTNH, k_BTKH, v_BTKH, bias_B1TT, saved_name)[0]
 
 
@@ -91,16 +91,16 @@ attend_masked.defvjp(masked_forward, masked_backward)
 
 
 def packed_operands(q_BTNH: jax.Array, k_BTKH: jax.Array, starts: jax.Array, lengths: jax.Array) -> tuple[Any, ...]:
-    """Lengths in tokens for queries and keys, then starts in *elements*: keys have K heads, queries N."""
+    """Lengths of queries and keys in tokens, then their starts in *elements*, as queries have N heads and keys K."""
     q_stride, k_stride = (x.shape[2] * x.shape[3] for x in (q_BTNH, k_BTKH))
-    assert q_BTNH.size < 2**31, "cuDNN's offsets are 32 bits wide: use more microbatches"
+    assert q_BTNH.size < 2**31, "cuDNN's offsets are 32-bit: use more microbatches"
     return lengths, lengths, starts * q_stride, starts * k_stride
 
 
 def forward_call(
     q: jax.Array, k: jax.Array, v: jax.Array, extra: tuple[Any, ...], max_segments: int, kind: str
 ) -> tuple[jax.Array, jax.Array]:
-    """(out (B, T, N, H), log-sum-exp (B*M, N, T) in float32)."""
+    """Attention output (B, T, N, H) and its log-sum-exp (B*M, N, T) in float32."""
     B, T, N, H = q.shape
     shapes = (
         jax.ShapeDtypeStruct((B, N, T, H), q.dtype),
@@ -119,7 +119,7 @@ def forward_call(
 
 
 def backward_call(operands: tuple[Any, ...], max_segments: int, kind: str) -> tuple[jax.Array, ...]:
-    """(dq, dk, dv), shaped as q, k, v, the first three operands."""
+    """Gradients (dq, dk, dv), in the shapes of q, k and v, which are the first three operands."""
     q, k, v = operands[:3]
     grads = [jax.ShapeDtypeStruct((x.shape[0], x.shape[2], x.shape[1], x.shape[3]), x.dtype) for x in (q, k, v)]
     call = jax.ffi.ffi_call(
@@ -133,7 +133,7 @@ def backward_call(operands: tuple[Any, ...], max_segments: int, kind: str) -> tu
 
 
 WORKSPACE = jax.ShapeDtypeStruct((0,), jnp.uint8)
-HEADS_INSIDE = (0, 2, 1, 3)  # (B, N, T, H) by name, (B, T, N, H) in memory: the transpose back moves nothing
+HEADS_INSIDE = (0, 2, 1, 3)  # logically (B, N, T, H), in memory (B, T, N, H), so transposing back copies nothing
 
 # Contracted and batch dimensions of each product, as XLA spells them: (name, lhs, rhs, lhs batch, rhs batch).
 FORWARD_PRODUCTS = (
@@ -149,7 +149,7 @@ BACKWARD_PRODUCTS = (
 
 
 def backend_config(q_BTNH: jax.Array, k_BTKH: jax.Array, max_segments: int, products: tuple[Any, ...]) -> str:
-    """The JSON that XLA's cuDNN calls are described by; queries are scaled already."""
+    """JSON description of a cuDNN call for XLA. Its scale is 1, as the queries are already scaled."""
     B, T, N, _ = q_BTNH.shape
     dimensions = {
         f"{name}_dot_dimension_numbers": {

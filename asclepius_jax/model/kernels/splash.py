@@ -1,4 +1,4 @@
-"""Splash attention, the Pallas kernel for TPUs: blocks above the diagonal are skipped, scores stay on the chip.
+"""Splash attention, the Pallas kernel for TPUs. It skips blocks above the diagonal and keeps the scores on chip.
 
 Shape suffixes: B batch, T position, N query heads, K key/value heads, H head width.
 """
@@ -12,7 +12,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     make_splash_mha,
 )
 
-LANES = 128  # of a TPU's vector unit: a block is a multiple of it
+LANES = 128  # lanes of a TPU's vector unit; block sizes must be multiples of it
 
 
 def fits(row_length: int) -> bool:
@@ -20,9 +20,9 @@ def fits(row_length: int) -> bool:
 
 
 def block_sizes(row_length: int, head_dim: int) -> BlockSizes:
-    """The largest blocks that divide the row and fit the vector memory of every generation since v4.
+    """The largest blocks that divide the row and fit the vector memory of every TPU generation since v4.
 
-    The fused backward kernel writes one copy of dq for each block of keys, hence the wide ones there.
+    The fused backward kernel writes one copy of dq per block of keys, so its key blocks are wider.
     """
     widest = 1024 if head_dim <= 128 else 512
     block = max(b for b in (128, 256, 384, 512, 640, 768, 896, 1024) if b <= widest and row_length % b == 0)
@@ -42,9 +42,9 @@ def block_sizes(row_length: int, head_dim: int) -> BlockSizes:
 def attend(
     q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT: jax.Array, saved_name: str, interpret: bool
 ) -> jax.Array:
-    """(B, T, N, H). A key/value head serves its N // K query heads from where it lies.
+    """Attention output (B, T, N, H). Each key/value head serves N // K query heads without being copied.
 
-    The residuals of the backward pass carry `saved_name` for remat policies.
+    The residuals of the backward pass are named `saved_name` for remat policies.
     """
     T, N, H = q_BTNH.shape[1:]
     kernel = make_splash_mha(

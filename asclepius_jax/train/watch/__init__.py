@@ -1,1 +1,1 @@
-"""What watches over a run, and what tells of it."""
+"""Monitoring of a training run, and its report."""

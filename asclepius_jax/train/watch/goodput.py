@@ -1,6 +1,6 @@
-"""Where the hours of a run went, over all of its starts: how much of them was training that stayed.
+"""Time accounts of a run over all of its starts, and its goodput: the share spent on steps that were not undone.
 
-run/goodput/0001.json, 0002.json, ...    one for each start, written anew whenever metrics are, so that a kill leaves it
+run/goodput/0001.json, 0002.json, ...    one file per start, updated with the metrics so that it survives a kill
 """
 
 import json
@@ -17,17 +17,17 @@ FOLDER = "goodput"
 
 
 class Goodput:
-    """The account of this start, beside those of the earlier ones."""
+    """The time account of this start."""
 
     def __init__(self, run_dir: Path, clock: Clock, first_step: int):
         self.folder, self.clock = run_dir / FOLDER, clock
         earlier = read_accounts(run_dir)
         self.path = self.folder / f"{len(earlier) + 1:04}.json"
         began = process_started() or time.time()
-        # What came before this function knows of it: Python's start and the imports.
+        # The time before the clock existed: starting Python and importing modules.
         clock.seconds["start-up"] += max(0.0, time.time() - began - sum(clock.seconds.values()))
-        # Work that a crash undid: steps after the one that this start continues from. The first step of a start
-        # compiles, which has a place of its own.
+        # Work undone by a crash: the steps after the one from which this start resumes. The first step of each start
+        # is left out, because its time is counted as compilation.
         compiled = {account["first_step"] + 1 for account in earlier}
         rows = read_metrics(run_dir / "metrics.jsonl")
         undone = [row for row in rows if row["step"] > first_step and row["step"] not in compiled]
@@ -55,10 +55,11 @@ def read_accounts(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def summed(run_dir: Path) -> dict[str, float]:
-    """Seconds of each kind over all starts of a run, by size; "step" is work that stayed.
+    """Seconds of each kind over all starts of a run, largest first.
 
-    "lost work" was computed, then undone by a crash and computed again; "restart" lies between the starts; "other" is
-    what no clock ran for: the time between a process's last word and its end, and the loop's own.
+    "step" is training that was not undone. "lost work" was undone by a crash and computed again. "restart" is the time
+    between starts. "other" is time that no clock measured: the loop itself, and the end of a process after its last
+    record.
     """
     accounts = read_accounts(run_dir)
     total = {"lost work": 0.0}
@@ -68,14 +69,14 @@ def summed(run_dir: Path) -> dict[str, float]:
         parts["other"] = max(0.0, spent - sum(account["seconds"].values()))
         for name, seconds in parts.items():
             total[name] = total.get(name, 0.0) + seconds
-    # A row's seconds hold the loop's own as well, the clock's do not.
+    # The seconds of a row include the loop itself, unlike those of the clock.
     total["lost work"] = min(total["lost work"], total.get("step", 0.0))
     total["step"] = total.get("step", 0.0) - total["lost work"]
     return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 
 def share(seconds: dict[str, float]) -> float:
-    """The part of all hours that went into steps that stayed."""
+    """The goodput: the fraction of all time spent on steps that were not undone."""
     return seconds.get("step", 0.0) / max(sum(seconds.values()), 1e-9)
 
 

@@ -1,7 +1,7 @@
-"""One self-contained report.html in the run folder: what a person looks at after a run.
+"""A self-contained report.html in the run folder.
 
-It is made from the files of the folder alone, so that an old run's page can be made anew:
-metrics.jsonl, summary.json, config.json, data_manifest.json; a part whose file is missing or empty is left out.
+It is generated only from files of the folder, so that the page of an old run can be regenerated: metrics.jsonl,
+summary.json, config.json, data_manifest.json and events.jsonl. Sections whose file is missing or empty are left out.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from asclepius_jax.train.metrics import read_metrics
 from asclepius_jax.train.watch import charts
 
 REPORT = "report.html"
-SOURCES_SHOWN = 12  # the most frequent; the others are folded away
+SOURCES_SHOWN = 12  # number of most frequent sources shown; the others are collapsed
 
 STYLE = """
 :root { color-scheme: light; --ink: #1f2933; --quiet: #52606d; --line: #dfe3e8; --accent: #1d4ed8; }
@@ -77,7 +77,7 @@ PAGE = """\
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the files of a run folder say; empty where one is missing."""
+    """The contents of the files of a run folder; empty for missing files."""
 
     name: str
     steps: list[dict[str, Any]]  # rows of training steps, by step
@@ -85,16 +85,16 @@ class Run:
     summary: dict[str, Any]
     config: dict[str, Any]
     manifest: dict[str, Any]
-    events: list[dict[str, Any]]  # what was out of order, by step
+    events: list[dict[str, Any]]  # skipped updates and loss spikes, by step
 
     @property
     def steady(self) -> list[dict[str, Any]]:
-        """Without the first step, which compiles; that one where there is no other."""
+        """The steps without the first, which includes compilation, unless it is the only one."""
         return self.steps[1:] or self.steps
 
 
 def write_report(run_dir: Path) -> None:
-    """Write run_dir/report.html: one page, nothing of which comes from elsewhere."""
+    """Write run_dir/report.html, a page without external resources."""
     run = read_run(run_dir)
     sections = (head, training, time_spent, data, origins, prompt, settings)
     body = "\n".join(part for part in (section(run) for section in sections) if part)
@@ -139,12 +139,12 @@ def warnings(run: Run) -> Iterable[str]:
     spikes = [event["step"] for event in run.events if event["event"] == "spike"]
     if skipped:
         yield (
-            f"In {len(skipped):,} steps, first in {skipped[0]:,}, loss or gradient was not a finite number: those "
-            "updates were skipped. Their rows are in events.jsonl."
+            f"In {len(skipped):,} steps, the first being {skipped[0]:,}, loss or gradient was not a finite number: "
+            "those updates were skipped. Their rows are listed in events.jsonl."
         )
     if spikes:
         shown = ", ".join(f"{step:,}" for step in spikes[:8]) + (" …" if spikes[8:] else "")
-        yield f"The loss jumped at step{'s' * (len(spikes) > 1)} {shown}. The rows of each are in events.jsonl."
+        yield f"The loss jumped at step{'s' * (len(spikes) > 1)} {shown}. Their rows are listed in events.jsonl."
 
 
 def status(run: Run) -> str:
@@ -153,12 +153,12 @@ def status(run: Run) -> str:
     step, total = run.summary["step"], run.summary["total_steps"]
     if step >= total:
         return f'<p class="status good">✓ Finished: all {total:,} steps</p>'
-    return f'<p class="status bad">■ Stopped at step {step:,} of {total:,}; the same command continues it</p>'
+    return f'<p class="status bad">■ Stopped at step {step:,} of {total:,}; run the same command to resume</p>'
 
 
 def tiles(run: Run) -> Iterable[str]:
     if run.steps:
-        yield tile("Final loss", f"{run.steps[-1]['loss']:.4f}", f"from {run.steps[0]['loss']:.4f} at the first step")
+        yield tile("Final loss", f"{run.steps[-1]['loss']:.4f}", f"{run.steps[0]['loss']:.4f} at the first step")
     if run.evals:
         last = run.evals[-1]
         note = f"loss {last['eval_loss']:.4f} at step {last['step']:,}"
@@ -168,16 +168,16 @@ def tiles(run: Run) -> Iterable[str]:
     if run.steps:
         speed = statistics.median(row["tokens_per_second"] for row in run.steady)
         device = statistics.median(row["tokens_per_second_per_device"] for row in run.steady)
-        note = f"{device:,.0f} per device" + (", median" if len(run.steps) > 1 else ", compiling included")
+        note = f"{device:,.0f} per device" + (", median" if len(run.steps) > 1 else ", including compilation")
         yield tile("Tokens per second", f"{speed:,.0f}", note)
         yield mfu_tile(run)
     if run.summary:
         starts = run.summary.get("starts", 1)
-        note = f"{run.summary.get('goodput', 0):.1%} in steps that stayed, {starts:,} start{'s' * (starts > 1)}"
+        note = f"goodput {run.summary.get('goodput', 0):.1%}, {starts:,} start{'s' * (starts > 1)}"
         yield tile("Time", charts.duration(sum(hours(run).values())), note)
     if run.steps:
         trained = sum(row["loss_tokens"] for row in run.steps)
-        yield tile("Tokens trained on", compact(trained), f"{trained:,.0f} that carried loss")
+        yield tile("Tokens trained on", compact(trained), f"{trained:,.0f} with loss")
 
 
 def mfu_tile(run: Run) -> str:
@@ -194,7 +194,7 @@ def tile(name: str, value: str, note: str) -> str:
 
 def training(run: Run) -> str:
     if not run.steps:
-        return "<h2>Training</h2><p>No step was taken: metrics.jsonl holds none.</p>"
+        return "<h2>Training</h2><p>No steps: metrics.jsonl contains none.</p>"
     steps = column(run.steps, "step")
     norms, rates = column(run.steps, "grad_norm"), column(run.steps, "learning_rate")
     evals = column(run.evals, "step"), column(run.evals, "eval_loss")
@@ -205,8 +205,8 @@ def training(run: Run) -> str:
         figure(
             "Learning rate",
             charts.learning_rate_chart(steps, rates),
-            f"At most {max(rates):.3g}, at the last step {rates[-1]:.3g}. Look for: the warmup and the decay that the "
-            "configuration asks for, unbroken where the run was continued.",
+            f"Maximum {max(rates):.3g}, last step {rates[-1]:.3g}. Look for: the configured warmup and decay, without "
+            "a break where the run was resumed.",
         ),
     ]
     if len(run.steps) > 1:
@@ -218,31 +218,31 @@ def training(run: Run) -> str:
 
 
 def loss_caption(run: Run) -> str:
-    text = "Look for: a fall that flattens, without jumps that stay."
+    text = "Look for: a decrease that levels off, without lasting jumps."
     if len(run.steps) >= charts.SMOOTH_FROM:
         text += f" The dark line is the mean over {(len(run.steps) // 25) | 1} neighbouring steps."
     if not run.evals:
-        return text + " No held-out data: nothing here tells learning from learning by heart."
+        return text + " There is no held-out data to distinguish learning from memorization."
     best = min(run.evals, key=lambda row: row["eval_loss"])
-    lowest = f" Held-out loss is lowest, {best['eval_loss']:.4f}, at step {best['step']:,}"
+    lowest = f" The lowest held-out loss is {best['eval_loss']:.4f}, at step {best['step']:,}."
     if run.evals[-1]["eval_loss"] > 1.01 * best["eval_loss"]:
-        return text + lowest + f" and has risen to {run.evals[-1]['eval_loss']:.4f}, a sign of learning by heart."
-    return text + lowest + "; where it rises while training loss falls, the model learns its rows by heart."
+        return text + lowest + f" It has since risen to {run.evals[-1]['eval_loss']:.4f}, a sign of memorization."
+    return text + lowest + " If it rises while training loss falls, the model memorizes its rows."
 
 
 def gradient_caption(norms: list[float], clip_norm: float | None) -> str:
-    text = "Before clipping. Look for: an even band; spikes that grow announce a run that diverges."
+    text = "Before clipping. Look for: an even band. Growing spikes are an early sign of divergence."
     if clip_norm is None:
         return text
     clipped = sum(norm > clip_norm for norm in norms)
-    return text + f" {clipped:,} of {len(norms):,} steps were above {clip_norm:g} and clipped to it."
+    return text + f" {clipped:,} of {len(norms):,} steps were above {clip_norm:g} and were clipped."
 
 
 def throughput_caption(speeds: list[float]) -> str:
     return (
-        "The first step, which compiles, is left out; a run that was continued compiles once more, a dip of one step. "
-        f"Slowest {min(speeds):,.0f}, fastest {max(speeds):,.0f} tokens per second, padding included. Look for: a "
-        "level line; a slope or a comb means that input or the machine holds it back."
+        "Without the first step, which includes compilation. A resumed run compiles again, which shows as a dip of one "
+        f"step. Slowest {min(speeds):,.0f}, fastest {max(speeds):,.0f} tokens per second, including padding. Look for: "
+        "a level line. A slope or a comb means that input or the machine is a bottleneck."
     )
 
 
@@ -250,18 +250,18 @@ def time_spent(run: Run) -> str:
     if not run.summary or not sum(hours(run).values()):
         return ""
     starts = run.summary.get("starts", 1)
-    over = f"{starts:,} starts of this run and what lay between them" if starts > 1 else "the one start of this run"
+    over = f"{starts:,} starts of this run, including the time between them" if starts > 1 else "one start of this run"
     caption = (
         f"{charts.duration(sum(hours(run).values()))} over {over}; {run.summary.get('goodput', 0):.1%} went into steps "
-        "that stayed. Look for: nearly all in steps. Much input means that rows come too slowly, much lost work that "
-        "checkpoints are too rare. Evaluation and save include waiting for steps under way."
+        "that were not undone (goodput). Look for: nearly all time in steps. Much input means that rows are read too "
+        "slowly, much lost work that checkpoints are too rare. Evaluation and save include waiting for pending steps."
     )
     chart = figure("", charts.time_chart(hours(run)), caption)
     return f'<h2>Where the time went</h2><div class="grid">{chart}<div>{pace(run)}</div></div>'
 
 
 def hours(run: Run) -> dict[str, float]:
-    """Seconds of each kind over all starts of the run; what is too short to see is left out."""
+    """Seconds of each kind over all starts of the run, without those below 0.1% of the total."""
     seconds = run.summary.get("seconds_of_all_starts", run.summary["seconds"])
     return {name: value for name, value in seconds.items() if value > 1e-3 * sum(seconds.values())}
 
@@ -273,7 +273,7 @@ def pace(run: Run) -> str:
         slow = seconds[math.ceil(0.95 * len(seconds)) - 1]
         rows += [
             ("Seconds per step, median", f"{statistics.median(seconds):.3f}"),
-            ("Seconds per step, 19 of 20 below", f"{slow:.3f}"),
+            ("Seconds per step, 95th percentile", f"{slow:.3f}"),
         ]
     if run.config:
         batch, length = run.config["batch"], run.config["data"]["row_length"]
@@ -303,8 +303,8 @@ def data(run: Run) -> str:
         "padding": max(slots - facts["tokens"], 0),
     }
     caption = (
-        "Tokens with loss are what the model learns to write; a tuning row also holds notes and instructions, which it "
-        "only reads. Look for: little padding, since it costs as much as a token."
+        "The model learns to write the tokens with loss. A tuning row also contains notes and instructions, which it "
+        "only reads. Look for: little padding, since padding costs as much computation as tokens."
     )
     rows = [
         ("Rows", f"{facts['rows']:,} of {facts['row_length']:,} tokens"),
@@ -333,7 +333,7 @@ def origins(run: Run) -> str:
 
 
 def counts(numbers: dict[str, int]) -> str:
-    """A table, the most frequent first; the tail of a long one is folded away."""
+    """A table sorted by frequency. The end of a long table is collapsed."""
     if not numbers:
         return "<p>Not recorded.</p>"
     ordered = sorted(numbers.items(), key=lambda item: -item[1])
@@ -350,8 +350,8 @@ def prompt(run: Run) -> str:
     if not run.manifest or not run.manifest["prompt_template"]:
         return ""
     return (
-        "<h2>Prompt template</h2><p>Data, checkpoint and exported model carry it. A note and an instruction take "
-        "the places in braces; a pretraining row holds a note alone.</p>"
+        "<h2>Prompt template</h2><p>It is stored with the data, the checkpoint and the exported model. The fields in "
+        "braces are filled with a note and an instruction. A pretraining row contains only a note.</p>"
         f"<pre>{escape(run.manifest['prompt_template'])}</pre>"
     )
 
@@ -367,7 +367,7 @@ def settings(run: Run) -> str:
     ]
     top = [(name, json.dumps(value)) for name, value in run.config.items() if not isinstance(value, dict)]
     return (
-        '<h2>Configuration</h2><details class="settings"><summary>All settings, defaults included</summary>'
+        '<h2>Configuration</h2><details class="settings"><summary>All settings, including defaults</summary>'
         f"{table(top + rows)}</details>"
     )
 

@@ -1,4 +1,4 @@
-"""SIGTERM or Ctrl-C asks a run to save and leave."""
+"""SIGTERM or Ctrl-C makes a run save a checkpoint and exit."""
 
 import contextlib
 import signal
@@ -11,9 +11,10 @@ from jax.experimental import multihost_utils
 
 
 class StopSignal:
-    """Every process of a run leaves at the same place, and with code 0; asked again, it does nothing else.
+    """Makes all processes of a run stop at the same step, with exit code 0. Further signals are ignored.
 
-    With several processes JAX's own handler listens for SIGTERM and tells the others; another one would deafen it.
+    With several processes, JAX's own handler receives SIGTERM and informs the others. A handler installed here would
+    replace it.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class StopSignal:
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
         if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
-            yield  # signals reach the main thread alone
+            yield  # only the main thread receives signals
             return
         handlers = {s: signal.signal(s, self.ask) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -36,10 +37,13 @@ class StopSignal:
         self.asked = True
 
     def reached(self) -> bool:
-        """Whether to leave now; all processes of a job ask at the same places, after steps and batches of an
-        evaluation, and get the same answer."""
+        """Return whether to stop now.
+
+        All processes of a job must call this at the same points (after each step and evaluation batch), and all get
+        the same answer.
+        """
         if jax.process_count() > 1 and not self.asked:
-            # JAX names one number at which all leave: each must be asked for, once, by all.
+            # JAX chooses one number at which all stop, so every process must pass each number exactly once.
             self.looks += 1
             self.asked = multihost_utils.reached_preemption_sync_point(self.looks)
         return self.asked

@@ -1,4 +1,4 @@
-"""A run that hangs ends by itself: with the stacks of all threads in the log, and the code that means "start again"."""
+"""A watchdog that ends a hanging run. It logs the stacks of all threads and exits with the code for a restart."""
 
 import contextlib
 import faulthandler
@@ -18,19 +18,19 @@ import jax
 from asclepius_jax.config import HealthConfig
 from asclepius_jax.distributed.job import LOST, current
 
-FLOOR_SECONDS = 600.0  # of the limit that is found from the steps
-STEPS_OF_SILENCE = 10
-FIRST_SECONDS = 1800.0  # for the first step, which compiles
-REMEMBERED = 101  # steps whose seconds the median is of
+FLOOR_SECONDS = 600.0  # minimum of the limit that is derived from the duration of steps
+STEPS_OF_SILENCE = 10  # the derived limit in steps of median duration
+FIRST_SECONDS = 1800.0  # minimum limit for the first step, which includes compilation
+REMEMBERED = 101  # number of recent steps whose median is used
 
 
 class Watchdog:
-    """Two threads: one waits for each step to be computed and notes when, one looks at how long ago that was."""
+    """Two threads: one records when each step finishes, the other checks how long ago the last one did."""
 
     def __init__(self, run_dir: Path, config: HealthConfig):
         self.run_dir, self.config = run_dir, config
         self.sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.seconds: deque[float] = deque(maxlen=REMEMBERED)  # between finished steps, pauses left out
+        self.seconds: deque[float] = deque(maxlen=REMEMBERED)  # between finished steps, without pauses
         self.finished = 0
         self.last = time.monotonic()
         self.ended = threading.Event()
@@ -50,7 +50,7 @@ class Watchdog:
         self.sent.put(numbers["loss"])
 
     def alive(self) -> None:
-        """Something else than a step came forward: a batch of the evaluation, a save."""
+        """Reset the timer after progress other than a step, such as an evaluation batch or a save."""
         self.last = time.monotonic()
 
     @property
@@ -68,9 +68,9 @@ class Watchdog:
             try:
                 jax.block_until_ready(loss)
             except jax.errors.JaxRuntimeError:
-                return  # the loop meets the same error, and tells it
+                return  # the training loop gets the same error and reports it
             now = time.monotonic()
-            if self.finished:  # the first step compiled
+            if self.finished:  # not for the first step, which includes compilation
                 self.seconds.append(now - self.last)
             self.finished += 1
             self.last = now
@@ -79,17 +79,18 @@ class Watchdog:
         while not self.ended.wait(min(1.0, self.limit_seconds / 10)):
             silent = time.monotonic() - self.last
             if silent > self.limit_seconds:
-                self.bite(silent)
+                self.end_run(silent)
 
-    def bite(self, silent: float) -> None:
-        """End the process, and with it the job."""
+    def end_run(self, silent: float) -> None:
+        """End the process and with it the job."""
         stacks = self.run_dir / f"stacks-{jax.process_index()}.txt"
         with contextlib.suppress(OSError), stacks.open("w") as file:
             faulthandler.dump_traceback(file, all_threads=True)
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
         line = (
-            f"no step finished for {silent:.0f} s, {self.limit_seconds:.0f} are allowed (health.timeout_seconds); what "
-            f"every thread does is above and in {stacks}: start the job again, it continues from its last checkpoint"
+            f"no step finished for {silent:.0f} s, the limit is {self.limit_seconds:.0f} s (health.timeout_seconds); "
+            f"the stacks of all threads are above and in {stacks}: start the job again, it resumes from its last "
+            "checkpoint"
         )
         if (job := current()) is not None:
             job.end(LOST, line)

@@ -259,7 +259,7 @@ def test_two_processes_write_the_folder_of_one(tuned: Path, exported: Path, tmp_
     ]
     told = [process.communicate(timeout=120)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], told
-    assert "process 1 of 2 has written its files" in told[1]
+    assert "process 1 of 2 has written all its files" in told[1]
     names = sorted(path.name for path in exported.iterdir())
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == names
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
@@ -307,7 +307,7 @@ def test_an_earlier_export_is_replaced_whole(tuned: Path, tmp_path: Path):
 def test_a_tokenizer_that_was_swapped_is_refused(imported: Path, tmp_path: Path, tmp_path_factory):
     shutil.copytree(imported, tmp_path / "run")
     JsonTokenizer(make_tokenizer(tmp_path_factory.mktemp("other"), 300)).save(tmp_path / "run/tokenizer")
-    with pytest.raises(UserError, match=r"is not the one that .* was trained with"):
+    with pytest.raises(UserError, match=r"is not the tokenizer that .* was trained with"):
         run_export(ExportConfig(tmp_path / "run", tmp_path / "folder"))
 
 
@@ -345,25 +345,25 @@ def test_nan_does_not_leave(small_tokenizer: Path, tmp_path: Path, monkeypatch):
         file.write(np.float32(np.nan).tobytes())
     monkeypatch.setattr(import_hf, "check_finite", lambda *_: None)
     run_import(ImportConfig(tmp_path / "hf", tmp_path / "run"))
-    with pytest.raises(hf.FolderError, match=r"infinities or NaN in 1 tensors: model.norm.weight \(1\)"):
+    with pytest.raises(hf.FolderError, match=r"infinite or NaN values in 1 tensors: model.norm.weight \(1\)"):
         run_export(ExportConfig(tmp_path / "run", tmp_path / "folder"))
     assert not (tmp_path / "folder").exists()
 
 
 def test_a_checkpoint_that_is_being_written_is_refused(tmp_path: Path):
     (tmp_path / "run/checkpoints/.5.saving/params").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"\.5\.saving is still being written, or was left by a kill"):
+    with pytest.raises(UserError, match=r"\.5\.saving is still being written, or was left by a killed run"):
         run_export(ExportConfig(tmp_path / "run", tmp_path / "folder"))
     assert not (tmp_path / "folder").exists()
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="holds no checkpoint: name a run folder"):
+    with pytest.raises(UserError, match="contains no checkpoint: name a run folder"):
         run_export(ExportConfig(tmp_path, tmp_path / "folder"))
 
 
 def test_an_import_never_replaces_a_run(start: Path, imported: Path):
-    with pytest.raises(UserError, match="holds checkpoints already"):
+    with pytest.raises(UserError, match="already contains checkpoints"):
         run_import(ImportConfig(start, imported))
 
 

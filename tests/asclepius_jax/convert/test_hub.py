@@ -112,5 +112,5 @@ def test_a_folder_that_fails_is_not_pushed(hub: Hub, push: Push, run_dir: Path, 
         file.write(b"\x3f")
     code, told = push()
     assert code == 2
-    assert "It is now" in told
+    assert "Renamed to" in told
     assert not hub.requests

@@ -110,7 +110,7 @@ def test_a_folder_that_was_cut_short_leaves_nothing(small_tokenizer: Path, tmp_p
     folder_with(tmp_path / "hf", small_tokenizer)
     path = tmp_path / "hf/model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(FolderError, match="is cut short: 4 bytes are missing"):
+    with pytest.raises(FolderError, match="is truncated: 4 bytes are missing"):
         run_import(ImportConfig(tmp_path / "hf", tmp_path / "run"))
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 

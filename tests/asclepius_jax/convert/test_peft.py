@@ -227,7 +227,7 @@ def test_what_is_exported_as_adapters_is_what_peft_needs(tuned: Path, start: Pat
 
 def test_a_merged_folder_is_verified_like_any_other(tuned: Path, tmp_path: Path, capsys):
     run_export(ExportConfig(tuned, tmp_path / "merged", "bfloat16", verify=True))
-    assert "every tensor has the checkpoint's content; max |delta|" in capsys.readouterr().out
+    assert "all tensors match the checkpoint; max |delta|" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"merged"}  # what was merged for the time is gone
 
 
@@ -236,15 +236,15 @@ def test_adapters_are_never_merged_into_other_weights(tuned: Path, start: Path, 
     try:
         transformers_model(start, MODEL, noise=0.2)
         with pytest.raises(
-            UserError, match=r"not what the adapters were trained upon, .* differs: put the weights back"
+            UserError, match=r"not the base that the adapters were trained on, .* differs: restore the original weights"
         ):
             run_export(ExportConfig(tuned, tmp_path / "merged"))
     finally:
         shutil.copytree(tmp_path / "kept", start, dirs_exist_ok=True)
     assert not (tmp_path / "merged").exists()
     for flags, told in (
-        ({"adapters": True, "verify": True}, "--verify and --push take whole folders"),
-        ({"share": Share(0, 2)}, "adapters are merged into their base by one process"),
+        ({"adapters": True, "verify": True}, "--verify and --push need a complete model"),
+        ({"share": Share(0, 2)}, "only a single process can merge adapters into their base"),
     ):
         with pytest.raises(UserError, match=told):
             run_export(ExportConfig(tuned, tmp_path / "merged", **flags))

@@ -58,15 +58,15 @@ def test_large_slices_have_the_grids_that_google_lists():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("v5e256", "is it v5e-256"),
-        ("h10-8", "is it h100-8"),
+        ("v5e256", "did you mean v5e-256"),
+        ("h10-8", "did you mean h100-8"),
         ("v3-8", "v4-128"),
         ("v5e-48", "no slice has 48 chips; the nearest is v5e-32"),
         ("v4-7", "no slice has 7 TensorCores; the nearest is v4-8"),
         ("v5e-512", "v5e-256"),
-        ("h100-12", "whole nodes of 8; write h100-16"),
-        ("h100-8x2", "only TPUs have slices; write h100-16"),
-        ("cpu-0", "not known"),
+        ("h100-12", "whole nodes of 8; use h100-16"),
+        ("h100-8x2", "only TPUs have slices; use h100-16"),
+        ("cpu-0", "is unknown"),
     ],
 )
 def test_what_nobody_rents_is_refused_with_what_one_can(name: str, said: str):

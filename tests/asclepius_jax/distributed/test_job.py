@@ -73,13 +73,13 @@ def ours(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (JobConfig("host0", 2, 0), "job.coordinator 'host0' is no address: give host:port"),
-        (JobConfig("host0:port", 2, 0), "'host0:port' is no address"),
-        (JobConfig("host0:70000", 2, 0), "'host0:70000' is no address"),
-        (JobConfig("host0:8476"), "neither Slurm nor a TPU pod, Kubernetes or MPI says more: give --job.processes"),
+        (JobConfig("host0", 2, 0), "job.coordinator 'host0' is not an address: use host:port"),
+        (JobConfig("host0:port", 2, 0), "'host0:port' is not an address"),
+        (JobConfig("host0:70000", 2, 0), "'host0:70000' is not an address"),
+        (JobConfig("host0:8476"), "no Slurm, TPU pod, Kubernetes or MPI was detected: set --job.processes"),
         (JobConfig("", 2, 1), "job.processes is 2: name the host:port of process 0 with --job.coordinator"),
-        (JobConfig("host0:8476", 2), "job.processes is 2, job.process_id not set: give both or neither"),
-        (JobConfig("host0:8476", process_id=1), "job.processes is not set, job.process_id 1: give both"),
+        (JobConfig("host0:8476", 2), "job.processes is 2, job.process_id not set: set both or neither"),
+        (JobConfig("host0:8476", process_id=1), "job.processes is not set, job.process_id 1: set both"),
         (JobConfig("host0:8476", 2, 2), "job.process_id is 2 of 2 processes: ids run from 0 to 1"),
         (JobConfig("host0:8476", -2, 0), "job.processes is -2, job.process_id 0: neither can be negative"),
         (JobConfig(timeout_seconds=0), "job.timeout_seconds is 0: it must be above 0"),
@@ -116,7 +116,7 @@ def test_a_coordinator_that_does_not_answer_ends_in_one_line(tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert f"the coordinator {address} does not answer for 2 s (this is process 1 of 2)" in done.stderr
+    assert f"the coordinator {address} did not answer for 2 s (this is process 1 of 2)" in done.stderr
 
 
 # ---------------------------------------------------------------- agreeing

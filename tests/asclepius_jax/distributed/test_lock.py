@@ -45,7 +45,7 @@ def write_lock(folder: Path, **holder: object) -> Path:
 
 def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path: Path, capsys):
     first = holder(tmp_path / "run")
-    told = rf"run is in use by another run, process {first.pid} on {re.escape(socket.gethostname())}: wait for it, or"
+    told = rf"run is in use by process {first.pid} on {re.escape(socket.gethostname())}: wait for it, or"
     with pytest.raises(UserError, match=told), locked(tmp_path / "run"):
         pass
     assert (tmp_path / "run" / LOCK).is_file()
@@ -79,7 +79,7 @@ def test_a_clock_that_is_set_makes_no_other_process_of_a_holder(tmp_path: Path, 
     first = holder(tmp_path / "run")
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 3600)
-    with pytest.raises(UserError, match="in use by another run"), locked(tmp_path / "run"):
+    with pytest.raises(UserError, match="in use by process"), locked(tmp_path / "run"):
         pass
     first.kill()
     first.wait()
@@ -114,7 +114,7 @@ def test_a_holder_on_another_host_is_watched_for_a_sign_of_life(tmp_path: Path, 
         ended = threading.Event()
         thread = threading.Thread(target=touch, args=(folder / LOCK, ended))
         thread.start()
-        with pytest.raises(UserError, match="process 7 on elsewhere, which gave a sign of life"), locked(folder):
+        with pytest.raises(UserError, match=r"process 7 on elsewhere \(its lock was renewed"), locked(folder):
             pass
         ended.set()
         thread.join()
@@ -123,8 +123,8 @@ def test_a_holder_on_another_host_is_watched_for_a_sign_of_life(tmp_path: Path, 
     with locked(folder):
         pass
     out = capsys.readouterr().out
-    assert "to see whether its holder still lives" in out
-    assert "was left by process 7 on elsewhere, which is gone: the run is taken over" in out
+    assert "to see whether its holder is still running" in out
+    assert "was left by process 7 on elsewhere, which is gone: taking over the run" in out
 
 
 def test_a_lock_that_was_cut_short_is_no_obstacle(tmp_path: Path, monkeypatch):

@@ -96,14 +96,14 @@ def scaled(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (cut, "model.safetensors is cut short: 100 bytes are missing; download it anew"),
+        (cut, "model.safetensors is truncated: 100 bytes are missing; download it again"),
         (
             pickled,
-            "pytorch_model.bin is a pickle, which can run code: where you trust it, convert it with transformers'",
+            "pytorch_model.bin is a pickle, which can run code: if you trust it, convert it with transformers'",
         ),
-        (infinite, "holds infinities or NaN in 1 tensors: model.norm.weight (2)"),
+        (infinite, "contains infinite or NaN values in 1 tensors: model.norm.weight (2)"),
         (overlapping, "overlaps the tensor before it"),
-        (misindexed, "which the index places elsewhere or not at all"),
+        (misindexed, "which the index does not list there"),
         (scaled, "rotary scaling 'dynamic' is not one of default, llama3"),
     ],
 )
@@ -121,7 +121,7 @@ def test_an_export_that_is_verified_ends_in_one_line(refused: Ask, checkpoint: P
     overwrite(tmp_path / "out", NORM, np.float32(7.0))
     flags = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--dtype", "float32", "--verify")
     told = refused("export", *flags)
-    assert "the content of model.norm.weight is another. It is now" in told
+    assert "the content of model.norm.weight differs. Renamed to" in told
     assert [path.name for path in tmp_path.iterdir()] == ["out-FAILED"]
 
 

@@ -93,11 +93,11 @@ def rewrite(folder: Path, change) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "missing 1: model.layers.1.mlp.up_proj.weight"),
-        (lambda t: t.update({"model.extra": np.zeros(3, np.float32)}), "unknown 1: model.extra"),
+        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "1 missing: model.layers.1.mlp.up_proj.weight"),
+        (lambda t: t.update({"model.extra": np.zeros(3, np.float32)}), "1 unknown: model.extra"),
         (
             lambda t: t.update({"model.norm.weight": np.ones(31, np.float32)}),
-            r"misshapen 1: model.norm.weight \(31,\) for \(32,\)",
+            r"1 misshapen: model.norm.weight \(31,\) for \(32,\)",
         ),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_tied_head_may_be_there_twice_but_not_another(tmp_path: Path):
     rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].copy()}))
     assert names.open_model(tmp_path, model)
     rewrite(tmp_path, lambda t: t["lm_head.weight"].__setitem__((95, 31), 1.0))
-    with pytest.raises(names.FolderError, match="tie_word_embeddings is true, yet lm_head"):
+    with pytest.raises(names.FolderError, match="tie_word_embeddings is true, but lm_head"):
         names.open_model(tmp_path, model)
 
 
@@ -198,9 +198,9 @@ LLAMA3 = {
         ("rope_scaling", {"type": "linear", "factor": 2.0}, "rotary scaling 'linear'"),
         ("rope_scaling", {"type": "dynamic", "factor": 2.0}, "rotary scaling 'dynamic'"),
         ("rope_parameters", {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}, "rotary scaling 'linear'"),
-        ("rope_scaling", {"rope_type": "llama3", "factor": 2.0}, "llama3 lacks low_freq_factor, high_freq_factor"),
-        ("rope_scaling", "linear", "the rotary settings 'linear' are no JSON object"),
-        ("vocab_size", "96", "vocab_size is '96', which is no number of anything"),
+        ("rope_scaling", {"rope_type": "llama3", "factor": 2.0}, "llama3 is missing low_freq_factor, high_freq_factor"),
+        ("rope_scaling", "linear", "the rotary settings 'linear' are not a JSON object"),
+        ("vocab_size", "96", "vocab_size is '96', which is not a positive integer"),
         ("num_hidden_layers", 0, "num_hidden_layers is 0"),
         ("sliding_window", 1.5, "sliding_window is 1.5"),
         ("num_key_value_heads", 3, "num_attention_heads 4 is not a multiple of 3"),
@@ -211,7 +211,7 @@ def test_what_the_model_cannot_honour_is_refused(tmp_path: Path, key: str, value
         config_with(tmp_path, **{key: value})
 
 
-@pytest.mark.parametrize(("content", "told"), [("{", "is not JSON"), ('{"vocab_size": 3}', "lacks hidden_size")])
+@pytest.mark.parametrize(("content", "told"), [("{", "is not JSON"), ('{"vocab_size": 3}', "is missing hidden_size")])
 def test_a_broken_config_is_refused(tmp_path: Path, content: str, told: str):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(names.FolderError, match=told):

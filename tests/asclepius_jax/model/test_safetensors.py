@@ -70,20 +70,20 @@ def place(name: str, **entry: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda h: h["a"].pop("dtype"), "a has no dtype, shape or data_offsets"),
-        (lambda h: h["a"].pop("shape"), "a has no dtype, shape or data_offsets"),
-        (place("a", shape=[2, -3]), "a has no dtype, shape or data_offsets"),
-        (place("a", data_offsets="0-24"), "a has no dtype, shape or data_offsets"),
-        (lambda h: h.update(a=None), "a has no dtype, shape or data_offsets"),
+        (lambda h: h["a"].pop("dtype"), "a has no valid dtype, shape or data_offsets"),
+        (lambda h: h["a"].pop("shape"), "a has no valid dtype, shape or data_offsets"),
+        (place("a", shape=[2, -3]), "a has no valid dtype, shape or data_offsets"),
+        (place("a", data_offsets="0-24"), "a has no valid dtype, shape or data_offsets"),
+        (lambda h: h.update(a=None), "a has no valid dtype, shape or data_offsets"),
         (place("a", dtype="F8_E4M3"), "a is F8_E4M3, not one of F32, F16, BF16"),
         (place("a", shape=[2, 4]), r"a of shape \[2, 4\] in F32 needs 32 bytes"),
         (place("a", dtype="F16"), r"a of shape \[2, 3\] in F16 needs 12 bytes"),
-        (place("a", data_offsets=[24, 0]), r"its offsets \[24, 0\] hold another number"),
-        (place("a", data_offsets=[0, 24, 48]), "hold another number"),
+        (place("a", data_offsets=[24, 0]), r"but its offsets are \[24, 0\]"),
+        (place("a", data_offsets=[0, 24, 48]), r"but its offsets are \[0, 24, 48\]"),
         (place("b", data_offsets=[4, 12]), "overlaps the tensor before it"),
-        (place("c", data_offsets=[40, 56]), "leaves a hole before it"),
-        (lambda h: h.pop("c"), "16 bytes that no tensor claims"),
-        (lambda h: [1], "its header is no JSON object"),
+        (place("c", data_offsets=[40, 56]), "leaves a gap before it"),
+        (lambda h: h.pop("c"), "16 bytes that belong to no tensor"),
+        (lambda h: [1], "its header is not a JSON object"),
     ],
 )
 def test_a_wrong_header_is_refused(file: Path, change: Callable[[dict[str, Any]], Any], told: str):
@@ -96,10 +96,10 @@ def test_a_wrong_header_is_refused(file: Path, change: Callable[[dict[str, Any]]
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda raw: raw[:-10], "is cut short: 10 bytes are missing; download it anew"),
-        (lambda raw: raw[:40], "cut short: its header would have"),
-        (lambda raw: raw + b"more", "has 4 bytes that no tensor claims"),
-        (lambda raw: b"", "cut short"),
+        (lambda raw: raw[:-10], "is truncated: 10 bytes are missing; download it again"),
+        (lambda raw: raw[:40], "is truncated: its header would have"),
+        (lambda raw: raw + b"more", "has 4 bytes that belong to no tensor"),
+        (lambda raw: b"", "is truncated"),
         (lambda raw: raw[:8] + b"x" + raw[9:], "is not a safetensors file"),
     ],
 )
@@ -140,9 +140,9 @@ def test_shards_are_one_folder(sharded: Path):
     [
         (lambda m: m.update(a="model-00003-of-00003.safetensors"), "names model-00003-of-00003.safetensors, which is"),
         (lambda m: m.update(a="../elsewhere.safetensors"), "names ../elsewhere.safetensors, which is missing"),
-        (lambda m: m.update(a=m["b"]), "does not hold a, which the index places there"),
-        (lambda m: m.update(d=m["b"]), "does not hold d, which the index places there"),
-        (lambda m: m.pop("b"), "holds b, which the index places elsewhere or not at all"),
+        (lambda m: m.update(a=m["b"]), "lacks a, which the index lists there"),
+        (lambda m: m.update(d=m["b"]), "lacks d, which the index lists there"),
+        (lambda m: m.pop("b"), "contains b, which the index does not list there"),
         (lambda m: m.update(a=3), "weight_map must map tensors to files"),
     ],
 )

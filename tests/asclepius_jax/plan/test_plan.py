@@ -249,7 +249,7 @@ def test_the_search_writes_a_configuration_that_loads(model_folder: Path, tmp_pa
 
 
 def test_rows_that_a_kernel_cannot_take_are_refused_before_compiling(made):
-    with pytest.raises(UserError, match=r"2000 is no multiple of 128.*--row-length 2048"):
+    with pytest.raises(UserError, match=r"2000 is not a multiple of 128.*--row-length 2048"):
         made("v5e-16", Size(3, 2000, FOUR))
 
 

@@ -56,7 +56,7 @@ def test_the_packed_kernel_is_told_how_many_documents_a_row_has(documents: int, 
     [
         (
             {"platform": "tpu", "row_length": 864},
-            r"864 is no multiple of 128.*--row-length 896.*--compute.attention xla",
+            r"864 is not a multiple of 128.*--row-length 896.*--compute.attention xla",
         ),
         ({"platform": "cpu", "attention": "splash"}, "it runs on TPUs, this is a cpu"),
         ({"platform": "tpu", "attention": "cudnn"}, "it runs on NVIDIA GPUs, this is a tpu"),
@@ -65,7 +65,7 @@ def test_the_packed_kernel_is_told_how_many_documents_a_row_has(documents: int, 
         ({"platform": "gpu", "capability": "7.0"}, "older than Ampere"),
         (
             {"platform": "gpu", "capability": "8.0", "model": LlamaConfig(320, 512, 64, 2, 2, 2, head_dim=256)},
-            "up to 128",
+            "at most 128",
         ),
     ],
 )

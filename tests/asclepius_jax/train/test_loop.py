@@ -156,7 +156,7 @@ def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(
 def test_a_run_never_continues_on_other_rows(killed: TrainConfig, small_tokenizer: Path, tmp_path: Path):
     config = copied(killed, tmp_path / "run")
     other = packed_notes(tmp_path / "other", small_tokenizer, 150, LENGTH, seed=7)
-    with pytest.raises(UserError, match=r"other settings.*rows of data\.path, packed anew"):
+    with pytest.raises(UserError, match=r"other settings.*rows of data\.path, packed again"):
         train(dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(other))))
 
 
@@ -169,7 +169,7 @@ def test_imported_weights_are_no_interrupted_run(base: TrainConfig, unbroken: Pa
 
 def test_a_refused_start_leaves_nothing_behind(base: TrainConfig, tmp_path: Path):
     config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), init=InitConfig(checkpoint=str(tmp_path)))
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="contains no checkpoint"):
         train(config)
     assert not (tmp_path / "run").exists()
 
@@ -228,7 +228,7 @@ def test_a_run_from_a_checkpoint_of_another_shape_is_refused(base: TrainConfig, 
     wider = dataclasses.replace(MODEL, mlp_dim=128)
     (tmp_path / "config.json").write_text(write_config(wider, "float32", {}))
     config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), model=str(tmp_path), init=init)
-    with pytest.raises(UserError, match="is another model: mlp_dim 64 there, 128 here"):
+    with pytest.raises(UserError, match="contains another model: mlp_dim 64 there, 128 here"):
         train(config)
 
 

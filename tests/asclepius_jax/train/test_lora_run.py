@@ -121,20 +121,20 @@ def test_the_start_tells_what_trains_and_what_it_saves(base: TrainConfig, tmp_pa
     D, N, K, H, F, R, L = 32, 4, 2, 8, 64, 4, 2
     count = L * R * ((D + N * H) + 2 * (D + K * H) + (N * H + D) + 3 * (D + F))
     line = footprint(model, optimizer, mesh)
-    assert f"{count:,} parameters train beside {MODEL.num_params:,} frozen ones" in line
+    assert f"training {count:,} parameters, {MODEL.num_params:,} are frozen" in line
     shardings = state_shardings(mesh, model, optimizer)
     state = jax.jit(optimizer.init, out_shardings=shardings["optimizer"])(
         random_adapters(model, 0, shardings["adapters"])
     )
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
-    assert f"optimizer state {readable(2 * held)} in all and {readable(held)} a device" in line
+    assert f"optimizer state {readable(2 * held)} in total and {readable(held)} per device" in line
 
 
 def test_other_adapters_or_none_do_not_continue_a_run(base: TrainConfig, unbroken: Path, tmp_path: Path):
     shutil.copytree(unbroken, tmp_path / "run")
     config = dataclasses.replace(base, run_dir=str(tmp_path / "run"))
     for other in (dataclasses.replace(base.lora, alpha=4.0), LoraConfig()):
-        with pytest.raises(UserError, match=r"holds an interrupted run with other settings \(lora"):
+        with pytest.raises(UserError, match=r"contains an interrupted run with other settings \(lora"):
             train(dataclasses.replace(config, lora=other))
 
 
@@ -176,9 +176,7 @@ def test_a_run_never_goes_on_upon_another_base(base: TrainConfig, unbroken: Path
     shutil.copytree(base.model, tmp_path / "hf")
     transformers_model(tmp_path / "hf", MODEL, noise=0.2)
     config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), init=InitConfig(hf=str(tmp_path / "hf")))
-    with pytest.raises(
-        UserError, match=r"hf is not what the adapters of .*run were trained upon \(the content of base/"
-    ):
+    with pytest.raises(UserError, match=r"hf is not the base of the adapters in .*run \(the content of base/"):
         train(config)
 
 
@@ -190,10 +188,10 @@ def test_a_run_never_goes_on_upon_another_base(base: TrainConfig, unbroken: Path
     [
         ({"rank": -1}, "lora.rank is -1: it must be 1 or more, or 0"),
         ({"alpha": 0.0}, "lora.alpha is 0.0: it must be above 0"),
-        ({"dropout": 1.0}, "lora.dropout is 1.0: it must be from 0"),
-        ({"targets": ("q", "lm_head")}, "lora.targets is q lm_head: name some of q k v o gate up down"),
-        ({"targets": ("q", "q")}, "lora.targets is q q: name some of"),
-        ({"targets": ()}, "lora.targets is empty: name some of"),
+        ({"dropout": 1.0}, "lora.dropout is 1.0: it must be at least 0"),
+        ({"targets": ("q", "lm_head")}, "lora.targets is q lm_head: use some of q k v o gate up down"),
+        ({"targets": ("q", "q")}, "lora.targets is q q: use some of"),
+        ({"targets": ()}, "lora.targets is empty: use some of"),
     ],
 )
 def test_values_that_no_run_can_have_are_refused(values: dict[str, Any], told: str):
@@ -204,7 +202,7 @@ def test_values_that_no_run_can_have_are_refused(values: dict[str, Any], told: s
 
 
 def test_adapters_of_nothing_are_refused():
-    with pytest.raises(UserError, match=r"nothing to adapt: name the frozen weights with --init.hf or"):
+    with pytest.raises(UserError, match=r"no weights to adapt: set them with --init.hf or"):
         check(TrainConfig(data=DataConfig("packed"), lora=LoraConfig(rank=4)))
 
 

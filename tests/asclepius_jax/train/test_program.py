@@ -61,7 +61,7 @@ def test_a_step_for_another_run_is_refused_with_what_differs(config: TrainConfig
 
 def test_what_is_no_program_is_refused(config: TrainConfig, tmp_path: Path):
     (tmp_path / "noise").write_bytes(b"\x80\x04noise")
-    with pytest.raises(UserError, match="is no program of `asclepius plan --save`"):
+    with pytest.raises(UserError, match="is not a program saved by `asclepius plan --save`"):
         train(dataclasses.replace(with_program(config, tmp_path / "noise"), run_dir=str(tmp_path / "run")))
 
 

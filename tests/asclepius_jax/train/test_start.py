@@ -48,7 +48,7 @@ def tuning(base: TrainConfig, data: Path, run_dir: Path, init: InitConfig) -> Tr
 
 def test_random_weights_are_not_tuned_by_oversight(base: TrainConfig, instructions: Path, tmp_path: Path, capsys):
     config = tuning(base, instructions, tmp_path / "run", InitConfig())
-    with pytest.raises(UserError, match=r"holds instructions, and no weights are named to tune: add --init\.hf"):
+    with pytest.raises(UserError, match=r"contains instructions, but no weights to tune are set: add --init\.hf"):
         train(config)
     assert not (tmp_path / "run").exists()
     capsys.readouterr()
@@ -64,7 +64,7 @@ def test_a_run_first_says_what_it_starts_from(base: TrainConfig, unbroken: Path,
     assert told[-1] == f"finished all 1 steps: asclepius export --checkpoint {tmp_path}/run --out FOLDER"
     # A run that continues needs no weights to be named.
     train(dataclasses.replace(config, init=InitConfig()))
-    assert capsys.readouterr().out.startswith(f"continuing the run in {tmp_path}/run\n")
+    assert capsys.readouterr().out.startswith(f"resuming the run in {tmp_path}/run\n")
 
 
 def test_a_start_is_one_thing(base: TrainConfig):
@@ -79,7 +79,7 @@ def test_a_run_that_does_not_fit_the_machine_is_refused(base: TrainConfig, tmp_p
     config = dataclasses.replace(base, run_dir=str(tmp_path / "run"))
     compute = dataclasses.replace(config.compute, remat="auto" if open_choices else "none")
     batch = dataclasses.replace(config.batch, microbatches=0 if open_choices else 1)
-    with pytest.raises(UserError, match=r"needs about .* GiB of memory and this machine has free 0\.0"):
+    with pytest.raises(UserError, match=r"needs about .* GiB of memory, but this machine has free 0\.0"):
         train(dataclasses.replace(config, compute=compute, batch=batch))
     assert not (tmp_path / "run").exists()
 
@@ -107,7 +107,7 @@ def test_a_stop_does_not_wait_for_an_evaluation(long_evaluation: TrainConfig, mo
     assert steps_of(long_evaluation.run_dir) == [4, 6]
     assert not any("eval_loss" in row for row in metrics_of(long_evaluation.run_dir))
     assert capsys.readouterr().out.splitlines()[-1] == (
-        f"stopped at step 6 of {TOTAL}, saved in {long_evaluation.run_dir}: the same command continues from there"
+        f"stopped at step 6 of {TOTAL}, saved in {long_evaluation.run_dir}: run the same command to resume"
     )
     monkeypatch.undo()
     train(long_evaluation)

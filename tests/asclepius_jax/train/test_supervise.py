@@ -84,7 +84,7 @@ def test_the_flag_the_variable_and_the_run_itself(monkeypatch):
     assert restarts_asked(0) == 4
     assert restarts_asked(2) == 2
     monkeypatch.setenv(RESTARTS, "many")
-    with pytest.raises(UserError, match="'many': a number of 0 or more"):
+    with pytest.raises(UserError, match="'many': each must be a number of 0 or more"):
         restarts_asked(0)
     monkeypatch.setenv(RESTARTS, "4")
     with pytest.raises(UserError, match="--restarts is -1"):

@@ -77,8 +77,8 @@ def test_one_that_lags_is_beyond_three_deviations(seconds: list[float], places: 
 def test_laggards_are_named_with_what_they_lag_in():
     seconds = np.array([[1.0, 0.01, 0.002], [1.0, 0.01, 0.002], [1.0, 0.4, 0.002], [1.0, 0.01, 0.02]])
     assert laggards(seconds) == [
-        "process 2 takes 0.4000 s a step waiting for input, the median of all is 0.0100",
-        "process 3 takes 0.0200 s for a fixed product on its devices alone, the median of all is 0.0020",
+        "process 2 takes 0.4000 s per step waiting for input, the median of all processes is 0.0100 s",
+        "process 3 takes 0.0200 s for a benchmark product on its own devices, the median of all processes is 0.0020 s",
     ]
     assert device_seconds() > 0
 

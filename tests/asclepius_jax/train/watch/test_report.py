@@ -161,13 +161,13 @@ def test_the_page_loads_nothing_and_runs_nothing(folder):
     [
         "✓ Finished: all 12 steps",
         "instruct phase",
-        "Final loss 1.8000 from 2.9300 at the first step",
+        "Final loss 1.8000 2.9300 at the first step",
         "Held-out perplexity 14.9 loss 2.7000 at step 12",
-        "lowest, 2.5000, at step 8 and has risen to 2.7000",
+        "lowest held-out loss is 2.5000, at step 8. It has since risen to 2.7000",
         "Tokens per second 4,000 500 per device, median",  # with the first step it would be lower
         "MFU 43.2% 41.0% if causal scores count half",
         "Tokens trained on 14.8 k 14,808",
-        "3 of 12 steps were above 1 and clipped",
+        "3 of 12 steps were above 1 and were clipped",
         "start-up",
         "150.0 s · 75.0%",
         "Seconds per step, median 2.000",
@@ -220,7 +220,7 @@ def test_throughput_leaves_out_the_step_that_compiles(folder):
     assert path is not None
     heights = {number for _, number in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path.attrib["d"])}
     assert len(heights) == 1  # 4,000 tokens per second at all of them; the first step has 200
-    assert "The first step, which compiles, is left out" in page
+    assert "Without the first step, which includes compilation" in page
 
 
 def test_ids_are_unique_and_every_reference_has_its_target(folder):
@@ -252,7 +252,7 @@ def test_a_missing_file_costs_its_own_part_alone(folder, missing):
 
 
 def test_an_empty_folder_has_a_page(tmp_path):
-    assert "No step was taken" in Page(report(tmp_path)).text
+    assert "No steps: metrics.jsonl contains none." in Page(report(tmp_path)).text
 
 
 def test_a_run_that_was_stopped_says_where(folder):
@@ -263,7 +263,7 @@ def test_a_run_that_was_stopped_says_where(folder):
 def test_one_step_without_evaluation(folder):
     write_rows(folder, [{**ROWS[0], "learning_rate": 0.0, "mfu": None, "mfu_causal": None}])
     text = Page(report(folder)).text
-    assert "200 25 per device, compiling included" in text
+    assert "200 25 per device, including compilation" in text
     assert "MFU – peak of this device unknown" in text
     assert "no evaluation in this run" in text
     assert "Tokens per second over steps" not in charts(report(folder))
@@ -272,7 +272,7 @@ def test_one_step_without_evaluation(folder):
 def test_a_loss_that_jumped_is_named(folder):
     events = [{"step": step, "event": "spike", "loss": 9.0, "grad_norm": 3.0, "rows": [1, 2]} for step in (4, 7)]
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    assert "The loss jumped at steps 4, 7. The rows of each are in events.jsonl." in report(folder)
+    assert "The loss jumped at steps 4, 7. Their rows are listed in events.jsonl." in report(folder)
 
 
 def test_the_hours_are_those_of_all_starts(folder):
@@ -280,8 +280,9 @@ def test_the_hours_are_those_of_all_starts(folder):
     summary = {**SUMMARY, "seconds_of_all_starts": hours, "starts": 3, "goodput": 0.8333}
     (folder / "summary.json").write_text(json.dumps(summary))
     page = report(folder)
-    assert "60.0 min over 3 starts of this run and what lay between them; 83.3% went into steps that stayed" in page
-    assert "83.3% in steps that stayed, 3 starts" in page
+    assert "60.0 min over 3 starts of this run, including the time between them; 83.3% went" in page
+    assert "83.3% went into steps that were not undone (goodput)" in page
+    assert "goodput 83.3%, 3 starts" in page
     assert "lost work" in page
     assert ">input<" not in page  # too short to see
 
@@ -290,10 +291,10 @@ def test_a_loss_that_is_no_number_is_said_first(folder):
     broken = [{**row, "loss": math.nan, "grad_norm": math.inf} if row["step"] > 9 else row for row in ROWS]
     write_rows(folder, broken)
     page = report(folder)
-    assert "In 3 steps, first in 10, loss or gradient was not a finite number" in page
+    assert "In 3 steps, the first being 10, loss or gradient was not a finite number" in page
     assert len(re.findall(r"[ML] ", line(charts(page)["Training and held-out loss over steps"], "raw"))) == 9
     write_rows(folder, [{**row, "loss": math.nan, "grad_norm": math.nan} for row in ROWS])
-    assert "In 12 steps, first in 1, loss or gradient was not a finite number" in report(folder)
+    assert "In 12 steps, the first being 1, loss or gradient was not a finite number" in report(folder)
 
 
 def test_many_steps_show_a_mean_beside_the_raw_line(folder):

@@ -115,7 +115,7 @@ def test_a_run_that_hangs_ends_with_its_stacks_and_goes_on(
         command_of(config, 6, what), env=os.environ, timeout=300, capture_output=True, text=True, check=False
     )
     assert done.returncode == LOST, done.stderr
-    assert re.search(rf"no step finished for \d+ s, {allowed} are allowed \(health.timeout_seconds\)", done.stderr)
+    assert re.search(rf"no step finished for \d+ s, the limit is {allowed} s \(health.timeout_seconds\)", done.stderr)
     for told in (done.stderr, (tmp_path / "run/stacks-0.txt").read_text()):
         assert "add_and_strike" in told  # where it hangs
         assert "wait_for_steps" in told  # another thread
@@ -184,7 +184,7 @@ def test_a_row_that_is_not_a_number_costs_its_own_step_alone(base: TrainConfig, 
     events = events_of(config.run_dir)
     assert [(event["step"], event["event"]) for event in events] == [(step, "skipped") for step in struck]
     assert all(bad in event["rows"] for event in events)
-    assert "step 5: loss or gradient is not finite, the update is skipped" in capsys.readouterr().out
+    assert "step 5: loss or gradient is not finite, skipping the update" in capsys.readouterr().out
     # The course of the learning rate is that of the steps.
     whole = [row["learning_rate"] for row in metrics_of(config.run_dir) if "loss" in row]
     assert whole[-1] < whole[1]
@@ -255,7 +255,7 @@ def test_a_full_disk_costs_saves_and_not_the_run(
     monkeypatch.setattr(saver.Saver, "save", save_on_a_full_disk)
     train(config)
     told = capsys.readouterr().out
-    assert re.search(r"WARNING: step 4 could not be saved: .*; the steps before it are whole. Training goes on", told)
+    assert re.search(r"WARNING: step 4 could not be saved: .*; earlier steps are intact. Training continues", told)
     assert ("the disk has" in told) == known_beforehand
     assert steps_of(config.run_dir) == [2, 6, 8, 9]
     assert not list((small_disk / "run/checkpoints").glob(".*"))
@@ -299,7 +299,7 @@ def test_a_disk_that_stays_full_stops_the_run_and_the_next_start_goes_on(
 
     monkeypatch.setattr(saver.Saver, "start", start_or_full)
     with pytest.raises(
-        UserError, match=r"step 4 could not be saved: .*No space left.*\(3 saves failed in a row\): make room"
+        UserError, match=r"step 4 could not be saved: .*No space left.*\(3 saves failed in a row\): free space"
     ):
         train(config)
     assert capsys.readouterr().out.count("WARNING: step") == 2
@@ -321,7 +321,7 @@ def test_the_last_step_must_be_saved(base: TrainConfig, small_disk: Path, monkey
         return start(self, folder, leaves)
 
     monkeypatch.setattr(saver.Saver, "start", start_or_full)
-    with pytest.raises(UserError, match=f"step {TOTAL} could not be saved: .*the steps before it are whole: make room"):
+    with pytest.raises(UserError, match=f"step {TOTAL} could not be saved: .*earlier steps are intact: free space"):
         train(config)
     assert steps_of(config.run_dir) == [4, 8]
 
@@ -332,7 +332,7 @@ def test_what_one_of_two_processes_cannot_save_or_read_neither_takes(base: Train
     processes = start_two(config, 3, "full")
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "WARNING: step 4 could not be saved: [Errno 28] No space left on device; the steps before it" in outputs[0]
+    assert "WARNING: step 4 could not be saved: [Errno 28] No space left on device; earlier steps" in outputs[0]
     assert steps_of(config.run_dir) == [2, 6, 8, 9]
     whole = losses_of(config.run_dir)
     # Chunks that the second process wrote; and nothing after the step before, so that both must go on from there.
@@ -358,7 +358,7 @@ def test_a_supervised_run_starts_again_until_it_is_done(base: TrainConfig, unbro
     assert done.returncode == 128 + signal.SIGKILL, done.stderr
     told = [line for line in done.stderr.splitlines() if line.startswith("asclepius train: the run crashed")]
     assert told == [
-        "asclepius train: the run crashed with code -9 at checkpoint 4: start 1 of 1 in 0 s",
+        "asclepius train: the run crashed with code -9 at checkpoint 4: restart 1 of 1 in 0 s",
         "asclepius train: the run crashed 2 times in a row without a new checkpoint, the last time with code -9",
     ]
     every = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, every_steps=2))
@@ -381,4 +381,4 @@ def test_what_a_person_must_mend_is_not_tried_again(base: TrainConfig, tmp_path:
     done = subprocess.run(command, env=os.environ, timeout=100, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("no_such_model") == 1
-    assert "the run ended with code 2: what it says above must be mended first" in done.stderr
+    assert "the run ended with code 2: fix the error above first" in done.stderr
