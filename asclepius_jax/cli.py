@@ -218,7 +218,7 @@ def ending_in_examples(name: str, command: Command, arguments: list[str]) -> Ite
 def named(name: str, table: dict[str, Command], what: str) -> Command:
     if name not in table:
         near = difflib.get_close_matches(name, table, 1)
-        raise UserError(f"no such {what}; {f'is it {near[0]}?' if near else 'one of ' + ', '.join(table)}")
+        raise UserError(f"no such {what}; {f'did you mean {near[0]}?' if near else 'one of ' + ', '.join(table)}")
     return table[name]
 
 

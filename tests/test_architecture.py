@@ -24,7 +24,7 @@ ORDER = {
 OF_TEXT_SIDE = ("clinical_text", "execution", "faithfulness", "ingest", "synthesize", "teachers")
 MOST_ENTRIES, MOST_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES = 12, 400, 60, 120
 # Names that a folder gives its own meaning: `kernels.names` and `evaluate.records` say enough.
-SHARED_NAMES = {"__init__", "records", "tables", "adapters", "names", "charts", "demo", "report"}
+SHARED_NAMES = {"__init__", "records", "tables", "adapters", "names", "demo", "report"}
 # Private parts of other packages that nothing public replaces, by file.
 PRIVATE = {"asclepius_jax/cli.py": {"_strings"}, "asclepius_jax/distributed/job.py": {"_src", "_jax"}}
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 INK, QUIET, GRID, LINE, PALE, SECOND = "#1f2933", "#52606d", "#dfe3e8", "#1d4ed8", "#a9c0f5", "#b45309"
-PARTS = ("#1d4ed8", "#7aa2f7", "#d3d9e0")  # darkest for what is trained on, palest for what is wasted
-WIDTH_INCHES = 5.2  # about 375 units of the viewBox, so that ten-point text is still nine pixels on a telephone
-LOG_FROM = 20.0  # largest over smallest value from which a linear axis would hide the end of the curve
-SMOOTH_FROM = 60  # steps; fewer show their course by themselves
+PARTS = ("#1d4ed8", "#7aa2f7", "#d3d9e0")  # darkest for tokens with loss, palest for padding
+WIDTH_INCHES = 5.2  # about 375 units of the viewBox, so that 10-point text is still 9 pixels high on a phone
+LOG_FROM = 20.0  # ratio of largest to smallest value from which a linear axis would hide the end of the curve
+SMOOTH_FROM = 60  # number of steps; shorter curves are readable without a mean
 
 STYLE = {
     "svg.fonttype": "none",
@@ -65,7 +65,7 @@ def draw(
         empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].strip()  # XML declaration and DOCTYPE belong to a file of its own
+    svg = svg[svg.index("<svg") :].strip()  # drop XML declaration and DOCTYPE, which only a separate file needs
     for reference in (' id="', 'href="#', "url(#"):
         svg = svg.replace(reference, f"{reference}{name}-")
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
@@ -100,7 +100,7 @@ def gradient_chart(steps: Values, norms: Values, clip_norm: float | None) -> str
         axes.set_ylabel("gradient norm")
         if not logarithmic(axes, norms):
             axes.set_ylim(0, 1.15 * max([norm for norm in norms if math.isfinite(norm)], default=1.0) or 1.0)
-        # Far above the curve, the line would only flatten it.
+        # A line far above the curve would only flatten it.
         if clip_norm is not None and clip_norm < 2 * axes.get_ylim()[1]:
             axes.axhline(clip_norm, color=SECOND, ls="--", lw=1.2, label=f"clipped above {clip_norm:g}")
         legend(axes)
@@ -109,7 +109,7 @@ def gradient_chart(steps: Values, norms: Values, clip_norm: float | None) -> str
 
 
 def throughput_chart(steps: Values, speeds: Values, mfu: Values) -> str:
-    """Tokens a second, and on the right the same curve's scale in percent of the hardware's peak, where known."""
+    """Tokens per second, with a second scale on the right in percent of the hardware's peak, if known."""
     thousands = max(speeds) >= 10_000
 
     def paint(axes: Any) -> None:
@@ -118,7 +118,7 @@ def throughput_chart(steps: Values, speeds: Values, mfu: Values) -> str:
         axes.set_ylabel("thousand tokens per second" if thousands else "tokens per second")
         axes.set_ylim(bottom=0, top=1.15 * max(speeds) / scale)
         if len(mfu) == len(speeds):
-            # One factor turns one into the other, as long as the run stayed on the same devices.
+            # The two scales differ by a constant factor as long as the run used the same devices.
             percent = 100 * mfu[-1] / (speeds[-1] / scale)
             right = axes.secondary_yaxis("right", functions=(lambda x: x * percent, lambda x: x / percent))
             right.set_ylabel("MFU (%)")
@@ -163,7 +163,7 @@ def token_chart(parts: dict[str, int]) -> str:
 
 
 def course(axes: Any, steps: Values, values: Values, smooth: bool = True) -> None:
-    """Values over steps: one line, or, where many steps jitter, a pale one with its moving mean over it."""
+    """Plot values over steps as one line, or for many noisy steps as a pale line with its moving mean on top."""
     from matplotlib.ticker import MaxNLocator
 
     if smooth and len(steps) >= SMOOTH_FROM:
@@ -179,16 +179,16 @@ def course(axes: Any, steps: Values, values: Values, smooth: bool = True) -> Non
 
 
 def legend(axes: Any, columns: int = 3, **shape: float) -> None:
-    """Above the axes, where it covers no spike; none for a single line."""
+    """Draw a legend above the axes, where it covers no spike. A single line gets none."""
     if len(axes.get_legend_handles_labels()[0]) > 1:
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.5, "borderpad": 0}
         axes.legend(**place, ncols=columns, **{"handlelength": 1.4, "columnspacing": 1.4, **shape})
 
 
 def moving_mean(values: Values, window: int) -> np.ndarray:
-    """Centred mean of the finite ones among `window` neighbours; nan where the value itself is none.
+    """Centred mean of the finite values in a window; NaN where the value itself is not finite.
 
-    At both ends the window is cut to what there is.
+    The window is shortened at both ends.
     """
     array, kernel = np.asarray(values, dtype=float), np.ones(min(window | 1, len(values)))
     finite = np.isfinite(array)
@@ -197,7 +197,7 @@ def moving_mean(values: Values, window: int) -> np.ndarray:
 
 
 def logarithmic(axes: Any, values: Values) -> bool:
-    """Make the y axis logarithmic, with plain numbers, where the values span too much for a linear one."""
+    """Make the y axis logarithmic if the values span too much for a linear one. Returns whether it did."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     finite = [value for value in values if math.isfinite(value)]

@@ -29,7 +29,7 @@ def code_of(notebook: str) -> str:
 
 def run_notebook(name: str, folder: Path) -> str:
     """Everything that the notebook prints, run from top to bottom in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "4"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code_of(name)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
         check=False,

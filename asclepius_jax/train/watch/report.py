@@ -14,65 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from asclepius_jax.train.metrics import read_metrics
-from asclepius_jax.train.watch import charts
+from data_prep.contract import charts
+from data_prep.contract.pages import facts, figure, page
 
 REPORT = "report.html"
 SOURCES_SHOWN = 12  # number of most frequent sources shown; the others are collapsed
-
-STYLE = """
-:root { color-scheme: light; --ink: #1f2933; --quiet: #52606d; --line: #dfe3e8; --accent: #1d4ed8; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); line-height: 1.5; -webkit-text-size-adjust: 100%;
-  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1160px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 3rem 0 1rem; padding-top: 1.25rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 0 0 .5rem; }
-p { margin: .5rem 0; max-width: 72ch; }
-.over { color: var(--quiet); margin: 0 0 .25rem; }
-.status { font-weight: 600; }
-.good { color: #1a7f37; } .bad { color: #a8480a; }
-.warning { border-left: 4px solid #a8480a; background: #fdf3ea; padding: .6rem 1rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .75rem; margin: 1.5rem 0 0; }
-.tile { border: 1px solid var(--line); border-radius: 8px; padding: .75rem 1rem; }
-.tile dt { color: var(--quiet); font-size: .875rem; }
-.tile dd { margin: 0; font-size: 1.6rem; line-height: 1.3; font-weight: 600; font-variant-numeric: tabular-nums; }
-.tile small { display: block; color: var(--quiet); font-size: .8125rem; font-weight: 400; }
-.grid { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 2.25rem 2.5rem; align-items: start; }
-@media (max-width: 760px) { .grid { grid-template-columns: minmax(0, 1fr); } main { padding-top: 1.5rem; } }
-figure { margin: 0; min-width: 0; }
-figure svg { display: block; width: 100%; height: auto; }
-svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif !important; }
-figcaption { color: var(--quiet); font-size: .9375rem; margin-top: .4rem; }
-table { border-collapse: collapse; width: 100%; font-size: .9375rem; }
-th, td { text-align: left; vertical-align: top; padding: .35rem .5rem .35rem 0; border-bottom: 1px solid var(--line);
-  overflow-wrap: anywhere; }
-th { font-weight: 400; color: var(--quiet); }
-td { text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; }
-.settings table { max-width: 48rem; }
-.settings td { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .875rem; }
-pre { background: #f5f7f9; border: 1px solid var(--line); border-radius: 8px; padding: 1rem; font-size: .875rem;
-  font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
-  white-space: pre-wrap; overflow-wrap: anywhere; }
-summary { cursor: pointer; color: var(--accent); padding: .35rem 0; }
-"""
-
-PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body><main>
-{body}
-</main></body>
-</html>
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +44,9 @@ def write_report(run_dir: Path) -> None:
     run = read_run(run_dir)
     sections = (head, training, time_spent, data, origins, prompt, settings)
     body = "\n".join(part for part in (section(run) for section in sections) if part)
-    page = PAGE.format(title=escape(f"{run.name} – training report"), style=STYLE, body=body)
+    text = page(f"{run.name} – training report", body)
     partial = run_dir / f".{REPORT}.partial"
-    partial.write_text(page, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(run_dir / REPORT)
 
 
@@ -289,37 +235,37 @@ def pace(run: Run) -> str:
         if run.manifest and run.manifest["rows"]:
             passes = run.summary["step"] * batch["global_batch"] / run.manifest["rows"]
             rows.append(("Passes over the data so far", f"{passes:.2f}"))
-    return table(rows)
+    return facts(rows)
 
 
 def data(run: Run) -> str:
     if not run.manifest:
         return ""
-    facts = run.manifest
-    slots = facts["rows"] * facts["row_length"]
+    manifest = run.manifest
+    slots = manifest["rows"] * manifest["row_length"]
     parts = {
-        "tokens with loss": facts["loss_tokens"],
-        "tokens read only": facts["tokens"] - facts["loss_tokens"],
-        "padding": max(slots - facts["tokens"], 0),
+        "tokens with loss": manifest["loss_tokens"],
+        "tokens read only": manifest["tokens"] - manifest["loss_tokens"],
+        "padding": max(slots - manifest["tokens"], 0),
     }
     caption = (
         "The model learns to write the tokens with loss. A tuning row also contains notes and instructions, which it "
         "only reads. Look for: little padding, since padding costs as much computation as tokens."
     )
     rows = [
-        ("Rows", f"{facts['rows']:,} of {facts['row_length']:,} tokens"),
-        ("Documents", f"{facts['documents']:,}"),
-        ("Tokens", f"{facts['tokens']:,}"),
-        ("Tokens with loss", f"{facts['loss_tokens']:,}"),
-        ("Packing efficiency", f"{facts['packing_efficiency']:.2%}"),
-        ("Notes shortened to fit a row", f"{facts['truncated']:,}"),
-        ("Rejected", "; ".join(f"{name}: {n:,}" for name, n in facts["rejected"].items()) or "none"),
-        ("Vocabulary", f"{facts['vocab_size']:,}"),
-        ("Tokenizer hash", facts["tokenizer_hash"][:12]),
-        *((f"Packed from {path}", digest[:12]) for path, digest in facts["inputs"].items()),
+        ("Rows", f"{manifest['rows']:,} of {manifest['row_length']:,} tokens"),
+        ("Documents", f"{manifest['documents']:,}"),
+        ("Tokens", f"{manifest['tokens']:,}"),
+        ("Tokens with loss", f"{manifest['loss_tokens']:,}"),
+        ("Packing efficiency", f"{manifest['packing_efficiency']:.2%}"),
+        ("Notes shortened to fit a row", f"{manifest['truncated']:,}"),
+        ("Rejected", "; ".join(f"{name}: {n:,}" for name, n in manifest["rejected"].items()) or "none"),
+        ("Vocabulary", f"{manifest['vocab_size']:,}"),
+        ("Tokenizer hash", manifest["tokenizer_hash"][:12]),
+        *((f"Packed from {path}", digest[:12]) for path, digest in manifest["inputs"].items()),
     ]
     chart = figure("", charts.token_chart(parts), caption) if slots else ""
-    return f'<h2>Data and packing</h2><div class="grid">{chart}<div>{table(rows)}</div></div>'
+    return f'<h2>Data and packing</h2><div class="grid">{chart}<div>{facts(rows)}</div></div>'
 
 
 def origins(run: Run) -> str:
@@ -338,10 +284,10 @@ def counts(numbers: dict[str, int]) -> str:
         return "<p>Not recorded.</p>"
     ordered = sorted(numbers.items(), key=lambda item: -item[1])
     shown, folded = ordered[:SOURCES_SHOWN], ordered[SOURCES_SHOWN:]
-    text = table((name, f"{number:,}") for name, number in shown)
+    text = facts((name, f"{number:,}") for name, number in shown)
     if folded:
         total = sum(number for _, number in folded)
-        rest = table((name, f"{number:,}") for name, number in folded)
+        rest = facts((name, f"{number:,}") for name, number in folded)
         text += f"<details><summary>{len(folded):,} more, {total:,} records</summary>{rest}</details>"
     return text
 
@@ -368,18 +314,8 @@ def settings(run: Run) -> str:
     top = [(name, json.dumps(value)) for name, value in run.config.items() if not isinstance(value, dict)]
     return (
         '<h2>Configuration</h2><details class="settings"><summary>All settings, including defaults</summary>'
-        f"{table(top + rows)}</details>"
+        f"{facts(top + rows)}</details>"
     )
-
-
-def figure(title: str, svg: str, caption: str) -> str:
-    heading = f"<h3>{escape(title)}</h3>" if title else ""
-    return f"<figure>{heading}{svg}<figcaption>{escape(caption)}</figcaption></figure>\n"
-
-
-def table(rows: Iterable[tuple[str, str]]) -> str:
-    body = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows)
-    return f"<table>{body}</table>"
 
 
 def column(rows: list[dict[str, Any]], name: str) -> list[float]:
