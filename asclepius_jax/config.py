@@ -81,8 +81,8 @@ class ComputeConfig:
     """Type of activations and of the parameters in use; master parameters and optimizer state stay float32."""
     remat: Literal["auto", "none", "projections", "attention", "full", "offload"] = "auto"
     """Activations kept for the backward pass. none: all, nothing is recomputed. projections: q, k, v, gate, up and
-    attention. attention: the attention output. full: block inputs only. offload: block inputs, in host memory. auto:
-    the least recomputation that fits in memory."""
+    attention. attention: the attention output. full: block inputs only, everything else is recomputed. offload: block
+    inputs, in host memory. auto: the least recomputation that fits in memory."""
     attention: Literal["auto", "splash", "cudnn", "xla"] = "auto"
     """Attention kernel; auto takes splash on TPU, cuDNN on NVIDIA GPUs, and plain XLA elsewhere."""
     compiled: str = "~/.cache/asclepius-jax/compiled"
@@ -152,7 +152,7 @@ class CheckpointConfig:
     keep_every: int = 0
     """Keep every checkpoint whose step is a multiple of this; 0 keeps none for that reason."""
     keep_best: int = 0
-    """Number of checkpoints with the lowest held-out loss to keep, among those saved and evaluated at one step."""
+    """Number of checkpoints with the lowest held-out loss to keep, among steps that are both saved and evaluated."""
     checksums: bool = True
     """Save a checksum of every array's content, and compare it at each restore."""
 
@@ -164,7 +164,7 @@ class EvalConfig:
     every_steps: int = 500
     """Steps between evaluations; the last step is always evaluated."""
     max_rows: int = 1024
-    """Most held-out rows to evaluate, spread evenly over the folder."""
+    """Largest number of held-out rows to evaluate, spread evenly over the folder."""
 
 
 @dataclass(frozen=True)
@@ -172,15 +172,15 @@ class HealthConfig:
     """Checks that end or report an unhealthy run."""
 
     timeout_seconds: float = 0.0
-    """Exit with code 3 (restart to resume) if no step finishes within this many seconds. 0: ten times the median step,
-    at least ten minutes. The first step compiles and has half an hour."""
+    """Exit with code 3 (restart to resume) if no step finishes within this many seconds. 0 chooses the limit: ten times
+    the median step, at least ten minutes. The first step compiles and has half an hour."""
     max_skipped: int = 10
-    """Most consecutive steps with a loss or gradient that is not finite. Each such step is skipped; one more ends the
-    run."""
+    """Number of consecutive steps with a loss or gradient that is not finite to skip; the next one ends the run."""
     spike_sigmas: float = 8.0
-    """Report a loss, with its rows, that exceeds the median of the last hundred by this many standard deviations."""
+    """Report a loss, with its rows, that exceeds the median of the last hundred losses by this many of their standard
+    deviations."""
     compare_every: int = 100
-    """Steps between comparisons of the processes of a job, which name a slow one; 0 never compares."""
+    """Steps between comparisons of the step times of a job's processes, which name a slow one; 0 never compares."""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,9 @@ def find_step(path: Path) -> tuple[Path, Path]:
     if not steps:
         being_written = sorted(path.glob(f"{STEPS}/.*.saving"))
         note = f"; {being_written[0]} is still being written, or was left by a killed run" if being_written else ""
-        raise UserError(f"{path} contains no checkpoint{note}: name a run folder, or RUN/{STEPS}/STEP")
+        runs = [str(steps.parent) for steps in sorted(path.glob(f"*/{STEPS}"))]
+        found = f"; there are runs in {', '.join(runs)}" if runs else ""
+        raise UserError(f"{path} contains no checkpoint{note}{found}: name a run folder, or RUN/{STEPS}/STEP")
     return path, steps[-1]
 
 

@@ -66,7 +66,7 @@ def best(
         fitting = [dataclasses.replace(found[-1], compute=compute)]
     chosen = min(fitting or found[-1:], key=lambda config: seconds(config, model, topology, mesh))
     need = estimate(chosen, model, dict(mesh.shape), kernel).total
-    reason = "fastest that fits" if need <= limit else "least memory, but may not fit"
+    reason = "fastest that fits" if need <= limit else "needs least memory, and may exceed"
     gib = 2**30
     return chosen, f"{reason} {topology.device.name}, about {need / gib:.1f} of {limit / gib:.1f} GiB per device"
 
@@ -84,10 +84,13 @@ def check_memory(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Ke
     if need <= 1.1 * limit:
         return
     count = jax.local_device_count() if topology.device.platform == "cpu" else 1
-    where = "this machine has free" if topology.device.platform == "cpu" else f"a {topology.device.name} has"
+    gib = f"{count * limit / 2**30:.1f} GiB"
+    room = (
+        f"this machine has {gib} free" if topology.device.platform == "cpu" else f"one {topology.device.name} has {gib}"
+    )
     raise UserError(
-        f"the run needs about {count * need / 2**30:.1f} GiB of memory, but {where} {count * limit / 2**30:.1f}: use "
-        "more devices, a smaller model, batch.global_batch or data.row_length, or adapters (--lora.rank 16); "
+        f"the run needs about {count * need / 2**30:.1f} GiB of memory, and {room}: use more devices, a smaller model, "
+        "a smaller --batch.global-batch, shorter rows (--data.row-length), or adapters (--lora.rank 16); "
         "`asclepius plan` shows what fits on which machine"
     )
 

@@ -137,8 +137,10 @@ def parse_topology(name: str) -> Topology:
     if match[3]:
         raise UserError(f"topology {name}: only TPUs have slices; use {generation}-{number * slices}")
     if generation in GPUS and number not in (1, 2, 4) and number % 8:
-        whole = -(-number // 8) * 8
-        raise UserError(f"topology {name}: GPUs come as 1, 2, 4 or whole nodes of 8; use {generation}-{whole}")
+        more, fewer = -(-number // 8) * 8, number // 8 * 8 or 4
+        raise UserError(
+            f"topology {name}: GPUs come as 1, 2, 4 or nodes of 8; use {generation}-{fewer} or {generation}-{more}"
+        )
     return Topology(match[0], this_cpu(number) if generation == "cpu" else DEVICES[generation], number)
 
 

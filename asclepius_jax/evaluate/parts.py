@@ -87,8 +87,8 @@ PARTS = (
     (
         "privacy", "measure what a model memorized of its training notes", "audits.privacy", "PrivacyConfig",
         (
-            "--model models/mine --trained-on data/canaries --held-out data/held_out --out privacy.json",
-            "--model models/mine --trained-on data/notes --canaries data/canaries --out privacy.json",
+            "--model models/mine --trained-on data/notes --held-out data/held_out --out privacy.json",
+            "--model models/mine --trained-on data/canaries --canaries data/canaries --out privacy.json",
         ),
     ),
     (

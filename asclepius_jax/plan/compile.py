@@ -36,7 +36,8 @@ from data_prep.contract.manifests import read_manifest
 @dataclass(frozen=True)
 class PlanOptions:
     topology: str
-    """Machine by name, such as v5e-64, v5p-128, v5e-256x2 (two slices), h100-8, a100-80g-8, cpu-8."""
+    """Machine by its maker's name, such as v5e-64, v5e-256x2 (two slices), h100-8, a100-80g-8, cpu-8. The number counts
+    chips; for v4, v5p and tpu7x it counts cores, two per chip."""
     json: bool = False
     """Print one JSON object instead of tables."""
     search: bool = False

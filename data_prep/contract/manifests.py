@@ -166,13 +166,15 @@ def check_replaceable(out: Path, kind: str) -> None:
     except (OSError, ValueError):
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
-        raise UserError(f"{out} exists and is not a finished {kind} folder: choose another --out, or remove it")
+        raise UserError(f"{out} exists and is not a finished folder of kind {kind!r}: choose another --out")
 
 
 def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
     """The manifest of a finished folder of one of these kinds. Raises UserError if it is missing or of another kind."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: pass the output folder of a {' or '.join(kinds)} run")
+        raise UserError(
+            f"{folder}: no such folder of {' or '.join(kinds)}; name the output folder of the command that writes it"
+        )
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} has no {MANIFEST}: it is not finished, run its stage again")
@@ -187,7 +189,9 @@ def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
             f"{path} has schema {manifest['schema']}, this version reads {SCHEMA_VERSION}: run its stage again"
         )
     if manifest["kind"] not in kinds:
-        raise UserError(f"{folder} contains {manifest['kind']}, expected {' or '.join(kinds)}")
+        raise UserError(
+            f"{folder} is a folder of kind {manifest['kind']!r}: name one of kind {' or '.join(map(repr, kinds))}"
+        )
     return manifest
 
 

@@ -45,7 +45,7 @@ class ReleaseConfig:
     """Data set on the Hugging Face hub to push to, as NAME/REPO; created as private. Empty to push nothing."""
 
     public: bool = False
-    """Make the pushed repository public."""
+    """With --push: make the repository public, also if it exists and is private."""
 
 
 @dataclass

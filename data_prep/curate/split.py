@@ -52,18 +52,19 @@ class SplitConfig:
     """Output folder for `train`, `held_out` and `report.json`."""
 
     held_out: float = 0.05
-    """Fraction of patients to hold out, together with all patients of the same article."""
+    """Fraction of patients to hold out. All patients of one article go to the same side."""
 
     against: tuple[Path, ...] = ()
     """Evaluation sets: folders of notes or instructions, or .csv, .json, .jsonl, .parquet or .txt files, of which all
-    texts are used. A record that shares 13 consecutive words with one of them is rejected."""
+    texts are used. A record that shares 13 consecutive words with one of them is rejected from both sides."""
 
     similarity: float = 0.7
-    """Least Jaccard similarity, over runs of five words, at which a note is rejected as a near duplicate of an earlier
-    note of another patient."""
+    """Threshold of Jaccard similarity, over runs of five words, from which a note (also the note of an instruction) is
+    rejected as a near duplicate of an earlier note of another patient."""
 
     identifiers: bool = False
-    """Also reject records with dates and ages over 89; records with names, numbers or addresses are always rejected."""
+    """Also reject records with any date, or with an age over 89. Records with personal names, phone or record numbers,
+    or addresses are rejected in any case."""
 
     presidio: str = ""
     """spaCy model, such as en_core_web_lg, with which Presidio finds further records with identifiers to reject; empty

@@ -41,15 +41,16 @@ class PackConfig:
     """Pack notes or instruction-answer pairs into rows of tokens."""
 
     source: Path
-    """Output folder of `asclepius notes` or `asclepius instructions`."""
+    """Folder of notes or instructions, such as the output of `asclepius notes` or one side of `asclepius split`."""
     out: Path
     """Output folder; a finished folder of the same kind is replaced."""
     tokenizer: Path
     """SentencePiece .model file, or Hugging Face folder or hub id with tokenizer.json or tokenizer.model."""
     row_length: int = 2048
-    """Tokens per row; the sequence length of training."""
+    """Tokens per row, the sequence length of training. A longer note is cut into pieces; a longer example loses the
+    end of its note."""
     shards: int = 1
-    """Number of files to write. Files are packed independently, so each should get at least some hundred rows."""
+    """Number of files to write. Files are packed independently, so each should get a few hundred rows or more."""
     prompt_template: str | None = None
     """File with the prompt for training and inference, in place of the default; contains {note} and {instruction} once
     each."""

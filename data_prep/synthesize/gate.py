@@ -21,8 +21,9 @@ from data_prep.teachers.base import Reply, Request, Teacher
 class GateConfig:
     on_unsupported: Literal["repair", "remove", "reject", "keep"] = "repair"
     """Treatment of numbers, doses, dates, sides, negations, drugs, ... that the source does not support. repair: ask
-    the teacher once to correct them, then as remove. remove: delete the sentences that contain them, and reject the
-    record if too much would be deleted. reject: reject the record. keep: count them in the record's certificate."""
+    the teacher once to correct them, then do as for remove. remove: delete the sentences that contain them, and
+    reject the record if too much would be deleted. reject: reject the record. keep: only count them in the record's
+    certificate."""
 
     most_removed: float = 0.25
     """Largest fraction of a text's words that may be deleted; a text that would lose more is rejected."""

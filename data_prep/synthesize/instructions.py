@@ -120,7 +120,8 @@ class InstructionsConfig:
     gate: tyro.conf.OmitArgPrefixes[GateConfig] = field(default_factory=GateConfig)
 
     allow_remote: str = ""
-    """Host of the endpoint that may receive real notes with --teacher openai; it must be one of your own."""
+    """Host name of an endpoint inside your institution to which real (restricted) notes may be sent; empty sends
+    them nowhere."""
 
     pool_notes: int = 100
     """Number of notes whose questions become few-shot examples for the rest of an API run; 0 for seed instructions

@@ -33,10 +33,11 @@ class NotesConfig:
     """Output folder; a finished folder of the same kind is replaced."""
 
     note_types: tuple[str, ...] = ("discharge summary",)
-    """Types of notes to generate, each in quotation marks, or `all`; see data_prep/synthesize/note_types.py."""
+    """Types of notes to generate, each in quotation marks, or `all`: discharge summary, history and physical, progress
+    note, emergency department note, radiology report, operative note, nursing note, consultation letter."""
 
     per_report: int = 0
-    """Number of notes per report, of types drawn at random; 0 generates one note of every type."""
+    """Number of notes per report, each of another type, drawn at random from --note-types; 0 generates one of each."""
 
     reports: tyro.conf.OmitArgPrefixes[ReportsConfig] = field(default_factory=ReportsConfig)
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(default_factory=TeacherConfig)
@@ -44,11 +45,11 @@ class NotesConfig:
     gate: tyro.conf.OmitArgPrefixes[GateConfig] = field(default_factory=GateConfig)
 
     style: float = 0.0
-    """Fraction of eligible phrases of a checked note to rewrite in chart style (abbreviations, lay words, clipped
-    grammar). Every edit is recorded with the note."""
+    """Fraction of the phrases with a chart-style form (abbreviations, lay words, clipped grammar) to rewrite, after the
+    note was checked against its report. Every edit is recorded with the note."""
 
     seed: int = 0
-    """Random seed for sampling, the choice of note types and chart style."""
+    """Random seed for the teacher's sampling, the choice of note types and chart style."""
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,10 @@ class Teacher(Protocol):
 @dataclass(frozen=True)
 class BatchConfig:
     batch: bool = False
-    """Send requests through OpenAI's Batch API, at half the price and with replies within a day."""
+    """Send requests through OpenAI's Batch API, which is cheaper and replies within a day."""
 
     batch_window: int = 50_000
-    """Number of input records that wait for their batches at the same time; each takes about 20 kB of memory."""
+    """Number of input records kept in memory while their batches are processed; each takes about 20 kB."""
 
     batch_poll_seconds: float = 60.0
     """Seconds between checks whether a batch is done."""
@@ -77,7 +77,7 @@ class TeacherConfig:
     """Largest number of requests in flight. It starts low and grows as long as the endpoint does not answer 429."""
 
     requests_per_minute: int = 0
-    """Largest number of requests per minute; 0 uses the limits in the endpoint's headers."""
+    """Largest number of requests per minute; 0 uses the limits in the endpoint's headers, if it sends any."""
 
     tokens_per_minute: int = 0
     """Largest number of tokens per minute, of prompts (estimated) plus --max-tokens; 0 uses the limits in the
@@ -94,7 +94,8 @@ class TeacherConfig:
     """Send the JSON schema of requests that have one; the endpoint must support response_format."""
 
     ledger: str = ""
-    """SQLite file that stores requests and raw responses; empty for OUT.ledger.sqlite next to the output folder."""
+    """SQLite file that stores requests and raw responses, so that a rerun pays for none twice; empty for
+    OUT.ledger.sqlite, with the name of --out, next to it."""
 
     estimate: bool = False
     """Print the number of requests, tokens and cost, and send nothing."""

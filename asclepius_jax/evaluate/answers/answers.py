@@ -47,7 +47,8 @@ class AnswersConfig:
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
 
     allow_remote: str = ""
-    """Host of the endpoint to which questions on real notes may be sent; it must be one of your own."""
+    """Host name of an endpoint inside your institution to which real (restricted) notes may be sent; empty sends
+    them nowhere."""
 
 
 def run(config: AnswersConfig) -> None:

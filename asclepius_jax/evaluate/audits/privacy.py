@@ -52,10 +52,10 @@ class PrivacyConfig:
     """
 
     canaries: Path | None = None
-    """Folder of notes that asclepius evaluate canaries wrote and on which the model was trained."""
+    """Folder of notes from `asclepius evaluate canaries`, usually --trained-on itself; needed to measure canaries."""
 
     questions: Path | None = None
-    """Folder of the questions of --answers."""
+    """Folder of the questions of --answers; required with them."""
 
     answers: tuple[Path, ...] = ()
     """Folders of answers to search for runs of words from training notes of other patients."""
@@ -65,10 +65,10 @@ class PrivacyConfig:
     from other patients' reports."""
 
     sample: int = 200
-    """Number of notes per side in the membership attack; 0 takes all."""
+    """Number of trained and of held-out notes in the membership attack; 0 takes all."""
 
     tried: int = 512
-    """Number of secrets among which a canary is ranked."""
+    """Number of random secrets among which the secret of each canary is ranked."""
 
     window: int = 1024
     """Context window in tokens."""

@@ -39,15 +39,15 @@ class RealismConfig:
     """Hugging Face folder of the scoring model. Figures are comparable only with the same scorer."""
 
     sources: tuple[str, ...]
-    """Sources as NAME=PATH or NAME=PATH#TYPE, where PATH is a folder of notes or a .csv, .json, .jsonl, .parquet or
-    .txt file of texts."""
+    """Sources as NAME=PATH, where PATH is a folder of notes or a .csv, .json, .jsonl, .parquet or .txt file of texts,
+    or as "NAME=PATH#TYPE" for notes of one type."""
 
     out: Path
     """JSON file to write."""
 
     real: str = ""
-    """Name of the source of real notes, from which a classifier tries to distinguish each of the others. Empty skips
-    this test and MAUVE."""
+    """NAME in --sources of the real notes. The others are compared with them by a classifier and by MAUVE (a distance
+    between two sets of texts, arXiv 2102.01454); empty skips both."""
 
     sample: int = 200
     """Number of texts drawn per source; 0 takes all."""

@@ -37,7 +37,7 @@ class StudyConfig:
     """Folders of answers to these questions. Every model must answer every question."""
 
     raters: tuple[str, ...]
-    """Names of the raters. Each rater gets a personal link."""
+    """Names of the raters, each of which gets a personal link; Administrator is reserved."""
 
     out: Path
     """Output folder for the study."""
@@ -46,19 +46,21 @@ class StudyConfig:
     """Random seed for the choice of items and their order."""
 
     items: int = 0
-    """Number of questions to score; 0 takes all."""
+    """Number of items: an item is a question with the answers of all models. 0 takes all questions."""
 
     repeats: float = 0.1
     """Share of the items that a rater sees twice, to measure self-agreement; at most 0.5."""
 
     training_items: int = 0
-    """Number of questions in a training round, which comes first and does not count."""
+    """Number of further items in a practice round for the raters, which comes first and does not count."""
 
     reference: Path | None = None
-    """Folder of ratings with which the training round compares a rater's verdicts."""
+    """Folder of ratings, from `asclepius evaluate ratings`, that the practice round shows as feedback; needs
+    --training-items."""
 
     url: str = "http://127.0.0.1:8000"
-    """Address at which raters will reach the page, used in the links."""
+    """Address at which raters will reach the page of `asclepius evaluate serve`, used in the links. The default works
+    on this machine only."""
 
 
 def run(config: StudyConfig) -> None:
@@ -102,9 +104,10 @@ def check(config: StudyConfig) -> None:
             raise UserError(f"{name} {value}: must be 0 or more")
     if not config.raters or any(not name.strip() or not name.isprintable() for name in config.raters):
         raise UserError("--raters: give each rater a name")
-    names = [*config.raters, ADMINISTRATOR]
-    if len(set(names)) < len(names):
-        raise UserError(f"--raters {' '.join(config.raters)}: names must be unique and not {ADMINISTRATOR}")
+    if ADMINISTRATOR in config.raters:
+        raise UserError(f"--raters {ADMINISTRATOR}: this name is reserved; choose another")
+    if len(set(config.raters)) < len(config.raters):
+        raise UserError(f"--raters {' '.join(config.raters)}: names must be unique")
 
 
 def answers_of(config: StudyConfig, questions: dict[str, Question]) -> tuple[dict[str, list[Answer]], int]:

@@ -81,7 +81,8 @@ class ClaimsConfig:
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
 
     allow_remote: str = ""
-    """Host of the endpoint to which questions on real notes may be sent; it must be one of your own."""
+    """Host name of an endpoint inside your institution to which real (restricted) notes may be sent; empty sends
+    them nowhere."""
 
     seed: int = 0
     """Random seed sent with the requests."""

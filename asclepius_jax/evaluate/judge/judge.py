@@ -50,14 +50,15 @@ class JudgeConfig:
     """Output folder for the judgements. Use one folder per judge."""
 
     name: str = ""
-    """Name of the judge in tables. Empty uses the model's name, which is `rules` with --model rules."""
+    """Name of the judge in tables; empty for that of --model. --model rules judges by rule, without a chat model."""
 
     votes: int = 1
-    """Number of verdicts per answer. The order of the options changes with each vote."""
+    """Number of verdicts per answer; the median of their scores counts. The options of each question (in listwise
+    mode: the answers) change their order with each vote."""
 
     mode: Literal["pointwise", "listwise"] = "pointwise"
     """Protocol of the judge. pointwise: questions about one answer at a time. listwise: scores for all answers to a
-    question at once, in balanced orders, as in the paper."""
+    question at once, in balanced orders, as in the Asclepius paper."""
 
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(
         default_factory=lambda: TeacherConfig(teacher="openai", temperature=0.0, max_tokens=1024)
@@ -65,7 +66,8 @@ class JudgeConfig:
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
 
     allow_remote: str = ""
-    """Host of the endpoint to which questions on real notes may be sent; it must be one of your own."""
+    """Host name of an endpoint inside your institution to which real (restricted) notes may be sent; empty sends
+    them nowhere."""
 
     seed: int = 0
     """Random seed sent with the requests, also used for the order of answers in listwise mode."""

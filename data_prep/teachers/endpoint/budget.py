@@ -21,22 +21,22 @@ TOKENS_AROUND_MESSAGE, TOKENS_AROUND_PROMPT = 16, 64
 @dataclass(frozen=True)
 class BudgetConfig:
     max_cost: float = 0.0
-    """Limit on the cost in USD of all requests in the ledger, including earlier runs; 0 for no limit."""
+    """Limit on the cost in USD of all requests in the ledger, including earlier runs; needs prices. 0 for no limit."""
 
     price_input: float = 0.0
-    """Price in USD per million prompt tokens; 0 if there is no price."""
+    """Price in USD per million prompt tokens; 0 if unknown or free."""
 
     price_cached_input: float = 0.0
     """Price in USD per million prompt tokens that the endpoint had cached; 0 for the same as --price-input."""
 
     price_output: float = 0.0
-    """Price in USD per million reply tokens; 0 if there is no price."""
+    """Price in USD per million reply tokens; 0 if unknown or free."""
 
     batch_discount: float = 0.5
-    """Fraction of the price that --batch saves."""
+    """Fraction of the prices that the endpoint takes off with --batch, for the cost figures."""
 
     allow_unpriced: bool = False
-    """Send requests without prices to an endpoint outside this machine or network."""
+    """Send requests although prices are 0 and the endpoint is neither on this machine nor on a private network."""
 
     @property
     def priced(self) -> bool:
