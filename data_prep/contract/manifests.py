@@ -158,6 +158,12 @@ def replace_folder(new: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def contents(*kinds: str) -> str:
+    """The kinds of folders in plain words."""
+    names = {"packed": "packed rows", "export": "exported weights"}
+    return " or ".join(names.get(kind, kind) for kind in kinds)
+
+
 def check_replaceable(out: Path, kind: str) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -166,15 +172,13 @@ def check_replaceable(out: Path, kind: str) -> None:
     except (OSError, ValueError):
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
-        raise UserError(f"{out} exists and is not a finished folder of kind {kind!r}: choose another --out")
+        raise UserError(f"{out} exists and does not contain finished {contents(kind)}: choose another --out")
 
 
 def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
     """The manifest of a finished folder of one of these kinds. Raises UserError if it is missing or of another kind."""
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder of {' or '.join(kinds)}; name the output folder of the command that writes it"
-        )
+        raise UserError(f"{folder}: no such folder; name one that contains {contents(*kinds)}")
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} has no {MANIFEST}: it is not finished, run its stage again")
@@ -189,9 +193,7 @@ def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
             f"{path} has schema {manifest['schema']}, this version reads {SCHEMA_VERSION}: run its stage again"
         )
     if manifest["kind"] not in kinds:
-        raise UserError(
-            f"{folder} is a folder of kind {manifest['kind']!r}: name one of kind {' or '.join(map(repr, kinds))}"
-        )
+        raise UserError(f"{folder} contains {contents(manifest['kind'])}, not {contents(*kinds)}: name another folder")
     return manifest
 
 

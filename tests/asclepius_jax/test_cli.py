@@ -101,7 +101,7 @@ def test_the_command_line_alone_imports_nothing_heavy():
     ("typed", "meant"), [("trian", "train"), ("instruction", "instructions"), ("Export", "export")]
 )
 def test_a_misspelt_subcommand_is_suggested(refused: Ask, typed: str, meant: str):
-    assert one_line(refused(typed)) == f"asclepius {typed}: no such subcommand; is it {meant}?\n"
+    assert one_line(refused(typed)) == f"asclepius {typed}: no such subcommand; did you mean {meant}?\n"
 
 
 def test_an_unknown_subcommand_lists_those_there_are(refused: Ask):
@@ -179,7 +179,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(refused: Ask, m
     [
         (["--model", "llama2_7"], "'llama2_7' is neither a folder with config.json, nor a hub id, nor one of llama_7b"),
         (["--data.path", ""], "data.path is empty: set --data.path to a folder written by `asclepius pack`"),
-        (["--data.path", "absent"], "absent is not a folder"),
+        (["--data.path", "absent"], "absent: no such folder"),
         (["--data.row-length", "64"], "rows of 32 tokens, data.row_length is 64: pack again with --row-length 64"),
         (["--data.row-length", "512"], "data.row_length 512 exceeds the model's maximum of 256 tokens"),
         (["--mesh.data", "3"], "mesh 3 x -1 x 1 x 1 (data x fsdp x tensor x context) does not match 8 devices"),
@@ -296,7 +296,9 @@ def test_asking_nothing_is_refused(refused: Ask, checkpoint: Path):
 
 def test_packing_what_is_missing_is_refused(refused: Ask, small_tokenizer: Path, tmp_path: Path):
     ask = ["pack", "--out", tmp_path / "out", "--tokenizer", small_tokenizer, "--source"]
-    assert "absent is not a folder: pass the output folder" in one_line(refused(*ask, tmp_path / "absent"))
+    assert "absent: no such folder; name one that contains notes or instructions" in one_line(
+        refused(*ask, tmp_path / "absent")
+    )
     (tmp_path / "source").mkdir()
     assert "it is not finished" in one_line(refused(*ask, tmp_path / "source"))
     (tmp_path / "source/manifest.json").write_text("{}")

@@ -292,7 +292,7 @@ def test_the_part_of_another_export_is_not_taken(tuned: Path, tmp_path: Path, mo
 def test_a_folder_of_something_else_is_not_overwritten(tuned: Path, tmp_path: Path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="exists and is not a finished export folder"):
+    with pytest.raises(UserError, match="exists and does not contain finished exported weights"):
         run_export(ExportConfig(tuned, tmp_path / "folder"))
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["thesis.tex"]
 

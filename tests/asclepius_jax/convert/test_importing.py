@@ -136,6 +136,6 @@ def test_a_folder_of_something_else_is_not_overwritten(small_tokenizer: Path, tm
     folder_with(tmp_path / "hf", small_tokenizer)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="exists and is not a finished import folder"):
+    with pytest.raises(UserError, match="exists and does not contain finished import"):
         run_import(ImportConfig(tmp_path / "hf", tmp_path / "run"))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]

@@ -64,7 +64,7 @@ def test_large_slices_have_the_grids_that_google_lists():
         ("v5e-48", "no slice has 48 chips; the nearest is v5e-32"),
         ("v4-7", "no slice has 7 TensorCores; the nearest is v4-8"),
         ("v5e-512", "v5e-256"),
-        ("h100-12", "whole nodes of 8; use h100-16"),
+        ("h100-12", "nodes of 8; use h100-8 or h100-16"),
         ("h100-8x2", "only TPUs have slices; use h100-16"),
         ("cpu-0", "is unknown"),
     ],

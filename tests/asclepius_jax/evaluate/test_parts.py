@@ -10,7 +10,7 @@ from tests.helpers.places import ROOT
 
 
 def test_a_part_of_the_evaluation_that_there_is_not_gets_a_suggestion(refused: Ask):
-    assert "no such part of evaluate as qestions; is it questions?" in one_line(refused("evaluate", "qestions"))
+    assert "no such part of evaluate as qestions; did you mean questions?" in one_line(refused("evaluate", "qestions"))
     assert "absent: no such file" in one_line(refused("evaluate", "questions", "--source", "absent", "--out", "x"))
 
 

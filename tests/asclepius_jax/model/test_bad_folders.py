@@ -129,7 +129,7 @@ def test_an_export_never_replaces_something_else(refused: Ask, checkpoint: Path,
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").write_text("years of work")
     told = refused("export", "--checkpoint", checkpoint, "--out", tmp_path / "out")
-    assert "out exists and is not a finished export folder: choose another --out, or remove it" in told
+    assert "out exists and does not contain finished exported weights: choose another --out" in told
 
 
 def test_a_process_that_cannot_be_is_refused(refused: Ask, checkpoint: Path, tmp_path: Path):

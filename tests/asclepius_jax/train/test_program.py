@@ -67,5 +67,5 @@ def test_what_is_no_program_is_refused(config: TrainConfig, tmp_path: Path):
 
 def test_a_program_needs_the_number_of_steps(config: TrainConfig, tmp_path: Path):
     unknown = dataclasses.replace(config, data=DataConfig(row_length=32))
-    with pytest.raises(UserError, match=r"name --data.path, or the data's --rows"):
+    with pytest.raises(UserError, match=r"set --data.path or --rows"):
         command.run(PlanOptions("cpu-8", json=True, save=str(tmp_path / "program")), unknown)

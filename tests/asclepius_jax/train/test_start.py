@@ -79,7 +79,7 @@ def test_a_run_that_does_not_fit_the_machine_is_refused(base: TrainConfig, tmp_p
     config = dataclasses.replace(base, run_dir=str(tmp_path / "run"))
     compute = dataclasses.replace(config.compute, remat="auto" if open_choices else "none")
     batch = dataclasses.replace(config.batch, microbatches=0 if open_choices else 1)
-    with pytest.raises(UserError, match=r"needs about .* GiB of memory, but this machine has free 0\.0"):
+    with pytest.raises(UserError, match=r"needs about .* GiB of memory, and this machine has 0\.0 GiB free"):
         train(dataclasses.replace(config, compute=compute, batch=batch))
     assert not (tmp_path / "run").exists()
 

@@ -94,7 +94,7 @@ def test_another_folder_is_not_overwritten(tmp_path):
         with pytest.raises(UserError, match="choose another --out"):
             write(tmp_path / "mine", kind=kind)
     write(tmp_path / "notes")
-    with pytest.raises(UserError, match="not a finished instructions folder"):
+    with pytest.raises(UserError, match="does not contain finished instructions"):
         write(tmp_path / "notes", kind="instructions")
     (tmp_path / "notes" / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="choose another --out"):
@@ -109,10 +109,10 @@ def test_an_output_that_cannot_be_made_is_named(tmp_path):
 
 def test_unfinished_and_foreign_folders_are_refused(tmp_path):
     out = tmp_path / "notes"
-    with pytest.raises(UserError, match="not a folder"):
+    with pytest.raises(UserError, match="no such folder"):
         read_manifest(out, "notes")
     write(out)
-    with pytest.raises(UserError, match="contains notes, expected instructions"):
+    with pytest.raises(UserError, match="contains notes, not instructions"):
         read_manifest(out, "instructions")
     for text, says in [("{", "not JSON"), ("[]", "not written by asclepius"), ('{"schema": 99}', "schema 99")]:
         (out / "manifest.json").write_text(text)

@@ -108,5 +108,5 @@ def test_the_command_line_audits(finished, capsys):
     folder, _ = finished
     cli.dispatch("notes", ["--audit", str(folder), "--examples", "1"], debug=False)
     assert "90 notes" in capsys.readouterr().out
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="no such folder"):
         cli.dispatch("instructions", [f"--audit={folder}-absent"], debug=False)

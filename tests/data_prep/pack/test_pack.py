@@ -211,7 +211,7 @@ def test_an_unfinished_source_is_refused(tmp_path: Path, small_tokenizer: Path):
 
 def test_a_foreign_source_is_refused(tmp_path: Path, small_tokenizer: Path):
     folder = packed(tmp_path, [note("n", "fever")], small_tokenizer)
-    with pytest.raises(UserError, match="contains packed, expected notes or instructions"):
+    with pytest.raises(UserError, match="contains packed rows, not notes or instructions"):
         run(PackConfig(folder, tmp_path / "again", small_tokenizer, 64))
 
 
@@ -233,6 +233,6 @@ def test_a_source_without_records_is_refused(tmp_path: Path, small_tokenizer: Pa
 def test_a_folder_of_something_else_is_not_overwritten(tmp_path: Path, small_tokenizer: Path):
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed/thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="is not a finished packed folder: choose another --out"):
+    with pytest.raises(UserError, match="does not contain finished packed rows: choose another --out"):
         packed(tmp_path, [note("n", "fever")], small_tokenizer)
     assert (tmp_path / "packed/thesis.tex").read_text() == "years of work"

@@ -199,7 +199,7 @@ def test_the_same_question_twice_on_one_note_is_a_duplicate(source, tmp_path):
 def test_sources_and_settings_that_cannot_work(source, tmp_path):
     with pytest.raises(UserError, match="--per-note 0"):
         instructions.run(InstructionsConfig(source, tmp_path / "out", per_note=0))
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="no such folder"):
         instructions.run(InstructionsConfig(tmp_path / "absent", tmp_path / "out"))
     with pytest.raises(UserError, match="choose another --out"):
         instructions.run(InstructionsConfig(source, source))

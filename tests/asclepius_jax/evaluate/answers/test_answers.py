@@ -315,7 +315,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(tmp_pat
         run(AnswersConfig(questions, ("a=offline:",), out, Decoding(batch=0)))
     with pytest.raises(UserError, match=r"choose another --decoding\.prompt-format"):
         run(AnswersConfig(questions, (f"a=hf:{folder}",), out, Decoding(prompt_format="chat")))
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="no such folder"):
         run(AnswersConfig(tmp_path / "absent", ("a=offline:",), out))
 
 

@@ -122,7 +122,7 @@ def test_an_answer_that_is_an_error_message_is_not_shown(tmp_path, settings, cap
         ({"training_items": 21}, "only 20 questions have answers"),
         ({"training_items": 20}, "0 questions are left"),
         ({"raters": ("Dr Ito", "Dr Ito")}, "names must be unique"),
-        ({"raters": ("Dr Ito", "Administrator")}, "names must be unique and not Administrator"),
+        ({"raters": ("Dr Ito", "Administrator")}, "Administrator: this name is reserved"),
         ({"raters": ("Dr Ito", " ")}, "give each rater a name"),
         ({"answers": ()}, "contains no answers"),
     ],
