@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asclepius_jax.config import BatchConfig as BatchConfig
+    from asclepius_jax.config import DataConfig as DataConfig
     from asclepius_jax.config import LoraConfig as LoraConfig
     from asclepius_jax.config import MeshConfig as MeshConfig
     from asclepius_jax.config import OptimizerConfig as OptimizerConfig
@@ -32,15 +33,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 MODULES = {
-    "config": ("BatchConfig", "LoraConfig", "MeshConfig", "OptimizerConfig", "TrainConfig", "load_config"),
+    "config": (
+        "BatchConfig",
+        "DataConfig",
+        "LoraConfig",
+        "MeshConfig",
+        "OptimizerConfig",
+        "TrainConfig",
+        "load_config",
+    ),
     "convert.export_hf": ("export",),
     "generate": ("load_checkpoint",),
     "train.setup": ("build_model", "load_rows", "make_step"),
-}
+}  # fmt: skip
 WHERE = {name: f"{__name__}.{module}" for module, names in MODULES.items() for name in names}
 
 __all__ = [
     "BatchConfig",
+    "DataConfig",
     "LoraConfig",
     "MeshConfig",
     "OptimizerConfig",

@@ -68,10 +68,10 @@ def test_every_command_that_needs_nothing_from_elsewhere_runs(tmp_path: Path):
     assert len(code) >= 12
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     script = "\n".join(["set -euxo pipefail", "asclepius demo --config quick.py", *code])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "4"}
     done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=1500, check=False,
-    )  # fmt: skip
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1500, check=False
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     for made in ("models/mine/config.json", "models/adapters/adapter_model.safetensors", "release/README.md",
                  "evaluation/report/report.html", "forms.html", "runs/imported/checkpoints"):  # fmt: skip

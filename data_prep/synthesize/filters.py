@@ -80,7 +80,7 @@ RULES: tuple[tuple[str, Callable[[Candidate], object]], ...] = (
     ("error", lambda c: c.finish_reason == "error"),
     ("content_filter", lambda c: c.finish_reason == "content_filter"),
     ("refusal", lambda c: c.finish_reason == "refusal"),
-    ("truncated", lambda c: c.finish_reason == "length"),
+    ("truncated", lambda c: c.finish_reason in ("length", "unfinished")),
     ("invalid", lambda c: c.finish_reason == "invalid"),
     ("empty", lambda c: not c.text.strip()),
     ("ai_self_reference", lambda c: AI_SELF_REFERENCE.search(c.text.translate(APOSTROPHES))),

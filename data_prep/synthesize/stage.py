@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from data_prep.contract.errors import UserError
+from data_prep.contract.errors import UserError, first_line
 from data_prep.contract.manifests import FolderWriter, read_manifest, writing_folder
 from data_prep.contract.records import Reject
 from data_prep.execution.processes import calling_in_pool, process_pool
@@ -82,7 +82,17 @@ async def work_on_shard(work: Work[In, Out], shard: list[In | Reject], teacher: 
     """The results of a shard, in input order. Rejects from reading are passed through."""
 
     async def work_on_record(record: In | Reject) -> Sequence[Out | Reject]:
-        return [record] if isinstance(record, Reject) else await work(record, teacher)
+        if isinstance(record, Reject):
+            return [record]
+        try:
+            return await work(record, teacher)
+        except (UserError, OSError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001, one record must not end a run, nor every rerun of it
+            reason = first_line(error) or type(error).__name__
+            name = getattr(record, "id", "a record")
+            say(f"{name} is rejected after an internal error ({type(error).__name__}: {reason})")
+            return [Reject.of(record, "internal_error", f"{type(error).__name__}: {reason}")]
 
     tasks = [asyncio.ensure_future(work_on_record(record)) for record in shard]
     try:
@@ -244,6 +254,8 @@ def run_stage(
             # writer.counts["in"] is larger, because later shards have been read already.
             meter.records = min(meter.records + stage.shards.shard_records, writer.counts["in"])
             meter.rejected = writer.reasons.total()
+        if wrappings := {kind: count for kind, count in sorted(meter.wrappings.items()) if count}:
+            writer.facts["wrappings_removed"] = wrappings
         if not writer.counts["in"]:
             raise UserError(f"{', '.join(stage.inputs)} contains no records: check --source")
         if not writer.shards and set(writer.reasons) == {"error"} and writer.last_reject:

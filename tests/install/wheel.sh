@@ -22,7 +22,7 @@ asclepius demo --help > demo.txt
 asclepius init mine
 test -f mine/configs/instruct_7b.py && test -x mine/launch/train.sh
 if asclepius train instruct_7b --data.path nowhere 2> refusal.txt; then exit 1; fi
-grep -q '^asclepius train: nowhere is not a folder' refusal.txt || { cat refusal.txt && exit 1; }
+grep -q '^asclepius train: nowhere: no such folder' refusal.txt || { cat refusal.txt && exit 1; }
 # Every file of the packages that is not Python must be there.
 (cd "$root" && git ls-files asclepius_jax data_prep configs launch) | while read -r file; do
     case $file in configs/* | launch/*) place=asclepius_jax/$file ;; *) place=$file ;; esac

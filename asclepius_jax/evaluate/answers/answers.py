@@ -19,7 +19,7 @@ import tyro
 
 from asclepius_jax.evaluate.answers.models import Decoding, ModelSpec, content_of, load_model, parse_spec
 from asclepius_jax.evaluate.questions.prompt_formats import CHAT, as_messages, as_text, check_format
-from asclepius_jax.evaluate.records import Answer, Question, read_records
+from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST, read_manifest, writing_folder
 from data_prep.contract.records import TASKS, text_hash
@@ -27,6 +27,7 @@ from data_prep.execution.progress import say
 from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, run_stage
 from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
 from data_prep.teachers.endpoint.allowed_hosts import why_not_send
+from data_prep.teachers.wrapping import unwrap
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def ask_local(config: AnswersConfig, spec: ModelSpec, questions: Sequence[Questi
                 replies = model.answer(batch)
                 kept.add(
                     [
-                        Answer(question.id, spec.name, text, reason, model.prompt_format)
+                        local_answer(question, spec.name, text, reason, model.prompt_format)
                         for question, (text, reason) in zip(batch, replies, strict=True)
                     ]
                 )
@@ -230,6 +231,16 @@ def ask_local(config: AnswersConfig, spec: ModelSpec, questions: Sequence[Questi
     kept.path.unlink(missing_ok=True)
     reasons = ", ".join(f"{count} {reason}" for reason, count in writer.facts["finish_reasons"].items())
     say(f"answers of {spec.name}: {len(answers)} ({reasons}) -> {config.out / spec.name}")
+
+
+def local_answer(question: Question, model: str, text: str, reason: str, prompt_format: str) -> Answer:
+    """The answer of a local model, without the wrapping that a teacher's replies lose too."""
+    if reason in NO_ANSWER:
+        return Answer(question.id, model, text, reason, prompt_format)
+    unwrapped = unwrap(text)
+    if unwrapped.text is None:
+        return Answer(question.id, model, "", "unfinished" if reason == "stop" else reason, prompt_format)
+    return Answer(question.id, model, unwrapped.text, reason, prompt_format)
 
 
 def batches(questions: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:

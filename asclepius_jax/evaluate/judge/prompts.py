@@ -140,6 +140,8 @@ def json_in(text: str) -> dict[str, Any]:
             value, end = decoder.raw_decode(text, place)
         except ValueError:
             end = place + 1
+        except RecursionError as error:  # brackets nested by the thousand
+            raise ValueError("no JSON object that could be read") from error
         else:
             found = value if isinstance(value, dict) else found
         place = text.find("{", end)

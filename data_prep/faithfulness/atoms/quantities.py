@@ -244,9 +244,8 @@ def measured(value: float, unit: str) -> tuple[float, str, float]:
     if name[0] in "°º℃℉dCF" and parse_unit(name) is None:
         fahrenheit = "F" in name or "℉" in name
         return (significant((value - 32) / 1.8) if fahrenheit else value), "temperature", 5 / 9 if fahrenheit else 1.0
-    parsed = parse_unit(name)
-    assert parsed, f"unit {unit!r} matches UNIT but cannot be parsed"
-    dimension, factor = parsed
+    # A unit that UNIT matches and parse_unit cannot read is a dimension of its own: the value is compared as it stands.
+    dimension, factor = parse_unit(name) or (f"unreadable: {name}", 1.0)
     return significant(value * factor), dimension, factor
 
 

@@ -88,6 +88,7 @@ def parse_unit(text: str) -> tuple[str, float] | None:
     numerator: list[str] = []
     denominator: list[str] = []
     factor = 1.0
+    text = text.replace("per cent", "percent")  # a name, and no quotient
     for index, split_name in enumerate(PART.split(text.strip().strip("-"))):
         name = split_name.strip()
         if not name and index == 0:

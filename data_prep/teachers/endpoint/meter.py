@@ -1,10 +1,12 @@
 """Counts and costs of a run that sends requests to an endpoint."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from data_prep.teachers.endpoint.budget import Budget, usd
 from data_prep.teachers.endpoint.rate_limit import Pace
+from data_prep.teachers.endpoint.replies import Reply
 
 
 @dataclass
@@ -22,10 +24,15 @@ class Meter:
     uncertain: int = 0  # requests in flight when an earlier run died, perhaps paid for twice
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    wrappings: Counter[str] = field(default_factory=Counter)  # replies by what was removed, and those cut in reasoning
     waiting_for: str = ""  # further text for the progress line
     budget: Budget | None = None
     pace: Pace | None = None
     started: float = field(default_factory=time.monotonic)
+
+    def count_wrapping(self, reply: Reply) -> None:
+        self.wrappings.update(reply.removed)
+        self.wrappings["cut off in reasoning"] += reply.finish_reason == "unfinished"
 
     def line(self) -> str:
         """The progress line: records, requests, rates, cost and remaining time."""

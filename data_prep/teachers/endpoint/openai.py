@@ -81,6 +81,7 @@ class OpenAITeacher:
             reply = await self._ask_once(resampled, self.config.max_tokens)
         if reply.finish_reason != "error":
             self.failed_in_a_row = 0
+            self.meter.count_wrapping(reply)
             return reply
         self.meter.failed += 1
         self.failed_in_a_row += 1

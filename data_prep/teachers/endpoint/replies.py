@@ -6,15 +6,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Finish reasons of endpoints -> ours. Any other, or a missing one, is an error.
+from data_prep.teachers.wrapping import unwrap
+
+# Finish reasons of endpoints and gateways, in lower case -> ours. A whole reply without one has ended by itself; any
+# other reason is an error.
 FINISH_REASONS = {
-    "stop": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "content_filter": "content_filter",
+    **dict.fromkeys(
+        (
+            "stop",
+            "eos",
+            "eos_token",
+            "stop_sequence",
+            "stop_token",
+            "end_turn",
+            "end",
+            "complete",
+            "completed",
+            "finished",
+            "done",
+            "none",
+            "null",
+            "",
+        ),
+        "stop",
+    ),
+    **dict.fromkeys(
+        ("length", "max_tokens", "max_output_tokens", "max_length", "token_limit", "model_length"), "length"
+    ),
+    **dict.fromkeys(
+        ("content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii"),
+        "content_filter",
+    ),
 }
+# Types of content parts that are not part of the answer.
+HIDDEN_PARTS = ("thinking", "reasoning", "redacted_thinking")
+MOST_TOKENS = 10**8  # no request has more: larger figures of an endpoint are errors, and must not be booked as money
 # Beginning of the error text for a truncated or garbled body, which a retry may fix.
 GARBLED = "not a chat completion"
 
@@ -23,13 +49,15 @@ GARBLED = "not a chat completion"
 class Reply:
     """The reply to a request.
 
-    `finish_reason` is "stop", "length", "content_filter", "refusal", "invalid" (violates the request's JSON schema), or
-    "error" with the error in `text`.
+    `finish_reason` is "stop", "length", "unfinished" (ends within the model's reasoning), "content_filter", "refusal",
+    "invalid" (violates the request's JSON schema), or "error" with the error in `text`. `removed` names the kinds of
+    wrapping that `text` came in.
     """
 
     text: str
     finish_reason: str
     model: str
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +70,7 @@ class Usage:
 
 
 def read_response(raw: str, model: str) -> Reply:
-    """The reply in a raw chat completion; its finish reason is "error" if the response is unreadable.
+    """The reply in a raw chat completion, unwrapped; its finish reason is "error" if the response is unreadable.
 
     `model` is the name to record if the response does not name the model.
     """
@@ -51,18 +79,30 @@ def read_response(raw: str, model: str) -> Reply:
         model = str(body.get("model") or model)
         choice = body["choices"][0]
         message = choice["message"]
-        text, finish = message["content"], choice["finish_reason"]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        text, finish = joined_parts(message["content"]), choice.get("finish_reason")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return Reply(f"{GARBLED} ({one_line(error)}): {raw[:200]!r}", "error", model)
     if not text and isinstance(message.get("refusal"), str):
         return Reply(message["refusal"], "refusal", model)
-    if text is None and finish in ("content_filter", "length"):
+    reason = FINISH_REASONS.get(str(finish or "").lower())
+    if text is None and reason in ("content_filter", "length"):
         text = ""
     if not isinstance(text, str):
         return Reply(f"the content is not text: {str(text)[:200]}", "error", model)
-    if finish not in FINISH_REASONS:
+    if reason is None:
         return Reply(f"finish reason {finish!r}: {text[:200]}", "error", model)
-    return Reply(whole(text), FINISH_REASONS[finish], model)
+    unwrapped = unwrap(whole(text))
+    if unwrapped.text is None:
+        return Reply("", reason if reason != "stop" else "unfinished", model, unwrapped.removed)
+    return Reply(unwrapped.text, reason, model, unwrapped.removed)
+
+
+def joined_parts(content: Any) -> Any:
+    """The text of a message's content, which some gateways send as a list of parts."""
+    if not isinstance(content, list):
+        return content
+    parts = [part if isinstance(part, dict) else {"text": part} for part in content]
+    return "".join(str(part.get("text") or "") for part in parts if part.get("type") not in HIDDEN_PARTS)
 
 
 def whole(text: str) -> str:
@@ -76,9 +116,10 @@ def read_usage(raw: str) -> Usage | None:
         usage = json.loads(raw)["usage"]
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         read = Usage(int(usage["prompt_tokens"]), int(cached), int(usage["completion_tokens"]))
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
-    return read if min(read.prompt, read.completion) >= 0 and 0 <= read.cached <= read.prompt else None
+    plausible = min(read.prompt, read.completion) >= 0 and max(read.prompt, read.completion) <= MOST_TOKENS
+    return read if plausible and 0 <= read.cached <= read.prompt else None
 
 
 def schema_problem(text: str, schema: Mapping[str, Any]) -> str | None:
@@ -87,7 +128,7 @@ def schema_problem(text: str, schema: Mapping[str, Any]) -> str | None:
 
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"not JSON ({one_line(error)})"
     worst = jsonschema.exceptions.best_match(_validator(json.dumps(schema)).iter_errors(value))
     return one_line(worst.message) if worst else None

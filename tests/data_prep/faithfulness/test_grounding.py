@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_prep.faithfulness.atoms.kinds import KINDS
 from data_prep.faithfulness.atoms.quantities import find_quantities
@@ -192,3 +194,33 @@ def test_reading_is_pure():
     sentence = "Aspirin 100 mg bid for 2 weeks, no fever, left leg."
     assert read.__wrapped__(sentence) == read.__wrapped__(sentence)
     assert find_quantities.__defaults__ is None
+
+
+def test_per_cent_is_percent():
+    assert unsupported("35% of the tissue was viable.", "About 35 per cent of the tissue was viable.") == []
+    assert unsupported("45% of the tissue was viable.", "About 35 per cent of the tissue was viable.")
+    assert parse_unit("per cent") == parse_unit("%")
+
+
+def test_a_measure_that_cannot_be_read_is_compared_as_it_stands(monkeypatch):
+    monkeypatch.setattr("data_prep.faithfulness.atoms.quantities.parse_unit", lambda _: None)
+    read.cache_clear()
+    assert unsupported("It weighed 12 kg.", "It weighed 12 kg.") == []
+    assert unsupported("It weighed 13 kg.", "It weighed 12 kg.") == ["quantity: 13 kg"]
+    read.cache_clear()
+
+
+PIECES = st.lists(
+    st.sampled_from(
+        "35 per cent|5 mg|1,5 g/L|12 x10^9/L|10^99|9999999999999999999999|-|±|½|Half a tablet|per|/|kg/m2|°|°F|38.5|"
+        "POD|twenty-|first|in|1999|31.02.2019|99/99/99|y/o|q|q 0 h|every|0|once a|IV|G2P1|T2N0|×|E|.|,|(|)|°C per|"
+        "a day|mm Hg|no|denies|left|\u2028|\x00|‰|percent per cent|cu mm|100 |µ|1e400|٣|²|no. 5".split("|")
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(PIECES, PIECES)
+def test_no_text_is_an_error(text: list[str], source: list[str]):
+    certify(" ".join(text), " ".join(source))

@@ -153,3 +153,20 @@ def test_stage_modules_import_in_an_instant():
     code = f"import sys, {stages}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+async def stumble(report, teacher):
+    if report.id == "r3":
+        raise ZeroDivisionError("a text that nobody foresaw")
+    return [report]
+
+
+def test_one_record_never_ends_a_run(capsys):
+    """With a paid teacher, every rerun would end at the same reply."""
+    results = asyncio.run(work_on_shard(stumble, reports(5), Echo()))
+    assert [result.id for result in results] == ["r0", "r1", "r2", "r3", "r4"]
+    assert isinstance(results[3], Reject)
+    assert (results[3].reason, results[3].detail) == (
+        "internal_error", "ZeroDivisionError: a text that nobody foresaw",
+    )  # fmt: skip
+    assert "r3 is rejected after an internal error" in capsys.readouterr().err

@@ -87,18 +87,14 @@ GARBAGE = {
     "choices null": (200, {}, '{"choices": null}'),
     "no message": (200, {}, '{"choices": [{"finish_reason": "stop"}]}'),
     "content is a number": completion(5),
-    "content is a list": completion([{"type": "text", "text": "x"}]),
     "content is null": completion(None),
-    "no finish reason": completion("half", None),
     "an odd finish reason": completion("half", "tool_calls"),
     "nothing": (200, {}, ""),
 }
 
 WHOLE = (
     "content is a number",
-    "content is a list",
     "content is null",
-    "no finish reason",
     "an odd finish reason",
 )
 
