@@ -54,7 +54,7 @@ def small_tokenizer(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def base(small_tokenizer: Path, tmp_path_factory):
     """The configuration of the small run that several files strike, damage and continue."""
-    from tests.helpers.small_run import small_run
+    from tests.helpers.training.small_run import small_run
 
     return small_run(tmp_path_factory.mktemp("inputs"), small_tokenizer)
 

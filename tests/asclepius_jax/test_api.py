@@ -16,7 +16,7 @@ from asclepius_jax.config import LoraConfig, TrainConfig, load_config, shipped
 from data_prep.contract.errors import UserError
 from tests.helpers.made_inputs import packed_notes
 from tests.helpers.places import ROOT
-from tests.helpers.small_run import losses_of
+from tests.helpers.training.small_run import losses_of
 
 CONFIGS = sorted(path.stem for path in shipped("configs").glob("*.py"))
 

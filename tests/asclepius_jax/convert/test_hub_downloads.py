@@ -20,7 +20,7 @@ from data_prep.contract.tokenizer import JsonTokenizer
 from data_prep.pack import run as pack
 from tests.helpers.hub_server import Hub, serving
 from tests.helpers.made_inputs import MODEL, random_folder
-from tests.helpers.small_run import lasting, params_of
+from tests.helpers.training.small_run import lasting, params_of
 
 pytest.importorskip("huggingface_hub")
 

@@ -15,7 +15,7 @@ import pytest
 
 from asclepius_jax.config import CheckpointConfig, EvalConfig, TrainConfig
 from tests.helpers.made_inputs import free_address, job_flags
-from tests.helpers.small_run import assert_same_params, command_of, lasting, losses_of, metrics_of, steps_of
+from tests.helpers.training.small_run import assert_same_params, command_of, lasting, losses_of, metrics_of, steps_of
 
 
 def start(config: TrainConfig, processes: int) -> list[subprocess.Popen[str]]:

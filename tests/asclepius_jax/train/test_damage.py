@@ -20,7 +20,7 @@ from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import abstract_state, state_shardings
 from data_prep.contract.errors import UserError
 from tests.helpers.made_inputs import MODEL
-from tests.helpers.small_run import TOTAL, assert_same_params, copied, losses_of, steps_of
+from tests.helpers.training.small_run import TOTAL, assert_same_params, copied, losses_of, steps_of
 
 
 @pytest.fixture(scope="module")

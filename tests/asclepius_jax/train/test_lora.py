@@ -43,7 +43,7 @@ from asclepius_jax.train.step import (
     state_shardings,
     weights_of,
 )
-from tests.helpers.tiny_step import LENGTH, LOSS_RTOL, PARAM_ATOL, ROWS, STEPS, first_params, made_batch
+from tests.helpers.training.tiny_step import LENGTH, LOSS_RTOL, PARAM_ATOL, ROWS, STEPS, first_params, made_batch
 
 TINY = build(VARIANTS["tiny"])
 LORA = LoraConfig(rank=3, alpha=6.0, dropout=0.2, base_dtype="float32")

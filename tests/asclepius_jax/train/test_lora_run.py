@@ -43,7 +43,7 @@ from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import state_shardings
 from data_prep.contract.errors import UserError
 from tests.helpers.made_inputs import MODEL, packed_notes, transformers_model
-from tests.helpers.small_run import losses_of, run_and_strike, steps_of
+from tests.helpers.training.small_run import losses_of, run_and_strike, steps_of
 
 ROW, BATCH, TOTAL = 32, 8, 9
 

@@ -18,7 +18,7 @@ from asclepius_jax.train.watch.stopping import StopSignal, multihost_utils
 from data_prep.contract.errors import UserError
 from data_prep.pack import run as pack
 from tests.helpers.made_inputs import example, free_address, job_flags, write_records
-from tests.helpers.small_run import LENGTH, TOTAL, command_of, losses_of, metrics_of, steps_of
+from tests.helpers.training.small_run import LENGTH, TOTAL, command_of, losses_of, metrics_of, steps_of
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.train.optimizer import learning_rate, make_optimizer
 from asclepius_jax.train.step import init_state, make_eval_step, make_train_step, state_shardings
-from tests.helpers.tiny_step import (
+from tests.helpers.training.tiny_step import (
     LENGTH,
     LOSS_RTOL,
     MODEL,

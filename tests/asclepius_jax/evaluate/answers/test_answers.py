@@ -20,7 +20,7 @@ from data_prep.contract.manifests import read_manifest
 from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt
 from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
-from tests.helpers.made_evaluation import answered, content, judge_at, question, write, write_questions
+from tests.helpers.evaluation.made_evaluation import answered, content, judge_at, question, write, write_questions
 from tests.helpers.made_inputs import MODEL, make_tokenizer, sentences, transformers_model
 
 transformers = pytest.importorskip("transformers")

@@ -13,7 +13,7 @@ from asclepius_jax.evaluate.records import Question
 from data_prep.contract.errors import UserError
 from data_prep.teachers.base import TeacherConfig
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion, failure
-from tests.helpers.made_evaluation import answered, content, judge_at, question, write, write_questions
+from tests.helpers.evaluation.made_evaluation import answered, content, judge_at, question, write, write_questions
 
 
 def at_endpoint(endpoint, questions: Path, out: Path, **more) -> AnswersConfig:

@@ -15,7 +15,7 @@ from asclepius_jax.evaluate.records import Answer, Question
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest, verified_files
 from data_prep.contract.records import Note, read_parquet
-from tests.helpers.made_evaluation import NOTE, question, write, write_answers
+from tests.helpers.evaluation.made_evaluation import NOTE, question, write, write_answers
 from tests.helpers.made_inputs import MODEL, make_tokenizer, note, sentences, transformers_model, write_records
 
 

@@ -17,8 +17,8 @@ from asclepius_jax.evaluate.clinicians import store
 from asclepius_jax.evaluate.clinicians.app import application
 from asclepius_jax.evaluate.records import Rating
 from data_prep.contract.errors import UserError
-from tests.helpers import made_study
-from tests.helpers.made_study import MODELS, SCRIPT, links
+from tests.helpers.evaluation import made_study
+from tests.helpers.evaluation.made_study import MODELS, SCRIPT, links
 
 ORIGIN = {"Origin": "http://testserver"}
 JSON = {"Accept": "application/json"}

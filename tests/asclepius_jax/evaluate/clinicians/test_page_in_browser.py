@@ -22,8 +22,8 @@ from asclepius_jax.evaluate.clinicians.verdicts import TREATMENTS, Draft
 from asclepius_jax.evaluate.judge.rubric import OMISSIONS
 from asclepius_jax.evaluate.records import Rating, read_records
 from data_prep.contract.records import seeded_fraction
-from tests.helpers import made_study
-from tests.helpers.made_study import MODELS, answer_text, links
+from tests.helpers.evaluation import made_study
+from tests.helpers.evaluation.made_study import MODELS, answer_text, links
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")

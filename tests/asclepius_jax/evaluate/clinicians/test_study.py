@@ -16,8 +16,8 @@ from asclepius_jax.evaluate.clinicians.verdicts import Draft, Span, changed, pie
 from asclepius_jax.evaluate.records import Answer, Rating, read_records
 from data_prep.clinical_text.sentences import split_sentences
 from data_prep.contract.errors import UserError
-from tests.helpers import made_study
-from tests.helpers.made_study import MODELS, answer_text, links
+from tests.helpers.evaluation import made_study
+from tests.helpers.evaluation.made_study import MODELS, answer_text, links
 
 
 def items(folder: Path, rater: str) -> list[store.Item]:

@@ -8,7 +8,7 @@ from asclepius_jax.evaluate.judge.claims import Claim, ClaimsConfig, figures_of,
 from asclepius_jax.evaluate.records import Question, read_records
 from data_prep.contract.errors import UserError
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
-from tests.helpers.made_evaluation import question, write, write_answers
+from tests.helpers.evaluation.made_evaluation import question, write, write_answers
 from tests.helpers.text_stages import api
 
 NONE = Claim("q0", "m", "", "")

@@ -15,7 +15,7 @@ from asclepius_jax.evaluate.records import Answer, Judgement, read_records
 from data_prep.contract.errors import UserError
 from data_prep.teachers.base import TeacherConfig
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
-from tests.helpers.made_evaluation import NOTE, question, write_answers, write_questions
+from tests.helpers.evaluation.made_evaluation import NOTE, question, write_answers, write_questions
 from tests.helpers.text_stages import api
 
 GOOD = json.dumps({"evidence": [], "incorrect": "no", "omitted": "nothing", "answerable": "yes", "recognised": "yes"})

@@ -14,7 +14,7 @@ import pytest
 
 from asclepius_jax.evaluate.report.report import ReportConfig, run
 from data_prep.teachers.endpoint.ledger import Ledger
-from tests.helpers.made_evaluation import write_answers, write_questions
+from tests.helpers.evaluation.made_evaluation import write_answers, write_questions
 from tests.helpers.places import ROOT
 from tests.helpers.text_stages import folder_content, free_port
 

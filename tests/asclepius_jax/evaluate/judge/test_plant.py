@@ -17,7 +17,7 @@ from data_prep.synthesize import instructions, notes
 from data_prep.synthesize.stage import ShardsConfig
 from data_prep.teachers.base import TeacherConfig
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
-from tests.helpers.made_evaluation import write_questions
+from tests.helpers.evaluation.made_evaluation import write_questions
 from tests.helpers.places import shared
 from tests.helpers.text_stages import api
 

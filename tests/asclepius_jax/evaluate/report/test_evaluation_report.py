@@ -14,7 +14,14 @@ from asclepius_jax.evaluate.report.report import ReportConfig, run
 from asclepius_jax.evaluate.report.tables import keep
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST
-from tests.helpers.made_evaluation import answered, question, write, write_answers, write_judgements, write_questions
+from tests.helpers.evaluation.made_evaluation import (
+    answered,
+    question,
+    write,
+    write_answers,
+    write_judgements,
+    write_questions,
+)
 from tests.helpers.made_inputs import example, write_records
 
 GOOD, BAD, NONE = [4, 4, 4, 3, 4, 4, 3, 4], [1, 1, 2, 1, 1, 1, 3, 1], [0] * 8

@@ -11,7 +11,14 @@ from asclepius_jax.evaluate.records import Answer, Judgement, Label, Rating
 from asclepius_jax.evaluate.report.figures import Results, figures_of, lower_median, read_judged, scores_of
 from asclepius_jax.evaluate.report.report import ReportConfig, run
 from data_prep.contract.errors import UserError
-from tests.helpers.made_evaluation import NOTE, question, write, write_answers, write_judgements, write_questions
+from tests.helpers.evaluation.made_evaluation import (
+    NOTE,
+    question,
+    write,
+    write_answers,
+    write_judgements,
+    write_questions,
+)
 
 GOOD, FAIR, BAD = [4, 4, 4, 3, 4, 4, 3, 4], [3, 3, 2, 3, 4, 2, 3, 3], [1, 1, 2, 1, 1, 1, 3, 1]
 

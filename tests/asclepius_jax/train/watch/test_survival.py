@@ -23,7 +23,7 @@ from asclepius_jax.train.batches import PackedRows, TrainBatches
 from asclepius_jax.train.loop import train
 from data_prep.contract.errors import UserError
 from tests.helpers.made_inputs import MODEL, free_address, job_flags
-from tests.helpers.small_run import (
+from tests.helpers.training.small_run import (
     TOTAL,
     assert_same_params,
     command_of,
