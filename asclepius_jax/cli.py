@@ -1,12 +1,16 @@
 """`asclepius SUBCOMMAND`: parse, load, call. A stage is imported only when it runs."""
 
 import contextlib
+import dataclasses
 import difflib
 import errno
 import importlib
+import math
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +164,54 @@ def joined_lines(helptext: str) -> str:
 _strings.remove_single_line_breaks = joined_lines
 
 
+class Forgiving:
+    """A stream whose reader may go away. The first write that fails sends what follows to nowhere.
+
+    `asclepius --help | head` ends quietly, a training outlives the pipe of its log, and a full disk under stderr does
+    not turn success into failure.
+    """
+
+    def __init__(self, stream: Any, forgiven: type[OSError]):
+        self.stream, self.forgiven = stream, forgiven
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self.stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except self.forgiven:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+
+
 def main() -> None:
+    """The command line. Ctrl-C and SIGTERM end every command in one line and with code 130, unless it saves and ends
+    with 0, as training does."""
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = Forgiving(sys.stdout, BrokenPipeError)
+        sys.stderr = Forgiving(sys.stderr, OSError)
+    if threading.current_thread() is threading.main_thread():
+        # One way out: what handles Ctrl-C (asyncio, a job of several processes) handles SIGTERM too.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        run_command()
+    except KeyboardInterrupt:
+        print(f"asclepius {' '.join(sys.argv[1:2])}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        sys.stdout.flush()
+
+
+def run_command() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -230,6 +281,7 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
     if name in ("notes", "instructions") and any(a.split("=")[0] == "--audit" for a in arguments):
         # Another question to the same folder: none of the settings of a run that writes.
         command = AUDIT
+    refuse_addresses(arguments)
     if name == "train":
         train(command, arguments, debug)
         return
@@ -246,11 +298,56 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
     with ending_in_examples(name, command, arguments):
         settings, described = getattr(module, command.config), f"{command.summary.capitalize()}."
         config = tyro.cli(settings, prog=f"asclepius {name}", description=described, args=arguments)
+    check_finite(config)
     getattr(module, command.function)(config)
+
+
+# Flags that take an address or a text; what the others take is a folder or a file.
+NO_PLACES = ("--base-url", "--url", "--prompt", "--instruction")
+
+
+def refuse_addresses(arguments: list[str]) -> None:
+    """Refuse buckets: as a path, gs://bucket would be a folder of that name on this machine."""
+    flag = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag = argument.split("=")[0]
+        if flag not in NO_PLACES and (found := re.search(r"(?:^|[=:])([a-z][a-z0-9+.-]*://\S*)", argument)):
+            raise UserError(
+                f"{flag} {found[1]}: buckets are read as mounted folders; mount it (gcsfuse) and name the folder"
+            )
+
+
+def check_finite(settings: Any, path: str = "") -> None:
+    """Refuse NaN and infinity in every number of every command: no comparison with a limit finds NaN."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        name = f"{path}{field.name}".replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            check_finite(value, "" if field.name in OMITTED else f"{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name} {value}: it must be a finite number")
+
+
+# Groups of settings whose names are not part of their flags.
+OMITTED = ("run", "plan", "teacher", "reports", "shards", "gate", "budget", "batches", "share")
+
+
+def leave_at_once(name: str) -> None:
+    """End at Ctrl-C and SIGTERM without an exception: while JAX starts, its callbacks and plugins swallow those."""
+
+    def leave(*_: Any) -> None:
+        os.write(2, f"asclepius {name}: interrupted\n".encode())
+        os._exit(130)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, leave)
 
 
 def train(command: Command, arguments: list[str], debug: bool) -> None:
     """`asclepius train CONFIG [--section.field value ...]`: the config gives the values, flags edit them."""
+    leave_at_once("train")  # until the loop saves and ends by itself
     from asclepius_jax.distributed.xla_flags import set_flags_for_training
 
     set_flags_for_training()
@@ -307,13 +404,15 @@ def parse(name: str, arguments: list[str], flags: Any, default: Callable[[Any], 
     if file is None and not {"-h", "--help"} & set(arguments):
         raise UserError("name a config first, such as instruct_7b or configs/mine.py")
     with ending_in_examples(name, COMMANDS[name], arguments):
-        return tyro.cli(
+        parsed = tyro.cli(
             flags,
             prog=f"asclepius {name} CONFIG",
             description=f"{COMMANDS[name].summary.capitalize()}.",
             default=default(TrainConfig() if file is None else load_config(file)),
             args=arguments if file is None else arguments[1:],
         )
+    check_finite(parsed)
+    return parsed
 
 
 def explain(error: Exception, name: str) -> str | None:

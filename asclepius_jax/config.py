@@ -7,6 +7,7 @@ A file in `configs/` holds values and is found by name, the command line edits a
 import dataclasses
 import difflib
 import json
+import math
 import runpy
 import shutil
 import sys
@@ -291,11 +292,14 @@ def check_numbers(config: TrainConfig) -> None:
         "log.every_steps": config.log.every_steps,
         "optimizer.learning_rate": config.optimizer.learning_rate,
         "optimizer.clip_norm": config.optimizer.clip_norm,
+        "optimizer.epsilon": config.optimizer.epsilon,
+        "evaluation.max_rows": config.evaluation.max_rows,
     }
     for name, value in positive.items():
-        if value <= 0:
+        if not 0 < value < math.inf:  # NaN included
             raise UserError(f"{name} is {value}: it must be above 0")
     not_negative: dict[str, Any] = {
+        "optimizer.weight_decay": config.optimizer.weight_decay,
         "checkpoint.keep_every": config.checkpoint.keep_every,
         "checkpoint.keep_best": config.checkpoint.keep_best,
         "health.timeout_seconds": config.health.timeout_seconds,
@@ -304,7 +308,7 @@ def check_numbers(config: TrainConfig) -> None:
         "health.compare_every": config.health.compare_every,
     }
     for name, value in not_negative.items():
-        if value < 0:
+        if not 0 <= value < math.inf:
             raise UserError(f"{name} is {value}: it cannot be negative")
     optimizer = config.optimizer
     fractions = {
@@ -315,6 +319,8 @@ def check_numbers(config: TrainConfig) -> None:
     for name, value in fractions.items():
         if not 0 <= value < 1:
             raise UserError(f"{name} is {value}: it must be at least 0 and below 1")
+    if not 0 <= optimizer.final_fraction <= 1:
+        raise UserError(f"optimizer.final_fraction is {optimizer.final_fraction}: it must be from 0 to 1")
 
 
 def check_values(config: TrainConfig) -> None:
@@ -366,7 +372,7 @@ def check_lora(config: TrainConfig) -> None:
     lora = config.lora
     if lora.rank < 0:
         raise UserError(f"lora.rank is {lora.rank}: it must be 1 or more, or 0 to train everything")
-    if lora.alpha <= 0:
+    if not 0 < lora.alpha < math.inf:
         raise UserError(f"lora.alpha is {lora.alpha}: it must be above 0")
     if not 0 <= lora.dropout < 1:
         raise UserError(f"lora.dropout is {lora.dropout}: it must be at least 0 and below 1")

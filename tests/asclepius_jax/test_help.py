@@ -1,8 +1,10 @@
 """Every --help: a sentence for the command and for each setting, and two examples that the command accepts."""
 
+import dataclasses
 import re
 import shlex
 import sys
+import typing
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -13,7 +15,7 @@ import tyro
 from asclepius_jax import cli
 from asclepius_jax.config import TrainConfig
 from asclepius_jax.distributed.job import JobConfig
-from tests.helpers.command_line import assert_accepted
+from tests.helpers.command_line import assert_accepted, one_line
 
 COMMANDS = {name: command for name, command in cli.COMMANDS.items() if name != "evaluate"}
 COMMANDS |= {f"evaluate {name}": command for name, command in cli.PARTS.items()} | {"notes --audit data": cli.AUDIT}
@@ -89,3 +91,74 @@ def test_the_lists_of_commands_end_in_examples(monkeypatch, capsys):
 def test_every_example_is_accepted(name: str, monkeypatch):
     for example in COMMANDS[name].examples:
         assert_accepted(monkeypatch, [*name.removesuffix(" --audit data").split(), *shlex.split(example)])
+
+
+NUMBERS = (
+    "train demo --optimizer.learning-rate nan",
+    "train demo --optimizer.weight-decay nan",
+    "train demo --data.epochs inf",
+    "train demo --lora.alpha nan",
+    "train demo --health.spike-sigmas nan",
+    "plan demo --topology cpu-4 --price nan",
+    "notes --source a.jsonl --out out --max-cost nan",
+    "notes --source a.jsonl --out out --price-input nan",
+    "notes --source a.jsonl --out out --temperature nan",
+    "notes --source a.jsonl --out out --timeout-seconds inf",
+    "notes --source a.jsonl --out out --style nan",
+    "split --source a --out out --held-out nan",
+    "export --checkpoint a --out out --max-shard-size nan",
+    "generate --checkpoint a --prompt b --sampling.top-p nan",
+    "evaluate report --questions a --out out --margin nan",
+    "evaluate study --questions a --answers b --raters A --out out --repeats nan",
+)
+
+
+@pytest.mark.parametrize("line", NUMBERS)
+def test_no_number_of_any_command_is_nan_or_infinite(line: str, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    *_, flag, value = line.split()
+    assert f"{flag} {value}: it must be a finite number" in one_line(refused(*line.split()))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_float_is_found_under_its_flag(name: str):
+    """A group of settings that is not part of the flags must be listed, or the message names a flag that is none."""
+    for settings in settings_of(name):
+        shown = {flag.split("/")[0].removeprefix("--") for flag, _ in described(settings)}
+        for flag in float_flags(settings):
+            assert flag in shown, flag
+
+
+def float_flags(settings: Any, path: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(settings):
+        kind = typing.get_type_hints(settings)[field.name]
+        name = f"{path}{field.name}".replace("_", "-")
+        if dataclasses.is_dataclass(kind):
+            yield from float_flags(kind, "" if field.name in cli.OMITTED else f"{name}.")
+        elif kind is float:
+            yield name
+
+
+BUCKETS = (
+    "export --checkpoint runs/a --out gs://bucket/model",
+    "import --hf s3://bucket/model --out out",
+    "notes --source gs://bucket/reports.csv --out out",
+    "notes --source a.csv --out=gs://bucket/notes",
+    "pack --source a --out gs://b/c --tokenizer t",
+    "split --source a --out out --against gs://b/c.csv",
+    "train demo --data.path gs://b/packed",
+    "train demo --run-dir gs://b/run",
+    "generate --checkpoint gs://b/run --prompt x",
+    "evaluate answers --questions a --out out --models m=hf:gs://b/model",
+    "release --source a --out hdfs://b/c",
+    "init gs://bucket/mine",
+    "evaluate serve --study s3://b/study",
+)
+
+
+@pytest.mark.parametrize("line", BUCKETS)
+def test_a_bucket_is_no_folder_of_that_name(line: str, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "mount it (gcsfuse) and name the folder" in one_line(refused(*line.split()))
+    assert not list(tmp_path.iterdir())

@@ -75,7 +75,12 @@ def test_what_the_cache_holds_needs_no_hub(hub: Hub, monkeypatch):
     assert local_folder("lab/model", WEIGHTS) == found
 
 
-@pytest.mark.parametrize("hangs_at", ["/api/", "/tree/", "model.safetensors"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "hangs_at", ["/api/", pytest.param("/tree/", marks=SLOW), pytest.param("model.safetensors", marks=SLOW)]
+)
 def test_a_hub_that_hangs_is_given_up(hub: Hub, hangs_at: str):
     """At whichever answer, and although its library would wait for minutes."""
     hub.hangs_at = hangs_at

@@ -86,7 +86,7 @@ MACHINES = [
     pytest.param("v5e-16", NARROW, id="v5e-16-narrow"),
     pytest.param("v5e-16", WIDE, id="v5e-16-wide", marks=pytest.mark.slow),
     pytest.param("h100-8", WIDE, id="h100-8"),
-    pytest.param("a100-80g-8", WIDE, id="a100-80g-8"),
+    pytest.param("a100-80g-8", WIDE, id="a100-80g-8", marks=pytest.mark.slow),
 ]
 
 

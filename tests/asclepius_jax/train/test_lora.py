@@ -197,7 +197,10 @@ def test_a_base_in_bfloat16_trains_as_one_in_float32_does_where_the_step_compute
     assert kept["blocks.mlp.up_DF"] == ml_dtypes.bfloat16
 
 
-@pytest.mark.parametrize("targets", [("q", "v"), ("o",), ("down", "gate")])
+@pytest.mark.parametrize(
+    "targets",
+    [("q", "v"), pytest.param(("o",), marks=pytest.mark.slow), pytest.param(("down", "gate"), marks=pytest.mark.slow)],
+)
 def test_some_targets_alone_have_adapters(targets: tuple[str, ...]):
     _, state, _ = run((1, 2, 2, 1), with_lora(targets=targets))
     assert set(state["adapters"]) == set(targets)
