@@ -8,9 +8,7 @@ import importlib
 import math
 import os
 import re
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from tyro import _strings
 from asclepius_jax import __version__
 from asclepius_jax.evaluate import parts
 from data_prep.contract.errors import UserError
+from data_prep.execution.ending import end_alike, forgive_streams, leave_at_once
 
 
 @dataclass(frozen=True)
@@ -164,44 +163,11 @@ def joined_lines(helptext: str) -> str:
 _strings.remove_single_line_breaks = joined_lines
 
 
-class Forgiving:
-    """A stream whose reader may go away. The first write that fails sends what follows to nowhere.
-
-    `asclepius --help | head` ends quietly, a training outlives the pipe of its log, and a full disk under stderr does
-    not turn success into failure.
-    """
-
-    def __init__(self, stream: Any, forgiven: type[OSError]):
-        self.stream, self.forgiven = stream, forgiven
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> int:
-        self._try(lambda: self.stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._try(self.stream.flush)
-
-    def _try(self, act: Callable[[], Any]) -> None:
-        try:
-            act()
-        except self.forgiven:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stream.fileno())
-            os.close(nowhere)
-
-
 def main() -> None:
     """The command line. Ctrl-C and SIGTERM end every command in one line and with code 130, unless it saves and ends
     with 0, as training does."""
-    if sys.stdout is sys.__stdout__:
-        sys.stdout = Forgiving(sys.stdout, BrokenPipeError)
-        sys.stderr = Forgiving(sys.stderr, OSError)
-    if threading.current_thread() is threading.main_thread():
-        # One way out: what handles Ctrl-C (asyncio, a job of several processes) handles SIGTERM too.
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    forgive_streams()
+    end_alike()
     try:
         run_command()
     except KeyboardInterrupt:
@@ -331,18 +297,6 @@ def check_finite(settings: Any, path: str = "") -> None:
 
 # Groups of settings whose names are not part of their flags.
 OMITTED = ("run", "plan", "teacher", "reports", "shards", "gate", "budget", "batches", "share")
-
-
-def leave_at_once(name: str) -> None:
-    """End at Ctrl-C and SIGTERM without an exception: while JAX starts, its callbacks and plugins swallow those."""
-
-    def leave(*_: Any) -> None:
-        os.write(2, f"asclepius {name}: interrupted\n".encode())
-        os._exit(130)
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, leave)
 
 
 def train(command: Command, arguments: list[str], debug: bool) -> None:
