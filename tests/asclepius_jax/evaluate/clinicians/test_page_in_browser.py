@@ -259,7 +259,7 @@ def check_unblinded(tmp_path: Path, study: Path, raters: list[Rater], rows, show
     assert any(rating.comment for rating in found.values())
 
 
-@pytest.mark.parametrize("items", [6, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("items", [8, pytest.param(20, marks=pytest.mark.slow)])
 def test_two_raters_score_by_the_keyboard_and_killing_the_server_loses_nothing(tmp_path, capsys, items: int):
     run_study(tmp_path, capsys, items)
 
