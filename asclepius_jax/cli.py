@@ -355,7 +355,7 @@ def parse(name: str, arguments: list[str], flags: Any, default: Callable[[Any], 
     from asclepius_jax.config import TrainConfig, load_config
 
     file = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    if file is None and not {"-h", "--help"} & set(arguments):
+    if file is None and not set(HELP) & set(arguments):
         raise UserError("name a config first, such as instruct_7b or configs/mine.py")
     with ending_in_examples(name, COMMANDS[name], arguments):
         parsed = tyro.cli(

@@ -137,7 +137,7 @@ def in_turns(source: Path, out: Path, command: list[object], start_up: float, re
 
 
 def start_up_seconds(work: Path) -> float:
-    """Of an import and an export of next to nothing, together."""
+    """Seconds of one import and one export of a tiny model, together."""
     folder, run_dir, out = (work / name for name in ("small_hf", "small_run", "small"))
     make_model(folder, LlamaConfig(512, 32, 64, 2, 4, 2, head_dim=8, max_length=256))
     runs = [measured(*ASCLEPIUS, "import", "--hf", folder, "--out", run_dir)]

@@ -35,7 +35,7 @@ print(sum(rates) / len(rates))
 
 
 def product_rates() -> str:
-    """Of the model's own shapes, each library in a process of its own."""
+    """Rates of matrix products of the model's shapes, each library in a process of its own."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     rates = [
         float(subprocess.run([sys.executable, "-c", PRODUCTS, name], env=environment, capture_output=True).stdout)

@@ -1,4 +1,4 @@
-"""What the gate for faithfulness finds, and how fast: `python benchmarks/gate.py [NOTES]`.
+"""Recall and speed of the faithfulness gate: `python benchmarks/gate.py [NOTES]`.
 
 1. Errors planted by patterns into faithful notes, as in the tests, and the same notes untouched and reworded.
 2. Errors on the annotated spans of MACCROBAT: a span is replaced by one of the same type from another report.

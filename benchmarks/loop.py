@@ -1,4 +1,4 @@
-"""What surrounds the compiled step: the start of a process, and the host's work between steps."""
+"""Time outside the compiled step: the start of a process, and the host's work between steps."""
 
 import dataclasses
 import json

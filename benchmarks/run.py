@@ -125,7 +125,7 @@ def measure_start() -> str:
             loop.start(values, Path(folder) / name, Path(folder) / "compiled")
             seconds.append(time.monotonic() - started)
     rows = [["nothing compiled", f"{seconds[0]:.1f}"], ["compiled by an earlier start", f"{seconds[1]:.1f}"]]
-    told = "Of the same model, from the start of the process."
+    told = "The same model, measured from the start of the process."
     return f"## Time to the first step\n\n{told}\n\n{table(['', 'seconds'], rows)}"
 
 

@@ -58,6 +58,21 @@ def test_every_command_is_accepted(page: str, monkeypatch):
                 assert words[0] in ("export", "echo", "pip"), words
 
 
+def test_the_messages_that_troubleshooting_quotes_are_those_of_the_code():
+    """Each quotation is cut at "..." and at numbers, which messages fill in."""
+    rows = re.findall(r"^\| (.*?) \|", text_of("docs/troubleshooting.md"), re.MULTILINE)
+    sources = "\n".join(
+        file.read_text(encoding="utf-8")
+        for package in ("asclepius_jax", "data_prep")
+        for file in (ROOT / package).rglob("*.py")
+    )
+    quoted = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row) if " " in quote]
+    assert len(quoted) >= 7
+    for quote in quoted:
+        for part in re.split(r"\s*\.\.\.\s*|\s*\d+ s?", quote):
+            assert part in sources, quote
+
+
 @pytest.mark.slow
 def test_every_command_that_needs_nothing_from_elsewhere_runs(tmp_path: Path):
     for name in ("configs", "data_prep", "launch"):

@@ -103,7 +103,7 @@ class Topology:
 
     @property
     def wraps(self) -> bool:
-        """Whether the links form rings: on v4, v5p and tpu7x from one cube, on v5e and v6e only in a whole pod."""
+        """True if the links form rings: on v4, v5p and tpu7x from one cube, on v5e and v6e only in a whole pod."""
         return self.device.platform != "tpu" or min(self.grid) >= (4 if len(self.grid) == 3 else 16)
 
 

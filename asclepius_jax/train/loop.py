@@ -18,7 +18,7 @@ from asclepius_jax.distributed.run_lock import locked
 from asclepius_jax.distributed.same_program import check_agreement, facts_of
 from asclepius_jax.distributed.sharding import batch_sharding
 from asclepius_jax.train.adapters import footprint
-from asclepius_jax.train.batches import PackedRows, Prefetch, TrainBatches, eval_batches
+from asclepius_jax.train.batches import PackedRows, Prefetch, eval_batches
 from asclepius_jax.train.compiled_step import load_program, program_facts
 from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.setup import build_model, describe, make_step, open_data
@@ -63,7 +63,8 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             config, mesh, kernel = setup.config, setup.mesh, setup.kernel
             optimizer, shardings, total_steps = setup.optimizer, setup.shardings, setup.total_steps
             check_memory(config, model.config, mesh, kernel)
-            batches = TrainBatches(rows, config.batch.global_batch, config.data.seed, batch_sharding(mesh))
+            batches = setup.batches
+            assert batches is not None, "a run has rows"
             if model.lora.rank and jax.process_index() == 0:
                 print(footprint(model, optimizer, mesh), flush=True)
             train_step = setup.function

@@ -85,6 +85,7 @@ class TrainStep:
     shardings: State
     total_steps: int
     rows: PackedRows | None
+    batches: TrainBatches | None
     function: Any
 
     def __call__(self, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
@@ -109,11 +110,9 @@ class TrainStep:
         Raises:
             UserError: the step was made without rows.
         """
-        if self.rows is None:
+        if self.batches is None:
             raise UserError("this step has no rows to read: pass rows=load_rows(FOLDER) to make_step")
-        return TrainBatches(
-            self.rows, self.config.batch.global_batch, self.config.data.seed, batch_sharding(self.mesh)
-        )[number]
+        return self.batches[number]
 
     def save(self, state: State, run_dir: str | Path) -> Path:
         """Write a checkpoint of `state` into a run folder, which `export`, `generate` and `train` then read.
@@ -179,7 +178,10 @@ def make_step(
     optimizer = make_optimizer(config.optimizer, steps)
     shardings = state_shardings(mesh, model, optimizer)
     function = make_train_step(config, model, steps, shardings, mesh, kernel)
-    return TrainStep(config, model, mesh, kernel, optimizer, shardings, steps, rows, function)
+    batches = None
+    if rows is not None:
+        batches = TrainBatches(rows, config.batch.global_batch, config.data.seed, batch_sharding(mesh))
+    return TrainStep(config, model, mesh, kernel, optimizer, shardings, steps, rows, batches, function)
 
 
 def total_steps(config: TrainConfig, rows: int) -> int:

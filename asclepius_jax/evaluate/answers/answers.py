@@ -92,7 +92,7 @@ def content_of_questions(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model's answers depend on; a finished folder with equal inputs is up to date."""
+    """Inputs of a model's answers. A finished folder with equal inputs is up to date."""
 
     content_hash: str  # of the questions
     facts: dict[str, Any]  # manifest entries: model, weights, decoding and, for an endpoint, its sampling
