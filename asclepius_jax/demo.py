@@ -24,8 +24,14 @@ from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.generate import Sampling, generate, load_checkpoint
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.metrics import read_metrics
-from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest
+from data_prep.contract.output_folders import (
+    foreign_files,
+    place_of,
+    recording_files,
+    refuse_to_replace,
+    working_folder,
+)
 from data_prep.contract.records import Example, Note, read_parquet
 from data_prep.contract.tokenizer import encode_prompt, train_sentencepiece
 from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
@@ -33,7 +39,6 @@ from data_prep.ingest.case_reports import DEMO_REPORTS
 from data_prep.pack import run as pack
 from data_prep.synthesize import instructions, notes
 
-MARKER = "demo.json"
 QUESTIONS = 16
 PRETRAIN_EPOCHS = 4
 
@@ -72,9 +77,15 @@ class Stages:
 
 
 def run(config: DemoConfig) -> None:
-    out, console, stages = config.out, Console(width=118), Stages()
-    tuning = load_config(config.config)
-    clear(out)
+    out, tuning = config.out, load_config(config.config)
+    with working_folder(place_of(out)):
+        clear(out)
+        with recording_files(out):
+            run_stages(out, tuning)
+
+
+def run_stages(out: Path, tuning: TrainConfig) -> None:
+    console, stages = Console(width=118), Stages()
     make_text(out, stages)
     make_rows(out, stages, tuning)
     losses = make_model(out, stages, tuning)
@@ -105,11 +116,9 @@ def run(config: DemoConfig) -> None:
 def clear(out: Path) -> None:
     """Remove an earlier demo. Raises UserError if the folder contains anything else."""
     if out.exists() and any(out.iterdir()):
-        if not (out / MARKER).is_file():
-            raise UserError(f"{out} contains files that are not from a demo: choose another --out")
+        refuse_to_replace(out, foreign_files(out))
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).write_text("{}\n")
 
 
 def make_text(out: Path, stages: Stages) -> None:

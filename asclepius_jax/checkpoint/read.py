@@ -73,7 +73,7 @@ class Meta:
 def steps_of(run_dir: Path) -> list[Path]:
     """The folders of a run's finished steps, oldest first. Partly written steps have other names."""
     folder = run_dir / STEPS
-    found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    found = [path for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
     return sorted(found, key=lambda path: int(path.name))
 
 
@@ -82,7 +82,7 @@ def find_step(path: Path) -> tuple[Path, Path]:
 
     Raises UserError if there is no checkpoint.
     """
-    if path.parent.name == STEPS and path.name.isdigit() and path.is_dir():
+    if path.parent.name == STEPS and path.name.isdecimal() and path.is_dir():
         return path.parent.parent, path
     steps = steps_of(path)
     if not steps:
@@ -172,8 +172,10 @@ def check_files(step_folder: Path) -> None:
         raise DamagedStep(f"{DIGESTS} is missing")
     try:
         expected = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedStep(f"{DIGESTS} is not JSON") from error
+    if not isinstance(expected, dict) or not all(isinstance(entry, dict) for entry in expected.values()):
+        raise DamagedStep(f"{DIGESTS} does not list files")
     found = files_of(step_folder)
     problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
     problems += [f"{name} is unexpected" for name in found.keys() - expected.keys()]

@@ -7,7 +7,6 @@ The data is checked against the checkpoint's checksums while it is read, so that
 import contextlib
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +26,8 @@ from asclepius_jax.model.huggingface.safetensors import write_index
 from asclepius_jax.model.llama import build
 from data_prep.contract.errors import UserError
 from data_prep.contract.hub import Target, push
-from data_prep.contract.manifests import MANIFEST, writing_folder
+from data_prep.contract.manifests import MANIFEST, read_manifest, writing_folder
+from data_prep.contract.output_folders import NEW, place_of, working_folder
 from data_prep.contract.records import file_hash, text_hash
 from data_prep.contract.tokenizer import JsonTokenizer, check_vocabulary
 from data_prep.contract.training_prompt import chat_template
@@ -118,7 +118,7 @@ def run_export(config: ExportConfig) -> None:
 
 
 def push_folder(config: ExportConfig) -> None:
-    manifest = json.loads((config.out / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_manifest(config.out, "export")
     names = [*(file["name"] for file in manifest["files"]), *TEXTS, MANIFEST]
     message = f"Step {manifest['step']}, {manifest['dtype']}, by asclepius-jax"
     push(config.out, Target(config.push, "model", config.public), names, message)
@@ -130,12 +130,8 @@ def whole_step(config: ExportConfig, step_folder: Path, meta: Meta) -> Iterator[
     if config.adapters or not lora_of(meta).rank:
         yield step_folder
         return
-    merged = config.out.parent / f".{config.out.name}.merged"
-    shutil.rmtree(merged, ignore_errors=True)
-    try:
-        yield write_merged(step_folder, merged)
-    finally:
-        shutil.rmtree(merged, ignore_errors=True)
+    with working_folder(place_of(config.out), "-merged") as work:
+        yield write_merged(step_folder, work / NEW)
 
 
 def export_step(config: ExportConfig, step_folder: Path, tokenizer: JsonTokenizer, facts: dict[str, Any]) -> None:
@@ -179,10 +175,10 @@ def check(config: ExportConfig, meta: Meta, tokenizer: JsonTokenizer, step_folde
 def is_finished(out: Path, facts: dict[str, Any]) -> bool:
     """Return whether `out` is a finished export of this step with these settings."""
     try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_manifest(out, "export")
+    except (OSError, UserError):
         return False
-    return isinstance(manifest, dict) and {name: manifest.get(name) for name in facts} == facts
+    return {name: manifest.get(name) for name in facts} == facts
 
 
 def open_export(config: ExportConfig, step_folder: Path, meta: Meta) -> Export:

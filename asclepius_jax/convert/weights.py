@@ -20,7 +20,8 @@ from asclepius_jax.model.huggingface.names import flatten, hf_shapes, names, non
 from asclepius_jax.model.huggingface.safetensors import DTYPES, lay_out, plan_shards
 from asclepius_jax.model.llama import Model
 from data_prep.contract.errors import UserError
-from data_prep.contract.manifests import sync, write_durably
+from data_prep.contract.folder_lock import LOCK, locked
+from data_prep.contract.output_folders import place_of, sync, write_durably
 
 PART = "part.json"  # written last by a process, to mark its files as complete
 PATIENCE_SECONDS = 600  # time without any progress of another process after which to give up
@@ -163,19 +164,21 @@ def parameter_sums(model: Model, sums: dict[str, list[int]]) -> dict[str, str]:
 
 
 def part_folder(out: Path, process_id: int) -> Path:
-    return out.parent / f".{out.name}.part-{process_id}"
+    return out.parent / f".{out.name}.asclepius-part-{process_id}"
 
 
 def write_share(export: Export, out: Path, share: Share, identity: str) -> None:
     """Write the files of a process other than process 0 to a folder of its own, unless that folder is complete."""
-    folder = part_folder(out, share.process_id)
-    if finished(folder, identity) is not None:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    contents = export.write(folder, share)
-    tensors = {name: dataclasses.asdict(content) for name, content in contents.items()}
-    write_durably(folder / PART, json.dumps({"identity": identity, "tensors": tensors}))
+    folder = part_folder(place_of(out), share.process_id)
+    with locked(folder):
+        if finished(folder, identity) is not None:
+            return
+        for path in folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
+        contents = export.write(folder, share)
+        tensors = {name: dataclasses.asdict(content) for name, content in contents.items()}
+        write_durably(folder / PART, json.dumps({"identity": identity, "tensors": tensors}))
 
 
 def finished(folder: Path, identity: str) -> dict[str, Content] | None:
@@ -195,7 +198,7 @@ def collect(out: Path, into: Path, share: Share, identity: str) -> dict[str, Con
     """
     contents: dict[str, Content] = {}
     for process_id in range(1, share.processes):
-        folder = part_folder(out, process_id)
+        folder = part_folder(place_of(out), process_id)
         last_size, since = -1, time.monotonic()
         while (part := finished(folder, identity)) is None:
             size = sum(path.stat().st_blocks for path in folder.glob("*")) if folder.is_dir() else 0
@@ -208,6 +211,6 @@ def collect(out: Path, into: Path, share: Share, identity: str) -> dict[str, Con
             time.sleep(0.2)
         for path in folder.glob("*.safetensors"):
             path.rename(into / path.name)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # its process may be removing its lock
         contents |= part
     return contents

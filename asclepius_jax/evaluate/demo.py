@@ -21,6 +21,7 @@ from asclepius_jax.evaluate.questions import questions
 from asclepius_jax.evaluate.report import report
 from asclepius_jax.evaluate.report.tables import estimate, share
 from data_prep.contract.errors import UserError
+from data_prep.contract.output_folders import recording_files
 from data_prep.execution.progress import say
 from data_prep.teachers.base import TeacherConfig
 
@@ -44,12 +45,16 @@ class DemoConfig:
 
 def run(config: DemoConfig) -> dict[str, Any]:
     """Run every part from questions to report and return the report's figures. Raises UserError without a demo."""
-    started = time.monotonic()
     needed = {name: config.demo / name for name in ("notes", "instructions", "hf")}
     missing = [str(path) for path in needed.values() if not path.is_dir()]
     if missing:
         raise UserError(f"{missing[0]} is missing: run asclepius demo first, or give its folder with --demo")
-    out, folder = config.out, needed["hf"]
+    with recording_files(config.demo):  # a later demo replaces them
+        return run_parts(config, needed)
+
+
+def run_parts(config: DemoConfig, needed: dict[str, Path]) -> dict[str, Any]:
+    started, out, folder = time.monotonic(), config.out, needed["hf"]
     questions.run(questions.QuestionsConfig(needed["instructions"], out / "questions", config.per_task))
     specs: tuple[str, ...] = (f"{MODELS[0]}=offline:", f"{MODELS[1]}=hf:{folder}", f"{MODELS[2]}=untrained:{folder}")
     with_torch = importlib.util.find_spec("torch") is not None

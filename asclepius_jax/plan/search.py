@@ -27,12 +27,19 @@ from asclepius_jax.plan.compile import Plan, PlanOptions, plan
 from asclepius_jax.train.choose_kernel import choose_kernel
 from asclepius_jax.train.start import resolve_model
 from data_prep.contract.errors import UserError
+from data_prep.contract.output_folders import write_durably
 
 COMPILED = 3  # number of compiled candidates that must fit before the search stops
 
 
 def search(config: TrainConfig, topology: Topology, devices: list[Any], options: PlanOptions) -> Plan:
-    """The fastest plan that fits. Its configuration is written to `options.out`. Raises UserError if nothing fits."""
+    """The fastest plan that fits. Its configuration is written to `options.out`.
+
+    Raises UserError if nothing fits, or if there is a config file of that name, which may have been edited.
+    """
+    path = Path(options.out or f"{Path(config.run_dir).name}_{topology.name.replace('-', '_')}.py")
+    if path.exists():
+        raise UserError(f"{path} exists: choose another --out, or remove it")
     open_config = dataclasses.replace(
         config,
         batch=dataclasses.replace(config.batch, microbatches=0),
@@ -50,7 +57,7 @@ def search(config: TrainConfig, topology: Topology, devices: list[Any], options:
     winner = min(fitting, key=lambda each: each.prediction.step_seconds)
     if not options.json:
         Console().print(ranking(plans, winner))
-    winner.report["config_file"] = write_winner(winner.config, topology, options)
+    winner.report["config_file"] = write_winner(winner.config, topology, path)
     return winner
 
 
@@ -106,16 +113,16 @@ def ranking(plans: list[Plan], winner: Plan) -> Table:
     return table
 
 
-def write_winner(config: TrainConfig, topology: Topology, options: PlanOptions) -> str:
+def write_winner(config: TrainConfig, topology: Topology, path: Path) -> str:
     """Write a config file with the values that differ from the defaults. Returns its path."""
-    path = Path(options.out or f"{Path(config.run_dir).name}_{topology.name.replace('-', '_')}.py")
     path.parent.mkdir(parents=True, exist_ok=True)
     body = literal(config)
-    path.write_text(
+    write_durably(
+        path,
         f'"""The fastest layout for {topology.name} found by `asclepius plan --search`.\n\n'
         f'launch/train.sh {path} --data.path FOLDER"""\n\n'
         f"from asclepius_jax.config import {', '.join(sorted(branches(config)))}\n\n"
-        f"config = {body}\n"
+        f"config = {body}\n",
     )
     return str(path)
 

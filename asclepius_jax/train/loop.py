@@ -14,7 +14,6 @@ from asclepius_jax.checkpoint.read import State
 from asclepius_jax.checkpoint.write import Saver
 from asclepius_jax.config import TrainConfig, check
 from asclepius_jax.cost_model.choose import check_memory
-from asclepius_jax.distributed.run_lock import locked
 from asclepius_jax.distributed.same_program import check_agreement, facts_of
 from asclepius_jax.distributed.sharding import batch_sharding
 from asclepius_jax.train.adapters import footprint
@@ -22,7 +21,7 @@ from asclepius_jax.train.batches import PackedRows, Prefetch, eval_batches
 from asclepius_jax.train.compiled_step import load_program, program_facts
 from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.setup import build_model, describe, make_step, open_data
-from asclepius_jax.train.start import announce_start, start_state, with_local_weights, write_run_folder
+from asclepius_jax.train.start import announce_start, lock_of_run, start_state, with_local_weights, write_run_folder
 from asclepius_jax.train.step import make_eval_step
 from asclepius_jax.train.watch.goodput import Goodput, goodput_line, read_accounts, share, summed
 from asclepius_jax.train.watch.health import Health, Pace
@@ -55,7 +54,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             keep_compiled(config.compute.compiled)
             check_agreement(facts_of(config))
             config = with_local_weights(config)
-            held.enter_context(locked(run_dir))
+            held.enter_context(lock_of_run(run_dir))
             model = build_model(config.model, config.lora)
             rows, held_out = open_data(config, model.config)
             announce_start(config, rows)

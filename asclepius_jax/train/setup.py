@@ -14,7 +14,6 @@ from asclepius_jax.checkpoint.read import Meta, State, leaf_names
 from asclepius_jax.checkpoint.write import Saver
 from asclepius_jax.config import LoraConfig, TrainConfig, check_values
 from asclepius_jax.cost_model.choose import settle
-from asclepius_jax.distributed.run_lock import locked
 from asclepius_jax.distributed.sharding import batch_sharding, check_layout, make_mesh
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import Model, build
@@ -25,6 +24,7 @@ from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.start import (
     check_tokenizer,
     initial_state,
+    lock_of_run,
     resolve_model,
     with_local_weights,
     write_run_folder,
@@ -124,7 +124,7 @@ class TrainStep:
         if self.rows is None:
             raise UserError("a checkpoint carries the tokenizer of its rows: pass rows=load_rows(FOLDER) to make_step")
         folder = Path(run_dir)
-        with locked(folder):
+        with lock_of_run(folder):
             saver = Saver(folder, self.config.checkpoint)
             write_run_folder(folder, self.config, self.rows)
             saver.save(int(state["step"]), state, describe(self.config, self.model, self.rows, state))

@@ -1,5 +1,6 @@
 """The initial state of a run: from an interrupted run in its folder, a checkpoint, Hugging Face or random weights."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -31,8 +32,12 @@ from asclepius_jax.train.adapters import random_adapters
 from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.step import abstract_state, init_state, random_params
 from data_prep.contract.errors import UserError
+from data_prep.contract.folder_lock import locked
 from data_prep.contract.hub import SMALL_FILES, WEIGHTS, is_hub_id, local_folder
 from data_prep.contract.tokenizer import load_tokenizer
+
+# Files and folders that a run writes or replaces in its folder.
+WRITTEN = ("config.json", "tokenizer", "data_manifest.json", "metrics.jsonl", "summary.json", "report.html", "goodput")
 
 
 def resolve_model(name: str) -> LlamaConfig:
@@ -52,6 +57,29 @@ def with_local_weights(config: TrainConfig) -> TrainConfig:
         return config
     folder = local_folder(config.init.hf, WEIGHTS)
     return dataclasses.replace(config, init=dataclasses.replace(config.init, hf=str(folder)))
+
+
+def lock_of_run(run_dir: Path) -> contextlib.AbstractContextManager[None]:
+    """Context that holds the lock of a run folder, through process 0 of the job.
+
+    Raises UserError if another run holds it, or if the folder contains files of something else that a run would
+    overwrite.
+    """
+    if jax.process_index() != 0:
+        return contextlib.nullcontext()
+    if not steps_of(run_dir) and not is_config(run_dir / "config.json"):
+        foreign = [name for name in WRITTEN if (run_dir / name).exists()]
+        if foreign:
+            raise UserError(f"{run_dir} contains {foreign[0]}, but no run: choose another --run-dir")
+    return locked(run_dir, "choose another --run-dir")
+
+
+def is_config(path: Path) -> bool:
+    """Return True if a file is the configuration of a run."""
+    try:
+        return "run_dir" in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def announce_start(config: TrainConfig, rows: PackedRows) -> None:

@@ -10,21 +10,32 @@ Every text stage writes a folder of Parquet shards and `rejected.parquet`, and `
 
 import errno
 import json
-import os
-import shutil
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_prep.contract.errors import UserError
+from data_prep.contract.errors import UserError, first_line
+from data_prep.contract.output_folders import (
+    NEW,
+    OLD,
+    free_name,
+    names_in,
+    place_of,
+    refuse_to_replace,
+    sync,
+    working_folder,
+    write_durably,
+)
 from data_prep.contract.records import ParquetAppender, Reject, T, file_hash, write_parquet
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 REJECTED = "rejected.parquet"
+HASHED_BYTES = 2**24  # the files of an imported checkpoint are larger, and carry checksums of their own
 DATASET_CARD = """\
 ---
 configs:
@@ -90,72 +101,76 @@ class FolderWriter:
 def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: bool = True) -> Iterator[FolderWriter]:
     """Write a stage's output folder so that `out` holds either the old result or the complete new one.
 
-    All files go to a hidden folder next to `out`. On success the manifest is written last and the folder renamed.
-    A finished folder of the same kind is replaced; UserError if anything else exists at `out`.
+    All files go to a hidden folder next to `out`, which is locked meanwhile. On success the manifest is written last
+    and the folder renamed. A finished folder of the same kind is replaced, unless it contains files of the user's.
     `inputs` maps the names of the inputs to their hashes; `of_records` is False for a folder of weights.
+
+    Raises:
+        UserError: anything else exists at `out`, another run writes to it, or the disk is full.
     """
+    out = place_of(out, inputs)
     check_replaceable(out, kind)
     started = time.monotonic()
-    partial = out.parent / f".{out.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    with working_folder(out) as work:
+        writer = FolderWriter(work / NEW, kind)
+        try:
+            writer.path.mkdir()
+            yield writer
+            writer.name_shards()
+            if of_records:
+                (writer.rejects or ParquetAppender(writer.path / REJECTED, Reject)).close()
+            manifest = {
+                "schema": SCHEMA_VERSION,
+                "kind": kind,
+                "in": writer.counts["in"],
+                "out": writer.counts["out"],
+                "rejected": dict(sorted(writer.reasons.items())),
+                "seconds": round(time.monotonic() - started, 3),
+                "inputs": inputs,
+                "files": sorted(writer.files, key=lambda file: file["name"]),
+                "other_files": other_files(writer),
+                **writer.facts,
+            }
+            write_durably(writer.path / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            replace_folder(writer.path, out, kind)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f"{out}: the disk is full; the partial output was removed, free some space and run again"
+            ) from error
+
+
+def other_files(writer: FolderWriter) -> dict[str, str]:
+    """Hashes of the files beside the data, by name, by which a later run recognizes its own files."""
+    data = {file["name"] for file in writer.files}
+    paths = {str(path.relative_to(writer.path)): path for path in sorted(writer.path.rglob("*")) if path.is_file()}
+    found = {}
+    for name, path in paths.items():
+        if name not in data:
+            sync(path)
+            found[name] = file_hash(path) if path.stat().st_size <= HASHED_BYTES else ""
+    return found
+
+
+def replace_folder(new: Path, out: Path, kind: str) -> None:
+    """Replace `out` by `new`. A kill between the two renames leaves the old folder next to `new`, for the next run."""
     try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {out.parent} ({error.strerror}): choose another --out") from error
-    writer = FolderWriter(partial, kind)
-    try:
-        yield writer
-        writer.name_shards()
-        if of_records:
-            (writer.rejects or ParquetAppender(partial / REJECTED, Reject)).close()
-            sync(partial / REJECTED)
-        manifest = {
-            "schema": SCHEMA_VERSION,
-            "kind": kind,
-            "in": writer.counts["in"],
-            "out": writer.counts["out"],
-            "rejected": dict(sorted(writer.reasons.items())),
-            "seconds": round(time.monotonic() - started, 3),
-            "inputs": inputs,
-            "files": sorted(writer.files, key=lambda file: file["name"]),
-            **writer.facts,
-        }
-        write_durably(partial / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-        replace_folder(partial, out)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"{out}: the disk is full; the partial output was removed, free some space and run again"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file written by another library, or a folder's entries, to disk, before a manifest refers to it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace_folder(new: Path, out: Path) -> None:
-    """Replace `out` by `new`. A kill between the two renames leaves the old folder intact as `.NAME.old`."""
-    old = out.parent / f".{out.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
+        check_replaceable(out, kind)  # again: a run may take hours
+    except UserError as error:
+        kept = free_name(out.with_name(f"{out.name}-new"))
+        new.rename(kept)
+        raise UserError(f"{error}. The result of this run is in {kept}") from error
+    old = new.with_name(OLD)
     if out.exists():
         out.rename(old)
-    new.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        new.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    sync(out.parent)
 
 
 def contents(*kinds: str) -> str:
@@ -165,17 +180,80 @@ def contents(*kinds: str) -> str:
 
 
 def check_replaceable(out: Path, kind: str) -> None:
+    """Raise UserError if something other than a finished folder of this kind exists at `out`.
+
+    So that nothing of the user's is lost, the folder may contain only files that its manifest lists, and no text files
+    that have been edited since.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        manifest = None
-    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
-        raise UserError(f"{out} exists and does not contain finished {contents(kind)}: choose another --out")
+        manifest = read_manifest(out, kind)
+        data = {file["name"] for file in manifest["files"]}
+        others = manifest.get("other_files", dict.fromkeys(("README.md", REJECTED), ""))
+    except (UserError, OSError) as error:
+        raise UserError(f"{out} exists and does not contain finished {contents(kind)}: choose another --out") from error
+    names = names_in(out)
+    foreign = sorted(names - {MANIFEST, *data, *others})
+    edited = [name for name, digest in others.items() if digest and name in names and file_hash(out / name) != digest]
+    refuse_to_replace(out, [*foreign, *(f"{name}, edited since" for name in edited)])
 
 
-def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
+class Manifest(dict[str, Any]):
+    """A manifest, whose missing entries are an error of the user's: they have been edited away."""
+
+    path = Path()
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(f"{self.path} has no entry {name!r}, it has been edited: run its stage again")
+
+
+# Types of the entries that other commands read, in all kinds of folders that have them.
+TYPES: dict[str, type] = {
+    "kind": str, "in": int, "out": int, "rejected": dict, "inputs": dict, "files": list, "other_files": dict,
+    "rows": int, "row_length": int, "tokens": int, "loss_tokens": int, "documents": int, "most_documents": int,
+    "truncated": int, "vocab_size": int, "packing_efficiency": float, "tokenizer_hash": str, "token_dtype": str,
+    "phase": str, "prompt_template": str, "licences": dict, "sources": dict, "restricted": bool, "judge": str,
+    "checker": str, "checksums": dict, "canaries": list, "finish_reasons": dict, "step": int, "dtype": str,
+}  # fmt: skip
+
+
+VALUES = {"phase": ("pretrain", "instruct"), "token_dtype": ("uint16", "uint32")}
+COUNTS_OR_TEXTS = {
+    **dict.fromkeys(("rejected", "licences", "sources", "finish_reasons"), int),
+    **dict.fromkeys(("inputs", "other_files", "checksums"), str),
+}
+
+
+def wrong_entry(manifest: dict[str, Any]) -> str:
+    """The name of the first entry that no stage writes in this form, or "" if there is none."""
+    for name, kind in TYPES.items():
+        if name in manifest and not is_usable(name, kind, manifest[name]):
+            return name
+    files = manifest.get("files", [])
+    if not all(isinstance(file, dict) and is_file_entry(file) for file in files):
+        return "files"
+    return "out" if files and manifest.get("out") != sum(file["records"] for file in files) else ""
+
+
+def is_usable(name: str, kind: type, value: Any) -> bool:
+    if type(value) is not kind or value not in VALUES.get(name, (value,)):
+        return False
+    if isinstance(value, int | float):
+        return 0 <= value < math.inf
+    of_values = COUNTS_OR_TEXTS.get(name)
+    return of_values is None or (isinstance(value, dict) and all(type(each) is of_values for each in value.values()))
+
+
+def is_file_entry(file: dict[str, Any]) -> bool:
+    name = file.get("name")
+    if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        return False
+    has_proof = isinstance(file.get("sha256"), str) or type(file.get("bytes")) is int
+    return type(file.get("records")) is int and has_proof
+
+
+def read_manifest(folder: Path, *kinds: str) -> Manifest:
     """The manifest of a finished folder of one of these kinds. Raises UserError if it is missing or of another kind."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one that contains {contents(*kinds)}")
@@ -183,18 +261,22 @@ def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder} has no {MANIFEST}: it is not finished, run its stage again")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}): run its stage again") from error
+        manifest = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({first_line(error)}): run its stage again") from error
     if not isinstance(manifest, dict) or "schema" not in manifest:
         raise UserError(f"{path} was not written by asclepius: pass the output folder of a {' or '.join(kinds)} run")
     if manifest["schema"] != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema {manifest['schema']}, this version reads {SCHEMA_VERSION}: run its stage again"
         )
-    if manifest["kind"] not in kinds:
-        raise UserError(f"{folder} contains {contents(manifest['kind'])}, not {contents(*kinds)}: name another folder")
-    return manifest
+    if name := wrong_entry(manifest):
+        raise UserError(f"{path} has an unusable entry {name!r}, it has been edited: run its stage again")
+    found = Manifest(manifest)
+    found.path = path
+    if found["kind"] not in kinds:
+        raise UserError(f"{folder} contains {contents(found['kind'])}, not {contents(*kinds)}: name another folder")
+    return found
 
 
 def verified_files(folder: Path, manifest: dict[str, Any]) -> list[Path]:
@@ -204,7 +286,7 @@ def verified_files(folder: Path, manifest: dict[str, Any]) -> list[Path]:
         path = folder / file["name"]
         if not path.is_file():
             raise UserError(f"{path} is missing: run the stage that writes {folder} again")
-        if file_hash(path) != file["sha256"]:
+        if "sha256" not in file or file_hash(path) != file["sha256"]:
             raise UserError(f"{path} does not match the hash in {MANIFEST}: run the stage that writes {folder} again")
         paths.append(path)
     return paths

@@ -20,7 +20,8 @@ from typing import Any
 from data_prep.clinical_text.headings import ABBREVIATION, HEADING, as_lines, headings_of
 from data_prep.contract import pages
 from data_prep.contract.errors import UserError
-from data_prep.contract.manifests import MANIFEST, read_manifest, verified_files, write_durably
+from data_prep.contract.manifests import MANIFEST, read_manifest, verified_files
+from data_prep.contract.output_folders import working_folder, write_durably
 from data_prep.contract.records import Note, read_parquet, seeded_fraction
 from data_prep.contract.tables import files_of, rows_of
 from data_prep.synthesize.note_types import NOTE_TYPES
@@ -140,6 +141,11 @@ def real_rows(config: CompareConfig) -> Iterator[tuple[str, str, str]]:
 
 def run(config: CompareConfig) -> dict[str, Any]:
     """Write the page and its figures, and return the figures. Raises UserError for errors that the user can fix."""
+    if config.out.suffix != ".html":
+        raise UserError(f"--out {config.out}: it must end in .html")
+    beside = config.out.with_suffix(".json")
+    if beside.exists() and not config.out.exists():
+        raise UserError(f"{beside}, where the figures would be written, exists without its page: choose another --out")
     generated_by_type, real_by_type = notes_of(config.source), real_notes(config)
     figures: dict[str, Any] = {}
     for name in NOTE_TYPES:
@@ -157,9 +163,9 @@ def run(config: CompareConfig) -> dict[str, Any]:
             f"no type has {FEWEST} notes in both {config.source} and {config.real}: generate more types with "
             "--note-types all, or set the column of types with --type-column"
         )
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(config.out.with_suffix(".json"), json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
-    write_durably(config.out, page(figures))
+    with working_folder(config.out.absolute()):
+        write_durably(beside, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+        write_durably(config.out, page(figures))
     compared = sum(figure["compared"] for figure in figures.values())
     print(f"compare: {compared} types of notes -> {config.out}", flush=True)
     return figures

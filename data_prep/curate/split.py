@@ -20,13 +20,9 @@ from typing import Any
 from data_prep.clinical_text.identifiers import KINDS, NEVER_PUBLISHED, find_identifiers
 from data_prep.clinical_text.near_duplicates import Contamination, NearDuplicates
 from data_prep.contract.errors import UserError
-from data_prep.contract.manifests import (
-    check_replaceable,
-    read_manifest,
-    verified_files,
-    write_durably,
-    writing_folder,
-)
+from data_prep.contract.folder_lock import locked
+from data_prep.contract.manifests import check_replaceable, read_manifest, verified_files, writing_folder
+from data_prep.contract.output_folders import place_of, write_durably
 from data_prep.contract.records import (
     Example,
     Note,
@@ -182,6 +178,7 @@ def run(config: SplitConfig) -> dict[str, Any]:
     manifest = read_manifest(config.source, "notes", "instructions")
     kind, record_type = manifest["kind"], Note if manifest["kind"] == "notes" else Example
     paths = verified_files(config.source, manifest)
+    place_of(config.out, [str(config.source)])
     for side in SIDES:
         check_replaceable(config.out / side, kind)
 
@@ -199,10 +196,11 @@ def run(config: SplitConfig) -> dict[str, Any]:
     }
     # Hash of the data files only: the manifest also contains run times, which vary.
     inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
-    for side in SIDES:
-        report[side] = write_side(side, config, findings, records(), (kind, record_type, inputs))
-    report["rejected"] = read_manifest(config.out / "train", kind)["rejected"]
-    write_durably(config.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    with locked(config.out):  # both sides come from one run
+        for side in SIDES:
+            report[side] = write_side(side, config, findings, records(), (kind, record_type, inputs))
+        report["rejected"] = read_manifest(config.out / "train", kind)["rejected"]
+        write_durably(config.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     rejected = ", ".join(f"{count} {reason}" for reason, count in report["rejected"].items()) or "none"
     sides = ", ".join(f"{report[side]['records']} {side} of {report[side]['patients']} patients" for side in SIDES)
     print(f"split {config.source}: {sides}; rejected: {rejected} -> {config.out}", flush=True)

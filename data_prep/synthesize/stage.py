@@ -256,6 +256,8 @@ def run_stage(
             meter.rejected = writer.reasons.total()
         if wrappings := {kind: count for kind, count in sorted(meter.wrappings.items()) if count}:
             writer.facts["wrappings_removed"] = wrappings
+        if meter.omitted:
+            writer.facts["parameters_omitted"] = sorted(meter.omitted)
         if not writer.counts["in"]:
             raise UserError(f"{', '.join(stage.inputs)} contains no records: check --source")
         if not writer.shards and set(writer.reasons) == {"error"} and writer.last_reject:

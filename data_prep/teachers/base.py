@@ -90,6 +90,14 @@ class TeacherConfig:
     """Retries after status 408, 409, 5xx, a timeout, a lost connection or an invalid body, with growing waits. Status
     429 is retried as long as other requests are answered."""
 
+    omit: tuple[str, ...] = ()
+    """Parameters to leave out of the requests, such as seed, for endpoints that refuse them. A parameter that the
+    endpoint refuses by name is left out by itself."""
+
+    proxy: str = ""
+    """URL of the proxy to use. Without it, the environment's HTTPS_PROXY and NO_PROXY apply, except to hosts of your
+    own (localhost, private addresses, local names)."""
+
     structured: bool = False
     """Send the JSON schema of requests that have one; the endpoint must support response_format."""
 
@@ -108,8 +116,21 @@ class TeacherConfig:
     batches: tyro.conf.OmitArgPrefixes[BatchConfig] = field(default_factory=BatchConfig)
 
     @property
+    def host(self) -> str:
+        return urlsplit(self.base_url).hostname or ""
+
+    @property
     def where(self) -> str:
         return f"{self.base_url}, model {self.model}"
+
+
+def is_web_address(url: str) -> bool:
+    """Return True if a text is an http or https URL with a host and, if any, a valid port."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
 def is_openai(base_url: str) -> bool:
@@ -133,8 +154,12 @@ def check_teacher(config: TeacherConfig) -> None:
     """Raise UserError for invalid settings, before any input is read."""
     if config.teacher == "openai" and not config.model:
         raise UserError("--teacher openai needs --model")
-    if not config.base_url.startswith(("http://", "https://")):
-        raise UserError(f"--base-url {config.base_url}: must start with http:// or https://")
+    for flag, url in (("--base-url", config.base_url), ("--proxy", config.proxy)):
+        if url and not is_web_address(url):
+            raise UserError(f"{flag} {url}: it must be an address such as http://localhost:8000/v1")
+    unknown = set(config.omit) & {"model", "messages"}
+    if unknown:
+        raise UserError(f"--omit {min(unknown)}: no request can do without it")
     if urlsplit(config.base_url).username is not None or urlsplit(config.base_url).query:
         # The URL is stored in the ledger and in every manifest.
         raise UserError(f"--base-url must not contain a user, password or query: put the key in {KEY_VARIABLE}")

@@ -35,6 +35,7 @@ def endpoint_teacher(config: TeacherConfig, ledger: Ledger, meter: Meter) -> Tea
     from data_prep.teachers.endpoint.transport import Transport
 
     ledger.take_over()
+    meter.omitted.update(config.omit)
     meter.uncertain = ledger.uncertain()
     discount = config.budget.batch_discount if config.batches.batch else 0.0
     meter.budget = Budget(config.budget, ledger.spent(), discount)

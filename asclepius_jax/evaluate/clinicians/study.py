@@ -8,7 +8,6 @@ asclepius evaluate study --questions QUESTIONS --answers ANSWERS --raters "Dr It
 
 import json
 import secrets
-import shutil
 import string
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from asclepius_jax.evaluate.clinicians import store
 from asclepius_jax.evaluate.clinicians.verdicts import TREATMENTS, Draft
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, Rating, read_records
 from data_prep.contract.errors import UserError
-from data_prep.contract.manifests import write_durably
+from data_prep.contract.output_folders import NEW, place_of, working_folder, write_durably
 from data_prep.contract.records import seeded_fraction
 
 KEY = "key.json"
@@ -73,16 +72,13 @@ def run(config: StudyConfig) -> None:
     reference = reference_of(config)
     training, scored = chosen(config, answers, reference)
     used = {question: answers[question] for question in [*training, *scored]}
-    partial = config.out.parent / f".{config.out.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True, mode=0o700)
-    try:
-        links = write_study(config, partial, [questions[name] for name in used], used, (training, scored), reference)
-        if config.out.exists():
-            config.out.rmdir()
-        partial.rename(config.out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    place = place_of(config.out)
+    with working_folder(place) as work:
+        (work / NEW).mkdir(mode=0o700)
+        links = write_study(config, work / NEW, [questions[name] for name in used], used, (training, scored), reference)
+        if place.exists():
+            place.rmdir()
+        (work / NEW).rename(place)
     if failed:
         print(f"Skipped {failed} answers that ended in a model error or did not fit the model's context")
     if any(questions[name].restricted for name in used):

@@ -20,6 +20,7 @@ from asclepius_jax.evaluate.judge.mutations import CLASSES, is_true_elsewhere
 from asclepius_jax.evaluate.records import Answer, Label, Question
 from data_prep.clinical_text.sentences import split_sentences
 from data_prep.contract.errors import UserError
+from data_prep.contract.folder_lock import locked
 from data_prep.contract.manifests import read_manifest, verified_files, writing_folder
 from data_prep.contract.records import Example, file_hash, read_parquet, seeded_fraction, text_hash
 from data_prep.contract.tables import files_of, rows_of
@@ -176,7 +177,8 @@ def write(out: Path, chosen: list[Made], inputs: dict[str, str]) -> None:
         "answers": (Answer, [answer for _, answer, _ in chosen]),
         "labels": (Label, [label for _, _, label in chosen]),
     }
-    for kind, (record_type, records) in columns.items():
-        with writing_folder(out / kind, kind, inputs) as writer:
-            writer.counts["in"] = len(records)
-            writer.add_shard(records, record_type)
+    with locked(out):  # the three folders come from one run
+        for kind, (record_type, records) in columns.items():
+            with writing_folder(out / kind, kind, inputs) as writer:
+                writer.counts["in"] = len(records)
+                writer.add_shard(records, record_type)

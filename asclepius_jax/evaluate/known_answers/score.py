@@ -22,6 +22,7 @@ from asclepius_jax.evaluate.questions.datasets.references import load
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
 from asclepius_jax.evaluate.statistics.estimates import RESAMPLES, Estimate, Rate, estimate_of_sums, rate, ratio
 from data_prep.contract.errors import UserError
+from data_prep.contract.output_folders import write_durably
 
 TITLE = "Scores against reference answers"
 ABOUT = (
@@ -248,4 +249,4 @@ def run(config: ScoreConfig) -> None:
         print(f"score: {without} of {len(questions)} questions have no reference and are not scored")
     if config.json:
         figures = as_json(slices, without, config)
-        config.json.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_durably(config.json, json.dumps(figures, indent=2, allow_nan=False) + "\n")

@@ -33,7 +33,9 @@ from asclepius_jax.evaluate.report.tables import estimate, p_value, read_measure
 from data_prep.contract import charts as draw
 from data_prep.contract import pages
 from data_prep.contract.errors import UserError
-from data_prep.contract.manifests import read_manifest, write_durably
+from data_prep.contract.folder_lock import locked
+from data_prep.contract.manifests import read_manifest
+from data_prep.contract.output_folders import write_durably
 from data_prep.execution.progress import say
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -101,10 +103,10 @@ def run(config: ReportConfig) -> dict[str, Any]:
         for folder in config.claims
     }
     figures["measured"] = [read_measured(path) for path in config.measured]
-    config.out.mkdir(parents=True, exist_ok=True)
-    write_durably(config.out / "report.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
-    for name in ("report.html", "report.md"):
-        write_durably(config.out / name, rendered(name, figures))
+    with locked(config.out):
+        write_durably(config.out / "report.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+        for name in ("report.html", "report.md"):
+            write_durably(config.out / name, rendered(name, figures))
     say(f"report: {len(questions)} questions, {len(results.judged)} judges -> {config.out / 'report.html'}")
     return figures
 

@@ -16,19 +16,20 @@ import json
 import tempfile
 import uuid
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data_prep.contract.errors import UserError
 from data_prep.teachers.base import KEY_VARIABLE, TeacherConfig, api_key
 from data_prep.teachers.endpoint import batch_files
+from data_prep.teachers.endpoint.allowed_hosts import is_own_host
 from data_prep.teachers.endpoint.budget import Budget
 from data_prep.teachers.endpoint.ledger import Call, Ledger
 from data_prep.teachers.endpoint.meter import Meter
 from data_prep.teachers.endpoint.rate_limit import back_off
 from data_prep.teachers.endpoint.replies import Reply, one_line
-from data_prep.teachers.endpoint.transport import PASSING, Outgoing, receive
+from data_prep.teachers.endpoint.transport import PASSING, Outgoing, Parameters, receive
 
 # The API's limits for one file.
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
@@ -58,8 +59,16 @@ class Batches:
             api_key=api_key(config),
             timeout=config.timeout_seconds,
             max_retries=config.max_retries,
+            # As in http.py: no redirects, and no proxy of the environment for a host of the institution.
+            http_client=openai.DefaultAsyncHttpxClient(
+                follow_redirects=False,
+                proxy=config.proxy or None,
+                trust_env=not config.proxy and not is_own_host(config.host),
+            ),
         )
         self.on_the_wire: set[asyncio.Task[Any]] = set()  # always empty: a later run finds the batches again
+        self.parameters = Parameters(config.where, meter.omitted)
+        self.sent: dict[str, Any] = {}  # an example of this run's requests
         self.parked: dict[str, Parked] = {}
         self.running: dict[str, asyncio.Task[bool]] = {}
         self.reasons: dict[str, str] = {}  # why a request got no reply in its last batch
@@ -118,7 +127,9 @@ class Batches:
         lines: list[bytes] = []
         size = 0
         for key, parked in list(self.parked.items()):
-            line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": parked.outgoing.body}
+            body = self.parameters.body(parked.outgoing.body)
+            self.sent = body
+            line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
             encoded = json.dumps(line, ensure_ascii=False).encode() + b"\n"
             size += len(encoded)
             if len(taken) == MOST_REQUESTS or size > MOST_BYTES:
@@ -259,6 +270,8 @@ class Batches:
                 for row in map(batch_files.read_row, group):
                     if row is None or row.key not in members:
                         continue  # a truncated line, or not a request of this batch; missing requests are sent again
+                    if row.raw is None and self.parameters.refused(row.status, row.reason, self.sent):
+                        row = replace(row, again=True)  # without the parameters that the endpoint refuses
                     (answered if row.raw is not None else refused).append(row)
                     self.budget.settle(0, self._settled(row, members.pop(row.key)))
                 await self.ledger.grouped(batch_files.finish_rows, answered, refused)

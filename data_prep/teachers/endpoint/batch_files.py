@@ -16,6 +16,7 @@ class Row:
     key: str
     raw: str | None = None
     reason: str = ""
+    status: int | None = None
     again: bool = True  # without a response: send the request again
     fatal: bool = False  # without a response: end the run
 
@@ -31,12 +32,12 @@ def read_row(line: bytes) -> Row | None:
             return Row(key, json.dumps(body))
         details = (body.get("error") if isinstance(body, dict) else None) or error
         code, message = str(details.get("code") or ""), one_line(details.get("message") or "no reason given")
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     exhausted = status == 402 or code in EXHAUSTED
     again = status is None or status == 429 or status >= 500 or status in PASSING
     fatal = status in (401, 403, 404) or exhausted
-    return Row(key, None, f"status {status}: {message}" if status else f"{code}: {message}", again, fatal)
+    return Row(key, None, f"status {status}: {message}" if status else f"{code}: {message}", status, again, fatal)
 
 
 def grouped(file: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

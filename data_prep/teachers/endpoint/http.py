@@ -15,12 +15,13 @@ from typing import Any
 
 from data_prep.contract.errors import UserError
 from data_prep.teachers.base import KEY_VARIABLE, TeacherConfig, api_key
+from data_prep.teachers.endpoint.allowed_hosts import is_own_host
 from data_prep.teachers.endpoint.budget import Budget
 from data_prep.teachers.endpoint.ledger import Call, Ledger
 from data_prep.teachers.endpoint.meter import Meter
 from data_prep.teachers.endpoint.rate_limit import Pace, back_off, retry_after
 from data_prep.teachers.endpoint.replies import GARBLED, Reply, one_line
-from data_prep.teachers.endpoint.transport import EXHAUSTED, HOPELESS, PASSING, Outgoing, receive
+from data_prep.teachers.endpoint.transport import EXHAUSTED, HOPELESS, PASSING, Outgoing, Parameters, receive
 
 # If an endpoint asks for a longer wait, the run ends: with the ledger, a later run costs nothing extra.
 LONGEST_WAIT_SECONDS = 3600.0
@@ -39,6 +40,7 @@ class Attempt:
     reason: str = ""
     again: bool = True
     throttled: bool = False
+    at_once: bool = False  # repeat it with other parameters, which counts as no failure
     wait_seconds: float | None = None
 
 
@@ -52,6 +54,7 @@ class Live:
         allow_connections(config.concurrency)
         self.url = f"{config.base_url.rstrip('/')}/chat/completions"
         self.key = api_key(config)
+        self.parameters = Parameters(config.where, meter.omitted)
         self.on_the_wire: set[asyncio.Task[Any]] = set()
         self.ended: UserError | None = None  # the error after which nothing more is sent
         self.last_answer = float("-inf")  # in this run; without any answer, the endpoint is probably the wrong one
@@ -71,13 +74,13 @@ class Live:
                 throttled_since = throttled_since or time.monotonic()
                 throttles += 1
                 self._check_throttled(throttles, throttled_since, attempt)
-            else:
+            elif not attempt.at_once:
                 failures += 1
             if not attempt.again or failures > self.config.max_retries:
                 await self.ledger.fail(outgoing.key)
                 return Reply(attempt.reason, "error", self.config.model)
-            wait = attempt.wait_seconds
-            await asyncio.sleep(back_off(failures + throttles) if wait is None else wait)
+            if not attempt.at_once:
+                await asyncio.sleep(attempt.wait_seconds or back_off(failures + throttles))
 
     def _check_throttled(self, count: int, since: float, attempt: Attempt) -> None:
         """Raise UserError if the endpoint has answered nothing but 429 during many retries of one request."""
@@ -121,8 +124,11 @@ class Live:
         """Send a request and record the response; the attempt and its cost, which is `cost` if it is unknown."""
         import aiohttp
 
+        body = self.parameters.body(outgoing.body)
         try:
-            async with self._open().post(self.url, data=json.dumps(outgoing.body).encode()) as response:
+            # A redirect would carry the note to a host that nobody named.
+            request = self._open().post(self.url, data=json.dumps(body).encode(), allow_redirects=False)
+            async with request as response:
                 status, headers = response.status, response.headers
                 content = await response.read()
         except TimeoutError:
@@ -140,6 +146,10 @@ class Live:
         if status != 200:
             # The endpoint did not process the request, so it costs nothing.
             await self.ledger.fail(outgoing.key, "planned")
+            if self.parameters.refused(status, raw, body):
+                if self.budget.config.max_cost and not self.parameters.limits_tokens(body):
+                    raise self._fatal(f"{self.config.where} takes no limit of tokens, so --max-cost cannot be kept")
+                return Attempt(at_once=True), 0.0
             return self._refused(status, raw, headers, sent_at), 0.0
         await self.ledger.finish(outgoing.key, raw)
         reply, used = receive(raw, self.config.model, self.meter)
@@ -174,6 +184,9 @@ class Live:
         where = self.config.where
         if status in (401, 403):
             raise self._fatal(f"{where} answered {status} ({reason}): check the key in {KEY_VARIABLE}")
+        if 300 <= status < 400:
+            target = self._scrubbed(one_line(headers.get("Location", "another address")))
+            raise self._fatal(f"{where} answered {status}, a redirect to {target}: check --base-url")
         if status == 404:
             raise self._fatal(f"{where} answered 404 ({reason}): check --base-url and --model")
         if status == 402 or (status == 429 and code in EXHAUSTED):
@@ -217,7 +230,9 @@ class Live:
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
                 timeout=aiohttp.ClientTimeout(total=self.config.timeout_seconds),
                 headers={"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **accounts},
-                trust_env=True,  # use the proxies of the environment
+                # A proxy of the environment must not read what is meant for a host of the institution.
+                proxy=self.config.proxy or None,
+                trust_env=not self.config.proxy and not is_own_host(self.config.host),
             )
         return self._session
 

@@ -26,6 +26,7 @@ class Meter:
     completion_tokens: int = 0
     wrappings: Counter[str] = field(default_factory=Counter)  # replies by what was removed, and those cut in reasoning
     waiting_for: str = ""  # further text for the progress line
+    omitted: set[str] = field(default_factory=set)  # parameters that the requests go without
     budget: Budget | None = None
     pace: Pace | None = None
     started: float = field(default_factory=time.monotonic)

@@ -8,6 +8,7 @@ response headers. `Retry-After` pauses all requests, because a limit applies to 
 """
 
 import asyncio
+import math
 import random
 import re
 import time
@@ -142,7 +143,8 @@ class Pace:
             limit, remaining, reset = (
                 seconds_of(headers.get(f"x-ratelimit-{field}-{name}", "")) for field in ("limit", "remaining", "reset")
             )
-            if limit is not None and remaining is not None:
+            # Some gateways say 0 for "no limit".
+            if limit and remaining is not None:
                 bucket.update(limit, remaining, reset or 0.0, in_flight[name], now)
 
     def _admit(self) -> None:
@@ -186,21 +188,25 @@ def seconds_of(text: str) -> float | None:
     if not parts or DURATION.sub("", text).strip():
         return None
     try:
-        return sum(float(number) * SECONDS[unit.lower() or "s"] for number, unit in parts)
+        seconds = sum(float(number) * SECONDS[unit.lower() or "s"] for number, unit in parts)
     except ValueError:
         return None
+    return seconds if math.isfinite(seconds) else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The wait in seconds that a response asks for: retry-after-ms, or Retry-After as a number or date; or None."""
+    """The wait in seconds that a response asks for: retry-after-ms, or Retry-After as a number or date.
+
+    None if it asks for none: without a header, and also with 0 or a date in the past, which would mean no back-off.
+    """
     milliseconds = seconds_of(headers.get("retry-after-ms", ""))
-    if milliseconds is not None:
+    if milliseconds:
         return milliseconds / 1000
     text = headers.get("retry-after", "")
     seconds = seconds_of(text)
-    if seconds is not None or not text:
-        return seconds
-    try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+    if seconds is None and text:
+        try:
+            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return seconds if seconds and seconds > 0 else None

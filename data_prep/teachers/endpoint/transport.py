@@ -1,10 +1,13 @@
 """The interface of the two transports that send requests to an endpoint, and their common parts."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from data_prep.execution.progress import say
 from data_prep.teachers.endpoint.ledger import Call
 from data_prep.teachers.endpoint.meter import Meter
 from data_prep.teachers.endpoint.replies import Reply, read_response, read_usage
@@ -55,3 +58,82 @@ PASSING = (408, 409)
 
 # Codes of a 429 that waiting does not fix.
 EXHAUSTED = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+
+
+# ---------------------------------------------------------------- parameters that an endpoint does not know
+
+# How endpoints say that they do not take a parameter, and how they say that only its value is wrong.
+NOT_TAKEN = re.compile(
+    r"unsupported|(?:not|n't) (?:be )?(?:support|permitted|allowed|accept|available|implemented|recogni[sz]e|exist)"
+    r"|unrecogni[sz]ed|unknown|unexpected|extra_forbidden|extra (?:fields|inputs)|additional propert|deprecated"
+    r"|invalid (?:parameter|argument|field|key)|no longer",
+    re.IGNORECASE,
+)
+WRONG_VALUE = re.compile(
+    r"too (?:large|long|many|big|high|small)|context|exceed|maximum|minimum|at (?:most|least)|between|range"
+    r"|(?:less|more|greater) than",
+    re.IGNORECASE,
+)
+OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+NEEDED = ("model", "messages")
+# Fields of an error that say what is wrong; others may quote the request.
+EXPLAINING = ("message", "msg", "loc", "param", "code", "type", "detail", "error", "errors")
+
+
+@dataclass
+class Parameters:
+    """The parameters of a run's requests, without those that the endpoint has refused."""
+
+    where: str
+    omitted: set[str]
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def body(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        named = {self.renamed.get(name, name): value for name, value in body.items()}
+        return {name: value for name, value in named.items() if name not in self.omitted or name in NEEDED}
+
+    def refused(self, status: int | None, raw: str, sent: Mapping[str, Any]) -> bool:
+        """Find out which parameters of the body `sent` an error response refuses, and remember them for the run.
+
+        Returns True if the request would now be sent differently.
+        """
+        if status not in (400, 422):
+            return False
+        text = " ".join(explanations(raw))[:1000]
+        if NOT_TAKEN.search(text) and not WRONG_VALUE.search(text):
+            for name in sent:
+                if name not in NEEDED and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text):
+                    self._drop(name)
+        # Requests that were in flight together are refused together, and only the first one is news.
+        return self.body(sent).keys() != sent.keys()
+
+    def limits_tokens(self, body: Mapping[str, Any]) -> bool:
+        return bool(set(OTHER_NAME) & self.body(body).keys())
+
+    def _drop(self, name: str) -> None:
+        other = OTHER_NAME.get(name)
+        if name in self.omitted or name in self.renamed:
+            return
+        if other and other not in self.renamed:
+            self.renamed[name] = other
+            say(f"{self.where} does not take the parameter {name}: sending {other} instead")
+            return
+        self.omitted.add(name)
+        say(f"{self.where} does not take the parameter {name}: sending requests without it (--omit {name})")
+
+
+def explanations(raw: str) -> Iterator[str]:
+    """The parts of an error response that explain it, which is plain text or JSON of various shapes."""
+    try:
+        nested = [json.loads(raw)]
+    except (ValueError, RecursionError):
+        yield raw
+        return
+    while nested:
+        value = nested.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            nested += value
+        elif isinstance(value, dict):
+            nested += [value[name] for name in EXPLAINING if name in value]

@@ -124,7 +124,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path, tmp_pa
 
 def test_an_import_that_was_killed_is_begun_anew(small_tokenizer: Path, tmp_path: Path):
     folder_with(tmp_path / "hf", small_tokenizer)
-    left = tmp_path / ".run.partial/checkpoints/.0.saving/params"
+    left = tmp_path / ".run.asclepius/new/checkpoints/.0.saving/params"
     left.mkdir(parents=True)
     (left / "manifest.ocdbt").write_bytes(b"half")
     run_import(ImportConfig(tmp_path / "hf", tmp_path / "run"))

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from data_prep.contract import manifests
+from data_prep.contract import folder_lock, manifests
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest, verified_files, writing_folder
 from data_prep.contract.records import Generation, Note, Reject, read_parquet
@@ -68,9 +68,12 @@ def test_a_run_that_fails_leaves_the_old_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
-def test_what_a_killed_run_left_is_in_nobodys_way(tmp_path):
-    (tmp_path / ".notes.partial").mkdir()
-    (tmp_path / ".notes.partial" / "notes-00009.parquet").write_text("half")
+def test_what_a_killed_run_left_is_in_nobodys_way(tmp_path, monkeypatch):
+    left = tmp_path / ".notes.asclepius/new"
+    left.mkdir(parents=True)
+    (left / "notes-00009.parquet").write_text("half")
+    (left.parent / "lock.json").write_text('{"host": "')  # of a process killed in its first millisecond
+    monkeypatch.setattr(folder_lock, "SILENCE_SECONDS", 0.1)
     assert write(tmp_path / "notes")["out"] == 6
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
     assert not list((tmp_path / "notes").glob("*00009*"))

@@ -113,6 +113,22 @@ def test_a_row_that_never_comes_costs_that_record_only(tmp_path):
     assert ["status 400" in details[0], "contains no reply" in details[1]] == [True, True]
 
 
+def test_a_refused_parameter_is_left_out_of_the_next_batch(tmp_path):
+    source = write_reports(tmp_path / "a.jsonl", 6)
+
+    def answer(body, n):
+        if "seed" not in body:
+            return good(body, text_of(body))
+        error = {"message": "Unsupported parameter: 'seed'", "param": "seed"}
+        return "error", {"response": {"status_code": 400, "body": {"error": error}}, "error": None}
+
+    with FakeBatches(answer) as endpoint:
+        manifest = notes.run(config(endpoint, source, tmp_path / "out"))
+    assert (manifest["out"], manifest["rejected"], manifest["parameters_omitted"]) == (6, {}, ["seed"])
+    assert endpoint.line_counts() == [6, 6]
+
+
+
 def test_a_reply_may_hold_what_text_readers_take_for_the_end_of_a_line(tmp_path):
     source = write_reports(tmp_path / "a.jsonl", 3)
     with FakeBatches(lambda body, n: good(body, text_of(body) + "\u2028next\x85and\r\nlast")) as endpoint:

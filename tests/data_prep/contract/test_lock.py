@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from asclepius_jax.distributed import run_lock
-from asclepius_jax.distributed.run_lock import LOCK, locked, process_mark, process_started
+from data_prep.contract import folder_lock
 from data_prep.contract.errors import UserError
+from data_prep.contract.folder_lock import LOCK, locked, process_mark, process_started
 from tests.helpers.places import ROOT
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from asclepius_jax.distributed.run_lock import locked
+from data_prep.contract.folder_lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)
@@ -53,7 +53,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path: Path, capsys)
     os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # ended and not waited for: a zombie holds nothing
     with locked(tmp_path / "run"):
         assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
-    assert f"was left by process {first.pid} on" in capsys.readouterr().out
+    assert f"was left by process {first.pid} on" in capsys.readouterr().err
     first.wait()
 
 
@@ -72,7 +72,7 @@ def test_an_id_that_came_round_again_is_another_process(tmp_path: Path, capsys):
     folder = write_lock(tmp_path / "run", pid=os.getppid(), started=f"{boot} {int(ticks) - 1}")
     with locked(folder):
         pass
-    assert f"was left by process {os.getppid()}" in capsys.readouterr().out
+    assert f"was left by process {os.getppid()}" in capsys.readouterr().err
 
 
 def test_a_clock_that_is_set_makes_no_other_process_of_a_holder(tmp_path: Path, monkeypatch):
@@ -119,16 +119,46 @@ def test_a_holder_on_another_host_is_watched_for_a_sign_of_life(tmp_path: Path, 
         ended.set()
         thread.join()
         return
-    monkeypatch.setattr(run_lock, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(folder_lock, "SILENCE_SECONDS", 0.5)
     with locked(folder):
         pass
-    out = capsys.readouterr().out
-    assert "to see whether its holder is still running" in out
-    assert "was left by process 7 on elsewhere, which is gone: taking over the run" in out
+    said = capsys.readouterr().err
+    assert "to see whether its holder is still running" in said
+    assert "was left by process 7 on elsewhere, which is gone: taking over the folder" in said
 
 
 def test_a_lock_that_was_cut_short_is_no_obstacle(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(run_lock, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(folder_lock, "SILENCE_SECONDS", 0.2)
     (tmp_path / LOCK).write_text('{"host": "els')
     with locked(tmp_path):
         pass
+
+
+def test_a_file_of_the_users_is_not_taken_for_a_lock(tmp_path: Path):
+    for text in ("[]", '{"packages": {"left-pad": "1.0"}}', "7", '{"host": 3, "pid": "x"}'):
+        (tmp_path / LOCK).write_text(text)
+        with pytest.raises(UserError, match="not a lock of asclepius"), locked(tmp_path):
+            pass
+        assert (tmp_path / LOCK).read_text() == text
+
+
+def test_two_threads_do_not_share_a_folder(tmp_path: Path):
+    with locked(tmp_path), pytest.raises(UserError, match="in use by process"), locked(tmp_path):
+        pass
+
+
+def test_process_ids_of_another_container_mean_other_processes(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(folder_lock, "SILENCE_SECONDS", 0.2)
+    folder = write_lock(tmp_path / "run", pid=os.getppid(), started=process_mark(os.getppid()), pid_namespace="pid:[7]")
+    with locked(folder):
+        pass
+    assert "to see whether its holder is still running" in capsys.readouterr().err
+
+
+def test_a_lock_taken_over_by_another_is_left_to_it(tmp_path: Path):
+    folder = write_lock(tmp_path / "run", pid=7)
+    stale = folder_lock.read_holder(folder / LOCK)
+    (folder / LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 8}))
+    folder_lock.remove(folder / LOCK, stale)
+    assert json.loads((folder / LOCK).read_text())["pid"] == 8
+    assert [path.name for path in folder.iterdir()] == [LOCK]
