@@ -265,7 +265,14 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
         settings, described = getattr(module, command.config), f"{command.summary.capitalize()}."
         config = tyro.cli(settings, prog=f"asclepius {name}", description=described, args=arguments)
     check_finite(config)
-    getattr(module, command.function)(config)
+    check_result(getattr(module, command.function)(config))
+
+
+def check_result(result: Any) -> None:
+    """Refuse to call a run a success whose folder is finished but empty."""
+    if isinstance(result, dict) and result.get("rejected") and result.get("out") == 0:
+        counts = ", ".join(f"{count} {reason}" for reason, count in result["rejected"].items())
+        raise UserError(f"every record was rejected ({counts}): see rejected.parquet in the output folder")
 
 
 # Flags that take an address or a text; what the others take is a folder or a file.

@@ -10,7 +10,7 @@ Folders are written by `data_prep.contract.manifests.writing_folder`, like those
 identified by its id, an answer by its question's id and the name of its model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ NO_ANSWER = ("error", "too_long")
 @dataclass(frozen=True)
 class Question:
     id: str
-    note_id: str  # questions on one note are not independent, so statistics cluster by note
+    note_id: str
     task: str
     note: str
     instruction: str
@@ -34,6 +34,26 @@ class Question:
     source: str = ""  # the corpus that the note comes from
     year: str = ""  # year of publication; empty if unknown
     restricted: bool = False  # a real note, which may only be sent to an endpoint of one's own institution
+    report_id: str = ""  # the patient: the case report that the note was made from, or the person of a real note
+    article: str = ""  # the publication that the case report comes from
+
+    @property
+    def cluster(self) -> tuple[str, str]:
+        """The coarsest known unit that this question shares with others: its article, patient or note.
+
+        Questions of one unit are not independent, so statistics resample units.
+        """
+        if self.article:
+            return "article", self.article
+        if self.report_id:
+            return "patient", f"{self.source} {self.report_id}"
+        return "note", self.note_id
+
+
+def unit_of(questions: Iterable[Question]) -> str:
+    """The unit that statistics on these questions resample, in plural: "articles", "patients", "notes" or several."""
+    found = {question.cluster[0] for question in questions}
+    return " and ".join(f"{unit}s" for unit in ("article", "patient", "note") if unit in found) or "notes"
 
 
 @dataclass(frozen=True)

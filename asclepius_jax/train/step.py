@@ -149,8 +149,9 @@ def make_train_step(
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         value, grads, loss_tokens = spread(weights_of(state), batch, state["step"])
         grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         updates, moments = optimizer.update(grads, state["optimizer"], state[trained])
+        # A finite gradient may still give an update that is not, through the moments or the learning rate.
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
         changed = keep_unless(finite, optax.apply_updates(state[trained], updates), state[trained])
         moments = keep_unless(finite, moments, state["optimizer"])
         metrics = {
@@ -167,7 +168,7 @@ def make_train_step(
 
 
 def keep_unless(finite: jax.Array, new: Any, old: Any) -> Any:
-    """`new` if loss and gradient are finite, otherwise `old`, so that one bad row does not spoil all parameters.
+    """`new` if loss, gradient and update are finite, otherwise `old`, so that one bad row does not spoil all parameters.
 
     The learning-rate schedule counts skipped steps too.
     """

@@ -239,8 +239,8 @@ def rows_chart(name: str, description: str, labels: Sequence[str], paint: Callab
     return draw(name, description, painted, ROW_INCHES * max(1, len(labels)) + extra, WIDE_INCHES)
 
 
-def distributions(models: Mapping[str, Mapping[str, int]]) -> str:
-    """One bar per model, divided by the share of its answers with each score."""
+def distributions(models: Mapping[str, Mapping[str, int]], judge: str) -> str:
+    """One bar per model, divided by the share of its answers with each score by this judge."""
 
     def paint(axes: Any) -> None:
         for row, counts in enumerate(models.values()):
@@ -258,7 +258,8 @@ def distributions(models: Mapping[str, Mapping[str, int]]) -> str:
         axes.set_xlabel("% of answers")
         legend(axes, columns=4, handlelength=1.0, handleheight=1.0)
 
-    return rows_chart("scores", "Share of answers with each score, by model", list(models), paint, 1.0)
+    title = f"Share of answers with each score by {judge}, for each model"
+    return rows_chart("scores", title, list(models), paint, 1.0)
 
 
 def forest(rows: Mapping[str, Row], margin: float, baseline: str) -> str:

@@ -112,6 +112,7 @@ class Example:
     certificate: Certificate = Certificate()  # for the answer, checked against the note
     follow_ups: tuple[Turn, ...] = ()
     restricted: bool = False
+    note_type: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ The columns are those of the published corpus, `patient_id, note, question, answ
 contains conversations. `asclepius adopt` reads such files back.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,6 +86,9 @@ class Tally:
             self.shown.append(example)
 
 
+COLUMNS = ("patient_id", "note", "question", "answer", "task", "note_type", "article")
+
+
 def as_row(example: Example, conversations: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "patient_id": example.report_id,
@@ -94,6 +96,8 @@ def as_row(example: Example, conversations: bool) -> dict[str, Any]:
         "question": example.question,
         "answer": example.answer,
         "task": example.task,
+        "note_type": example.note_type,
+        "article": example.article,
     }
     if conversations:
         row["follow_ups"] = [
@@ -107,7 +111,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     import pyarrow.parquet as pq
 
     text = pa.string()
-    fields = [(name, text) for name in ("patient_id", "note", "question", "answer", "task")]
+    fields = [(name, text) for name in COLUMNS]
     if rows and "follow_ups" in rows[0]:
         turn = pa.struct([("task", text), ("question", text), ("answer", text)])
         fields.append(("follow_ups", pa.list_(turn)))
@@ -148,7 +152,7 @@ def run(config: ReleaseConfig) -> None:
         for name, folder in splits.items():
             counts[name] = write_split(writer, name, folder, conversations, tally)
         writer.counts["in"] = writer.counts["out"]
-        writer.facts = {"columns": ["patient_id", "note", "question", "answer", "task"], "splits": counts}
+        writer.facts = {"columns": list(COLUMNS), "splits": counts}
         card = dataset_card(tally, counts, funnel(splits["train"], manifests["train"]))
         (writer.path / "README.md").write_text(card, encoding="utf-8")
     print(f"release: {', '.join(f'{count} {name}' for name, count in counts.items())} -> {config.out}", flush=True)
@@ -185,7 +189,7 @@ def funnel(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, int, int, 
         above = [Path(name) for name in stages[-1][1]["inputs"] if (Path(name) / MANIFEST).is_file()]
         if not above:
             break
-        stages.append((above[0].name, json.loads((above[0] / MANIFEST).read_text(encoding="utf-8"))))
+        stages.append((above[0].name, read_manifest(above[0], "notes", "instructions")))
     return [(f"{name} ({m['kind']})", m["in"], m["out"], m["rejected"]) for name, m in reversed(stages)]
 
 

@@ -77,10 +77,11 @@ def to_example(values: Mapping[str, Any], config: AdoptConfig, name: str) -> Exa
         answer=texts["answer"],
         source=config.source_name or name,
         licence=config.licence,
-        article="",
+        article=str(values.get("article") or "").strip(),
         question_generation=GENERATION,
         answer_generation=GENERATION,
         follow_ups=turns,
+        note_type=str(values.get("note_type") or "").strip(),
     )
 
 

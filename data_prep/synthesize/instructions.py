@@ -57,6 +57,7 @@ from data_prep.teachers.base import (
 )
 from data_prep.teachers.endpoint.allowed_hosts import why_not_send
 from data_prep.teachers.endpoint.ledger import Ledger
+from data_prep.teachers.endpoint.meter import Meter
 
 # Number of examples in a question prompt, and how many of them may come from the pool.
 SHOWN, SHOWN_FROM_POOL = 4, 2
@@ -200,6 +201,7 @@ class WriteExamples:
             licence=note.licence,
             article=note.article,
             restricted=note.restricted,
+            note_type=note.note_type,
             question_generation=generation(teacher, reply, QUESTION_PROMPT.hash, seed),
             answer_generation=Generation("", "", "", 0, ""),
         )
@@ -287,16 +289,20 @@ def read_notes(paths: Sequence[Path]) -> Iterator[Note]:
         yield from read_parquet(path, Note)
 
 
-def frozen_pool(config: InstructionsConfig, name: str, work: WriteExamples, notes: list[Note]) -> dict[str, list[str]]:
+def frozen_pool(
+    config: InstructionsConfig, name: str, work: WriteExamples, notes: list[Note], meter: Meter
+) -> dict[str, list[str]]:
     """The questions of the first notes by task, made with seed instructions only and then stored in the ledger."""
 
     def make() -> dict[str, list[str]]:
         stage = Stage("questions", Example, config.out, config.teacher, config.shards, {}, {})
         pool: dict[str, list[str]] = {}
-        for results in stage.map(work, notes):
+        asked = Meter()
+        for results in stage.map(work, notes, asked):
             for example in results:
                 if isinstance(example, Example) and example.question not in pool.setdefault(example.task, []):
                     pool[example.task].append(example.question)
+        meter.add_earlier(asked)
         return pool
 
     ledger = Ledger(ledger_path(config.teacher, config.out))
@@ -307,8 +313,8 @@ def frozen_pool(config: InstructionsConfig, name: str, work: WriteExamples, note
         ledger.close()
 
 
-def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path]) -> WriteExamples:
-    """The work on each note, with the pool of questions if this run uses one."""
+def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path], meter: Meter) -> WriteExamples:
+    """The work on each note, with the pool of questions if this run uses one, whose requests count in `meter`."""
     weights = config.task_weights.by_task()
     offline = config.teacher.teacher == "offline"
     seeds_only = WriteExamples(
@@ -325,7 +331,7 @@ def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path])
         content, QUESTION_PROMPT.hash, repr(SEED_INSTRUCTIONS), repr(sampling(config.teacher)), repr(weights),
         f"{config.seed} {config.per_note} {count}",
     )  # fmt: skip
-    pool = frozen_pool(config, f"questions {name}", replace(seeds_only, questions_only=True), notes)
+    pool = frozen_pool(config, f"questions {name}", replace(seeds_only, questions_only=True), notes, meter)
     return replace(seeds_only, pool=pool, pool_notes=frozenset(note.id for note in notes))
 
 
@@ -344,7 +350,8 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
     paths = verified_files(config.source, manifest)
     # Hash of the data files only: the manifest also contains run times, and the pool must survive a rerun of `notes`.
     content = text_hash(*(file["sha256"] for file in manifest["files"]))
-    work = work_of_run(config, content, paths)
+    meter = Meter()
+    work = work_of_run(config, content, paths, meter)
     seen = Duplicates()
     tally = Tally(config.gate)
 
@@ -364,4 +371,4 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
     }
     inputs = {str(config.source): content}
     stage = Stage("instructions", Example, config.out, config.teacher, config.shards, inputs, facts, manifest["out"])
-    return run_stage(stage, work, read_notes(paths), judge)
+    return run_stage(stage, work, read_notes(paths), judge, meter)

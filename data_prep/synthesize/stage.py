@@ -231,16 +231,22 @@ def available_cores() -> int:
 
 
 def run_stage(
-    stage: Stage[Out], work: Work[In, Out], records: Iterable[In | Reject], judge: Callable[[Out], Reject | None]
+    stage: Stage[Out],
+    work: Work[In, Out],
+    records: Iterable[In | Reject],
+    judge: Callable[[Out], Reject | None],
+    meter: Meter | None = None,
 ) -> dict[str, Any]:
     """Process all records, write the output folder and return its manifest.
 
     `judge` sees every result in input order, in this process, and may still reject it, for instance as a duplicate.
-    Raises UserError if there are no records, or if every request failed.
+    `meter` has the requests that were made before. Raises UserError if there are no records, or if every request
+    failed.
     """
     if stage.teacher.estimate:
         return estimate(stage, work, records)
-    meter = Meter(total=min(stage.total or stage.shards.limit, stage.shards.limit or stage.total))
+    meter = meter or Meter()
+    meter.total = min(stage.total or stage.shards.limit, stage.shards.limit or stage.total)
     with writing_folder(stage.out, stage.kind, stage.inputs) as writer, shown(stage.kind, meter.line):
         writer.facts.update(stage.facts)
 

@@ -124,18 +124,25 @@ def exposures(canaries: Sequence[Canary], scorer: Scorer, config: PrivacyConfig)
 # ---------------------------------------------------------------- membership
 
 
-def texts_of(folder: Path) -> dict[str, str]:
-    """Distinct notes of a folder, by id."""
+@dataclass(frozen=True)
+class PatientText:
+    patient: str  # the report or person that the text is about; its own id if that is unknown
+    text: str
+
+
+def texts_of(folder: Path) -> dict[str, PatientText]:
+    """Distinct notes of a folder, by note id."""
     manifest = read_manifest(folder, "notes", "instructions")
     record_type: type[Note] | type[Example] = Note if manifest["kind"] == "notes" else Example
     found = {}
     for path in verified_files(folder, manifest):
         for record in read_parquet(path, record_type):
-            found.update({record.id: record.text} if isinstance(record, Note) else {record.note_id: record.note})
+            name, text = (record.id, record.text) if isinstance(record, Note) else (record.note_id, record.note)
+            found[name] = PatientText(record.report_id or name, text)
     return found
 
 
-def drawn(texts: dict[str, str], count: int, seed: int) -> list[str]:
+def drawn(texts: dict[str, PatientText], count: int, seed: int) -> list[PatientText]:
     names = sorted(texts, key=lambda name: seeded_fraction(seed, "privacy", name))
     return [texts[name] for name in names[: count or None]]
 
@@ -145,34 +152,39 @@ def membership(config: PrivacyConfig, scorer: Scorer) -> dict[str, Any]:
     assert config.held_out
     # Canaries would give their notes away, whether these were trained on or not.
     marked = {name for canary in (read_canaries(config.canaries) if config.canaries else ()) for name in canary.notes}
-    folders = [texts_of(folder) for folder in (config.trained_on, config.held_out)]
-    both = set(folders[0].values()) & set(folders[1].values())  # on both sides, so no attack can separate them
-    inside, outside = (
-        drawn(
-            {n: text for n, text in texts.items() if n not in marked and text not in both}, config.sample, config.seed
-        )
-        for texts in folders
-    )
+    trained, held_out = (texts_of(folder) for folder in (config.trained_on, config.held_out))
+    # An attack cannot separate what is on both sides: a text, or a patient with notes on either side.
+    texts = {each.text for each in trained.values()}
+    patients = {each.patient for each in trained.values()}
+    both = {name for name, each in held_out.items() if each.text in texts or each.patient in patients}
+    shared = {held_out[name].text for name in both}
+    inside = drawn({n: t for n, t in trained.items() if n not in marked and t.text not in shared}, *chosen(config))
+    outside = drawn({n: t for n, t in held_out.items() if n not in marked | both}, *chosen(config))
     if min(len(inside), len(outside)) < FEWEST:
-        shared = f", without the {len(both)} in both" if both else ""
+        without = f", without the {len(both)} whose patient or text is in both" if both else ""
         raise UserError(
-            f"{len(inside)} notes in --trained-on and {len(outside)} in --held-out{shared}: the attack needs at least "
+            f"{len(inside)} notes in --trained-on and {len(outside)} in --held-out{without}: the attack needs at least "
             f"{FEWEST} of each"
         )
-    scored = [[(scorer.score(text), text) for text in texts] for texts in (inside, outside)]
+    sides = [[(scorer.score(each.text), each.text) for each in side] for side in (inside, outside)]
+    patients_of = [[each.patient for each in side] for side in (inside, outside)]
     attacks = {
-        "loss": [np.array([s.nats / max(1, s.tokens) for s, _ in side]) for side in scored],
+        "loss": [np.array([s.nats / max(1, s.tokens) for s, _ in side]) for side in sides],
         "loss over zlib": [
-            np.array([s.nats / len(zlib.compress(text.encode())) for s, text in side]) for side in scored
+            np.array([s.nats / len(zlib.compress(text.encode())) for s, text in side]) for side in sides
         ],
     }
     figures: dict[str, Any] = {"inside": len(inside), "outside": len(outside), "in_both": len(both)}
-    for name, (losses_in, losses_out) in attacks.items():
+    for name, losses in attacks.items():
         figures[name] = {
-            "auc": asdict(auc(losses_in, losses_out, config.seed)),
-            "at_1_percent": caught_at(losses_in, losses_out),
+            "auc": asdict(auc(losses, patients_of, config.seed)),
+            "at_1_percent": caught_at(losses[0], losses[1]),
         }
     return figures
+
+
+def chosen(config: PrivacyConfig) -> tuple[int, int]:
+    return config.sample, config.seed
 
 
 def area(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -182,14 +194,25 @@ def area(inside: np.ndarray, outside: np.ndarray) -> float:
     return float(mannwhitneyu(outside, inside).statistic / (len(inside) * len(outside)))
 
 
-def auc(inside: np.ndarray, outside: np.ndarray, seed: int) -> Estimate:
+def auc(losses: Sequence[np.ndarray], patients: Sequence[Sequence[str]], seed: int) -> Estimate:
+    """The area for (inside, outside), with a bootstrap interval that resamples the patients of both sides."""
     random = np.random.default_rng(seed)
-    drawn_areas = [
-        area(random.choice(inside, len(inside)), random.choice(outside, len(outside))) for _ in range(RESAMPLES)
-    ]
+    groups = [by_patient(*side) for side in zip(losses, patients, strict=True)]
+
+    def resampled(side: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([side[index] for index in random.integers(0, len(side), len(side))])
+
+    drawn_areas = [area(*(resampled(side) for side in groups)) for _ in range(RESAMPLES)]
     low, high = np.percentile(drawn_areas, [2.5, 97.5])
-    count = len(inside) + len(outside)
-    return Estimate(area(inside, outside), float(low), float(high), count, count, 0)
+    clusters = sum(len(side) for side in groups)
+    return Estimate(area(*losses), float(low), float(high), sum(map(len, losses)), clusters, 0)
+
+
+def by_patient(losses: np.ndarray, patients: Sequence[str]) -> list[np.ndarray]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for loss, patient in zip(losses, patients, strict=True):
+        found[patient].append(loss)
+    return [np.array(values) for values in found.values()]
 
 
 def caught_at(inside: np.ndarray, outside: np.ndarray, false: float = 0.01) -> float:
@@ -204,15 +227,21 @@ def repeated(config: PrivacyConfig) -> dict[str, Any]:
     """Share of each model's answers that contain a run of words from another patient's training note or report."""
     assert config.questions
     questions = {q.id: q for q in read_records(config.questions, "questions", Question)}
-    holders: dict[int, set[str]] = defaultdict(set)
-    for name, text in (*texts_of(config.trained_on).items(), *reports_of(config)):
-        for run_hash in hashes(text):
-            holders[run_hash].add(name)
+    trained_on = texts_of(config.trained_on)
+    holders: dict[int, set[str]] = defaultdict(set)  # patients whose texts contain a run of words
+    for each in (*trained_on.values(), *reports_of(config)):
+        for run_hash in hashes(each.text):
+            holders[run_hash].add(each.patient)
+
+    def patient_of(question: Question) -> str:
+        same_note = trained_on.get(question.note_id)
+        return question.report_id or (same_note.patient if same_note else question.note_id)
+
     figures = {}
     for model, by_question in read_answers(config.answers, config.questions).items():
         given = [(by_question[name], question) for name, question in questions.items()]
         found = [
-            None if answer.finish_reason in NO_ANSWER else foreign(answer.text, question, holders)
+            None if answer.finish_reason in NO_ANSWER else foreign(answer.text, question, patient_of(question), holders)
             for answer, question in given
         ]
         first = next((run for run in found if run), "")
@@ -221,14 +250,9 @@ def repeated(config: PrivacyConfig) -> dict[str, Any]:
     return figures
 
 
-def reports_of(config: PrivacyConfig) -> Iterator[tuple[str, str]]:
+def reports_of(config: PrivacyConfig) -> Iterator[PatientText]:
     for name, _, text in texts_of_file(config.reports) if config.reports else ():
-        yield name, text
-
-
-def is_own(holder: str, note_id: str) -> bool:
-    """Report whether a text is the note itself or the report behind it; a note's id begins with its report's id."""
-    return note_id == holder or note_id.startswith(f"{holder}-")
+        yield PatientText(name, text)
 
 
 def hashes(text: str) -> Iterable[int]:
@@ -236,14 +260,14 @@ def hashes(text: str) -> Iterable[int]:
     return {hash(run) for run in runs(words, RUN_WORDS)} if len(words) >= RUN_WORDS else ()
 
 
-def foreign(answer: str, question: Question, holders: dict[int, set[str]]) -> str:
+def foreign(answer: str, question: Question, patient: str, holders: dict[int, set[str]]) -> str:
     """First run of words in an answer that occurs in another patient's text but not in its own note or instruction."""
     words = words_of(answer)
     own = set(hashes(question.note)) | set(hashes(question.instruction))
     candidates = runs(words, RUN_WORDS) if len(words) >= RUN_WORDS else iter(())
 
     def others(run: str) -> bool:
-        return any(not is_own(holder, question.note_id) for holder in holders.get(hash(run), ()))
+        return bool(holders.get(hash(run), set()) - {patient})
 
     return next((run for run in candidates if hash(run) not in own and others(run)), "")
 

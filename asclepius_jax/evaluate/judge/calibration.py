@@ -1,6 +1,6 @@
 """Calibrate a judge: its accuracy on answers with known errors, and its agreement with itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,10 @@ def calibrate(labels: Mapping[str, Label], judgements: Sequence[Judgement]) -> d
     }
 
 
-def retest(judgements: Sequence[Judgement], notes: Mapping[str, str] | None = None) -> dict[str, Any] | None:
+def retest(judgements: Sequence[Judgement], units: Mapping[str, Hashable] | None = None) -> dict[str, Any] | None:
     """Agreement between the votes of one judge, with Krippendorff's alpha; None if it voted once.
 
-    notes: note id of each question, by which intervals are clustered."""
+    units: cluster of each question, see `Question.cluster`."""
     votes = sorted({judgement.vote for judgement in judgements})
     if len(votes) < 2:
         return None
@@ -69,7 +69,7 @@ def retest(judgements: Sequence[Judgement], notes: Mapping[str, str] | None = No
     table: list[list[int]] = [[0] * len(items) for _ in votes]
     for judgement in judgements:
         table[votes.index(judgement.vote)][place[judgement.model, judgement.question_id]] = judgement.score
-    clusters = [notes[question] for _, question in items] if notes else None
+    clusters = [units[question] for _, question in items] if units else None
     same = [len(set(column)) == 1 for column in zip(*table, strict=True) if all(column)]
     try:
         alpha: dict[str, Any] = asdict(krippendorff_alpha([scores(row) for row in table], clusters=clusters))

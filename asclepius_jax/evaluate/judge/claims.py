@@ -173,7 +173,7 @@ def figures_of(claims: Iterable[Claim], questions: Mapping[str, Question]) -> di
 
 
 def model_figures(by_question: Mapping[str, Sequence[Claim]], questions: Mapping[str, Question]) -> dict[str, Any]:
-    notes = [questions[name].note_id for name in by_question]
+    units = [questions[name].cluster for name in by_question]
 
     def share(*wrong: str) -> list[float | None]:
         """Share of each answer's claims with these verdicts; None if it has no claims or could not be read."""
@@ -189,8 +189,8 @@ def model_figures(by_question: Mapping[str, Sequence[Claim]], questions: Mapping
         "answers": len(by_question),
         "missing": sum(bool(claim.problem) for claim in every),
         "verdicts": {verdict: sum(claim.verdict == verdict for claim in every) for verdict in VERDICTS},
-        "strict": asdict(mean(share("follows", "contradicted", "absent"), notes)),
-        "inference_aware": asdict(mean(unsupported, notes)),
+        "strict": asdict(mean(share("follows", "contradicted", "absent"), units)),
+        "inference_aware": asdict(mean(unsupported, units)),
         "answers_with_unsupported": asdict(rate([None if value is None else value > 0 for value in unsupported])),
         "examples": [
             {"question_id": claim.question_id, "claim": claim.claim, "verdict": claim.verdict, "quote": claim.quote}

@@ -86,13 +86,13 @@ def analyse(questions: Mapping[str, Question], answers: Mapping[str, Mapping[str
 
 
 def model_figures(checked: list[tuple[Question, Found]], missing: int) -> dict[str, Any]:
-    notes = [question.note_id for question, _ in checked]
+    units = [question.cluster for question, _ in checked]
     found = [each for _, each in checked]
 
     def share_of_atoms(name: str) -> dict[str, Any]:
         """Mean share of an answer's atoms; answers without atoms are left out."""
         shares = [sum(getattr(f, name).values()) / f.atoms.total() if f.atoms else None for f in found]
-        return asdict(mean(shares, notes))
+        return asdict(mean(shares, units))
 
     unsupported = sum((f.unsupported for f in found), Counter[str]())
     atoms = sum((f.atoms for f in found), Counter[str]())
@@ -105,7 +105,7 @@ def model_figures(checked: list[tuple[Question, Found]], missing: int) -> dict[s
         "answers_with_major": asdict(rate([any(f.unsupported[kind] for kind in MAJOR) for f in found])),
         "strict": share_of_atoms("not_stated"),
         "inference_aware": share_of_atoms("unsupported"),
-        "omitted": asdict(mean([f.omitted / f.wanted if f.wanted else None for f in found], notes)),
+        "omitted": asdict(mean([f.omitted / f.wanted if f.wanted else None for f in found], units)),
         "words": sum(f.words for f in found) / max(1, len(found)),
         "kinds": {
             kind: {

@@ -57,7 +57,8 @@ def made(example: Example, error: str, shows: str, answer: str) -> Made:
     name = f"{example.id} {error or 'right'}"
     question = Question(
         name, example.note_id, example.task, example.note, example.question, example.answer, source=example.source,
-        restricted=example.restricted,
+        restricted=example.restricted, note_type=example.note_type, report_id=example.report_id,
+        article=example.article,
     )  # fmt: skip
     return question, Answer(name, MODEL, answer, "stop"), Label(name, error, shows)
 
@@ -94,6 +95,8 @@ def elsewhere(examples: list[Example], _: int) -> Iterator[Made]:
             example,
             note=other.note,
             note_id=other.note_id,
+            report_id=other.report_id,
+            article=other.article,
             answer="This is not stated in the note.",
             restricted=example.restricted or other.restricted,
         )

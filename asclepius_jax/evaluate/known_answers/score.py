@@ -19,17 +19,17 @@ import numpy as np
 from asclepius_jax.evaluate.answers.answers import found_folders
 from asclepius_jax.evaluate.known_answers.scorers import SCORERS, Sums
 from asclepius_jax.evaluate.questions.datasets.references import load
-from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
+from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records, unit_of
 from asclepius_jax.evaluate.statistics.estimates import RESAMPLES, Estimate, Rate, estimate_of_sums, rate, ratio
 from data_prep.contract.errors import UserError
 from data_prep.contract.output_folders import write_durably
 
 TITLE = "Scores against reference answers"
 ABOUT = (
-    "Intervals are 95 % and resample notes; those of the unparsable share are Wilson's. Unparsable answers are left "
+    "Intervals are 95 % and resample {}; those of the unparsable share are Wilson's. Unparsable answers are left "
     "out, except in the last column, which counts them as wrong."
 )
-COLUMNS = ("model", "task", "figure", "value", "answers", "notes", "unparsable as wrong")
+COLUMNS = ("model", "task", "figure", "value", "answers", "units", "unparsable as wrong")
 UNPARSABLE = "left out of the figures; with_unparsable_as_wrong counts them as answers that name nothing"
 
 
@@ -57,7 +57,7 @@ class ScoreConfig:
 class Scored(NamedTuple):
     """Contribution of one answer to each figure."""
 
-    note_id: str
+    cluster: tuple[str, str]
     sums: Sums | None  # None if the answer could not be read
     if_wrong: Sums  # contribution of an answer that names nothing
 
@@ -90,7 +90,7 @@ def score_answer(question: Question, text: str) -> Scored:
     repeats = text.strip() == question.reference.strip()
     read = scorer.known(reference) if repeats else scorer.read(text, reference, question.note)
     if_wrong = scorer.sums(scorer.empty, reference)
-    return Scored(question.note_id, None if read is None else scorer.sums(read, reference), if_wrong)
+    return Scored(question.cluster, None if read is None else scorer.sums(read, reference), if_wrong)
 
 
 def figure_of(name: str, scored: Sequence[Scored], config: ScoreConfig) -> Figure:
@@ -100,7 +100,7 @@ def figure_of(name: str, scored: Sequence[Scored], config: ScoreConfig) -> Figur
     def figure(sums: np.ndarray) -> np.ndarray:
         return ratio(sums[..., 0], sums[..., 1])
 
-    clusters = [answer.note_id for answer in scored]
+    clusters = [answer.cluster for answer in scored]
     columns = np.asarray([row(answer.sums) for answer in scored])
     estimate = estimate_of_sums(columns, clusters, figure, config.resamples, seed=config.seed)
     harsh = np.asarray([row(answer.if_wrong if answer.sums is None else answer.sums) for answer in scored]).sum(0)
@@ -191,12 +191,12 @@ def as_table(slices: Sequence[Slice]) -> list[list[str]]:
     return rows
 
 
-def show(slices: Sequence[Slice]) -> None:
+def show(slices: Sequence[Slice], unit: str) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title="95 % intervals resample notes; only the last column counts unparsable answers, as wrong")
+    table = Table(title=f"95 % intervals resample {unit}; only the last column counts unparsable answers, as wrong")
     for name in COLUMNS[:3]:
         table.add_column(name, overflow="fold")
     for name in COLUMNS[3:]:
@@ -216,13 +216,13 @@ def show(slices: Sequence[Slice]) -> None:
     Console().print(table)
 
 
-def as_json(slices: Sequence[Slice], without_reference: int, config: ScoreConfig) -> dict[str, Any]:
+def as_json(slices: Sequence[Slice], without_reference: int, unit: str, config: ScoreConfig) -> dict[str, Any]:
     return {
         "title": TITLE,
-        "about": ABOUT,
+        "about": ABOUT.format(unit),
         "columns": list(COLUMNS),
         "table": as_table(slices),
-        "interval": "95 %, percentile bootstrap of notes, expanded for few notes",
+        "interval": f"95 %, percentile bootstrap of {unit}, expanded for few {unit}",
         "unparsable": UNPARSABLE,
         "resamples": config.resamples,
         "seed": config.seed,
@@ -244,9 +244,10 @@ def run(config: ScoreConfig) -> None:
     questions = list(read_records(config.questions, "questions", Question))
     slices = score(questions, answers_of(config.answers), config)
     without = sum(not question.reference for question in questions)
-    show(slices)
+    unit = unit_of(questions)
+    show(slices, unit)
     if without:
         print(f"score: {without} of {len(questions)} questions have no reference and are not scored")
     if config.json:
-        figures = as_json(slices, without, config)
+        figures = as_json(slices, without, unit, config)
         write_durably(config.json, json.dumps(figures, indent=2, allow_nan=False) + "\n")

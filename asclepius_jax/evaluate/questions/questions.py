@@ -20,10 +20,8 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST, read_manifest, verified_files, writing_folder
 from data_prep.contract.records import TASKS, Example, file_hash, read_parquet, seeded_fraction, text_hash
 from data_prep.contract.tables import files_of, rows_of
-from data_prep.synthesize.note_types import NOTE_TYPES
 
 TASK_NAMES = {task.lower(): task for task in TASKS}
-TYPE_OF_CODE = {row.code: row.name for row in NOTE_TYPES.values()}
 YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 
 
@@ -104,7 +102,6 @@ def draw(questions: list[Question], per_task: int, seed: int) -> list[Question]:
 
 
 def of_example(example: Example, years: Mapping[str, str]) -> Question:
-    code = example.note_id.removeprefix(f"{example.report_id}-")
     return Question(
         id=example.id,
         note_id=example.note_id,
@@ -112,10 +109,12 @@ def of_example(example: Example, years: Mapping[str, str]) -> Question:
         note=example.note,
         instruction=example.question,
         reference=example.answer,
-        note_type=TYPE_OF_CODE.get(code, ""),
+        note_type=example.note_type,
         source=example.source,
         year=years.get(example.report_id, ""),
         restricted=example.restricted,
+        report_id=example.report_id,
+        article=example.article,
     )
 
 
@@ -146,6 +145,8 @@ def of_table(files: list[Path], name: str, years: Mapping[str, str]) -> Iterator
             source=values.get("source") or name,
             year=years.get(patient, "") or values.get("year", ""),
             restricted=values.get("restricted", "").lower() in ("true", "yes", "1"),
+            report_id=patient,
+            article=values.get("article", ""),
         )
 
 

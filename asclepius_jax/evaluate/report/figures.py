@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from asclepius_jax.evaluate.judge.calibration import calibrate, read_labels, retest
-from asclepius_jax.evaluate.records import Judgement, Question, Rating, read_records
+from asclepius_jax.evaluate.records import Judgement, Question, Rating, read_records, unit_of
 from asclepius_jax.evaluate.statistics.agreement import correlations, krippendorff_alpha, quadratic_kappa
 from asclepius_jax.evaluate.statistics.comparisons import by_holm, compare, detectable_difference, equivalent, mcnemar
 from asclepius_jax.evaluate.statistics.estimates import mean, rate, scores, unacceptable_rate
@@ -28,6 +28,8 @@ LONGEST = "1,000 words and more"
 
 # judge -> model -> question id -> score; 0 is missing
 Scores = dict[str, dict[str, dict[str, int]]]
+# what a question shares with others, see `Question.cluster`
+Cluster = tuple[str, str]
 # (model, question id, called incorrect)
 Vote = tuple[str, str, bool]
 
@@ -50,8 +52,8 @@ class Results:
     ratings: list[Rating] = field(default_factory=list)
 
     @property
-    def notes(self) -> list[str]:
-        return [question.note_id for question in self.questions.values()]
+    def clusters(self) -> list[Cluster]:
+        return [question.cluster for question in self.questions.values()]
 
 
 def read_judged(folders: Iterable[Path]) -> list[Judged]:
@@ -118,10 +120,10 @@ def column(by_question: Mapping[str, int], ids: Iterable[str]) -> np.ndarray:
 
 def model_figures(by_question: Mapping[str, int], questions: Mapping[str, Question]) -> dict[str, Any]:
     values = column(by_question, questions)
-    notes = [question.note_id for question in questions.values()]
+    clusters = [question.cluster for question in questions.values()]
     counts = Counter(int(value) for value in values if not np.isnan(value))
     return {
-        "mean": asdict(mean(values, notes)),
+        "mean": asdict(mean(values, clusters)),
         "distribution": {str(score): counts[score] for score in (1, 2, 3, 4)},
         "unacceptable": asdict(unacceptable_rate(values)),
     }
@@ -166,7 +168,7 @@ def slices_of(by_model: Mapping[str, Mapping[str, int]], questions: Mapping[str,
                 name: {
                     "questions": len(group),
                     "models": {
-                        model: asdict(mean(column(by_question, group), [q.note_id for q in group.values()]))
+                        model: asdict(mean(column(by_question, group), [q.cluster for q in group.values()]))
                         for model, by_question in by_model.items()
                     },
                 }
@@ -182,7 +184,7 @@ def comparisons_of(
     by_model: Mapping[str, Mapping[str, int]], results: Results, baseline: str, margin: float
 ) -> dict[str, Any]:
     """Compare every other model with the baseline: difference, tests, equivalence, and tasks with Holm's correction."""
-    questions, notes = results.questions, results.notes
+    questions, clusters = results.questions, results.clusters
     figures: dict[str, Any] = {}
     for model, by_question in by_model.items():
         if model == baseline:
@@ -191,17 +193,17 @@ def comparisons_of(
         by_task: dict[str, Any] = {}
         for task in sorted({question.task for question in questions.values()}):
             ids = [name for name, question in questions.items() if question.task == task]
-            clusters = [questions[name].note_id for name in ids]
-            comparison = compare(column(by_question, ids), column(by_model[baseline], ids), clusters)
+            of_task = [questions[name].cluster for name in ids]
+            comparison = compare(column(by_question, ids), column(by_model[baseline], ids), of_task)
             by_task[task] = {"difference": asdict(comparison.difference), "p": comparison.sign_flip.p}
         holm = by_holm({task: row["p"] for task, row in by_task.items()})
         for task, row in by_task.items():
             row["p_holm"] = holm[task]
         figures[model] = {
-            **asdict(compare(first, second, notes)),
-            "equivalence": asdict(equivalent(first, second, notes, margin)),
+            **asdict(compare(first, second, clusters)),
+            "equivalence": asdict(equivalent(first, second, clusters, margin)),
             "unacceptable": asdict(mcnemar(first, second)),
-            "detectable": asdict(detectable_difference(first, second, notes)),
+            "detectable": asdict(detectable_difference(first, second, clusters)),
             "tasks": by_task,
         }
     return figures
@@ -212,9 +214,9 @@ def comparisons_of(
 
 def agreement_of(results: Results, table: Scores) -> dict[str, Any]:
     """Agreement between judges, between clinicians, of judges with clinicians, and of each with itself."""
-    notes = {question.id: question.note_id for question in results.questions.values()}
+    units = {question.id: question.cluster for question in results.questions.values()}
     figures: dict[str, Any] = {
-        "retest": {each.name: votes for each in results.judged if (votes := retest(each.judgements, notes))},
+        "retest": {each.name: votes for each in results.judged if (votes := retest(each.judgements, units))},
     }
     items = sorted(
         {
@@ -227,17 +229,17 @@ def agreement_of(results: Results, table: Scores) -> dict[str, Any]:
     names = [each.name for each in results.judged]
     if len(names) > 1:
         figures["judges"] = alpha(
-            [[table[judge].get(m, {}).get(q, 0) for m, q in items] for judge in names], notes, items
+            [[table[judge].get(m, {}).get(q, 0) for m, q in items] for judge in names], units, items
         )
     raters = sorted({rating.rater for rating in results.ratings})
     if raters:
         given = {(r.rater, r.model, r.question_id, r.repeat): r.score for r in results.ratings}
         rows = [[given.get((rater, m, q, 0), 0) for m, q in items] for rater in raters]
-        figures["clinicians"] = alpha(rows, notes, items)
+        figures["clinicians"] = alpha(rows, units, items)
         repeated = [(rater, m, q) for rater, m, q, repeat in given if repeat]
         if repeated:
             pairs = [[given.get((*key, again), 0) for key in repeated] for again in (0, 1)]
-            figures["same_clinician"] = alpha(pairs, notes, [(m, q) for _, m, q in repeated])
+            figures["same_clinician"] = alpha(pairs, units, [(m, q) for _, m, q in repeated])
         figures["incorrect_by_clinicians"] = {
             each.name: judge_accuracy(
                 [(r.model, r.question_id, r.incorrect) for r in results.ratings if r.score],
@@ -246,7 +248,7 @@ def agreement_of(results: Results, table: Scores) -> dict[str, Any]:
             for each in results.judged
         }
         figures["with_clinicians"] = {
-            judge: with_clinicians(table, judge, items, notes) for judge in table if judge != CLINICIANS
+            judge: with_clinicians(table, judge, items, units) for judge in table if judge != CLINICIANS
         }
     return figures
 
@@ -272,19 +274,19 @@ def judge_accuracy(clinician_votes: Iterable[Vote], judge_votes: Iterable[Vote])
 
 
 def with_clinicians(
-    table: Scores, judge: str, items: Sequence[tuple[str, str]], notes: Mapping[str, str]
+    table: Scores, judge: str, items: Sequence[tuple[str, str]], units: Mapping[str, Cluster]
 ) -> dict[str, Any]:
     clinician_scores, judge_scores = (
         scores([table.get(name, {}).get(model, {}).get(question, 0) for model, question in items])
         for name in (CLINICIANS, judge)
     )
-    clusters = [notes[question] for _, question in items]
+    clusters = [units[question] for _, question in items]
     fields = fields_of(lambda: correlations(judge_scores, clinician_scores, clusters))
     return {**fields, "kappa": fields_of(lambda: quadratic_kappa(judge_scores, clinician_scores, clusters))}
 
 
-def alpha(rows: list[list[int]], notes: Mapping[str, str], items: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    clusters = [notes[question] for _, question in items]
+def alpha(rows: list[list[int]], units: Mapping[str, Cluster], items: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    clusters = [units[question] for _, question in items]
     return fields_of(lambda: krippendorff_alpha([scores(row) for row in rows], clusters=clusters))
 
 
@@ -312,7 +314,9 @@ def figures_of(results: Results, baseline: str, margin: float) -> dict[str, Any]
         raise UserError(f"--baseline {baseline}: no such model; choose one of {', '.join(models)}")
     return {
         "questions": len(questions),
-        "notes": len(set(results.notes)),
+        "notes": len({question.note_id for question in questions.values()}),
+        "unit": unit_of(questions.values()),
+        "units": len(set(results.clusters)),
         "tasks": dict(Counter(question.task for question in questions.values())),
         "judges": {
             each.name: {
@@ -321,6 +325,10 @@ def figures_of(results: Results, baseline: str, margin: float) -> dict[str, Any]
                 "missing": sum(bool(judgement.problem) for judgement in each.judgements),
             }
             for each in results.judged
+        },
+        "scored": {
+            judge: len({name for by_question in by_model.values() for name, score in by_question.items() if score})
+            for judge, by_model in table.items()
         },
         "raters": len({rating.rater for rating in results.ratings}),
         "scores": {

@@ -163,7 +163,7 @@ def charts(figures: Mapping[str, Any], main: str) -> dict[str, str]:
     drawn: dict[str, str] = {}
     if main:
         counts = {model: row["distribution"] for model, row in figures["scores"][main].items()}
-        drawn["distributions"] = draw.distributions(counts)
+        drawn["distributions"] = draw.distributions(counts, main)
         if compared := figures["comparisons"].get(main):
             rows = {model: row["difference"] for model, row in compared.items()}
             drawn["forest"] = draw.forest(rows, figures["margin"], figures["baseline"])
@@ -221,9 +221,9 @@ def limits(figures: Mapping[str, Any]) -> list[str]:
             )
     if not figures["raters"]:
         found.append("No clinician rated these answers.")
-    if figures["notes"] < figures["questions"]:
+    if figures["units"] < figures["questions"]:
         found.append(
-            "Questions on one note are not independent. Intervals of means resample notes, but intervals of shares of "
-            "answers and the McNemar and Wilcoxon tests assume independence."
+            f"Questions that share {figures['unit']} are not independent. Intervals of means resample them, but "
+            "intervals of shares of answers and the McNemar and Wilcoxon tests assume independence."
         )
     return found

@@ -1,6 +1,6 @@
 """Agreement of raters with each other and of a judge with clinicians.
 
-Agreement needs at least two raters; fewer are an error. Intervals resample items, or the notes that items are on.
+Agreement needs at least two raters; fewer are an error. Intervals resample items, or their clusters.
 """
 
 import math

@@ -87,14 +87,14 @@ def why_untestable(differences: np.ndarray, clusters: Sequence[Hashable]) -> str
     if len(differences) < 2:
         return f"{len(differences)} pairs: a test needs at least two"
     if len(set(clusters)) < 2:
-        return "one note only"
+        return "one cluster only"
     if np.ptp(differences) == 0:
         return f"no variation: every pair differs by {differences[0]:g}"
     return ""
 
 
 def clustered_error(differences: np.ndarray, clusters: Sequence[Hashable]) -> tuple[float, int]:
-    """Standard error of the mean difference, clustered by note, and its degrees of freedom (notes - 1).
+    """Standard error of the mean difference, clustered, and its degrees of freedom (clusters - 1).
 
     Uses the cluster-robust covariance of statsmodels with small-sample correction, which is s / √n if every note has
     one pair.
@@ -134,7 +134,7 @@ def compare(
         t = float(differences.mean() / error)
         clustered = Outcome(t, float(2 * stats.t.sf(abs(t), freedom)))
     else:
-        clustered = Outcome(None, None, "no variation between notes")
+        clustered = Outcome(None, None, "no variation between clusters")
     signed = stats.wilcoxon(differences)
     index, count = cluster_index(kept)
     sums = np.bincount(index, differences, count)
@@ -174,7 +174,7 @@ def equivalent(
     difference = float(differences.mean())
     error, freedom = clustered_error(differences, kept)
     if error == 0:
-        why = "no variation between notes"
+        why = "no variation between clusters"
         return Equivalence(margin, difference, None, None, None, None, len(differences), missing, why)
     above = stats.t.sf((difference + margin) / error, freedom)
     below = stats.t.cdf((difference - margin) / error, freedom)
@@ -214,8 +214,8 @@ def detectable_difference(
 ) -> Estimate:
     """Smallest true mean difference that a paired two-sided t test would detect with this power, in score points.
 
-    Computed by statsmodels' power of the t test from the observed spread of the differences, with notes as units. Not
-    finding a smaller difference does not show that there is none. The estimate has no interval. Raises UserError if
+    Computed by statsmodels' power of the t test from the observed spread of the differences, with clusters as units.
+    Not finding a smaller difference does not show that there is none. The estimate has no interval. Raises UserError if
     the power does not lie between the level and 1.
     """
     from statsmodels.stats.power import TTestPower
@@ -227,7 +227,7 @@ def detectable_difference(
     why = why_untestable(differences, kept)
     if not why:
         error, _ = clustered_error(differences, kept)
-        why = "" if error > 0 else "no variation between notes"
+        why = "" if error > 0 else "no variation between clusters"
     if why:
         return Estimate(None, None, None, len(differences), count, missing, why)
     effect = TTestPower().solve_power(nobs=count, alpha=level, power=power, alternative="two-sided")

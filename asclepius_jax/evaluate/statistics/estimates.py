@@ -1,6 +1,7 @@
 """Means and rates of scores, with their confidence intervals.
 
-Scores on one note are not independent, so every bootstrap interval resamples notes (clusters), not single scores.
+Scores on one note, patient or article are not independent, so every bootstrap interval resamples these clusters, not
+single scores.
 Missing scores (None, nan, and 0 on the rubric's scale) are left out and counted. An undefined statistic is None, never
 nan, and comes with the reason.
 """
@@ -148,7 +149,7 @@ def estimate_of_sums(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Estimate:
-    """Statistic of column sums, such as a mean or an F1, with its note-clustered bootstrap interval.
+    """Statistic of column sums, such as a mean or an F1, with its clustered bootstrap interval.
 
     columns: shape (rows, K); a row with any nan is missing. clusters: one per row. figure: function from sums (..., K)
     to statistics (...), nan where undefined. The interval lies between the `percentiles`.
@@ -166,7 +167,7 @@ def estimate_of_sums(
     if math.isnan(value):
         return Estimate(None, None, None, len(kept), count, missing, "division by zero")
     if count == 1:
-        return Estimate(value, None, None, len(kept), 1, missing, "no interval: one note only")
+        return Estimate(value, None, None, len(kept), 1, missing, "no interval: one cluster only")
     low, high, why = interval_of(figure(resampled_sums(sums_CK, resamples, seed)), count, confidence)
     return Estimate(value, low, high, len(kept), count, missing, f"no interval: {why}" if why else "")
 
@@ -178,7 +179,7 @@ def mean(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Estimate:
-    """Unweighted mean of the values that are not missing, with its note-clustered bootstrap interval.
+    """Unweighted mean of the values that are not missing, with its clustered bootstrap interval.
 
     None and nan are missing, 0 is not (see `scores`). Raises UserError for columns of unequal length.
     """
@@ -216,7 +217,7 @@ def means_by(
 def rate(events: Sequence[bool | None], confidence: float = CONFIDENCE) -> Rate:
     """Share of true events among the known ones (not None), with Wilson's interval (statsmodels).
 
-    Wilson's interval assumes independent events. If a note has several, also pass them to `mean` as 0 and 1.
+    Wilson's interval assumes independent events. If a cluster has several, also pass them to `mean` as 0 and 1.
     """
     from statsmodels.stats.proportion import proportion_confint
 

@@ -35,6 +35,13 @@ class Meter:
         self.wrappings.update(reply.removed)
         self.wrappings["cut off in reasoning"] += reply.finish_reason == "unfinished"
 
+    def add_earlier(self, part: "Meter") -> None:
+        """Add the requests of an earlier part of the run, which the following part will read from the ledger."""
+        for name in ("answered", "lost", "throttled", "uncertain", "prompt_tokens", "completion_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        self.from_ledger -= part.answered
+        self.omitted |= part.omitted
+
     def line(self) -> str:
         """The progress line: records, requests, rates, cost and remaining time."""
         seconds = max(time.monotonic() - self.started, 1e-6)
@@ -64,7 +71,7 @@ class Meter:
             return ""
         seconds = max(time.monotonic() - self.started, 1e-6)
         counts = {
-            "from the ledger": self.from_ledger,
+            "from the ledger": max(0, self.from_ledger),
             "failed": self.failed,
             "lost replies": self.lost,
             "times 429": self.throttled,

@@ -119,6 +119,20 @@ def parts_of_loss(part: int) -> tuple[float, float]:
     return float(total), float(count)
 
 
+def test_an_update_that_is_not_finite_is_skipped():
+    """Loss and gradient are finite, the second moments of one parameter are not."""
+    on = program(ONE, 1)
+    state = on.start()
+    kept = jax.device_get(state["params"])
+    spoiled = jax.tree.map_with_path(
+        lambda path, leaf: leaf * jnp.nan if "nu" in str(path) and "embed" in str(path) else leaf, state["optimizer"]
+    )
+    state, numbers = on.step({**state, "optimizer": spoiled}, jax.device_put(made_batch(0), batch_sharding(on.mesh)))
+    assert np.isfinite([float(numbers["loss"]), float(numbers["grad_norm"])]).all()
+    assert bool(numbers["skipped"])
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state["params"]), kept)
+
+
 def test_no_loss_token_is_no_loss_and_no_nan():
     on = program(ONE, 1)
     batch = {**made_batch(0), "loss_mask": np.zeros((ROWS, LENGTH), np.float32)}

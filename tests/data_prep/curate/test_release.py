@@ -56,7 +56,7 @@ def test_datasets_loads_both_splits_in_the_published_columns(tmp_path: Path):
     release.run(ReleaseConfig(train, tmp_path / "out", held_out))
     loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert {name: part.num_rows for name, part in loaded.items()} == {"train": 4, "test": 2}
-    assert loaded["train"].column_names == ["patient_id", "note", "question", "answer", "task"]
+    assert loaded["train"].column_names == ["patient_id", "note", "question", "answer", "task", "note_type", "article"]
     assert loaded["train"][0]["answer"] == "It is\n0."
 
 

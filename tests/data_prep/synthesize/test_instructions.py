@@ -148,6 +148,15 @@ def test_later_questions_are_shown_a_pool_that_was_frozen(source, tmp_path):
         assert set(own) <= pool
 
 
+def test_the_requests_of_the_pool_are_counted_too(source, tmp_path, capsys):
+    with FakeEndpoint(answer_by_prompt) as endpoint:
+        config = InstructionsConfig(source, tmp_path / "out", teacher=api(endpoint), per_note=8, pool_notes=4)
+        instructions.run(config)
+        assert f"; {len(endpoint.requests)} requests (" in capsys.readouterr().err
+        instructions.run(config)
+    assert f"0 requests (0.0/s), {len(endpoint.requests)} from the ledger" in capsys.readouterr().err
+
+
 def test_a_pool_with_failures_stays_when_they_are_mended(source, tmp_path):
     sick = True
 

@@ -75,6 +75,7 @@ def ask(note: Question, seed: int) -> Question:
         note.source,
         "",
         note.restricted,
+        note.report_id,
     )
 
 
@@ -85,7 +86,7 @@ def real_notes(source: Path, seed: int, category: str, name: str, columns: tuple
         if isinstance(note, Note):
             if SURROGATE.search(note.text):
                 raise UserError(f"{source}: note {note.id} is not UTF-8; save the file in that encoding")
-            base = Question("", note.id, "", note.text, "", "", note.note_type, name, "", restricted=True)
+            base = Question("", note.id, "", note.text, "", "", note.note_type, name, "", True, note.report_id)
             yield ask(base, seed)
 
 

@@ -94,8 +94,14 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order():
     assert area(inside, outside) == pytest.approx((1 + 1 + 0.5 + 1 + 0 + 1) / 6)
     random = Random(0)
     noise = np.array([random.random() for _ in range(400)])
-    told = auc(noise[:200], noise[200:], 0)
+    patients = [f"p{k}" for k in range(200)]
+    told = auc((noise[:200], noise[200:]), (patients, patients), 0)
     assert told.low < 0.5 < told.high
+    # Eight notes of each patient tell no more than one.
+    eightfold = auc((np.repeat(noise[:25], 8), np.repeat(noise[200:225], 8)), [np.repeat(patients[:25], 8)] * 2, 0)
+    single = auc((noise[:25], noise[200:225]), [patients[:25]] * 2, 0)
+    assert (eightfold.clusters, eightfold.n) == (50, 400)
+    assert eightfold.high - eightfold.low == pytest.approx(single.high - single.low, rel=0.05)
     assert caught_at(np.array([0.0, 0.1, 5.0]), np.linspace(1, 2, 100)) == pytest.approx(2 / 3)
 
 
@@ -115,7 +121,7 @@ def test_runs_of_words_from_another_patients_report_are_seen_too(made, tmp_path)
     own, other = (" ".join(f"{name}{k}" for k in range(30)) for name in ("own", "other"))
     (tmp_path / "reports.jsonl").write_text(f'{{"id": "p1", "text": "{own}"}}\n{{"id": "p2", "text": "{other}"}}\n')
     trained = write_records(tmp_path / "train", [note("n9", NOTE)])
-    asked = [question(k, note_id="p1-ds") for k in range(2)]
+    asked = [question(k, note_id="n1", report_id="p1") for k in range(2)]
     questions = write(tmp_path / "questions", "questions", Question, asked)
     answers = write_answers(tmp_path / "answers", "m", {"q0": own, "q1": other})
     config = PrivacyConfig(made / "fresh", trained, tmp_path / "out.json", questions=questions, answers=(answers,))
@@ -142,7 +148,9 @@ def test_notes_on_both_sides_are_left_out_of_the_attack(made, tmp_path):
     config = PrivacyConfig(made / "fresh", made / "notes", tmp_path / "out.json", folder, window=256)
     told = privacy.run(config)["figures"]["membership"]
     assert (told["inside"], told["outside"], told["in_both"]) == (25, len(held_out), 15)
-    with pytest.raises(UserError, match="0 notes in --trained-on and 0 in --held-out, without the 40 in both"):
+    with pytest.raises(
+        UserError, match="0 notes in --trained-on and 0 in --held-out, without the 40 whose patient or text is in both"
+    ):
         privacy.run(replace(config, held_out=made / "notes"))
 
 

@@ -304,7 +304,7 @@ def test_sense_table_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert accuracy["with_unparsable_as_wrong"] == pytest.approx(1 / 2)
     assert (guesses["unanswered"], guesses["errors"]) == (1, 1)
     assert guesses["figures"]["accuracy"]["estimate"]["value"] == 1.0
-    assert "one note" in guesses["figures"]["accuracy"]["estimate"]["undefined"]
+    assert "one cluster" in guesses["figures"]["accuracy"]["estimate"]["undefined"]
 
 
 def test_slices():

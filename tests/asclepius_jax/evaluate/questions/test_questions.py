@@ -72,9 +72,9 @@ def test_instructions_bring_the_type_of_their_note_the_year_and_their_answer(tmp
     source = write_records(
         tmp_path / "instructions",
         [
-            replace(made, note_id="r1-ds", report_id="r1"),
-            replace(made, id="e2", note_id="r2-pn", report_id="r2", restricted=True),
-            replace(made, id="e3", note_id="elsewhere", report_id="r3"),
+            replace(made, note_type="discharge summary", report_id="r1", article="PMC7"),
+            replace(made, id="e2", note_type="progress note", report_id="r2", article="", restricted=True),
+            replace(made, id="e3", note_id="r3-ds", report_id="r3"),
         ],
     )
     (tmp_path / "reports.jsonl").write_text(
@@ -83,7 +83,8 @@ def test_instructions_bring_the_type_of_their_note_the_year_and_their_answer(tmp
     first, second, third = asked(source, tmp_path / "out", reports=tmp_path / "reports.jsonl")
     assert (first.note_type, first.year, first.reference) == ("discharge summary", "2019", "3 days.")
     assert (second.note_type, second.year) == ("progress note", "2021")
-    assert (third.note_type, third.year) == ("", "")
+    assert (third.note_type, third.year) == ("", ""), "an id says nothing"
+    assert [q.cluster for q in (first, second)] == [("article", "PMC7"), ("patient", f"{made.source} r2")]
     assert [q.restricted for q in (first, second, third)] == [False, True, False]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from asclepius_jax.evaluate.judge.calibration import calibrate
 from asclepius_jax.evaluate.judge.hallucination import analyse
 from asclepius_jax.evaluate.records import Answer, Judgement, Label, Rating
 from asclepius_jax.evaluate.report.figures import Results, figures_of, lower_median, read_judged, scores_of
-from asclepius_jax.evaluate.report.report import ReportConfig, run
+from asclepius_jax.evaluate.report.report import ReportConfig, rendered, run
 from data_prep.contract.errors import UserError
 from tests.helpers.evaluation.made_evaluation import (
     NOTE,
@@ -190,3 +191,34 @@ def test_the_page_shows_a_useless_judge_and_escapes_what_it_shows(tmp_path):
     before = page, (out / "report.json").read_bytes()
     run(config)
     assert ((out / "report.html").read_text(), (out / "report.json").read_bytes()) == before
+
+
+# ---------------------------------------------------------------- patients and articles
+
+
+def test_intervals_resample_the_coarsest_unit_that_is_known(tmp_path):
+    """Eight notes of each patient, all scored alike, tell as much as one: their interval is not narrower."""
+    scores = [1, 4, 3, 2]
+    single = {f"q{k}": question(k, note_id=f"n{k}") for k in range(4)}
+    eightfold = {f"q{k}": question(k, note_id=f"n{k}", report_id=f"p{k // 8}") for k in range(32)}
+    of_articles = {name: replace(q, article=f"PMC{int(name[1:]) // 16}") for name, q in eightfold.items()}
+    told = []
+    for number, questions in enumerate((single, eightfold, of_articles)):
+        given = scores if len(questions) == 4 else [score for score in scores for _ in range(8)]
+        folder = write_judgements(tmp_path / f"j{number}", "j", {"m": given})
+        told.append(figures_of(Results(questions, read_judged([folder])), "", 0.3))
+    means = [each["scores"]["j"]["m"]["mean"] for each in told]
+    assert [each["unit"] for each in told] == ["notes", "patients", "articles"]
+    assert [each["clusters"] for each in means] == [4, 4, 2]
+    assert (means[1]["low"], means[1]["high"]) == (means[0]["low"], means[0]["high"])
+    assert [each["value"] for each in means] == [2.5] * 3
+    page = rendered(
+        "report.md", {**told[1], "hallucination": {}, "calibration": {}, "measured": [], "other_answers": []}
+    )
+    assert "32 questions on 32 notes from 4 patients; j scored answers to 32 of them" in page
+    assert "by bootstrap over patients" in page
+
+
+def test_questions_that_nobody_scored_are_not_counted_as_scored(tmp_path):
+    found = figures_of(results(tmp_path, j={"m": [0, 4, 0, 4, 4, 4, 4, 4]}), "", 0.3)
+    assert (found["questions"], found["scored"]) == (8, {"j": 6})

@@ -135,7 +135,7 @@ def test_nothing_is_invented():
     assert "no data" in empty.undefined
     one = estimates.mean([3], ["n"])
     assert (one.value, one.low) == (3.0, None)
-    assert "one note" in one.undefined
+    assert "one cluster" in one.undefined
     constant = estimates.mean([4, 4, 4], [1, 2, 3])
     assert (constant.value, constant.low) == (4.0, None)
     assert "no variation" in constant.undefined
@@ -143,7 +143,7 @@ def test_nothing_is_invented():
     for first, second, clusters, why in (
         ([], [], [], "0 pairs"),
         ([3], [4], ["n"], "1 pairs"),
-        ([3, 4], [2, 2], ["n", "n"], "one note only"),
+        ([3, 4], [2, 2], ["n", "n"], "one cluster only"),
         ([3, 4, 2], [2, 3, 1], [1, 2, 3], "every pair differs by 1"),
     ):
         result = comparisons.compare(first, second, clusters)

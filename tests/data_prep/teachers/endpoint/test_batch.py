@@ -128,7 +128,6 @@ def test_a_refused_parameter_is_left_out_of_the_next_batch(tmp_path):
     assert endpoint.line_counts() == [6, 6]
 
 
-
 def test_a_reply_may_hold_what_text_readers_take_for_the_end_of_a_line(tmp_path):
     source = write_reports(tmp_path / "a.jsonl", 3)
     with FakeBatches(lambda body, n: good(body, text_of(body) + "\u2028next\x85and\r\nlast")) as endpoint:
