@@ -14,6 +14,7 @@ import json
 import math
 import mmap
 import reprlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,8 @@ def parse_json(content: bytes, refusal: str, subject: str) -> dict[str, Any]:
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        raise ValueError(f"{next(shown_name(key) for key, _ in pairs if key in seen or seen.add(key))} occurs twice")
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{shown_name(twice)} occurs twice")
     return found
 
 
