@@ -77,9 +77,11 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def parse_object(content: bytes, path: Path) -> dict[str, Any]:
-    """Strictly: UTF-8 without a mark, no NaN, and no key twice, of which readers take different ones."""
+    """A JSON object in UTF-8 without a mark, without NaN, and with no key twice, of which readers take either one."""
     try:
         raw = json.loads(content.decode(), object_pairs_hook=unique_keys, parse_constant=no_constant)
+        if b"\\ud" in content.lower():  # half of a pair is no character, and cannot be written again
+            json.dumps(raw, ensure_ascii=False).encode()
     except RecursionError:
         raise UserError(f"{path} is not JSON: it is nested too deeply") from None
     except ValueError as error:
