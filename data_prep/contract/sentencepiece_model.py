@@ -1,5 +1,6 @@
 """LLaMA's SentencePiece models: reading them, the tokens added to them, and their equivalent in `tokenizers`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ def read_sentencepiece(path: Path) -> Any:
         "remove_extra_whitespaces off": not normalizer.remove_extra_whitespaces,
         "a BOS, an EOS and an unknown piece": min(trainer.bos_id, trainer.eos_id, trainer.unk_id) >= 0,
         "no user-defined pieces": all(piece.type != piece.USER_DEFINED for piece in model.pieces),
+        # A text that is not UTF-8 comes as bytes.
+        "pieces that are texts": all(isinstance(piece.piece, str) and piece.piece for piece in model.pieces),
+        "pieces that differ": len({piece.piece for piece in model.pieces}) == len(model.pieces),
+        "scores that are numbers": all(math.isfinite(piece.score) for piece in model.pieces),
         "control tokens among its pieces": max(trainer.bos_id, trainer.eos_id, trainer.unk_id) < len(model.pieces),
     }
     missing = [name for name, holds in llama.items() if not holds]

@@ -16,7 +16,16 @@ from typing import Any, Protocol
 
 from data_prep.contract.errors import UserError, first_line
 from data_prep.contract.sentencepiece_model import NORMAL, added_to, read_sentencepiece, to_fast
-from data_prep.contract.tokenizer_files import KEPT, TokenFiles, read_token_files, read_tokenizer_json
+from data_prep.contract.tokenizer_files import (
+    KEPT,
+    TokenFiles,
+    read_token_files,
+    read_tokenizer_json,
+    without_stack_traces,
+)
+
+# No vocabulary has this character. One without a piece for what is unknown fails on it, and would fail while packing.
+UNKNOWN = "\U0010fffd"
 
 
 class Tokenizer(Protocol):
@@ -151,9 +160,11 @@ class JsonTokenizer:
         self.files = read_token_files(folder)
         self.text = read_tokenizer_json(path, self.files)
         try:
-            self.fast = FastTokenizer.from_str(self.text)
-            self.fast.encode_special_tokens = True  # control tokens written in a text stay text
-            before = self._ids_before()
+            with without_stack_traces():
+                self.fast = FastTokenizer.from_str(self.text)
+                self.fast.encode_special_tokens = True  # control tokens written in a text stay text
+                before = self._ids_before()
+                encode(self, UNKNOWN)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic of its Rust code is not an Exception

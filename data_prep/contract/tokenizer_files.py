@@ -6,10 +6,14 @@ added_tokens.json         {"<|im_end|>": 2048}                         as above
 generation_config.json    {"eos_token_id": [2, 7, 9]}                  otherwise the same key of config.json
 """
 
+import contextlib
 import dataclasses
 import json
+import os
 import re
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +204,23 @@ def check_ids(raw: dict[str, Any], added: list[dict[str, Any]], path: Path) -> N
     wrong = next((number for number in ids if type(number) is not int or not 0 <= number < LARGEST_ID), None)
     if wrong is not None or None in ids:
         raise UserError(f"{path}: {wrong!r:.60} is not the id of a token: save the tokenizer again")
+    if isinstance(vocabulary, dict) and len(set(vocabulary.values())) < len(vocabulary):
+        raise UserError(f"{path}: two pieces of its vocabulary have the same id: save the tokenizer again")
+
+
+@contextlib.contextmanager
+def without_stack_traces() -> Iterator[None]:
+    """Hide what native code prints: a panic in Rust writes its stack to file descriptor 2 before it can be caught."""
+    if sys.stderr is None:  # closed by the shell
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

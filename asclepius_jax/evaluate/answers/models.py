@@ -124,7 +124,9 @@ class Transformer:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.tokenizer, model = self._open(spec)
-        except (OSError, ValueError) as error:
+        except (ModuleNotFoundError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # whatever a damaged folder leads to, panics of the tokenizer included
             raise UserError(f"transformers cannot load {spec.place} ({one_line(error)})") from error
         self.model = model.to(self.device).eval()
         if self.tokenizer.pad_token_id is None:

@@ -358,6 +358,7 @@ def test_a_prompt_begins_as_the_tokenizer_says_and_does_not_end(folder: Path, be
         ("tokenizer.json", b'{"added_tokens": [], "model": {"vocab": {"a": -1}}}', "-1 is not the id of a token"),
         ("tokenizer.json", b'{"added_tokens": [], "model": {"vocab": {"a": 99999999999}}}', "is not the id of a token"),
         ("tokenizer.json", b'{"added_tokens": [{"content": "a", "id": null}]}', "None is not the id of a token"),
+        ("tokenizer.json", b'{"added_tokens": [], "model": {"vocab": {"a": 1, "b": 1}}}', "two pieces .* the same id"),
         ("tokenizer.json", b'{"added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}', "tokenizer"),
     ],
 )
@@ -367,3 +368,21 @@ def test_a_file_that_says_something_else_is_refused_in_one_line(folder: Path, na
         JsonTokenizer(folder)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value).replace(str(folder), "")) < 250
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw["post_processor"].update(single=[{"SpecialToken": {"id": "none", "type_id": 0}}]),  # panics
+        lambda raw: raw.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),  # panics
+        lambda raw: raw["model"].update(unk_token="none", byte_fallback=False),  # fails at the first unknown character
+        lambda raw: raw["model"].update(merges=[["a", "none"]]),
+        lambda raw: raw.update(pre_tokenizer={"type": "Split", "pattern": {"Regex": "["}, "behavior": "Isolated"}),
+    ],
+)
+def test_a_tokenizer_that_cannot_run_is_refused_in_one_line(folder: Path, capfd, change: Change):
+    rewrite(folder / "tokenizer.json", change)
+    with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer: ") as refused:
+        JsonTokenizer(folder)
+    assert "\n" not in str(refused.value)
+    assert capfd.readouterr().err == ""
