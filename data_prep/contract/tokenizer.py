@@ -155,8 +155,6 @@ class JsonTokenizer:
             raise UserError(
                 f"{path} is missing: a run folder contains its tokenizer, copy it along with its checkpoints"
             )
-        if not any((folder / name).is_file() for name in ("tokenizer_config.json", "special_tokens_map.json")):
-            raise UserError(f"{folder}/tokenizer_config.json is missing: it names the end-of-text token")
         self.files = read_token_files(folder)
         self.text = read_tokenizer_json(path, self.files)
         try:
@@ -169,6 +167,8 @@ class JsonTokenizer:
             raise
         except BaseException as error:  # a panic of its Rust code is not an Exception
             raise UserError(f"{path} is not a tokenizer: {first_line(error)}") from error
+        if not any((folder / name).is_file() for name in ("tokenizer_config.json", "special_tokens_map.json")):
+            raise UserError(f"{folder}/tokenizer_config.json is missing: it names the end-of-text token")
         if len(before) > 1:
             raise UserError(f"{path} puts {len(before)} tokens before a text: only one BOS token is supported")
         self.bos_id: int | None = before[0] if before else None

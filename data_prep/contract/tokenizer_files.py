@@ -77,21 +77,24 @@ def read_token_files(folder: Path) -> TokenFiles:
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one if there is no such file. Raises UserError if it is something else."""
-    return parse_object(path.read_bytes(), path) if path.is_file() else {}
+    return parse_object(path.read_bytes(), f"{path} is not JSON") if path.is_file() else {}
 
 
-def parse_object(content: bytes, path: Path) -> dict[str, Any]:
-    """A JSON object in UTF-8 without a mark, without NaN, and with no key twice, of which readers take either one."""
+def parse_object(content: bytes, refusal: str) -> dict[str, Any]:
+    """A JSON object in UTF-8 without a mark, without NaN, and with no key twice, of which readers take either one.
+
+    Raises UserError, whose message begins with `refusal`.
+    """
     try:
         raw = json.loads(content.decode(), object_pairs_hook=unique_keys, parse_constant=no_constant)
         if b"\\ud" in content.lower():  # half of a pair is no character, and cannot be written again
             json.dumps(raw, ensure_ascii=False).encode()
     except RecursionError:
-        raise UserError(f"{path} is not JSON: it is nested too deeply") from None
+        raise UserError(f"{refusal}: it is nested too deeply") from None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {first_line(error)}") from error
+        raise UserError(f"{refusal}: {first_line(error)}") from error
     if not isinstance(raw, dict):
-        raise UserError(f"{path} is not a JSON object")
+        raise UserError(f"{refusal}: it is not a JSON object")
     return raw
 
 
@@ -181,10 +184,10 @@ def read_tokenizer_json(path: Path, files: TokenFiles) -> str:
     that needs no change is returned as it is.
     """
     content = path.read_bytes()
-    raw = parse_object(content, path)
+    raw = parse_object(content, f"{path} is not a tokenizer")
     added = raw.get("added_tokens")
     if not isinstance(added, list) or not all(isinstance(t, dict) and isinstance(t.get("content"), str) for t in added):
-        raise UserError(f"{path}: added_tokens is not a list of tokens: save the tokenizer again")
+        raise UserError(f"{path} is not a tokenizer: added_tokens is not a list of tokens; save the tokenizer again")
     check_ids(raw, added, path)
     changed = False
     for holder, key in ((raw, "truncation"), (raw, "padding"), (raw.get("model"), "dropout")):
