@@ -235,7 +235,7 @@ class JsonTokenizer:
     def special_tokens(self) -> list[str]:
         """Every spelling that a reader with control tokens switched on would take for one."""
         added = [token.content for token in self.fast.get_added_tokens_decoder().values() if token.special]
-        named = [self.token(self.bos_id), self.token(self.eos_id), self.files.named.get("unk_token", "")]
+        named = [self.token(self.bos_id), self.token(self.eos_id), *self.kept_names().values()]
         return sorted({token for token in added + named if token})
 
     def kept_names(self) -> dict[str, str]:

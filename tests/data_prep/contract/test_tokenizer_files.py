@@ -232,6 +232,13 @@ def test_a_control_token_in_a_note_is_text(folder: Path, tmp_path: Path, token: 
     assert theirs(text)["input_ids"] == encode_prompt(plain, text)
 
 
+def test_a_named_token_is_one_that_a_chat_template_must_break_up(folder: Path):
+    """transformers finds every named token in a rendered chat."""
+    rewrite(folder / "tokenizer_config.json", lambda raw: raw.update(pad_token="<0x41>", bos_token="<0x42>"))
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert set(theirs.all_special_tokens) <= set(JsonTokenizer(folder).special_tokens())
+
+
 def test_an_end_of_generation_in_a_note_is_text(folder: Path):
     plain = JsonTokenizer(folder)
     rewrite(folder / "tokenizer.json", lambda raw: raw["added_tokens"].append(added(PIECES, "STOP!")))
