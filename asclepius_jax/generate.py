@@ -65,7 +65,7 @@ def run(config: GenerateConfig) -> None:
     prompt = read_prompt(config, load_template(config.prompt_template) if config.prompt_template else template)
     model, params, tokenizer = load_checkpoint(config.checkpoint, config.mesh)
     ids = encode_prompt(tokenizer, prompt)
-    print(tokenizer.decode(generate(model, params, [ids], tokenizer.eos_id, config.sampling, config.dtype)[0]))
+    print(tokenizer.decode(generate(model, params, [ids], tokenizer.ends, config.sampling, config.dtype)[0]))
 
 
 def read_prompt(config: GenerateConfig, template: str) -> str:
@@ -111,9 +111,14 @@ def load_checkpoint(path: str | Path, mesh: MeshConfig | None = None) -> Checkpo
 
 
 def generate(
-    model: Model, params: Params, prompts: Sequence[Sequence[int]], eos_id: int, sampling: Sampling, dtype: str
+    model: Model,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    ends: int | Sequence[int],
+    sampling: Sampling,
+    dtype: str,
 ) -> list[list[int]]:
-    """Generate token ids for each prompt, up to but not including EOS.
+    """Generate token ids for each prompt, up to but not including the first of `ends`, the ids that end a text.
 
     Raises UserError if prompt and new tokens exceed the model's maximum length.
     """
@@ -129,20 +134,21 @@ def generate(
         row[: len(prompt)] = prompt
     lengths_B = np.array([len(prompt) for prompt in prompts], np.int32)
     decode = compiled(model.config, dtype, sampling.max_new_tokens, sampling.temperature, sampling.top_p)
-    new_BT = np.asarray(decode(params, tokens_BT, lengths_B, eos_id, jax.random.key(sampling.seed)))
-    ends = [np.flatnonzero(row == eos_id) for row in new_BT]
-    return [row[: end[0] if len(end) else len(row)].tolist() for row, end in zip(new_BT, ends, strict=True)]
+    ends_E = np.atleast_1d(np.asarray(ends, np.int32))
+    new_BT = np.asarray(decode(params, tokens_BT, lengths_B, ends_E, jax.random.key(sampling.seed)))
+    places = [np.flatnonzero(np.isin(row, ends_E)) for row in new_BT]
+    return [row[: found[0] if len(found) else len(row)].tolist() for row, found in zip(new_BT, places, strict=True)]
 
 
 @functools.lru_cache(maxsize=8)
 def compiled(config: LlamaConfig, dtype: str, max_new_tokens: int, temperature: float, top_p: float) -> Any:
-    """Make the jitted function (params, tokens_BT, lengths_B, eos_id, key) -> new tokens (B, max_new_tokens).
+    """Make the jitted function (params, tokens_BT, lengths_B, ends_E, key) -> new tokens (B, max_new_tokens).
 
-    The tokens after the end of a sequence are EOS.
+    The tokens after the end of a sequence are the first of the ids that end a text.
     """
     model = build(config)
 
-    def decode(params: Params, tokens_BT: Any, lengths_B: Any, eos_id: Any, key: Any) -> jax.Array:
+    def decode(params: Params, tokens_BT: Any, lengths_B: Any, ends_E: Any, key: Any) -> jax.Array:
         llama = model.merge(params)
         B, T = tokens_BT.shape
         cache = empty_cache(config, B, T + max_new_tokens, dtype)
@@ -151,7 +157,7 @@ def compiled(config: LlamaConfig, dtype: str, max_new_tokens: int, temperature: 
         x_BTD, cache = llama.decode(tokens_BT, positions_BT, cache, dtype)
         last_B1D = jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1)
         first_B = pick(llama.logits(last_B1D)[:, 0], jax.random.fold_in(key, 0), temperature, top_p)
-        new_BT = jnp.full((B, max_new_tokens), eos_id, jnp.int32).at[:, 0].set(first_B)
+        new_BT = jnp.full((B, max_new_tokens), ends_E[0], jnp.int32).at[:, 0].set(first_B)
 
         def unfinished(carry: Any) -> jax.Array:
             n, _, _, done_B = carry
@@ -162,11 +168,11 @@ def compiled(config: LlamaConfig, dtype: str, max_new_tokens: int, temperature: 
             token_B1 = jax.lax.dynamic_slice_in_dim(new_BT, n - 1, 1, axis=1)
             x_B1D, cache = llama.decode(token_B1, (lengths_B + n - 1)[:, None], cache, dtype)
             next_B = pick(llama.logits(x_B1D)[:, 0], jax.random.fold_in(key, n), temperature, top_p)
-            next_B = jnp.where(done_B, eos_id, next_B)
+            next_B = jnp.where(done_B, ends_E[0], next_B)
             new_BT = jax.lax.dynamic_update_slice_in_dim(new_BT, next_B[:, None], n, axis=1)
-            return n + 1, new_BT, cache, done_B | (next_B == eos_id)
+            return n + 1, new_BT, cache, done_B | jnp.isin(next_B, ends_E)
 
-        carry = (jnp.int32(1), new_BT, cache, first_B == eos_id)
+        carry = (jnp.int32(1), new_BT, cache, jnp.isin(first_B, ends_E))
         return jax.lax.while_loop(unfinished, step, carry)[1]
 
     return jax.jit(decode)

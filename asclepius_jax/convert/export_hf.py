@@ -29,9 +29,10 @@ from data_prep.contract.hub import Target, push
 from data_prep.contract.manifests import MANIFEST, read_manifest, writing_folder
 from data_prep.contract.output_folders import NEW, place_of, working_folder
 from data_prep.contract.records import file_hash, text_hash
-from data_prep.contract.tokenizer import JsonTokenizer, check_vocabulary
+from data_prep.contract.tokenizer import JsonTokenizer, check_vocabulary, config_text
 from data_prep.contract.training_prompt import chat_template
 
+TEMPLATE = "chat_template.jinja"
 CODES = {"bfloat16": "BF16", "float32": "F32"}
 # Files uploaded in addition to the weights that the manifest lists. Any other file in the folder stays on the machine.
 TEXTS = (
@@ -40,7 +41,7 @@ TEXTS = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
-    "chat_template.jinja",
+    TEMPLATE,
     "model.safetensors.index.json",
     "README.md",
 )
@@ -223,7 +224,7 @@ def write_adapters(
         tokenizer.save(folder.path)
         texts = texts_of(meta, tokenizer, config.dtype)
         card = model_card(meta, int(step_folder.name), config.dtype)
-        for name in texts.keys() & {"chat_template.jinja"}:
+        for name in texts.keys() & {TEMPLATE, "tokenizer_config.json"}:
             (folder.path / name).write_text(texts[name], encoding="utf-8")
         (folder.path / "README.md").write_text(card, encoding="utf-8")
         folder.facts = facts
@@ -232,16 +233,20 @@ def write_adapters(
 
 def texts_of(meta: Meta, tokenizer: JsonTokenizer, dtype: str) -> dict[str, str]:
     """The text files that transformers reads in addition to weights and tokenizer: {file name: content}."""
-    pad = tokenizer.config.get("pad_token")
-    name = pad["content"] if isinstance(pad, dict) else pad
-    pad_id = None if name is None else tokenizer.fast.token_to_id(name)
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad_id}
-    texts = {
+    names = tokenizer.kept_names()
+    pad_id = tokenizer.fast.token_to_id(names["pad_token"]) if "pad_token" in names else None
+    ends: int | list[int] = tokenizer.ends[0] if len(tokenizer.ends) == 1 else list(tokenizer.ends)
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": ends, "pad_token_id": pad_id}
+    template = tokenizer.files.chat_template  # of an import
+    if meta.phase == "instruct":
+        bos, eos = tokenizer.token(tokenizer.bos_id), tokenizer.token(tokenizer.eos_id)
+        template = chat_template(meta.prompt_template, bos, eos, tokenizer.special_tokens())
+    # transformers 5 reads the template from a file of its own, transformers 4 and the servers built on it from the
+    # tokenizer's settings.
+    in_config, in_file = ({"chat_template": template}, {TEMPLATE: template}) if template else ({}, {})
+    return {
         "config.json": write_config(meta.model, dtype, ids),
         "generation_config.json": json.dumps({**ids, "do_sample": False}, indent=2) + "\n",
+        "tokenizer_config.json": config_text({**names, **in_config}),
+        **in_file,
     }
-    if meta.phase == "instruct":
-        bos = tokenizer.token(tokenizer.bos_id)
-        eos = tokenizer.token(tokenizer.eos_id)
-        texts["chat_template.jinja"] = chat_template(meta.prompt_template, bos, eos, tokenizer.special_tokens())
-    return texts

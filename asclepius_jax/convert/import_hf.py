@@ -51,6 +51,11 @@ def run_import(config: ImportConfig) -> None:
     model = build(read_config(config.hf))
     source = load_tokenizer(config.hf)
     check_vocabulary(source, model.config.vocab_size, config.hf)
+    if max(source.ends) >= model.config.vocab_size:
+        raise UserError(
+            f"{config.hf}: a text ends at {', '.join(map(str, source.ends))}, but the embedding has "
+            f"{model.config.vocab_size} rows: correct eos_token_id in generation_config.json or config.json"
+        )
     tensors = open_model(config.hf, model)
     meta = Meta(model.config, source.hash, prompt_template="", row_length=0, phase="import", config={})
     inputs = {str(config.hf): file_hash(config.hf / "config.json")}

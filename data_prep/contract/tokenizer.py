@@ -14,14 +14,24 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.contract.errors import UserError
+from data_prep.contract.errors import UserError, first_line
+from data_prep.contract.sentencepiece_model import NORMAL, added_to, read_sentencepiece, to_fast
+from data_prep.contract.tokenizer_files import (
+    KEPT,
+    TokenFiles,
+    read_token_files,
+    read_tokenizer_json,
+    without_stack_traces,
+)
 
-SPACE = "▁"  # how SentencePiece writes a space
+# No vocabulary has this character. One without a piece for what is unknown fails on it, and would fail while packing.
+UNKNOWN = "\U0010fffd"
 
 
 class Tokenizer(Protocol):
     bos_id: int | None  # None if the tokenizer prepends nothing
     eos_id: int
+    ends: tuple[int, ...]  # ids at which generation stops
 
     @property
     def vocab_size(self) -> int: ...
@@ -34,7 +44,8 @@ class Tokenizer(Protocol):
     def fast_tokenizer(self) -> Any:
         """The equivalent tokenizer of the `tokenizers` library, which transformers runs."""
 
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path, trained: bool = False) -> None:
+        """Write the tokenizer to a folder. `trained`: for a model that learns to end its texts in EOS."""
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -45,7 +56,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if (path / "tokenizer.json").is_file():
         return JsonTokenizer(path)
     if (path / "tokenizer.model").is_file():
-        return SentencePieceTokenizer(path / "tokenizer.model")
+        return SentencePieceTokenizer(path / "tokenizer.model", read_token_files(path))
     raise UserError(f"{path} is not a tokenizer: pass a SentencePiece .model file or a folder with tokenizer.json")
 
 
@@ -114,9 +125,22 @@ def encode_after_end(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[in
     )
 
 
+def ids_before(prepared: Sequence[int], plain: Sequence[int]) -> list[int]:
+    """The ids that a tokenizer puts before a text: `prepared` with its additions, `plain` without. Those behind it,
+    such as an EOS, belong to a finished text and not to a prompt."""
+    places = range(len(prepared) - len(plain) + 1)
+    start = next((i for i in places if list(prepared[i : i + len(plain)]) == list(plain)), 0)
+    return list(prepared[:start])
+
+
+def ends_of(files: TokenFiles, eos_id: int) -> tuple[int, ...]:
+    """The ids at which generation stops: those of generation_config.json, or else EOS and those of config.json."""
+    return files.ends if files.ends_are_all else tuple(dict.fromkeys((eos_id, *files.ends)))
+
+
 def vocabulary_hash(vocabulary: dict[str, int]) -> str:
     """Hash of the pieces in the order of their ids, equal for a SentencePiece model and its tokenizer.json."""
-    pieces = sorted(vocabulary.items(), key=lambda item: item[1])
+    pieces = sorted(vocabulary.items(), key=lambda item: (item[1], item[0]))
     return hashlib.sha256(json.dumps(pieces).encode()).hexdigest()
 
 
@@ -126,42 +150,64 @@ class JsonTokenizer:
     def __init__(self, folder: Path):
         from tokenizers import Tokenizer as FastTokenizer
 
-        self.folder = folder
-        path = folder / "tokenizer.json"
+        self.folder, path = folder, folder / "tokenizer.json"
         if not path.is_file():
             raise UserError(
                 f"{path} is missing: a run folder contains its tokenizer, copy it along with its checkpoints"
             )
+        self.files = read_token_files(folder)
+        self.text = read_tokenizer_json(path, self.files)
         try:
-            self.fast = FastTokenizer.from_file(str(path))
-        except Exception as error:
-            raise UserError(f"{path} is not a tokenizer: {error}") from error
-        self.fast.no_padding()
-        self.fast.no_truncation()
-        self.fast.encode_special_tokens = True  # control tokens written in a text stay text
-        config_path = folder / "tokenizer_config.json"
-        if not config_path.is_file():
-            raise UserError(f"{config_path} is missing: it names the end-of-text token")
-        try:
-            self.config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{config_path} is not JSON: {error}") from error
+            with without_stack_traces():
+                self.fast = FastTokenizer.from_str(self.text)
+                self.fast.encode_special_tokens = True  # control tokens written in a text stay text
+                before = self._ids_before()
+                encode(self, UNKNOWN)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of its Rust code is not an Exception
+            raise UserError(f"{path} is not a tokenizer: {first_line(error)}") from error
+        if not any((folder / name).is_file() for name in ("tokenizer_config.json", "special_tokens_map.json")):
+            raise UserError(f"{folder}/tokenizer_config.json is missing: it names the end-of-text token")
+        if len(before) > 1:
+            raise UserError(f"{path} puts {len(before)} tokens before a text: only one BOS token is supported")
+        self.bos_id: int | None = before[0] if before else None
         self.eos_id = self._id_of("eos_token")
-        self.bos_id = self._prepended_id()
+        self.ends = ends_of(self.files, self.eos_id)
+        self._check_tokens()
 
     def _id_of(self, name: str) -> int:
-        token = self.config.get(name)
-        content = token["content"] if isinstance(token, dict) else token
+        content = self.files.named.get(name)
         found = None if content is None else self.fast.token_to_id(content)
         if found is None:
-            raise UserError(f"{self.folder}/tokenizer_config.json: {name} {content!r} is not in tokenizer.json")
+            raise UserError(f"{self.folder}/tokenizer_config.json: {name} {content!r:.60} is not in tokenizer.json")
         return found
 
-    def _prepended_id(self) -> int | None:
-        """The id that the tokenizer itself prepends to a text, which training must therefore prepend too; or None."""
-        plain = self.fast.encode("a", add_special_tokens=False).ids
-        prepared = self.fast.encode("a", add_special_tokens=True).ids
-        return prepared[0] if len(prepared) > len(plain) and prepared[0] != plain[0] else None
+    def _ids_before(self) -> list[int]:
+        """The ids that the tokenizer itself puts before a text, which training must therefore put there too."""
+        plain, prepared = (self.fast.encode("a", add_special_tokens=special).ids for special in (False, True))
+        return ids_before(prepared, plain)
+
+    def _check_tokens(self) -> None:
+        """Raise UserError for tokens that tokenizer.json lacks, and for a text that is read as a control token."""
+        absent = [content for content in self.files.added if self.fast.token_to_id(content) is None]
+        if absent:
+            raise UserError(
+                f"{self.folder}: the added token {absent[0]!r:.60} is not in tokenizer.json: load the tokenizer with "
+                "transformers and save it again"
+            )
+        control = {self.token(i): i for i in (self.bos_id, *self.ends)} | {
+            token: self.fast.token_to_id(token) for token in self.special_tokens()
+        }
+        unknown = self.fast.token_to_id(self.files.named.get("unk_token", ""))
+        texts = [text for content in control for text in (content, f"x{content}")]
+        for place, ids in enumerate(self.encode_batch(texts)):
+            content = list(control)[place // 2]
+            if control[content] in ids and control[content] != unknown:
+                raise UserError(
+                    f"{self.folder}/tokenizer.json reads {content!r:.60} in a text as its control token: use a "
+                    "tokenizer in which it stays text"
+                )
 
     @property
     def vocab_size(self) -> int:
@@ -179,9 +225,8 @@ class JsonTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; control tokens leave nothing, as in transformers, the one for what is unknown included."""
-        named = (self.config.get(f"{name}_token") for name in ("unk", "pad"))
-        others = {self.fast.token_to_id(t["content"] if isinstance(t, dict) else t) for t in named if t}
-        control = {self.bos_id, self.eos_id, *others}
+        named = (self.files.named.get(f"{name}_token") for name in ("unk", "pad"))
+        control = {self.bos_id, self.eos_id, *self.ends, *(self.fast.token_to_id(token) for token in named if token)}
         return self.fast.decode([i for i in ids if i not in control], skip_special_tokens=True)
 
     def token(self, token_id: int | None) -> str:
@@ -190,20 +235,19 @@ class JsonTokenizer:
     def special_tokens(self) -> list[str]:
         """Every spelling that a reader with control tokens switched on would take for one."""
         added = [token.content for token in self.fast.get_added_tokens_decoder().values() if token.special]
-        named = [self.token(self.bos_id), self.token(self.eos_id), self.config.get("unk_token") or ""]
+        named = [self.token(self.bos_id), self.token(self.eos_id), *self.kept_names().values()]
         return sorted({token for token in added + named if token})
 
-    def save(self, folder: Path) -> None:
+    def kept_names(self) -> dict[str, str]:
+        named = {name: self.files.named[name] for name in KEPT if name in self.files.named}
+        return {name: token for name, token in named.items() if self.fast.token_to_id(token) is not None}
+
+    def save(self, folder: Path, trained: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("tokenizer.json", "tokenizer.model"):
-            if (self.folder / name).is_file():
-                shutil.copyfile(self.folder / name, folder / name)
-        kept = {
-            name: token["content"] if isinstance(token, dict) else token
-            for name in ("bos_token", "eos_token", "unk_token", "pad_token")
-            if (token := self.config.get(name)) is not None
-        }
-        write_config(folder, kept)
+        (folder / "tokenizer.json").write_text(self.text, encoding="utf-8")
+        if (self.folder / "tokenizer.model").is_file():
+            shutil.copyfile(self.folder / "tokenizer.model", folder / "tokenizer.model")
+        write_texts(folder, self, self.kept_names(), trained)
 
 
 class SentencePieceTokenizer:
@@ -212,12 +256,26 @@ class SentencePieceTokenizer:
     FastSentencepieceTokenizer is not used: it accepts BPE models and returns wrong ids.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, files: TokenFiles | None = None):
+        self.path, self.files = path, files or TokenFiles()
         self.model = read_sentencepiece(path)
+        self.added = added_to(self.model, self.files, path)
         trainer = self.model.trainer_spec
-        self.bos_id: int | None = trainer.bos_id
-        self.eos_id: int = trainer.eos_id
+        self.bos_id: int | None = self._id_of("bos_token", trainer.bos_id) if self.files.add_bos is not False else None
+        self.eos_id = self._id_of("eos_token", trainer.eos_id)
+        self.ends = ends_of(self.files, self.eos_id)
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        pieces = {piece.piece: i for i, piece in enumerate(self.model.pieces)}
+        return pieces | {content: len(self.model.pieces) + i for i, content in enumerate(self.added)}
+
+    def _id_of(self, name: str, default: int) -> int:
+        content = self.files.named.get(name)
+        found = default if content is None else self.vocabulary.get(content)
+        if found is None or (found < len(self.model.pieces) and self.model.pieces[found].type == NORMAL):
+            raise UserError(f"{self.path.parent}: {name} {content!r:.60} is not a control token of {self.path.name}")
+        return found
 
     @cached_property
     def _op(self) -> Any:
@@ -231,103 +289,47 @@ class SentencePieceTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        return len(self.model.pieces)
+        return len(self.model.pieces) + len(self.added)
 
     @cached_property
     def hash(self) -> str:
-        return vocabulary_hash({piece.piece: i for i, piece in enumerate(self.model.pieces)})
+        return vocabulary_hash(self.vocabulary)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._op.tokenize(list(texts)).to_list() if texts else []
 
     def fast_tokenizer(self) -> Any:
-        return to_fast(self.model)
+        return to_fast(self.model, self.bos_id, self.added)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, trained: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.path, folder / "tokenizer.model")
-        to_fast(self.model).save(str(folder / "tokenizer.json"))
+        self.fast_tokenizer().save(str(folder / "tokenizer.json"))
         pieces, trainer = self.model.pieces, self.model.trainer_spec
-        names = {"bos_token": trainer.bos_id, "eos_token": trainer.eos_id, "unk_token": trainer.unk_id}
-        tokens = {name: pieces[i].piece for name, i in names.items()}
+        ids = {"bos_token": trainer.bos_id, "eos_token": trainer.eos_id, "unk_token": trainer.unk_id}
         # Padding is <unk>, never BOS or EOS: an end-of-text token that is masked as padding is never learned.
-        write_config(folder, {**tokens, "pad_token": tokens["unk_token"]})
+        tokens = {name: pieces[i].piece for name, i in ids.items()} | {"pad_token": pieces[trainer.unk_id].piece}
+        named = {name: token for name, token in self.files.named.items() if name in KEPT and token in self.vocabulary}
+        write_texts(folder, self, tokens | named, trained)
 
 
-def write_config(folder: Path, tokens: dict[str, str]) -> None:
+def write_texts(folder: Path, tokenizer: Any, tokens: dict[str, str], trained: bool) -> None:
+    """Write the files beside tokenizer.json: names of tokens, chat template, and the ids that end a text if several."""
+    (folder / "tokenizer_config.json").write_text(config_text(tokens), encoding="utf-8")
+    if tokenizer.files.chat_template and not trained:  # a trained model has the prompt of its training
+        (folder / "chat_template.jinja").write_text(tokenizer.files.chat_template, encoding="utf-8")
+    ends = tuple(dict.fromkeys((tokenizer.eos_id, *tokenizer.ends))) if trained else tokenizer.ends
+    if ends != (tokenizer.eos_id,):
+        text = json.dumps({"eos_token_id": ends}, indent=2) + "\n"
+        (folder / "generation_config.json").write_text(text, encoding="utf-8")
+
+
+def config_text(tokens: dict[str, str]) -> str:
+    """The text of a tokenizer_config.json with these further keys."""
     # PreTrainedTokenizerFast runs tokenizer.json unchanged; LlamaTokenizer of transformers 5 derives its own
     # normalizer, which differs on leading spaces and runs of spaces.
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-def read_sentencepiece(path: Path) -> Any:
-    """The model's protocol buffer. Raises UserError if the file is unreadable or its options differ from LLaMA's."""
-    from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto()
-    try:
-        model.ParseFromString(path.read_bytes())
-    except DecodeError as error:
-        raise UserError(f"{path} is not a SentencePiece model: {error}") from error
-    trainer, normalizer = model.trainer_spec, model.normalizer_spec
-    llama = {
-        "model_type BPE": trainer.model_type == trainer.BPE,
-        "byte_fallback": trainer.byte_fallback,
-        "no normalization": not normalizer.precompiled_charsmap,
-        "add_dummy_prefix": normalizer.add_dummy_prefix,
-        "remove_extra_whitespaces off": not normalizer.remove_extra_whitespaces,
-        "a BOS, an EOS and an unknown piece": min(trainer.bos_id, trainer.eos_id, trainer.unk_id) >= 0,
-        "no user-defined pieces": all(piece.type != piece.USER_DEFINED for piece in model.pieces),
-    }
-    missing = [name for name, holds in llama.items() if not holds]
-    if missing:
-        raise UserError(
-            f"{path} lacks LLaMA's options: {', '.join(missing)}; pass the folder of its tokenizer.json instead"
-        )
-    return model
-
-
-def to_fast(model: Any) -> Any:
-    """The `tokenizers` equivalent of a LLaMA SentencePiece model.
-
-    SentencePiece merges the pair whose joined piece scores highest; `tokenizers` follows a ranked list of pairs. The
-    list therefore holds every way to join two pieces into a third, ranked by the third's score. If scores tie,
-    SentencePiece takes the leftmost pair, and so grows a run of spaces from its left end; ranking the longest joined
-    piece first does the same. No control token is registered as an added token, because `tokenizers` finds added
-    tokens in plain text.
-    """
-    from tokenizers import Tokenizer as FastTokenizer
-    from tokenizers import decoders, models, normalizers, processors
-
-    vocabulary = {piece.piece: i for i, piece in enumerate(model.pieces)}
-    scores = {piece.piece: piece.score for piece in model.pieces if piece.type == piece.NORMAL}
-    merges = []
-    for joined, score in scores.items():
-        for split in range(1, len(joined)):
-            left, right = joined[:split], joined[split:]
-            if left in scores and right in scores:
-                merges.append((-score, -len(joined), vocabulary[left], vocabulary[right], left, right))
-    trainer = model.trainer_spec
-    unknown, bos = model.pieces[trainer.unk_id].piece, model.pieces[trainer.bos_id].piece
-    fast = FastTokenizer(
-        models.BPE(
-            vocab=vocabulary,
-            merges=[(left, right) for *_, left, right in sorted(merges)],
-            unk_token=unknown,
-            fuse_unk=True,
-            byte_fallback=True,
-        )
-    )
-    fast.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
-    fast.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, trainer.bos_id)]
-    )
-    fast.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return fast
+    return json.dumps(config, indent=2, ensure_ascii=False)
 
 
 def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int) -> None:

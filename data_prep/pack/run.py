@@ -105,7 +105,7 @@ def run(config: PackConfig) -> None:
     # Hash of the data files only: the manifest also contains run times, which vary.
     inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
     with writing_folder(config.out, "packed", inputs) as folder:
-        tokenizer.save(folder.path / "tokenizer")
+        tokenizer.save(folder.path / "tokenizer", trained=True)
         ranges = split_files(config.source, manifest, config.shards)
         jobs = [
             Job(config, index, manifest["kind"], files, template, folder.path) for index, files in enumerate(ranges)

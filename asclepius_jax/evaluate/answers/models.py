@@ -19,6 +19,7 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.hub import SMALL_FILES, WEIGHTS, local_folder
 from data_prep.contract.manifests import MANIFEST
 from data_prep.contract.records import text_hash
+from data_prep.contract.tokenizer import ids_before
 from data_prep.teachers.base import request_seed
 from data_prep.teachers.endpoint.replies import one_line
 
@@ -123,7 +124,9 @@ class Transformer:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.tokenizer, model = self._open(spec)
-        except (OSError, ValueError) as error:
+        except (ModuleNotFoundError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # whatever a damaged folder leads to, panics of the tokenizer included
             raise UserError(f"transformers cannot load {spec.place} ({one_line(error)})") from error
         self.model = model.to(self.device).eval()
         if self.tokenizer.pad_token_id is None:
@@ -155,8 +158,7 @@ class Transformer:
             else as_text(self.prompt_format, q.note, q.instruction)
             for q in questions
         ]
-        inputs = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not chat).to(self.device)
-        inputs.pop("token_type_ids", None)
+        inputs = self.tokenizer.pad({"input_ids": self._ids(texts, chat)}, return_tensors="pt").to(self.device)
         length = inputs["input_ids"].shape[1]
         if length + self.decoding.max_new_tokens > self.longest:
             return self._answer_what_fits(questions, length)
@@ -165,6 +167,16 @@ class Transformer:
         with torch.no_grad():
             out = self.model.generate(**inputs, generation_config=self._settings())
         return [self._read(row.tolist()) for row in out[:, length:]]
+
+    def _ids(self, texts: Sequence[str], chat: bool) -> list[list[int]]:
+        """The ids of prompts, as a checkpoint is asked: behind a BOS if the tokenizer has one, without an EOS.
+
+        A rendered chat contains its control tokens; in other prompts, control tokens that a note spells out are text.
+        """
+        ids = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=not chat)["input_ids"]
+        plain, prepared = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        before = [] if chat else ids_before(prepared, plain)
+        return [before + each for each in ids]
 
     def _settings(self) -> Any:
         """Generation settings that are the same for all models, whatever a folder's generation_config.json says.
@@ -228,7 +240,7 @@ class Checkpoint:
         sampling = Sampling(decoding.max_new_tokens, decoding.temperature, seed=decoding.seed)
         dtype = "bfloat16" if on_accelerator() else "float32"
         generated = iter(
-            generate(self.model, self.params, fitting, self.tokenizer.eos_id, sampling, dtype) if fitting else []
+            generate(self.model, self.params, fitting, self.tokenizer.ends, sampling, dtype) if fitting else []
         )
         return [self._read(next(generated) if len(prompt) <= room else None, len(prompt)) for prompt in prompts]
 

@@ -1,6 +1,5 @@
 """The model in Hugging Face's names and layouts. One table serves reading and writing, and is strict both ways."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import numpy as np
 from einops import rearrange
 
 from asclepius_jax.model.huggingface.layout import read_part
-from asclepius_jax.model.huggingface.safetensors import FolderError, Tensors, open_folder, read_json
+from asclepius_jax.model.huggingface.model_config import read_config as read_config
+from asclepius_jax.model.huggingface.model_config import write_config as write_config
+from asclepius_jax.model.huggingface.safetensors import FolderError, Tensors, open_folder, shown_name
 from asclepius_jax.model.llama import Model, Params
-from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
 
 # Our name, Hugging Face's name, layout "theirs -> ours" for einops. n, k, h: heads, key/value heads, head_dim.
 GLOBAL = (
@@ -32,15 +32,6 @@ PER_BLOCK = (
     ("attention_norm.scale", "input_layernorm.weight", "d -> d"),
     ("mlp_norm.scale", "post_attention_layernorm.weight", "d -> d"),
 )
-SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-)
-REQUIRED = (*SIZES, "rms_norm_eps")  # keys of config.json; transformers has defaults for all others
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 BAND_ROWS = 1024  # rows of the embedding compared at a time
 EXPONENTS = {
@@ -113,6 +104,8 @@ def open_model(folder: Path, model: Model) -> Tensors:
     Raises FolderError if tensors are missing, unknown or of the wrong shape.
     """
     tensors = open_folder(folder)
+    if model.config.tie_embeddings and HEAD in tensors and EMBEDDING not in tensors:
+        tensors.rename(HEAD, EMBEDDING)  # saved once, under the other of its two names
     check_tensors(tensors, model, folder)
     if model.config.tie_embeddings and HEAD in tensors:
         check_tied(tensors, folder)
@@ -122,9 +115,8 @@ def open_model(folder: Path, model: Model) -> Tensors:
 def check_tensors(tensors: Tensors, model: Model, where: Path) -> None:
     """Raise a FolderError that lists missing, unknown and misshapen tensors."""
     expected = hf_shapes(model)
-    # transformers may save a tied head a second time, and old LLaMA folders contain the rotary frequencies.
+    # transformers may save a tied head a second time.
     ignored = {HEAD} if model.config.tie_embeddings else set()
-    ignored |= {name for name in tensors if name.endswith("rotary_emb.inv_freq")}
     problems = {
         "missing": sorted(expected.keys() - tensors.keys()),
         "unknown": sorted(tensors.keys() - expected.keys() - ignored),
@@ -135,9 +127,9 @@ def check_tensors(tensors: Tensors, model: Model, where: Path) -> None:
         ],
     }
     lines = [
-        f"{len(tensor_names)} {problem}: {', '.join(tensor_names[:8])}{', …' if len(tensor_names) > 8 else ''}"
-        for problem, tensor_names in problems.items()
-        if tensor_names
+        f"{len(found)} {problem}: {', '.join(map(shown_name, found[:8]))}{', …' if found[8:] else ''}"
+        for problem, found in problems.items()
+        if found
     ]
     if lines:
         raise FolderError(f"{where}: the tensors do not match config.json: {'; '.join(lines)}")
@@ -225,117 +217,3 @@ def check_finite(found: dict[str, int], where: Path) -> None:
             f"{where} contains infinite or NaN values in {len(bad)} tensors: {listed}; the weights are unusable, "
             "choose another step or another copy"
         )
-
-
-# ---------------------------------------------------------------- config.json
-
-
-def read_config(folder: Path) -> LlamaConfig:
-    """The model shape that a folder's config.json describes.
-
-    Raises FolderError for a missing key, an invalid value or a feature that this model does not have.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FolderError(f"{folder} has no config.json")
-    raw = read_json(path, REQUIRED)
-    # transformers 5 stores theta and scaling together in rope_parameters, earlier versions separately.
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    check_config(raw, rope, path)
-    heads, length = raw["num_attention_heads"], raw["max_position_embeddings"]
-    # Up to the sliding window of Mistral 7B v0.1, full attention is equivalent. Beyond it the models would differ.
-    window = raw.get("sliding_window") if raw.get("use_sliding_window", True) else None
-    return LlamaConfig(
-        vocab_size=raw["vocab_size"],
-        embed_dim=raw["hidden_size"],
-        mlp_dim=raw["intermediate_size"],
-        num_layers=raw["num_hidden_layers"],
-        num_heads=heads,
-        num_kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-        max_length=length if window is None else min(length, window),
-        rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0),
-        rope_scaling=read_rope_scaling(rope, path),
-        norm_eps=raw["rms_norm_eps"],
-        tie_embeddings=raw.get("tie_word_embeddings", False),
-    )
-
-
-def check_config(raw: dict[str, Any], rope: Any, path: Path) -> None:
-    """Raise a FolderError for unsupported features and invalid sizes."""
-    refused = {
-        "model_type": raw.get("model_type") not in ("llama", "mistral"),
-        "hidden_act": raw.get("hidden_act", "silu") != "silu",
-        "attention_bias": bool(raw.get("attention_bias")),
-        "mlp_bias": bool(raw.get("mlp_bias")),
-        "partial_rotary_factor": raw.get("partial_rotary_factor", 1.0) != 1.0,
-        "quantization_config": bool(raw.get("quantization_config")),
-    }
-    for key, bad in refused.items():
-        if bad:
-            raise FolderError(f"{path}: {key} is {raw.get(key)!r}, which this LLaMA does not support")
-    for key in (*SIZES, *(key for key in ("num_key_value_heads", "head_dim", "sliding_window") if raw.get(key))):
-        if type(raw[key]) is not int or raw[key] < 1:
-            raise FolderError(f"{path}: {key} is {raw[key]!r}, which is not a positive integer")
-    heads = raw["num_attention_heads"]
-    divided = {"num_attention_heads": raw.get("num_key_value_heads") or heads}
-    divided |= {} if raw.get("head_dim") else {"hidden_size": heads}
-    for key, divisor in divided.items():
-        if raw[key] % divisor:
-            raise FolderError(f"{path}: {key} {raw[key]} is not a multiple of {divisor}, the heads that share it")
-    if not isinstance(rope, dict):
-        raise FolderError(f"{path}: the rotary settings {rope!r} are not a JSON object")
-
-
-def read_rope_scaling(rope: dict[str, Any], path: Path) -> RopeScaling | None:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise FolderError(f"{path}: rotary scaling {kind!r} is not one of default, llama3")
-    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    if missing := [key for key in keys if key not in rope]:
-        raise FolderError(f"{path}: rotary scaling llama3 is missing {', '.join(missing)}")
-    factor, low, high, original = (rope[key] for key in keys)
-    return RopeScaling(factor, low, high, original)
-
-
-def write_config(config: LlamaConfig, dtype: str, token_ids: dict[str, int | None]) -> str:
-    """The text of a config.json that transformers 4 and 5, vLLM and llama.cpp's converter can read.
-
-    `token_ids` contains bos_token_id, eos_token_id and pad_token_id.
-    """
-    scaling = None
-    if config.rope_scaling is not None:
-        scaling = {
-            "rope_type": "llama3",
-            "factor": config.rope_scaling.factor,
-            "low_freq_factor": config.rope_scaling.low_freq_factor,
-            "high_freq_factor": config.rope_scaling.high_freq_factor,
-            "original_max_position_embeddings": config.rope_scaling.original_length,
-        }
-    raw = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.embed_dim,
-        "intermediate_size": config.mlp_dim,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "max_position_embeddings": config.max_length,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": scaling,
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tie_embeddings,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "mlp_bias": False,
-        "initializer_range": 0.02,
-        "use_cache": True,
-        "torch_dtype": dtype,
-        **token_ids,
-    }
-    return json.dumps(raw, indent=2) + "\n"

@@ -13,6 +13,8 @@ an 805 MB file), and these are counted as memory of the process; `Tensors.releas
 import json
 import math
 import mmap
+import reprlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,30 @@ import ml_dtypes
 import numpy as np
 
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}
+# Old LLaMA folders contain the rotary frequencies of every layer, in any type. transformers computes them, as we do.
+IGNORED = "rotary_emb.inv_freq"
+LARGEST_HEADER = 100_000_000  # bytes, as in the package `safetensors`
+MOST_AXES = 8
 INDEX = "model.safetensors.index.json"
 ONE_FILE = "model.safetensors"
 
 
 class FolderError(ValueError):
     """A Hugging Face folder that is damaged or does not match the model. The message lists the differences."""
+
+
+def shown(value: Any) -> str:
+    """A foreign value for a message: on one line, and shortened if it is long or nested."""
+    return reprlib.repr(value)
+
+
+def shown_name(name: str) -> str:
+    """A foreign name for a message, quoted only where it has characters that would break the line."""
+    return name if name.isprintable() and len(name) <= 100 else shown(name)
+
+
+def is_ignored(name: str) -> bool:
+    return IGNORED in name
 
 
 # ---------------------------------------------------------------- reading
@@ -57,6 +77,9 @@ class Tensors(dict[str, np.ndarray]):
         self.places[name].advise(mmap.MADV_WILLNEED)
         return self[name]
 
+    def rename(self, name: str, new_name: str) -> None:
+        self[new_name], self.places[new_name] = self.pop(name), self.places.pop(name)
+
     def release(self, name: str) -> None:
         """Release the memory taken by reading a tensor, since mapped pages count towards this process."""
         self.places[name].advise(mmap.MADV_DONTNEED)
@@ -74,16 +97,18 @@ def open_folder(folder: Path) -> Tensors:
     weight_map = read_json(folder / INDEX, ("weight_map",))["weight_map"]
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise FolderError(f"{folder / INDEX}: weight_map must map tensors to files")
+    # Only names of files in the folder: an index must not make anything else on this machine readable.
+    present = {path.name for path in folder.iterdir() if path.is_file()}
     tensors = Tensors()
     for file in sorted(set(weight_map.values())):
-        if Path(file).name != file or not (folder / file).is_file():
-            raise FolderError(f"{folder / INDEX} names {file}, which is missing: copy it into the folder")
+        if file not in present:
+            raise FolderError(f"{folder / INDEX} names {shown_name(file)}, which is missing: copy it into the folder")
         found = open_safetensors(folder / file)
-        named = {name for name, where in weight_map.items() if where == file}
+        named = {name for name, where in weight_map.items() if where == file and not is_ignored(name)}
         if named != found.keys():
             absent, extra = sorted(named - found.keys()), sorted(found.keys() - named)
-            problems = [f"lacks {absent[0]}, which the index lists there"] if absent else []
-            problems += [f"contains {extra[0]}, which the index does not list there"] if extra else []
+            problems = [f"lacks {shown_name(absent[0])}, which the index lists there"] if absent else []
+            problems += [f"contains {shown_name(extra[0])}, which the index does not list there"] if extra else []
             raise FolderError(
                 f"{folder / file} {' and '.join(problems)} ({len(absent) + len(extra)} tensors differ): download the "
                 "folder again"
@@ -106,14 +131,38 @@ def pickle_hint(folder: Path) -> str:
 
 def read_json(path: Path, required: tuple[str, ...]) -> dict[str, Any]:
     """Read a JSON object. Raises FolderError if it is not JSON or lacks a required key."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FolderError(f"{path} is not JSON: {error}") from error
-    missing = [key for key in required if not isinstance(raw, dict) or key not in raw]
-    if missing:
+    raw = parse_json(path.read_bytes(), f"{path} is not JSON", "it")
+    if missing := [key for key in required if key not in raw]:
         raise FolderError(f"{path} is missing {', '.join(missing)}")
     return raw
+
+
+def parse_json(content: bytes, refusal: str, subject: str) -> dict[str, Any]:
+    """Parse a JSON object in UTF-8, strictly: NaN is no JSON, and of two equal keys none can be the right one.
+
+    Raises FolderError, whose message begins with `refusal` and calls the content `subject`.
+    """
+    try:
+        raw = json.loads(content.decode(), object_pairs_hook=unique_keys, parse_constant=no_constant)
+    except RecursionError:
+        raise FolderError(f"{refusal}: {subject} is nested too deeply") from None
+    except ValueError as error:
+        raise FolderError(f"{refusal}: {error}") from error
+    if not isinstance(raw, dict):
+        raise FolderError(f"{refusal}: {subject} is not a JSON object")
+    return raw
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{shown_name(twice)} occurs twice")
+    return found
+
+
+def no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def open_safetensors(path: Path) -> Tensors:
@@ -122,19 +171,18 @@ def open_safetensors(path: Path) -> Tensors:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= size - 8:
             raise FolderError(f"{path} is not a safetensors file or is truncated: its header would have {length} bytes")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise FolderError(f"{path} is not a safetensors file: {error}") from error
-        if not isinstance(header, dict):
-            raise FolderError(f"{path} is not a safetensors file: its header is not a JSON object")
+        if length > LARGEST_HEADER:
+            raise FolderError(f"{path} is not a safetensors file: its header would have {length} bytes")
+        header = parse_json(file.read(length), f"{path} is not a safetensors file", "its header")
         header.pop("__metadata__", None)
         check_header(header, path, size - 8 - length)
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     tensors = Tensors()
     for name, entry in header.items():
+        if is_ignored(name):
+            continue
         start, end = (8 + length + offset for offset in entry["data_offsets"])
-        raw = np.frombuffer(mapped, np.uint8, end - start, start)
+        raw = np.frombuffer(mapped, np.uint8)[start:end]
         tensors[name] = raw.view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
         tensors.places[name] = Place(mapped, start, end)
     return tensors
@@ -149,19 +197,23 @@ def check_header(header: dict[str, Any], path: Path, data_bytes: int) -> None:
     for name, entry in header.items():
         complete = isinstance(entry, dict) and {"dtype", "shape", "data_offsets"} <= entry.keys()
         if not complete or not are_sizes(entry["shape"]) or not are_sizes(entry["data_offsets"]):
-            raise FolderError(f"{path}: {name} has no valid dtype, shape or data_offsets: {damaged(path)}")
-        if entry["dtype"] not in DTYPES:
-            raise FolderError(
-                f"{path}: {name} is {entry['dtype']}, not one of {', '.join(DTYPES)}: convert it to one of these"
-            )
-        needed = math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize
+            raise FolderError(f"{path}: {shown_name(name)} has no valid dtype, shape or data_offsets: {damaged(path)}")
         start, end = (*entry["data_offsets"], 0, 0)[:2]
+        places.append((start, end, shown_name(name)))
+        if is_ignored(name):
+            continue
+        dtype = str(entry["dtype"])
+        if dtype not in DTYPES:
+            raise FolderError(
+                f"{path}: {shown_name(name)} is {shown_name(dtype)}, not one of {', '.join(DTYPES)}: convert it to one "
+                "of these"
+            )
+        needed = math.prod(entry["shape"]) * DTYPES[dtype].itemsize
         if len(entry["data_offsets"]) != 2 or end - start != needed:
             raise FolderError(
-                f"{path}: {name} of shape {entry['shape']} in {entry['dtype']} needs {needed} bytes, but its offsets "
-                f"are {entry['data_offsets']}: {damaged(path)}"
+                f"{path}: {shown_name(name)} of shape {shown(entry['shape'])} in {dtype} needs {shown(needed)} bytes, "
+                f"but its offsets are {shown(entry['data_offsets'])}: {damaged(path)}"
             )
-        places.append((start, end, name))
     reached = 0
     for start, end, name in sorted(places):
         if start != reached:
@@ -175,7 +227,7 @@ def check_header(header: dict[str, Any], path: Path, data_bytes: int) -> None:
 
 
 def are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+    return isinstance(value, list) and len(value) <= MOST_AXES and all(type(n) is int and 0 <= n < 2**63 for n in value)
 
 
 def damaged(path: Path) -> str:

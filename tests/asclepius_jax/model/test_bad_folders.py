@@ -93,9 +93,25 @@ def scaled(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**raw, "rope_scaling": {"type": "dynamic", "factor": 2.0}}))
 
 
+def many_layers(folder: Path) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**raw, "num_hidden_layers": 10**9}))
+
+
+def no_end(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"eos_token_id": "2"}')
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_bytes(b"\xff" * 9)
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
+        (many_layers, "num_hidden_layers is 1000000000, which is more than the largest that is read, 4096"),
+        (no_end, "generation_config.json: eos_token_id is '2', which is not an id or a list of ids"),
+        (no_tokenizer, "tokenizer.json is not a tokenizer: 'utf-8' codec can't decode byte 0xff"),
         (cut, "model.safetensors is truncated: 100 bytes are missing; download it again"),
         (
             pickled,

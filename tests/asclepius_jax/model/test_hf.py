@@ -202,7 +202,6 @@ LLAMA3 = {
         ("rope_scaling", "linear", "the rotary settings 'linear' are not a JSON object"),
         ("vocab_size", "96", "vocab_size is '96', which is not a positive integer"),
         ("num_hidden_layers", 0, "num_hidden_layers is 0"),
-        ("sliding_window", 1.5, "sliding_window is 1.5"),
         ("num_key_value_heads", 3, "num_attention_heads 4 is not a multiple of 3"),
     ],
 )
@@ -211,7 +210,7 @@ def test_what_the_model_cannot_honour_is_refused(tmp_path: Path, key: str, value
         config_with(tmp_path, **{key: value})
 
 
-@pytest.mark.parametrize(("content", "told"), [("{", "is not JSON"), ('{"vocab_size": 3}', "is missing hidden_size")])
+@pytest.mark.parametrize(("content", "told"), [("{", "is not JSON"), ('{"vocab_size": 3}', "model_type is None")])
 def test_a_broken_config_is_refused(tmp_path: Path, content: str, told: str):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(names.FolderError, match=told):
@@ -228,13 +227,16 @@ def test_llama_1_has_no_key_value_heads_no_head_width_and_no_theta(tmp_path: Pat
     [
         ({"sliding_window": 64}, 64),  # Mistral 7B v0.1
         ({"sliding_window": None}, 128),  # v0.2 on
-        ({"sliding_window": 64, "use_sliding_window": False}, 128),
+        ({"sliding_window": 64, "use_sliding_window": False}, 64),  # a switch of another family
         ({"sliding_window": 4096}, 128),
         ({}, 128),
+        ({"max_position_embeddings": 32_768}, 4096),  # the default of the family
+        ({"max_position_embeddings": 32_768, "sliding_window": None}, 32_768),
+        ({"max_position_embeddings": 32_768, "model_type": "llama", "sliding_window": 64}, 32_768),
     ],
 )
 def test_a_sliding_window_limits_the_row(tmp_path: Path, changes: dict[str, object], length: int):
-    config = config_with(tmp_path, model_type="mistral", **changes)
+    config = config_with(tmp_path, **{"model_type": "mistral", **changes})
     assert config.max_length == length
     # The folder that leaves promises no more than the one that came.
     assert json.loads(names.write_config(config, "bfloat16", TOKEN_IDS))["max_position_embeddings"] == length

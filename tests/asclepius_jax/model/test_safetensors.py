@@ -76,6 +76,16 @@ def place(name: str, **entry: Any) -> Callable[[dict[str, Any]], None]:
         (place("a", data_offsets="0-24"), "a has no valid dtype, shape or data_offsets"),
         (lambda h: h.update(a=None), "a has no valid dtype, shape or data_offsets"),
         (place("a", dtype="F8_E4M3"), "a is F8_E4M3, not one of F32, F16, BF16"),
+        (place("a", dtype=["F32"]), r"a is \['F32'\], not one of F32"),
+        (place("a", dtype="F\n32"), r"a is 'F\\n32', not one of F32"),
+        (place("a", shape=[True, 6]), "a has no valid dtype, shape or data_offsets"),
+        (place("a", shape=[2.0, 3]), "a has no valid dtype, shape or data_offsets"),
+        (place("a", shape=[1] * 50 + [6]), "a has no valid dtype, shape or data_offsets"),
+        (place("a", shape=[10**18, 10**18]), "in F32 needs 4000"),
+        (place("a", data_offsets=[-24, 0]), "a has no valid dtype, shape or data_offsets"),
+        (place("a", data_offsets=[0, 2**64]), "a has no valid dtype, shape or data_offsets"),
+        (place("c", data_offsets=[10**12, 10**12 + 16]), "leaves a gap before it"),
+        (lambda h: h.update({"x\ny": h.pop("a") | {"shape": [9]}}), r"'x\\ny' of shape \[9\]"),
         (place("a", shape=[2, 4]), r"a of shape \[2, 4\] in F32 needs 32 bytes"),
         (place("a", dtype="F16"), r"a of shape \[2, 3\] in F16 needs 12 bytes"),
         (place("a", data_offsets=[24, 0]), r"but its offsets are \[24, 0\]"),
@@ -91,6 +101,31 @@ def test_a_wrong_header_is_refused(file: Path, change: Callable[[dict[str, Any]]
     with pytest.raises(FolderError, match=told) as refused:
         open_safetensors(file)
     assert str(file) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (b'{"a": {}, "a": {}}', "a occurs twice"),
+        ("{}".encode("utf-16"), "is not a safetensors file: 'utf-8' codec"),
+        (b"\xef\xbb\xbf{}", "BOM"),
+        (b'{"a": NaN}', "NaN is not a JSON number"),
+        (b'{"a":' * 100_000, "its header is nested too deeply"),
+        (b'"text"', "its header is not a JSON object"),
+    ],
+)
+def test_a_header_that_is_no_json_object_is_refused(file: Path, header: bytes, told: str):
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(FolderError, match=told) as refused:
+        open_safetensors(file)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dtype", ["F64", "I64", "BOOL"])
+def test_rotary_frequencies_are_passed_over_in_any_type(file: Path, dtype: str):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    rewrite(file, lambda header: header.update({name: header.pop("c") | {"dtype": dtype}}))
+    assert open_folder(file.parent).keys() == {"a", "b"}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +179,10 @@ def test_shards_are_one_folder(sharded: Path):
         (lambda m: m.update(d=m["b"]), "lacks d, which the index lists there"),
         (lambda m: m.pop("b"), "contains b, which the index does not list there"),
         (lambda m: m.update(a=3), "weight_map must map tensors to files"),
+        (lambda m: m.update(a=".."), "names .., which is missing"),
+        (lambda m: m.update(a="/etc/hostname"), "names /etc/hostname, which is missing"),
+        (lambda m: m.update(a="x\x00y\nz"), r"names 'x\\x00y\\nz', which is missing"),
+        (lambda m: m.update(a="x" * 5000), "which is missing"),
     ],
 )
 def test_a_wrong_index_is_refused(sharded: Path, change: Callable[[dict[str, str]], Any], told: str):

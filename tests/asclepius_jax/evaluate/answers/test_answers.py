@@ -107,6 +107,25 @@ def test_random_weights_are_the_same_each_time_and_not_those_of_the_folder(folde
     assert Transformer(spec, GREEDY).answer(asked[:1]) == first != alone[:1]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", '{"model_type": "llama", "vocab_size": "x"}'),
+        ("config.json", '{"model_type": "llama", "rope_scaling": {"rope_type": "longrope"}}'),
+        ("config.json", "[]"),
+        ("tokenizer_config.json", '{"eos_token": 5}'),
+        ("tokenizer.json", "{}"),
+        ("model.safetensors", "x" * 100),
+    ],
+)
+def test_a_folder_that_transformers_cannot_load_is_refused_in_one_line(folder, tmp_path, name: str, content: str):
+    shutil.copytree(folder, tmp_path / "hf")
+    (tmp_path / "hf" / name).write_text(content)
+    with pytest.raises(UserError, match="transformers cannot load") as refused:
+        Transformer(ModelSpec("m", "hf", str(tmp_path / "hf")), GREEDY)
+    assert "\n" not in str(refused.value)
+
+
 # ---------------------------------------------------------------- prompts
 
 
