@@ -31,9 +31,12 @@ configs:
 - config_name: default
   data_files: {kind}-*.parquet
 ---
-Synthetic {kind} written by asclepius-jax. Counts, hashes and reasons for rejects: `manifest.json`; rejected records:
-`rejected.parquet`; origin and licence of each record: the columns `source`, `licence` and `article`.
+{origin} Counts, hashes and reasons for rejects: `manifest.json`; rejected records: `rejected.parquet`; origin and
+licence of each record: the columns `source`, `licence` and `article`.
 """
+RESTRICTED = """\
+**Restricted: real patient notes, or text made from them**{sources}. Their data use agreement governs these {kind}. They
+must not be published, and may be sent only to endpoints of the institution itself."""
 
 
 class FolderWriter:
@@ -48,6 +51,8 @@ class FolderWriter:
         self.files: list[dict[str, Any]] = []
         self.shards: list[dict[str, Any]] = []
         self.facts: dict[str, Any] = {}
+        self.restricted = False  # contains real notes, or text made from them
+        self.sources: set[str] = set()
 
     def reject(self, rejects: Iterable[Reject]) -> None:
         for reject in rejects:
@@ -71,6 +76,8 @@ class FolderWriter:
         """Write the next Parquet shard, under a provisional name until the number of shards is known."""
         name = f"{self.kind}-{len(self.shards):05d}.parquet"
         write_parquet(self.path / name, records, record_type)
+        self.restricted = self.restricted or any(getattr(record, "restricted", False) for record in records)
+        self.sources.update(source for record in records if (source := getattr(record, "source", "")))
         self.add_file(name, len(records))
         self.shards.append(self.files[-1])
 
@@ -83,7 +90,12 @@ class FolderWriter:
             (self.path / file["name"]).rename(self.path / name)
             file["name"] = name
         # Without the card, load_dataset would read rejected.parquet as data too.
-        write_durably(self.path / "README.md", DATASET_CARD.format(kind=self.kind))
+        sources = f", from {', '.join(sorted(self.sources))}" if self.sources else ""
+        made = f"Synthetic {self.kind}" if self.kind in ("notes", "instructions") else self.kind.capitalize()
+        origin = f"{made} written by asclepius-jax{sources}."
+        if self.restricted:
+            origin = RESTRICTED.format(kind=self.kind, sources=sources)
+        write_durably(self.path / "README.md", DATASET_CARD.format(kind=self.kind, origin=origin))
 
 
 @contextmanager
@@ -103,6 +115,8 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
     except OSError as error:
         raise UserError(f"cannot write to {out.parent} ({error.strerror}): choose another --out") from error
     writer = FolderWriter(partial, kind)
+    # The one rule: a folder is restricted if one of its records is, or one of the folders that it was made from.
+    writer.restricted = any(is_restricted(Path(name)) for name in inputs)
     try:
         yield writer
         writer.name_shards()
@@ -115,6 +129,8 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
             "in": writer.counts["in"],
             "out": writer.counts["out"],
             "rejected": dict(sorted(writer.reasons.items())),
+            "restricted": writer.restricted,
+            "sources": sorted(writer.sources),
             "seconds": round(time.monotonic() - started, 3),
             "inputs": inputs,
             "files": sorted(writer.files, key=lambda file: file["name"]),
@@ -173,6 +189,18 @@ def check_replaceable(out: Path, kind: str) -> None:
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         raise UserError(f"{out} exists and does not contain finished {contents(kind)}: choose another --out")
+
+
+def is_restricted(source: Path) -> bool:
+    """Return True if a path is a finished folder, or a file in one, that has real notes or text made from them."""
+    for path in (source / MANIFEST, source.parent / MANIFEST):
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(manifest, dict) and manifest.get("restricted"):
+            return True
+    return False
 
 
 def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def written(path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 
 def table(path: Path, *rows: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     return path
@@ -73,7 +74,13 @@ def test_mimic_iv_discharge_notes(tmp_path: Path):
     assert {question.id for question in few} < {question.id for question in more}
     assert {question.id for question in few} != {question.id for question in questions[:10]}
     assert {(question.id, question.instruction) for question in few} <= {(q.id, q.instruction) for q in questions}
-    refused("mimic-iv", tmp_path, tmp_path / "x", "is not a file")
+    radiology = table(tmp_path / "mimic/note/radiology.csv", MIMIC_IV, ["1-RR-1", "1", "7", "RR", "1", "", "", "Clear."])
+    table(radiology.with_name("discharge.csv"), MIMIC_IV, *rows)
+    table(radiology.with_name("discharge_detail.csv"), ["note_id", "field_name"], ["1000-DS-1", "author"])
+    written(tmp_path / "mimic/LICENSE.txt", "of PhysioNet")
+    assert asked("mimic-iv", tmp_path / "mimic", tmp_path / "folder") == questions
+    written(tmp_path / "other/a.csv", "text\nA note.\n")
+    refused("mimic-iv", tmp_path / "other", tmp_path / "x", "lacks the columns note_id, subject_id, note_type")
 
 
 def test_real_mtsamples(tmp_path: Path):
