@@ -82,7 +82,10 @@ class Reports:
                     found[names] = find_columns(row.values, self.config, row.place, first=not found)
                 columns = found[names]
                 if is_true(row.values.get("restricted")):
-                    raise UserError(f"{row.place}: a restricted record is no published case report: use its folder")
+                    raise UserError(
+                        f"{row.place}: a restricted record must not become a case report: pass its folder of notes to "
+                        "asclepius instructions"
+                    )
             try:
                 report = to_report(row, columns, self.config, self.name)
             except ValueError as error:

@@ -52,6 +52,7 @@ def csv_rows(file: SourceFile) -> Iterator[Row]:
         # strict: a stray quotation mark is reported; the lenient reader would silently join rows.
         reader = csv.reader(lines, delimiter=separator, strict=True)
         header: list[str] | None = None
+        doubtful: tuple[int, list[str]] | None = None
         while True:
             lines.of_row.clear()
             line = before + reader.line_num + 1
@@ -71,11 +72,17 @@ def csv_rows(file: SourceFile) -> Iterator[Row]:
                 check_names(header, f"{file.path}:{line}")
                 if separator != "," and file.format == ".csv":
                     say_once(f"{file.path}: columns are separated by {SEPARATORS.get(separator, repr(separator))}")
-            elif len(fields) == len(header):
-                yield good_row(file, line, dict(zip(header, fields, strict=True)))
-            elif sum(part.count('"') for part in lines.of_row) % 2:
+                continue
+            unpaired = sum(part.count('"') for part in lines.of_row) % 2
+            if unpaired and (doubtful or len(fields) != len(header)):
                 # The end of a field whose beginning an earlier quotation mark took.
-                raise broken_quoting(file, line, lines.of_row, separator, csv.Error("a quotation mark has no partner"))
+                place = doubtful or (line, lines.of_row)
+                raise broken_quoting(file, *place, separator, csv.Error("a quotation mark has no partner"))
+            if len(lines.of_row) > 1 and lines.of_row[-1].rstrip("\r\n").endswith(f'{separator}"'):
+                # The mark that ends the row may be one that begins a field: 1,"never closed / 2," / a text"
+                doubtful = line, list(lines.of_row)
+            if len(fields) == len(header):
+                yield good_row(file, line, dict(zip(header, fields, strict=True)))
             else:
                 yield bad_row(file, line, f"{len(fields)} fields under {len(header)} columns", json.dumps(fields))
 
@@ -133,9 +140,10 @@ def broken_quoting(file: SourceFile, line: int, lines: list[str], separator: str
         passed += len(part)
         row_line += 1
     after = " ".join(text[place : place + SHOWN].split())
+    where = f"lines {line} to {line + len(lines) - 1}" if len(lines) > 1 else f"line {line}"
     return UserError(
-        f"{file.path}:{row_line}: not CSV ({error}), so the rows in the lines {line} to {line + len(lines) - 1} cannot "
-        f"be told apart: close the quotation mark at {after!r}, or double it if it belongs to the text"
+        f"{file.path}:{row_line}: not CSV ({error}), so the rows from {where} on cannot be told apart: close the "
+        f"quotation mark at {after!r}, or double it if it belongs to the text"
     )
 
 

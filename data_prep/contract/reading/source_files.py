@@ -119,6 +119,8 @@ def files_of(source: Path) -> list[SourceFile]:
     if source.is_file():
         if not suffixes_of(source.name)[0]:
             raise UserError(f"{source}: unknown file suffix {source.suffix!r}; known: {KNOWN}")
+        if not source.stat().st_size:
+            raise UserError(f"{source} is empty: fetch it again")
         return [SourceFile(source, source.name)]
     if not source.is_dir():
         raise UserError(f"{source}: no such file or folder")
@@ -317,7 +319,7 @@ class Encoding:
                     f"{self.file.path} is {kind}, not text: give it the suffix of its format, or convert it"
                 )
         zeros = [chunk[side::2].count(0) for side in (0, 1)]
-        if max(zeros) > 0.3 * (len(chunk) // 2) and min(zeros) < 0.05 * (len(chunk) // 2):
+        if max(zeros) > 0.7 * (len(chunk) // 2) and min(zeros) < 0.05 * (len(chunk) // 2):
             return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
         controls = len(chunk) - len(chunk.translate(None, CONTROLS))
         if (controls > 0.05 * len(chunk) and not chunk.isascii()) or chunk.count(0) > 0.3 * len(chunk):

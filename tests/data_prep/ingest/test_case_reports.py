@@ -219,7 +219,9 @@ def test_each_way_in_which_a_line_is_malformed(tmp_path, line):
 def test_malformed_csv_rows(tmp_path):
     path = tmp_path / "a.csv"
     good = "".join(f'{k},"line one\nline two of {k}"\n' for k in range(3))
-    path.write_bytes(b"id,text\n" + good.encode() + "7,one,too many\n8,5 µg or 7 µg ".encode() + b"\xe9\n9\n" + b'10,"last"\n')
+    path.write_bytes(
+        b"id,text\n" + good.encode() + "7,one,too many\n8,5 µg or 7 µg ".encode() + b"\xe9\n9\n" + b'10,"last"\n'
+    )
     with pytest.raises(UserError, match="3 of the first 7 rows are malformed"):
         read(path)
     path.write_bytes(b"id,text\n" + good.encode() + b"7,one,too many\n" + b'10,"last"\n')
@@ -231,7 +233,9 @@ def test_malformed_csv_rows(tmp_path):
 def test_a_quotation_mark_that_nobody_closes_does_not_eat_the_file_silently(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,text\n1,good\n" + '2,"never closed\n' + "".join(f"{k},text {k}\n" for k in range(3, 9)))
-    with pytest.raises(UserError, match=r"a\.csv:3: not CSV .* lines 3 to 9 .* close the quotation mark at '\"never"):
+    with pytest.raises(
+        UserError, match=r"a\.csv:3: not CSV .* from lines 3 to 9 on .* close the quotation mark at '\"never"
+    ):
         read(path)
 
 

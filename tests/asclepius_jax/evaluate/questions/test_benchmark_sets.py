@@ -74,7 +74,9 @@ def test_mimic_iv_discharge_notes(tmp_path: Path):
     assert {question.id for question in few} < {question.id for question in more}
     assert {question.id for question in few} != {question.id for question in questions[:10]}
     assert {(question.id, question.instruction) for question in few} <= {(q.id, q.instruction) for q in questions}
-    radiology = table(tmp_path / "mimic/note/radiology.csv", MIMIC_IV, ["1-RR-1", "1", "7", "RR", "1", "", "", "Clear."])
+    radiology = table(
+        tmp_path / "mimic/note/radiology.csv", MIMIC_IV, ["1-RR-1", "1", "7", "RR", "1", "", "", "Clear."]
+    )
     table(radiology.with_name("discharge.csv"), MIMIC_IV, *rows)
     table(radiology.with_name("discharge_detail.csv"), ["note_id", "field_name"], ["1000-DS-1", "author"])
     written(tmp_path / "mimic/LICENSE.txt", "of PhysioNet")
