@@ -34,6 +34,7 @@ configs:
 {origin} Counts, hashes and reasons for rejects: `manifest.json`; rejected records: `rejected.parquet`; origin and
 licence of each record: the columns `source`, `licence` and `article`.
 """
+SOURCES_SHOWN = 5
 RESTRICTED = """\
 **Restricted: real patient notes, or text made from them**{sources}. Their data use agreement governs these {kind}. They
 must not be published, and may be sent only to endpoints of the institution itself."""
@@ -90,7 +91,9 @@ class FolderWriter:
             (self.path / file["name"]).rename(self.path / name)
             file["name"] = name
         # Without the card, load_dataset would read rejected.parquet as data too.
-        sources = f", from {', '.join(sorted(self.sources))}" if self.sources else ""
+        names = sorted(self.sources)
+        more = f" and {len(names) - SOURCES_SHOWN} other sources" if len(names) > SOURCES_SHOWN else ""
+        sources = f", from {', '.join(names[:SOURCES_SHOWN])}{more}" if names else ""
         made = f"Synthetic {self.kind}" if self.kind in ("notes", "instructions") else self.kind.capitalize()
         origin = f"{made} written by asclepius-jax{sources}."
         if self.restricted:

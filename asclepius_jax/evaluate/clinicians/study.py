@@ -235,7 +235,9 @@ def write_study(
                 items.append((question, kind, dict(zip(LABELS, own, strict=False))))
             store.add_rater(db, rater, token, items)
     key = {name: {"question_id": answer.question_id, "model": answer.model} for name, answer in texts.items()}
-    text = json.dumps({"study": study_id, "seed": config.seed, "answers": key}, indent=2, ensure_ascii=False)
+    restricted = any(question.restricted for question in questions)
+    content = {"study": study_id, "seed": config.seed, "restricted": restricted, "answers": key}
+    text = json.dumps(content, indent=2, ensure_ascii=False)
     write_durably(folder / KEY, text + "\n")
     (folder / KEY).chmod(0o600)
     return links

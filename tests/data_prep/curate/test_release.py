@@ -86,7 +86,10 @@ def test_a_file_in_other_columns_is_refused_by_name(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"restricted": True}, "uses a real note"), ({"answer": "Ask Dr. Miller."}, r"contains an identifier \(name\)")],
+    [
+        ({"restricted": True}, "uses a real note"),
+        ({"answer": "Ask Dr. Miller."}, r"contains an identifier \(name: 'Dr. Miller'\)"),
+    ],
 )
 def test_what_must_not_leave_is_refused(tmp_path: Path, change: dict, says: str):
     source = write_records(tmp_path / "source", [*EXAMPLES, dataclasses.replace(EXAMPLES[0], id="bad", **change)])
