@@ -18,7 +18,8 @@ MIMIC_III = {
     ),
     "DATE": (
         "2-14", "2118-5", "2151-7-16", "Month/Day (2) 12", "Month/Day/Year 12", "Date range (1) 12", "5-/2118",
-        "-5/2118", "Holiday 12", "Year (4 digits) 12", "12/11", "2118", "7/16/2151", "Month (only) 12", "Year/Month/Day 1",
+        "-5/2118", "Holiday 12", "Year (4 digits) 12", "12/11", "2118", "7/16/2151", "Month (only) 12",
+        "Year/Month/Day 1",
         "Day Month 2", "Month Year (2) 2", "2118-6-", "Date Range 12",
     ),
     "PHONE": ("Telephone/Fax (1) 12", "Telephone/Fax (3) 5555", "Pager number 12"),
