@@ -20,6 +20,7 @@ from data_prep.contract.reading.rows import shown
 from data_prep.contract.reading.source_files import content_of, stem_of
 from data_prep.contract.records import CaseReport, Reject
 from data_prep.contract.tables import Row, cell_text, files_of, is_true, looks_like_hub_id, open_hub, rows_of, storable
+from data_prep.ingest.scope import out_of_scope
 
 # Two dozen fictional reports, for the demo and for trying things out.
 DEMO_REPORTS = Path(__file__).with_name("demo_reports.jsonl")
@@ -97,6 +98,8 @@ class Reports:
             key = hashlib.sha256(report.id.encode()).digest()[:8]
             if not report.text:
                 yield Reject.of(report, "empty", row.place)
+            elif broken := out_of_scope(report.text):
+                yield Reject.of(report, *broken)
             elif key in seen:
                 yield Reject.of(report, "duplicate_id", row.place)
             else:

@@ -23,6 +23,7 @@ from data_prep.contract.tables import Row, SourceFile, cell_text, rows_of, stora
 from data_prep.ingest.case_reports import Tally
 from data_prep.ingest.mimic import note_files, type_of
 from data_prep.ingest.placeholders import with_placeholders
+from data_prep.ingest.scope import foreign
 
 SHARD_RECORDS = 10_000
 LICENCE = "restricted: its data use agreement governs it, not for publication"
@@ -150,6 +151,8 @@ def read(config: RealNotesConfig, files: list[SourceFile]) -> Iterator[Note | Re
             yield Reject.of(note, "addendum", f"{row.place}: kept with --addenda")
         elif not note.text:
             yield Reject.of(note, "empty", row.place)
+        elif evidence := foreign(note.text):
+            yield Reject.of(note, "language", evidence)
         elif note.id in seen:
             yield Reject.of(note, "duplicate_id", row.place)
         else:
