@@ -68,7 +68,10 @@ class Unusable(ValueError):
 
 def turns_of(value: Any) -> tuple[Turn, ...]:
     """The follow-up turns in a cell: a list of objects, as text in formats without lists. Raises ValueError."""
-    turns = json.loads(value) if isinstance(value, str) and value.strip() else value or ()
+    try:
+        turns = json.loads(value) if isinstance(value, str) and value.strip() else value or ()
+    except ValueError:
+        turns = None
     if not isinstance(turns, list | tuple) or not all(isinstance(turn, dict) for turn in turns):
         raise ValueError("column 'follow_ups' contains no list of turns")
     texts = [[cell_text(turn.get(name), name) for name in ("task", "question", "answer")] for turn in turns]
