@@ -4,8 +4,8 @@ A text file may be compressed (.gz, .bz2, .xz, .zst). Its encoding is found as f
 
 1. A byte order mark decides: UTF-8, UTF-16 or UTF-32. UTF-16 without one shows in its zero bytes.
 2. Bytes that are all UTF-8 are UTF-8.
-3. If bytes are not UTF-8 and hardly any beyond ASCII are, as in a file that Windows-1252 wrote, the file is read as
-   Windows-1252, and a line says so.
+3. If several bytes are not UTF-8 and hardly any beyond ASCII are, as in a file that Windows-1252 wrote, the file is
+   read as Windows-1252, and a line says so. A single such byte is no evidence.
 4. Otherwise it is a damaged UTF-8 file: the bytes that are wrong become lone surrogates, and spoil only their own rows.
    A file of which more than 1 % are such bytes is refused.
 """
@@ -55,6 +55,7 @@ WRONG_BYTE = re.compile("[\udc80-\udcff]")
 BEYOND_ASCII = re.compile("[^\x00-\x7f\udc80-\udcff]")
 # Bytes that Windows-1252 leaves undefined, and runs that its languages do not have.
 NOT_CP1252 = re.compile("[\udc81\udc8d\udc8f\udc90\udc9d]|[\udc80-\udcff]{4}")
+FEWEST_OF_CP1252 = 2
 CONTROLS = bytes([*range(9), *range(14, 27), *range(28, 32), 127])
 
 
@@ -334,7 +335,7 @@ class Encoding:
         if self.fixed:
             return self.fixed
         self.count(self.decoder.decode(b"", final=True))
-        if self.wrong > 10 * self.right and self.is_cp1252:
+        if self.wrong >= FEWEST_OF_CP1252 and self.wrong > 10 * self.right and self.is_cp1252:
             return "cp1252"
         if self.wrong > max(4, 0.01 * self.size):
             raise UserError(f"{self.file.path} is neither UTF-8 nor Windows-1252: save it as UTF-8")

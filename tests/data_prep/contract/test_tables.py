@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import os
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -199,7 +200,7 @@ def test_compressed_text_is_read(tmp_path, kind, compression):
 
 @pytest.mark.parametrize("compression", PACK)
 def test_a_compressed_file_that_is_damaged_is_named(tmp_path, compression):
-    packed = PACK[compression](os.urandom(3000).hex().encode())
+    packed = PACK[compression](random.Random(0).randbytes(3000).hex().encode())
     zeros = packed[:40] + bytes(900) + packed[940:]
     # Zstandard need not contain a checksum.
     for content in (packed[:-9], b"id,text\n1,a\n", *((zeros,) if compression != ".zst" else ())):
@@ -220,8 +221,8 @@ def test_encodings_are_found_and_named(tmp_path, capsys, encoding):
 
 def test_files_of_an_old_encoding_are_named_in_one_line(tmp_path, capsys):
     for k in range(5):
-        written(tmp_path / f"{k}.txt", f"fièvre {k}".encode("cp1252"))
-    assert [row["text"] for row in values(tmp_path)] == [f"fièvre {k}" for k in range(5)]
+        written(tmp_path / f"{k}.txt", f"fièvre à {k}".encode("cp1252"))
+    assert [row["text"] for row in values(tmp_path)] == [f"fièvre à {k}" for k in range(5)]
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -230,25 +231,22 @@ def test_a_few_wrong_bytes_spoil_their_rows_and_not_the_encoding(tmp_path):
     assert [row.values["text"] for row in read(path)][-2:] == ["5 µg", "caf\udce9"]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "患者因发热入院治疗三天后好转出院".encode("gbk"),
-        "больной поступил в клинику".encode("koi8-r"),
-        os.urandom(4000),
-        bytes(4000),
-        b"%PDF-1.7 text",
-        b"PK\x03\x04 text",
-        gzip.compress(b"text"),
-        b"PAR1 text",
-    ],
-)
+NO_TEXT = {
+    "GBK": "患者因发热入院治疗三天后好转出院".encode("gbk"),
+    "KOI8": "больной поступил в клинику".encode("koi8-r"),
+    "noise": random.Random(0).randbytes(4000),
+    "zeros": bytes(4000),
+    "PDF": b"%PDF-1.7 text",
+    "zip": b"PK\x03\x04 text",
+    "gzip": gzip.compress(b"text"),
+    "Parquet": b"PAR1 text",
+}
+
+
+@pytest.mark.parametrize("kind", NO_TEXT)
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl"])
-def test_what_is_no_text_is_refused(tmp_path, content, suffix):
-    refused(
-        written(tmp_path / f"a{suffix}", b"id,text\n" * (content[0] > 127 and content[1] != 139) + content),
-        "not text|not a text|neither",
-    )
+def test_what_is_no_text_is_refused(tmp_path, kind, suffix):
+    refused(written(tmp_path / f"a{suffix}", NO_TEXT[kind]), "not text|not a text|neither")
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json", ".jsonl", ".parquet"])
@@ -329,7 +327,7 @@ def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
 def test_a_page_of_parquet_that_is_damaged_is_named(tmp_path, compression):
     path = tmp_path / "a.parquet"
-    texts = [os.urandom(30).hex() for _ in range(500)]
+    texts = [random.Random(k).randbytes(30).hex() for k in range(500)]
     pq.write_table(
         pa.table({"text": texts}), path, compression=compression, use_dictionary=False, write_page_checksum=True
     )

@@ -134,15 +134,10 @@ def test_a_folder_of_text_files(tmp_path):
         (tmp_path / f"{name}.ann").write_text("T1")
     (tmp_path / ".hidden.txt").write_text("x")
     (tmp_path / "c.txt").write_bytes(b"caf\xe9")
-    (tmp_path / "d.txt").write_bytes("µ, µ and café, cut ".encode() + b"\xc3 off")
     reports, rejects = read(tmp_path)
-    assert [(r.id, r.text, r.licence) for r in reports] == [
-        ("a", "report a", "unknown"),
-        ("b", "report b", "unknown"),
-        ("c", "café", "unknown"),
-    ]
-    assert [(r.id, r.reason) for r in rejects] == [("d.txt", "malformed")]
-    assert "cut \\udcc3 off" in rejects[0].record
+    assert [(r.id, r.text, r.licence) for r in reports] == [("a", "report a", "unknown"), ("b", "report b", "unknown")]
+    assert [(r.id, r.reason) for r in rejects] == [("c.txt", "malformed")]
+    assert "caf\\udce9" in rejects[0].record
 
 
 def test_a_folder_of_files_of_one_kind_and_of_two(tmp_path):
@@ -219,9 +214,7 @@ def test_each_way_in_which_a_line_is_malformed(tmp_path, line):
 def test_malformed_csv_rows(tmp_path):
     path = tmp_path / "a.csv"
     good = "".join(f'{k},"line one\nline two of {k}"\n' for k in range(3))
-    path.write_bytes(
-        b"id,text\n" + good.encode() + "7,one,too many\n8,5 µg or 7 µg ".encode() + b"\xe9\n9\n" + b'10,"last"\n'
-    )
+    path.write_bytes(b"id,text\n" + good.encode() + b"7,one,too many\n8,caf\xe9\n9\n" + b'10,"last"\n')
     with pytest.raises(UserError, match="3 of the first 7 rows are malformed"):
         read(path)
     path.write_bytes(b"id,text\n" + good.encode() + b"7,one,too many\n" + b'10,"last"\n')

@@ -244,12 +244,12 @@ def test_annotations_keep_their_words_where_characters_are_replaced(tmp_path: Pa
 
 
 def test_tables_are_read_like_those_of_the_corpus(tmp_path: Path, capsys):
-    text = "Abbreviation;SENSE;text\nMS;multiple sclerosis;MS since 2004, at 39 °C\n"
+    text = "Abbreviation;SENSE;text\nMS;multiple sclerosis;MS since 2004, at 39 °C – ill\n"
     source = tmp_path / "a.csv.gz"
     source.write_bytes(gzip.compress(text.encode("cp1252")))
     (question,) = asked("abbreviations", source, tmp_path / "q")
     assert (question.id, question.source) == ("a-1-abbreviation", "a")
-    assert question.note == "MS since 2004, at 39 °C"
+    assert question.note == "MS since 2004, at 39 °C – ill"
     said = capsys.readouterr().err
     assert "separated by semicolons" in said
     assert "Windows-1252" in said

@@ -141,7 +141,7 @@ def test_an_id_that_stands_twice_is_refused(tmp_path):
         (b"note,question\nFever.,\n", r"a\.csv:2: question is empty"),
         (b"note,question\n", "contains no questions"),
         (b"note,question\nFever.,How,long\n", r"a\.csv:2: 3 fields under 2 columns"),
-        ("note,question\n5 µg or 7 µg ".encode() + b"\xc3,How long?\n", r"a\.csv:2: not UTF-8"),
+        (b"note,question\nFi\xe8vre.,How long?\n", r"a\.csv:2: not UTF-8"),
     ],
 )
 def test_a_row_that_is_no_question_is_named(tmp_path, content, told):
