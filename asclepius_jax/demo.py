@@ -24,14 +24,14 @@ from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.generate import Sampling, generate, load_checkpoint
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.metrics import read_metrics
-from data_prep.contract.manifests import read_manifest
-from data_prep.contract.output_folders import (
+from data_prep.contract.folders.output_folders import (
     foreign_files,
     place_of,
     recording_files,
     refuse_to_replace,
     working_folder,
 )
+from data_prep.contract.manifests import read_manifest
 from data_prep.contract.records import Example, Note, read_parquet
 from data_prep.contract.tokenizer import encode_prompt, train_sentencepiece
 from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt

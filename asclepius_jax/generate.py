@@ -17,6 +17,7 @@ from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 from asclepius_jax.model.llama import Model, Params, build, empty_cache
 from asclepius_jax.model.sizes import LlamaConfig
 from data_prep.contract.errors import UserError
+from data_prep.contract.tables import read_text_file
 from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt
 from data_prep.contract.training_prompt import TRAINING_TEMPLATE, load_template, render_prompt
 
@@ -77,7 +78,7 @@ def read_prompt(config: GenerateConfig, template: str) -> str:
         raise UserError("no prompt: set --prompt TEXT, or --note FILE with --instruction TEXT")
     if not config.note.is_file():
         raise UserError(f"--note {config.note}: no such file; check the path")
-    return render_prompt(template, config.note.read_text(encoding="utf-8"), config.instruction)
+    return render_prompt(template, read_text_file(config.note), config.instruction)
 
 
 class Checkpoint(NamedTuple):

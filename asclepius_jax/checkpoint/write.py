@@ -22,7 +22,7 @@ from asclepius_jax.checkpoint.read import DIGESTS, META, STEPS, Meta, State, dig
 from asclepius_jax.config import CheckpointConfig
 from asclepius_jax.distributed import same_program
 from data_prep.contract.errors import UserError, first_line
-from data_prep.contract.output_folders import sync, write_durably
+from data_prep.contract.folders.output_folders import sync, write_durably
 
 CHUNK_BYTES = 2**23  # maximum size of a stored chunk; a chunk never spans layers, so that one layer can be read alone
 FILE_BYTES = 2**28  # approximate size of a file of chunks, which is kept in memory until it is written

@@ -25,9 +25,9 @@ from asclepius_jax.model.huggingface.names import check_finite, write_config
 from asclepius_jax.model.huggingface.safetensors import write_index
 from asclepius_jax.model.llama import build
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.output_folders import NEW, place_of, working_folder
 from data_prep.contract.hub import Target, push
 from data_prep.contract.manifests import MANIFEST, read_manifest, writing_folder
-from data_prep.contract.output_folders import NEW, place_of, working_folder
 from data_prep.contract.records import file_hash, text_hash
 from data_prep.contract.tokenizer import JsonTokenizer, check_vocabulary, config_text
 from data_prep.contract.training_prompt import chat_template

@@ -20,8 +20,8 @@ from asclepius_jax.model.huggingface.names import flatten, hf_shapes, names, non
 from asclepius_jax.model.huggingface.safetensors import DTYPES, lay_out, plan_shards
 from asclepius_jax.model.llama import Model
 from data_prep.contract.errors import UserError
-from data_prep.contract.folder_lock import LOCK, locked
-from data_prep.contract.output_folders import place_of, sync, write_durably
+from data_prep.contract.folders.folder_lock import LOCK, locked
+from data_prep.contract.folders.output_folders import place_of, sync, write_durably
 
 PART = "part.json"  # written last by a process, to mark its files as complete
 PATIENCE_SECONDS = 600  # time without any progress of another process after which to give up

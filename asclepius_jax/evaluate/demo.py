@@ -21,7 +21,7 @@ from asclepius_jax.evaluate.questions import questions
 from asclepius_jax.evaluate.report import report
 from asclepius_jax.evaluate.report.tables import estimate, share
 from data_prep.contract.errors import UserError
-from data_prep.contract.output_folders import recording_files
+from data_prep.contract.folders.output_folders import recording_files
 from data_prep.execution.progress import say
 from data_prep.teachers.base import TeacherConfig
 

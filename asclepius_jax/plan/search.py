@@ -27,7 +27,7 @@ from asclepius_jax.plan.compile import Plan, PlanOptions, plan
 from asclepius_jax.train.choose_kernel import choose_kernel
 from asclepius_jax.train.start import resolve_model
 from data_prep.contract.errors import UserError
-from data_prep.contract.output_folders import write_durably
+from data_prep.contract.folders.output_folders import write_durably
 
 COMPILED = 3  # number of compiled candidates that must fit before the search stops
 

@@ -32,7 +32,7 @@ from asclepius_jax.train.adapters import random_adapters
 from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.step import abstract_state, init_state, random_params
 from data_prep.contract.errors import UserError
-from data_prep.contract.folder_lock import locked
+from data_prep.contract.folders.folder_lock import locked
 from data_prep.contract.hub import SMALL_FILES, WEIGHTS, is_hub_id, local_folder
 from data_prep.contract.tokenizer import load_tokenizer
 

@@ -168,7 +168,7 @@ def make_train_step(
 
 
 def keep_unless(finite: jax.Array, new: Any, old: Any) -> Any:
-    """`new` if loss, gradient and update are finite, otherwise `old`, so that one bad row does not spoil all parameters.
+    """`new` if loss, gradient and update are finite, otherwise `old`: one bad row must not spoil all parameters.
 
     The learning-rate schedule counts skipped steps too.
     """

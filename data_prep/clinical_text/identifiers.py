@@ -5,9 +5,11 @@ or a date, so finding one does not prove a leak; nobody publishes a patient's ph
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from data_prep.clinical_text.number_words import MONTH
+from data_prep.clinical_text.words import word_set
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,17 @@ class Found:
 
 WRITTEN_MONTH = rf"{MONTH}\.?"
 CAPITALIZED = r"[A-Z][a-zà-ÿ]+(?:[-'’]?[A-Z][a-zà-ÿ]+)?"
+TITLES = r"(?:(?:Drs?|Prof|Mrs?|Ms)\b\.?\s+)+"
+# "Patient name: Smith" and "Name: Smith", but not "Model name: Sigma".
+NAME_LABEL = (
+    r"(?:(?:[Pp]atient|[Dd]octor|[Pp]hysician|[Pp]rovider|[Ss]urgeon)(?:'s)? name|PATIENT NAME"
+    r"|\b(?:[Ff]ull|[Ff]irst|[Ll]ast|[Mm]iddle|[Gg]iven|[Ff]amily|[Mm]aiden) name|(?<![\w'] )(?<![\w']  )[Nn]ame)"
+)
 RULES = {
     # "Dr. Smith", "Mrs Jane Doe"; not "Dr. in charge". "Miss" is left out, because it also begins sentences.
     "name": re.compile(
-        rf"\b(?:Dr|Drs|Prof|Mr|Mrs|Ms)\b\.?\s+(?:[A-Z]\.\s*)*{CAPITALIZED}(?:\s+{CAPITALIZED})?"
-        rf"|\b(?:[Pp]atient(?:'s)? name|PATIENT NAME|[Nn]ame)\s*:\s*{CAPITALIZED}(?:\s+{CAPITALIZED})?"
+        rf"\b{TITLES}(?:[A-Z]\.\s*)*{CAPITALIZED}(?:\s+{CAPITALIZED})?"
+        rf"|\b{NAME_LABEL}\s*:\s*{CAPITALIZED}(?:\s+{CAPITALIZED})?"
         rf"|\b(?:[Dd]ictated|[Ss]igned|[Ss]een|[Rr]eviewed|[Aa]ttested) by:?\s+(?:[A-Z]\.\s*)*{CAPITALIZED}\s+"
         rf"{CAPITALIZED}"
     ),
@@ -60,7 +68,78 @@ KINDS = tuple(RULES)
 NEVER_PUBLISHED = tuple(kind for kind in KINDS if kind not in PUBLISHED)
 
 
+# ---------------------------------------------------------------- capitalized words that name nobody
+
+# Departments, specialties and roles. Words that are surnames too ("Dr. Pain") count only beside another of them.
+DEPARTMENT = re.compile(
+    r"(?:\w*olog(?:y|ic|ical|ists?)|\w*iatr(?:y|ics?|ists?)|\w*surg(?:ery|ical|eons?)|\w*therap(?:y|ists?)|\w*paedics?"
+    r"|\w*pedics?|medicine|medical|infectious|diseases?|internal|emergency|cardiac|thoracic|vascular|renal|orthop\w+"
+    r"|an(?:a)?esthesia\w*|an(?:a)?esthetics|obstetrics?|dermatopathology|pathology|physical|occupational|palliative"
+    r"|rehabilitation|rehab|nutrition|pharmacy|pharmacists?|nursing|dental|dentist(?:ry)?|physicians?|consultants?"
+    r"|residents?|attending|transplant|trauma|icu|gyn|p(?:a)?ediatric)",
+    re.IGNORECASE,
+)
+BESIDE_A_DEPARTMENT = word_set("""
+acute adult anxiety behavioral board bone breast burn care case center centre clinic clinical committee consult
+consultation critical day department diagnostic ear eye family fellow fetal fluid followup general group hand head
+health home hospital hospitalist house intensive interventional joint kidney lab laboratory life liver lung management
+maternal maxillofacial mental neck neonatal nose nuclear nurse office officer on oral outpatient pain plastic practice
+practitioner primary radiation records service services social specialist speech spine sports staff stroke team throat
+tumor unit urgent women work worker wound
+""")
+ORGANIZATION = word_set("clinic hospital center centre service services team board department unit committee records")
+# Words that begin a sentence after an initial: "Dr. X. The patient".
+NO_NAME = word_set("""
+the a an he she they it we i you his her their its our this that these those there but if as at by in on of to
+from for with after before during until under over once when while because although since then also both each all any
+no not again however unfortunately currently reportedly recently subsequently today please followup follow and or
+unknown unavailable withheld redacted removed anonymous none confidential available given provided
+""")
+# Brands of soap, shoes, drinks and cleaners, which reports of allergies and poisonings name; not where a person acts.
+BRANDS = word_set("bronner bronners pepper scholl scholls clean")
+ACTS = re.compile(r"\b(?:by|with|from|to|see|saw|per|and|consult|contact|call)\s+$")
+EPONYM = re.compile(r"['’]s? (?:disease|syndrome|sign|classification|criteria)\b")
+LABEL = re.compile(rf"^(?:[^:]*?:|{TITLES}|\w+ by)\s*(?:{TITLES})?")
+
+
+def named(found: str, before: str, after: str) -> str:
+    """The part of `found` that names somebody; "" for a department, a brand or the beginning of a sentence.
+
+    before, after: the text around `found`.
+    """
+    label = LABEL.match(found)
+    start = label.end() if label else 0
+    words = list(re.finditer(r"[\w’'-]+", found[start:]))
+    names = [word[0].lower().removesuffix("'s").removesuffix("’s") for word in words if len(word[0]) > 1]
+    if not names or EPONYM.match(after):
+        return ""
+    if names[0] in NO_NAME:
+        # "Dr. X. The patient" names X.
+        return found[: start + words[0].end()] if len(words[0][0]) == 1 else ""
+    if names[0] in BRANDS and (after.startswith(("'s", "’s")) or not ACTS.search(before)):
+        return ""
+    if len(names) > 1 and names[-1] in ORGANIZATION and re.match(r"\w+ by", found):
+        return ""
+    certain = [bool(DEPARTMENT.fullmatch(name)) for name in names]
+    departments = all(sure or name in BESIDE_A_DEPARTMENT for sure, name in zip(certain, names, strict=True))
+    return "" if departments and (len(names) > 1 or certain[0]) else found
+
+
+def described(found: Iterable[Found]) -> str:
+    """Each identifier once, with its kind: "name 'Dr. Smith', phone '(617) 555-0123'"."""
+    return ", ".join(dict.fromkeys(f"{item.kind} {item.text!r}" for item in found))
+
+
 def find_identifiers(text: str, kinds: tuple[str, ...] = KINDS) -> list[Found]:
     """The identifiers of these kinds in a text, sorted by position."""
-    found = [Found(kind, match[0], match.start()) for kind in kinds for match in RULES[kind].finditer(text)]
+    found = []
+    for kind in kinds:
+        for match in RULES[kind].finditer(text):
+            words = match[0]
+            if kind == "name":
+                words = named(
+                    words, text[max(0, match.start() - 20) : match.start()], text[match.end() : match.end() + 20]
+                )
+            if words:
+                found.append(Found(kind, words, match.start()))
     return sorted(found, key=lambda item: (item.start, item.kind))

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.contract.errors import UserError, first_line
-from data_prep.contract.output_folders import (
+from data_prep.contract.folders.output_folders import (
     NEW,
     OLD,
     free_name,
@@ -42,9 +42,13 @@ configs:
 - config_name: default
   data_files: {kind}-*.parquet
 ---
-Synthetic {kind} written by asclepius-jax. Counts, hashes and reasons for rejects: `manifest.json`; rejected records:
-`rejected.parquet`; origin and licence of each record: the columns `source`, `licence` and `article`.
+{origin} Counts, hashes and reasons for rejects: `manifest.json`; rejected records: `rejected.parquet`; origin and
+licence of each record: the columns `source`, `licence` and `article`.
 """
+SOURCES_SHOWN = 5
+RESTRICTED = """\
+**Restricted: real patient notes, or text made from them**{sources}. Their data use agreement governs these {kind}. They
+must not be published, and may be sent only to endpoints of the institution itself."""
 
 
 class FolderWriter:
@@ -59,6 +63,8 @@ class FolderWriter:
         self.files: list[dict[str, Any]] = []
         self.shards: list[dict[str, Any]] = []
         self.facts: dict[str, Any] = {}
+        self.restricted = False  # contains real notes, or text made from them
+        self.sources: set[str] = set()
 
     def reject(self, rejects: Iterable[Reject]) -> None:
         for reject in rejects:
@@ -82,6 +88,8 @@ class FolderWriter:
         """Write the next Parquet shard, under a provisional name until the number of shards is known."""
         name = f"{self.kind}-{len(self.shards):05d}.parquet"
         write_parquet(self.path / name, records, record_type)
+        self.restricted = self.restricted or any(getattr(record, "restricted", False) for record in records)
+        self.sources.update(source for record in records if (source := getattr(record, "source", "")))
         self.add_file(name, len(records))
         self.shards.append(self.files[-1])
 
@@ -94,7 +102,14 @@ class FolderWriter:
             (self.path / file["name"]).rename(self.path / name)
             file["name"] = name
         # Without the card, load_dataset would read rejected.parquet as data too.
-        write_durably(self.path / "README.md", DATASET_CARD.format(kind=self.kind))
+        names = sorted(self.sources)
+        more = f" and {len(names) - SOURCES_SHOWN} other sources" if len(names) > SOURCES_SHOWN else ""
+        sources = f", from {', '.join(names[:SOURCES_SHOWN])}{more}" if names else ""
+        made = f"Synthetic {self.kind}" if self.kind in ("notes", "instructions") else self.kind.capitalize()
+        origin = f"{made} written by asclepius-jax{sources}."
+        if self.restricted:
+            origin = RESTRICTED.format(kind=self.kind, sources=sources)
+        write_durably(self.path / "README.md", DATASET_CARD.format(kind=self.kind, origin=origin))
 
 
 @contextmanager
@@ -113,6 +128,8 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
     started = time.monotonic()
     with working_folder(out) as work:
         writer = FolderWriter(work / NEW, kind)
+        # The one rule: a folder is restricted if one of its records is, or one of the folders that it was made from.
+        writer.restricted = any(is_restricted(Path(name)) for name in inputs)
         try:
             writer.path.mkdir()
             yield writer
@@ -125,6 +142,8 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
                 "in": writer.counts["in"],
                 "out": writer.counts["out"],
                 "rejected": dict(sorted(writer.reasons.items())),
+                "restricted": writer.restricted,
+                "sources": sorted(writer.sources),
                 "seconds": round(time.monotonic() - started, 3),
                 "inputs": inputs,
                 "files": sorted(writer.files, key=lambda file: file["name"]),
@@ -199,6 +218,18 @@ def check_replaceable(out: Path, kind: str) -> None:
     refuse_to_replace(out, [*foreign, *(f"{name}, edited since" for name in edited)])
 
 
+def is_restricted(source: Path) -> bool:
+    """Return True if a path is a finished folder, or a file in one, that has real notes or text made from them."""
+    for path in (source / MANIFEST, source.parent / MANIFEST):
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(manifest, dict) and manifest.get("restricted"):
+            return True
+    return False
+
+
 class Manifest(dict[str, Any]):
     """A manifest, whose missing entries are an error of the user's: they have been edited away."""
 
@@ -213,14 +244,14 @@ TYPES: dict[str, type] = {
     "kind": str, "in": int, "out": int, "rejected": dict, "inputs": dict, "files": list, "other_files": dict,
     "rows": int, "row_length": int, "tokens": int, "loss_tokens": int, "documents": int, "most_documents": int,
     "truncated": int, "vocab_size": int, "packing_efficiency": float, "tokenizer_hash": str, "token_dtype": str,
-    "phase": str, "prompt_template": str, "licences": dict, "sources": dict, "restricted": bool, "judge": str,
+    "phase": str, "prompt_template": str, "licences": dict, "restricted": bool, "judge": str,
     "checker": str, "checksums": dict, "canaries": list, "finish_reasons": dict, "step": int, "dtype": str,
 }  # fmt: skip
 
 
 VALUES = {"phase": ("pretrain", "instruct"), "token_dtype": ("uint16", "uint32")}
 COUNTS_OR_TEXTS = {
-    **dict.fromkeys(("rejected", "licences", "sources", "finish_reasons"), int),
+    **dict.fromkeys(("rejected", "licences", "finish_reasons"), int),
     **dict.fromkeys(("inputs", "other_files", "checksums"), str),
 }
 

@@ -1,211 +1,67 @@
-"""Readers of case reports in CSV, JSON, JSONL, Parquet and text files, one row at a time, never a whole file.
+"""Readers of texts in CSV, JSON, JSONL, Parquet and text files, one row at a time, never a whole file.
 
-Each reader yields a `Row` for every row, well-formed or malformed, and continues after a malformed one.
+Each reader yields a `Row` for every row, well-formed or malformed, and continues after a malformed one. What ends a
+file early or makes its rows uncertain is a UserError. `reading/` has the parts.
 """
 
-import csv
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from data_prep.contract.errors import UserError
+from data_prep.contract.errors import UserError, first_line
 from data_prep.contract.hub import is_hub_id
-
-# Characters. A case report has some thousands; a longer field means that a quotation mark was never closed.
-LONGEST_FIELD = 10_000_000
-CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row: its values by column, or None with the error and the unreadable text."""
-
-    place: str  # file and first line of the row: "reports.csv:12"
-    name: str  # id to use if the row has no id of its own
-    values: Mapping[str, Any] | None
-    error: str = ""
-    raw: str = ""
-
-
-def bad_row(path: Path, line: int, error: str, raw: str) -> Row:
-    return Row(f"{path.name}:{line}", f"{path.stem}-{line}", None, error, raw[:LONGEST_FIELD])
+from data_prep.contract.reading.characters import plain_text
+from data_prep.contract.reading.csv_rows import csv_rows
+from data_prep.contract.reading.json_rows import json_rows, jsonl_rows
+from data_prep.contract.reading.rows import Row, Values, check_names, good_row
+from data_prep.contract.reading.source_files import (
+    SourceFile,
+    changed,
+    opened_bytes,
+    opened_text,
+    readable,
+    say_encodings,
+    state_of,
+    suffixes_of,
+)
+from data_prep.contract.reading.source_files import (
+    files_of as files_of,
+)
 
 
-def good_row(path: Path, line: int, values: Mapping[str, Any]) -> Row:
-    return Row(f"{path.name}:{line}", f"{path.stem}-{line}", values)
-
-
-def open_text(path: Path) -> Any:
-    # A byte that is not UTF-8 becomes a lone surrogate, so that it spoils only its own row, not the file.
-    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-
-
-def csv_rows(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(LONGEST_FIELD)
-    with open_text(path) as file:
-        # strict: a stray quotation mark is reported; the lenient reader would silently join rows.
-        reader = csv.reader(file, strict=True)
-        header: list[str] | None = None
-        while True:
-            line = reader.line_num + 1
-            try:
-                fields = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield bad_row(path, line, f"not CSV: {error}", "")
-                continue
-            if not fields:
-                continue
-            if header is None:
-                header = fields
-            elif len(fields) != len(header):
-                yield bad_row(path, line, f"{len(fields)} fields under {len(header)} columns", json.dumps(fields))
-            else:
-                yield good_row(path, line, dict(zip(header, fields, strict=True)))
-
-
-def jsonl_rows(path: Path) -> Iterator[Row]:
-    with open_text(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield bad_row(path, number, f"not JSON: {error}", line)
-                continue
-            if isinstance(values, dict):
-                yield good_row(path, number, values)
-            else:
-                yield bad_row(path, number, "not a JSON object", line)
-
-
-class JsonList:
-    """The items of a JSON list of any length, decoded from a window that slides over the file."""
-
-    DECODER = json.JSONDecoder()
-    BETWEEN = re.compile(r"[\s,]*")
-    # Where to continue after an item that cannot be read.
-    NEXT_ITEM = re.compile(r"\}\s*,\s*(?=\{)")
-
-    def __init__(self, path: Path, file: Any):
-        self.path, self.file = path, file
-        self.window, self.position, self.line, self.ended = "", 0, 1, False
-
-    def rows(self) -> Iterator[Row]:
-        self.advance(self.BETWEEN)
-        assert self.window[self.position] == "[", "the caller checks this"
-        self.position += 1
-        last_is_broken = False
-        while True:
-            self.advance(self.BETWEEN)
-            if self.position >= len(self.window):
-                # An item that is cut off has been reported already.
-                if not last_is_broken:
-                    yield bad_row(self.path, self.line, "the file ends before the list does", "")
-                return
-            if self.window[self.position] == "]":
-                return
-            row = self.item()
-            last_is_broken = row.values is None
-            yield row
-
-    def item(self) -> Row:
-        line = self.line
-        while True:
-            try:
-                values, end = self.DECODER.raw_decode(self.window, self.position)
-            except (ValueError, RecursionError) as error:
-                if self.is_cut(error) and len(self.window) - self.position < LONGEST_FIELD and self.more():
-                    continue
-                return bad_row(self.path, line, f"not JSON: {error}", self.skip_item())
-            raw = self.window[self.position : end]
-            self.move(end)
-            if isinstance(values, dict):
-                return good_row(self.path, line, values)
-            return bad_row(self.path, line, "not a JSON object", raw)
-
-    def is_cut(self, error: Exception) -> bool:
-        """Return True if an item may be unreadable only because the window ends inside it."""
-        if not isinstance(error, json.JSONDecodeError):
-            return False
-        # The error of a string gives its beginning; others give where reading stopped, at most a \\uXXXX pair early.
-        return error.msg.startswith("Unterminated string") or error.pos >= len(self.window) - 12
-
-    def skip_item(self) -> str:
-        """Move to the next item after a broken one, and return the skipped text."""
-        skipped = ""
-        while True:
-            found = self.NEXT_ITEM.search(self.window, self.position)
-            end = found.end() if found else len(self.window)
-            # Text beyond the length of any record is of no use in a report.
-            skipped = (skipped + self.window[self.position : end])[:LONGEST_FIELD]
-            self.move(end)
-            if found or not self.more():
-                return skipped
-
-    def advance(self, skip: re.Pattern[str]) -> None:
-        """Skip separators, reading more text as needed."""
-        while True:
-            match = skip.match(self.window, self.position)
-            assert match
-            self.move(match.end())
-            if self.position < len(self.window) or not self.more():
-                return
-
-    def move(self, end: int) -> None:
-        self.line += self.window.count("\n", self.position, end)
-        self.position = end
-
-    def more(self) -> bool:
-        """Read the next chunk and drop the text before the position; False at the end of the file."""
-        chunk = self.file.read(CHUNK)
-        self.window = self.window[self.position :] + chunk
-        self.position = 0
-        return bool(chunk)
-
-
-def json_rows(path: Path) -> Iterator[Row]:
-    """The rows of a JSON list of objects; a `.json` file with one object per line is read as JSONL."""
-    with open_text(path) as file:
-        start = file.read(CHUNK).lstrip()[:1]
-        if start == "[":
-            file.seek(0)
-            yield from JsonList(path, file).rows()
-        elif start == "{":
-            yield from jsonl_rows(path)
-        else:
-            raise UserError(
-                f"{path} contains neither a JSON list nor JSON lines: give the file the suffix of its format"
-            )
-
-
-def parquet_rows(path: Path) -> Iterator[Row]:
+def parquet_rows(file: SourceFile) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        # Without the checksums of pages, a flipped bit would become part of a text.
+        table = pq.ParquetFile(file.path, page_checksum_verification=True)
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a Parquet file ({error}): give the file the suffix of its format") from error
+        raise UserError(
+            f"{file.path} is not a Parquet file ({first_line(error)}): give the file the suffix of its format"
+        ) from error
+    check_names(table.schema_arrow.names, str(file.path))
     number = 0
-    for batch in file.iter_batches(256):
-        for values in batch.to_pylist():
-            number += 1
-            yield good_row(path, number, values)
+    try:
+        for batch in table.iter_batches(256):
+            if state_of(file.path.stat()) != file.survey.state:
+                raise changed(file)
+            for values in batch.to_pylist():
+                number += 1
+                yield good_row(file, number, values)
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file.path} is damaged after row {number} ({first_line(error)}): fetch it again") from error
 
 
-def text_rows(path: Path) -> Iterator[Row]:
-    with open_text(path) as file:
-        yield Row(path.name, path.stem, {"text": file.read().replace("\r\n", "\n")})
+def text_rows(file: SourceFile) -> Iterator[Row]:
+    with opened_text(file) as text:
+        yield Row(file.name, file.stem, Values(text=plain_text(text.read())))
 
 
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[[SourceFile], Iterator[Row]]] = {
     ".csv": csv_rows,
+    ".tsv": csv_rows,
     ".json": json_rows,
     ".jsonl": jsonl_rows,
     ".ndjson": jsonl_rows,
@@ -214,36 +70,34 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
 }
 
 
-def files_of(source: Path) -> list[Path]:
-    """The source file, or the files of a folder, sorted by path.
+def rows_of(files: Sequence[SourceFile]) -> Iterator[Row]:
+    """The rows of all files. Raises UserError for a file that cannot be read, is damaged or changes meanwhile."""
+    say_encodings(files)
+    for file in files:
+        with readable(file):
+            yield from READERS[file.format](file)
 
-    Raises UserError if a file is of no known kind, or if a folder contains several kinds.
+
+def raw_text_file(path: Path) -> str:
+    """The text of a file of any suffix, with each of its characters, which annotations count.
+
+    Raises UserError if it cannot be read as text.
     """
-    kinds = ", ".join(READERS)
-    if source.is_file():
-        if source.suffix.lower() not in READERS:
-            raise UserError(f"{source}: unknown file suffix {source.suffix!r}; known: {kinds}")
-        return [source]
-    files = [
-        path
-        for path in sorted(source.rglob("*"))
-        if path.suffix.lower() in READERS
-        and path.is_file()
-        and not any(name.startswith(".") for name in path.relative_to(source).parts)
-    ]
-    found = sorted({path.suffix.lower() for path in files})
-    if not found:
-        raise UserError(f"{source} contains no files of a known kind ({kinds})")
-    if len(found) > 1:
-        raise UserError(
-            f"{source} contains files of several kinds ({', '.join(found)}): pass one file, or separate them"
-        )
-    return files
+    file = SourceFile(path, f"{path.name}.txt")
+    with readable(file):
+        say_encodings([file])
+        with opened_bytes(file, file.survey) as (_, content):
+            data = content.read()
+    encoding = file.survey.encoding.removesuffix("-sig")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not {encoding.upper()} ({error.reason} at byte {error.start})") from error
 
 
-def rows_of(files: list[Path]) -> Iterator[Row]:
-    for path in files:
-        yield from READERS[path.suffix.lower()](path)
+def read_text_file(path: Path) -> str:
+    """The text of a file of any suffix, with plain characters. Raises UserError if it cannot be read as text."""
+    return plain_text(raw_text_file(path))
 
 
 # ---------------------------------------------------------------- the hub
@@ -251,7 +105,7 @@ def rows_of(files: list[Path]) -> Iterator[Row]:
 
 def looks_like_hub_id(source: str) -> bool:
     """Return True if a name may be a data set on the hub: not a path, and without the suffix of a known file kind."""
-    return is_hub_id(source) and Path(source).suffix.lower() not in READERS
+    return is_hub_id(source) and not suffixes_of(source)[0]
 
 
 def open_hub(hub_id: str) -> tuple[Iterator[Row], str]:
@@ -268,6 +122,39 @@ def open_hub(hub_id: str) -> tuple[Iterator[Row], str]:
     def rows() -> Iterator[Row]:
         for split, data in splits.items():
             for number, values in enumerate(data, 1):
-                yield Row(f"{hub_id} {split}:{number}", f"{split}-{number}", values)
+                check_names(values, f"{hub_id} {split}")
+                row = good_row(SourceFile(Path(split), split), number, values)
+                yield Row(f"{hub_id} {split}:{number}", row.name, row.values)
 
     return rows(), version
+
+
+# ---------------------------------------------------------------- cells
+
+
+def cell_text(value: object, column: str) -> str:
+    """A cell as text; identifiers may be numbers. Raises ValueError for other types and for text that is not UTF-8."""
+    if value is None or value != value:  # NaN is how pandas stores a missing cell
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"column {column!r} contains {type(value).__name__}, not text")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"column {column!r} is not UTF-8") from error
+    return value.strip()
+
+
+def is_true(value: object) -> bool:
+    """Return True for a cell that says yes: true, yes or 1, as text or not."""
+    return str(value).strip().lower() in ("true", "yes", "1", "1.0")
+
+
+def storable(text: str) -> str:
+    """The text with undecodable bytes as backslash escapes, because Parquet strings are UTF-8."""
+    return text.encode(errors="backslashreplace").decode()

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.clinical_text.headings import ABBREVIATION, HEADING, as_lines, headings_of
-from data_prep.contract import pages
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.output_folders import working_folder, write_durably
 from data_prep.contract.manifests import MANIFEST, read_manifest, verified_files
-from data_prep.contract.output_folders import working_folder, write_durably
 from data_prep.contract.records import Note, read_parquet, seeded_fraction
+from data_prep.contract.reports import pages
 from data_prep.contract.tables import files_of, rows_of
 from data_prep.synthesize.note_types import NOTE_TYPES
 

@@ -20,7 +20,14 @@ from typing import Any
 from data_prep.clinical_text.identifiers import NEVER_PUBLISHED, find_identifiers
 from data_prep.contract.errors import UserError
 from data_prep.contract.hub import OTHER, Target, hub_name, push
-from data_prep.contract.manifests import MANIFEST, FolderWriter, read_manifest, verified_files, writing_folder
+from data_prep.contract.manifests import (
+    MANIFEST,
+    FolderWriter,
+    is_restricted,
+    read_manifest,
+    verified_files,
+    writing_folder,
+)
 from data_prep.contract.records import Example, read_parquet, text_hash
 
 SHARD_RECORDS = 50_000
@@ -131,11 +138,16 @@ def check(folder: Path) -> bool:
         if example.restricted:
             raise UserError(f"{folder}: {example.id} uses a real note and must not leave the institution: remove it")
         if identifiers := find_identifiers(f"{example.note}\n{example.question}\n{example.answer}", NEVER_PUBLISHED):
+            found = identifiers[0]
             raise UserError(
-                f"{folder}: {example.id} contains an identifier ({identifiers[0].kind}): remove such records with "
-                "asclepius split, and release its train folder"
+                f"{folder}: {example.id} contains an identifier ({found.kind}: {found.text!r}): remove such records "
+                "with asclepius split, and release its train folder"
             )
         conversations = conversations or bool(example.follow_ups)
+    if is_restricted(folder):
+        raise UserError(
+            f"{folder} is restricted: it has real notes or text made from them, which must not be published"
+        )
     return conversations
 
 

@@ -13,16 +13,16 @@ is rejected, and so is a record that shares a run of words with an evaluation se
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.clinical_text.identifiers import KINDS, NEVER_PUBLISHED, find_identifiers
+from data_prep.clinical_text.identifiers import KINDS, NEVER_PUBLISHED, Found, described, find_identifiers
 from data_prep.clinical_text.near_duplicates import Contamination, NearDuplicates
 from data_prep.contract.errors import UserError
-from data_prep.contract.folder_lock import locked
+from data_prep.contract.folders.folder_lock import locked
+from data_prep.contract.folders.output_folders import place_of, write_durably
 from data_prep.contract.manifests import check_replaceable, read_manifest, verified_files, writing_folder
-from data_prep.contract.output_folders import place_of, write_durably
 from data_prep.contract.records import (
     Example,
     Note,
@@ -155,18 +155,19 @@ def look(records: Iterator[Any], config: SplitConfig) -> Findings:
         shared = next((found for text in texts_of(record) if (found := contamination.find(text))), None)
         if shared:
             findings.rejects[record.id] = "contaminated", f"{shared[0]} contains {shared[1]!r}"
-        by_rules = {item.kind for text in texts_of(record) for item in find_identifiers(text)}
-        by_presidio = persons(record, config.presidio) if config.presidio else set()
-        findings.identifiers.update(by_rules | by_presidio)
-        if refused := sorted((by_rules & set(kinds)) | by_presidio):
-            findings.rejects[record.id] = "identifier", ", ".join(refused)
+        by_rules = [item for text in texts_of(record) for item in find_identifiers(text)]
+        by_presidio = persons(record, config.presidio) if config.presidio else []
+        findings.identifiers.update({item.kind for item in by_rules + by_presidio})
+        if refused := [item for item in by_rules if item.kind in kinds] + by_presidio:
+            findings.rejects[record.id] = "identifier", described(refused)
     return findings
 
 
-def persons(record: Any, model: str) -> set[str]:
+def persons(record: Any, model: str) -> list[Found]:
     from data_prep.curate.presidio import find_by_presidio
 
-    return {f"presidio: {item.kind}" for text in texts_of(record) for item in find_by_presidio(text, model)}
+    found = [item for text in texts_of(record) for item in find_by_presidio(text, model)]
+    return [replace(item, kind=f"presidio: {item.kind}") for item in found]
 
 
 def run(config: SplitConfig) -> dict[str, Any]:

@@ -9,30 +9,33 @@ where `patient` is the text. `tables.py` reads the rows of each kind of file.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST
-from data_prep.contract.records import CaseReport, Reject, file_hash, text_hash
-from data_prep.contract.tables import Row, files_of, looks_like_hub_id, open_hub, rows_of
+from data_prep.contract.reading.rows import shown
+from data_prep.contract.reading.source_files import content_of, stem_of
+from data_prep.contract.records import CaseReport, Reject
+from data_prep.contract.tables import Row, cell_text, files_of, is_true, looks_like_hub_id, open_hub, rows_of, storable
+from data_prep.ingest.scope import out_of_scope
 
 # Two dozen fictional reports, for the demo and for trying things out.
 DEMO_REPORTS = Path(__file__).with_name("demo_reports.jsonl")
 
-# Column names of each field, the most specific first.
+# Column names of each field, in any case, the most specific first.
 COLUMNS = {
     "text": ("text", "patient", "case_report", "case_text", "full_text", "note", "case", "body", "content"),
     "id": ("patient_uid", "id", "_id", "uid", "patient_id", "case_id", "doc_id"),
-    "article": ("PMID", "pmid", "doi", "DOI", "PMCID", "pmcid", "article", "article_id"),
+    "article": ("pmid", "doi", "pmcid", "article", "article_id"),
     "title": ("title",),
-    "url": ("url", "URL", "link"),
+    "url": ("url", "link"),
     "source": ("source", "corpus", "journal"),
     "licence": ("licence", "license"),
 }
-PMC_PATIENTS = {"patient_uid", "patient"}
+PMC_PATIENTS = ("patient_uid", "patient")
 PMC_PATIENTS_LICENCE = "CC BY-NC-SA 4.0"
 
 # A larger share of malformed rows means that the collection is wrong, not merely damaged; one malformed row is always
@@ -79,6 +82,11 @@ class Reports:
                 if names not in found:
                     found[names] = find_columns(row.values, self.config, row.place, first=not found)
                 columns = found[names]
+                if is_true(row.values.get("restricted")):
+                    raise UserError(
+                        f"{row.place}: a restricted record must not become a case report: pass its folder of notes to "
+                        "asclepius instructions"
+                    )
             try:
                 report = to_report(row, columns, self.config, self.name)
             except ValueError as error:
@@ -90,6 +98,8 @@ class Reports:
             key = hashlib.sha256(report.id.encode()).digest()[:8]
             if not report.text:
                 yield Reject.of(report, "empty", row.place)
+            elif broken := out_of_scope(report.text):
+                yield Reject.of(report, *broken)
             elif key in seen:
                 yield Reject.of(report, "duplicate_id", row.place)
             else:
@@ -116,7 +126,7 @@ class Tally:
             self.finish()
 
     def finish(self) -> None:
-        if self.malformed > max(1, MOST_MALFORMED * self.rows):
+        if self.malformed > max(1, MOST_MALFORMED * self.rows) or 0 < self.malformed == self.rows:
             raise UserError(
                 f"{self.name}: {self.malformed} of the first {self.rows} rows are malformed, more than "
                 f"{MOST_MALFORMED:.0%}; the last: {self.last}"
@@ -135,16 +145,12 @@ def open_reports(source: str, config: ReportsConfig) -> Reports:
     if manifest.is_file():
         raise UserError(f"{source} is the output folder of another stage: pass the case reports themselves")
     files = files_of(path)
-    # One hash for a whole folder: a corpus may have one file for each of its 167,034 reports.
-    content = (
-        file_hash(path) if path.is_file() else text_hash(*(f"{f.relative_to(path)} {file_hash(f)}" for f in files))
-    )
-    return Reports(path.stem, rows_of(files), {source: content}, config)
+    return Reports(stem_of(path), rows_of(files), {source: content_of(path, files)}, config)
 
 
-def find_columns(values: Mapping[str, Any], config: ReportsConfig, place: str, first: bool) -> dict[str, str]:
+def find_columns(values: dict[str, Any], config: ReportsConfig, place: str, first: bool) -> dict[str, str]:
     """A dictionary of field to column name ("" if missing). Raises UserError if the first row has no text column."""
-    seen = ", ".join(map(str, values)) or "none"
+    seen = shown(values) or "none"
     columns = {field: next((name for name in names if name in values), "") for field, names in COLUMNS.items()}
     if config.text_column:
         columns["text"] = config.text_column
@@ -161,12 +167,13 @@ def to_report(row: Row, columns: dict[str, str], config: ReportsConfig, collecti
         raise ValueError(row.error)
     values = row.values
     if columns["text"] not in values:
-        raise ValueError(f"no text column among {', '.join(map(str, values)) or 'none'}")
+        raise ValueError(f"no text column among {shown(values) or 'none'}")
 
     def field(name: str) -> str:
-        return as_text(values.get(columns[name]), columns[name])
+        # "" may be a column too: the index that pandas writes.
+        return cell_text(values.get(columns[name]), columns[name]) if columns[name] else ""
 
-    is_pmc_patients = values.keys() >= PMC_PATIENTS
+    is_pmc_patients = all(name in values for name in PMC_PATIENTS)
     return CaseReport(
         id=field("id") or row.name,
         text=field("text"),
@@ -177,26 +184,3 @@ def to_report(row: Row, columns: dict[str, str], config: ReportsConfig, collecti
         title=field("title"),
         url=field("url"),
     )
-
-
-def storable(text: str) -> str:
-    """The text with undecodable bytes as backslash escapes, because Parquet strings are UTF-8."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-def as_text(value: Any, column: str) -> str:
-    """A cell as text; identifiers may be numbers. Raises ValueError for other types and for text that is not UTF-8."""
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        raise ValueError(f"column {column!r} contains {type(value).__name__}, not text")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"column {column!r} is not UTF-8") from error
-    return value.strip()

@@ -9,20 +9,24 @@ is named explicitly.
 """
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.contract.errors import UserError
-from data_prep.contract.manifests import writing_folder
-from data_prep.contract.records import Generation, Note, Reject, file_hash, text_hash
-from data_prep.contract.tables import Row, files_of, rows_of
+from data_prep.contract.manifests import MANIFEST, writing_folder
+from data_prep.contract.reading.rows import shown
+from data_prep.contract.reading.source_files import content_of, stem_of
+from data_prep.contract.records import Generation, Note, Reject
+from data_prep.contract.tables import Row, SourceFile, cell_text, rows_of, storable
+from data_prep.ingest.case_reports import Tally
+from data_prep.ingest.mimic import note_files, type_of
+from data_prep.ingest.placeholders import with_placeholders
+from data_prep.ingest.scope import foreign
 
 SHARD_RECORDS = 10_000
 LICENCE = "restricted: its data use agreement governs it, not for publication"
-MOST_MALFORMED = 0.01
 
 # Column names of each field, in any case, the most specific first.
 COLUMNS = {
@@ -32,28 +36,14 @@ COLUMNS = {
     "category": ("category", "note_type", "type"),
     "error": ("iserror",),
 }
-
-# MIMIC-III replaces removed text by tags such as [**First Name (Titles) 123**]. Their words decide the placeholder.
-TAG = re.compile(r"\[\*\*(.*?)\*\*\]", re.DOTALL)
-PLACEHOLDERS = (
-    ("AGE", re.compile(r"age over", re.IGNORECASE)),
-    ("NAME", re.compile(r"name|initial|attending|dictator|\bMD\b|doctor", re.IGNORECASE)),
-    ("HOSPITAL", re.compile(r"hospital|clinic|\bward\b|unit|\bUniversity", re.IGNORECASE)),
-    ("PHONE", re.compile(r"phone|fax|pager|telephone|extension", re.IGNORECASE)),
-    ("ID", re.compile(r"number|\bMD Number|record|\bID\b|clip|job|serial|e-?mail|url", re.IGNORECASE)),
-    ("LOCATION", re.compile(r"location|street|address|state|country|city|town|zip|po box|apartment", re.IGNORECASE)),
-    ("DATE", re.compile(r"date|month|year|holiday|day\b|^\s*\d{1,4}(?:[-/]\d{1,2}){0,2}\s*$", re.IGNORECASE)),
-    ("ORGANIZATION", re.compile(r"company|employer|school", re.IGNORECASE)),
-)
-# MIMIC-IV replaces all removed text by three underscores.
-BLANK = re.compile(r"(?<!_)_{3}(?!_)")
+ADDENDA = ("ad", "ar", "addendum")  # categories that ask for addenda
 
 
 @dataclass(frozen=True)
 class RealNotesConfig:
     source: Path
-    """NOTEEVENTS.csv of MIMIC-III, discharge.csv or radiology.csv of MIMIC-IV, or any .csv, .json, .jsonl or .parquet
-    file of notes."""
+    """NOTEEVENTS.csv of MIMIC-III, discharge.csv or radiology.csv of MIMIC-IV, a folder with these, or any .csv, .tsv,
+    .json, .jsonl or .parquet file of notes. Text may be compressed (.gz, .bz2, .xz, .zst)."""
 
     out: Path
     """Output folder of notes; a finished folder of the same kind is replaced."""
@@ -61,6 +51,9 @@ class RealNotesConfig:
     category: str = ""
     """Category of the notes to keep (MIMIC-III's CATEGORY, MIMIC-IV's note_type), such as "Discharge summary"; empty
     keeps all."""
+
+    addenda: bool = False
+    """Keep addenda to other notes, each as a note of its own. Otherwise they are rejected as `addendum`."""
 
     text_column: str = ""
     """Column with the text; empty to find it by its common names."""
@@ -79,46 +72,37 @@ class RealNotesConfig:
     """Number of notes after which to stop; 0 reads all."""
 
 
-def placeholder(match: re.Match[str]) -> str:
-    inside = match[1]
-    return f"[{next((name for name, pattern in PLACEHOLDERS if pattern.search(inside)), 'REMOVED')}]"
-
-
-def with_placeholders(text: str) -> str:
-    """The text with a placeholder such as [NAME] for each tag or blank of the de-identification."""
-    return BLANK.sub("[REMOVED]", TAG.sub(placeholder, text))
-
-
-def columns_of(values: Mapping[str, Any], config: RealNotesConfig, place: str) -> dict[str, str]:
-    """A dictionary of field to column name ("" if missing). Raises UserError if a required column is missing."""
+def columns_of(values: dict[str, Any], config: RealNotesConfig, place: str, first: bool) -> dict[str, str]:
+    """A dictionary of field to column name ("" if missing). Raises UserError if the first row lacks a required one."""
     configured = {"text": config.text_column, "id": config.id_column, "patient": config.patient_column}
-    by_lower = {str(name).lower(): str(name) for name in values}
     found = {}
     for field, names in COLUMNS.items():
         wanted = configured.get(field, "")
-        if wanted and wanted not in values:
-            raise UserError(f"{place}: --{field}-column {wanted} is not among the columns: {', '.join(values)}")
-        found[field] = wanted or next((by_lower[name] for name in names if name in by_lower), "")
-    if not found["text"]:
-        raise UserError(f"{place}: no text column among the columns: {', '.join(values)}; set it with --text-column")
-    if config.category and not found["category"]:
-        raise UserError(f"{place}: --category needs a column named category or note_type, not: {', '.join(values)}")
+        if wanted and wanted not in values and first:
+            raise UserError(f"{place}: --{field}-column {wanted} is not among the columns: {shown(values)}")
+        found[field] = wanted or next((name for name in names if name in values), "")
+    if not found["text"] and first:
+        raise UserError(f"{place}: no text column among the columns: {shown(values)}; set it with --text-column")
+    if config.category and not found["category"] and first:
+        raise UserError(f"{place}: --category needs a column named category or note_type, not: {shown(values)}")
     return found
 
 
-def to_note(row: Row, values: Mapping[str, Any], columns: dict[str, str], config: RealNotesConfig) -> Note:
-    def field(name: str) -> str:
-        value = values.get(columns[name]) if columns[name] else None
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        return "" if value is None else str(value).strip()
+def to_note(row: Row, values: dict[str, Any], columns: dict[str, str], config: RealNotesConfig) -> Note:
+    """Convert a row to a note. Raises ValueError, with the reason, if the row is malformed."""
 
-    source = config.source_name or config.source.stem
+    def field(name: str) -> str:
+        return cell_text(values.get(columns[name]), columns[name]) if columns[name] else ""
+
+    if columns["text"] not in values:
+        raise ValueError(f"no text column among {shown(values) or 'none'}")
+    source = config.source_name or stem_of(config.source)
     note_id = field("id") or row.name
+    _, note_type, is_addendum = type_of(values, field("category"))
     return Note(
         id=f"{source}-{note_id}",
         report_id=field("patient") or note_id,
-        note_type=field("category").lower() or "note",
+        note_type=f"{note_type} addendum" if is_addendum else note_type,
         text=with_placeholders(field("text")).strip(),
         source=source,
         licence=LICENCE,
@@ -128,46 +112,70 @@ def to_note(row: Row, values: Mapping[str, Any], columns: dict[str, str], config
     )
 
 
-def read(config: RealNotesConfig) -> Iterator[Note | Reject | None]:
-    """Each row as a note or a reject; None for a row of another category."""
-    columns: dict[str, str] | None = None
+def read(config: RealNotesConfig, files: list[SourceFile]) -> Iterator[Note | Reject | None]:
+    """Each row as a note or a reject; None for a row of another category.
+
+    Raises UserError if there is no text column, or if more than 1 % of the rows are malformed.
+    """
+    tally = Tally(str(config.source))
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    columns: dict[str, str] = {}
     seen: set[str] = set()
-    for row in rows_of(files_of(config.source)):
-        if row.values is None:
-            yield Reject(row.place, "malformed", row.error, row.raw.encode(errors="backslashreplace").decode())
+    for row in rows_of(files):
+        try:
+            if row.values is None:
+                raise ValueError(row.error)
+            names = tuple(row.values)
+            if names not in found:
+                found[names] = columns_of(row.values, config, row.place, first=not found)
+            columns = found[names]
+            category = cell_text(row.values.get(columns["category"]), "category") if columns["category"] else ""
+            code, note_type, is_addendum = type_of(row.values, category)
+            if config.category and config.category.strip().lower() not in (category.lower(), code, note_type):
+                tally.count()
+                yield None
+                continue
+            note = to_note(row, row.values, columns, config)
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            tally.count(f"{row.place}: {error}")
+            raw = row.raw or json.dumps(row.values, ensure_ascii=False, default=str)
+            yield Reject(row.place, "malformed", str(error), storable(raw))
             continue
-        columns = columns or columns_of(row.values, config, row.place)
-        category = str(row.values.get(columns["category"]) or "").strip().lower()
-        if config.category and category != config.category.strip().lower():
-            yield None
-            continue
-        note = to_note(row, row.values, columns, config)
+        tally.count()
         marked = str(row.values.get(columns["error"]) or "").strip() if columns["error"] else ""
         if marked in ("1", "1.0"):
             yield Reject.of(note, "marked_as_error", row.place)
+        elif is_addendum and not config.addenda and config.category.strip().lower() not in ADDENDA:
+            yield Reject.of(note, "addendum", f"{row.place}: kept with --addenda")
         elif not note.text:
             yield Reject.of(note, "empty", row.place)
+        elif evidence := foreign(note.text):
+            yield Reject.of(note, "language", evidence)
         elif note.id in seen:
             yield Reject.of(note, "duplicate_id", row.place)
         else:
             seen.add(note.id)
             yield note
+    tally.finish()
 
 
 def run(config: RealNotesConfig) -> None:
     """Write the folder of notes. Raises UserError for errors that the user can fix."""
     if not config.source.exists():
         raise UserError(f"{config.source}: no such file or folder")
-    files = files_of(config.source)
-    inputs = {config.source.name: text_hash(*(file_hash(path) for path in files))}
+    if (config.source / MANIFEST).is_file():
+        raise UserError(f"{config.source} is the output folder of another stage: pass the notes themselves")
+    files = note_files(config.source)
+    inputs = {config.source.name: content_of(config.source, files)}
     with writing_folder(config.out, "notes", inputs) as writer:
-        writer.facts = {"category": config.category}
+        writer.facts = {"category": config.category, "addenda": config.addenda}
+        writer.restricted = True
         shard: list[Note] = []
-        malformed = 0
-        for record in read(config):
+        for record in read(config, files):
             writer.counts["in"] += 1
             if isinstance(record, Reject):
-                malformed += record.reason == "malformed"
                 writer.reject([record])
             elif record is not None:
                 shard.append(record)
@@ -176,8 +184,6 @@ def run(config: RealNotesConfig) -> None:
                 shard = []
             if config.limit and writer.counts["out"] + len(shard) >= config.limit:
                 break
-        if malformed > max(1, MOST_MALFORMED * writer.counts["in"]):
-            raise UserError(f"{config.source}: {malformed} of {writer.counts['in']} rows are malformed, more than 1 %")
         if not shard and not writer.shards:
             wanted = f"notes of category {config.category!r}" if config.category else "notes"
             raise UserError(f"{config.source} contains no {wanted}: check its columns and categories")

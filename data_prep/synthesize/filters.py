@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from data_prep.clinical_text.identifiers import NEVER_PUBLISHED, find_identifiers
+from data_prep.clinical_text.identifiers import NEVER_PUBLISHED, described, find_identifiers
 from data_prep.teachers.endpoint.replies import Reply
 
 
@@ -100,6 +100,8 @@ def reason_to_reject(kind: str, reply: Reply) -> tuple[str, str] | None:
         if rule(candidate):
             if reason == "error":
                 return reason, f"{kind}: {reply.text}"
+            if reason == "identifier":
+                return reason, f"{kind}: {described(find_identifiers(reply.text, NEVER_PUBLISHED))}"
             return reason, f"{kind}: {candidate.words} words, finish reason {reply.finish_reason}"
     return None
 

@@ -134,6 +134,15 @@ def test_a_note_and_an_instruction_are_rendered_as_in_training(tmp_path: Path):
     assert read_prompt(GenerateConfig(tmp_path, prompt=" as it is"), TRAINING_TEMPLATE) == " as it is"
 
 
+def test_a_note_from_a_word_processor_is_plain_text(tmp_path: Path):
+    (tmp_path / "note.txt").write_bytes("Fièvre\r\n39\xa0°C, “ill”".encode("cp1252"))
+    config = GenerateConfig(tmp_path, note=tmp_path / "note.txt", instruction="How long?")
+    assert read_prompt(config, "{instruction}|{note}\n") == "How long?|Fièvre\n39 °C, “ill”\n"
+    (tmp_path / "note.txt").write_bytes(b"%PDF-1.7")
+    with pytest.raises(UserError, match=r"note\.txt is a PDF file"):
+        read_prompt(config, TRAINING_TEMPLATE)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -24,7 +24,7 @@ from asclepius_jax.evaluate.clinicians.store import Item, Shown
 from asclepius_jax.evaluate.clinicians.verdicts import Draft, changed, is_complete, score_text, settled_score
 from asclepius_jax.evaluate.judge.rubric import SCORES
 from data_prep.contract.errors import UserError
-from data_prep.contract.output_folders import write_durably
+from data_prep.contract.folders.output_folders import write_durably
 
 PLACE = ("rater", "item", "answer")
 VERDICT = ("incorrect", "omitted", "treatment", "score", "comment")

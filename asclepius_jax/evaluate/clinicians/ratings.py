@@ -37,7 +37,7 @@ class RatingsConfig:
 def run(config: RatingsConfig) -> None:
     """Write the ratings of all complete verdicts. Raises UserError for a wrong key or an unscored study."""
     with store.transaction(config.study / store.DATABASE) as db:
-        key = key_of(config.key, store.setting(db, "id"))
+        key, restricted = key_of(config.key, store.setting(db, "id"))
         rows = list(counted(db))
     for _, _, answer in rows:
         if answer.answer_id not in key:
@@ -48,6 +48,7 @@ def run(config: RatingsConfig) -> None:
         raise UserError(f"{config.study}: nobody has scored an answer yet")
     with writing_folder(config.out, "ratings", {"key": file_hash(config.key)}) as writer:
         writer.counts["in"] = len(rows)
+        writer.restricted = restricted
         writer.add_shard(ratings, Rating)
         names = [field.name for field in dataclasses.fields(Rating)]
         table = csv_text(names, ([getattr(rating, name) for name in names] for rating in ratings))
@@ -56,15 +57,16 @@ def run(config: RatingsConfig) -> None:
     print(f"{len(ratings)} ratings in {config.out}; {len(rows) - len(ratings)} of {len(rows)} answers are still open")
 
 
-def key_of(path: Path, study: str) -> dict[str, dict[str, str]]:
+def key_of(path: Path, study: str) -> tuple[dict[str, dict[str, str]], bool]:
+    """The question and model of each answer, and True if the study contains real notes."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        answers, key_study = content["answers"], content["study"]
+        answers, key_study, restricted = content["answers"], content["study"], bool(content.get("restricted"))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a key file: name the key.json that `asclepius evaluate study` wrote") from error
     if key_study != study:
         raise UserError(f"{path} is the key of another study")
-    return answers
+    return answers, restricted
 
 
 def counted(db: sqlite3.Connection) -> Iterator[tuple[str, Item, Shown]]:

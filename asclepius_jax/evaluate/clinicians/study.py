@@ -19,7 +19,7 @@ from asclepius_jax.evaluate.clinicians import store
 from asclepius_jax.evaluate.clinicians.verdicts import TREATMENTS, Draft
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, Rating, read_records
 from data_prep.contract.errors import UserError
-from data_prep.contract.output_folders import NEW, place_of, working_folder, write_durably
+from data_prep.contract.folders.output_folders import NEW, place_of, working_folder, write_durably
 from data_prep.contract.records import seeded_fraction
 
 KEY = "key.json"
@@ -231,7 +231,9 @@ def write_study(
                 items.append((question, kind, dict(zip(LABELS, own, strict=False))))
             store.add_rater(db, rater, token, items)
     key = {name: {"question_id": answer.question_id, "model": answer.model} for name, answer in texts.items()}
-    text = json.dumps({"study": study_id, "seed": config.seed, "answers": key}, indent=2, ensure_ascii=False)
+    restricted = any(question.restricted for question in questions)
+    content = {"study": study_id, "seed": config.seed, "restricted": restricted, "answers": key}
+    text = json.dumps(content, indent=2, ensure_ascii=False)
     write_durably(folder / KEY, text + "\n")
     (folder / KEY).chmod(0o600)
     return links

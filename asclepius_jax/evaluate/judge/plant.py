@@ -20,7 +20,7 @@ from asclepius_jax.evaluate.judge.mutations import CLASSES, is_true_elsewhere
 from asclepius_jax.evaluate.records import Answer, Label, Question
 from data_prep.clinical_text.sentences import split_sentences
 from data_prep.contract.errors import UserError
-from data_prep.contract.folder_lock import locked
+from data_prep.contract.folders.folder_lock import locked
 from data_prep.contract.manifests import read_manifest, verified_files, writing_folder
 from data_prep.contract.records import Example, file_hash, read_parquet, seeded_fraction, text_hash
 from data_prep.contract.tables import files_of, rows_of

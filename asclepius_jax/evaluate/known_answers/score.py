@@ -22,7 +22,7 @@ from asclepius_jax.evaluate.questions.datasets.references import load
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records, unit_of
 from asclepius_jax.evaluate.statistics.estimates import RESAMPLES, Estimate, Rate, estimate_of_sums, rate, ratio
 from data_prep.contract.errors import UserError
-from data_prep.contract.output_folders import write_durably
+from data_prep.contract.folders.output_folders import write_durably
 
 TITLE = "Scores against reference answers"
 ABOUT = (

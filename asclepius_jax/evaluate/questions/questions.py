@@ -18,8 +18,10 @@ from asclepius_jax.evaluate.questions.datasets.tables import SURROGATE
 from asclepius_jax.evaluate.records import Question
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST, read_manifest, verified_files, writing_folder
-from data_prep.contract.records import TASKS, Example, file_hash, read_parquet, seeded_fraction, text_hash
-from data_prep.contract.tables import files_of, rows_of
+from data_prep.contract.reading.rows import shown
+from data_prep.contract.reading.source_files import SourceFile, content_of, stem_of
+from data_prep.contract.records import TASKS, Example, read_parquet, seeded_fraction, text_hash
+from data_prep.contract.tables import files_of, is_true, rows_of
 
 TASK_NAMES = {task.lower(): task for task in TASKS}
 YEAR = re.compile(r"\b(?:19|20)\d\d\b")
@@ -78,13 +80,14 @@ def read_source(source: Path, years: Mapping[str, str]) -> tuple[list[Question],
     manifest = (source / MANIFEST).is_file() and read_manifest(source, "instructions", "dataset")
     if not manifest:
         files = files_of(source)
-        return list(of_table(files, source.stem, years)), text_hash(*(file_hash(file) for file in files))
-    files, content = verified_files(source, manifest), text_hash(*(file["sha256"] for file in manifest["files"]))
+        return list(of_table(files, stem_of(source), years)), content_of(source, files)
+    paths, content = verified_files(source, manifest), text_hash(*(file["sha256"] for file in manifest["files"]))
     if manifest["kind"] == "instructions":
-        return [of_example(example, years) for path in files for example in read_parquet(path, Example)], content
+        return [of_example(example, years) for path in paths for example in read_parquet(path, Example)], content
     # Models are trained on the other split.
-    held_out = [file for file in files if file.name.startswith("test-")]
-    return list(of_table(held_out or files, source.stem, years)), content
+    held_out = [path for path in paths if path.name.startswith("test-")]
+    files = [SourceFile(path, path.name) for path in held_out or paths]
+    return list(of_table(files, stem_of(source), years)), content
 
 
 def draw(questions: list[Question], per_task: int, seed: int) -> list[Question]:
@@ -118,7 +121,7 @@ def of_example(example: Example, years: Mapping[str, str]) -> Question:
     )
 
 
-def of_table(files: list[Path], name: str, years: Mapping[str, str]) -> Iterator[Question]:
+def of_table(files: list[SourceFile], name: str, years: Mapping[str, str]) -> Iterator[Question]:
     for row in rows_of(files):
         if row.values is None:
             raise UserError(f"{row.place}: {row.error}")
@@ -129,7 +132,7 @@ def of_table(files: list[Path], name: str, years: Mapping[str, str]) -> Iterator
         missing = [name for name in ("note", column) if name not in values]
         if missing:
             missing = ["question or instruction" if name == column else name for name in missing]
-            raise UserError(f"{row.place}: no column {' and '.join(missing)} among {', '.join(values)}")
+            raise UserError(f"{row.place}: no column {' and '.join(missing)} among {shown(values)}")
         if not values["note"] or not values[column]:
             raise UserError(f"{row.place}: {'note' if not values['note'] else column} is empty")
         task = values.get("task") or "Question Answering"
@@ -144,7 +147,7 @@ def of_table(files: list[Path], name: str, years: Mapping[str, str]) -> Iterator
             note_type=values.get("note_type", ""),
             source=values.get("source") or name,
             year=years.get(patient, "") or values.get("year", ""),
-            restricted=values.get("restricted", "").lower() in ("true", "yes", "1"),
+            restricted=is_true(values.get("restricted")),
             report_id=patient,
             article=values.get("article", ""),
         )

@@ -30,12 +30,12 @@ from asclepius_jax.evaluate.report.figures import (
     read_judged,
 )
 from asclepius_jax.evaluate.report.tables import estimate, p_value, read_measured, share
-from data_prep.contract import charts as draw
-from data_prep.contract import pages
 from data_prep.contract.errors import UserError
-from data_prep.contract.folder_lock import locked
+from data_prep.contract.folders.folder_lock import locked
+from data_prep.contract.folders.output_folders import write_durably
 from data_prep.contract.manifests import read_manifest
-from data_prep.contract.output_folders import write_durably
+from data_prep.contract.reports import charts as draw
+from data_prep.contract.reports import pages
 from data_prep.execution.progress import say
 
 TEMPLATES = Path(__file__).parent / "templates"

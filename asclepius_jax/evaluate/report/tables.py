@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.contract.errors import UserError
-from data_prep.contract.output_folders import write_durably
+from data_prep.contract.folders.output_folders import write_durably
 
 
 def estimate(fields: Mapping[str, Any] | None, digits: int = 2, sign: str = "") -> str:

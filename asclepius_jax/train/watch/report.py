@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from asclepius_jax.train.metrics import read_metrics
-from data_prep.contract import charts
-from data_prep.contract.pages import facts, figure, page
+from data_prep.contract.reports import charts
+from data_prep.contract.reports.pages import facts, figure, page
 
 REPORT = "report.html"
 SOURCES_SHOWN = 12  # number of most frequent sources shown; the others are collapsed

@@ -37,6 +37,78 @@ def test_each_kind_is_found_beside_what_looks_like_it(kind: str, holds: str, lac
     assert not [item for item in find_identifiers(lacks) if item.kind == kind]
 
 
+NOBODY = (
+    "Seen by Infectious Disease",
+    "seen by Physical Therapy and Social Work",
+    "Reviewed by Tumor Board",
+    "Signed by Attending Physician",
+    "seen by Pediatric Neurology",
+    "seen by Dr. Cardiology",
+    "referred to Dr. Infectious Diseases",
+    "seen by Dr. Internal Medicine",
+    "Seen by Vascular Surgery",
+    "Seen by Pain Management Service",
+    "Dictated by Resident Physician",
+    "seen by Speech Therapy",
+    "Seen by Hematology Oncology",
+    "Seen by Mayo Clinic",
+    "Seen by Wound Care Nurse in Orthopedics",
+    "a history of Mr. and Mrs. in the form",
+    "Patient name: Unknown",
+    "Name: Withheld",
+    "Model Name: Sigma",
+    "Drug name: Aspirin",
+    "washed with Dr. Bronner's soap",
+    "drank Dr. Pepper daily",
+    "Dr. Alzheimer's disease of 1906",
+)
+SOMEBODY = (
+    "seen by Dr. Miller of Cardiology",
+    "seen by Dr. Pepper",
+    "Dr. Pain",
+    "Dr. J. Surgey",
+    "Dr. Smith Cardiology",
+    "Dr. Long, Dr. Young",
+    "Mrs. Case",
+    "Mr. Ward",
+    "Dr. Will. He agreed",
+    "Seen by Ann Case",
+    "Reviewed by John Fellow",
+    "Signed by: Maria Infante",
+    "Dictated by: J. R. Smith Jones",
+    "Patient's name: Ann",
+    "Last name: Smith",
+    "Surgeon name: Kim Lee",
+    "\nName: Olga Petrova",
+    "Prof. Dr. Weber",
+    "Mrs. Jane O'Hara",
+    "Dr. X. Miller",
+    "Dr. Therapont",
+    "Dr. Bill Board",
+)
+
+
+@pytest.mark.parametrize("text", NOBODY)
+def test_departments_brands_and_sentences_are_no_names(text: str):
+    assert find_identifiers(text, ("name",)) == []
+
+
+@pytest.mark.parametrize("text", SOMEBODY)
+def test_names_that_look_like_words_are_names(text: str):
+    assert find_identifiers(text, ("name",))
+
+
+def test_the_next_sentence_is_no_part_of_a_name():
+    text = "Discussed with Dr. X. The patient agreed. Then Mrs. The answer."
+    assert [item.text for item in find_identifiers(text)] == ["Dr. X"]
+
+
+def test_a_reject_names_the_words():
+    text = "The patient was seen by Dr. Miller, who can be reached at (617) 555-0123, and by Dr. Miller again. " * 2
+    detail = reason_to_reject("note", Reply(text, "stop", "m"))
+    assert detail == ("identifier", "note: name 'Dr. Miller', phone '(617) 555-0123'")
+
+
 def test_a_place_is_where_the_text_stands():
     text = "Call (617) 555-0123; ask for Dr. Smith."
     assert [(item.kind, text[item.start : item.start + len(item.text)]) for item in find_identifiers(text)] == [

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from data_prep.contract import folder_lock, manifests
+from data_prep.contract import manifests
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders import folder_lock
 from data_prep.contract.manifests import read_manifest, verified_files, writing_folder
 from data_prep.contract.records import Generation, Note, Reject, read_parquet
 

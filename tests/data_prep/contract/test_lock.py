@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.contract import folder_lock
 from data_prep.contract.errors import UserError
-from data_prep.contract.folder_lock import LOCK, locked, process_mark, process_started
+from data_prep.contract.folders import folder_lock
+from data_prep.contract.folders.folder_lock import LOCK, locked, process_mark, process_started
 from tests.helpers.places import ROOT
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from data_prep.contract.folder_lock import locked
+from data_prep.contract.folders.folder_lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)

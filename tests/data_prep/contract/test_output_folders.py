@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from data_prep.contract.errors import UserError
-from data_prep.contract.manifests import read_manifest, writing_folder
-from data_prep.contract.output_folders import (
+from data_prep.contract.folders.output_folders import (
     foreign_files,
     place_of,
     recording_files,
     working_folder,
     write_durably,
 )
+from data_prep.contract.manifests import read_manifest, writing_folder
 from data_prep.contract.records import Generation, Note
 from tests.helpers.places import ROOT
 
@@ -151,7 +151,7 @@ def test_an_input_is_never_replaced_by_its_own_output(tmp_path: Path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from data_prep.contract.output_folders import working_folder
+from data_prep.contract.folders.output_folders import working_folder
 with working_folder(Path(sys.argv[1])) as work:
     (work / "new").mkdir()
     (work / "new" / "half.parquet").write_text("half")

@@ -76,6 +76,31 @@ def test_a_published_csv_is_read(tmp_path: Path):
     assert sorted(reject.reason for reject in rejects) == ["duplicate", "empty", "unknown_task"]
 
 
+def test_every_row_of_a_published_table_is_adopted_or_rejected_with_its_reason(tmp_path: Path):
+    turn = {"task": "Summarization", "question": "Why?", "answer": "So."}
+    row = {"Patient_ID": 1, "NOTE": "A note.", "question": "What?", "answer": "That.", "task": "Summarization"}
+    rows = [
+        {**row, "follow_ups": json.dumps([turn]), "restricted": "true"},
+        {**row, "question": "Who?", "follow_ups": [turn]},
+        {**row, "question": "Whose?", "follow_ups": ""},
+        {**row, "question": "Where?", "follow_ups": [{**turn, "answer": ""}]},
+        *({**row, "question": f"{k}?"} for k in range(400)),
+        {**row, "follow_ups": "nonsense"},
+        {**row, "follow_ups": [1]},
+        {**row, "NOTE": ["a", "list"]},
+        {**row, "answer": "\ud800"},
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    published.run(AdoptConfig(str(path), tmp_path / "out"))
+    first, second, third, *_ = adopted(tmp_path / "out")
+    assert [[t.answer for t in example.follow_ups] for example in (first, second, third)] == [["So."], ["So."], []]
+    assert [example.restricted for example in (first, second)] == [True, False]
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert (manifest["in"], manifest["out"], manifest["restricted"]) == (408, 403, True)
+    assert manifest["rejected"] == {"empty": 1, "malformed": 4}
+
+
 def test_a_file_in_other_columns_is_refused_by_name(tmp_path: Path):
     path = tmp_path / "other.csv"
     path.write_text("patient_id,note,instruction,answer\n1,a,b,c\n")
@@ -86,7 +111,10 @@ def test_a_file_in_other_columns_is_refused_by_name(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"restricted": True}, "uses a real note"), ({"answer": "Ask Dr. Miller."}, r"contains an identifier \(name\)")],
+    [
+        ({"restricted": True}, "uses a real note"),
+        ({"answer": "Ask Dr. Miller."}, r"contains an identifier \(name: 'Dr. Miller'\)"),
+    ],
 )
 def test_what_must_not_leave_is_refused(tmp_path: Path, change: dict, says: str):
     source = write_records(tmp_path / "source", [*EXAMPLES, dataclasses.replace(EXAMPLES[0], id="bad", **change)])

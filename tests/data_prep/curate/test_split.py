@@ -115,9 +115,14 @@ def test_who_is_named_goes_with_every_record_of_the_text(tmp_path: Path):
     records[3] = dataclasses.replace(records[3], answer="Ask Dr. Miller.")
     records[4] = dataclasses.replace(records[4], note=records[4].note + " On March 3, 2014 she came back.")
     *_, rejects = split(tmp_path / "a", records)
-    assert [(reject.id, reject.reason, reject.detail) for reject in rejects] == [("e3", "identifier", "name")]
+    assert [(reject.id, reject.reason, reject.detail) for reject in rejects] == [
+        ("e3", "identifier", "name 'Dr. Miller'")
+    ]
     *_, rejects = split(tmp_path / "b", records, identifiers=True)
-    assert [(reject.id, reject.detail) for reject in rejects] == [("e3", "name"), ("e4", "date")]
+    assert [(reject.id, reject.detail) for reject in rejects] == [
+        ("e3", "name 'Dr. Miller'"),
+        ("e4", "date 'March 3, 2014'"),
+    ]
     report = json.loads((tmp_path / "a/split/report.json").read_text())
     assert report["records_with_identifiers"] == {"date": 1, "name": 1}
     assert report["rejected"] == {"identifier": 1}

@@ -2,19 +2,26 @@
 
 import csv
 import dataclasses
+import gzip
+import json
 from pathlib import Path
 
 import pytest
 
+from asclepius_jax.evaluate.answers import answers
+from asclepius_jax.evaluate.questions import questions
 from data_prep.contract.errors import UserError
-from data_prep.contract.manifests import read_manifest
+from data_prep.contract.manifests import is_restricted, read_manifest
 from data_prep.contract.records import Example, Note, Reject, read_parquet
+from data_prep.curate import release, split
 from data_prep.ingest import real_notes
-from data_prep.ingest.real_notes import RealNotesConfig, with_placeholders
-from data_prep.synthesize import instructions
+from data_prep.ingest.real_notes import RealNotesConfig
+from data_prep.pack import run as pack
+from data_prep.synthesize import instructions, notes
 from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.teachers.endpoint.allowed_hosts import is_own_host, why_not_send
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
+from tests.helpers.made_inputs import example, write_records
 from tests.helpers.text_stages import api
 
 MIMIC3 = "ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CHARTTIME,STORETIME,CATEGORY,DESCRIPTION,CGID,ISERROR,TEXT".split(",")
@@ -70,16 +77,6 @@ def test_mimic_iii_is_read_by_category(tmp_path: Path):
     ]
 
 
-def test_tags_become_plain_words():
-    text = with_placeholders(TEXT)
-    assert "[**" not in text
-    assert text.startswith("Admission Date:  [DATE]       Discharge Date:  [DATE]")
-    assert "Mr. [NAME] is a [AGE] year old man seen at [HOSPITAL] by\nDr. [NAME] [NAME]." in text
-    assert 'Call [PHONE] in [LOCATION]. Given lasix 40 mg i.v., "twice, daily".' in text
-    assert with_placeholders("seen by ___ on ___; a rule ________") == "seen by [REMOVED] on [REMOVED]; a rule ________"
-    assert with_placeholders("[**Something odd**]") == "[REMOVED]"
-
-
 def test_mimic_iv_and_other_columns_are_read(tmp_path: Path):
     header = "note_id,subject_id,hadm_id,note_type,note_seq,charttime,storetime,text".split(",")
     source = write_csv(
@@ -109,7 +106,127 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, options, says):
     assert not (tmp_path / "out").exists()
 
 
+MIMIC4 = "note_id,subject_id,hadm_id,note_type,note_seq,charttime,storetime,text".split(",")
+
+
+def mimic_iv_row(code: str, number: int, text: str) -> list[object]:
+    return [f"{number}-{code}-1", number, 22, code, 1, "2180-05-06", "", text]
+
+
+def test_addenda_are_set_apart_unless_they_are_wanted(tmp_path: Path):
+    third = [
+        [1, 7, 200, "", "", "", "Discharge summary", kind, "", "", f"{kind} text."] for kind in ("Report", "Addendum")
+    ]
+    third[1][0] = 2
+    source = write_csv(tmp_path / "NOTEEVENTS.csv", MIMIC3, third)
+    real_notes.run(RealNotesConfig(source, tmp_path / "out"))
+    notes, rejects = read(tmp_path / "out")
+    assert [note.text for note in notes] == ["Report text."]
+    assert [(reject.id, reject.reason) for reject in rejects] == [("NOTEEVENTS-2", "addendum")]
+    real_notes.run(RealNotesConfig(source, tmp_path / "all", addenda=True))
+    assert [note.note_type for note in read(tmp_path / "all")[0]] == ["discharge summary", "discharge summary addendum"]
+    assert read_manifest(tmp_path / "all", "notes")["addenda"] is True
+
+    rows = [mimic_iv_row(code, k, f"{code} text.") for k, code in enumerate(("DS", "AD", "RR", "AR"))]
+    source = write_csv(tmp_path / "notes.csv", MIMIC4, rows)
+
+    def types(**options: object) -> list[str]:
+        real_notes.run(RealNotesConfig(source, tmp_path / "iv", **options))
+        return [note.note_type for note in read(tmp_path / "iv")[0]]
+
+    assert types() == ["discharge summary", "radiology report"]
+    assert read_manifest(tmp_path / "iv", "notes")["rejected"] == {"addendum": 2}
+    assert types(category="DS") == ["discharge summary"]
+    assert types(category="DS", addenda=True) == ["discharge summary", "discharge summary addendum"]
+    assert types(category="AR") == ["radiology report addendum"]
+    assert types(category="Radiology report", addenda=True) == ["radiology report", "radiology report addendum"]
+    # Codes mean this in MIMIC-IV alone.
+    source = write_csv(tmp_path / "own.csv", ["id", "type", "text"], [[1, "AR", "A letter."]])
+    assert types() == ["ar"]
+
+
+def test_of_a_folder_of_mimic_its_notes_are_read(tmp_path: Path, capsys):
+    folder = tmp_path / "mimic-iv-note-2.2"
+    (folder / "note").mkdir(parents=True)
+    for name, code in (("discharge", "DS"), ("radiology", "RR")):
+        path = write_csv(folder / "note" / f"{name}.csv", MIMIC4, [mimic_iv_row(code, 1, f"{code} text.")])
+        path.with_suffix(".csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+        write_csv(folder / "note" / f"{name}_detail.csv", ["note_id", "field_name"], [["1-DS-1", "author"]])
+    (folder / "LICENSE.txt").write_text("Of PhysioNet")
+    real_notes.run(RealNotesConfig(folder, tmp_path / "out"))
+    assert [note.id for note in read(tmp_path / "out")[0]] == ["mimic-iv-note-2.2-1-DS-1", "mimic-iv-note-2.2-1-RR-1"]
+    assert "reading note/discharge.csv.gz, note/radiology.csv.gz; the other 3 files" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"holds details of notes, not notes: pass discharge\.csv"):
+        real_notes.run(RealNotesConfig(folder / "note/discharge_detail.csv", tmp_path / "no"))
+    third = tmp_path / "mimic-iii"
+    third.mkdir()
+    noteevents(third / "NOTEEVENTS.csv")
+    write_csv(third / "PATIENTS.csv", ["ROW_ID", "SUBJECT_ID"], [[1, 2]])
+    real_notes.run(RealNotesConfig(third, tmp_path / "three"))
+    assert len(read(tmp_path / "three")[0]) == 3
+    with pytest.raises(UserError, match="is the output folder of another stage"):
+        real_notes.run(RealNotesConfig(tmp_path / "three", tmp_path / "no"))
+
+
+def test_rows_of_json_with_other_keys_are_read(tmp_path: Path):
+    rows = [
+        {"note_id": "a", "text": "One.", "category": "X"},
+        {"category": "X", "NOTE": "Two.", "ID": 7, "subject_id": 3.0},
+        {"category": "X", "note_id": "c", "content": "Three.", "iserror": 1},
+        {"note_id": "d", "text": "Four."},
+    ]
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    real_notes.run(RealNotesConfig(source, tmp_path / "out", category="x"))
+    notes, rejects = read(tmp_path / "out")
+    assert [(note.id, note.report_id, note.text) for note in notes] == [("a-a", "a", "One."), ("a-7", "3", "Two.")]
+    assert [(reject.id, reject.reason) for reject in rejects] == [("a-c", "marked_as_error")]
+    source.write_text(
+        "".join(json.dumps({"note_id": k, "text": text}) + "\n" for k, text in enumerate("abc")) + '{"x": 1}'
+    )
+    real_notes.run(RealNotesConfig(source, tmp_path / "out"))
+    assert [(r.reason, r.detail) for r in read(tmp_path / "out")[1]] == [("malformed", "no text column among x")]
+
+
 # ---------------------------------------------------------------- where they go
+
+
+def test_a_folder_made_of_restricted_ones_is_restricted(tmp_path: Path, small_tokenizer):
+    source = noteevents(tmp_path / "NOTEEVENTS.csv")
+    real_notes.run(RealNotesConfig(source, tmp_path / "notes", source_name="MIMIC-III"))
+    instructions.run(InstructionsConfig(tmp_path / "notes", tmp_path / "instructions"))
+    split.run(split.SplitConfig(tmp_path / "instructions", tmp_path / "split", held_out=0.5))
+    pack.run(pack.PackConfig(tmp_path / "notes", tmp_path / "packed", small_tokenizer, row_length=64))
+    questions.run(questions.QuestionsConfig(tmp_path / "instructions", tmp_path / "questions"))
+    answers.run(answers.AnswersConfig(tmp_path / "questions", ("rules=offline:",), tmp_path / "answers"))
+    folders = ("notes", "instructions", "split/train", "split/held_out", "packed", "questions", "answers/rules")
+    for folder in folders:
+        manifest = json.loads((tmp_path / folder / "manifest.json").read_text())
+        assert manifest["restricted"] is True, folder
+        card = tmp_path / folder / "README.md"
+        assert folder == "packed" or "**Restricted: real patient notes" in card.read_text()
+        assert folder == "packed" or "Synthetic" not in card.read_text()
+    assert read_manifest(tmp_path / "notes", "notes")["sources"] == ["MIMIC-III"]
+    assert ", from MIMIC-III." in (tmp_path / "notes/README.md").read_text()
+    with pytest.raises(UserError, match="must not leave the institution"):
+        release.run(release.ReleaseConfig(tmp_path / "instructions", tmp_path / "released"))
+    # A record does not lose its restriction on the way through a file.
+    shard = next((tmp_path / "notes").glob("notes-*.parquet"))
+    with pytest.raises(UserError, match="a restricted record must not become a case report"):
+        notes.run(notes.NotesConfig(str(shard), tmp_path / "again"))
+
+
+def test_a_folder_that_says_so_is_restricted_whatever_its_records_say(tmp_path: Path):
+    folder = write_records(tmp_path / "a", [example("e", "Fever.", "Which?", "None.")])
+    assert not is_restricted(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["restricted"] is False
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "restricted": True}))
+    assert is_restricted(folder)
+    assert is_restricted(folder / manifest["files"][0]["name"])
+    with pytest.raises(UserError, match=r"a is restricted: .* must not be published"):
+        release.run(release.ReleaseConfig(folder, tmp_path / "released"))
 
 
 def test_nothing_is_sent_unless_the_host_is_named(tmp_path: Path):

@@ -16,6 +16,7 @@ from asclepius_jax.evaluate.questions.datasets.references import dump, normal
 from asclepius_jax.evaluate.questions.datasets.tables import rows
 from asclepius_jax.evaluate.records import Question
 from data_prep.contract.errors import UserError
+from data_prep.contract.reading.source_files import stem_of
 
 LAYOUT = "a CSV with the columns abbreviation, sense, text"
 
@@ -36,14 +37,14 @@ def forms(cell: str) -> tuple[str, ...]:
 
 
 def questions(source: Path, seed: int) -> Iterator[Question]:
-    uses = []
+    uses, stem = [], stem_of(source)
     for number, row in enumerate(rows(source, ("abbreviation", "sense", "text"), LAYOUT), 1):
         if not forms(row["sense"]) or not row["abbreviation"].strip():
             raise UserError(f"{source.name}: record {number} is missing its abbreviation or sense")
-        note_id = row.get("note_id") or f"{source.stem}-{number}"
+        note_id = row.get("note_id") or f"{stem}-{number}"
         senses, others = forms(row["sense"]), forms(row.get("others", ""))
-        uses.append(Use(f"{source.stem}-{number}", note_id, row["abbreviation"].strip(), senses, others, row["text"]))
-    yield from from_uses(uses, Question("", "", "", "", "", "", "", source.stem))
+        uses.append(Use(f"{stem}-{number}", note_id, row["abbreviation"].strip(), senses, others, row["text"]))
+    yield from from_uses(uses, Question("", "", "", "", "", "", "", stem))
 
 
 def from_uses(uses: list[Use], base: Question) -> Iterator[Question]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from asclepius_jax.evaluate.questions.datasets.tables import read_text
 from data_prep.contract.errors import UserError
+from data_prep.contract.reading.characters import plain_text, plain_text_with_places
+from data_prep.contract.tables import raw_text_file
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,23 @@ def documents(folder: Path) -> Iterator[Document]:
         text = path.with_suffix(".txt")
         if not text.is_file():
             raise UserError(f"{text}, the text of {path.name}, is missing: put it in the same folder")
-        yield read(path, read_text(text))
+        yield read(path, raw_text_file(text))
 
 
 def read(path: Path, text: str) -> Document:
-    """One document. Raises UserError with the place of a line that cannot be read."""
+    """One document. Raises UserError with the place of a line that cannot be read.
+
+    text: as it is in the file, because the annotations count its characters. The document has it with plain ones."""
+    plain, at = plain_text_with_places(text)
     entities: dict[str, Entity] = {}
     triggers: dict[str, str] = {}
     pairs: list[tuple[str, str, str]] = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(raw_text_file(path).splitlines(), 1):
         name, _, rest = line.partition("\t")
         fields = rest.split("\t")[0].split()
         try:
             if name.startswith("T"):
-                entities[name] = entity(name, rest, text)
+                entities[name] = entity(name, rest, at)
             elif name.startswith("E"):
                 triggers[name] = fields[0].split(":")[1]
             elif name.startswith("R"):
@@ -80,15 +84,17 @@ def read(path: Path, text: str) -> Document:
         return found
 
     relations = tuple(Relation(kind, resolved(first), resolved(second)) for kind, first, second in pairs)
-    return Document(path.stem, text, tuple(entities.values()), relations)
+    return Document(path.stem, plain, tuple(entities.values()), relations)
 
 
-def entity(name: str, rest: str, text: str) -> Entity:
-    """Entity from a T line. Raises ValueError if the line is malformed or its span lies outside the text."""
+def entity(name: str, rest: str, at: list[int]) -> Entity:
+    """Entity from a T line. Raises ValueError if the line is malformed or its span lies outside the text.
+
+    at: place in the plain text of each character of the text, and of its end."""
     head, words = rest.split("\t")[:2]
     kind, _, places = head.partition(" ")
     pieces = [tuple(map(int, piece.split())) for piece in places.split(";")]
     start, end = pieces[0][0], pieces[-1][1]
-    if not 0 <= start < end <= len(text):
-        raise ValueError(f"{start} to {end} of {len(text)} characters")
-    return Entity(name, kind, start, end, words)
+    if not 0 <= start < end < len(at):
+        raise ValueError(f"{start} to {end} of {len(at) - 1} characters")
+    return Entity(name, kind, at[start], at[end], plain_text(words))

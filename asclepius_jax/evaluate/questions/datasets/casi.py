@@ -20,6 +20,7 @@ from asclepius_jax.evaluate.questions.datasets.references import dump
 from asclepius_jax.evaluate.questions.datasets.tables import rows
 from asclepius_jax.evaluate.records import Question
 from data_prep.contract.errors import UserError
+from data_prep.contract.reading.characters import plain_text
 
 FIELDS = 7
 NO_SENSE = re.compile(r"unsured? sense|mistake|general english|name", re.IGNORECASE)
@@ -34,20 +35,21 @@ def abbreviations(source: Path, seed: int) -> Iterator[Question]:
         raise UserError(f"{source} is not a file: name AnonymizedClinicalAbbreviationsAndAcronymsDataSet.txt")
     uses = []
     with source.open(encoding="cp1252", errors="replace", newline="") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            # The snippet is the last field and may itself contain a "|".
-            fields = line.rstrip("\r\n").split("|", FIELDS - 1)
-            if len(fields) < FIELDS:
-                raise UserError(f"{source.name}:{number}: {len(fields)} fields; expected {FIELDS}, separated by |")
-            short, long, written, start, _, _, text = (field.strip() for field in fields)
-            if number == 1 and not start.isdigit():
-                continue
-            if NO_SENSE.fullmatch(long) or find_words(short, text) == (-1, -1):
-                continue
-            name = f"casi-{number}"
-            uses.append(Use(name, name, written if written in text else short, forms(long), (), text))
+        lines = plain_text(file.read()).split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        # The snippet is the last field and may itself contain a "|".
+        fields = line.split("|", FIELDS - 1)
+        if len(fields) < FIELDS:
+            raise UserError(f"{source.name}:{number}: {len(fields)} fields; expected {FIELDS}, separated by |")
+        short, long, written, start, _, _, text = (field.strip() for field in fields)
+        if number == 1 and not start.isdigit():
+            continue
+        if NO_SENSE.fullmatch(long) or find_words(short, text) == (-1, -1):
+            continue
+        name = f"casi-{number}"
+        uses.append(Use(name, name, written if written in text else short, forms(long), (), text))
     yield from from_uses([use for use in uses if occurs(use)], base("", ""))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from asclepius_jax.evaluate.questions.datasets.tables import files, rows
 from asclepius_jax.evaluate.records import Question
+from data_prep.contract.reading.source_files import stem_of
 
 TASK = "Note Writing"
 SECTIONS = {
@@ -62,8 +63,8 @@ def mts_dialog(source: Path, seed: int) -> Iterator[Question]:
         for row in rows(path, columns, layout):
             header = row["section_header"].strip()
             yield Question(
-                id=f"{path.stem}-{row['ID']}-section",
-                note_id=f"{path.stem}-{row['ID']}",
+                id=f"{stem_of(path)}-{row['ID']}-section",
+                note_id=f"{stem_of(path)}-{row['ID']}",
                 task=TASK,
                 note=row["dialogue"],
                 instruction=f'Write the section "{SECTIONS.get(header, header.lower())}" of the clinical note from the '

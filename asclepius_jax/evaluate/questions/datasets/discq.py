@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asclepius_jax.evaluate.questions.datasets.annotated_spans import one_line
-from asclepius_jax.evaluate.questions.datasets.i2b2 import read_text
 from asclepius_jax.evaluate.questions.datasets.tables import rows
 from asclepius_jax.evaluate.records import Question
 from data_prep.contract.errors import UserError
+from data_prep.contract.tables import read_text_file
 
 FILE = "discq_questions_final.csv"
 COLUMNS = ("id", "question", "reasoning")
@@ -34,7 +34,7 @@ def questions(source: Path, seed: int) -> Iterator[Question]:
             id=f"discq-{number}",
             note_id=f"discq-{name}",
             task="Question Answering",
-            note=read_text(texts[f"{name}.txt"]).strip(),
+            note=read_text_file(texts[f"{name}.txt"]).strip(),
             instruction=one_line(row["question"]) + (f' (on reading "{about}")' if about else ""),
             note_type="discharge summary",
             source="DiSCQ",

@@ -23,6 +23,8 @@ from asclepius_jax.evaluate.questions.datasets.annotated_spans import Link
 from asclepius_jax.evaluate.questions.datasets.brat import Entity, Relation
 from asclepius_jax.evaluate.records import Question
 from data_prep.contract.errors import UserError
+from data_prep.contract.reading.characters import plain_text_with_places
+from data_prep.contract.tables import raw_text_file, read_text_file
 
 CONCEPT = re.compile(r'c="(.*?)" (\d+):(\d+) (\d+):(\d+)')
 CONCEPT_LINE = re.compile(CONCEPT.pattern + r'\|\|t="(\w+)"\s*')
@@ -68,11 +70,12 @@ class Words:
     """Text with the positions of its words by line, as i2b2 counts them."""
 
     def __init__(self, text: str):
-        self.text = text
+        self.text, at = plain_text_with_places(text)
         self.starts: list[list[tuple[int, int]]] = []
         place = 0
         for line in text.split("\n"):
-            self.starts.append([(place + match.start(), place + match.end()) for match in re.finditer(r"\S+", line)])
+            spans = ((place + match.start(), place + match.end()) for match in re.finditer(r"\S+", line))
+            self.starts.append([(at[start], at[end]) for start, end in spans])
             place += len(line) + 1
 
     def entity(self, kind: str, places: tuple[str, str, str, str], name: str) -> Entity:
@@ -98,17 +101,12 @@ def annotations(source: Path, suffix: str) -> list[tuple[str, Path, str]]:
     texts = {path.stem: path for path in source.rglob("*.txt")}
     if missing := [name for name in found if name not in texts]:
         raise UserError(f"{source} contains no {missing[0]}.txt, the text of {found[missing[0]].name}")
-    return [(name, path, read_text(texts[name])) for name, path in found.items()]
-
-
-def read_text(path: Path) -> str:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return file.read().replace("\r\n", "\n")
+    return [(name, path, raw_text_file(texts[name])) for name, path in found.items()]
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     """Lines that are not empty, each with its place (file:line)."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text_file(path).split("\n"), 1):
         if line.strip():
             yield f"{path.name}:{number}", line.strip()
 
@@ -128,7 +126,8 @@ def concepts(source: Path, seed: int) -> Iterator[Question]:
     """2010: questions about entities, and about relations if there are .rel files."""
     relations = {path.name.removesuffix(".rel"): path for path in source.rglob("*.rel")}
     for name, path, text in annotations(source, ".con"):
-        words, base = Words(text), record(name, text, "2010")
+        words = Words(text)
+        base = record(name, words.text, "2010")
         entities = []
         for place, line in lines_of(path):
             match = CONCEPT_LINE.fullmatch(line)
@@ -162,7 +161,7 @@ def coreference(source: Path, seed: int) -> Iterator[Question]:
                 raise UserError(f'{place}: not a chain such as c="x" 1:0 1:0||c="y" 2:0 2:1||t="coref problem"')
             if kind[1].lower() != "person":
                 groups.append(sorted(mentions, key=lambda mention: mention.start))
-        yield from annotated_spans.coreference_questions(record(name, text, "2011"), groups, seed)
+        yield from annotated_spans.coreference_questions(record(name, words.text, "2011"), groups, seed)
 
 
 def temporal(source: Path, seed: int) -> Iterator[Question]:
@@ -172,7 +171,7 @@ def temporal(source: Path, seed: int) -> Iterator[Question]:
         raise UserError(f"{source} contains no .xml files: give the unpacked folder of the shared task")
     for path in paths:
         try:
-            root = ElementTree.fromstring(BARE.sub(lambda match: match[1] or "&amp;", read_text(path)))
+            root = ElementTree.fromstring(BARE.sub(lambda match: match[1] or "&amp;", read_text_file(path)))
         except ElementTree.ParseError as error:
             raise UserError(f"{path}: not XML ({error})") from error
         text, tags = root.findtext("TEXT"), root.find("TAGS")

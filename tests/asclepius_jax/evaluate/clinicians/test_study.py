@@ -260,7 +260,14 @@ def test_the_key_gives_each_model_its_own_scores(tmp_path, filled):
         table = list(csv.DictReader(file))
     assert {row["comment"] for row in table} == {"'=HYPERLINK(1)"}  # in a spreadsheet: text, not a formula
     assert [int(row["score"]) for row in table] == [rating.score for rating in found]
-    assert json.loads((out / "manifest.json").read_text())["not_scored"] == 44
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["not_scored"], manifest["restricted"]) == (44, False)
+    # A study on real notes passes their restriction on with its key.
+    key = json.loads((filled.out / "key.json").read_text())
+    (tmp_path / "key.json").write_text(json.dumps({**key, "restricted": True}))
+    ratings.run(ratings.RatingsConfig(filled.out, tmp_path / "key.json", tmp_path / "restricted"))
+    assert json.loads((tmp_path / "restricted/manifest.json").read_text())["restricted"]
+    assert key["restricted"] is False
 
 
 def test_the_key_of_another_study_is_refused_and_nothing_is_written(tmp_path, filled):

@@ -1,6 +1,7 @@
 """The benchmarks' files, in the layout of their owners and with invented text, become restricted questions."""
 
 import csv
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -34,6 +35,7 @@ def written(path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 
 def table(path: Path, *rows: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     return path
@@ -73,7 +75,15 @@ def test_mimic_iv_discharge_notes(tmp_path: Path):
     assert {question.id for question in few} < {question.id for question in more}
     assert {question.id for question in few} != {question.id for question in questions[:10]}
     assert {(question.id, question.instruction) for question in few} <= {(q.id, q.instruction) for q in questions}
-    refused("mimic-iv", tmp_path, tmp_path / "x", "is not a file")
+    radiology = table(
+        tmp_path / "mimic/note/radiology.csv", MIMIC_IV, ["1-RR-1", "1", "7", "RR", "1", "", "", "Clear."]
+    )
+    table(radiology.with_name("discharge.csv"), MIMIC_IV, *rows)
+    table(radiology.with_name("discharge_detail.csv"), ["note_id", "field_name"], ["1000-DS-1", "author"])
+    written(tmp_path / "mimic/LICENSE.txt", "of PhysioNet")
+    assert asked("mimic-iv", tmp_path / "mimic", tmp_path / "folder") == questions
+    written(tmp_path / "other/a.csv", "text\nA note.\n")
+    refused("mimic-iv", tmp_path / "other", tmp_path / "x", "lacks the columns note_id, subject_id, note_type")
 
 
 def test_real_mtsamples(tmp_path: Path):
@@ -204,6 +214,50 @@ def test_i2b2_2012(tmp_path: Path):
     refused("i2b2-2012", tmp_path / "i", tmp_path / "x", "7.xml: not XML")
     path.write_text("<A></A>")
     refused("i2b2-2012", tmp_path / "i", tmp_path / "x", "TEXT or TAGS is missing")
+
+
+# ---------------------------------------------------------------- files as people have them
+
+
+def test_annotations_keep_their_words_where_characters_are_replaced(tmp_path: Path):
+    text = "\ufeffThe pa\u00adtient\r\nhad\u00a0chest\u00a0pain\u200b and\x0cfe\u00adver ."
+    entities = [("chest\u00a0pain", "Sign_symptom"), ("fe\u00adver", "Sign_symptom")]
+    places = [(text.index(words), text.index(words) + len(words)) for words, _ in entities]
+    lines = [f"T{k}\tSign_symptom {start} {end}\t{text[start:end]}" for k, (start, end) in enumerate(places)]
+    folder = tmp_path / "brat"
+    folder.mkdir()
+    (folder / "1.txt").write_bytes(text.encode())
+    (folder / "1.ann").write_bytes("\r\n".join(lines).encode())
+    (question,) = asked("maccrobat", folder, tmp_path / "q")
+    assert question.note == "The patient\nhad chest pain and\nfever ."
+    gold = load(question.reference)["gold"]
+    assert [question.note[start:end] for _, start, end, _ in gold] == ["chest pain", "fever"]
+    assert [words for *_, words in gold] == ["chest pain", "fever"]
+
+    # Words and lines are counted in the text as it is: a line feed that a form feed becomes begins no new line.
+    (tmp_path / "i").mkdir()
+    (tmp_path / "i/1.txt").write_bytes("First\x0cpage .\r\nHe had fe\u00adver .".encode("utf-8"))
+    (tmp_path / "i/1.con").write_text('c="fever" 2:2 2:2||t="problem"')
+    (question,) = asked("i2b2-2010", tmp_path / "i", tmp_path / "q")
+    ((_, start, end, _),) = load(question.reference)["gold"]
+    assert question.note[start:end] == "fever"
+
+
+def test_tables_are_read_like_those_of_the_corpus(tmp_path: Path, capsys):
+    text = "Abbreviation;SENSE;text\nMS;multiple sclerosis;MS since 2004, at 39 °C – ill\n"
+    source = tmp_path / "a.csv.gz"
+    source.write_bytes(gzip.compress(text.encode("cp1252")))
+    (question,) = asked("abbreviations", source, tmp_path / "q")
+    assert (question.id, question.source) == ("a-1-abbreviation", "a")
+    assert question.note == "MS since 2004, at 39 °C – ill"
+    said = capsys.readouterr().err
+    assert "separated by semicolons" in said
+    assert "Windows-1252" in said
+    refused("abbreviations", written(tmp_path / "b.csv", "sense,Sense,abbreviation,text\n"), tmp_path / "x", "one name")
+    # MTSamples gives a list of types, and copies of it give one.
+    row = json.dumps({"id": 1, "types": "Radiology", "text": "CHEST: clear."})
+    (question,) = asked("mtsamples", written(tmp_path / "m.jsonl", row), tmp_path / "m")
+    assert question.note_type == "Radiology"
 
 
 # ---------------------------------------------------------------- CASI and DiSCQ

@@ -15,7 +15,7 @@ import pytest
 
 from asclepius_jax.config import DataConfig, TrainConfig
 from asclepius_jax.train.watch.report import write_report
-from data_prep.contract.charts import moving_mean
+from data_prep.contract.reports.charts import moving_mean
 
 MARKUP = '<script>alert("1 & 2")</script>'
 SVG = "{http://www.w3.org/2000/svg}"

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_prep.contract.errors import UserError
-from data_prep.contract.folder_lock import LOCK, locked
+from data_prep.contract.folders.folder_lock import LOCK, locked
 
 NEW, OLD = "new", "old"
 RECORD = "written_files.json"  # of a folder that several commands write into
