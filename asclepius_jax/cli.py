@@ -1,11 +1,9 @@
 """`asclepius SUBCOMMAND`: parse, load, call. A stage is imported only when it runs."""
 
 import contextlib
-import dataclasses
 import difflib
 import errno
 import importlib
-import math
 import os
 import re
 import sys
@@ -20,6 +18,7 @@ from tyro import _strings
 from asclepius_jax import __version__
 from asclepius_jax.evaluate import parts
 from data_prep.contract.errors import UserError
+from data_prep.execution.arguments import check_finite, check_result, read_arguments
 from data_prep.execution.ending import end_alike, forgive_streams, leave_at_once
 
 
@@ -247,7 +246,7 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
     if name in ("notes", "instructions") and any(a.split("=")[0] == "--audit" for a in arguments):
         # Another question to the same folder: none of the settings of a run that writes.
         command = AUDIT
-    refuse_addresses(arguments)
+    arguments = read_arguments(arguments)
     if name == "train":
         train(command, arguments, debug)
         return
@@ -266,44 +265,6 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
         config = tyro.cli(settings, prog=f"asclepius {name}", description=described, args=arguments)
     check_finite(config)
     check_result(getattr(module, command.function)(config))
-
-
-def check_result(result: Any) -> None:
-    """Refuse to call a run a success whose folder is finished but empty."""
-    if isinstance(result, dict) and result.get("rejected") and result.get("out") == 0:
-        counts = ", ".join(f"{count} {reason}" for reason, count in result["rejected"].items())
-        raise UserError(f"every record was rejected ({counts}): see rejected.parquet in the output folder")
-
-
-# Flags that take an address or a text; what the others take is a folder or a file.
-NO_PLACES = ("--base-url", "--url", "--prompt", "--instruction")
-
-
-def refuse_addresses(arguments: list[str]) -> None:
-    """Refuse buckets: as a path, gs://bucket would be a folder of that name on this machine."""
-    flag = ""
-    for argument in arguments:
-        if argument.startswith("--"):
-            flag = argument.split("=")[0]
-        if flag not in NO_PLACES and (found := re.search(r"(?:^|[=:])([a-z][a-z0-9+.-]*://\S*)", argument)):
-            raise UserError(
-                f"{flag} {found[1]}: buckets are read as mounted folders; mount it (gcsfuse) and name the folder"
-            )
-
-
-def check_finite(settings: Any, path: str = "") -> None:
-    """Refuse NaN and infinity in every number of every command: no comparison with a limit finds NaN."""
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        name = f"{path}{field.name}".replace("_", "-")
-        if dataclasses.is_dataclass(value):
-            check_finite(value, "" if field.name in OMITTED else f"{name}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{name} {value}: it must be a finite number")
-
-
-# Groups of settings whose names are not part of their flags.
-OMITTED = ("run", "plan", "teacher", "reports", "shards", "gate", "budget", "batches", "share")
 
 
 def train(command: Command, arguments: list[str], debug: bool) -> None:
@@ -376,6 +337,10 @@ def parse(name: str, arguments: list[str], flags: Any, default: Callable[[Any], 
     return parsed
 
 
+def shorten(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:100]}...{name[-40:]}"
+
+
 def explain(error: Exception, name: str) -> str | None:
     """One line for what the user can mend, None for what only a programmer can."""
     if isinstance(error, UserError):
@@ -387,9 +352,8 @@ def explain(error: Exception, name: str) -> str | None:
         return f"{error.name} is not installed: pip install 'asclepius-jax[{extra}]'"
     if os.strerror(errno.ENOSPC) in str(error):  # TensorStore wraps it in an error of its own
         return f"the disk is full: make room and run this again ({str(error).splitlines()[0][:200]})"
-    files = FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError
-    if isinstance(error, files) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{shorten(str(error.filename))}: {error.strerror}"
     hf = sys.modules.get("asclepius_jax.model.huggingface.names")
     if hf is not None and isinstance(error, hf.FolderError):
         return str(error)

@@ -323,9 +323,20 @@ def check_numbers(config: TrainConfig) -> None:
         raise UserError(f"optimizer.final_fraction is {optimizer.final_fraction}: it must be from 0 to 1")
 
 
+# Sizes beyond those of any run, which would be allocated or counted before anything notices.
+MOST = {
+    "batch.global_batch": 2**20, "data.row_length": 2**22, "data.epochs": 10_000, "data.seed": 2**32 - 1,
+    "lora.rank": 2**14, "lora.seed": 2**32 - 1, "init.seed": 2**32 - 1,
+}  # fmt: skip
+
+
 def check_values(config: TrainConfig) -> None:
     """Raise UserError for invalid numbers. Values that depend on devices or data are checked where these are known."""
     check_numbers(config)
+    for name, most in MOST.items():
+        section, field = name.split(".")
+        if not 0 <= (value := getattr(getattr(config, section), field)) <= most:
+            raise UserError(f"{name} is {value}: it must be from 0 to {most:,}")
     if config.batch.microbatches < 0:
         raise UserError(
             f"batch.microbatches is {config.batch.microbatches}: it must be 1 or more, or 0 for as few as fit"

@@ -118,6 +118,8 @@ def later(config: TrainConfig) -> TrainConfig:
 
 def data_facts(config: TrainConfig, options: PlanOptions) -> tuple[int, int]:
     """(rows, maximum documents per row) of the data. 0 rows means that the number is unknown."""
+    if options.rows < 0:
+        raise UserError(f"--rows {options.rows}: it must be 1 or more, or 0 if the number is unknown")
     path = Path(config.data.path)
     if config.data.path and (path / "manifest.json").exists():
         manifest = read_manifest(path, "packed")

@@ -35,6 +35,9 @@ class PackedRows:
         # Verify the hashes, because a truncated ArrayRecord file opens without an error and appears empty.
         files = verified_files(folder, self.manifest)
         self.source = grain.sources.ArrayRecordDataSource([str(path) for path in files])
+        if len(self.source) != len(self):
+            raise UserError(f"{folder} has {len(self.source)} rows, its manifest says {len(self)}: pack again")
+        self[0]  # before a run starts: an edited manifest may name another type of tokens
 
     @property
     def content(self) -> str:
@@ -50,7 +53,10 @@ class PackedRows:
         return self.manifest["rows"]
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        row = PackedRow.from_bytes(self.source[index], self.manifest["token_dtype"])
+        try:
+            row = PackedRow.from_bytes(self.source[index], self.manifest["token_dtype"])
+        except (ValueError, IndexError) as error:
+            raise UserError(f"{self.folder}: row {index} cannot be read ({error}): pack again") from error
         if len(row.segment_lengths) >= self.max_segments:
             raise UserError(
                 f"{self.folder}: row {index} has {len(row.segment_lengths)} documents, but the manifest says "

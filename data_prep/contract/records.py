@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.contract.errors import UserError, first_line
+
 # The eight tasks of the recipe (arXiv 2309.00237, section 3).
 TASKS = (
     "Named Entity Recognition",
@@ -211,12 +213,21 @@ class ParquetAppender:
 
 
 def read_parquet(path: Path, record_type: type[T]) -> Iterator[T]:
-    """The records of one file, read in batches, so that a large file is never completely in memory."""
+    """The records of one file, read in batches, so that a large file is never completely in memory.
+
+    Raises UserError if the file is damaged or contains records of another type.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for batch in pq.ParquetFile(path).iter_batches(1024):
-        for row in batch.to_pylist():
-            yield typed(row, record_type)
+    try:
+        batches = pq.ParquetFile(path).iter_batches(1024)
+        while (batch := next(batches, None)) is not None:
+            yield from [typed(row, record_type) for row in batch.to_pylist()]
+    except (pa.ArrowException, OSError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(
+            f"{path} does not contain readable records ({first_line(error)}): run the stage that writes it again"
+        ) from error
 
 
 def typed(value: Any, annotation: Any) -> Any:
@@ -258,11 +269,14 @@ class PackedRow:
 
     @classmethod
     def from_bytes(cls, data: bytes, token_dtype: str) -> "PackedRow":
+        """Parse a row. Raises ValueError if the bytes are not exactly a row with tokens of this type."""
         segments = int(np.frombuffer(data, "<u4", 1)[0])
         lengths = np.frombuffer(data, "<u4", segments, 4)
         used = int(lengths.sum())
         start = 4 + 4 * segments
         dtype = np.dtype(token_dtype).newbyteorder("<")
+        if len(data) != start + used * dtype.itemsize + -(-used // 8):
+            raise ValueError(f"{len(data)} bytes are not a row of {used} tokens as {token_dtype}")
         tokens = np.frombuffer(data, dtype, used, start)
         bits = np.frombuffer(data, np.uint8, -1, start + used * dtype.itemsize)
         return cls(tokens, lengths, np.unpackbits(bits, count=used).astype(bool))

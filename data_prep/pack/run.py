@@ -34,6 +34,7 @@ from data_prep.execution.processes import process_pool
 from data_prep.pack.best_fit import cut, pack
 
 BATCH = 256  # texts per call of the tokenizer
+LONGEST_ROW = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +94,11 @@ class ShardResult:
 
 
 def run(config: PackConfig) -> None:
-    if config.row_length < 16 or config.shards < 1:
-        raise UserError(f"--row-length {config.row_length} --shards {config.shards}: must be at least 16 and 1")
+    if not 16 <= config.row_length <= LONGEST_ROW:
+        raise UserError(f"--row-length {config.row_length}: must be from 16 to {LONGEST_ROW:,}")
     manifest = read_manifest(config.source, "notes", "instructions")
+    if not 1 <= config.shards <= max(1, manifest["out"]):
+        raise UserError(f"--shards {config.shards}: must be from 1 to the number of records, {manifest['out']}")
     if not manifest["out"]:
         raise UserError(f"{config.source} contains no records: see its rejected.parquet")
     template = load_template(config.prompt_template)

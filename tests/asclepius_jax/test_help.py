@@ -16,6 +16,7 @@ import tyro
 from asclepius_jax import cli
 from asclepius_jax.config import TrainConfig
 from asclepius_jax.distributed.job import JobConfig
+from data_prep.execution.arguments import OMITTED
 from tests.helpers.command_line import assert_accepted, one_line
 
 COMMANDS = {name: command for name, command in cli.COMMANDS.items() if name != "evaluate"}
@@ -138,7 +139,7 @@ def float_flags(settings: Any, path: str = "") -> Iterator[str]:
         kind = typing.get_type_hints(settings)[field.name]
         name = f"{path}{field.name}".replace("_", "-")
         if dataclasses.is_dataclass(kind):
-            yield from float_flags(kind, "" if field.name in cli.OMITTED else f"{name}.")
+            yield from float_flags(kind, "" if field.name in OMITTED else f"{name}.")
         elif kind is float:
             yield name
 

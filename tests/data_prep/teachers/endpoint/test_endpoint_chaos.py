@@ -135,6 +135,7 @@ def test_an_interrupt_loses_no_reply(tmp_path):
     with endpoint(port, tmp_path / "calm", 0, 2):  # so slow that it is not over before a busy machine sees it begin
         process = start(source, tmp_path / "out", port, 20)
         while sum(paid(tmp_path / "calm").values()) < 20:
+            assert process.poll() is None
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
         process.communicate()
