@@ -30,7 +30,8 @@ class NearDuplicates:
         from datasketch import MinHashLSH
 
         self.threshold = threshold
-        self.index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
+        # The index is a first sieve, whose bands cannot be chosen for thresholds near 1.
+        self.index = MinHashLSH(threshold=min(threshold, 0.98), num_perm=PERMUTATIONS)
         self.signatures: dict[str, object] = {}
 
     def earlier(self, name: str, text: str) -> list[str]:

@@ -83,7 +83,7 @@ def packed_rows(folder: Path, tokenizer: Path, rows: list[PackedRow], row_length
     for row in rows:
         writer.write(row.to_bytes(manifest["token_dtype"]))
     writer.close()
-    manifest["files"][0]["records"] = manifest["rows"] = len(rows)
+    manifest["files"][0]["records"] = manifest["rows"] = manifest["out"] = len(rows)
     manifest["most_documents"] = max(len(row.segment_lengths) for row in rows)
     manifest["files"][0]["sha256"] = file_hash(folder / "packed" / name)
     (folder / "packed/manifest.json").write_text(json.dumps(manifest))
