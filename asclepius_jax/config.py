@@ -333,6 +333,7 @@ MOST = {
 def check_values(config: TrainConfig) -> None:
     """Raise UserError for invalid numbers. Values that depend on devices or data are checked where these are known."""
     check_numbers(config)
+    check_lora(config)
     for name, most in MOST.items():
         section, field = name.split(".")
         if not 0 <= (value := getattr(getattr(config, section), field)) <= most:
@@ -346,7 +347,6 @@ def check_values(config: TrainConfig) -> None:
             f"batch.microbatches {config.batch.microbatches} does not divide batch.global_batch "
             f"{config.batch.global_batch}: use one of {divisors(config.batch.global_batch)}"
         )
-    check_lora(config)
 
 
 def check(config: TrainConfig) -> None:

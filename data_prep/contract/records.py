@@ -224,7 +224,7 @@ def read_parquet(path: Path, record_type: type[T]) -> Iterator[T]:
         batches = pq.ParquetFile(path).iter_batches(1024)
         while (batch := next(batches, None)) is not None:
             yield from [typed(row, record_type) for row in batch.to_pylist()]
-    except (pa.ArrowException, OSError, TypeError, AttributeError, KeyError) as error:
+    except (pa.ArrowException, OSError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise UserError(
             f"{path} does not contain readable records ({first_line(error)}): run the stage that writes it again"
         ) from error

@@ -92,7 +92,7 @@ class Reports:
             except ValueError as error:
                 tally.count(f"{row.place}: {error}")
                 raw = row.raw or json.dumps(row.values, ensure_ascii=False, default=str)
-                yield Reject(row.place, "malformed", str(error), storable(raw))
+                yield Reject(row.place, "malformed", storable(str(error)), storable(raw))
                 continue
             tally.count()
             key = hashlib.sha256(report.id.encode()).digest()[:8]

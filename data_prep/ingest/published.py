@@ -127,7 +127,7 @@ def run(config: AdoptConfig) -> None:
                 tally.count("" if isinstance(error, Unusable) else f"{row.place}: {error}")
                 raw = row.raw or json.dumps(row.values, ensure_ascii=False, default=str)
                 reason, detail = error.args if isinstance(error, Unusable) else ("malformed", str(error))
-                writer.reject([Reject(row.place, reason, detail, storable(raw))])
+                writer.reject([Reject(row.place, reason, storable(detail), storable(raw))])
                 continue
             if example.id in seen:
                 writer.reject([Reject.of(example, "duplicate", row.place)])

@@ -141,7 +141,7 @@ def read(config: RealNotesConfig, files: list[SourceFile]) -> Iterator[Note | Re
                 raise
             tally.count(f"{row.place}: {error}")
             raw = row.raw or json.dumps(row.values, ensure_ascii=False, default=str)
-            yield Reject(row.place, "malformed", str(error), storable(raw))
+            yield Reject(row.place, "malformed", storable(str(error)), storable(raw))
             continue
         tally.count()
         marked = str(row.values.get(columns["error"]) or "").strip() if columns["error"] else ""

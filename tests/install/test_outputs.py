@@ -1,4 +1,4 @@
-"""Each row of the table in docs/output-folders.md: a rerun, a file of the user's, a signal and a full disk.
+"""Each row of the table in docs/outputs.md: a rerun, a file of the user's, a signal and a full disk.
 
 A signal and a full disk strike where a command makes its output durable, which every writer does before it renames.
 """
@@ -22,7 +22,7 @@ from tests.helpers.evaluation.made_evaluation import question, write, write_answ
 from tests.helpers.made_inputs import example, make_tokenizer, note, random_folder, write_records
 from tests.helpers.places import ROOT
 
-TABLE = (ROOT / "docs/output-folders.md").read_text(encoding="utf-8")
+TABLE = (ROOT / "docs/outputs.md").read_text(encoding="utf-8")
 ROWS = {
     cells[0].replace("`", ""): cells[1:]
     for line in TABLE.splitlines()

@@ -26,6 +26,8 @@ def read_row(line: bytes) -> Row | None:
     try:
         row = json.loads(line)
         key = row["custom_id"]
+        if not isinstance(key, str):
+            return None
         response, error = row.get("response") or {}, row.get("error") or {}
         status, body = response.get("status_code"), response.get("body")
         if status == 200:
@@ -34,6 +36,7 @@ def read_row(line: bytes) -> Row | None:
         code, message = str(details.get("code") or ""), one_line(details.get("message") or "no reason given")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+    status = status if isinstance(status, int) else None
     exhausted = status == 402 or code in EXHAUSTED
     again = status is None or status == 429 or status >= 500 or status in PASSING
     fatal = status in (401, 403, 404) or exhausted

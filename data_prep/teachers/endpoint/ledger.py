@@ -99,7 +99,11 @@ class Ledger:
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.execute("PRAGMA synchronous=NORMAL")
             self._bring_up_to_date()
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, UserError) as error:
+            if hasattr(self, "database"):
+                self.database.close()  # its lock would keep the next user of the file waiting
+            if isinstance(error, UserError):
+                raise
             raise UserError(
                 f"cannot use {path} as the ledger of requests ({error}): choose another with --ledger"
             ) from error

@@ -1,18 +1,10 @@
-"""Whatever bytes a folder holds, it is read or refused in one line.
+"""Whatever bytes a folder holds, it is read or refused in one line."""
 
-ASCLEPIUS_MUTATIONS sets the number of mutations of each file; `-m slow` tries thousands.
-"""
-
-import copy
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asclepius_jax.model.huggingface.names import open_model, read_config
@@ -21,19 +13,12 @@ from asclepius_jax.model.llama import build
 from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer, encode, load_tokenizer
 from tests.helpers.made_inputs import MODEL, random_folder
+from tests.helpers.mutations import MUTATIONS, OFTEN, changed_bytes, changed_json, trying
 
-MUTATIONS = int(os.environ.get("ASCLEPIUS_MUTATIONS", "60"))
-OFTEN = pytest.param(4000, marks=pytest.mark.slow)
 SHARD = "model-00001-of-00001.safetensors"
 FILES = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", ONE_FILE, INDEX, "tokenizer.model"),
-)
-# Values at which readers stumble: other types, limits of integers and floats, names of other files, halves of pairs.
-HOSTILE: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 2, 0.5, 1e308, -1e-5, 2**31, 2**63, 2**64, 10**18, 10**400),
-    *("", "</s>", "<s>", "a\nb", "\x00", "\ud800", "../config.json", "/etc/passwd", ".", "..", "x" * 5000, "é", "BPE"),
-    *([], {}, [[]], [None], {"": None}, [0, 0], [2, 7, 9], {"content": 3}, [10**18], {"type": "Unigram"}),
 )
 TEXT = "fever </s> and  <|im_end|>\n患者 \x07"
 
@@ -52,50 +37,6 @@ def whole(small_tokenizer: Path, tmp_path_factory) -> Path:
     (folder / "special_tokens_map.json").write_text('{"eos_token": {"content": "</s>"}, "pad_token": "<unk>"}')
     (folder / "added_tokens.json").write_text('{"</s>": 2}')
     return folder
-
-
-def nodes(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every (container, key) of a JSON value; of long ones the first 30 entries."""
-    entries = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-    for key, entry in entries[:30]:
-        yield value, key
-        if isinstance(entry, dict | list):
-            yield from nodes(entry)
-
-
-def changed_json(content: bytes, data: st.DataObject) -> bytes:
-    """The content with one to three values replaced, removed, renamed or repeated."""
-    raw = json.loads(content)
-    for _ in range(data.draw(st.integers(1, 3))):
-        places = list(nodes(raw))
-        if not places:
-            break
-        holder, key = data.draw(st.sampled_from(places))
-        action = data.draw(st.sampled_from(["replace", "replace", "remove", "rename"]))
-        if action == "remove":
-            del holder[key]
-        elif action == "rename" and isinstance(holder, dict):
-            holder[str(data.draw(st.sampled_from(HOSTILE)))[:50]] = holder.pop(key)
-        else:
-            holder[key] = copy.deepcopy(data.draw(st.sampled_from(HOSTILE)))
-    text = json.dumps(raw)
-    if data.draw(st.integers(0, 9)) == 0:
-        text = text.replace("{", '{"twice": 1, "twice": 2, ', 1)
-    return text.encode()
-
-
-def changed_bytes(content: bytes, data: st.DataObject) -> bytes:
-    """The content cut, or with a few bytes of its first kilobytes changed or inserted."""
-    action = data.draw(st.sampled_from(["change", "change", "insert", "cut", "mark", "wide"]))
-    if action == "cut":
-        return content[: data.draw(st.integers(0, len(content)))]
-    if action == "mark":
-        return b"\xef\xbb\xbf" + content
-    if action == "wide":
-        return content.decode("latin-1").encode("utf-16")
-    place = data.draw(st.integers(0, min(len(content), 4000)))
-    added = data.draw(st.binary(min_size=1, max_size=8))
-    return content[:place] + added + content[place + (len(added) if action == "change" else 0) :]
 
 
 def mutated(content: bytes, name: str, data: st.DataObject) -> bytes:
@@ -132,10 +73,7 @@ def test_a_mutated_file_is_read_or_refused_in_one_line(whole: Path, tmp_path: Pa
         (folder / "tokenizer.json").unlink()
     content = (folder / name).read_bytes()
 
-    @settings(
-        max_examples=mutations, deadline=None, derandomize=True, database=None, suppress_health_check=[*HealthCheck]
-    )
-    @given(data=st.data())
+    @trying(mutations)
     def mutate(data: st.DataObject) -> None:
         shutil.rmtree(folder / "saved", ignore_errors=True)
         (folder / name).write_bytes(mutated(content, name, data))
