@@ -99,7 +99,7 @@ class Ledger:
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.execute("PRAGMA synchronous=NORMAL")
             self._bring_up_to_date()
-        except (OSError, sqlite3.Error, UserError) as error:
+        except (OSError, sqlite3.Error, ValueError) as error:
             if hasattr(self, "database"):
                 self.database.close()  # its lock would keep the next user of the file waiting
             if isinstance(error, UserError):
@@ -241,7 +241,7 @@ class Ledger:
         with self.one_at_a_time:
             try:
                 return operation(self.database, *values)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise self._broken(error) from error
 
     def _broken(self, error: Exception) -> UserError:
