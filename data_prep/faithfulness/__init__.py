@@ -5,3 +5,7 @@
 
 A text that passes has no unsupported atom under these rules. That does not prove that nothing in it is invented.
 """
+
+from data_prep.faithfulness.certificate import certify, check
+
+__all__ = ["certify", "check"]

@@ -144,5 +144,6 @@ def verdict_of(row: dict[str, str], answer: Shown, where: str) -> Draft:
     if not is_complete(draft):
         raise UserError(f"{where}: give incorrect, omitted and treatment, or the score 0 for cannot judge")
     if score and int(score) != settled_score(draft):
-        raise UserError(f"{where}: score {score}, but the three answers give {score_text(settled_score(draft))}")
+        settled = settled_score(draft)
+        raise UserError(f"{where}: score {score}, but the three answers give {settled} {score_text(settled)}")
     return draft

@@ -74,7 +74,8 @@ def is_complete(draft: Draft) -> bool:
 def score_text(score: int | None) -> str:
     if score is None:
         return "not yet scored"
-    return f"{score} {SCORES[score]}" if score else "cannot judge"
+    # Without the number: on the page, numbers are the keys of the options.
+    return SCORES[score] if score else "cannot judge"
 
 
 def changed(draft: Draft, answer: str, form: Mapping[str, str]) -> Draft:
