@@ -99,7 +99,7 @@ def test_a_json_list_reads_the_same_through_any_window(tmp_path, monkeypatch, ch
         assert rejects == []
 
 
-@pytest.mark.parametrize("suffix", ["json", "csv", "jsonl"])
+@pytest.mark.parametrize("suffix", ["csv", *(pytest.param(name, marks=pytest.mark.slow) for name in ("json", "jsonl"))])
 def test_a_large_file_is_not_held_in_memory(tmp_path, suffix):
     rows = [{**pmc_row(k), "patient": f"{k} " + "long text " * 2000} for k in range(500)]
     path = WRITERS[f"reports.{suffix}"](tmp_path / f"a.{suffix}", rows)
