@@ -12,12 +12,12 @@ import json
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data_prep.contract.errors import UserError, first_line
+from data_prep.contract.reading.strict_json import strict_object
 
 NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 KEPT = NAMES[:4]  # the names that a saved folder has
@@ -29,7 +29,7 @@ MARKUP = re.compile(r"<[^<>\s]+>|<<[^<>\s]+>>|\[/?[A-Z_]+\]", re.DOTALL)
 
 @dataclasses.dataclass(frozen=True)
 class TokenFiles:
-    """What the files say. Strings are the texts of tokens."""
+    """The control tokens of a folder. Strings are the texts of tokens."""
 
     named: dict[str, str] = dataclasses.field(default_factory=dict)  # {"eos_token": "</s>", ...}
     listed: frozenset[str] = frozenset()  # special tokens without a name
@@ -81,33 +81,14 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def parse_object(content: bytes, refusal: str) -> dict[str, Any]:
-    """A JSON object in UTF-8 without a mark, without NaN, and with no key twice, of which readers take either one.
-
-    Raises UserError, whose message begins with `refusal`.
-    """
+    """A JSON object, read strictly. Raises UserError, whose message begins with `refusal`."""
     try:
-        raw = json.loads(content.decode(), object_pairs_hook=unique_keys, parse_constant=no_constant)
+        raw = strict_object(content)
         if b"\\ud" in content.lower():  # half of a pair is no character, and cannot be written again
             json.dumps(raw, ensure_ascii=False).encode()
-    except RecursionError:
-        raise UserError(f"{refusal}: it is nested too deeply") from None
     except ValueError as error:
         raise UserError(f"{refusal}: {first_line(error)}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{refusal}: it is not a JSON object")
     return raw
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"{twice!r:.60} occurs twice")
-    return found
-
-
-def no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def tokens_of(value: Any) -> list[Any]:

@@ -98,7 +98,7 @@ def remove(path: Path, holder: dict[str, Any]) -> None:
 
 
 def place() -> dict[str, Any]:
-    """What a process id refers to: the host, and the container if it has process ids of its own."""
+    """The host, and the container if it has process ids of its own: a process id is unique within both."""
     namespace = Path("/proc/self/ns/pid")
     return {
         "host": socket.gethostname(),

@@ -8,18 +8,9 @@ from typing import IO, Any
 from data_prep.contract.errors import UserError
 from data_prep.contract.reading.rows import LONGEST_FIELD, Row, bad_row, good_row
 from data_prep.contract.reading.source_files import CHUNK, SourceFile, opened_text
+from data_prep.contract.reading.strict_json import unique_keys
 
-
-def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs. Raises ValueError if a key is repeated, of which `json` would keep the last value."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is repeated")
-    return found
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=once_each)
+DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 def jsonl_rows(file: SourceFile) -> Iterator[Row]:

@@ -311,7 +311,7 @@ class Batches:
             self._start(name, [], self._follow(name, batch_id))
 
     def _refused(self, error: Any) -> UserError:
-        status = getattr(error, "status_code", None)
+        status = status_of(error)
         remedy = (
             f"check the key in {KEY_VARIABLE}" if status in (401, 403) else "replies so far are saved, run this again"
         )
@@ -329,7 +329,14 @@ class Batches:
         await self.client.close()
 
 
+def status_of(error: Any) -> int | None:
+    """The HTTP status of an error of the client; None if no response arrived, as such errors have no status."""
+    import openai
+
+    return error.status_code if isinstance(error, openai.APIStatusError) else None
+
+
 def fatal(error: Any) -> bool:
     """Return True if retrying cannot fix an error of the API."""
-    status = getattr(error, "status_code", None)
+    status = status_of(error)
     return status is not None and status < 500 and status not in (*PASSING, 429)

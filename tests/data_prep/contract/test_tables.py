@@ -140,7 +140,7 @@ def test_a_key_that_an_object_repeats_makes_it_malformed(tmp_path, suffix):
     text = "\n".join(lines) if suffix == "jsonl" else f"[{','.join(lines)}]"
     rows = read(written(tmp_path / f"a.{suffix}", text))
     assert [row.values is None for row in rows] == [False, True, False, True, False]
-    assert "'text' is repeated" in rows[1].error
+    assert "text occurs twice" in rows[1].error
     assert "'text' and 'Text'" in rows[3].error
 
 
