@@ -3,11 +3,11 @@
 A signal and a full disk strike where a command makes its output durable, which every writer does before it renames.
 """
 
+import csv
 import errno
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +15,14 @@ from typing import Any
 
 import pytest
 
-from asclepius_jax import cli
-from asclepius_jax.evaluate.records import Question
+from asclepius_jax import cli, demo
+from asclepius_jax.evaluate.audits import forgetting, privacy, realism
+from asclepius_jax.evaluate.clinicians import paper, study
+from asclepius_jax.evaluate.questions import registry
+from asclepius_jax.evaluate.records import Question, read_records
+from asclepius_jax.evaluate.report.tables import keep
 from data_prep.contract.folders import output_folders
+from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
 from tests.helpers.evaluation.made_evaluation import question, write, write_answers, write_judgements
 from tests.helpers.made_inputs import example, make_tokenizer, note, random_folder, write_records
 from tests.helpers.places import ROOT
@@ -53,7 +58,25 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_judgements(folder / "judged", "j", {"m": [4] * 8})
     make_tokenizer(folder / "hf")
     random_folder(folder / "hf")
+    registry.run(registry.SetConfig("abbreviations", folder / "senses.csv", folder / "known"))
+    known = read_records(folder / "known", "questions", Question)
+    write_answers(folder / "known_answers", "m", {q.id: q.reference for q in known})
+    make_study(folder)
     return folder
+
+
+def make_study(folder: Path) -> None:
+    """A study in which every answer is scored."""
+    settings = {"questions": folder / "questions", "answers": (folder / "answers",), "raters": ("A",)}
+    study.run(study.StudyConfig(**settings, out=folder / "study"))
+    paper.run(paper.PaperConfig(folder / "study", folder / "forms.csv"))
+    with (folder / "forms.csv").open(newline="") as file:
+        heading, *rows = csv.reader(file)
+    verdict = {"incorrect": "no", "omitted": "nothing", "treatment": "answered"}
+    filled = [[verdict.get(name, cell) for name, cell in zip(heading, row, strict=True)] for row in rows]
+    with (folder / "forms.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([heading, *filled])
+    paper.run(paper.PaperConfig(folder / "study", back_in=folder / "forms.csv"))
 
 
 class Command:
@@ -65,7 +88,9 @@ class Command:
     def __call__(self, line: str, out: Path) -> tuple[Any, str]:
         """(exit code, standard error) of `line`, in which IN and OUT stand for the inputs and the output."""
         words = [word.replace("IN/", f"{self.inputs}/").replace("OUT", str(out)) for word in line.split()]
-        with self.monkeypatch.context() as patch:
+        claims = json.dumps({"claims": [{"claim": "Aspirin was given.", "note": "stated", "quote": "Aspirin"}]})
+        with self.monkeypatch.context() as patch, FakeEndpoint(lambda *_: completion(claims)) as endpoint:
+            words = [word.replace("URL", endpoint.url) for word in words]
             patch.setattr(sys, "argv", ["asclepius", *words])
             for variable in ("JAX_PLATFORMS", "XLA_FLAGS", "LIBTPU_INIT_ARGS"):
                 patch.setenv(variable, os.environ.get(variable, ""))
@@ -101,6 +126,15 @@ LINES = {
         "evaluate judge --questions IN/questions --answers IN/answers --out OUT --model rules",
         "",
     ),
+    "evaluate score --json": (
+        "evaluate score --questions IN/known --answers IN/known_answers --json OUT.json --resamples 50",
+        None,
+    ),
+    "evaluate claims": (
+        "evaluate claims --questions IN/questions --answers IN/answers --out OUT --model m --base-url URL",
+        "",
+    ),
+    "evaluate ratings": ("evaluate ratings --study IN/study --key IN/study/key.json --out OUT", ""),
     "evaluate study": ("evaluate study --questions IN/questions --answers IN/answers --out OUT --raters A", ""),
     "evaluate canaries": ("evaluate canaries --source IN/notes --out OUT --each 1", ""),
     "evaluate report": ("evaluate report --questions IN/questions --judged IN/judged --out OUT", None),
@@ -112,7 +146,9 @@ CHANGED = {"evaluate answers": " --decoding.max-new-tokens 9"}
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """The content of every file but the ledger, which keeps what an endpoint has answered."""
+    files = [path for path in folder.rglob("*") if path.is_file() and ".ledger." not in path.name]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_the_table_names_every_command():
@@ -184,8 +220,16 @@ def test_an_export_does_what_its_row_says(command: Command, tmp_path: Path, monk
 
 
 def test_single_files_are_replaced_whole(command: Command, tmp_path: Path, monkeypatch):
-    """The rows of `evaluate score --json` and `evaluate paper --out`."""
-    shutil.copytree(command.inputs / "questions", tmp_path / "questions")
+    """The rows of `evaluate paper --out`, and of realism, privacy and forgetting, which save their table alike."""
+    table = {"title": "t", "about": "a", "columns": ["c"], "table": [["1"]]}
+    (tmp_path / "old.json").write_text("older table")
+    with monkeypatch.context() as patch:
+        patch.setattr(output_folders.os, "fsync", raising(OSError(errno.ENOSPC, "the disk is full")))
+        with pytest.raises(OSError, match="full"):
+            keep(table, tmp_path / "old.json")
+    assert (tmp_path / "old.json").read_text() == "older table"
+    for part in (realism, privacy, forgetting):
+        assert part.keep is keep
     study = f"evaluate study --questions IN/questions --answers IN/answers --out {tmp_path / 'study'} --raters A"
     assert command(study, tmp_path)[0] == 0
     line = f"evaluate paper --study {tmp_path / 'study'} --out OUT"
@@ -199,3 +243,31 @@ def test_single_files_are_replaced_whole(command: Command, tmp_path: Path, monke
         assert out.read_text() == "older forms"
     assert command(line, out)[0] == 0
     assert out.read_text() != "older forms"
+
+
+def test_what_may_have_been_edited_is_not_written_again(command: Command, tmp_path: Path, monkeypatch):
+    """The rows of `init` and `plan --search`."""
+    monkeypatch.chdir(tmp_path)
+    assert command("init OUT", tmp_path / "mine")[0] == 0
+    before = tree(tmp_path)
+    assert command("init OUT", tmp_path / "mine")[0] == 2
+    config = tmp_path / "mine/configs/demo.py"
+    code, told = command("plan demo --topology h100-8 --search --rows 100 --out OUT", config)
+    assert (code, "demo.py exists: choose another --out, or remove it" in told) == (2, True)
+    assert tree(tmp_path) == before
+
+
+def test_a_demo_replaces_only_an_earlier_demo(command: Command, tmp_path: Path):
+    """The rows of `demo` and of `evaluate demo`, whose files the later demo knows too."""
+    (tmp_path / "demo").mkdir()
+    with output_folders.recording_files(tmp_path / "demo"):
+        (tmp_path / "demo/notes").mkdir()
+        (tmp_path / "demo/notes/part.parquet").write_text("of a demo that was interrupted")
+    mine = tmp_path / "demo/notes/mine.txt"
+    mine.write_text("weeks of work")
+    code, told = command("demo --out OUT", tmp_path / "demo")
+    assert (code, "did not write (notes/mine.txt)" in told) == (2, True)
+    assert mine.read_text() == "weeks of work"
+    mine.unlink()
+    demo.clear(tmp_path / "demo")
+    assert not list((tmp_path / "demo").iterdir())

@@ -126,7 +126,9 @@ def test_sigterm_saves_and_the_next_start_continues(base: TrainConfig, unbroken:
     assert run_and_strike(config, 6, signal.SIGTERM) == 0
     assert steps_of(config.run_dir) == [4, 6]
     assert list(losses_of(config.run_dir)) == list(range(1, 7))
+    (tmp_path / "run/notes.txt").write_text("a file of the user's")
     train(config)
+    assert (tmp_path / "run/notes.txt").read_text() == "a file of the user's"
     assert_same_params(config.run_dir, unbroken)
     assert losses_of(config.run_dir) == losses_of(unbroken)
 
