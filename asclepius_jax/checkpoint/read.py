@@ -27,6 +27,7 @@ from asclepius_jax.distributed import same_program
 from asclepius_jax.model.llama import Params
 from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
 from data_prep.contract.errors import UserError, first_line
+from data_prep.contract.folders.output_folders import free_name
 from data_prep.contract.records import file_hash
 
 STEPS = "checkpoints"
@@ -139,11 +140,7 @@ def restore_newest(run_dir: Path, restore: Callable[[Path, Meta], T]) -> T | Non
 
 
 def set_aside(folder: Path, problem: str) -> None:
-    aside = folder.with_name(folder.name + DAMAGED)
-    number = 2
-    while aside.exists():
-        aside = folder.with_name(f"{folder.name}{DAMAGED}-{number}")
-        number += 1
+    aside = free_name(folder.with_name(folder.name + DAMAGED))
     folder.rename(aside)
     print(f"{folder} is damaged ({problem}): renamed to {aside.name}, trying the previous step", flush=True)
 

@@ -23,6 +23,7 @@ from asclepius_jax.model.huggingface.names import check_finite, flatten, non_fin
 from asclepius_jax.model.huggingface.safetensors import FolderError
 from asclepius_jax.model.llama import Model, build
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.output_folders import free_name
 from data_prep.contract.manifests import read_manifest
 from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt
 
@@ -60,10 +61,7 @@ def verify(folder: Path, step_folder: Path, meta: Meta, texts: dict[str, str]) -
 
 
 def set_aside(folder: Path) -> Path:
-    failed, number = folder.with_name(f"{folder.name}-FAILED"), 2
-    while failed.exists():
-        failed = folder.with_name(f"{folder.name}-FAILED-{number}")
-        number += 1
+    failed = free_name(folder.with_name(f"{folder.name}-FAILED"))
     folder.rename(failed)
     return failed
 

@@ -42,7 +42,7 @@ class ReleaseConfig:
     """Finished folder of instructions, such as `train` of a split."""
 
     out: Path
-    """Output folder; a finished folder of the same kind is replaced."""
+    """Output folder; a finished folder of the same kind is replaced, unless it contains files of yours."""
 
     held_out: Path | None = None
     """Folder of instructions that becomes the split `test`."""

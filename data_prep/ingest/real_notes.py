@@ -46,7 +46,7 @@ class RealNotesConfig:
     .json, .jsonl or .parquet file of notes. Text may be compressed (.gz, .bz2, .xz, .zst)."""
 
     out: Path
-    """Output folder of notes; a finished folder of the same kind is replaced."""
+    """Output folder of notes; a finished folder of the same kind is replaced, unless it contains files of yours."""
 
     category: str = ""
     """Category of the notes to keep (MIMIC-III's CATEGORY, MIMIC-IV's note_type), such as "Discharge summary"; empty

@@ -44,7 +44,7 @@ class PackConfig:
     source: Path
     """Folder of notes or instructions, such as the output of `asclepius notes` or one side of `asclepius split`."""
     out: Path
-    """Output folder; a finished folder of the same kind is replaced."""
+    """Output folder; a finished folder of the same kind is replaced, unless it contains files of yours."""
     tokenizer: Path
     """SentencePiece .model file, or Hugging Face folder or hub id with tokenizer.json or tokenizer.model."""
     row_length: int = 2048

@@ -106,7 +106,7 @@ class InstructionsConfig:
     """Finished folder of notes."""
 
     out: Path
-    """Output folder; a finished folder of the same kind is replaced."""
+    """Output folder; a finished folder of the same kind is replaced, unless it contains files of yours."""
 
     per_note: int = 1
     """Number of instructions per note; their tasks differ as long as there are enough tasks."""

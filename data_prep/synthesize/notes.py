@@ -30,7 +30,7 @@ class NotesConfig:
     set on the Hugging Face hub."""
 
     out: Path
-    """Output folder; a finished folder of the same kind is replaced."""
+    """Output folder; a finished folder of the same kind is replaced, unless it contains files of yours."""
 
     note_types: tuple[str, ...] = ("discharge summary",)
     """Types of notes to generate, each in quotation marks, or `all`: discharge summary, history and physical, progress

@@ -34,7 +34,7 @@ class QuestionsConfig:
     with the columns note and question."""
 
     out: Path
-    """Output folder. A finished folder of questions is replaced."""
+    """Output folder. A finished folder of questions is replaced, unless it contains files of yours."""
 
     per_task: int = 0
     """Number of questions drawn per task; 0 takes all."""
