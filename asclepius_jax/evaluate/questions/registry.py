@@ -59,7 +59,7 @@ class SetConfig:
     """File or folder of the data set, as its owners distribute it."""
 
     out: Path
-    """Output folder for the questions. A finished folder of questions is replaced, unless it contains files of yours."""
+    """Output folder for the questions. A finished folder of questions is replaced, unless it has files of yours."""
 
     limit: int = 0
     """Number of notes whose questions are kept, chosen by the seed; 0 keeps all."""
