@@ -30,7 +30,7 @@ class AdoptConfig:
     Text may be compressed (.gz, .bz2, .xz, .zst)."""
 
     out: Path
-    """Output folder of instructions; a finished folder of the same kind is replaced, unless it contains files of yours."""
+    """Output folder of instructions; a finished folder of this kind is replaced, unless it has files of yours."""
 
     licence: str = "unknown"
     """Licence to record for the records."""
