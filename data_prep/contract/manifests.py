@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -151,13 +151,47 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
                 **writer.facts,
             }
             write_durably(writer.path / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-            replace_folder(writer.path, out, kind)
+            replace_folder(writer.path, out, lambda: check_replaceable(out, kind))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise UserError(
                 f"{out}: the disk is full; the partial output was removed, free some space and run again"
             ) from error
+
+
+@contextmanager
+def writing_together(
+    out: Path, parts: dict[str, str], inputs: Iterable[str], files: Iterable[str] = ()
+) -> Iterator[Path]:
+    """Write several finished folders that belong together, so that `out` holds either all old ones or all new ones.
+
+    Yields a folder, in which the caller writes each part by `writing_folder`. An earlier result in `out` is replaced,
+    unless it contains files of the user's.
+
+    Args:
+        parts: name of each part and its kind.
+        inputs: names of the inputs, which must not be in `out`.
+        files: names of further files that the caller writes.
+
+    Raises:
+        UserError: anything else exists at `out`, or another run writes to it.
+    """
+    out, files = place_of(out, inputs), set(files)
+
+    def check() -> None:
+        if out.is_dir():
+            refuse_to_replace(out, [name for name in names_in(out) if name.split("/")[0] not in {*parts, *files}])
+        elif out.exists():
+            raise UserError(f"{out} exists and is not a folder: choose another --out")
+        for name, kind in parts.items():
+            check_replaceable(out / name, kind)
+
+    check()
+    with working_folder(out) as work:
+        (work / NEW).mkdir()
+        yield work / NEW
+        replace_folder(work / NEW, out, check)
 
 
 def other_files(writer: FolderWriter) -> dict[str, str]:
@@ -172,10 +206,10 @@ def other_files(writer: FolderWriter) -> dict[str, str]:
     return found
 
 
-def replace_folder(new: Path, out: Path, kind: str) -> None:
+def replace_folder(new: Path, out: Path, check: Callable[[], None]) -> None:
     """Replace `out` by `new`. A kill between the two renames leaves the old folder next to `new`, for the next run."""
     try:
-        check_replaceable(out, kind)  # again: a run may take hours
+        check()  # again: a run may take hours
     except UserError as error:
         kept = free_name(out.with_name(f"{out.name}-new"))
         new.rename(kept)

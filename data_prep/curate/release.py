@@ -29,6 +29,8 @@ from data_prep.contract.manifests import (
     writing_folder,
 )
 from data_prep.contract.records import Example, read_parquet, text_hash
+from data_prep.curate.split import patient_of, texts_of
+from data_prep.ingest.article_ids import article_id
 
 SHARD_RECORDS = 50_000
 # If one source has such a licence, the whole data set has it; stricter licences first.
@@ -137,8 +139,9 @@ def check(folder: Path) -> bool:
     for example in examples_of(folder):
         if example.restricted:
             raise UserError(f"{folder}: {example.id} uses a real note and must not leave the institution: remove it")
-        if identifiers := find_identifiers(f"{example.note}\n{example.question}\n{example.answer}", NEVER_PUBLISHED):
-            found = identifiers[0]
+        if found := next(
+            (item for text in texts_of(example) for item in find_identifiers(text, NEVER_PUBLISHED)), None
+        ):
             raise UserError(
                 f"{folder}: {example.id} contains an identifier ({found.kind}: {found.text!r}): remove such records "
                 "with asclepius split, and release its train folder"
@@ -151,11 +154,37 @@ def check(folder: Path) -> bool:
     return conversations
 
 
+def check_apart(train: Path, held_out: Path) -> None:
+    """Raise UserError if two folders are of different splits, or if a note, patient or article is in both."""
+    facts = []
+    for folder in (train, held_out):
+        manifest = read_manifest(folder, "instructions")
+        split = manifest.get("split")
+        facts.append({**split, "side": "", "inputs": sorted(manifest["inputs"].values())} if split else None)
+    if all(facts) and facts[0] != facts[1]:
+        raise UserError(f"{train} and {held_out} are not of one split: run asclepius split again, and pass both sides")
+    outside = set().union(*map(origins, examples_of(held_out)))
+    shared = {origin for example in examples_of(train) for origin in origins(example) if origin in outside}
+    if shared:
+        raise UserError(
+            f"{len(shared)} notes, patients or articles of {held_out} are in {train} too, such as {min(shared)}: pass "
+            "both sides of one asclepius split"
+        )
+
+
+def origins(example: Example) -> set[str]:
+    """What must not be on both sides: the text of the note, its patient and its article."""
+    article = article_id(example.article)
+    return {f"note {text_hash(example.note)}", patient_of(example), *([f"article {article}"] if article else [])}
+
+
 def run(config: ReleaseConfig) -> None:
     """Write the data set and, with `push`, upload it. Raises UserError for errors that the user can fix."""
     splits = {"train": config.source, **({"test": config.held_out} if config.held_out else {})}
     manifests = {name: read_manifest(folder, "instructions") for name, folder in splits.items()}
     checked = {name: check(folder) for name, folder in splits.items()}
+    if config.held_out:
+        check_apart(config.source, config.held_out)
     conversations = any(checked.values())
     inputs = {name: text_hash(*(file["sha256"] for file in manifests[name]["files"])) for name in splits}
     tally = Tally.empty()

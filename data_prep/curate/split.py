@@ -11,18 +11,19 @@ is rejected, and so is a record that shares a run of words with an evaluation se
 """
 
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data_prep.clinical_text.identifiers import KINDS, NEVER_PUBLISHED, Found, described, find_identifiers
-from data_prep.clinical_text.near_duplicates import Contamination, NearDuplicates
+from data_prep.clinical_text.near_duplicates import RUN_WORDS, Contamination, NearDuplicates
 from data_prep.contract.errors import UserError
-from data_prep.contract.folders.folder_lock import locked
-from data_prep.contract.folders.output_folders import place_of, write_durably
-from data_prep.contract.manifests import check_replaceable, read_manifest, verified_files, writing_folder
+from data_prep.contract.folders.output_folders import write_durably
+from data_prep.contract.manifests import MANIFEST, read_manifest, verified_files, writing_folder, writing_together
+from data_prep.contract.reading.source_files import SourceFile
 from data_prep.contract.records import (
     Example,
     Note,
@@ -34,9 +35,12 @@ from data_prep.contract.records import (
     text_hash,
 )
 from data_prep.contract.tables import files_of, rows_of
+from data_prep.ingest.article_ids import article_id
 
 SHARD_RECORDS = 10_000
 SIDES = ("train", "held_out")
+REPORT = "report.json"
+READABLE = ("notes", "instructions", "questions", "dataset")  # kinds of finished folders with texts to compare
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ class SplitConfig:
     """Fraction of patients to hold out. All patients of one article go to the same side."""
 
     against: tuple[Path, ...] = ()
-    """Evaluation sets: folders of notes or instructions, or .csv, .json, .jsonl, .parquet or .txt files, of which all
-    texts are used. A record that shares 13 consecutive words with one of them is rejected from both sides."""
+    """Evaluation sets: finished folders, or .csv, .json, .jsonl, .parquet or .txt files, of which all texts are used,
+    those of chats too. A record that shares 13 consecutive words with one of them is rejected from both sides."""
 
     similarity: float = 0.7
     """Threshold of Jaccard similarity, over runs of five words, from which a note (also the note of an instruction) is
@@ -97,6 +101,7 @@ class Findings:
     groups: Groups
     rejects: dict[str, tuple[str, str]]  # note or record id -> reason, detail
     identifiers: Counter[str]  # kind -> number of records that contain it
+    against: dict[str, dict[str, Any]]  # evaluation set -> its hash, its number of texts, of compared ones
 
 
 def patient_of(record: Any) -> str:
@@ -116,51 +121,105 @@ def texts_of(record: Any) -> list[str]:
 
 
 def evaluation_texts(path: Path) -> Iterator[tuple[str, str]]:
-    """The (where, text) pairs of all texts in an evaluation set."""
-    if (path / "manifest.json").is_file():
-        manifest = read_manifest(path, "notes", "instructions")
-        record_type: type[Note] | type[Example] = Note if manifest["kind"] == "notes" else Example
-        for file in verified_files(path, manifest):
-            for record in read_parquet(file, record_type):
-                yield from ((f"{path} {record.id}", text) for text in texts_of(record))
-        return
+    """The (where, text) pairs of all texts in an evaluation set. Raises UserError for a row that cannot be read."""
     if not path.exists():
         raise UserError(f"--against {path}: no such file or folder")
-    for row in rows_of(files_of(path)):
-        for value in (row.values or {}).values():
-            if isinstance(value, str):
-                yield f"{path} {row.place}", value
+    if (path / MANIFEST).is_file():
+        manifest = read_manifest(path, *READABLE)
+        files = verified_files(path, manifest)
+        if manifest["kind"] in ("notes", "instructions"):
+            record_type: type[Note] | type[Example] = Note if manifest["kind"] == "notes" else Example
+            for file in files:
+                for record in read_parquet(file, record_type):
+                    yield from ((f"{path} {record.id}", text) for text in texts_of(record))
+            return
+        sources = [SourceFile(file, file.name) for file in files]
+    else:
+        sources = files_of(path)
+    for row in rows_of(sources):
+        if row.values is None:
+            raise UserError(
+                f"--against {row.place}: {row.error}: mend the line, or pass the file as .txt to compare all its words"
+            )
+        yield from ((f"{path} {row.place}", text) for value in row.values.values() for text in texts_in(value))
 
 
-def look(records: Iterator[Any], config: SplitConfig) -> Findings:
-    """The first pass: which records belong together, and which are rejected."""
-    contamination = Contamination()
-    for path in config.against:
+def texts_in(value: Any) -> Iterator[str]:
+    """The texts in a cell, however deep: messages of a chat, options of a question. A list of words is one text."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for each in value.values() for text in texts_in(each))
+    elif isinstance(value, list | tuple):
+        if value and all(isinstance(each, str) for each in value):
+            yield " ".join(value)
+        else:
+            yield from (text for each in value for text in texts_in(each))
+
+
+def read_against(paths: Iterable[Path]) -> tuple[Contamination, dict[str, dict[str, Any]]]:
+    """The index of all evaluation sets, and the facts about each for the report, which are also printed.
+
+    Raises UserError if a set has no text to compare.
+    """
+    contamination, facts = Contamination(), {}
+    for path in paths:
+        texts, short = contamination.texts, contamination.short
         contamination.add(evaluation_texts(path))
-    near = NearDuplicates(config.similarity)
-    patients: dict[str, str] = {}  # note id -> patient
-    findings = Findings(Groups(), {}, Counter())
-    kinds = KINDS if config.identifiers else NEVER_PUBLISHED
-    for record in records:
-        patient = patient_of(record)
-        findings.groups.find(patient)
-        if record.article:
-            findings.groups.join(patient, f"article {record.article}")
-        note_id, note = note_of(record)
-        if note_id not in patients:
-            patients[note_id] = patient
-            others = [other for other in near.earlier(note_id, note) if patients[other] != patient]
-            if others:
-                findings.rejects[note_id] = "near_duplicate", f"near duplicate of note {others[0]} of another patient"
-        shared = next((found for text in texts_of(record) if (found := contamination.find(text))), None)
-        if shared:
-            findings.rejects[record.id] = "contaminated", f"{shared[0]} contains {shared[1]!r}"
-        by_rules = [item for text in texts_of(record) for item in find_identifiers(text)]
-        by_presidio = persons(record, config.presidio) if config.presidio else []
-        findings.identifiers.update({item.kind for item in by_rules + by_presidio})
-        if refused := [item for item in by_rules if item.kind in kinds] + by_presidio:
-            findings.rejects[record.id] = "identifier", described(refused)
+        texts, short = contamination.texts - texts, contamination.short - short
+        without = f", of which {short:,} have fewer than {RUN_WORDS} words and are not compared" if short else ""
+        print(f"split: {texts:,} texts of {path}{without}", flush=True)
+        if texts == short:
+            raise UserError(
+                f"--against {path}: no text of {RUN_WORDS} or more words among {texts:,}: nothing to compare"
+            )
+        digest = file_hash(path) if path.is_file() else ""
+        facts[str(path)] = {"sha256": digest, "texts": texts, "compared": texts - short}
+    return contamination, facts
+
+
+def look(records: Iterator[Any], config: SplitConfig, scratch: Path) -> Findings:
+    """The first pass: which records belong together, and which are rejected.
+
+    scratch: folder for a temporary file with the words of all notes, as numbers.
+    """
+    contamination, against = read_against(config.against)
+    findings = Findings(Groups(), {}, Counter(), against)
+    notes: dict[str, int] = {}  # note id -> its number, in the order in which notes first appear
+    patients: dict[str, int] = {}
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        near = NearDuplicates(config.similarity, file)
+        for record in records:
+            patient = patient_of(record)
+            findings.groups.find(patient)
+            if article := article_id(record.article):
+                findings.groups.join(patient, f"article {article}")
+            note_id, note = note_of(record)
+            if note_id not in notes:
+                notes[note_id] = len(notes)
+                near.add(note, patients.setdefault(patient, len(patients)))
+            if refused := refusal_of(record, findings, contamination, config):
+                findings.rejects[record.id] = refused
+        names = list(notes)
+        for text, earlier in near.pairs().items():
+            detail = f"near duplicate of note {names[earlier]} of another patient"
+            findings.rejects.setdefault(names[text], ("near_duplicate", detail))
     return findings
+
+
+def refusal_of(
+    record: Any, findings: Findings, contamination: Contamination, config: SplitConfig
+) -> tuple[str, str] | None:
+    """The reason to reject a record for an identifier or for a text of an evaluation set; counts its identifiers."""
+    texts = texts_of(record)
+    by_rules = [item for text in texts for item in find_identifiers(text)]
+    by_presidio = persons(record, config.presidio) if config.presidio else []
+    findings.identifiers.update({item.kind for item in by_rules + by_presidio})
+    kinds = KINDS if config.identifiers else NEVER_PUBLISHED
+    if refused := [item for item in by_rules if item.kind in kinds] + by_presidio:
+        return "identifier", described(refused)
+    shared = next((found for text in texts if (found := contamination.find(text))), None)
+    return ("contaminated", f"{shared[0]} contains {shared[1]!r}") if shared else None
 
 
 def persons(record: Any, model: str) -> list[Found]:
@@ -179,29 +238,26 @@ def run(config: SplitConfig) -> dict[str, Any]:
     manifest = read_manifest(config.source, "notes", "instructions")
     kind, record_type = manifest["kind"], Note if manifest["kind"] == "notes" else Example
     paths = verified_files(config.source, manifest)
-    place_of(config.out, [str(config.source)])
-    for side in SIDES:
-        check_replaceable(config.out / side, kind)
 
     def records() -> Iterator[Any]:
         for path in paths:
             yield from read_parquet(path, record_type)
 
-    findings = look(records(), config)
+    # Hash of the data files only: the manifest also contains run times, which vary.
+    inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
     report: dict[str, Any] = {
         "source": str(config.source),
         "share": config.held_out,
         "similarity": config.similarity,
-        "against": {str(path): file_hash(path) if path.is_file() else "" for path in config.against},
-        "records_with_identifiers": dict(sorted(findings.identifiers.items())),
     }
-    # Hash of the data files only: the manifest also contains run times, which vary.
-    inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
-    with locked(config.out):  # both sides come from one run
+    with writing_together(config.out, dict.fromkeys(SIDES, kind), inputs, [REPORT]) as together:
+        findings = look(records(), config, together)
+        report["against"] = findings.against
+        report["records_with_identifiers"] = dict(sorted(findings.identifiers.items()))
         for side in SIDES:
-            report[side] = write_side(side, config, findings, records(), (kind, record_type, inputs))
-        report["rejected"] = read_manifest(config.out / "train", kind)["rejected"]
-        write_durably(config.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+            report[side] = write_side(together / side, config, findings, records(), (kind, record_type, inputs))
+        report["rejected"] = read_manifest(together / "train", kind)["rejected"]
+        write_durably(together / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     rejected = ", ".join(f"{count} {reason}" for reason, count in report["rejected"].items()) or "none"
     sides = ", ".join(f"{report[side]['records']} {side} of {report[side]['patients']} patients" for side in SIDES)
     print(f"split {config.source}: {sides}; rejected: {rejected} -> {config.out}", flush=True)
@@ -209,15 +265,16 @@ def run(config: SplitConfig) -> dict[str, Any]:
 
 
 def write_side(
-    side: str, config: SplitConfig, findings: Findings, records: Iterator[Any], folder: tuple[str, type, dict[str, str]]
+    out: Path, config: SplitConfig, findings: Findings, records: Iterator[Any], folder: tuple[str, type, dict[str, str]]
 ) -> dict[str, int]:
     """Write the records of one side in their order; `train` also gets the rejects of both sides.
 
     `folder` is the output folder's kind, record type and input hashes.
     """
     kind, record_type, inputs = folder
+    side = out.name
     patients: set[str] = set()
-    with writing_folder(config.out / side, kind, inputs) as writer:
+    with writing_folder(out, kind, inputs) as writer:
         writer.facts = {"split": {**asdict(config), "source": str(config.source), "out": "", "side": side}}
         writer.facts["split"]["against"] = [str(path) for path in config.against]
         shard: list[Record] = []

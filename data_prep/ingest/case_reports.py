@@ -20,6 +20,7 @@ from data_prep.contract.reading.rows import shown
 from data_prep.contract.reading.source_files import content_of, stem_of
 from data_prep.contract.records import CaseReport, Reject
 from data_prep.contract.tables import Row, cell_text, files_of, is_true, looks_like_hub_id, open_hub, rows_of, storable
+from data_prep.ingest.article_ids import article_id
 from data_prep.ingest.scope import out_of_scope
 
 # Two dozen fictional reports, for the demo and for trying things out.
@@ -161,6 +162,12 @@ def find_columns(values: dict[str, Any], config: ReportsConfig, place: str, firs
     return columns
 
 
+def article_of(values: dict[str, Any]) -> str:
+    """The first identifier of the publication in the row; tables often have several such columns, with gaps."""
+    found = (article_id(cell_text(values.get(column), column), column) for column in COLUMNS["article"])
+    return next(filter(None, found), "")
+
+
 def to_report(row: Row, columns: dict[str, str], config: ReportsConfig, collection: str) -> CaseReport:
     """Convert a row to a report. Raises ValueError, with the reason, if the row is malformed."""
     if row.values is None:
@@ -179,8 +186,7 @@ def to_report(row: Row, columns: dict[str, str], config: ReportsConfig, collecti
         text=field("text"),
         source=config.source_name or ("PMC-Patients" if is_pmc_patients else field("source") or collection),
         licence=config.licence or (PMC_PATIENTS_LICENCE if is_pmc_patients else field("licence") or "unknown"),
-        # Without an article column, the URL identifies the publication.
-        article=field("article") or field("url"),
+        article=article_of(values) or article_id(field("url")),
         title=field("title"),
         url=field("url"),
     )

@@ -15,6 +15,7 @@ from data_prep.contract.reading.rows import shown
 from data_prep.contract.reading.source_files import content_of, stem_of
 from data_prep.contract.records import TASKS, Example, Generation, Reject, Turn, text_hash
 from data_prep.contract.tables import Row, cell_text, files_of, is_true, looks_like_hub_id, open_hub, rows_of, storable
+from data_prep.ingest.article_ids import article_id
 from data_prep.ingest.case_reports import Tally
 
 COLUMNS = ("patient_id", "note", "question", "answer", "task")
@@ -97,7 +98,7 @@ def to_example(values: dict[str, Any], config: AdoptConfig, name: str) -> Exampl
         answer=texts["answer"],
         source=config.source_name or name,
         licence=config.licence,
-        article=str(values.get("article") or "").strip(),
+        article=article_id(str(values.get("article") or "")),
         question_generation=GENERATION,
         answer_generation=GENERATION,
         follow_ups=turns,

@@ -20,8 +20,7 @@ from asclepius_jax.evaluate.judge.mutations import CLASSES, is_true_elsewhere
 from asclepius_jax.evaluate.records import Answer, Label, Question
 from data_prep.clinical_text.sentences import split_sentences
 from data_prep.contract.errors import UserError
-from data_prep.contract.folders.folder_lock import locked
-from data_prep.contract.manifests import read_manifest, verified_files, writing_folder
+from data_prep.contract.manifests import read_manifest, verified_files, writing_folder, writing_together
 from data_prep.contract.records import Example, file_hash, read_parquet, seeded_fraction, text_hash
 from data_prep.contract.tables import files_of, rows_of
 
@@ -180,8 +179,8 @@ def write(out: Path, chosen: list[Made], inputs: dict[str, str]) -> None:
         "answers": (Answer, [answer for _, answer, _ in chosen]),
         "labels": (Label, [label for _, _, label in chosen]),
     }
-    with locked(out):  # the three folders come from one run
+    with writing_together(out, {kind: kind for kind in columns}, inputs) as together:
         for kind, (record_type, records) in columns.items():
-            with writing_folder(out / kind, kind, inputs) as writer:
+            with writing_folder(together / kind, kind, inputs) as writer:
                 writer.counts["in"] = len(records)
                 writer.add_shard(records, record_type)

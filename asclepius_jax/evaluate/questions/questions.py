@@ -22,6 +22,7 @@ from data_prep.contract.reading.rows import shown
 from data_prep.contract.reading.source_files import SourceFile, content_of, stem_of
 from data_prep.contract.records import TASKS, Example, read_parquet, seeded_fraction, text_hash
 from data_prep.contract.tables import files_of, is_true, rows_of
+from data_prep.ingest.article_ids import article_id
 
 TASK_NAMES = {task.lower(): task for task in TASKS}
 YEAR = re.compile(r"\b(?:19|20)\d\d\b")
@@ -117,7 +118,7 @@ def of_example(example: Example, years: Mapping[str, str]) -> Question:
         year=years.get(example.report_id, ""),
         restricted=example.restricted,
         report_id=example.report_id,
-        article=example.article,
+        article=article_id(example.article),
     )
 
 
@@ -149,7 +150,7 @@ def of_table(files: list[SourceFile], name: str, years: Mapping[str, str]) -> It
             year=years.get(patient, "") or values.get("year", ""),
             restricted=is_true(values.get("restricted")),
             report_id=patient,
-            article=values.get("article", ""),
+            article=article_id(values.get("article", "")),
         )
 
 

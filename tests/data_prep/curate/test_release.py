@@ -26,6 +26,8 @@ EXAMPLES = [
     for k in range(6)
 ]
 TURN = Turn("Summarization", "And then?", "Nothing.", GENERATION, GENERATION)
+NAMES_SOMEBODY = dataclasses.replace(TURN, answer="Mrs. Jane Doe went home.")
+ASKS_FOR_A_NUMBER = dataclasses.replace(TURN, question="Is (617) 555-0123 her number?")
 
 
 def adopted(folder: Path) -> list[Example]:
@@ -52,7 +54,7 @@ def test_what_is_released_comes_back(tmp_path: Path, turns: tuple):
 def test_datasets_loads_both_splits_in_the_published_columns(tmp_path: Path):
     datasets = pytest.importorskip("datasets")
     train = write_records(tmp_path / "train", EXAMPLES[:4])
-    held_out = write_records(tmp_path / "held_out", EXAMPLES[4:])
+    held_out = write_records(tmp_path / "held_out", [dataclasses.replace(e, article="b") for e in EXAMPLES[4:]])
     release.run(ReleaseConfig(train, tmp_path / "out", held_out))
     loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert {name: part.num_rows for name, part in loaded.items()} == {"train": 4, "test": 2}
@@ -114,6 +116,8 @@ def test_a_file_in_other_columns_is_refused_by_name(tmp_path: Path):
     [
         ({"restricted": True}, "uses a real note"),
         ({"answer": "Ask Dr. Miller."}, r"contains an identifier \(name: 'Dr. Miller'\)"),
+        ({"follow_ups": (TURN, NAMES_SOMEBODY)}, r"contains an identifier \(name: 'Mrs. Jane Doe'\)"),
+        ({"follow_ups": (ASKS_FOR_A_NUMBER, TURN)}, r"contains an identifier \(phone: '\(617\) 555-0123'\)"),
     ],
 )
 def test_what_must_not_leave_is_refused(tmp_path: Path, change: dict, says: str):
@@ -121,6 +125,35 @@ def test_what_must_not_leave_is_refused(tmp_path: Path, change: dict, says: str)
     with pytest.raises(UserError, match=says):
         release.run(ReleaseConfig(source, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"note": EXAMPLES[0].note}, "such as note "),
+        ({"report_id": EXAMPLES[0].report_id}, "such as patient made report-e0"),
+        ({"article": "https://doi.org/10.1000/A"}, "such as article 10.1000/a"),
+    ],
+)
+def test_sides_that_share_a_note_patient_or_article_are_not_released(tmp_path: Path, change: dict, says: str):
+    train = write_records(tmp_path / "train", [dataclasses.replace(e, article="10.1000/a") for e in EXAMPLES[:4]])
+    outside = [dataclasses.replace(e, article="b") for e in EXAMPLES[4:]]
+    held_out = write_records(tmp_path / "held_out", [*outside, dataclasses.replace(outside[0], id="bad", **change)])
+    with pytest.raises(UserError, match=f"1 notes, patients or articles of {held_out} are in {train} too, {says}"):
+        release.run(ReleaseConfig(train, tmp_path / "out", held_out))
+    assert not (tmp_path / "out").exists()
+
+
+def test_sides_of_two_splits_are_not_released(tmp_path: Path):
+    records = [dataclasses.replace(e, article=e.id) for e in EXAMPLES]
+    source = write_records(tmp_path / "source", records)
+    for seed in (0, 1):
+        split.run(SplitConfig(source, tmp_path / f"split{seed}", 0.5, seed=seed))
+    release.run(ReleaseConfig(tmp_path / "split0/train", tmp_path / "out", tmp_path / "split0/held_out"))
+    with pytest.raises(UserError, match="are not of one split"):
+        release.run(ReleaseConfig(tmp_path / "split0/train", tmp_path / "out", tmp_path / "split1/held_out"))
+    with pytest.raises(UserError, match="are in .*/split0/train too"):
+        release.run(ReleaseConfig(tmp_path / "split0/train", tmp_path / "out", tmp_path / "split0/train"))
 
 
 @pytest.mark.parametrize(

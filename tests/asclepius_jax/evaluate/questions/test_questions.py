@@ -108,7 +108,7 @@ def test_real_notes_of_a_table_can_be_marked_as_such(tmp_path):
 
 def test_a_released_data_set_gives_its_held_out_split(tmp_path):
     kept = [example(f"t{k}", f"Fever {k}.", "How long?", "3 days.") for k in range(3)]
-    held = [example(f"h{k}", f"Cough {k}.", "How long?", "3 days.") for k in range(2)]
+    held = [replace(example(f"h{k}", f"Cough {k}.", "How long?", "3 days."), article="b") for k in range(2)]
     folders = [write_records(tmp_path / name, made) for name, made in (("kept", kept), ("held", held))]
     release.run(release.ReleaseConfig(folders[0], tmp_path / "all"))
     assert len(asked(tmp_path / "all", tmp_path / "of_all")) == 3
