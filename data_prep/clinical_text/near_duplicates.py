@@ -9,6 +9,8 @@ from zlib import crc32
 
 import numpy as np
 
+from data_prep.clinical_text.words import UNSPACED
+
 SHINGLE_WORDS = 5
 # Hash functions of MinHash; the standard error of an estimated similarity is at most 0.5 / sqrt(PERMUTATIONS) = 0.044.
 PERMUTATIONS = 128
@@ -16,8 +18,6 @@ PERMUTATIONS = 128
 RECALL = 0.999
 STANDARD_ERRORS = 4  # by which an estimate may be below the threshold for the pair to be compared exactly
 RUN_WORDS = 13  # Words. Texts share shorter runs by chance, clinical charts above all.
-# Thai, Lao, Myanmar, Khmer, kana and Han have no spaces between words: each character counts as a word.
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 RANDOM = np.random.default_rng(0)
 MULTIPLIERS, SCALES, OFFSETS = (

@@ -9,6 +9,8 @@ import re
 from functools import lru_cache
 
 TOKEN = re.compile(r"[A-Za-zÀ-ÿα-ωµ]+(?:['’][A-Za-z]+)?|\d+(?:\.\d+)?")
+# Thai, Lao, Myanmar, Khmer, kana and Han, which have no spaces between words. The inside of a character class.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af"
 BRITISH = (("ae", "e"), ("oe", "e"), ("our", "or"), ("isation", "ization"), ("litre", "liter"), ("metre", "meter"))
 KEPT = frozenset(("foetor", "does", "shoe", "toe", "toes", "four", "hour", "hours", "poem", "aerobic"))
 

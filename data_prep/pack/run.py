@@ -6,32 +6,25 @@ independently, so that the result does not depend on the number of workers.
 """
 
 import dataclasses
-import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.hub import SMALL_FILES, local_folder
 from data_prep.contract.manifests import read_manifest, verified_files, writing_folder
-from data_prep.contract.records import Example, Note, PackedRow, Reject, read_parquet, text_hash, token_dtype
-from data_prep.contract.tokenizer import (
-    Tokenizer,
-    beginning,
-    encode_after_end,
-    encode_continuations,
-    encode_prompt,
-    load_tokenizer,
-)
-from data_prep.contract.training_prompt import load_template, render_follow_up, render_prompt
+from data_prep.contract.records import Example, Note, Reject, read_parquet, text_hash, token_dtype
+from data_prep.contract.tokenizer import Tokenizer, load_tokenizer
+from data_prep.contract.training_prompt import load_template
 from data_prep.execution.processes import process_pool
-from data_prep.pack.best_fit import cut, pack
+from data_prep.pack.best_fit import pack
+from data_prep.pack.documents import Document, DocumentStore, example_documents, note_documents
 
 BATCH = 256  # texts per call of the tokenizer
 LONGEST_ROW = 2**22
@@ -60,14 +53,6 @@ class PackConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Document:
-    """Tokens that stay together in one row, and the mask of those with loss."""
-
-    tokens: list[int]
-    loss_mask: list[bool]
-
-
-@dataclasses.dataclass(frozen=True)
 class Job:
     """The work for one output shard: its range of records and the settings."""
 
@@ -79,6 +64,15 @@ class Job:
     folder: Path  # output folder of the shard
 
 
+@dataclasses.dataclass
+class Tally:
+    """What was cut from the records of a shard."""
+
+    truncated: int = 0  # notes that lost their end
+    turns_left_out: int = 0
+    rejects: list[Reject] = dataclasses.field(default_factory=list)
+
+
 @dataclasses.dataclass(frozen=True)
 class ShardResult:
     name: str
@@ -87,10 +81,9 @@ class ShardResult:
     loss_tokens: int
     documents: int
     most_documents: int  # largest number of documents in a row
-    truncated: int
-    rejects: list[Reject]
-    licences: dict[str, int]
-    sources: dict[str, int]
+    tally: Tally
+    licences: Counter[str]
+    sources: Counter[str]
 
 
 def run(config: PackConfig) -> None:
@@ -118,7 +111,7 @@ def run(config: PackConfig) -> None:
         if not rows:
             raise UserError(f"no record of {config.source} fits a row of {config.row_length}: raise --row-length")
         for result in results:
-            folder.reject(result.rejects)
+            folder.reject(result.tally.rejects)
             folder.add_file(result.name, result.rows)
         folder.counts["in"] = manifest["out"]
         tokens = sum(result.tokens for result in results)
@@ -130,19 +123,21 @@ def run(config: PackConfig) -> None:
             "loss_tokens": sum(result.loss_tokens for result in results),
             "documents": sum(result.documents for result in results),
             "most_documents": max((result.most_documents for result in results), default=0),
-            "truncated": sum(result.truncated for result in results),
+            "truncated": sum(result.tally.truncated for result in results),
+            "turns_left_out": sum(result.tally.turns_left_out for result in results),
             "packing_efficiency": round(tokens / (rows * config.row_length), 4),
             "vocab_size": tokenizer.vocab_size,
             "token_dtype": token_dtype(tokenizer.vocab_size),
             "tokenizer_hash": tokenizer.hash,
             "prompt_template": template,
-            "licences": add_counts(result.licences for result in results),
-            "sources": add_counts(result.sources for result in results),
+            "licences": dict(sorted(sum((result.licences for result in results), Counter()).items())),
+            "sources": dict(sorted(sum((result.sources for result in results), Counter()).items())),
         }
     facts = folder.facts
     print(
         f"packed {manifest['out']} records into {rows} rows of {config.row_length}: {tokens} tokens, "
         f"{facts['packing_efficiency']:.1%} full, {facts['truncated']} notes shortened, "
+        f"{facts['turns_left_out']} follow-up turns left out, "
         f"{folder.reasons.total()} rejected"
     )
 
@@ -183,40 +178,48 @@ def pack_shard(job: Job) -> ShardResult:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     tokenizer = cached_tokenizer(job.config.tokenizer)
-    documents: list[Document] = []
-    rejects: list[Reject] = []
-    licences: list[str] = []
-    sources: list[str] = []
-    truncated = 0
-    for records in batches(read_records(job)):
-        licences += [record.licence for record in records]
-        sources += [record.source for record in records]
-        if job.kind == "notes":
-            documents += note_documents(records, tokenizer, job.config.row_length)
-        else:
-            packable, shortened, too_long = example_documents(records, tokenizer, job.config.row_length, job.template)
-            documents += packable
-            truncated += shortened
-            rejects += too_long
-    rows = pack([len(document.tokens) for document in documents], job.config.row_length)
-    name = f"packed-{job.index:05d}-of-{job.config.shards:05d}.array_record"
-    writer = ArrayRecordWriter(str(job.folder / name), "group_size:1")
     dtype = token_dtype(tokenizer.vocab_size)
-    for row in rows:
-        writer.write(fill_row([documents[i] for i in row]).to_bytes(dtype))
-    writer.close()
+    licences: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
+    tally = Tally()
+    with DocumentStore(job.folder, dtype) as store:
+        for records in batches(read_records(job)):
+            licences.update(record.licence for record in records)
+            sources.update(record.source for record in records)
+            for document in documents_of(records, tokenizer, job, tally):
+                store.add(document)
+        rows = pack(store.lengths, job.config.row_length)
+        name = f"packed-{job.index:05d}-of-{job.config.shards:05d}.array_record"
+        writer = ArrayRecordWriter(str(job.folder / name), "group_size:1")
+        for row in rows:
+            writer.write(store.row(row).to_bytes(dtype))
+        writer.close()
     return ShardResult(
         name=name,
         rows=len(rows),
-        tokens=sum(len(document.tokens) for document in documents),
-        loss_tokens=sum(sum(document.loss_mask) for document in documents),
-        documents=len(documents),
+        tokens=store.ends[-1],
+        loss_tokens=store.loss_tokens,
+        documents=len(store.lengths),
         most_documents=max(map(len, rows), default=0),
-        truncated=truncated,
-        rejects=rejects,
-        licences=count(licences),
-        sources=count(sources),
+        tally=tally,
+        licences=licences,
+        sources=sources,
     )
+
+
+def documents_of(records: list[Any], tokenizer: Tokenizer, job: Job, tally: Tally) -> Iterator[Document]:
+    """The documents of some records; counts what was cut from them."""
+    if job.kind == "notes":
+        yield from note_documents(records, tokenizer, job.config.row_length)
+        return
+    fitted = example_documents(records, tokenizer, job.config.row_length, job.template)
+    for record, result in zip(records, fitted, strict=True):
+        tally.truncated += result.note_shortened
+        tally.turns_left_out += result.turns_left_out
+        if result.document:
+            yield result.document
+        else:
+            tally.rejects.append(Reject.of(record, "longer_than_row", result.detail))
 
 
 def read_records(job: Job) -> Iterator[Any]:
@@ -238,89 +241,3 @@ def batches(records: Iterator[Any]) -> Iterator[list[Any]]:
             batch = []
     if batch:
         yield batch
-
-
-def note_documents(notes: Sequence[Note], tokenizer: Tokenizer, row_length: int) -> Iterator[Document]:
-    """The documents of notes, from BOS (if the tokenizer has one) to EOS; notes longer than a row are cut."""
-    for ids in tokenizer.encode_batch([note.text for note in notes]):
-        tokens = beginning(tokenizer) + ids + [tokenizer.eos_id]
-        for start, end in cut(len(tokens), row_length):
-            # The first token of a piece has no loss, because no token precedes it in its document.
-            yield Document(tokens[start:end], [False] + [True] * (end - start - 1))
-
-
-def example_documents(
-    examples: Sequence[Example], tokenizer: Tokenizer, row_length: int, template: str
-) -> tuple[list[Document], int, list[Reject]]:
-    """The documents, the number of shortened notes, and rejects for examples that exceed a row even without a note."""
-    prompts = tokenizer.encode_batch([render_prompt(template, e.note, e.question) for e in examples])
-    answered = answer_documents(examples, tokenizer, template)
-    documents, truncated, rejects = [], 0, []
-    for example, prompt_ids, answer in zip(examples, prompts, answered, strict=True):
-        prompt = beginning(tokenizer) + prompt_ids
-        room = row_length - len(answer.tokens)
-        if len(prompt) > room:
-            shortened = shorten_note(example, tokenizer, room, template)
-            if shortened is None:
-                detail = f"{len(answer.tokens)} tokens of answers and the instruction do not fit a row of {row_length}"
-                rejects.append(Reject.of(example, "longer_than_row", detail))
-                continue
-            prompt = shortened
-            truncated += 1
-        documents.append(Document(prompt + answer.tokens, [False] * len(prompt) + answer.loss_mask))
-    return documents, truncated, rejects
-
-
-def answer_documents(examples: Sequence[Example], tokenizer: Tokenizer, template: str) -> list[Document]:
-    """The tokens after each example's first prompt: its answer, then the follow-up turns.
-
-    Answers and their end-of-text tokens have loss.
-    """
-    turns = [turn for example in examples for turn in example.follow_ups]
-    questions = encode_after_end(tokenizer, [render_follow_up(template, turn.question) for turn in turns])
-    texts = [example.answer for example in examples] + [turn.answer for turn in turns]
-    answers = encode_continuations(tokenizer, [text.strip() for text in texts])
-    first, later = answers[: len(examples)], iter(zip(questions, answers[len(examples) :], strict=True))
-    documents = []
-    for example, answer in zip(examples, first, strict=True):
-        tokens, loss_mask = [*answer, tokenizer.eos_id], [True] * (len(answer) + 1)
-        for question_ids, answer_ids in itertools.islice(later, len(example.follow_ups)):
-            tokens += [*question_ids, *answer_ids, tokenizer.eos_id]
-            loss_mask += [False] * len(question_ids) + [True] * (len(answer_ids) + 1)
-        documents.append(Document(tokens, loss_mask))
-    return documents
-
-
-def shorten_note(example: Example, tokenizer: Tokenizer, room: int, template: str) -> list[int] | None:
-    """The prompt with as many words from the start of the note as fit into `room` tokens; None if no word fits."""
-    ends = [i for i, character in enumerate(example.note) if character.isspace()]
-    best, low, high = None, 0, len(ends) - 1
-    while low <= high:
-        middle = (low + high) // 2
-        text = render_prompt(template, example.note[: ends[middle]], example.question)
-        prompt = encode_prompt(tokenizer, text)
-        if len(prompt) <= room:
-            best, low = prompt, middle + 1
-        else:
-            high = middle - 1
-    return best
-
-
-def fill_row(documents: Sequence[Document]) -> PackedRow:
-    return PackedRow(
-        tokens=np.concatenate([document.tokens for document in documents]),
-        segment_lengths=np.array([len(document.tokens) for document in documents]),
-        loss_mask=np.concatenate([document.loss_mask for document in documents]),
-    )
-
-
-def count(values: Sequence[str]) -> dict[str, int]:
-    return {value: values.count(value) for value in sorted(set(values))}
-
-
-def add_counts(counts: Any) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for shard_counts in counts:
-        for key, number in shard_counts.items():
-            total[key] = total.get(key, 0) + number
-    return dict(sorted(total.items()))

@@ -259,6 +259,7 @@ def data(run: Run) -> str:
         ("Tokens with loss", f"{manifest['loss_tokens']:,}"),
         ("Packing efficiency", f"{manifest['packing_efficiency']:.2%}"),
         ("Notes shortened to fit a row", f"{manifest['truncated']:,}"),
+        ("Follow-up turns left out", f"{manifest.get('turns_left_out', 0):,}"),
         ("Rejected", "; ".join(f"{name}: {n:,}" for name, n in manifest["rejected"].items()) or "none"),
         ("Vocabulary", f"{manifest['vocab_size']:,}"),
         ("Tokenizer hash", manifest["tokenizer_hash"][:12]),

@@ -152,7 +152,7 @@ def test_sides_of_two_splits_are_not_released(tmp_path: Path):
     release.run(ReleaseConfig(tmp_path / "split0/train", tmp_path / "out", tmp_path / "split0/held_out"))
     with pytest.raises(UserError, match="are not of one split"):
         release.run(ReleaseConfig(tmp_path / "split0/train", tmp_path / "out", tmp_path / "split1/held_out"))
-    with pytest.raises(UserError, match="are in .*/split0/train too"):
+    with pytest.raises(UserError, match=r"are in .*/split0/train too"):
         release.run(ReleaseConfig(tmp_path / "split0/train", tmp_path / "out", tmp_path / "split0/train"))
 
 

@@ -1,6 +1,9 @@
 """Notes and examples to rows: what stands in a row, what is trained on, what is left out and counted."""
 
+import dataclasses
 import json
+import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +11,12 @@ import pytest
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import writing_folder
-from data_prep.contract.records import Example, PackedRow, Reject, file_hash, read_parquet, text_hash
+from data_prep.contract.records import Example, PackedRow, Reject, Turn, file_hash, read_parquet, text_hash
 from data_prep.contract.tokenizer import JsonTokenizer, encode, encode_continuations
 from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
+from data_prep.pack.documents import Document, DocumentStore
 from data_prep.pack.run import PackConfig, run
-from tests.helpers.made_inputs import example, note, sentences, write_records
+from tests.helpers.made_inputs import GENERATION, example, note, sentences, write_records
 from tests.helpers.packed import ROW, documents, packed, read_rows
 
 
@@ -110,6 +114,74 @@ def test_an_example_that_fits_no_row_is_rejected_whole(tmp_path: Path, small_tok
     (reject,) = read_parquet(folder / "rejected.parquet", Reject)
     assert (reject.id, reject.reason) == ("unfit", "longer_than_row")
     assert json.loads(reject.record)["answer"] == unfit.answer
+
+
+JAPANESE = "患者は五十八歳の男性で、胸痛を主訴に来院した。心電図でST上昇を認め、緊急冠動脈造影を施行した。" * 6
+TORN = "e\u0301" * 300  # each letter with its accent apart
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        JAPANESE,
+        JAPANESE.replace("。", "。 "),
+        f"所見: {JAPANESE}",
+        "x" * 900,
+        TORN,
+        f"Fever and {'gattaca' * 90} in 3 days.",
+    ],
+)
+def test_a_note_without_spaces_is_shortened_too(tmp_path: Path, small_tokenizer: Path, text: str):
+    folder = packed(tmp_path, [example("e", text, "Why?", "Because.")], small_tokenizer)
+    tokenizer = JsonTokenizer(small_tokenizer)
+    ((ids, _),) = documents(folder)
+    head, tail = render_prompt(TRAINING_TEMPLATE, "@", "Why?").split("@")
+    kept = tokenizer.decode(ids).removeprefix(head).removesuffix(tail + "Because.")
+    assert tokenizer.decode(ids) == head + kept + tail + "Because."
+    assert kept
+    assert text.startswith(kept)
+    assert not unicodedata.combining(text[len(kept)])
+    assert read_manifest(folder)["truncated"] == 1
+    if text == SEQUENCE:
+        assert kept == "Fever and"  # words stay whole where there are any
+    else:
+        assert len(ids) > ROW - 20
+
+
+def turn(question: str, answer: str) -> Turn:
+    return Turn("Question Answering", question, answer, GENERATION, GENERATION)
+
+
+def test_a_conversation_loses_the_turns_from_the_one_that_does_not_fit(tmp_path: Path, small_tokenizer: Path):
+    e = pair("e", 20)
+    short, long = turn("And then?", "She went home."), turn("Tell all.", "very " * 300 + "long")
+    for name, turns, kept in (
+        ("a", (short, long, short), (short,)),
+        ("b", (long, short), ()),
+        ("c", (short,), (short,)),
+    ):
+        talk = dataclasses.replace(e, follow_ups=turns)
+        folder = packed(tmp_path / name, [talk], small_tokenizer)
+        ((ids, mask),) = documents(folder)
+        expected = packed(tmp_path / f"{name}-kept", [dataclasses.replace(e, follow_ups=kept)], small_tokenizer)
+        assert documents(expected) == [(ids, mask)]
+        manifest = read_manifest(folder)
+        assert (manifest["turns_left_out"], manifest["truncated"]) == (len(turns) - len(kept), 0)
+        assert manifest["rejected"] == {}
+
+
+def test_a_store_of_documents_keeps_none_of_them_in_memory(tmp_path: Path):
+    tracemalloc.start()
+    with DocumentStore(tmp_path, "uint16") as store:
+        for number in range(100):
+            store.add(Document([number] * 20_000, [number % 2 == 0] * 20_000))
+        assert tracemalloc.get_traced_memory()[0] < 500_000  # one document as lists is 320,000 bytes
+        row = store.row([7, 90])
+    tracemalloc.stop()
+    assert row.tokens.tolist() == [7] * 20_000 + [90] * 20_000
+    assert row.loss_mask.tolist() == [False] * 20_000 + [True] * 20_000
+    assert row.segment_lengths.tolist() == [20_000, 20_000]
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_example_that_fits_is_refused_for_all(tmp_path: Path, small_tokenizer: Path):

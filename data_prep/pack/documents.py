@@ -1,0 +1,174 @@
+"""Documents of tokens: whole notes for pretraining, prompts with answers for tuning, and a store for many of them."""
+
+import dataclasses
+import itertools
+import re
+import tempfile
+import unicodedata
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.clinical_text.words import UNSPACED
+from data_prep.contract.records import Example, Note, PackedRow
+from data_prep.contract.tokenizer import (
+    Tokenizer,
+    beginning,
+    encode_after_end,
+    encode_continuations,
+    encode_prompt,
+)
+from data_prep.contract.training_prompt import render_follow_up, render_prompt
+from data_prep.pack.best_fit import cut
+
+WITHOUT_SPACES = re.compile(f"[{UNSPACED}]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """Tokens that stay together in one row, and the mask of those with loss."""
+
+    tokens: list[int]
+    loss_mask: list[bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """An example as a document, or None with the reason that it fits no row."""
+
+    document: Document | None
+    note_shortened: bool = False
+    turns_left_out: int = 0
+    detail: str = ""
+
+
+class DocumentStore:
+    """Documents in two temporary files, so that a shard of any size needs little memory: 12 bytes a document."""
+
+    def __init__(self, folder: Path, dtype: str):
+        self.tokens, self.masks = (tempfile.TemporaryFile(dir=folder) for _ in range(2))  # noqa: SIM115, closed below
+        self.dtype, self.lengths, self.ends, self.loss_tokens = np.dtype(dtype), array("I"), array("q", [0]), 0
+
+    def __enter__(self) -> "DocumentStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tokens.close()
+        self.masks.close()
+
+    def add(self, document: Document) -> None:
+        self.tokens.write(np.asarray(document.tokens, self.dtype).tobytes())
+        self.masks.write(bytes(document.loss_mask))
+        self.lengths.append(len(document.tokens))
+        self.ends.append(self.ends[-1] + len(document.tokens))
+        self.loss_tokens += sum(document.loss_mask)
+
+    def row(self, documents: Sequence[int]) -> PackedRow:
+        """The documents of these numbers, end to end."""
+        tokens, masks = [], []
+        for start, length in ((self.ends[number], self.lengths[number]) for number in documents):
+            self.tokens.seek(start * self.dtype.itemsize)
+            tokens.append(self.tokens.read(length * self.dtype.itemsize))
+            self.masks.seek(start)
+            masks.append(self.masks.read(length))
+        return PackedRow(
+            tokens=np.frombuffer(b"".join(tokens), self.dtype),
+            segment_lengths=np.array([self.lengths[number] for number in documents]),
+            loss_mask=np.frombuffer(b"".join(masks), bool),
+        )
+
+
+def note_documents(notes: Sequence[Note], tokenizer: Tokenizer, row_length: int) -> Iterator[Document]:
+    """The documents of notes, from BOS (if the tokenizer has one) to EOS; notes longer than a row are cut."""
+    for ids in tokenizer.encode_batch([note.text for note in notes]):
+        tokens = beginning(tokenizer) + ids + [tokenizer.eos_id]
+        for start, end in cut(len(tokens), row_length):
+            # The first token of a piece has no loss, because no token precedes it in its document.
+            yield Document(tokens[start:end], [False] + [True] * (end - start - 1))
+
+
+def example_documents(
+    examples: Sequence[Example], tokenizer: Tokenizer, row_length: int, template: str
+) -> Iterator[Fitted]:
+    """The document of each example.
+
+    One that is longer than a row loses the end of its note. One that is longer even with no more than the first
+    character of its note loses its last turns, those from the one on that does not fit.
+    """
+    prompts = tokenizer.encode_batch([render_prompt(template, e.note, e.question) for e in examples])
+    conversations = turn_documents(examples, tokenizer, template)
+    for example, prompt_ids, turns in zip(examples, prompts, conversations, strict=True):
+        prompt = beginning(tokenizer) + prompt_ids
+        ends = list(itertools.accumulate(len(turn.tokens) for turn in turns))
+        room = row_length - ends[-1]
+        if len(prompt) <= room:
+            yield Fitted(joined(prompt, turns))
+            continue
+        shortest = encode_prompt(tokenizer, render_prompt(template, example.note[:1], example.question))
+        kept = sum(len(shortest) + end <= row_length for end in ends)
+        if not kept:
+            detail = f"the instruction and the answer, {len(shortest) + ends[0]} tokens, exceed a row of {row_length}"
+            yield Fitted(None, detail=detail)
+            continue
+        room = row_length - ends[kept - 1]
+        shortened = len(prompt) > room
+        if shortened:
+            prompt = shorten_note(example, tokenizer, room, template) or shortest
+        yield Fitted(joined(prompt, turns[:kept]), shortened, len(turns) - kept)
+
+
+def joined(prompt: list[int], turns: Sequence[Document]) -> Document:
+    tokens = [*prompt, *itertools.chain.from_iterable(turn.tokens for turn in turns)]
+    loss_mask = [False] * len(prompt)
+    return Document(tokens, [*loss_mask, *itertools.chain.from_iterable(turn.loss_mask for turn in turns)])
+
+
+def turn_documents(examples: Sequence[Example], tokenizer: Tokenizer, template: str) -> Iterator[list[Document]]:
+    """The turns of each example: its answer, then each follow-up question with its answer.
+
+    Answers and their end-of-text tokens have loss.
+    """
+    follow_ups = [turn for example in examples for turn in example.follow_ups]
+    questions = encode_after_end(tokenizer, [render_follow_up(template, turn.question) for turn in follow_ups])
+    texts = [example.answer for example in examples] + [turn.answer for turn in follow_ups]
+    answers = encode_continuations(tokenizer, [text.strip() for text in texts])
+    first, later = answers[: len(examples)], iter(zip(questions, answers[len(examples) :], strict=True))
+    for example, answer in zip(examples, first, strict=True):
+        pairs = [([], answer), *itertools.islice(later, len(example.follow_ups))]
+        yield [
+            Document([*question, *reply, tokenizer.eos_id], [False] * len(question) + [True] * (len(reply) + 1))
+            for question, reply in pairs
+        ]
+
+
+def shorten_note(example: Example, tokenizer: Tokenizer, room: int, template: str) -> list[int] | None:
+    """The prompt with as many words from the start of the note as fit into `room` tokens.
+
+    A note whose first word is too long is cut within it. None if not even one character fits.
+    """
+    note = example.note
+    between_words = [
+        place for place in range(1, len(note)) if note[place].isspace() or WITHOUT_SPACES.match(note[place - 1])
+    ]
+    for ends in (between_words, range(1, len(note))):
+        best, low, high = None, 0, len(ends) - 1
+        while low <= high:
+            middle = (low + high) // 2
+            text = render_prompt(template, note[: whole(note, ends[middle])], example.question)
+            prompt = encode_prompt(tokenizer, text)
+            if len(prompt) <= room:
+                best, low = prompt, middle + 1
+            else:
+                high = middle - 1
+        if best is not None:
+            return best
+    return None
+
+
+def whole(text: str, end: int) -> int:
+    """The last place up to `end` that parts no letter from its accents."""
+    while 0 < end < len(text) and unicodedata.category(text[end]) in ("Mn", "Me", "Mc", "Cf"):
+        end -= 1
+    return end
