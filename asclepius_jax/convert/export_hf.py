@@ -131,7 +131,7 @@ def whole_step(config: ExportConfig, step_folder: Path, meta: Meta) -> Iterator[
     if config.adapters or not lora_of(meta).rank:
         yield step_folder
         return
-    with working_folder(place_of(config.out), "-merged") as work:
+    with working_folder(place_of(config.out), purpose="-merged") as work:
         yield write_merged(step_folder, work / NEW)
 
 

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +26,7 @@ from data_prep.contract.folders.output_folders import (
     names_in,
     place_of,
     refuse_to_replace,
+    replace_parts,
     sync,
     working_folder,
     write_durably,
@@ -151,7 +152,7 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
                 **writer.facts,
             }
             write_durably(writer.path / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-            replace_folder(writer.path, out, lambda: check_replaceable(out, kind))
+            replace_folder(writer.path, out, kind)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -161,37 +162,35 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
 
 
 @contextmanager
-def writing_together(
-    out: Path, parts: dict[str, str], inputs: Iterable[str], files: Iterable[str] = ()
-) -> Iterator[Path]:
-    """Write several finished folders that belong together, so that `out` holds either all old ones or all new ones.
+def writing_together(out: Path, parts: dict[str, str], inputs: Iterable[str], file: str = "") -> Iterator[Path]:
+    """Write several finished folders that belong together: `out` never holds those of two runs.
 
-    Yields a folder, in which the caller writes each part by `writing_folder`. An earlier result in `out` is replaced,
-    unless it contains files of the user's.
+    Yields a folder, in which the caller writes each part by `writing_folder`. Earlier parts in `out` are replaced,
+    unless they contain files of the user's; anything else in `out` stays.
 
     Args:
         parts: name of each part and its kind.
         inputs: names of the inputs, which must not be in `out`.
-        files: names of further files that the caller writes.
+        file: name of a file about the parts that the caller writes.
 
     Raises:
-        UserError: anything else exists at `out`, or another run writes to it.
+        UserError: something else has the name of a part, or another run writes to `out`.
     """
-    out, files = place_of(out, inputs), set(files)
+    out = place_of(out, inputs)
 
     def check() -> None:
-        if out.is_dir():
-            refuse_to_replace(out, [name for name in names_in(out) if name.split("/")[0] not in {*parts, *files}])
-        elif out.exists():
+        if out.exists() and not out.is_dir():
             raise UserError(f"{out} exists and is not a folder: choose another --out")
         for name, kind in parts.items():
             check_replaceable(out / name, kind)
 
     check()
-    with working_folder(out) as work:
+    with working_folder(out, [*parts, *filter(None, [file])]) as work:
         (work / NEW).mkdir()
         yield work / NEW
-        replace_folder(work / NEW, out, check)
+        with kept_if_refused(work / NEW, out):
+            check()
+        replace_parts(work, out)
 
 
 def other_files(writer: FolderWriter) -> dict[str, str]:
@@ -206,14 +205,10 @@ def other_files(writer: FolderWriter) -> dict[str, str]:
     return found
 
 
-def replace_folder(new: Path, out: Path, check: Callable[[], None]) -> None:
+def replace_folder(new: Path, out: Path, kind: str) -> None:
     """Replace `out` by `new`. A kill between the two renames leaves the old folder next to `new`, for the next run."""
-    try:
-        check()  # again: a run may take hours
-    except UserError as error:
-        kept = free_name(out.with_name(f"{out.name}-new"))
-        new.rename(kept)
-        raise UserError(f"{error}. The result of this run is in {kept}") from error
+    with kept_if_refused(new, out):
+        check_replaceable(out, kind)
     old = new.with_name(OLD)
     if out.exists():
         out.rename(old)
@@ -224,6 +219,17 @@ def replace_folder(new: Path, out: Path, check: Callable[[], None]) -> None:
             old.rename(out)
         raise
     sync(out.parent)
+
+
+@contextmanager
+def kept_if_refused(new: Path, out: Path) -> Iterator[None]:
+    """For the check before the end, after a run of hours perhaps: if it refuses, `new` is kept next to `out`."""
+    try:
+        yield
+    except UserError as error:
+        kept = free_name(out.with_name(f"{out.name}-new"))
+        new.rename(kept)
+        raise UserError(f"{error}. The result of this run is in {kept}") from error
 
 
 def contents(*kinds: str) -> str:

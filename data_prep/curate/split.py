@@ -250,7 +250,7 @@ def run(config: SplitConfig) -> dict[str, Any]:
         "share": config.held_out,
         "similarity": config.similarity,
     }
-    with writing_together(config.out, dict.fromkeys(SIDES, kind), inputs, [REPORT]) as together:
+    with writing_together(config.out, dict.fromkeys(SIDES, kind), inputs, REPORT) as together:
         findings = look(records(), config, together)
         report["against"] = findings.against
         report["records_with_identifiers"] = dict(sorted(findings.identifiers.items()))

@@ -46,13 +46,14 @@ def place_of(out: Path, inputs: Iterable[str] = ()) -> Path:
 
 
 @contextlib.contextmanager
-def working_folder(out: Path, purpose: str = "") -> Iterator[Path]:
+def working_folder(out: Path, parts: Iterable[str] = (), purpose: str = "") -> Iterator[Path]:
     """Context with a hidden folder next to `out` for work in progress, whose lock keeps other runs from `out`.
 
     What a killed run left in it is removed at the start, and everything at the end. If a killed run had moved the old
     result aside, it is put back first.
 
     Args:
+        parts: names of what is replaced in `out`, if not all of it is.
         purpose: a suffix of the hidden folder's name, for a second one of the same output.
 
     Raises:
@@ -65,8 +66,7 @@ def working_folder(out: Path, purpose: str = "") -> Iterator[Path]:
         raise UserError(f"{work} contains {names[0]}, which asclepius did not write: move it away")
     try:
         with locked(work):
-            if (work / OLD).exists() and not out.exists():
-                (work / OLD).rename(out)
+            if finish_replacing(work, out, parts):
                 print(f"{out}: put back, a killed run had moved it aside", file=sys.stderr, flush=True)
             empty(work)
             try:
@@ -76,6 +76,41 @@ def working_folder(out: Path, purpose: str = "") -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # left by a killed run, or still in use by another
             work.rmdir()
+
+
+def finish_replacing(work: Path, out: Path, parts: Iterable[str]) -> bool:
+    """Undo or complete the renames between which a run was killed; return False if there were none."""
+    if not (work / OLD).exists():
+        return False
+    if not parts:
+        if out.exists():
+            return False
+        (work / OLD).rename(out)
+        return True
+    # The old parts leave before the first new one arrives.
+    complete = any((out / name).exists() and not (work / NEW / name).exists() for name in parts)
+    for name in parts:
+        part = work / (NEW if complete else OLD) / name
+        if part.exists():
+            part.rename(out / name)
+    return True
+
+
+def replace_parts(work: Path, out: Path) -> None:
+    """Move everything in `work / NEW` to `out`, in the place of what has the same name there."""
+    parts = sorted(part.name for part in (work / NEW).iterdir())
+    out.mkdir(exist_ok=True)
+    (work / OLD).mkdir()
+    try:
+        for name in parts:
+            if (out / name).exists():
+                (out / name).rename(work / OLD / name)
+        for name in parts:
+            (work / NEW / name).rename(out / name)
+    except BaseException:
+        finish_replacing(work, out, parts)
+        raise
+    sync(out)
 
 
 def empty(work: Path) -> None:

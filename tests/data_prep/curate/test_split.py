@@ -21,6 +21,7 @@ from data_prep.clinical_text.near_duplicates import (
     words_of,
 )
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders import output_folders
 from data_prep.contract.manifests import read_manifest
 from data_prep.contract.records import Example, Note, Reject, read_parquet
 from data_prep.curate.split import SplitConfig, run
@@ -208,32 +209,43 @@ class Killed(BaseException):
     pass
 
 
-def test_a_killed_split_leaves_both_sides_of_one_run(tmp_path: Path, monkeypatch):
-    """Killed at any of its renames, the second split leaves the two sides of the first, or both of its own."""
+def test_a_killed_split_never_leaves_sides_of_two_runs(tmp_path: Path, monkeypatch):
+    """Killed at any of its renames: what is there is of one run, and the next run brings back all of it."""
     split(tmp_path, NOTES)
-    rename, at = Path.rename, 0
-    while True:
-        count = itertools.count()
+    rename, empty = Path.rename, output_folders.empty
+    for at in itertools.count():
+        renames: list[Path] = []
 
-        def killed(self: Path, target, count=count, at=at):
-            if next(count) == at:
+        def dying(self: Path, target: Path, renames=renames, at=at) -> Path:
+            renames.append(self)
+            if len(renames) > at:
                 raise Killed
             return rename(self, target)
 
-        monkeypatch.setattr(Path, "rename", killed)
-        with contextlib.suppress(Killed):
-            split(tmp_path, NOTES, seed=1)
-        monkeypatch.setattr(Path, "rename", rename)
-        if not (tmp_path / "split").exists():  # between two renames: nothing, until the next run
-            run(SplitConfig(tmp_path / "source", tmp_path / "split", 0.2))
-        seeds = [read_manifest(tmp_path / "split" / side, "notes")["split"]["seed"] for side in ("train", "held_out")]
-        sides = [{n.report_id for n in read(tmp_path / "split" / side)} for side in ("train", "held_out")]
-        assert seeds[0] == seeds[1]
-        assert not sides[0] & sides[1]
-        at += 1
-        if seeds == [1, 1]:
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(Path, "rename", dying)
+            # A dead process cleans up nothing.
+            patch.setattr(
+                output_folders, "empty", lambda work, renames=renames, at=at: len(renames) > at or empty(work)
+            )
+            run(SplitConfig(tmp_path / "source", tmp_path / "split", seed=1))
+        assert len(seeds(tmp_path)) <= 1
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr("data_prep.curate.split.look", lambda *_: raising(Killed()))
+            run(SplitConfig(tmp_path / "source", tmp_path / "split", seed=2))
+        assert all((tmp_path / "split" / name).exists() for name in ("train", "held_out", "report.json"))
+        if seeds(tmp_path) == {1}:
             break
-    assert at > 4
+    assert at > 5
+
+
+def seeds(tmp_path: Path) -> set[int]:
+    sides = [tmp_path / "split" / side for side in ("train", "held_out")]
+    return {read_manifest(side, "notes")["split"]["seed"] for side in sides if side.exists()}
+
+
+def raising(error: BaseException) -> None:
+    raise error
 
 
 @pytest.mark.parametrize("form", ["csv", "folder"])

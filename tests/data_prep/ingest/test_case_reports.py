@@ -284,6 +284,16 @@ def test_what_the_first_row_leaves_out_is_read_from_the_others(tmp_path):
     assert [(r.licence, r.article) for r in reports] == [("unknown", ""), ("CC0", "10.1/x"), ("CC BY-NC", "")]
 
 
+def test_the_article_is_in_whichever_of_its_columns_is_filled(tmp_path):
+    """Two patients of one article, of which the table has the PubMed number for one and the address for the other."""
+    (tmp_path / "a.csv").write_text(
+        "text,PMID,doi,pmcid,url\nt0,,https://doi.org/10.1/AB,,http://u\nt1,,10.1/ab,7,\nt2,12.0,,7,\nt3,,,7,\n"
+        "t4,,,,https://pubmed.ncbi.nlm.nih.gov/12/\nt5,,,,\n"
+    )
+    reports, _ = read(tmp_path / "a.csv")
+    assert [report.article for report in reports] == ["10.1/ab", "10.1/ab", "12", "PMC7", "12", ""]
+
+
 def test_columns_are_named_where_none_holds_the_text(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"body_text": "t", "n": 1}])
     with pytest.raises(UserError, match=r"no text column among the columns: body_text, n; set it with --text-column"):

@@ -120,16 +120,11 @@ JAPANESE = "患者は五十八歳の男性で、胸痛を主訴に来院した�
 TORN = "e\u0301" * 300  # each letter with its accent apart
 
 
+SEQUENCE = f"Fever and {'gattaca' * 90} in 3 days."
+
+
 @pytest.mark.parametrize(
-    "text",
-    [
-        JAPANESE,
-        JAPANESE.replace("。", "。 "),
-        f"所見: {JAPANESE}",
-        "x" * 900,
-        TORN,
-        f"Fever and {'gattaca' * 90} in 3 days.",
-    ],
+    "text", [JAPANESE, JAPANESE.replace("。", "。 "), f"所見: {JAPANESE}", "x" * 900, TORN, SEQUENCE]
 )
 def test_a_note_without_spaces_is_shortened_too(tmp_path: Path, small_tokenizer: Path, text: str):
     folder = packed(tmp_path, [example("e", text, "Why?", "Because.")], small_tokenizer)
