@@ -11,7 +11,6 @@ import functools
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
@@ -24,6 +23,14 @@ import jax
 from jax._src import clusters, distributed
 from jax._src.lib import _jax
 
+from asclepius_jax.distributed.coordinator import (
+    answers,
+    await_coordinator,
+    await_name,
+    check_port,
+    is_here,
+    split_address,
+)
 from data_prep.contract.errors import UserError, first_line
 
 LOST = 3
@@ -64,6 +71,7 @@ class Job:
         self.listener = threading.Thread(target=self.listen, daemon=True)
         # Keep a reference: calling a C handler whose Python object was garbage-collected crashes.
         self.abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self.lost)
+        self.terminate_handler = ctypes.CFUNCTYPE(None)(self.lost)
 
     @property
     def client(self) -> Any:
@@ -73,12 +81,14 @@ class Job:
         """Start or reach the coordinator and wait for all processes.
 
         JAX's client aborts if that fails, now or later. A Python signal handler would run in the main thread, which
-        an abort never returns to, so the handler is installed with the C library.
+        an abort never returns to, so the handlers are installed with the C and C++ libraries.
         """
         ctypes.CDLL(None).signal(signal.SIGABRT, self.abort_handler)
-        client = _jax.get_distributed_runtime_client
+        with contextlib.suppress(OSError, AttributeError):  # another C++ library, which prints a line before the abort
+            ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE(self.terminate_handler)
+        client, began = _jax.get_distributed_runtime_client, time.monotonic()
         # jax.distributed has no parameter for the callback, without which the client first logs a stack trace of 20
-        # lines.
+        # lines. JAX cannot convert its error for a callback in Python, so that std::bad_cast takes its place.
         _jax.get_distributed_runtime_client = functools.partial(client, missed_heartbeat_callback=self.lost)
         try:
             jax.distributed.initialize(
@@ -91,10 +101,8 @@ class Job:
                 heartbeat_timeout_seconds=self.config.heartbeat_seconds,
             )
         except RuntimeError as error:
-            raise UserError(
-                f"the coordinator cannot listen on {self.coordinator} ({first_line(error)}): is the port in use? "
-                "Choose another with --job.coordinator"
-            ) from error
+            in_time = time.monotonic() - began < self.config.timeout_seconds - 1
+            self.end(2, self.why_refused(error) if in_time else self.why_lost(), notify_others=False)
         finally:
             _jax.get_distributed_runtime_client = client
         self.met = True
@@ -117,11 +125,24 @@ class Job:
         """Exit with an explanation when JAX's client is about to abort, because a process is gone or never came."""
         self.end(LOST if self.met else 2, self.why_lost(), notify_others=False)
 
+    @property
+    def here(self) -> str:
+        return f"this is process {self.process_id} of {self.processes}"
+
+    def why_refused(self, error: Exception) -> str:
+        reason = "" if "bad_cast" in str(error) else f": {first_line(error)}"
+        return (
+            f"the coordinator {self.coordinator} refused this process ({self.here}{reason}): does another process have "
+            "this id, or another job this address?"
+        )
+
     def why_lost(self) -> str:
-        here = f"this is process {self.process_id} of {self.processes}"
+        here = self.here
         if not self.met:
+            elsewhere = self.process_id == 0 and not is_here(self.coordinator)
+            place = "the coordinator's host is not an address of this machine, and " if elsewhere else ""
             return (
-                f"the {self.processes} processes of the job did not meet at {self.coordinator} within "
+                f"{place}the {self.processes} processes of the job did not meet at {self.coordinator} within "
                 f"{self.config.timeout_seconds} s ({here}): was each started, with a unique id? See their logs"
             )
         time.sleep(0.5)  # a dying process closes its sockets one by one, and the coordinator's may not be the first
@@ -218,7 +239,10 @@ def join(config: JobConfig) -> None:
     jax.config.update("jax_check_proxy_envs", False)
     job = Job(config, coordinator, processes, process_id)
     if process_id:
-        await_coordinator(job)
+        await_coordinator(coordinator, config.timeout_seconds, job.here)
+    else:
+        await_name(coordinator, config.timeout_seconds, job.here)
+        check_port(coordinator, job.here)
     job.meet(local_device_ids)
     _job = job
 
@@ -289,30 +313,3 @@ def one_process_per_host() -> bool:
     if slurm:
         return set(re.sub(r"\(x\d+\)", "", slurm).split(",")) == {"1"}
     return os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
-
-
-def split_address(address: str) -> tuple[str, str]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), port
-
-
-def answers(address: str) -> bool:
-    host, port = split_address(address)
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except OSError:
-        return False
-    return True
-
-
-def await_coordinator(job: Job) -> None:
-    """Wait until process 0, which may start later than this one, listens. JAX would wait too, but then abort."""
-    until = time.monotonic() + job.config.timeout_seconds
-    while not answers(job.coordinator):
-        if time.monotonic() > until:
-            raise UserError(
-                f"the coordinator {job.coordinator} did not answer for {job.config.timeout_seconds} s (this is "
-                f"process {job.process_id} of {job.processes}): was process 0 started there, is the name right, "
-                "and is the port open?"
-            )
-        time.sleep(0.5)
