@@ -173,8 +173,9 @@ class HealthConfig:
     """Checks that end or report an unhealthy run."""
 
     timeout_seconds: float = 0.0
-    """Exit with code 3 (restart to resume) if no step finishes within this many seconds. 0 chooses the limit: ten times
-    the median step, at least ten minutes. The first step compiles and has half an hour."""
+    """Exit with code 3 (restart to resume) if no step finishes within this many seconds. 0 chooses the limit: twenty
+    times the median step, at least three minutes. A save or a batch of an evaluation has ten minutes; each part of the
+    start and the first step, which compiles, have half an hour."""
     max_skipped: int = 10
     """Number of consecutive steps with a loss or gradient that is not finite to skip; the next one ends the run."""
     spike_sigmas: float = 8.0

@@ -10,6 +10,7 @@ run/
 """
 
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -78,6 +79,11 @@ def steps_of(run_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
+def is_complete(run_dir: Path, step: int) -> bool:
+    """Return True if all of a step is there, as far as this process sees."""
+    return (run_dir / STEPS / str(step) / DIGESTS).is_file()
+
+
 def find_step(path: Path) -> tuple[Path, Path]:
     """(run folder, step folder) for a step folder, or for the newest step of a run folder.
 
@@ -117,8 +123,12 @@ def restore_newest(run_dir: Path, restore: Callable[[Path, Meta], T]) -> T | Non
     All processes restore the same step. If one of them raises DamagedStep, the step is renamed with a line of output
     and the previous one is tried. Raises UserError if no good step is left.
     """
-    while steps := steps_of(run_dir):
-        folder, result, problem = steps[-1], None, ""
+    for attempt in itertools.count():
+        # Process 0 names the step, because a network disk may still show others a step that was just renamed.
+        name = same_program.from_first(f"restore/{attempt}", next(reversed([s.name for s in steps_of(run_dir)]), ""))
+        if not name:
+            break
+        folder, result, problem = run_dir / STEPS / name, None, ""
         try:
             check_files(folder)
             result = restore(folder, read_meta(folder))

@@ -7,6 +7,7 @@ is gone and that the same command, started again, resumes from the last checkpoi
 
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import os
 import re
@@ -31,6 +32,7 @@ from asclepius_jax.distributed.coordinator import (
     is_here,
     split_address,
 )
+from asclepius_jax.distributed.interrupts import interruptible, jax_has_started
 from data_prep.contract.errors import UserError, first_line
 
 LOST = 3
@@ -105,6 +107,7 @@ class Job:
             self.end(2, self.why_refused(error) if in_time else self.why_lost(), notify_others=False)
         finally:
             _jax.get_distributed_runtime_client = client
+        jax_has_started()
         self.met = True
         self.listener.start()
 
@@ -148,7 +151,7 @@ class Job:
         time.sleep(0.5)  # a dying process closes its sockets one by one, and the coordinator's may not be the first
         again = "start the job again, it resumes from its last checkpoint"
         if self.process_id and not answers(self.coordinator):
-            return f"the coordinator {self.coordinator} (process 0) is gone ({here}): {again}"
+            return f"the coordinator {self.coordinator} (process 0) is gone or does not answer ({here}): {again}"
         return f"another process of the job is gone or does not answer, or JAX failed as logged above ({here}): {again}"
 
     def end(self, code: int, line: str, notify_others: bool = True) -> NoReturn:
@@ -212,15 +215,24 @@ def joined(config: JobConfig, explain: Callable[[Exception], str | None]) -> Ite
 
     `explain` returns the message to show for an error, or None to print its traceback.
     """
-    join(config)
-    if _job is None:
-        yield
-        return
-    try:
-        yield
-        _job.leave()
-    except BaseException as error:  # noqa: BLE001
-        _job.fail(error, explain(error) if isinstance(error, Exception) else None)
+    with interruptible(interrupted):
+        join(config)
+        if _job is None:
+            yield
+            return
+        try:
+            yield
+            _job.leave()
+        except BaseException as error:  # noqa: BLE001
+            _job.fail(error, explain(error) if isinstance(error, Exception) else None)
+
+
+def interrupted() -> NoReturn:
+    """End the process, and with it the job, because of a signal during the start."""
+    if _job is not None:
+        _job.end(130, "interrupted")
+    print("asclepius train: interrupted", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 def join(config: JobConfig) -> None:
@@ -250,6 +262,12 @@ def join(config: JobConfig) -> None:
 def resolve(config: JobConfig) -> tuple[str | None, int | None, int | None, list[int] | None]:
     """Coordinator, number of processes, process id and local devices, from the flags or the cluster's environment."""
     check_flags(config)
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    if not config.processes and tasks.isdigit():
+        # SLURM_NTASKS, which JAX reads, is that of the whole allocation, also in an interactive step of one task.
+        if tasks == "1":
+            return None, None, None, None
+        config = dataclasses.replace(config, processes=int(tasks))
     whole_host = one_process_per_host() and "JAX_LOCAL_DEVICE_IDS" not in os.environ
     local_device_ids: list[int] | None = [] if whole_host else None  # an empty list means all devices
     try:

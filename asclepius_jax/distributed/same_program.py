@@ -23,6 +23,8 @@ from data_prep.contract.errors import UserError, first_line
 PACKAGES = ("asclepius_jax", "data_prep")
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "libtpu", "jax-cuda13-plugin")
 # Environment variables that change how the compiler translates the same program.
+# Settings that may differ between hosts, because they change nothing of the program: a cache on a local disk.
+OF_ONE_HOST = ("compute.compiled",)
 COMPILER_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 
@@ -39,6 +41,26 @@ def check_agreement(facts: dict[str, str]) -> None:
     # After comparing the versions, because devices of different versions may not even start together.
     kinds = sorted({device.device_kind for device in jax.local_devices()})
     compare(job, "devices", {"devices": f"{jax.local_device_count()} x {', '.join(kinds)}"})
+
+
+def check_same_files(folder: str) -> None:
+    """Compare a folder of weights between the processes of the job, which may each have their own copy of it.
+
+    Raises Disagreement or UserError as `check_agreement` does.
+    """
+    if (job := current()) is not None:
+        paths = sorted(path for path in Path(folder).iterdir() if path.suffix in (".json", ".safetensors", ".model"))
+        compare(
+            job,
+            f"weights/{folder}",
+            {str(path): f"{path.stat().st_size} bytes, {beginning_hash(path)}" for path in paths},
+        )
+
+
+def beginning_hash(path: Path) -> str:
+    """Hash of the first MiB, in which a safetensors file has its header and the first of its weights."""
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(2**20)).hexdigest()[:12]
 
 
 def compare(job: Job, name: str, facts: dict[str, str]) -> None:
@@ -61,11 +83,33 @@ def compare(job: Job, name: str, facts: dict[str, str]) -> None:
         client.wait_at_barrier(f"{place}/read", wait)  # the coordinator must not leave before all have read
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
-            f"not every process reported its {name} within {job.config.timeout_seconds} s: see the logs of the other "
+            f"not every process reported its {name.partition('/')[0]} within {job.config.timeout_seconds} s: see the logs of the other "
             f"processes ({first_line(error)})"
         ) from error
     if differences:
         raise Disagreement(f"the processes of the job do not agree: {summary(differences)}")
+
+
+def from_first(name: str, value: str) -> str:
+    """The value of process 0, in every process of the job; `value` itself in a single process.
+
+    A name can be used only once per job. Raises UserError if process 0 does not tell it within the job's timeout.
+    """
+    job = current()
+    if job is None:
+        return value
+    place = f"asclepius/first/{name}"
+    if job.process_id == 0:
+        job.client.key_value_set(place, value)
+        return value
+    try:
+        told: str = job.client.blocking_key_value_get(place, job.config.timeout_seconds * 1000)
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"process 0 did not say within {job.config.timeout_seconds} s what it takes ({name}): see its log "
+            f"({first_line(error)})"
+        ) from error
+    return told
 
 
 def problems_of_all(name: str, problem: str, timeout_seconds: int = 3600) -> list[str]:
@@ -96,7 +140,8 @@ def summary(differences: list[tuple[str, str]], most: int = 4) -> str:
 
 def facts_of(config: TrainConfig) -> dict[str, str]:
     """Everything that determines the program and its data: settings, packed folders, code, versions, compiler flags."""
-    facts = {f"--{name}": str(value) for name, value in leaves(dataclasses.asdict(config))}
+    settings = leaves(dataclasses.asdict(config))
+    facts = {f"--{name}": str(value) for name, value in settings if name not in OF_ONE_HOST}
     for name in (config.data.path, config.data.eval_path):
         if name:
             facts[f"{name}/manifest.json"] = short_hash(Path(name) / "manifest.json")

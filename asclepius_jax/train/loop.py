@@ -14,6 +14,7 @@ from asclepius_jax.checkpoint.read import State
 from asclepius_jax.checkpoint.write import Saver
 from asclepius_jax.config import TrainConfig, check
 from asclepius_jax.cost_model.choose import check_memory
+from asclepius_jax.distributed.interrupts import start_is_over
 from asclepius_jax.distributed.same_program import check_agreement, facts_of
 from asclepius_jax.distributed.sharding import batch_sharding
 from asclepius_jax.train.adapters import footprint
@@ -21,7 +22,14 @@ from asclepius_jax.train.batches import PackedRows, Prefetch, eval_batches
 from asclepius_jax.train.compiled_step import load_program, program_facts
 from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.setup import build_model, describe, make_step, open_data
-from asclepius_jax.train.start import announce_start, lock_of_run, start_state, with_local_weights, write_run_folder
+from asclepius_jax.train.start import (
+    announce_start,
+    check_hosts,
+    lock_of_run,
+    start_state,
+    with_local_weights,
+    write_run_folder,
+)
 from asclepius_jax.train.step import make_eval_step
 from asclepius_jax.train.watch.goodput import Goodput, goodput_line, read_accounts, share, summed
 from asclepius_jax.train.watch.health import Health, Pace
@@ -51,10 +59,13 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
     with contextlib.ExitStack() as held:
         with clock("start-up"):
             check(config)
+            watchdog = Watchdog(run_dir, config.health)
+            held.enter_context(watchdog.watching())
             keep_compiled(config.compute.compiled)
             check_agreement(facts_of(config))
             config = with_local_weights(config)
             held.enter_context(lock_of_run(run_dir))
+            check_hosts(config)
             model = build_model(config.model, config.lora)
             rows, held_out = open_data(config, model.config)
             announce_start(config, rows)
@@ -62,6 +73,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             config, mesh, kernel = setup.config, setup.mesh, setup.kernel
             optimizer, shardings, total_steps = setup.optimizer, setup.shardings, setup.total_steps
             check_memory(config, model.config, mesh, kernel)
+            watchdog.alive()
             batches = setup.batches
             assert batches is not None, "a run has rows"
             if model.lora.rank and jax.process_index() == 0:
@@ -72,6 +84,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                 train_step = load_program(Path(config.compute.program), facts, train_step, *setup.abstract(), mesh=mesh)
             # Before anything is written, so that a refused start leaves no run folder behind.
             state = start_state(config, model, rows, optimizer, shardings)
+            watchdog.alive()
             first = int(state["step"])
             if first >= total_steps:
                 print(f"{run_dir} is finished: all {total_steps} steps", flush=True)
@@ -88,8 +101,8 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
         throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length, trained)
         health, pace = Health(run_dir, config.health, batches), Pace(config.health, clock)
         stop, trace = StopSignal(), Trace(run_dir / "profile", first, config.profile)
-        watchdog = Watchdog(run_dir, config.health)
-        for watch in (stop.caught(), trace, watchdog.watching()):
+        start_is_over()
+        for watch in (stop.caught(), trace):
             held.enter_context(watch)
         coming = held.enter_context(Prefetch(batches, first, total_steps))
         metrics.start_clock()
@@ -114,7 +127,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                 goodput.write(step)
                 pace.compare_if_due(step, watchdog.median_seconds)
             if held_out is not None and evaluating and not problem:
-                with clock("evaluation"), metrics.pause():
+                with clock("evaluation"), metrics.pause(), watchdog.pausing():
                     result = evaluate(state, eval_step, held_out, config, batch_sharding(mesh), watchdog, stop)
                 if result:
                     eval_loss = result["eval_loss"]
@@ -122,13 +135,11 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                 else:
                     leave = saving = True
             if saving or problem:
-                watchdog.alive()
-                with clock("save"), metrics.pause():
+                with clock("save"), metrics.pause(), watchdog.pausing():
                     saver.save(step, state, dataclasses.replace(meta, eval_loss=eval_loss))
-                watchdog.alive()
             if leave or problem:
                 break
-        with clock("save"):
+        with clock("save"), watchdog.pausing():
             saver.finish(last=True)
         goodput.write(step)
         finish_run_folder(run_dir, step, total_steps, clock)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from asclepius_jax.checkpoint.read import (
     check_model,
     compare,
     find_step,
+    is_complete,
     leaf_names,
     read_meta,
     restore_newest,
@@ -25,6 +27,8 @@ from asclepius_jax.checkpoint.read import (
     steps_of,
 )
 from asclepius_jax.config import TrainConfig, to_json
+from asclepius_jax.distributed.run_folder import check_newest, check_shared
+from asclepius_jax.distributed.same_program import check_same_files
 from asclepius_jax.model.huggingface.names import load_params, read_config
 from asclepius_jax.model.llama import Model, Params
 from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
@@ -57,6 +61,19 @@ def with_local_weights(config: TrainConfig) -> TrainConfig:
         return config
     folder = local_folder(config.init.hf, WEIGHTS)
     return dataclasses.replace(config, init=dataclasses.replace(config.init, hf=str(folder)))
+
+
+def check_hosts(config: TrainConfig) -> None:
+    """Check that all hosts of the job share the run folder, see the same steps and start from the same weights.
+
+    Raises UserError or Disagreement, with the hosts that do not.
+    """
+    check_shared(Path(config.run_dir))
+    for folder in filter(None, (config.run_dir, config.init.checkpoint)):
+        seen = [int(step.name) for step in steps_of(Path(folder))]
+        check_newest(folder, seen, functools.partial(is_complete, Path(folder)))
+    if config.init.hf:
+        check_same_files(config.init.hf)
 
 
 def lock_of_run(run_dir: Path) -> contextlib.AbstractContextManager[None]:

@@ -18,9 +18,10 @@ import jax
 from asclepius_jax.config import HealthConfig
 from asclepius_jax.distributed.job import LOST, current
 
-FLOOR_SECONDS = 600.0  # minimum of the limit that is derived from the duration of steps
-STEPS_OF_SILENCE = 10  # the derived limit in steps of median duration
-FIRST_SECONDS = 1800.0  # minimum limit for the first step, which includes compilation
+FLOOR_SECONDS = 180.0  # minimum of the limit that is derived from the duration of steps
+STEPS_OF_SILENCE = 20  # the derived limit in steps of median duration
+PAUSE_SECONDS = 600.0  # limit for what is not a step: the next batch of an evaluation, a save
+FIRST_SECONDS = 1800.0  # minimum limit for each part of the start, and for the first step, which includes compilation
 REMEMBERED = 101  # number of recent steps whose median is used
 
 
@@ -32,6 +33,7 @@ class Watchdog:
         self.sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.seconds: deque[float] = deque(maxlen=REMEMBERED)  # between finished steps, without pauses
         self.finished = 0
+        self.paused = False
         self.last = time.monotonic()
         self.ended = threading.Event()
 
@@ -50,8 +52,19 @@ class Watchdog:
         self.sent.put(numbers["loss"])
 
     def alive(self) -> None:
-        """Reset the timer after progress other than a step, such as an evaluation batch or a save."""
+        """Reset the timer after progress other than a step, such as an evaluation batch."""
         self.last = time.monotonic()
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Context for what is not a step and may take longer than one: an evaluation, a save."""
+        self.alive()
+        self.paused = True
+        try:
+            yield
+        finally:
+            self.alive()
+            self.paused = False
 
     @property
     def median_seconds(self) -> float:
@@ -61,6 +74,8 @@ class Watchdog:
     def limit_seconds(self) -> float:
         if self.finished == 0:
             return max(self.config.timeout_seconds, FIRST_SECONDS)
+        if self.paused:
+            return self.config.timeout_seconds or PAUSE_SECONDS
         return self.config.timeout_seconds or max(FLOOR_SECONDS, STEPS_OF_SILENCE * self.median_seconds)
 
     def wait_for_steps(self) -> None:
@@ -83,7 +98,8 @@ class Watchdog:
 
     def end_run(self, silent: float) -> None:
         """End the process and with it the job."""
-        stacks = self.run_dir / f"stacks-{jax.process_index()}.txt"
+        job = current()  # not jax.process_index(), which would wait for JAX's start if that is what hangs
+        stacks = self.run_dir / f"stacks-{job.process_id if job else 0}.txt"
         with contextlib.suppress(OSError), stacks.open("w") as file:
             faulthandler.dump_traceback(file, all_threads=True)
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
@@ -92,7 +108,7 @@ class Watchdog:
             f"the stacks of all threads are above and in {stacks}: start the job again, it resumes from its last "
             "checkpoint"
         )
-        if (job := current()) is not None:
+        if job is not None:
             job.end(LOST, line)
         print(f"asclepius train: {line}", file=sys.stderr, flush=True)
         os._exit(LOST)

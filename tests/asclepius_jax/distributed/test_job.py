@@ -116,7 +116,7 @@ def test_a_coordinator_that_does_not_answer_ends_in_one_line(tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert f"the coordinator {address} did not answer for 2 s (this is process 1 of 2)" in done.stderr
+    assert f"the coordinator {address} does not answer, for 2 s (this is process 1 of 2)" in done.stderr
 
 
 # ---------------------------------------------------------------- agreeing
@@ -195,7 +195,8 @@ def test_a_process_that_is_gone_ends_the_others(victim: int, number: signal.Sign
     assert len(ours(lines)) == 1
     gone = f"the coordinator {address} (process 0) is gone"
     other = "another process of the job is gone or does not answer"
-    assert (gone if (victim, number) == (0, signal.SIGKILL) else other) in ours(lines)[0]
+    assert (other if victim else gone) in ours(lines)[0]
+    assert not [line for line in lines if "terminate called" in line]
     # No stack trace of JAX's client, which is twenty lines; jax 0.12 says in three where in its code an error arose.
     assert not [line for line in lines if "stack trace" in line or line.startswith("    @ ")]
     assert len(lines) < 10 + sum(3 for line in lines if "Source Location Trace" in line)

@@ -1,0 +1,94 @@
+"""The run folder of a job: all its hosts must see the same one, and the same steps in it."""
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from asclepius_jax.distributed.job import Disagreement, current
+from asclepius_jax.distributed.same_program import from_first, problems_of_all
+
+# Seconds within which a host must see what another one has written. The caches of a network file system hide new files
+# for up to a minute, but not in a folder that was just created.
+FOLDER_SECONDS = 15.0
+STEP_SECONDS = 60.0
+MOST_TOLD = 3
+
+
+def check_shared(run_dir: Path) -> None:
+    """Check that every process of the job can read and write the same run folder, which exists in process 0.
+
+    Returns at once if there is only one process. Raises Disagreement in every process, with the hosts that see another
+    folder or cannot write to it.
+    """
+    job = current()
+    if job is None:
+        return
+    meeting, here = run_dir, f"process {job.process_id} on {socket.gethostname()}"
+    if job.process_id == 0:
+        meeting = run_dir / f".hosts-{os.urandom(6).hex()}"
+        meeting.mkdir()
+    try:
+        meeting = run_dir / from_first(f"folder/{run_dir}", meeting.name)
+        problem = ""
+        if not seen(meeting.is_dir, FOLDER_SECONDS):
+            problem = f"{here} sees another folder than process 0, or none"
+        else:
+            try:
+                (meeting / str(job.process_id)).touch()
+            except OSError as error:
+                problem = f"{here} cannot write to it ({error.strerror})"
+        refuse(run_dir, problems_of_all(f"folder/{run_dir}", problem))
+        answers = [meeting / str(number) for number in range(job.processes)]
+        if job.process_id == 0 and not seen(lambda: all(path.exists() for path in answers), FOLDER_SECONDS):
+            missing = ", ".join(path.name for path in answers if not path.exists())
+            problem = f"process 0 does not see what process {missing} has written"
+        refuse(run_dir, problems_of_all(f"folder/{run_dir}/answers", problem))
+    finally:
+        if job.process_id == 0:
+            shutil.rmtree(meeting, ignore_errors=True)
+
+
+def refuse(run_dir: Path, problems: list[str]) -> None:
+    if problems:
+        more = f"; and {len(problems) - MOST_TOLD} more" if problems[MOST_TOLD:] else ""
+        raise Disagreement(
+            f"the processes of the job do not share the folder {run_dir}: {'; '.join(problems[:MOST_TOLD])}{more}. "
+            "Name a folder on a file system that all hosts share and can write to"
+        )
+
+
+def check_newest(name: str, steps: list[int], is_complete: Callable[[int], bool]) -> None:
+    """Check that every process of the job sees the newest step that any of them sees, after a minute at the latest.
+
+    Args:
+        name: what the steps are of, for the message and unique in the job.
+        steps: the steps that this process sees.
+        is_complete: whether this process sees all of a step now.
+
+    Raises Disagreement in every process, with the processes that do not see it.
+    """
+    job = current()
+    if job is None:
+        return
+    newest = [int(step) for step in problems_of_all(f"newest/{name}", str(max(steps)) if steps else "")]
+    problem = ""
+    if newest and not seen(lambda: is_complete(max(newest)), STEP_SECONDS):
+        problem = f"process {job.process_id} on {socket.gethostname()} does not see step {max(newest)} of {name}"
+    if problems := problems_of_all(f"newest/{name}/seen", problem):
+        more = f"; and {len(problems) - MOST_TOLD} more" if problems[MOST_TOLD:] else ""
+        raise Disagreement(
+            f"{'; '.join(problems[:MOST_TOLD])}{more}, within {STEP_SECONDS:.0f} s: is the folder shared by all hosts?"
+        )
+
+
+def seen(look: Callable[[], bool], seconds: float) -> bool:
+    """Return True as soon as `look` does, False if it does not within `seconds`."""
+    until = time.monotonic() + seconds
+    while not look():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
