@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from asclepius_jax.checkpoint.adapters import whole_params
-from asclepius_jax.checkpoint.read import find_step, read_meta
+from asclepius_jax.checkpoint.read import of_newest, read_meta
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 from asclepius_jax.model.llama import Model, Params, build, empty_cache
@@ -60,10 +60,8 @@ class GenerateConfig:
 
 
 def run(config: GenerateConfig) -> None:
-    _, step_folder = find_step(config.checkpoint)
-    meta = read_meta(step_folder)
-    template = meta.prompt_template or TRAINING_TEMPLATE
-    prompt = read_prompt(config, load_template(config.prompt_template) if config.prompt_template else template)
+    trained = of_newest(config.checkpoint, read_meta).prompt_template or TRAINING_TEMPLATE
+    prompt = read_prompt(config, load_template(config.prompt_template) if config.prompt_template else trained)
     model, params, tokenizer = load_checkpoint(config.checkpoint, config.mesh)
     ids = encode_prompt(tokenizer, prompt)
     print(tokenizer.decode(generate(model, params, [ids], tokenizer.ends, config.sampling, config.dtype)[0]))
@@ -99,15 +97,18 @@ def load_checkpoint(path: str | Path, mesh: MeshConfig | None = None) -> Checkpo
     Raises:
         UserError: there is no complete checkpoint, its checksums do not match, or its tokenizer was replaced.
     """
-    run_dir, step_folder = find_step(Path(path))
-    meta = read_meta(step_folder)
+    return of_newest(Path(path), functools.partial(load_step, mesh=mesh or MeshConfig()))
+
+
+def load_step(step_folder: Path, mesh: MeshConfig) -> Checkpoint:
+    run_dir, meta = step_folder.parent.parent, read_meta(step_folder)
     tokenizer = JsonTokenizer(run_dir / "tokenizer")
     if tokenizer.hash != meta.tokenizer_hash:
         raise UserError(
             f"{run_dir}/tokenizer is not the tokenizer that {step_folder} was trained with: restore the original folder"
         )
     model = build(meta.model)
-    params = whole_params(step_folder, model, param_shardings(make_mesh(mesh or MeshConfig()), model))
+    params = whole_params(step_folder, model, param_shardings(make_mesh(mesh), model))
     return Checkpoint(model, params, tokenizer)
 
 

@@ -101,6 +101,21 @@ def find_step(path: Path) -> tuple[Path, Path]:
     return path, steps[-1]
 
 
+def of_newest(path: Path, load: Callable[[Path], T]) -> T:
+    """`load` of the step that `find_step` finds; of the next one if a training removes it meanwhile as no longer kept.
+
+    Raises UserError as `find_step` and `load` do, also if a step that was named itself is removed.
+    """
+    while True:
+        _, step_folder = find_step(path)
+        try:
+            return load(step_folder)
+        except UserError:
+            if step_folder.exists() or step_folder == path:
+                raise
+        print(f"{step_folder} was removed by its training while it was read: taking the newest step", file=sys.stderr)
+
+
 def read_meta(step_folder: Path) -> Meta:
     """The metadata of a step, after checking its files. Raises UserError if it is damaged."""
     try:
@@ -112,6 +127,11 @@ def read_meta(step_folder: Path) -> Meta:
 
 def refusal(step_folder: Path, error: DamagedStep) -> str:
     """The message for a damaged step that the user named. No other step is used in its place."""
+    if not step_folder.exists():
+        return (
+            f"{step_folder} was removed while it was read: its training keeps only some steps (checkpoint.keep): run "
+            "this again for a newer one, or copy the step first"
+        )
     others = [str(path) for path in steps_of(step_folder.parent.parent) if path != step_folder]
     remedy = f"name another step ({', '.join(others)})" if others else "there is no other step of this run"
     return f"{step_folder} is damaged ({error}): {remedy}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from asclepius_jax.distributed.job import Disagreement, current
 from asclepius_jax.distributed.same_program import from_first, problems_of_all
+from data_prep.contract.folders.folder_lock import SILENCE_SECONDS
 
 # Seconds within which a host must see what another one has written. The caches of a network file system hide new files
 # for up to a minute, but not in a folder that was just created.
@@ -31,7 +32,7 @@ def check_shared(run_dir: Path) -> None:
         meeting = run_dir / f".hosts-{os.urandom(6).hex()}"
         meeting.mkdir()
     try:
-        meeting = run_dir / from_first(f"folder/{run_dir}", meeting.name)
+        meeting = run_dir / from_first(f"folder/{run_dir}", meeting.name, longer=SILENCE_SECONDS)
         problem = ""
         if not seen(meeting.is_dir, FOLDER_SECONDS):
             problem = f"{here} sees another folder than process 0, or none"

@@ -82,32 +82,33 @@ def compare(job: Job, name: str, facts: dict[str, str]) -> None:
         differences = client.key_value_dir_get(f"{place}/differs/")
         client.wait_at_barrier(f"{place}/read", wait)  # the coordinator must not leave before all have read
     except jax.errors.JaxRuntimeError as error:
+        what = name.partition("/")[0]
         raise UserError(
-            f"not every process reported its {name.partition('/')[0]} within {job.config.timeout_seconds} s: see the logs of the other "
+            f"not every process reported its {what} within {job.config.timeout_seconds} s: see the logs of the other "
             f"processes ({first_line(error)})"
         ) from error
     if differences:
         raise Disagreement(f"the processes of the job do not agree: {summary(differences)}")
 
 
-def from_first(name: str, value: str) -> str:
+def from_first(name: str, value: str, longer: float = 0.0) -> str:
     """The value of process 0, in every process of the job; `value` itself in a single process.
 
-    A name can be used only once per job. Raises UserError if process 0 does not tell it within the job's timeout.
+    A name can be used only once per job. Raises UserError if process 0 does not tell it within the job's timeout and
+    `longer` seconds, which process 0 may need for something before.
     """
     job = current()
     if job is None:
         return value
-    place = f"asclepius/first/{name}"
+    place, seconds = f"asclepius/first/{name}", job.config.timeout_seconds + longer
     if job.process_id == 0:
         job.client.key_value_set(place, value)
         return value
     try:
-        told: str = job.client.blocking_key_value_get(place, job.config.timeout_seconds * 1000)
+        told: str = job.client.blocking_key_value_get(place, int(seconds * 1000))
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
-            f"process 0 did not say within {job.config.timeout_seconds} s what it takes ({name}): see its log "
-            f"({first_line(error)})"
+            f"process 0 did not say within {seconds:.0f} s what it takes ({name}): see its log ({first_line(error)})"
         ) from error
     return told
 

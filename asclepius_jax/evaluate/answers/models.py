@@ -57,10 +57,10 @@ def content_of(spec: ModelSpec) -> str:
 
     Empty for endpoints, the rule-based teacher and the reference."""
     if spec.kind == "checkpoint":
-        from asclepius_jax.checkpoint.read import find_step, read_meta
+        from asclepius_jax.checkpoint.read import of_newest, read_meta
 
-        step = find_step(Path(spec.place))[1]
-        return text_hash(step.name, *(f"{k} {v}" for k, v in sorted(read_meta(step).checksums.items())))
+        name, meta = of_newest(Path(spec.place), lambda step: (step.name, read_meta(step)))
+        return text_hash(name, *(f"{k} {v}" for k, v in sorted(meta.checksums.items())))
     if spec.kind not in ("hf", "untrained"):
         return ""
     kinds = (".json", ".jinja", ".model", ".txt") + ((".safetensors", ".bin") if spec.kind == "hf" else ())
@@ -216,7 +216,7 @@ class Checkpoint:
     """Checkpoint of this project, decoded by `generate` with the prompt format that it was trained with."""
 
     def __init__(self, spec: ModelSpec, decoding: Decoding):
-        from asclepius_jax.checkpoint.read import find_step, read_meta
+        from asclepius_jax.checkpoint.read import of_newest, read_meta
         from asclepius_jax.generate import load_checkpoint
 
         if decoding.prompt_format not in ("", OURS):
@@ -225,7 +225,7 @@ class Checkpoint:
                 f"{decoding.prompt_format}"
             )
         self.decoding, self.prompt_format = decoding, OURS
-        self.template = read_meta(find_step(Path(spec.place))[1]).prompt_template
+        self.template = of_newest(Path(spec.place), read_meta).prompt_template
         self.model, self.params, self.tokenizer = load_checkpoint(spec.place)
 
     def answer(self, questions: Sequence[Question]) -> list[tuple[str, str]]:

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from asclepius_jax.checkpoint import read
-from asclepius_jax.checkpoint.read import State, find_step, leaf_names, restore_newest, restore_params, restore_state
+from asclepius_jax.checkpoint.read import (
+    State,
+    find_step,
+    leaf_names,
+    of_newest,
+    read_meta,
+    restore_newest,
+    restore_params,
+    restore_state,
+)
 from asclepius_jax.config import TrainConfig
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 from asclepius_jax.model.llama import build
@@ -169,3 +178,34 @@ def test_a_step_that_is_set_aside_twice_has_two_names(unbroken: Path, restore, t
         (tmp_path / "run/checkpoints/9/meta.json").unlink()
         assert int(restore(tmp_path / "run")["step"]) == 8
     assert {path.name for path in (tmp_path / "run/checkpoints").iterdir()} == {"4", "8", "9.damaged", "9.damaged-2"}
+
+
+# ---------------------------------------------------------------- a training that goes on
+
+
+def test_a_step_that_its_training_removes_is_not_called_damaged(unbroken: Path, tmp_path: Path, capsys):
+    """`generate`, `evaluate` and `export` may read a run while it saves newer steps and removes older ones."""
+    shutil.copytree(unbroken, tmp_path / "run")
+    older, newest = steps_of(tmp_path / "run")[-2:]
+    folder = tmp_path / "run/checkpoints"
+    later = folder / str(newest + 1)
+    read = []
+
+    def load(step_folder: Path) -> str:
+        read.append(step_folder.name)
+        if len(read) == 1:  # while this step is read, the next one is saved and this one retired
+            shutil.copytree(step_folder, later)
+            step_folder.rename(folder / f".{newest}.removed")
+        read_meta(step_folder)
+        return step_folder.name
+
+    assert of_newest(tmp_path / "run", load) == later.name
+    assert read == [str(newest), later.name]
+    assert f"{newest} was removed by its training while it was read" in capsys.readouterr().err
+
+    def load_removed(step_folder: Path) -> None:
+        shutil.rmtree(step_folder)
+        read_meta(step_folder)
+
+    with pytest.raises(UserError, match=f"{older} was removed while it was read: its training keeps only some steps"):
+        of_newest(folder / str(older), load_removed)

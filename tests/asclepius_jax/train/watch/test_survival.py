@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from asclepius_jax.checkpoint.read import read_stored
-from asclepius_jax.config import CheckpointConfig, HealthConfig, MeshConfig, TrainConfig
+from asclepius_jax.config import BatchConfig, CheckpointConfig, HealthConfig, MeshConfig, TrainConfig
 from asclepius_jax.distributed.job import LOST
 from asclepius_jax.model.huggingface.names import flatten
 from asclepius_jax.model.llama import build
@@ -96,6 +96,57 @@ def test_sigterm_during_a_save_of_two_processes(base: TrainConfig, unbroken: Pat
     ours, theirs = losses_of(config.run_dir), losses_of(whole)
     assert list(ours) == list(range(1, 15))
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_three_processes_are_resumed_by_one_two_and_four(base: TrainConfig, tmp_path: Path):
+    """Each start is stopped by SIGTERM after a few steps; the losses are those of an unbroken run."""
+    config = dataclasses.replace(base, batch=BatchConfig(24), mesh=MeshConfig(1, 2, 2), run_dir=str(tmp_path / "run"))
+    config = lasting(config, 16)
+    whole = train(dataclasses.replace(config, mesh=MeshConfig(2, 2, 2), run_dir=str(tmp_path / "whole")))
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
+    for processes, stop in ((3, 4), (1, 7), (2, 11), (4, 0)):
+        address, here = free_address(), dataclasses.replace(config, mesh=MeshConfig(processes, 2, 2))
+        commands = [
+            [
+                *command_of(here, stop if rank == processes - 1 else 0, signal.SIGTERM),
+                *job_flags(address, rank, processes),
+            ]
+            if processes > 1
+            else command_of(here, stop, signal.SIGTERM)
+            for rank in range(processes)
+        ]
+        started = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for command in commands]
+        assert [process.wait(timeout=300) for process in started] == [0] * processes
+    ours, theirs = losses_of(config.run_dir), losses_of(whole)
+    assert list(ours) == list(range(1, 17))
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_clocks_that_are_days_apart_and_the_lock_of_a_host_that_is_gone_stop_no_job(base: TrainConfig, tmp_path: Path):
+    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    lock = {"host": "gone", "pid": 7, "pid_namespace": "", "started": None}
+    (tmp_path / "run/lock.json").write_text(json.dumps(lock))
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late/sitecustomize.py").write_text(
+        "import time\nnow = time.time\ntime.time = lambda: now() - 3 * 86400\n"
+    )
+    address, environment = free_address(), {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
+    paths = ("", f"{tmp_path / 'late'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    processes = [
+        subprocess.Popen(
+            [*command_of(config), *job_flags(address, rank)],
+            env={**environment, **({"PYTHONPATH": paths[rank]} if paths[rank] else {})},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "was left by process 7 on gone, which is gone: taking over the folder" in outputs[0]
+    assert list(losses_of(config.run_dir)) == list(range(1, TOTAL + 1))
 
 
 # ---------------------------------------------------------------- hangs
