@@ -8,9 +8,8 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from asclepius_jax.checkpoint.adapters import adapted, lora_from
-from asclepius_jax.checkpoint.checksums import checksums, written
-from asclepius_jax.checkpoint.read import Meta, State, leaf_names
+from asclepius_jax.checkpoint.adapters import adapted, base_checksums, lora_from, weight_checksums
+from asclepius_jax.checkpoint.read import Meta, State, find_step
 from asclepius_jax.checkpoint.write import Saver
 from asclepius_jax.config import LoraConfig, TrainConfig, check_values
 from asclepius_jax.cost_model.choose import settle
@@ -227,7 +226,9 @@ def most_segments(rows: PackedRows | None, held_out: PackedRows | None) -> int:
 
 def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) -> Meta:
     """Metadata of the run for its checkpoints."""
-    saved = dataclasses.asdict(config)
+    saved, init = dataclasses.asdict(config), config.init
+    if model.lora.rank and init.checkpoint:  # name the step, because the run may have a newer one at the export
+        saved["init"]["checkpoint"] = str(find_step(Path(init.checkpoint))[1])
     # Absolute paths, because adapters may be exported from another working directory.
     saved["init"] |= {
         name: str(Path(saved["init"][name]).absolute()) for name in ("hf", "checkpoint") if saved["init"][name]
@@ -240,11 +241,8 @@ def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) 
         phase=rows.manifest["phase"],
         config=saved,
         data={"content": rows.content, **{name: rows.manifest[name] for name in DATA_FACTS}},
-        checksums=base_checksums(state) if model.lora.rank else {},
+        # Steps do not save frozen weights, and a run must not resume with other ones.
+        checksums=base_checksums(init, lambda: weight_checksums(state["params"], model.shapes))
+        if model.lora.rank
+        else {},
     )
-
-
-def base_checksums(state: State) -> dict[str, str]:
-    """Checksums of frozen weights. Steps do not save these weights, and a run must not resume with other ones."""
-    sums = jax.device_get(checksums(leaf_names(state["params"])))
-    return {f"base/{name}": written(value) for name, value in sums.items()}
