@@ -45,7 +45,7 @@ class DataConfig:
     row_length: int = 2048
     """Tokens per row; both folders must be packed to this length."""
     epochs: float = 1.0
-    """Passes over the rows; they determine the number of steps."""
+    """Passes over the rows; they determine the number of steps. Rows that do not fill the last batch are left out."""
     seed: int = 0
     """Random seed for shuffling rows."""
 
@@ -215,6 +215,8 @@ class TrainConfig:
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    few_steps: bool = False
+    """Allow a run of fewer than ten updates."""
     profile: int = 0
     """Steps to trace for xprof, from the third step of this start; the trace is saved in the run folder."""
 

@@ -105,6 +105,7 @@ def chain(request: Any, inputs: tuple[Path, PackedRows], tmp_path_factory) -> Ch
             mesh=MESHES["all"],
             compute=ComputeConfig("float32", "none"),
             lora=dataclasses.replace(lora, base_dtype=request.param),
+            few_steps=True,
         )
         save_random_adapters(config, rows)
         configs.append(config)

@@ -27,6 +27,7 @@ def config(small_tokenizer: Path, tmp_path_factory) -> TrainConfig:
         mesh=MeshConfig(2, 2, 2),
         compute=ComputeConfig("float32", "full"),
         log=LogConfig(every_steps=1, tensorboard=False, progress=False),
+        few_steps=True,
     )
 
 

@@ -48,6 +48,7 @@ def small_run(root: Path, tokenizer: Path) -> TrainConfig:
         checkpoint=CheckpointConfig(every_steps=EVERY, keep=5),
         evaluation=EvalConfig(every_steps=6),
         log=LogConfig(every_steps=1, tensorboard=False, progress=False),
+        few_steps=True,
     )
     return lasting(config, TOTAL)
 
