@@ -139,7 +139,7 @@ def adapters_line(lora: dict[str, Any]) -> str:
 
 
 def evaluation(meta: Meta) -> str:
-    if meta.eval_loss is None:
+    if meta.eval_loss is None or not math.isfinite(meta.eval_loss):
         return "No loss on held-out rows is recorded with these weights.\n"
     return table(
         {

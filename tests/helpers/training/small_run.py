@@ -87,6 +87,15 @@ def params_of(run_dir: Path | str) -> dict[str, np.ndarray]:
     return {name: read_stored(folder, name) for name in flatten(build(MODEL).shapes)}
 
 
+def params_at(run_dir: Path | str, step: int) -> dict[str, np.ndarray]:
+    return {name: read_stored(Path(run_dir) / f"checkpoints/{step}", name) for name in flatten(build(MODEL).shapes)}
+
+
+def events_of(run_dir: Path | str) -> list[dict[str, Any]]:
+    path = Path(run_dir) / "events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
 def metrics_of(run_dir: Path | str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
 

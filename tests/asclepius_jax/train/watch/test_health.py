@@ -1,5 +1,6 @@
 """What counts as out of order, from numbers alone."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -99,6 +100,15 @@ def test_laggards_are_named_with_what_they_lag_in():
 )
 def test_what_stays_is_the_newest_every_kth_and_the_best(config: CheckpointConfig, steps: set[int]):
     assert kept([50, 10, 30, 20, 40], {10: 2.5, 30: 2.0, 50: 2.5}, config) == steps
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_is_never_among_the_best(bad: float):
+    """NaN is neither above nor below any loss, so that a sort leaves everything around it where it was."""
+    for steps in itertools.permutations((10, 20, 30, 40)):
+        losses = {step: {10: bad, 20: 2.0, 30: bad, 40: 2.5}[step] for step in steps}
+        assert kept([10, 20, 30, 40, 50], losses, CheckpointConfig(keep=1, keep_best=1)) == {20, 50}
+        assert kept([10, 20, 30, 40, 50], losses, CheckpointConfig(keep=1, keep_best=3)) == {20, 40, 50}
 
 
 # ---------------------------------------------------------------- hours
