@@ -166,8 +166,10 @@ def evaluate(
     watchdog: Watchdog,
     stop: StopSignal,
 ) -> dict[str, float]:
-    """Mean loss in nats and perplexity over the held-out tokens that carry loss. Empty if the run was stopped; NaN without
-    such tokens."""
+    """Mean loss in nats and perplexity over the held-out tokens that carry loss.
+
+    NaN if there are no such tokens, and empty if the run was stopped.
+    """
     size = max(1, config.batch.global_batch // config.batch.microbatches)
     parts = []
     for batch in eval_batches(rows, size, config.evaluation.max_rows, sharding):

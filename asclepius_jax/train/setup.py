@@ -74,7 +74,7 @@ class TrainStep:
 
     `state, metrics = step(state, batch)` applies one update. The state that goes in is donated: do not use it again.
     `metrics` holds scalars on the device: `loss` (nats per loss-bearing token), `grad_norm`, `learning_rate`,
-    `loss_tokens`, and `skipped` (true where loss or gradient was not finite, and nothing was updated).
+    `loss_tokens`, and `skipped` (true where loss, gradient or update was not finite, and nothing was updated).
     """
 
     config: TrainConfig

@@ -86,8 +86,8 @@ def warnings(run: Run) -> Iterable[str]:
     spikes = [event["step"] for event in run.events if event["event"] == "spike"]
     if skipped:
         yield (
-            f"In {len(skipped):,} steps, the first being {skipped[0]:,}, loss or gradient was not a finite number: "
-            "those updates were skipped. Their rows are listed in events.jsonl."
+            f"In {len(skipped):,} steps, the first being {skipped[0]:,}, loss, gradient or update was not a finite "
+            "number: those updates were skipped. Their rows are listed in events.jsonl."
         )
     if lost:
         yield f"The held-out loss was not a finite number in {len(lost):,} evaluations, the first at step {lost[0]:,}."

@@ -59,6 +59,16 @@ def test_only_skips_in_a_row_end_a_run(tmp_path: Path):
     assert events(tmp_path)[0]["loss"] == "nan"  # JSON has no such number
 
 
+def test_an_update_that_is_no_number_is_told_apart_from_a_loss(tmp_path: Path, capsys):
+    """Loss and gradient are finite where a small epsilon or a large rate makes the update infinite."""
+    skipped = [{**row, "skipped": 1.0} for row in rows([2.0, 2.0])]
+    problem = health(tmp_path, max_skipped=1).look(skipped)
+    assert problem.startswith("the update was not finite in 2 steps in a row (health.max_skipped 1)")
+    assert "use a larger optimizer.epsilon or a lower learning rate" in problem
+    assert "step 1: the update is not finite" in capsys.readouterr().out
+    assert health(tmp_path, max_skipped=0).look(rows([math.nan])).startswith("loss or gradient was not finite")
+
+
 @pytest.mark.parametrize(
     ("seconds", "places"),
     [

@@ -2,18 +2,37 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from asclepius_jax.checkpoint.read import find_step, read_meta
-from asclepius_jax.config import CheckpointConfig, EvalConfig, HealthConfig, TrainConfig
+from asclepius_jax.config import (
+    BatchConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    DataConfig,
+    EvalConfig,
+    HealthConfig,
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+    check,
+)
+from asclepius_jax.distributed.sharding import make_mesh
+from asclepius_jax.model.attention import Kernel
 from asclepius_jax.train import loop
 from asclepius_jax.train.batches import PackedRows, TrainBatches
 from asclepius_jax.train.loop import train
+from asclepius_jax.train.optimizer import make_optimizer
+from asclepius_jax.train.step import init_state, make_train_step, state_shardings
 from data_prep.contract.errors import UserError
 from tests.helpers.training.small_run import TOTAL, events_of, lasting, metrics_of, params_at, steps_of
+from tests.helpers.training.tiny_step import MODEL as TINY
+from tests.helpers.training.tiny_step import first_params, made_batch
 
 
 def with_nan_in(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> None:
@@ -74,6 +93,54 @@ def test_too_many_in_a_row_stop_at_the_last_good_state(base: TrainConfig, tmp_pa
     good, last = params_at(config.run_dir, 3), params_at(config.run_dir, 6)
     for name, value in good.items():
         np.testing.assert_array_equal(value, last[name])
+
+
+@pytest.mark.parametrize("values", [{"epsilon": 0.0}, {"learning_rate": math.inf}, {"weight_decay": math.inf}])
+def test_an_update_that_is_not_finite_changes_nothing(values: dict[str, float]):
+    """Of a finite loss and gradient, with settings that `check` refuses."""
+    config = TrainConfig(
+        batch=BatchConfig(32, 1),
+        compute=ComputeConfig("float32", "none"),
+        optimizer=dataclasses.replace(OptimizerConfig(warmup_fraction=0.0, weight_decay=0.1), **values),
+    )
+    mesh, optimizer = make_mesh(MeshConfig(1, 1), jax.devices()[:1]), make_optimizer(config.optimizer, 10)
+    shardings = state_shardings(mesh, TINY, optimizer)
+    step = make_train_step(config, TINY, 10, shardings, mesh, Kernel())
+    before = init_state(jax.device_put(first_params(), shardings["params"]), optimizer, shardings)
+    kept = jax.device_get(before)
+    after, numbers = step(before, made_batch(0))
+    assert math.isfinite(numbers["loss"])
+    assert math.isfinite(numbers["grad_norm"])
+    assert numbers["skipped"]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after)["params"], kept["params"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(after)["optimizer"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("optimizer.epsilon", 0.0, "must be above 0"),
+        ("optimizer.epsilon", 1e-50, "is no number in float32: use one from 1.18e-38 to 3.4e+38"),
+        ("optimizer.epsilon", 1e300, "is no number in float32"),
+        ("optimizer.learning_rate", 1e-50, "is no number in float32"),
+        ("optimizer.clip_norm", 1e-50, "is no number in float32"),
+        ("optimizer.weight_decay", 1e300, "is no number in float32"),
+        ("optimizer.beta2", 1 - 1e-12, "is 1 in float32: use a smaller one"),
+        ("lora.alpha", 1e300, "is no number in float32"),
+        ("lora.dropout", 1 - 1e-12, "is 1 in float32: use a smaller one"),
+        ("evaluation.max_rows", 0, "must be above 0"),
+        ("evaluation.max_rows", -1, "must be above 0"),
+        ("evaluation.every_steps", 0, "must be above 0"),
+        ("log.every_steps", 0, "must be above 0"),
+        ("profile", -1, "cannot be negative"),
+    ],
+)
+def test_a_number_with_which_nothing_could_be_trained_or_evaluated_is_refused(name: str, value: float, told: str):
+    section, _, field = name.rpartition(".")
+    config = TrainConfig(data=DataConfig("packed"))
+    branch = dataclasses.replace(getattr(config, section) if section else config, **{field: value})
+    with pytest.raises(UserError, match="^" + re.escape(f"{name} is {value}: it {told}")):
+        check(dataclasses.replace(config, **{section: branch}) if section else branch)
 
 
 def test_an_evaluation_that_is_not_a_number_costs_no_better_step(
