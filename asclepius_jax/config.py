@@ -11,6 +11,7 @@ import math
 import runpy
 import shutil
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +46,7 @@ class DataConfig:
     row_length: int = 2048
     """Tokens per row; both folders must be packed to this length."""
     epochs: float = 1.0
-    """Passes over the rows; they determine the number of steps."""
+    """Passes over the rows; they determine the number of steps. Rows that do not fill the last batch are left out."""
     seed: int = 0
     """Random seed for shuffling rows."""
 
@@ -177,7 +178,7 @@ class HealthConfig:
     times the median step, at least three minutes. A save or a batch of an evaluation has ten minutes; each part of the
     start and the first step, which compiles, have half an hour."""
     max_skipped: int = 10
-    """Number of consecutive steps with a loss or gradient that is not finite to skip; the next one ends the run."""
+    """Number of consecutive steps to skip whose loss, gradient or update is not finite; the next one ends the run."""
     spike_sigmas: float = 8.0
     """Report a loss, with its rows, that exceeds the median of the last hundred losses by this many of their standard
     deviations."""
@@ -216,6 +217,8 @@ class TrainConfig:
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    few_steps: bool = False
+    """Allow a run of fewer than ten updates."""
     profile: int = 0
     """Steps to trace for xprof, from the third step of this start; the trace is saved in the run folder."""
 
@@ -283,47 +286,27 @@ def to_json(config: TrainConfig) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2)
 
 
-def check_numbers(config: TrainConfig) -> None:
-    positive: dict[str, Any] = {
-        "batch.global_batch": config.batch.global_batch,
-        "data.epochs": config.data.epochs,
-        "checkpoint.every_steps": config.checkpoint.every_steps,
-        "checkpoint.keep": config.checkpoint.keep,
-        "evaluation.every_steps": config.evaluation.every_steps,
-        "log.every_steps": config.log.every_steps,
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "optimizer.clip_norm": config.optimizer.clip_norm,
-        "optimizer.epsilon": config.optimizer.epsilon,
-        "evaluation.max_rows": config.evaluation.max_rows,
-    }
-    for name, value in positive.items():
-        if not 0 < value < math.inf:  # NaN included
-            raise UserError(f"{name} is {value}: it must be above 0")
-    not_negative: dict[str, Any] = {
-        "optimizer.weight_decay": config.optimizer.weight_decay,
-        "checkpoint.keep_every": config.checkpoint.keep_every,
-        "checkpoint.keep_best": config.checkpoint.keep_best,
-        "health.timeout_seconds": config.health.timeout_seconds,
-        "health.max_skipped": config.health.max_skipped,
-        "health.spike_sigmas": config.health.spike_sigmas,
-        "health.compare_every": config.health.compare_every,
-    }
-    for name, value in not_negative.items():
-        if not 0 <= value < math.inf:
-            raise UserError(f"{name} is {value}: it cannot be negative")
-    optimizer = config.optimizer
-    fractions = {
-        "optimizer.warmup_fraction": optimizer.warmup_fraction,
-        "optimizer.beta1": optimizer.beta1,
-        "optimizer.beta2": optimizer.beta2,
-    }
-    for name, value in fractions.items():
-        if not 0 <= value < 1:
-            raise UserError(f"{name} is {value}: it must be at least 0 and below 1")
-    if not 0 <= optimizer.final_fraction <= 1:
-        raise UserError(f"optimizer.final_fraction is {optimizer.final_fraction}: it must be from 0 to 1")
-
-
+# The numbers of a configuration by the values that they may have. Names are those of the command line.
+POSITIVE = (
+    "batch.global_batch", "data.epochs", "checkpoint.every_steps", "checkpoint.keep", "evaluation.every_steps",
+    "evaluation.max_rows", "log.every_steps", "optimizer.learning_rate", "optimizer.clip_norm", "optimizer.epsilon",
+    "lora.alpha",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "optimizer.weight_decay", "checkpoint.keep_every", "checkpoint.keep_best", "health.timeout_seconds",
+    "health.max_skipped", "health.spike_sigmas", "health.compare_every", "profile",
+)  # fmt: skip
+BELOW_ONE = ("optimizer.warmup_fraction", "optimizer.beta1", "optimizer.beta2", "lora.dropout")
+# A step computes with these in float32. A learning rate of 1e-50 would be 0 there, and train nothing.
+FLOAT32 = (
+    "optimizer.learning_rate",
+    "optimizer.clip_norm",
+    "optimizer.epsilon",
+    "optimizer.weight_decay",
+    "lora.alpha",
+)
+LEAST_FLOAT32, MOST_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+MOST_BELOW_ONE = 1 - 2.0**-24  # float32 rounds anything above to 1
 # Sizes beyond those of any run, which would be allocated or counted before anything notices.
 MOST = {
     "batch.global_batch": 2**20, "data.row_length": 2**22, "data.epochs": 10_000, "data.seed": 2**32 - 1,
@@ -331,14 +314,36 @@ MOST = {
 }  # fmt: skip
 
 
+def check_numbers(config: TrainConfig) -> None:
+    """Raise UserError for the first number that no run can have."""
+
+    def refuse(names: Iterable[str], fits: Callable[[float], bool], told: str) -> None:
+        for name in names:
+            if not fits(value := value_of(config, name)):  # NaN fits nowhere
+                raise UserError(f"{name} is {value}: it {told}")
+
+    refuse(POSITIVE, lambda value: 0 < value < math.inf, "must be above 0")
+    refuse(NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "cannot be negative")
+    refuse(BELOW_ONE, lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+    refuse(BELOW_ONE, lambda value: value <= MOST_BELOW_ONE, "is 1 in float32: use a smaller one")
+    refuse(["optimizer.final_fraction"], lambda value: 0 <= value <= 1, "must be from 0 to 1")
+    told = f"is no number in float32: use one from {LEAST_FLOAT32:.3g} to {MOST_FLOAT32:.3g}"
+    refuse(FLOAT32, lambda value: not value or LEAST_FLOAT32 <= value <= MOST_FLOAT32, told)
+    for name, most in MOST.items():
+        if not 0 <= (value := value_of(config, name)) <= most:
+            raise UserError(f"{name} is {value}: it must be from 0 to {most:,}")
+
+
+def value_of(config: TrainConfig, name: str) -> Any:
+    """The value of a setting by its name on the command line, such as optimizer.epsilon."""
+    section, _, field = name.rpartition(".")
+    return getattr(getattr(config, section) if section else config, field)
+
+
 def check_values(config: TrainConfig) -> None:
     """Raise UserError for invalid numbers. Values that depend on devices or data are checked where these are known."""
-    check_numbers(config)
     check_lora(config)
-    for name, most in MOST.items():
-        section, field = name.split(".")
-        if not 0 <= (value := getattr(getattr(config, section), field)) <= most:
-            raise UserError(f"{name} is {value}: it must be from 0 to {most:,}")
+    check_numbers(config)
     if config.batch.microbatches < 0:
         raise UserError(
             f"batch.microbatches is {config.batch.microbatches}: it must be 1 or more, or 0 for as few as fit"
@@ -384,10 +389,6 @@ def check_lora(config: TrainConfig) -> None:
     lora = config.lora
     if lora.rank < 0:
         raise UserError(f"lora.rank is {lora.rank}: it must be 1 or more, or 0 to train everything")
-    if not 0 < lora.alpha < math.inf:
-        raise UserError(f"lora.alpha is {lora.alpha}: it must be above 0")
-    if not 0 <= lora.dropout < 1:
-        raise UserError(f"lora.dropout is {lora.dropout}: it must be at least 0 and below 1")
     unknown = [name for name in lora.targets if name not in LORA_TARGETS]
     if unknown or not lora.targets or len(set(lora.targets)) < len(lora.targets):
         raise UserError(

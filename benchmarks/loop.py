@@ -55,7 +55,7 @@ def made_config(folder: Path) -> Path:
         f"config = TrainConfig(model={str(folder / 'model')!r}, "
         f"data=DataConfig({str(data)!r}, row_length={step.LENGTH}), "
         f"batch=BatchConfig({step.ROWS}, 1), compute=ComputeConfig('float32', 'none'), mesh=MeshConfig(), "
-        "log=LogConfig(every_steps=1, tensorboard=False))\n"
+        "log=LogConfig(every_steps=1, tensorboard=False), few_steps=True)\n"
     )
     return values
 

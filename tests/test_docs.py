@@ -77,7 +77,7 @@ def test_the_messages_that_troubleshooting_quotes_are_those_of_the_code():
 def test_every_command_that_needs_nothing_from_elsewhere_runs(tmp_path: Path):
     for name in ("configs", "data_prep", "launch"):
         (tmp_path / name).symlink_to(ROOT / name)
-    quick = (ROOT / "configs/demo.py").read_text(encoding="utf-8").replace("epochs=24", "epochs=1")
+    quick = (ROOT / "configs/demo.py").read_text(encoding="utf-8").replace("epochs=24", "epochs=2")
     (tmp_path / "quick.py").write_text(quick)
     code = [code for page in PAGES for needs, code in blocks(page) if not needs and not code.startswith("make ")]
     assert len(code) >= 12

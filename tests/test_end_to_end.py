@@ -41,6 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )  # fmt: skip
         common = (
             ROOT / "configs/demo.py", "--data.row-length", 1536, "--batch.global-batch", 2, "--data.epochs", 1,
+            "--few-steps",
         )  # fmt: skip
         asclepius(patch, "train", *common, "--data.path", out / "packed_notes", "--run-dir", out / "pretrain")
         asclepius(

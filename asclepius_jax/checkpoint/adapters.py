@@ -1,20 +1,40 @@
 """Models with adapters: building them from a configuration, and loading the complete parameters of a checkpoint.
 
 The complete parameters are either saved in the checkpoint or the base weights with its adapters merged into them.
+
+A checkpoint of adapters records the checksums of what is stored of its base, under names that start with "base/". These
+are the weights, in `lora.base_dtype`, or, for a base that is itself a checkpoint of adapters, its adapters, their scale
+and their base:
+
+    base/embed_VD                                         of a Hugging Face folder or of complete parameters
+    base/scale  base/adapters/q.A  base/base/embed_VD     of adapters on such weights
+
+Merged weights have no checksum: their last bits depend on the mesh, and differ between a device and NumPy.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from asclepius_jax.checkpoint.read import Meta, find_step, read_meta, restore_item, restore_params
+from asclepius_jax.checkpoint.checksums import checksums, host_checksum, written
+from asclepius_jax.checkpoint.read import (
+    Meta,
+    find_step,
+    leaf_names,
+    read_meta,
+    read_stored,
+    restore_item,
+    restore_params,
+)
 from asclepius_jax.config import InitConfig, LoraConfig
 from asclepius_jax.distributed.sharding import adapter_shardings
 from asclepius_jax.model.huggingface.names import load_params
 from asclepius_jax.model.llama import Model, Params, build
 from asclepius_jax.model.lora import Lora, adapter_shapes, add_adapters
 from asclepius_jax.model.sizes import LlamaConfig
+from data_prep.contract.errors import UserError
 
 
 def adapted(model: Model, config: LoraConfig) -> Model:
@@ -46,22 +66,80 @@ def base_params(init: InitConfig, model: Model, shardings: Params) -> Params:
 
 
 def whole_params(step_folder: Path, model: Model, shardings: Params) -> Params:
-    """The complete parameters of a step, with any adapters merged, in the types of `model.shapes`."""
+    """The complete parameters of a step, with any adapters merged, in the types of `model.shapes`.
+
+    Raises UserError if the step is damaged, or if the base of its adapters is not the one that they were trained on.
+    """
     meta = read_meta(step_folder)
     config = lora_of(meta)
     if not config.rank:
         return restore_params(step_folder, model.shapes, shardings)
     # float32 shapes, so that the adapters are added without rounding the base first
-    saved = adapted(build(meta.model), config)._replace(shapes=build(meta.model).shapes)
-    base = base_params(InitConfig(**meta.config["init"]), saved, shardings)
+    trained_on = adapted(build(meta.model), config)
+    saved, init = trained_on._replace(shapes=build(meta.model).shapes), InitConfig(**meta.config["init"])
+    base = base_params(init, saved, shardings)
+    if differing := differing_base(meta, init, lambda: weight_checksums(base, trained_on.shapes)):
+        raise UserError(
+            f"{init.hf or init.checkpoint} is not the base that the adapters in {step_folder} were trained on "
+            f"({differing}): restore the original weights"
+        )
     places = adapter_shardings(jax.tree.leaves(shardings)[0].mesh, saved)
     adapters = restore_item(step_folder, "adapters", abstract_of(saved.adapter_shapes, places), meta)
 
     def merged(base: Params, adapters: Params) -> Params:
         params = {**base, "blocks": add_adapters(base["blocks"], adapters, saved.lora)}
-        return jax.tree.map(lambda x, shape: x.astype(shape.dtype), params, model.shapes)
+        return cast(params, model.shapes)
 
     return jax.jit(merged, out_shardings=shardings)(base, adapters)
+
+
+def cast(params: Params, shapes: Params) -> Params:
+    return jax.tree.map(lambda x, shape: x.astype(shape.dtype), params, shapes)
+
+
+def base_checksums(init: InitConfig, weights: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Checksums of what is stored of a base, as in the docstring of this module.
+
+    `weights` computes them for complete weights, which may take a while.
+    """
+    return chain_checksums(init) or {f"base/{name}": value for name, value in weights().items()}
+
+
+def chain_checksums(init: InitConfig) -> dict[str, str]:
+    """Checksums of a base that is itself a checkpoint of adapters. Empty for complete weights."""
+    if not init.checkpoint:
+        return {}
+    step_folder = find_step(Path(init.checkpoint))[1]
+    meta = read_meta(step_folder)
+    config = lora_of(meta)
+    if not config.rank:
+        return {}
+    found = {"scale": f"{config.alpha} / {config.rank}"}
+    for array in leaf_names(adapter_shapes(meta.model, lora_from(config))):
+        name = f"adapters/{array}"  # without a checksum if the run saved none
+        found[name] = meta.checksums.get(name) or written(host_checksum(read_stored(step_folder, array, "adapters")))
+    found |= {name: value for name, value in meta.checksums.items() if name.startswith("base/")}
+    return {f"base/{name}": value for name, value in found.items()}
+
+
+def weight_checksums(params: Params, shapes: Params) -> dict[str, str]:
+    """Checksums of complete weights on their devices, in the types of `shapes`."""
+    sums = jax.device_get(jax.jit(lambda params: checksums(leaf_names(cast(params, shapes))))(params))
+    return {name: written(value) for name, value in sums.items()}
+
+
+def differing_base(meta: Meta, init: InitConfig, weights: Callable[[], dict[str, str]]) -> str:
+    """The first part of a base that is not as the metadata of adapters records it, or "".
+
+    `weights` as in `base_checksums`, of the base merged with all adapters.
+    """
+    recorded = {name: value for name, value in meta.checksums.items() if name.startswith("base/")}
+    found = base_checksums(init, weights)
+    note = ""
+    if "base/scale" in found and "base/scale" not in recorded:
+        found = {f"base/{name}": value for name, value in weights().items()}
+        note = ", or its merged weights, which version 0.1.0 recorded, were computed on other devices"
+    return next((f"{name} differs{note}" for name in sorted(found) if found[name] != recorded.get(name)), "")
 
 
 def abstract_of(shapes: Any, shardings: Any) -> Any:

@@ -59,7 +59,8 @@ class Meta:
     )  # facts from the manifest of the packed folder, for the model card
     # "item/array" -> content checksum; "base/array" for the base weights of adapters
     checksums: dict[str, str] = dataclasses.field(default_factory=dict)
-    eval_loss: float | None = None  # loss on the held-out rows, if they were evaluated at exactly this step
+    # Loss on the held-out rows, if they were evaluated at exactly this step and it is finite.
+    eval_loss: float | None = None
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "Meta":

@@ -7,6 +7,7 @@ decision whether a step is complete is made here, because a process that fails m
 import asyncio
 import dataclasses
 import json
+import math
 import shutil
 import threading
 import time
@@ -171,10 +172,14 @@ def eval_loss(step_folder: Path) -> float | None:
 
 
 def kept(steps: list[int], losses: dict[int, float], config: CheckpointConfig) -> set[int]:
-    """The steps to keep: the newest, every k-th, and those with the lowest loss on held-out rows."""
+    """The steps to keep: the newest, every k-th, and those with the lowest loss on held-out rows.
+
+    A loss that is not finite is never among the lowest; comparing NaN would leave the steps in any order.
+    """
     newest = sorted(steps)[-config.keep :]
     every = [step for step in steps if config.keep_every and step % config.keep_every == 0]
-    best = sorted(losses, key=lambda step: (losses[step], step))[: config.keep_best]
+    finite = [step for step in losses if math.isfinite(losses[step])]
+    best = sorted(finite, key=lambda step: (losses[step], step))[: config.keep_best]
     return {*newest, *every, *best}
 
 

@@ -18,7 +18,7 @@ from asclepius_jax.checkpoint.checksums import written
 from asclepius_jax.checkpoint.read import DIGESTS, STEPS, DamagedStep, Meta, find_step, read_meta, refusal
 from asclepius_jax.convert.export_peft import read_adapters, write_peft
 from asclepius_jax.convert.merge_adapters import write_merged
-from asclepius_jax.convert.model_card import base_model, model_card
+from asclepius_jax.convert.model_card import model_card, start_name
 from asclepius_jax.convert.verify import verify
 from asclepius_jax.convert.weights import Export, Share, check_stored, collect, write_share
 from asclepius_jax.model.huggingface.names import check_finite, write_config
@@ -216,7 +216,7 @@ def write_adapters(
 ) -> None:
     adapters = read_adapters(step_folder)
     assert adapters is not None, "check refuses a step without adapters"
-    base = base_model(meta) or Path(meta.config["init"]["hf"] or meta.config["init"]["checkpoint"]).name
+    base = start_name(meta)
     with writing_folder(config.out, "export", facts["inputs"], of_records=False) as folder:
         count = write_peft(folder.path, build(meta.model), adapters, base, config.dtype)
         folder.add_file("adapter_model.safetensors", count)

@@ -19,11 +19,13 @@ import numpy as np
 from einops import rearrange
 
 from asclepius_jax.checkpoint.adapters import lora_from, lora_of
-from asclepius_jax.checkpoint.read import read_meta, read_stored
+from asclepius_jax.checkpoint.checksums import host_checksum
+from asclepius_jax.checkpoint.read import DamagedStep, compare, read_meta, read_stored, refusal
 from asclepius_jax.model.huggingface.names import PER_BLOCK
 from asclepius_jax.model.llama import Model
 from asclepius_jax.model.lora import TARGETS, Lora, adapter_shapes
 from asclepius_jax.model.sizes import LlamaConfig
+from data_prep.contract.errors import UserError
 
 DTYPES = {"float32": ("F32", np.dtype("<f4")), "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16))}
 
@@ -37,16 +39,22 @@ class HostAdapters:
 
 
 def read_adapters(step_folder: Path) -> HostAdapters | None:
-    """The adapters of a step, or None if it contains complete parameters."""
-    config = lora_of(read_meta(step_folder))
+    """The adapters of a step, or None if it contains complete parameters. Raises UserError if they are damaged."""
+    meta = read_meta(step_folder)
+    config = lora_of(meta)
     if not config.rank:
         return None
     lora = lora_from(config)
-    weights = {
-        name: {part: read_stored(step_folder, f"{name}.{part}", "adapters") for part in ("A", "B")}
-        for name in lora.targets
-    }
-    return HostAdapters(lora, weights)
+    try:
+        arrays = {
+            f"{name}.{part}": read_stored(step_folder, f"{name}.{part}", "adapters")
+            for name in lora.targets
+            for part in ("A", "B")
+        }
+        compare("adapters", {name: host_checksum(array) for name, array in arrays.items()}, meta)
+    except DamagedStep as error:
+        raise UserError(refusal(step_folder, error)) from error
+    return HostAdapters(lora, {name: {part: arrays[f"{name}.{part}"] for part in ("A", "B")} for name in lora.targets})
 
 
 # ---------------------------------------------------------------- the folder

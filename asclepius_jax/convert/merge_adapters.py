@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from asclepius_jax.checkpoint.adapters import adapted, differing_base, lora_of
 from asclepius_jax.checkpoint.blocks import ItemWriter
 from asclepius_jax.checkpoint.checksums import added, host_checksum, written
 from asclepius_jax.checkpoint.read import STEPS, Meta, find_step, open_array, read, read_meta
 from asclepius_jax.checkpoint.write import close_step
+from asclepius_jax.config import InitConfig
 from asclepius_jax.convert.export_peft import HostAdapters, read_adapters
 from asclepius_jax.model.huggingface.layout import read_part
 from asclepius_jax.model.huggingface.names import flatten, names, open_model
@@ -88,20 +90,31 @@ def base_reader(meta: Meta) -> Reader:
 
 
 def check_base(meta: Meta) -> None:
-    """Raise UserError if the base weights are not those that the adapters were trained on."""
-    base = base_reader(meta)
-    for name, leaf in flatten(build(meta.model).shapes).items():
-        dtype = np.dtype("float32") if name.endswith("scale") else np.dtype(meta.config["lora"]["base_dtype"])
-        sums = (
-            host_checksum(base(name, layer).astype(dtype)[None if layer is not None else ...], layer or 0)
-            for layer in layers_of(leaf.shape, name)
+    """Raise UserError if the base weights are not those that the adapters were trained on, down to their root."""
+    init, base = InitConfig(**meta.config["init"]), base_reader(meta)
+    if differing := differing_base(meta, init, lambda: stored_checksums(base, meta)):
+        raise UserError(
+            f"{init.hf or init.checkpoint} is not the base that the adapters were trained on, {differing}: restore the "
+            "original weights, or export with --adapters"
         )
-        if written(added(sums)) != meta.checksums.get(f"base/{name}"):
-            init = meta.config["init"]
-            raise UserError(
-                f"{init['hf'] or init['checkpoint']} is not the base that the adapters were trained on, {name} "
-                "differs: restore the original weights, or export with --adapters"
-            )
+    if init.checkpoint:
+        below = read_meta(find_step(Path(init.checkpoint))[1])
+        if lora_of(below).rank:
+            check_base(below)
+
+
+def stored_checksums(base: Reader, meta: Meta) -> dict[str, str]:
+    """Checksums of the weights under adapters, in the types in which they were trained on them."""
+    shapes = flatten(adapted(build(meta.model), lora_of(meta)).shapes)
+
+    def layer_sum(name: str, layer: int | None) -> np.ndarray:
+        weight = base(name, layer).astype(shapes[name].dtype)
+        return host_checksum(weight[None if layer is not None else ...], layer or 0)
+
+    return {
+        name: written(added(layer_sum(name, layer) for layer in layers_of(leaf.shape, name)))
+        for name, leaf in shapes.items()
+    }
 
 
 def write_merged(step_folder: Path, run_dir: Path) -> Path:

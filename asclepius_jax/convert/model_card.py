@@ -3,9 +3,10 @@
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from asclepius_jax.checkpoint.read import Meta
+from asclepius_jax.checkpoint.read import STEPS, Meta
 from data_prep.contract.hub import hub_name
 
 TRAINED = ", trained with asclepius-jax on synthetic clinical notes"
@@ -73,6 +74,14 @@ def base_model(meta: Meta) -> str:
     return f"{found[1]}/{found[2]}" if found else ""
 
 
+def start_name(meta: Meta) -> str:
+    """A public name of what training started from: `base_model`, or the name of a folder or run."""
+    init = meta.config["init"]
+    path = Path(init["hf"] or init["checkpoint"])
+    # Only one part of a path, to keep the folders of the training machine private.
+    return base_model(meta) or (path.parents[1] if path.parent.name == STEPS else path).name
+
+
 def data_rows(meta: Meta) -> dict[str, Any]:
     data = meta.data
     return {
@@ -106,10 +115,8 @@ def recipe_rows(meta: Meta, step: int, dtype: str) -> dict[str, Any]:
     rows: dict[str, Any] = {"Phase": meta.phase}
     if config:
         optimizer = config["optimizer"]
-        # Only the last part of a path, to keep the folders of the training machine private.
-        start = (config["init"]["hf"] or config["init"]["checkpoint"]).rstrip("/").rpartition("/")[2]
         rows |= {
-            "Started from": base_model(meta) or start or "random parameters",
+            "Started from": start_name(meta) or "random parameters",
             "Optimizer": f"AdamW, beta {optimizer['beta1']}/{optimizer['beta2']}, epsilon {optimizer['epsilon']:g}, "
             f"weight decay {optimizer['weight_decay']:g}, gradients clipped at norm {optimizer['clip_norm']:g}",
             "Learning rate": f"{optimizer['learning_rate']:g}, warmup over {optimizer['warmup_fraction']:.0%} of the "
@@ -132,7 +139,7 @@ def adapters_line(lora: dict[str, Any]) -> str:
 
 
 def evaluation(meta: Meta) -> str:
-    if meta.eval_loss is None:
+    if meta.eval_loss is None or not math.isfinite(meta.eval_loss):
         return "No loss on held-out rows is recorded with these weights.\n"
     return table(
         {

@@ -5,8 +5,9 @@ Among the candidates that fit according to the memory model, the one with the fa
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 from jax.sharding import Mesh
@@ -17,6 +18,7 @@ from asclepius_jax.cost_model.hardware import find_device, this_cpu
 from asclepius_jax.cost_model.memory import estimate
 from asclepius_jax.cost_model.speed import Layout, predict
 from asclepius_jax.cost_model.topologies import Topology
+from asclepius_jax.distributed import same_program
 from asclepius_jax.distributed.sharding import batch_parts, check_batch_divides
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.sizes import LlamaConfig
@@ -24,6 +26,17 @@ from data_prep.contract.errors import UserError
 
 # Fraction of the memory to fill. The rest covers errors of the memory model, and the runtime's own memory.
 SHARE_TO_FILL = 0.92
+GIB = 2**30
+ASKED = itertools.count()  # makes the names of questions to the other processes of a job unique
+
+
+class Machine(NamedTuple):
+    """What is known of the devices of a mesh."""
+
+    name: str  # of a device: that of its row in the table, or JAX's
+    platform: str
+    limit_bytes: int | None  # of memory that programs can use on each device; None if unknown
+    topology: Topology | None  # None if the table has no row, and the devices' speed is unknown
 
 
 def settle(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel, quiet: bool = False) -> TrainConfig:
@@ -31,12 +44,7 @@ def settle(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel, 
     if config.batch.microbatches and config.compute.remat != "auto":
         check_batch_divides(mesh, config.batch)
         return config
-    topology = topology_of(mesh)
-    found = list(candidates(config, mesh))
-    if topology is None:  # an unknown device: take the candidate that needs the least memory
-        chosen, why = found[-1], "least memory, as hardware.py has no row for this device"
-    else:
-        chosen, why = best(found, model, topology, mesh, kernel)
+    chosen, why = best(list(candidates(config, mesh)), model, machine_of(mesh), mesh, kernel)
     if jax.process_index() == 0 and not quiet:
         print(f"microbatches {chosen.batch.microbatches}, remat {chosen.compute.remat}: {why}", flush=True)
     return chosen
@@ -56,19 +64,26 @@ def candidates(config: TrainConfig, mesh: Mesh) -> Iterator[TrainConfig]:
 
 
 def best(
-    found: list[TrainConfig], model: LlamaConfig, topology: Topology, mesh: Mesh, kernel: Kernel
+    found: list[TrainConfig], model: LlamaConfig, machine: Machine, mesh: Mesh, kernel: Kernel
 ) -> tuple[TrainConfig, str]:
-    limit = topology.device.limit_bytes
+    """The candidate to run with, and the reason. `found` is sorted from the most to the least memory."""
+    limit, topology = machine.limit_bytes, machine.topology
+    if limit is None:
+        return found[-1], f"least memory, as that of {machine.name} is unknown"
     needs = [estimate(config, model, dict(mesh.shape), kernel).total for config in found]
     fitting = [config for config, need in zip(found, needs, strict=True) if need <= SHARE_TO_FILL * limit]
-    if not fitting and topology.device.platform != "cpu" and found[-1].compute.remat == "full":
+    if not fitting and machine.platform != "cpu" and found[-1].compute.remat == "full":
         compute = dataclasses.replace(found[-1].compute, remat="offload")
         fitting = [dataclasses.replace(found[-1], compute=compute)]
-    chosen = min(fitting or found[-1:], key=lambda config: seconds(config, model, topology, mesh))
+    left = fitting or found[-1:]
+    if topology is None:  # the one that recomputes least
+        chosen, reason = left[0], "first that fits"
+    else:
+        chosen, reason = min(left, key=lambda config: seconds(config, model, topology, mesh)), "fastest that fits"
     need = estimate(chosen, model, dict(mesh.shape), kernel).total
-    reason = "fastest that fits" if need <= limit else "needs least memory, and may exceed"
-    gib = 2**30
-    return chosen, f"{reason} {topology.device.name}, about {need / gib:.1f} of {limit / gib:.1f} GiB per device"
+    if need > limit:
+        reason = "needs least memory, and may exceed"
+    return chosen, f"{reason} {machine.name}, about {need / GIB:.1f} of {limit / GIB:.1f} GiB per device"
 
 
 def seconds(config: TrainConfig, model: LlamaConfig, topology: Topology, mesh: Mesh) -> float:
@@ -77,19 +92,20 @@ def seconds(config: TrainConfig, model: LlamaConfig, topology: Topology, mesh: M
 
 def check_memory(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel) -> None:
     """Raise UserError if a run needs more memory than its devices have, by more than the estimate's error of 10 %."""
-    topology = topology_of(mesh)
-    if topology is None:
+    machine = machine_of(mesh)
+    limit, need = machine.limit_bytes, estimate(config, model, dict(mesh.shape), kernel).total
+    if limit is None:
+        if jax.process_index() == 0:
+            told = f"the memory of {machine.name} is unknown: whether the run fits is not checked"
+            print(f"{told}; it needs about {need / GIB:.1f} GiB per device", flush=True)
         return
-    limit, need = topology.device.limit_bytes, estimate(config, model, dict(mesh.shape), kernel).total
     if need <= 1.1 * limit:
         return
-    count = jax.local_device_count() if topology.device.platform == "cpu" else 1
-    gib = f"{count * limit / 2**30:.1f} GiB"
-    room = (
-        f"this machine has {gib} free" if topology.device.platform == "cpu" else f"one {topology.device.name} has {gib}"
-    )
+    count = jax.local_device_count() if machine.platform == "cpu" else 1
+    gib = f"{count * limit / GIB:.1f} GiB"
+    room = f"this machine has {gib} free" if machine.platform == "cpu" else f"one {machine.name} has {gib}"
     raise UserError(
-        f"the run needs about {count * need / 2**30:.1f} GiB of memory, and {room}: use more devices, a smaller model, "
+        f"the run needs about {count * need / GIB:.1f} GiB of memory, and {room}: use more devices, a smaller model, "
         "a smaller --batch.global-batch, shorter rows (--data.row-length), or adapters (--lora.rank 16); "
         "`asclepius plan` shows what fits on which machine"
     )
@@ -108,13 +124,34 @@ def layout_of(config: TrainConfig, mesh: Mesh, model: LlamaConfig) -> Layout:
     )
 
 
-def topology_of(mesh: Mesh) -> Topology | None:
-    """The machine of a mesh, or None if the device table has no row for its devices."""
+def machine_of(mesh: Mesh) -> Machine:
+    """What is known of the devices of a mesh. All processes of a job get the same answer."""
     devices = list(mesh.devices.flat)
-    device = find_device(devices[0].device_kind)
-    if device is None:
-        return None
-    if device.platform == "cpu":  # they share the memory of this machine
-        device = this_cpu(sum(each.process_index == jax.process_index() for each in devices))
-    slices = len({getattr(each, "slice_index", 0) for each in devices}) if device.platform == "tpu" else 1
-    return Topology(device.name, device, len(devices), slices)
+    own = [device for device in devices if device.process_index == jax.process_index()]
+    kind = " and ".join(sorted({device.device_kind for device in devices}))  # of several kinds, none is in the table
+    row, platform = find_device(kind), devices[0].platform
+    if platform == "cpu":  # they share the memory of this machine
+        row = this_cpu(len(own))
+    reported = [reported_bytes(device) for device in own]
+    limit = min(reported) if all(reported) else row.limit_bytes if row else 0
+    slices = len({getattr(each, "slice_index", 0) for each in devices}) if platform == "tpu" else 1
+    topology = Topology(row.name, row, len(devices), slices) if row else None
+    return Machine(row.name if row else kind, platform, least_of_all(limit) or None, topology)
+
+
+def reported_bytes(device: jax.Device) -> int:
+    """Bytes of memory that programs can use on a device, as it reports them; 0 if it reports nothing.
+
+    On a GPU, this is the share of its memory that XLA's allocator takes. CPUs report nothing, and neither do devices of
+    other processes and those that are only compiled for.
+    """
+    try:
+        return (device.memory_stats() or {}).get("bytes_limit", 0)
+    except jax.errors.JaxRuntimeError:
+        return 0
+
+
+def least_of_all(limit: int) -> int:
+    """The smallest limit among the processes of a job, as all of them must make the same choice."""
+    answers = same_program.problems_of_all(f"memory/{next(ASKED)}", str(limit))
+    return min(map(int, answers))

@@ -22,7 +22,7 @@ class Device:
     """One row of the table. Bandwidths are for one direction, in bytes per second."""
 
     name: str  # name in --topology
-    kind: str  # prefix of JAX's device_kind
+    kind: str  # JAX's device_kind, in full
     platform: Literal["tpu", "cuda", "cpu"]
     compute_capability: tuple[int, int] | None
     peak_flops: float  # dense bfloat16, FLOP/s
@@ -52,10 +52,18 @@ ROWS = (
     Device("tpu7x", "TPU7x", "tpu", None, 1153.5e12, 96 * GIB, 94.75 / 96, 3690e9, 300e9, 50e9 / 8, 8),
     # Network: one InfiniBand port per GPU in the reference nodes, 200 Gb/s (DGX A100) or 400 Gb/s (DGX H100, H200,
     # B200).
-    Device("a100-80g", "NVIDIA A100", "cuda", (8, 0), 312e12, 85_100_068_864, ALLOCATED, 2039e9, 300e9, 25e9, 8),
+    Device("a100-80g", "NVIDIA A100-SXM4-80GB", "cuda", (8, 0), 312e12, 85_100_068_864, ALLOCATED, 2039e9, 300e9,
+           25e9, 8),
+    # The same chip with less memory, and on cards that NVLink connects only in pairs, on PCIe 4.0 x16.
+    Device("a100-40g", "NVIDIA A100-SXM4-40GB", "cuda", (8, 0), 312e12, 42_285_268_992, ALLOCATED, 1555e9, 300e9,
+           25e9, 8),
+    Device("a100-pcie-80g", "NVIDIA A100 80GB PCIe", "cuda", (8, 0), 312e12, 84_974_239_744, ALLOCATED, 1935e9, 32e9,
+           25e9, 8),
+    Device("a100-pcie-40g", "NVIDIA A100-PCIE-40GB", "cuda", (8, 0), 312e12, 42_285_268_992, ALLOCATED, 1555e9, 32e9,
+           25e9, 8),
     # NVLink connects A6000s only in pairs, so eight use PCIe 4.0 x16; a node usually has one 200 Gb/s port.
     Device("a6000-48g", "NVIDIA RTX A6000", "cuda", (8, 6), 154.8e12, 51_041_271_808, ALLOCATED, 768e9, 32e9, 3.1e9, 8),
-    Device("h100", "NVIDIA H100", "cuda", (9, 0), 989e12, 84_942_979_072, ALLOCATED, 3352e9, 450e9, 50e9, 8),
+    Device("h100", "NVIDIA H100 80GB HBM3", "cuda", (9, 0), 989e12, 84_942_979_072, ALLOCATED, 3352e9, 450e9, 50e9, 8),
     # These two are also connected only in pairs; otherwise PCIe 5.0 x16.
     Device("h100-pcie", "NVIDIA H100 PCIe", "cuda", (9, 0), 756e12, 84_942_979_072, ALLOCATED, 2039e9, 64e9, 25e9, 8),
     Device("h100-nvl", "NVIDIA H100 NVL", "cuda", (9, 0), 835e12, 100_485_038_080, ALLOCATED, 3938e9, 64e9, 25e9, 8),
@@ -67,10 +75,17 @@ ROWS = (
 DEVICES = {device.name: device for device in ROWS}
 
 
+# Versions of libtpu differ in the names of these.
+OTHER_NAMES = {"TPU v5e": "TPU v5 lite", "TPU v5p": "TPU v5", "TPU v6e": "TPU v6 lite"}
+
+
 def find_device(device_kind: str) -> Device | None:
-    """The row with the longest `kind` that is a prefix of JAX's device_kind, or None."""
-    matching = [device for device in ROWS if device_kind.startswith(device.kind)]
-    return max(matching, key=lambda device: len(device.kind), default=None)
+    """The row of a device by its full name, JAX's device_kind.
+
+    None for any other name. One that begins with a known name may be another device: a smaller card, or a part of one.
+    """
+    name = OTHER_NAMES.get(device_kind, device_kind)
+    return next((device for device in ROWS if device.kind == name), None)
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -164,7 +164,9 @@ class Adapters:
         if self.noise is not None:
             x = drop(x, self.noise, self.lora.dropout, name, 0 if target.inputs == "D" else parallel.tensor_index())
         low_BTR = product(f"BT{target.inputs},{target.letters['A']}->BTR", x, a)
-        return y + self.lora.scale * product(f"BTR,{target.letters['B']}->BT{target.outputs}", low_BTR, b)
+        update = product(f"BTR,{target.letters['B']}->BT{target.outputs}", low_BTR, b)
+        # In float32, as in a merge: bfloat16 would round alpha / rank itself, by up to 0.4 %.
+        return (y.astype(jnp.float32) + self.lora.scale * update.astype(jnp.float32)).astype(y.dtype)
 
 
 NO_ADAPTERS = Adapters()
@@ -184,7 +186,8 @@ def drop(x: jax.Array, noise: Noise, rate: float, name: str, part: jax.Array | i
     first_BT, second_BT = (mixed(noise.places_BT ^ word) for word in words)
     bits_BTC = mixed(mixed(first_BT[..., None] + channels_C) ^ second_BT[..., None])
     kept = (bits_BTC >= jnp.uint32(round(rate * 2**32))).reshape(x.shape)
-    return jnp.where(kept, x * (1 / (1 - rate)), 0).astype(x.dtype)
+    # In float32, because bfloat16 would round 1 / (1 - rate) and shift the mean.
+    return jnp.where(kept, x.astype(jnp.float32) * (1 / (1 - rate)), 0).astype(x.dtype)
 
 
 def mixed(bits: jax.Array) -> jax.Array:

@@ -20,14 +20,14 @@ from asclepius_jax.cost_model.flops import flops_per_token
 from asclepius_jax.cost_model.memory import Memory, estimate
 from asclepius_jax.cost_model.speed import MEDIAN_ERROR, WORST_ERROR, Prediction, predict, token_flops
 from asclepius_jax.cost_model.topologies import Topology
-from asclepius_jax.distributed.sharding import check_layout, make_mesh
+from asclepius_jax.distributed.sharding import batch_parts, check_layout, make_mesh
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import Model
 from asclepius_jax.plan import hlo
 from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel
 from asclepius_jax.train.compiled_step import program_facts
 from asclepius_jax.train.optimizer import make_optimizer
-from asclepius_jax.train.setup import build_model, total_steps
+from asclepius_jax.train.setup import build_model, check_steps, total_steps
 from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_step, state_shardings
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest
@@ -71,6 +71,8 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
     mesh = make_mesh(config.mesh, devices)
     check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
     rows, segments = data_facts(config, options)
+    if rows:
+        check_steps(config, rows, batch_parts(mesh))
     kernel = choose_kernel(config, mesh, model.config, segments)
     config = settle(config, model.config, mesh, kernel, quiet=options.json)
     started = time.monotonic()

@@ -130,7 +130,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                 with clock("evaluation"), metrics.pause(), watchdog.pausing():
                     result = evaluate(state, eval_step, held_out, config, batch_sharding(mesh), watchdog, stop)
                 if result:
-                    eval_loss = result["eval_loss"]
+                    eval_loss = unless_not_finite(step, result["eval_loss"])
                     metrics.write([{"step": step, **result}])
                 else:
                     leave = saving = True
@@ -177,7 +177,10 @@ def evaluate(
     watchdog: Watchdog,
     stop: StopSignal,
 ) -> dict[str, float]:
-    """Mean loss in nats and perplexity over the held-out tokens that carry loss. Empty if the run was stopped."""
+    """Mean loss in nats and perplexity over the held-out tokens that carry loss.
+
+    NaN if there are no such tokens, and empty if the run was stopped.
+    """
     size = max(1, config.batch.global_batch // config.batch.microbatches)
     parts = []
     for batch in eval_batches(rows, size, config.evaluation.max_rows, sharding):
@@ -186,8 +189,17 @@ def evaluate(
         if stop.reached():
             return {}
     total, tokens = (math.fsum(map(float, values)) for values in zip(*parts, strict=True))
-    loss = total / max(tokens, 1.0)
+    loss = total / tokens if tokens else math.nan
     return {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 80.0))}
+
+
+def unless_not_finite(step: int, loss: float) -> float | None:
+    """The loss on held-out rows, or None with a warning if it is not a finite number."""
+    if math.isfinite(loss):
+        return loss
+    if jax.process_index() == 0:
+        print(f"WARNING: step {step}: the loss on held-out rows is {loss}; the step is not among the best", flush=True)
+    return None
 
 
 def finish_run_folder(run_dir: Path, step: int, total_steps: int, clock: Clock) -> None:

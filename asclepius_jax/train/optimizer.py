@@ -13,12 +13,15 @@ from asclepius_jax.model.llama import Params
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """Learning rate of update n, counted from 0: linear warmup, then half a cosine down to the final fraction.
 
-    As in transformers' `get_cosine_schedule_with_warmup`, update 0 has rate 0 if there is any warmup.
+    As in transformers' `get_cosine_schedule_with_warmup`, update 0 has rate 0 if there is any warmup, and a cosine to 0
+    would reach it one update after the last. A final fraction above 0 is the rate of the last update itself. Warmup
+    always leaves the last update to the peak or the decay.
     """
-    warmup = math.ceil(config.warmup_fraction * total_steps)
+    warmup = min(math.ceil(config.warmup_fraction * total_steps), total_steps - 1)
+    end = total_steps - 1 if config.final_fraction else total_steps
 
     def rate(count: jax.Array) -> jax.Array:
-        done = jnp.clip((count - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
+        done = jnp.clip((count - warmup) / max(end - warmup, 1), 0.0, 1.0)
         cosine = config.final_fraction + (1 - config.final_fraction) * 0.5 * (1 + jnp.cos(jnp.pi * done))
         return config.learning_rate * jnp.where(count < warmup, count / max(warmup, 1), cosine)
 

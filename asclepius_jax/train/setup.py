@@ -1,6 +1,7 @@
 """Setup of a run from its configuration, for training and for notebooks: rows, model and training step."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,12 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from asclepius_jax.checkpoint.adapters import adapted, lora_from
-from asclepius_jax.checkpoint.checksums import checksums, written
-from asclepius_jax.checkpoint.read import Meta, State, leaf_names
+from asclepius_jax.checkpoint.adapters import adapted, base_checksums, lora_from, weight_checksums
+from asclepius_jax.checkpoint.read import Meta, State, find_step
 from asclepius_jax.checkpoint.write import Saver
 from asclepius_jax.config import LoraConfig, TrainConfig, check_values
 from asclepius_jax.cost_model.choose import settle
-from asclepius_jax.distributed.sharding import batch_sharding, check_layout, make_mesh
+from asclepius_jax.distributed.sharding import batch_parts, batch_sharding, check_layout, make_mesh
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import Model, build
 from asclepius_jax.model.sizes import LlamaConfig
@@ -33,6 +33,7 @@ from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_
 from data_prep.contract.errors import UserError
 
 DATA_FACTS = ("phase", "rows", "tokens", "loss_tokens", "documents", "packing_efficiency", "licences", "sources")
+FEWEST_STEPS = 10  # the first of them is warmup
 STEPS_WITHOUT_ROWS = 1000  # length of the learning-rate schedule if the number of rows is unknown
 
 
@@ -73,7 +74,7 @@ class TrainStep:
 
     `state, metrics = step(state, batch)` applies one update. The state that goes in is donated: do not use it again.
     `metrics` holds scalars on the device: `loss` (nats per loss-bearing token), `grad_norm`, `learning_rate`,
-    `loss_tokens`, and `skipped` (true where loss or gradient was not finite, and nothing was updated).
+    `loss_tokens`, and `skipped` (true where loss, gradient or update was not finite, and nothing was updated).
     """
 
     config: TrainConfig
@@ -154,10 +155,11 @@ def make_step(
             `config.data.path`, or, where that is empty, makes a step of `config.data.row_length` without data.
         held_out: rows for evaluation, which the attention kernel must be able to read as well.
         devices: devices of the mesh; None takes all.
-        quiet: do not print which microbatches and remat were chosen.
+        quiet: do not print the number of updates, and which microbatches and remat were chosen.
 
     Raises:
-        UserError: the settings contradict one another, the model, the rows or the devices.
+        UserError: the settings contradict one another, the model, the rows or the devices, or the rows give fewer than
+            ten updates and `few_steps` is not set.
     """
     config = config or TrainConfig()
     if rows is None and config.data.path:
@@ -172,6 +174,10 @@ def make_step(
     check_rows(rows, config.data.row_length, model.config)
     mesh = make_mesh(config.mesh, devices)
     check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
+    if rows is not None:
+        check_steps(config, len(rows), batch_parts(mesh))
+        if jax.process_index() == 0 and not quiet:
+            say_steps(config, len(rows))
     kernel = choose_kernel(config, mesh, model.config, most_segments(rows, held_out))
     config = settle(config, model.config, mesh, kernel, quiet)
     steps = total_steps(config, 0 if rows is None else len(rows))
@@ -185,7 +191,48 @@ def make_step(
 
 
 def total_steps(config: TrainConfig, rows: int) -> int:
-    return max(1, int(config.data.epochs * rows / config.batch.global_batch)) if rows else STEPS_WITHOUT_ROWS
+    """Number of updates in `data.epochs` passes over the rows: as many as there are full batches."""
+    return int(passed_rows(config, rows)) // config.batch.global_batch if rows else STEPS_WITHOUT_ROWS
+
+
+def passed_rows(config: TrainConfig, rows: int) -> float:
+    """Rows in `data.epochs` passes, without rounding errors: 29 for 0.29 x 100, which is 28.999999999999996."""
+    product = config.data.epochs * rows
+    return round(product) if math.isclose(product, round(product), rel_tol=1e-12) else product
+
+
+def check_steps(config: TrainConfig, rows: int, parts: int) -> None:
+    """Raise UserError if the rows give too few updates to train anything, with values that give enough.
+
+    `parts` is the number of devices over which the rows of a batch spread.
+    """
+    steps, batch, passed = total_steps(config, rows), config.batch.global_batch, passed_rows(config, rows)
+    if steps >= FEWEST_STEPS or (steps and config.few_steps):
+        return
+    unit = parts * max(config.batch.microbatches, 1)
+    fitting = int(passed) // FEWEST_STEPS // unit * unit
+    remedies = [f"--batch.global-batch {fitting}"] if fitting else []
+    remedies += [f"--data.epochs {-(-FEWEST_STEPS * batch // rows)}", "more rows"]
+    remedies += ["--few-steps if this is meant"] if steps else []
+    raise UserError(
+        f"{rows:,} rows x {config.data.epochs:g} epochs in batches of {batch} (batch.global_batch) give "
+        f"{counted(steps)}, fewer than {FEWEST_STEPS}, which train next to nothing: use "
+        f"{', '.join(remedies[:-1])} or {remedies[-1]}"
+    )
+
+
+def say_steps(config: TrainConfig, rows: int) -> None:
+    """Print the number of updates, and how many rows no batch holds."""
+    steps, passed = total_steps(config, rows), int(passed_rows(config, rows))
+    rest = passed - steps * config.batch.global_batch
+    left = f"; the last {rest:,} do not fill another batch and are left out" if rest else ""
+    epochs = f" in {config.data.epochs:g} epochs" if config.data.epochs != 1 else ""
+    each = f"{config.batch.global_batch:,} rows each"
+    print(f"{counted(steps)} of {each}, from {passed:,} rows{epochs}{left}", flush=True)
+
+
+def counted(steps: int) -> str:
+    return f"{steps:,} update{'' if steps == 1 else 's'}"
 
 
 def check_rows(rows: PackedRows | None, length: int, model: LlamaConfig) -> None:
@@ -227,7 +274,9 @@ def most_segments(rows: PackedRows | None, held_out: PackedRows | None) -> int:
 
 def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) -> Meta:
     """Metadata of the run for its checkpoints."""
-    saved = dataclasses.asdict(config)
+    saved, init = dataclasses.asdict(config), config.init
+    if model.lora.rank and init.checkpoint:  # name the step, because the run may have a newer one at the export
+        saved["init"]["checkpoint"] = str(find_step(Path(init.checkpoint))[1])
     # Absolute paths, because adapters may be exported from another working directory.
     saved["init"] |= {
         name: str(Path(saved["init"][name]).absolute()) for name in ("hf", "checkpoint") if saved["init"][name]
@@ -240,11 +289,8 @@ def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) 
         phase=rows.manifest["phase"],
         config=saved,
         data={"content": rows.content, **{name: rows.manifest[name] for name in DATA_FACTS}},
-        checksums=base_checksums(state) if model.lora.rank else {},
+        # Steps do not save frozen weights, and a run must not resume with other ones.
+        checksums=base_checksums(init, lambda: weight_checksums(state["params"], model.shapes))
+        if model.lora.rank
+        else {},
     )
-
-
-def base_checksums(state: State) -> dict[str, str]:
-    """Checksums of frozen weights. Steps do not save these weights, and a run must not resume with other ones."""
-    sums = jax.device_get(checksums(leaf_names(state["params"])))
-    return {f"base/{name}": written(value) for name, value in sums.items()}

@@ -10,17 +10,13 @@ from typing import Any
 
 import jax
 
-from asclepius_jax.checkpoint.adapters import whole_params
-from asclepius_jax.checkpoint.checksums import checksums
+from asclepius_jax.checkpoint.adapters import differing_base, weight_checksums, whole_params
 from asclepius_jax.checkpoint.read import (
-    DamagedStep,
     Meta,
     State,
     check_model,
-    compare,
     find_step,
     is_complete,
-    leaf_names,
     read_meta,
     restore_newest,
     restore_state,
@@ -145,13 +141,12 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
 
     def same_base(meta: Meta) -> Params:
         params = start_params(config, model, rows, shardings["params"])
-        try:
-            compare("base", jax.device_get(checksums(leaf_names(params))), meta)
-        except DamagedStep as error:
+        if differing := differing_base(meta, config.init, lambda: weight_checksums(params, model.shapes)):
+            before = meta.config["init"]["hf"] or meta.config["init"]["checkpoint"]
             raise UserError(
                 f"{config.init.hf or config.init.checkpoint} is not the base of the adapters in {config.run_dir} "
-                f"({error}): set the weights that they were trained on, or choose another --run-dir"
-            ) from error
+                f"({differing}): set the weights that they were trained on ({before}), or choose another --run-dir"
+            )
         return params
 
     if (state := restore_newest(Path(config.run_dir), restore)) is not None:

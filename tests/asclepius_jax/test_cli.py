@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,8 @@ def training(model: Path, data: Path, tmp_path: Path, refused: Ask) -> Ask:
     file.write_text(
         "from asclepius_jax.config import *\n\n"
         f"config = TrainConfig({str(tmp_path / 'run')!r}, {str(model)!r}, data=DataConfig({str(data)!r}, "
-        f"row_length={LENGTH}), batch=BatchConfig(8), compute=ComputeConfig('float32', 'none'))\n"
+        f"row_length={LENGTH}), batch=BatchConfig(8), compute=ComputeConfig('float32', 'none'), "
+        "few_steps=True)\n"
     )
 
     def ask(*flags: object) -> str:
@@ -339,6 +341,11 @@ def test_a_full_disk_while_exporting_keeps_the_old_folder(refused: Ask, checkpoi
     assert "the disk is full" in one_line(told)
     assert json.loads((tmp_path / "out/manifest.json").read_text()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_too_few_updates_are_told_with_what_would_do(training: Ask):
+    told = one_line(training("--no-few-steps"))
+    assert re.search(r"35 rows x 1 epochs .* give 4 updates, .*use --data.epochs 3, more rows or --few-steps if", told)
 
 
 def test_a_full_disk_while_training_is_told(training: Ask, monkeypatch):

@@ -1,5 +1,7 @@
 """Decoding with a cache says what transformers.generate says, and stops where it should."""
 
+import math
+import re
 from pathlib import Path
 
 import jax
@@ -10,7 +12,16 @@ import pytest
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
-from asclepius_jax.generate import GenerateConfig, Sampling, generate, load_checkpoint, pick, read_prompt, run
+from asclepius_jax.generate import (
+    LEAST_TEMPERATURE,
+    GenerateConfig,
+    Sampling,
+    generate,
+    load_checkpoint,
+    pick,
+    read_prompt,
+    run,
+)
 from asclepius_jax.model.huggingface import names
 from asclepius_jax.model.llama import build
 from data_prep.contract.errors import UserError
@@ -77,6 +88,73 @@ def test_sampling_follows_its_seed(loaded):
     assert first == again
     assert first != other
     assert first != answers(loaded)
+
+
+def test_equal_prompts_of_a_batch_are_sampled_apart(loaded):
+    found = answers(loaded, prompts=[PROMPTS[0]] * 4, temperature=1.0)
+    assert len({tuple(ids) for ids in found}) == 4
+
+
+def test_the_sampled_answer_to_a_prompt_depends_on_its_own_seed_alone(loaded):
+    """Neither on its place, nor on the other prompts, nor on their number."""
+    seeds = (7, 8, 9, 10, 7)
+    batch = answers(loaded, temperature=1.0, seeds=seeds)
+    for place in (0, 3):
+        assert answers(loaded, prompts=PROMPTS[place : place + 1], temperature=1.0, seeds=(seeds[place],)) == [
+            batch[place]
+        ]
+    turned = answers(loaded, prompts=PROMPTS[::-1], temperature=1.0, seeds=seeds[::-1])
+    assert turned == batch[::-1]
+    # Without seeds of its own, a prompt has that of its place.
+    assert answers(loaded, temperature=1.0)[:2] == answers(loaded, prompts=PROMPTS[:2], temperature=1.0)
+
+
+@pytest.mark.parametrize("top_p", [0.0, 1e-50, 1e-6])
+def test_the_smallest_nucleus_is_the_likeliest_token(top_p: float):
+    logits = jnp.array([[0.1, 3.0, 2.0, 2.9], [5.0, 1.0, 1.0, 1.0]])
+    drawn = [pick(logits, jax.random.key(n), 1.0, top_p).tolist() for n in range(5)]
+    assert drawn == [[1, 0]] * 5
+
+
+def test_the_smallest_temperature_is_greedy():
+    """Logits divided by it would be infinite, all of those above 0 alike."""
+    logits = jnp.array([-1e4, 30.0, 31.0, 1e3, 999.9])
+    assert {int(pick(logits, jax.random.key(n), LEAST_TEMPERATURE, top_p)) for n in range(9) for top_p in (1, 0.9)} == {
+        3
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0: it must be 1 or more"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1: it must be 1 or more"),
+        (
+            {"temperature": -1.0},
+            "temperature is -1.0: it must be 0, which takes the most likely token, or 1e-06 or more",
+        ),
+        ({"temperature": 1e-50}, "temperature is 1e-50: it must be 0"),
+        ({"temperature": math.nan}, "temperature is nan: it must be 0"),
+        ({"temperature": math.inf}, "temperature is inf: it must be 0"),
+        ({"top_p": 0.0}, "top_p is 0.0: it must be above 0 and at most 1"),
+        ({"top_p": -0.5}, "top_p is -0.5: it must be above 0"),
+        ({"top_p": 1.5}, "top_p is 1.5: it must be above 0 and at most 1"),
+        ({"top_p": math.nan}, "top_p is nan: it must be above 0"),
+        ({"seed": -1}, "seed is -1: it must be from 0 to 4,294,967,295"),
+        ({"seed": 2**70}, "it must be from 0 to 4,294,967,295"),
+    ],
+)
+def test_settings_that_no_text_can_be_made_with_are_refused_before_anything_is_loaded(values: dict, told: str, loaded):
+    with pytest.raises(UserError, match=re.escape(told)):
+        answers(loaded, **values)
+    with pytest.raises(UserError, match=re.escape(told)):
+        run(GenerateConfig(Path("absent"), prompt="fever", sampling=Sampling(**values)))
+
+
+def test_no_prompt_has_no_answer_and_an_empty_one_is_refused(loaded):
+    assert answers(loaded, prompts=[]) == []
+    with pytest.raises(UserError, match="a prompt is empty"):
+        answers(loaded, prompts=[[5], []])
 
 
 def test_a_small_nucleus_holds_the_likeliest_token_alone(loaded):

@@ -121,6 +121,7 @@ def tuned(start: Path, root: Path) -> Path:
         mesh=MeshConfig(2, 2, 2),
         compute=ComputeConfig("float32", "none"),
         log=LogConfig(tensorboard=False, progress=False),
+        few_steps=True,
     )
     return train(config)
 

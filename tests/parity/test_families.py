@@ -102,6 +102,7 @@ def test_the_circle_closes(family: str, small_tokenizer: Path, tmp_path: Path, c
             compute=ComputeConfig("float32", "none"),
             optimizer=OptimizerConfig(learning_rate=1e-2),
             log=LogConfig(tensorboard=False, progress=False),
+            few_steps=True,
         )
     )
     capsys.readouterr()

@@ -145,6 +145,7 @@ def trained(folder: Path, imported: Path, texts: list[str], root: Path, **change
         compute=ComputeConfig("float32", "full"),
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_fraction=0.0),
         log=LogConfig(every_steps=1, tensorboard=False, progress=False),
+        few_steps=True,
     )
     run_dir = train(dataclasses.replace(config, **changes))
     losses = [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

@@ -63,7 +63,7 @@ from made_inputs import make_tokenizer, packed_notes
 work = Path(sys.argv[1])
 packed_notes(work / "data", make_tokenizer(work / "tokenizer"), count=60, row_length=864)
 END
-flags=(configs/demo.py --data.path "$work/data/packed" --data.epochs 1.7 --mesh.data 2 --log.every-steps 1
+flags=(configs/demo.py --data.path "$work/data/packed" --data.epochs 1.7 --few-steps --mesh.data 2 --log.every-steps 1
     --log.no-tensorboard --checkpoint.every-steps 5)
 
 # The nodes of the file are two with eight cards; here two tasks share one that has none.

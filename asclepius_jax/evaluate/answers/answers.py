@@ -17,7 +17,14 @@ from typing import Any
 
 import tyro
 
-from asclepius_jax.evaluate.answers.models import Decoding, ModelSpec, content_of, load_model, parse_spec
+from asclepius_jax.evaluate.answers.models import (
+    LEAST_TEMPERATURE,
+    Decoding,
+    ModelSpec,
+    content_of,
+    load_model,
+    parse_spec,
+)
 from asclepius_jax.evaluate.questions.prompt_formats import CHAT, as_messages, as_text, check_format
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
 from data_prep.contract.errors import UserError
@@ -60,9 +67,13 @@ def run(config: AnswersConfig) -> None:
     duplicates = [name for name, count in Counter(spec.name for spec in specs).items() if count > 1]
     if duplicates:
         raise UserError(f"--models contains {duplicates[0]} twice: names must be unique")
-    if config.decoding.batch < 1 or config.decoding.max_new_tokens < 1 or config.decoding.temperature < 0:
+    if config.decoding.batch < 1 or config.decoding.max_new_tokens < 1:
+        raise UserError("--decoding.batch and --decoding.max-new-tokens must be positive")
+    temperature = config.decoding.temperature
+    if temperature != 0 and not temperature >= LEAST_TEMPERATURE:
         raise UserError(
-            "--decoding.batch and --decoding.max-new-tokens must be positive, --decoding.temperature 0 or more"
+            f"--decoding.temperature is {temperature}: it must be 0, which takes the most likely token, or "
+            f"{LEAST_TEMPERATURE:g} or more"
         )
     check_format(config.decoding.prompt_format)
     check_shards(config.shards)

@@ -24,6 +24,7 @@ from data_prep.teachers.base import request_seed
 from data_prep.teachers.endpoint.replies import one_line
 
 PIECES, PIECE_BYTES = 64, 1 << 16  # samples of a weights file that enter its hash
+LEAST_TEMPERATURE = 1e-6  # as in generate.py: lower ones take the most likely token, until float32 makes them 0
 KINDS = ("hf", "checkpoint", "untrained", "endpoint", "offline", "reference")
 
 
@@ -237,7 +238,13 @@ class Checkpoint:
         prompts = [encode_prompt(self.tokenizer, render_prompt(template, q.note, q.instruction)) for q in questions]
         room = self.model.config.max_length - decoding.max_new_tokens
         fitting = [prompt for prompt in prompts if len(prompt) <= room]
-        sampling = Sampling(decoding.max_new_tokens, decoding.temperature, seed=decoding.seed)
+        # An answer depends on its question alone, and not on the others of its batch.
+        seeds = tuple(
+            request_seed(decoding.seed, "evaluated answer", question.id)
+            for question, prompt in zip(questions, prompts, strict=True)
+            if len(prompt) <= room
+        )
+        sampling = Sampling(decoding.max_new_tokens, decoding.temperature, seeds=seeds)
         dtype = "bfloat16" if on_accelerator() else "float32"
         generated = iter(
             generate(self.model, self.params, fitting, self.tokenizer.ends, sampling, dtype) if fitting else []

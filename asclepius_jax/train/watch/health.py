@@ -39,7 +39,7 @@ class Health:
         for row in rows:
             if row["skipped"]:
                 self.skipped_in_a_row += 1
-                self.report(row, "skipped", "loss or gradient is not finite, skipping the update")
+                self.report(row, "skipped", f"{culprit(row)} is not finite, skipping the update")
                 if self.skipped_in_a_row > self.config.max_skipped:
                     return self.why_stop(row)
                 continue
@@ -71,13 +71,21 @@ class Health:
     def why_stop(self, row: dict[str, Any]) -> str:
         ids = self.batches.row_ids(row["step"] - 1)
         more = f" and {len(ids) - ROWS_SHOWN} more" if len(ids) > ROWS_SHOWN else ""
+        remedy = {
+            "the update": "use a larger optimizer.epsilon or a lower learning rate",
+            "loss or gradient": "inspect the rows, or use a lower learning rate",
+        }
         return (
-            f"loss or gradient was not finite in {self.skipped_in_a_row} steps in a row (health.max_skipped "
+            f"{culprit(row)} was not finite in {self.skipped_in_a_row} steps in a row (health.max_skipped "
             f"{self.config.max_skipped}), the last of them {row['step']}, with rows "
             f"{', '.join(map(str, ids[:ROWS_SHOWN]))}{more} of {self.batches.rows.folder} (all in {self.path}). The "
-            "parameters from before these steps are saved: inspect the rows, or use a lower learning rate in another "
-            "--run-dir"
+            f"parameters from before these steps are saved: {remedy[culprit(row)]}, in another --run-dir"
         )
+
+
+def culprit(row: dict[str, Any]) -> str:
+    """What of a skipped step is not finite. Updates overflow through the optimizer's settings alone."""
+    return "the update" if math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) else "loss or gradient"
 
 
 # ---------------------------------------------------------------- processes

@@ -82,12 +82,15 @@ def head(run: Run) -> str:
 
 def warnings(run: Run) -> Iterable[str]:
     skipped = [row["step"] for row in run.steps if row.get("skipped") or not math.isfinite(row["loss"])]
+    lost = [row["step"] for row in run.evals if not math.isfinite(row["eval_loss"])]
     spikes = [event["step"] for event in run.events if event["event"] == "spike"]
     if skipped:
         yield (
-            f"In {len(skipped):,} steps, the first being {skipped[0]:,}, loss or gradient was not a finite number: "
-            "those updates were skipped. Their rows are listed in events.jsonl."
+            f"In {len(skipped):,} steps, the first being {skipped[0]:,}, loss, gradient or update was not a finite "
+            "number: those updates were skipped. Their rows are listed in events.jsonl."
         )
+    if lost:
+        yield f"The held-out loss was not a finite number in {len(lost):,} evaluations, the first at step {lost[0]:,}."
     if spikes:
         shown = ", ".join(f"{step:,}" for step in spikes[:8]) + (" …" if spikes[8:] else "")
         yield f"The loss jumped at step{'s' * (len(spikes) > 1)} {shown}. Their rows are listed in events.jsonl."
@@ -169,10 +172,13 @@ def loss_caption(run: Run) -> str:
         text += f" The dark line is the mean over {(len(run.steps) // 25) | 1} neighbouring steps."
     if not run.evals:
         return text + " There is no held-out data to distinguish learning from memorization."
-    best = min(run.evals, key=lambda row: row["eval_loss"])
+    finite = [row for row in run.evals if math.isfinite(row["eval_loss"])]
+    if not finite:
+        return text
+    best, last = min(finite, key=lambda row: row["eval_loss"]), finite[-1]["eval_loss"]
     lowest = f" The lowest held-out loss is {best['eval_loss']:.4f}, at step {best['step']:,}."
-    if run.evals[-1]["eval_loss"] > 1.01 * best["eval_loss"]:
-        return text + lowest + f" It has since risen to {run.evals[-1]['eval_loss']:.4f}, a sign of memorization."
+    if last > 1.01 * best["eval_loss"]:
+        return text + lowest + f" It has since risen to {last:.4f}, a sign of memorization."
     return text + lowest + " If it rises while training loss falls, the model memorizes its rows."
 
 

@@ -90,6 +90,7 @@ def tuned(start: Path, imported: Path, small_tokenizer: Path, tmp_path_factory) 
         compute=ComputeConfig("float32", "none"),
         optimizer=OptimizerConfig(learning_rate=1e-2),
         log=LogConfig(tensorboard=False, progress=False),
+        few_steps=True,
     )
     return train(config)
 

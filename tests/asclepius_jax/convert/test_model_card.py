@@ -34,6 +34,19 @@ def front(text: str) -> dict[str, Any]:
     return yaml.safe_load(text.split("---\n")[1])
 
 
+@pytest.mark.parametrize("loss", [None, float("nan"), float("inf")])
+def test_weights_that_were_not_evaluated_claim_no_loss(loss: float | None):
+    text = card({"CC0": 1}, eval_loss=loss)
+    assert "No loss on held-out rows is recorded with these weights." in text
+    assert "Perplexity" not in text
+
+
+@pytest.mark.parametrize("start", ["/home/jane/runs/notes", "/home/jane/runs/notes/checkpoints/930"])
+def test_a_run_is_named_by_its_folder(start: str):
+    config = TrainConfig(init=InitConfig(checkpoint=start))
+    assert "| Started from | notes |" in card({"CC0": 1}, config=dataclasses.asdict(config))
+
+
 @pytest.mark.parametrize(
     ("licences", "expected"),
     [

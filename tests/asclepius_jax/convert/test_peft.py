@@ -75,6 +75,7 @@ def tuned(start: Path, small_tokenizer: Path, tmp_path_factory) -> Path:
         optimizer=OptimizerConfig(learning_rate=3e-2),
         log=LogConfig(tensorboard=False, progress=False),
         lora=LORA,
+        few_steps=True,
     )
     return train(config)
 

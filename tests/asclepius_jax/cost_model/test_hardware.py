@@ -18,21 +18,47 @@ GIB = 2**30
     [
         ("TPU v4", "v4"),
         ("TPU v5 lite", "v5e"),
+        ("TPU v5e", "v5e"),
         ("TPU v5", "v5p"),
         ("TPU v5p", "v5p"),
         ("TPU v6 lite", "v6e"),
+        ("TPU v6e", "v6e"),
         ("TPU7x", "tpu7x"),
         ("NVIDIA A100-SXM4-80GB", "a100-80g"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40g"),
+        ("NVIDIA A100 80GB PCIe", "a100-pcie-80g"),
+        ("NVIDIA A100-PCIE-40GB", "a100-pcie-40g"),
         ("NVIDIA RTX A6000", "a6000-48g"),
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA H100 PCIe", "h100-pcie"),
         ("NVIDIA H100 NVL", "h100-nvl"),
         ("NVIDIA H200", "h200"),
         ("NVIDIA B200", "b200"),
+        ("cpu", "cpu"),
     ],
 )
-def test_a_device_is_known_by_the_longest_beginning_of_its_kind(kind: str, name: str):
+def test_a_device_is_known_by_its_full_name(kind: str, name: str):
     assert find_device(kind) is DEVICES[name]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "NVIDIA H100 80GB HBM3 MIG 3g.40gb", "NVIDIA A100-SXM4-80GB MIG 1g.10gb", "NVIDIA A100-SXM-64GB",
+        "NVIDIA A100X", "NVIDIA A100", "NVIDIA H100", "NVIDIA H200 NVL", "NVIDIA GH200 480GB", "NVIDIA GB200",
+        "NVIDIA L40S", "NVIDIA RTX A6000 Laptop GPU", "NVIDIA GeForce RTX 3090", "TPU v4 lite", "TPU v6",
+        "TPU v5litepod", "TPU7", "TPU v2", "cpu-like", "TFRT_CPU", "",
+    ],
+)  # fmt: skip
+def test_a_name_that_only_begins_like_a_known_one_is_unknown(kind: str):
+    assert find_device(kind) is None
+    assert peak_flops(kind) is None
+
+
+def test_a_known_memory_is_that_of_the_name():
+    """In GB as the name says, of which drivers keep some."""
+    for name, size in {"a100-40g": 40, "a100-pcie-40g": 40, "a100-pcie-80g": 80, "a100-80g": 80, "h100": 80}.items():
+        assert 0.97 * size * 2**30 < DEVICES[name].memory_bytes < size * 2**30, name
 
 
 def test_peaks_are_dense_and_of_one_jax_device():
@@ -44,7 +70,6 @@ def test_peaks_are_dense_and_of_one_jax_device():
 
 def test_no_peak_is_claimed_for_a_cpu_or_an_unknown_device():
     assert peak_flops("cpu") is None
-    assert peak_flops("TFRT_CPU") is None
     assert peak_flops("NVIDIA GeForce RTX 3090") is None
 
 

@@ -1,8 +1,11 @@
 """The memory model against what the CUDA compiler allocates, and what is chosen by it."""
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from asclepius_jax.config import (
@@ -14,9 +17,11 @@ from asclepius_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from asclepius_jax.cost_model.choose import best, candidates, settle
+from asclepius_jax.cost_model.choose import Machine, best, candidates, check_memory, machine_of, settle
+from asclepius_jax.cost_model.hardware import DEVICES
 from asclepius_jax.cost_model.memory import estimate
 from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
+from asclepius_jax.distributed import same_program
 from asclepius_jax.distributed.sharding import make_mesh
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.sizes import VARIANTS
@@ -109,7 +114,8 @@ def chosen(name: str, model: str, **changes: object) -> TrainConfig:
     open_run = dataclasses.replace(config(model, 128, 0, "auto"), **changes)
     mesh = make_mesh(MeshConfig(), jax.devices()[:8])
     found = list(candidates(open_run, mesh))
-    return best(found, VARIANTS[model], topology, mesh, Kernel("cudnn_packed", 16))[0]
+    machine = Machine(name, topology.device.platform, topology.device.limit_bytes, topology)
+    return best(found, VARIANTS[model], machine, mesh, Kernel("cudnn_packed", 16))[0]
 
 
 def test_a_card_with_less_memory_saves_less_or_computes_in_more_parts():
@@ -141,3 +147,87 @@ def test_microbatches_that_leave_no_whole_rows_are_refused():
     mesh = make_mesh(MeshConfig(), jax.devices()[:8])
     with pytest.raises(UserError, match=r"batch.microbatches 32 leaves 4 rows.*use one of \[1, 2, 4, 8, 16\]"):
         settle(config("llama2_7b", 128, 32, "full"), VARIANTS["llama2_7b"], mesh, Kernel())
+
+
+# ---------------------------------------------------------------- what a device reports
+
+
+class Card:
+    """A device as JAX shows it. `memory` is what it reports, None for one that reports nothing."""
+
+    platform, process_index = "gpu", 0
+
+    def __init__(self, kind: str, memory: int | None):
+        self.device_kind, self.memory = kind, memory
+
+    def memory_stats(self) -> dict[str, int] | None:
+        return None if self.memory is None else {"bytes_limit": self.memory, "bytes_in_use": 0}
+
+
+class Elsewhere(Card):
+    """A device that is only compiled for, or one of another process."""
+
+    def memory_stats(self) -> dict[str, int] | None:
+        raise jax.errors.JaxRuntimeError("MemoryStats is only supported for addressable PjRt devices.")
+
+
+def mesh_of(*cards: Card) -> Any:
+    return SimpleNamespace(devices=np.array(cards), shape={**MESH, "fsdp": len(cards)})
+
+
+A100, MIG = "NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3 MIG 3g.40gb"
+
+
+@pytest.mark.parametrize(
+    ("mesh", "name", "limit", "known"),
+    [
+        (mesh_of(Card(A100, 70 * GIB), Card(A100, 69 * GIB)), "a100-80g", 69 * GIB, True),
+        (mesh_of(Elsewhere(A100, None)), "a100-80g", DEVICES["a100-80g"].limit_bytes, True),
+        (mesh_of(Card(A100, None)), "a100-80g", DEVICES["a100-80g"].limit_bytes, True),
+        (mesh_of(Card(A100, 0)), "a100-80g", DEVICES["a100-80g"].limit_bytes, True),
+        (mesh_of(Card(MIG, 36 * GIB)), MIG, 36 * GIB, False),
+        (mesh_of(Card(MIG, None)), MIG, None, False),
+        (mesh_of(Card("NVIDIA L40S", None)), "NVIDIA L40S", None, False),
+        # No row is that of both.
+        (mesh_of(Card(A100, 70 * GIB), Card(MIG, 36 * GIB)), f"{A100} and {MIG}", 36 * GIB, False),
+    ],
+)
+def test_memory_is_what_the_device_reports_then_that_of_its_full_name_then_unknown(
+    mesh: Any, name: str, limit: int | None, known: bool
+):
+    machine = machine_of(mesh)
+    assert (machine.name, machine.limit_bytes, machine.topology is not None) == (name, limit, known)
+
+
+def test_all_processes_of_a_job_count_with_the_least_memory_of_any(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        same_program, "problems_of_all", lambda name, text: [asked.append(name) or text, str(36 * GIB), str(90 * GIB)]
+    )
+    assert machine_of(mesh_of(Card(A100, 70 * GIB))).limit_bytes == 36 * GIB
+    assert machine_of(mesh_of(Card(A100, 30 * GIB))).limit_bytes == 30 * GIB
+    assert len(set(asked)) == 2
+
+
+def test_a_part_of_a_card_is_not_filled_as_the_whole(capsys):
+    whole, part = (mesh_of(*[Card(kind, memory)] * 8) for kind, memory in ((A100, 73 * GIB), (MIG, 36 * GIB)))
+    model, open_run = VARIANTS["llama2_7b"], config("llama2_7b", 128, 0, "auto")
+    on_whole, on_part = (settle(open_run, model, mesh, Kernel("cudnn_packed", 16)) for mesh in (whole, part))
+    needs = [estimate(run, model, MESH, Kernel("cudnn_packed", 16)).total for run in (on_whole, on_part)]
+    assert needs[1] <= 0.92 * 36 * GIB < needs[0] <= 0.92 * 73 * GIB
+    assert f"first that fits {MIG}, about" in capsys.readouterr().out
+    with pytest.raises(UserError, match=rf"the run needs about .* GiB of memory, and one {MIG} has 36.0 GiB"):
+        check_memory(on_whole, model, part, Kernel("cudnn_packed", 16))
+    check_memory(on_part, model, part, Kernel("cudnn_packed", 16))
+
+
+def test_where_memory_is_unknown_nothing_is_said_to_fit(capsys):
+    unknown = mesh_of(*[Card("NVIDIA L40S", None)] * 8)
+    model, open_run = VARIANTS["llama2_7b"], config("llama2_7b", 128, 0, "auto")
+    run = settle(open_run, model, unknown, Kernel("cudnn_packed", 16))
+    assert (run.batch.microbatches, run.compute.remat) == (16, "full")
+    check_memory(run, model, unknown, Kernel("cudnn_packed", 16))
+    told = capsys.readouterr().out
+    assert "microbatches 16, remat full: least memory, as that of NVIDIA L40S is unknown" in told
+    assert "the memory of NVIDIA L40S is unknown: whether the run fits is not checked; it needs about" in told
+    assert "fits NVIDIA" not in told

@@ -217,11 +217,13 @@ def test_a_run_starts_from_the_weights_it_is_told_to(base: TrainConfig, unbroken
         init = InitConfig(hf=str(tmp_path / "folder"))
     else:
         init = InitConfig(checkpoint=str(unbroken))
-    # One step at the rate that warmup begins with, which is zero: what is saved is what it started from.
-    one = dataclasses.replace(base.data, eval_path="", epochs=base.data.epochs * 1.5 / 9.5)
-    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), data=one, init=init)
+    # The first step has the rate that warmup begins with, which is zero: what it saves is what it started from.
+    data = dataclasses.replace(lasting(base, 2).data, eval_path="")
+    config = dataclasses.replace(
+        base, run_dir=str(tmp_path / "run"), data=data, init=init, checkpoint=CheckpointConfig(1, keep=2)
+    )
     train(config)
-    assert_same_params(config.run_dir, unbroken)
+    assert_same_params(Path(config.run_dir) / "checkpoints/1", unbroken)
     assert losses_of(config.run_dir)[1] < losses_of(unbroken)[1] - 0.5
 
 

@@ -162,7 +162,7 @@ def test_matrices_decay_and_norm_scales_do_not():
     assert len(scales) == 3
 
 
-@pytest.mark.parametrize(("total", "fraction"), [(10, 0.0), (10, 0.03), (101, 0.03), (7, 0.5), (1, 0.03)])
+@pytest.mark.parametrize(("total", "fraction"), [(10, 0.0), (10, 0.03), (101, 0.03), (7, 0.5)])
 def test_the_learning_rate_is_that_of_transformers(total: int, fraction: float):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -178,11 +178,25 @@ def test_the_learning_rate_is_that_of_transformers(total: int, fraction: float):
         schedule.step()
 
 
-def test_the_rate_ends_at_its_final_fraction():
-    rate = learning_rate(OptimizerConfig(learning_rate=1.0, final_fraction=0.1, warmup_fraction=0.1), 100)
-    assert float(rate(jnp.int32(10))) == pytest.approx(1.0)
-    assert float(rate(jnp.int32(55))) == pytest.approx(0.55)
-    assert float(rate(jnp.int32(100))) == pytest.approx(0.1)
+def test_the_last_update_has_the_final_fraction_of_the_peak():
+    rate = learning_rate(OptimizerConfig(learning_rate=1.0, final_fraction=0.1, warmup_fraction=0.1), 101)
+    warmup, middle = 11, (11 + 100) / 2
+    assert float(rate(jnp.int32(warmup))) == pytest.approx(1.0)
+    assert float(rate(jnp.float32(middle))) == pytest.approx(0.55)
+    for total in (10, 101):
+        for warmup_fraction in (0.0, 0.03, 0.5):
+            config = OptimizerConfig(learning_rate=1.0, final_fraction=0.1, warmup_fraction=warmup_fraction)
+            assert float(learning_rate(config, total)(jnp.int32(total - 1))) == pytest.approx(0.1), config
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.03, 0.5, 0.99])
+def test_warmup_leaves_the_last_update_to_train(fraction: float):
+    for total in range(1, 12):
+        for final in (0.0, 0.1):
+            rate = learning_rate(OptimizerConfig(1.0, final_fraction=final, warmup_fraction=fraction), total)
+            rates = [float(rate(jnp.int32(n))) for n in range(total)]
+            assert rates[-1] > 0, (total, final)
+            assert max(rates) == (1.0 if total == 1 else pytest.approx(1.0)), (total, final)
 
 
 def test_a_first_moment_in_bfloat16_is_half_as_large_and_trains_the_same():

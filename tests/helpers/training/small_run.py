@@ -48,6 +48,7 @@ def small_run(root: Path, tokenizer: Path) -> TrainConfig:
         checkpoint=CheckpointConfig(every_steps=EVERY, keep=5),
         evaluation=EvalConfig(every_steps=6),
         log=LogConfig(every_steps=1, tensorboard=False, progress=False),
+        few_steps=True,
     )
     return lasting(config, TOTAL)
 
@@ -84,6 +85,15 @@ def steps_of(run_dir: Path | str) -> list[int]:
 def params_of(run_dir: Path | str) -> dict[str, np.ndarray]:
     folder = find_step(Path(run_dir))[1]
     return {name: read_stored(folder, name) for name in flatten(build(MODEL).shapes)}
+
+
+def params_at(run_dir: Path | str, step: int) -> dict[str, np.ndarray]:
+    return {name: read_stored(Path(run_dir) / f"checkpoints/{step}", name) for name in flatten(build(MODEL).shapes)}
+
+
+def events_of(run_dir: Path | str) -> list[dict[str, Any]]:
+    path = Path(run_dir) / "events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def metrics_of(run_dir: Path | str) -> list[dict[str, Any]]:

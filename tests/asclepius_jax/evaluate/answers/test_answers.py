@@ -101,6 +101,22 @@ def test_sampling_is_from_all_tokens(folder):
     assert (settings.do_sample, settings.temperature, settings.top_k, settings.top_p) == (True, 0.7, 0, 1.0)
 
 
+def test_a_sampled_answer_depends_on_its_question_and_not_on_its_batch(checkpoint, asked):
+    model = Checkpoint(ModelSpec("m", "checkpoint", str(checkpoint)), replace(GREEDY, temperature=1.0))
+    first, second = model.answer(asked[:2])
+    assert model.answer(asked[1::-1]) == [second, first]
+    # Two questions of one text, each at the first place of its batch.
+    other = model.answer([replace(asked[0], id="other"), asked[1]])
+    assert (other[0] != first, other[1]) == (True, second)
+
+
+@pytest.mark.parametrize("temperature", [-1.0, 1e-50])
+def test_a_temperature_that_no_answer_can_be_sampled_at_is_refused(tmp_path, temperature: float):
+    decoding = Decoding(temperature=temperature)
+    with pytest.raises(UserError, match=rf"--decoding.temperature is {temperature}: it must be 0"):
+        run(AnswersConfig(tmp_path, ("a=reference:",), tmp_path / "out", decoding))
+
+
 def test_random_weights_are_the_same_each_time_and_not_those_of_the_folder(folder, asked, alone):
     spec = ModelSpec("m", "untrained", str(folder))
     first = Transformer(spec, GREEDY).answer(asked[:1])

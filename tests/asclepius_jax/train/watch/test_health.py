@@ -1,5 +1,6 @@
 """What counts as out of order, from numbers alone."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_only_skips_in_a_row_end_a_run(tmp_path: Path):
     assert events(tmp_path)[0]["loss"] == "nan"  # JSON has no such number
 
 
+def test_an_update_that_is_no_number_is_told_apart_from_a_loss(tmp_path: Path, capsys):
+    """Loss and gradient are finite where a small epsilon or a large rate makes the update infinite."""
+    skipped = [{**row, "skipped": 1.0} for row in rows([2.0, 2.0])]
+    problem = health(tmp_path, max_skipped=1).look(skipped)
+    assert problem.startswith("the update was not finite in 2 steps in a row (health.max_skipped 1)")
+    assert "use a larger optimizer.epsilon or a lower learning rate" in problem
+    assert "step 1: the update is not finite" in capsys.readouterr().out
+    assert health(tmp_path, max_skipped=0).look(rows([math.nan])).startswith("loss or gradient was not finite")
+
+
 @pytest.mark.parametrize(
     ("seconds", "places"),
     [
@@ -99,6 +110,15 @@ def test_laggards_are_named_with_what_they_lag_in():
 )
 def test_what_stays_is_the_newest_every_kth_and_the_best(config: CheckpointConfig, steps: set[int]):
     assert kept([50, 10, 30, 20, 40], {10: 2.5, 30: 2.0, 50: 2.5}, config) == steps
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_is_never_among_the_best(bad: float):
+    """NaN is neither above nor below any loss, so that a sort leaves everything around it where it was."""
+    for steps in itertools.permutations((10, 20, 30, 40)):
+        losses = {step: {10: bad, 20: 2.0, 30: bad, 40: 2.5}[step] for step in steps}
+        assert kept([10, 20, 30, 40, 50], losses, CheckpointConfig(keep=1, keep_best=1)) == {20, 50}
+        assert kept([10, 20, 30, 40, 50], losses, CheckpointConfig(keep=1, keep_best=3)) == {20, 40, 50}
 
 
 # ---------------------------------------------------------------- hours

@@ -291,10 +291,20 @@ def test_a_loss_that_is_no_number_is_said_first(folder):
     broken = [{**row, "loss": math.nan, "grad_norm": math.inf} if row["step"] > 9 else row for row in ROWS]
     write_rows(folder, broken)
     page = report(folder)
-    assert "In 3 steps, the first being 10, loss or gradient was not a finite number" in page
+    assert "In 3 steps, the first being 10, loss, gradient or update was not a finite number" in page
     assert len(re.findall(r"[ML] ", line(charts(page)["Training and held-out loss over steps"], "raw"))) == 9
     write_rows(folder, [{**row, "loss": math.nan, "grad_norm": math.nan} for row in ROWS])
-    assert "In 12 steps, the first being 1, loss or gradient was not a finite number" in report(folder)
+    assert "In 12 steps, the first being 1, loss, gradient or update was not a finite number" in report(folder)
+
+
+def test_a_held_out_loss_that_is_no_number_is_not_the_lowest(folder):
+    evals = [eval_row(step, loss) for step, loss in ((2, math.nan), (4, 2.9), (6, math.nan), (8, 2.5), (12, math.nan))]
+    write_rows(folder, [*ROWS, *evals])
+    page = report(folder)
+    assert "The held-out loss was not a finite number in 3 evaluations, the first at step 2." in page
+    assert "The lowest held-out loss is 2.5000, at step 8." in page
+    write_rows(folder, [*ROWS, eval_row(12, math.nan)])
+    assert "lowest held-out loss" not in report(folder)
 
 
 def test_many_steps_show_a_mean_beside_the_raw_line(folder):

@@ -14,35 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asclepius_jax.checkpoint.read import read_stored
 from asclepius_jax.config import BatchConfig, CheckpointConfig, HealthConfig, MeshConfig, TrainConfig
 from asclepius_jax.distributed.job import LOST
-from asclepius_jax.model.huggingface.names import flatten
-from asclepius_jax.model.llama import build
-from asclepius_jax.train.batches import PackedRows, TrainBatches
 from asclepius_jax.train.loop import train
 from data_prep.contract.errors import UserError
-from tests.helpers.made_inputs import MODEL, free_address, job_flags
+from tests.helpers.made_inputs import free_address, job_flags
 from tests.helpers.training.small_run import (
     TOTAL,
     assert_same_params,
     command_of,
     lasting,
     losses_of,
-    metrics_of,
     run_and_strike,
     steps_of,
 )
-
-
-def events_of(run_dir: Path | str) -> list[dict[str, Any]]:
-    path = Path(run_dir) / "events.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def params_at(run_dir: Path | str, step: int) -> dict[str, np.ndarray]:
-    return {name: read_stored(Path(run_dir) / f"checkpoints/{step}", name) for name in flatten(build(MODEL).shapes)}
-
 
 # ---------------------------------------------------------------- stops
 
@@ -195,69 +180,6 @@ def test_a_stopped_process_ends_the_others(base: TrainConfig, tmp_path: Path):
     assert processes[0].returncode == LOST, output
     processes[1].kill()
     processes[1].wait()
-
-
-# ---------------------------------------------------------------- what is not a number
-
-
-def with_nan_in(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> None:
-    """Rows whose loss is not a number."""
-    get = PackedRows.__getitem__
-
-    def tainted(self: PackedRows, index: int) -> dict[str, np.ndarray]:
-        row = get(self, index)
-        if index in bad and "train" in str(self.folder):
-            row["loss_mask"] = row["loss_mask"] * np.float32("nan")
-        return row
-
-    monkeypatch.setattr(PackedRows, "__getitem__", tainted)
-
-
-def row_ids(config: TrainConfig, step: int) -> list[int]:
-    rows = PackedRows(Path(config.data.path), config.data.row_length)
-    return TrainBatches(rows, config.batch.global_batch, config.data.seed, None).row_ids(step - 1)
-
-
-def test_a_row_that_is_not_a_number_costs_its_own_step_alone(base: TrainConfig, tmp_path: Path, monkeypatch, capsys):
-    config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), checkpoint=CheckpointConfig(1, keep=20))
-    bad = row_ids(config, 5)[3]
-    with_nan_in(monkeypatch, {bad})
-    train(config)
-    struck = [step for step in range(1, TOTAL + 1) if bad in row_ids(config, step)]
-    assert 5 in struck
-    assert len(struck) < TOTAL
-    assert [row["step"] for row in metrics_of(config.run_dir) if row.get("skipped")] == struck
-    for step in range(2, TOTAL + 1):
-        before, after = params_at(config.run_dir, step - 1), params_at(config.run_dir, step)
-        same = all(before[name].tobytes() == after[name].tobytes() for name in after)
-        assert same == (step in struck), step
-        assert all(np.isfinite(value).all() for value in after.values())
-    events = events_of(config.run_dir)
-    assert [(event["step"], event["event"]) for event in events] == [(step, "skipped") for step in struck]
-    assert all(bad in event["rows"] for event in events)
-    assert "step 5: loss or gradient is not finite, skipping the update" in capsys.readouterr().out
-    # The course of the learning rate is that of the steps.
-    whole = [row["learning_rate"] for row in metrics_of(config.run_dir) if "loss" in row]
-    assert whole[-1] < whole[1]
-
-
-def test_too_many_in_a_row_stop_at_the_last_good_state(base: TrainConfig, tmp_path: Path, monkeypatch):
-    config = dataclasses.replace(
-        base, run_dir=str(tmp_path / "run"), health=HealthConfig(max_skipped=2), checkpoint=CheckpointConfig(1, keep=20)
-    )
-    with_nan_in(monkeypatch, {row_ids(config, step)[0] for step in (4, 5, 6)})
-    assert not {row_ids(config, step)[0] for step in (4, 5, 6)} & {
-        i for step in (1, 2, 3) for i in row_ids(config, step)
-    }
-    ids = ", ".join(map(str, row_ids(config, 6)))
-    with pytest.raises(
-        UserError, match=rf"3 steps in a row \(health.max_skipped 2\), the last of them 6, with rows {ids} of"
-    ):
-        train(config)
-    assert steps_of(config.run_dir)[-1] == 6
-    good, last = params_at(config.run_dir, 3), params_at(config.run_dir, 6)
-    for name, value in good.items():
-        np.testing.assert_array_equal(value, last[name])
 
 
 # ---------------------------------------------------------------- a full disk
