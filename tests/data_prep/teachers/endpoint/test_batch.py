@@ -15,7 +15,7 @@ from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.notes import NotesConfig
 from data_prep.synthesize.stage import ShardsConfig
 from data_prep.teachers.base import BatchConfig, TeacherConfig
-from data_prep.teachers.endpoint import batch_api
+from data_prep.teachers.endpoint.batch import batch_api
 from data_prep.teachers.endpoint.budget import BudgetConfig
 from data_prep.teachers.endpoint.ledger import Ledger
 from tests.helpers.endpoints.fake_batches import EXPIRED, FakeBatches, bad, good
@@ -145,7 +145,7 @@ def test_files_stay_within_the_limits(tmp_path, monkeypatch):
         assert sorted(endpoint.line_counts()) == [3, 4, 4]
         monkeypatch.setattr(batch_api, "MOST_BYTES", 6000)
         notes.run(config(endpoint, source, tmp_path / "large"))
-    sizes = [len(endpoint.files[each["input_file_id"]]) for each in endpoint.batches[3:]]
+    sizes = [len(endpoint.uploaded[each["input_file_id"]]) for each in endpoint.batches[3:]]
     assert len(sizes) > 3
     assert max(sizes) <= 6000
 
@@ -191,14 +191,15 @@ def test_max_cost_holds_over_batches_and_over_runs(tmp_path):
     assert Ledger(tmp_path / "b.ledger.sqlite").spent() <= 0.003
 
 
-def test_a_queue_that_is_full_is_waited_for_and_a_file_that_is_refused_is_not(tmp_path):
+def test_a_queue_that_is_full_is_waited_for_and_a_file_that_is_refused_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_api, "POLLS_BETWEEN_TRIES", 1)
     source = write_reports(tmp_path / "a.jsonl", 4)
     with FakeBatches(lambda body, n: good(body, text_of(body))) as endpoint:
         endpoint.fail_with = ["token_limit_exceeded"] * 5
         # Enough for one batch at its worst, not for two: what a failed one reserved must come back.
         budget = BudgetConfig(max_cost=0.03, **PRICES)
-        assert notes.run(config(endpoint, source, tmp_path / "out", budget, max_retries=1))["out"] == 4
-        assert len(endpoint.batches) == 6
+        assert notes.run(config(endpoint, source, tmp_path / "out", budget, max_retries=3))["out"] == 4
+        assert endpoint.line_counts()[:6] == [4, 2, 1, 1, 1, 1]
         endpoint.fail_with = ["invalid_json_line"]
         with pytest.raises(UserError, match="told to say invalid_json_line"):
             notes.run(config(endpoint, source, tmp_path / "other"))
