@@ -80,6 +80,7 @@ class OpenAITeacher:
             resampled = replace(request, seed=request.seed + 1, sample=request.sample + 1)
             reply = await self._ask_once(resampled, self.config.max_tokens)
         if reply.finish_reason != "error":
+            self.failed_in_a_row = 0
             self.meter.count_wrapping(reply)
             return reply
         self.meter.failed += 1
@@ -125,10 +126,7 @@ class OpenAITeacher:
         schema = json.dumps(body["response_format"]) if "response_format" in body else ""
         prompt_tokens = most_prompt_tokens(named["messages"], schema)
         reply = await self.transport.send(Outgoing(key, body, max_tokens, prompt_tokens, failed_before), call)
-        if reply.finish_reason == "error":
-            return replace(reply, known=failed_before)
-        self.failed_in_a_row = 0
-        return reply
+        return replace(reply, known=failed_before)
 
     async def close(self) -> None:
         """Send nothing new and wait for the replies in flight, because they are paid for."""

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from data_prep.teachers.wrapping import unwrap
@@ -60,7 +60,7 @@ class Reply:
     model: str
     removed: tuple[str, ...] = ()
     lasting: bool = False
-    known: bool = False
+    known: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class FakeBatches:
         self.cut: list[str] = []  # how to damage the next downloads: "short", "broken" or "html", taken first
         self.states_sizes = True
         self.deleted: list[str] = []
+        self.refuse_polls = False
         self.refuse_delete = 0  # how many deletions to answer with 500
         self.hold_created = threading.Event()  # until it is set, nobody hears that a batch was created
         self.hold_created.set()
@@ -180,6 +181,8 @@ class FakeBatches:
     async def retrieve(self, request: web.Request) -> web.Response:
         batch = next(batch for batch in self.batches if batch["id"] == request.match_info["id"])
         self.polled.set()
+        if self.refuse_polls:
+            return web.json_response({"error": {"message": "told to say 401"}}, status=401)
         batch["polls"] -= 1
         if batch["polls"] < 0 and batch["status"] == "in_progress":
             self.work(batch)

@@ -36,8 +36,8 @@ MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 QUIET_SECONDS = 2.0
 # Polls to wait before requests are sent again that the endpoint's queue had no room for.
 POLLS_BETWEEN_TRIES = 10
-# Growth of the room in the queue that is counted on, per batch that found room.
-GROWTH = 1.25
+# Growth of the room in the queue that is counted on, per batch that found room: it may have been full of others.
+GROWTH = 2.0
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Batches:
         Raises UserError if the queue has no room for one request, again and again.
         """
         others = sum(self.queued.values())  # they found room
-        self.room = max(others, (tokens + others) / 2)
+        self.room = max(others, (tokens + others) / 2 if requests > 1 else tokens)
         self.too_small += requests == 1 and not others
         if self.too_small > self.config.max_retries:
             raise UserError(

@@ -138,7 +138,12 @@ class BatchEndpoint:
         async def stream() -> Download:
             # To disk, and later split as bytes: a reply may contain separators that text readers take for line ends.
             async with self.client.files.with_streaming_response.content(file_id) as response:
-                await response.stream_to_file(path)
+                try:
+                    await response.stream_to_file(path)
+                except OSError:  # of the disk
+                    raise
+                except Exception as error:  # a body that breaks off: an error of the HTTP library, not of openai
+                    raise ApiError(self._hidden(one_line(error))) from error
                 return Download(file_id, path.stat().st_size, "content-length" in response.headers)
 
         for attempt in itertools.count(1):
@@ -154,12 +159,12 @@ class BatchEndpoint:
         raise AssertionError("unreachable")
 
     async def is_whole(self, download: Download) -> bool | None:
-        """Whether a download has the size that the endpoint states, of the file or of the response; None if neither."""
+        """Whether a download has the size that the endpoint states; None if it does not."""
         try:
             file = await self._ask(lambda: self.client.files.retrieve(download.file_id), "bytes")
             return int(file.bytes) == download.size
         except (ApiError, ValueError, TypeError):
-            return download.framed or None
+            return None
 
     async def delete(self, file_ids: Iterable[str]) -> bool:
         """Delete files; False if that should be tried again later."""
@@ -178,14 +183,13 @@ class BatchEndpoint:
 
     async def _ask(self, ask: Callable[[], Awaitable[Any]], needed: str = "") -> Any:
         """The result of a call, which has the field `needed`; an `ApiError` otherwise."""
-        import httpx
         import openai
 
         try:
             result = await ask()
         except openai.APIStatusError as error:
             raise ApiError(self._hidden(one_line(error)), error.status_code) from error
-        except (openai.OpenAIError, httpx.HTTPError, ValueError) as error:  # ValueError: a body that is no JSON
+        except (openai.OpenAIError, ValueError) as error:  # ValueError: a body that is no JSON
             raise ApiError(self._hidden(one_line(error))) from error
         if needed and getattr(result, needed, None) is None:
             raise ApiError(f"a response without {needed}, perhaps of a gateway")

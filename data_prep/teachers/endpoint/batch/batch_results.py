@@ -9,7 +9,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,15 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 GROUP = 500
 # Problems of a file that failed its validation to name; there may be one per line.
 PROBLEMS_NAMED = 3
+
+
+@dataclass
+class Lines:
+    """The lines that were found in the files of a batch."""
+
+    keys: set[str] = field(default_factory=set)
+    unreadable: int = 0
+    fatal: str = ""  # the reason of a line that ends the run
 
 
 class Results:
@@ -102,9 +111,9 @@ class Results:
         """
         counts = batch.request_counts
         counted = (counts.completed or 0) + (counts.failed or 0) if counts else 0
-        gone = fatal = ""
+        gone = ""
+        found = Lines()
         for attempt in range(1, self.config.max_retries + 2):
-            read: set[str] = set()
             downloads: list[Download] = []
             with tempfile.TemporaryDirectory() as folder:
                 for file_id in files:
@@ -114,40 +123,41 @@ class Results:
                         gone = file_id
                         continue
                     downloads.append(download)
-                    keys, reason = await self._join(name, path)
-                    read |= keys
-                    fatal = fatal or reason
+                    await self._join(name, path, found)
             missing = await self.ledger.grouped(batch_files.members, name)
-            if gone or not missing or await self._whole(downloads, len(read), counted):
-                return gone, fatal
+            if gone or not missing or await self._whole(downloads, found, counted):
+                return gone, found.fatal
+            found.unreadable = 0
             await asyncio.sleep(back_off(attempt))
         raise UserError(
-            f"{self.config.where}: the files of batch {batch.id} arrive cut off ({len(read)} replies, of {counted} by "
-            "the batch's own count); replies so far are saved, run this again"
+            f"{self.config.where}: the files of batch {batch.id} arrive cut off ({len(found.keys)} replies, of {counted} "
+            "by the batch's own count); replies so far are saved, run this again"
         )
 
-    async def _whole(self, downloads: Iterable[Download], lines: int, counted: int) -> bool:
+    async def _whole(self, downloads: Iterable[Download], found: Lines, counted: int) -> bool:
         """Whether downloaded files are whole: by their sizes if the endpoint states them, otherwise by their lines.
 
-        The counts of a batch come last, because some batches count replies that are in none of their files.
+        The counts of a batch come last, because some batches count replies that are in none of their files: a response
+        that had its stated length, and only lines of the API in it, is believed.
         """
         whole = [await self.endpoint.is_whole(download) for download in downloads]
-        return False not in whole and (None not in whole or lines >= counted)
+        if None not in whole:
+            return False not in whole
+        framed = all(download.framed for download in downloads) and not found.unreadable
+        return False not in whole and (framed or len(found.keys) >= counted)
 
-    async def _join(self, name: str, path: Path) -> tuple[set[str], str]:
-        """Record a file's lines in the ledger, for the requests that are in flight with this batch.
-
-        Returns the keys of all readable lines, and the reason of a line that ends the run, or nothing.
-        """
+    async def _join(self, name: str, path: Path, found: Lines) -> None:
+        """Record a file's lines in the ledger, for the requests that are in flight with this batch; add to `found`."""
         members: dict[str, float] = dict(await self.ledger.grouped(batch_files.members, name))
-        keys: set[str] = set()
-        fatal = ""
         with path.open("rb") as file:
             for group in batch_files.grouped(file, GROUP):
                 answered: list[tuple[batch_files.Row, float | None]] = []
                 refused: list[batch_files.Row] = []
-                for row in filter(None, map(batch_files.read_row, group)):
-                    keys.add(row.key)
+                for row in map(batch_files.read_row, group):
+                    if row is None:
+                        found.unreadable += 1
+                        continue
+                    found.keys.add(row.key)
                     if row.key not in members:
                         continue  # not a request of this batch
                     reserved = members.pop(row.key)
@@ -159,10 +169,9 @@ class Results:
                     self.budget.settle(0, -reserved if row.free else 0.0)
                     refused.append(row)
                     self.reasons[row.key] = row.reason
-                    fatal = fatal or (row.reason if row.fatal else "")
+                    found.fatal = found.fatal or (row.reason if row.fatal else "")
                 uncertain = await self.ledger.grouped(batch_files.finish_rows, answered, refused)
                 self.meter.uncertain += uncertain
-        return keys, fatal
 
     def _count(self, raw: str, reserved: float) -> float | None:
         """Count a reply's tokens, and its cost instead of its upper bound; the cost, or None if it is unknown."""
@@ -196,8 +205,10 @@ class Results:
                 if download is None:
                     return None
                 with path.open("rb") as file:
-                    requests = dict(filter(None, map(batch_files.read_request, file)))
-            if await self._whole([download], len(requests), (counts.total or 0) if counts else 0):
+                    lines = list(map(batch_files.read_request, file))
+            requests = dict(filter(None, lines))
+            found = Lines(set(requests), lines.count(None))
+            if await self._whole([download], found, (counts.total or 0) if counts else 0):
                 return requests
             await asyncio.sleep(back_off(attempt))
         raise UserError(f"{self.config.where}: the input file of batch {batch.id} arrives cut off: run this again")

@@ -14,38 +14,15 @@ from data_prep.synthesize import instructions, notes
 from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.notes import NotesConfig
 from data_prep.synthesize.stage import ShardsConfig
-from data_prep.teachers.base import BatchConfig, TeacherConfig
+from data_prep.teachers.base import TeacherConfig
 from data_prep.teachers.endpoint.batch import batch_api
 from data_prep.teachers.endpoint.budget import BudgetConfig
 from data_prep.teachers.endpoint.ledger import Ledger
+from tests.helpers.endpoints.batch_runs import PRICES, config, text_of
 from tests.helpers.endpoints.fake_batches import EXPIRED, FakeBatches, bad, good
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
 from tests.helpers.places import ROOT
 from tests.helpers.text_stages import read_notes, write_reports
-
-PRICES = {"price_input": 1.0, "price_output": 4.0}
-
-
-def text_of(body) -> str:
-    """A note that depends on the request alone."""
-    age = body["messages"][1]["content"].split("A ")[-1].split("-year-old")[0]
-    return f"HPI: {age} y/o F with chest pain. " * 10
-
-
-def config(endpoint, source, out, budget=None, **teacher) -> NotesConfig:
-    settings = {"model": "m", "max_retries": 3, "timeout_seconds": 10, **teacher}
-    return NotesConfig(
-        source,
-        out,
-        teacher=TeacherConfig(
-            teacher="openai",
-            base_url=endpoint.url,
-            budget=budget or BudgetConfig(),
-            batches=BatchConfig(batch=True, batch_poll_seconds=0.05),
-            **settings,
-        ),
-        shards=ShardsConfig(4),
-    )
 
 
 def test_a_batch_gives_the_folder_that_one_by_one_gives(tmp_path, monkeypatch):
@@ -227,7 +204,8 @@ RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.data_prep.teachers.endpoint.test_batch import config, notes
+from data_prep.synthesize import notes
+from tests.helpers.endpoints.batch_runs import config
 class endpoint: url = {url!r}
 notes.run(config(endpoint, {source!r}, Path({out!r})))
 """
