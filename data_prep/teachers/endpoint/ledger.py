@@ -107,10 +107,11 @@ class Ledger:
             ) from error
 
     def _open(self) -> None:
-        self.database.execute("PRAGMA journal_mode=WAL")
-        # In WAL mode, NORMAL would leave the last commits, which may be minutes of paid replies, to a power cut.
-        self.database.execute("PRAGMA synchronous=FULL")
+        # NORMAL would leave the last commits, which may be minutes of paid replies, to a power cut. EXTRA is FULL in
+        # WAL mode; without it, a power cut could undo the switch to that mode, and with it everything.
+        self.database.execute("PRAGMA synchronous=EXTRA")
         self.database.execute("PRAGMA fullfsync=1")  # macOS: through the disk's own cache
+        self.database.execute("PRAGMA journal_mode=WAL")
         version = self.database.execute("PRAGMA user_version").fetchone()[0]
         if version > ledger_tables.VERSION:
             raise UserError(

@@ -50,6 +50,8 @@ class FakeBatches:
         self.hold_created = threading.Event()  # until it is set, nobody hears that a batch was created
         self.hold_created.set()
         self.refuse_create = 0  # how many creations to answer with 500 before anything is created
+        self.calls = 0  # of the API
+        self.on_call: Callable[[int], None] = lambda number: None
         self.created, self.polled = threading.Event(), threading.Event()
         self.keys: set[str] = set()
         self.loop = asyncio.new_event_loop()
@@ -66,7 +68,7 @@ class FakeBatches:
 
     def serve(self, started: threading.Event) -> None:
         async def start() -> None:
-            app = web.Application(client_max_size=2**28)
+            app = web.Application(client_max_size=2**28, middlewares=[self.count])
             app.router.add_post("/v1/files", self.upload)
             app.router.add_get("/v1/files", self.list_files)
             app.router.add_get("/v1/files/{id}", self.file)
@@ -85,6 +87,12 @@ class FakeBatches:
         asyncio.set_event_loop(self.loop)
         self.loop.create_task(start())
         self.loop.run_forever()
+
+    @web.middleware
+    async def count(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.calls += 1
+        self.on_call(self.calls)
+        return await handler(request)
 
     async def upload(self, request: web.Request) -> web.Response:
         form = await request.post()
@@ -202,7 +210,8 @@ class FakeBatches:
             told = self.answer(line["body"], number)
             if told:
                 row = {"id": f"row-{number}", "custom_id": line["custom_id"], **told[1]}
-                lines[told[0]].append(json.dumps(row, ensure_ascii=False).encode())
+                # Half a surrogate pair is escaped, as JSON may.
+                lines[told[0]].append(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace"))
         for kind, rows in lines.items():
             if rows:
                 batch[f"{kind}_file_id"] = f"{kind}-{batch['id']}"

@@ -130,8 +130,8 @@ class Results:
             found.unreadable = 0
             await asyncio.sleep(back_off(attempt))
         raise UserError(
-            f"{self.config.where}: the files of batch {batch.id} arrive cut off ({len(found.keys)} replies, of {counted} "
-            "by the batch's own count); replies so far are saved, run this again"
+            f"{self.config.where}: the files of batch {batch.id} arrive cut off ({len(found.keys)} replies, of "
+            f"{counted} by the batch's own count); replies so far are saved, run this again"
         )
 
     async def _whole(self, downloads: Iterable[Download], found: Lines, counted: int) -> bool:
