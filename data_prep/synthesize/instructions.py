@@ -292,18 +292,35 @@ def read_notes(paths: Sequence[Path]) -> Iterator[Note]:
 def frozen_pool(
     config: InstructionsConfig, name: str, work: WriteExamples, notes: list[Note], meter: Meter
 ) -> dict[str, list[str]]:
-    """The questions of the first notes by task, made with seed instructions only and then stored in the ledger."""
+    """The questions of the first notes by task, made with seed instructions only and then stored in the ledger.
+
+    Raises UserError if requests fail that may succeed later: every later request depends on the pool, so that a pool
+    without their questions would make another data set.
+    """
+    stage = Stage("questions", Example, config.out, config.teacher, config.shards, {}, {})
 
     def make() -> dict[str, list[str]]:
-        stage = Stage("questions", Example, config.out, config.teacher, config.shards, {}, {})
-        pool: dict[str, list[str]] = {}
-        asked = Meter()
-        for results in stage.map(work, notes, asked):
-            for example in results:
-                if isinstance(example, Example) and example.question not in pool.setdefault(example.task, []):
-                    pool[example.task].append(example.question)
-        meter.add_earlier(asked)
-        return pool
+        failed = math.inf
+        while True:
+            pool: dict[str, list[str]] = {}
+            detail = ""
+            asked = Meter()
+            for results in stage.map(work, notes, asked):
+                for result in results:
+                    if isinstance(result, Reject):
+                        detail = result.detail if result.reason == "error" else detail
+                    elif result.question not in pool.setdefault(result.task, []):
+                        pool[result.task].append(result.question)
+            meter.add_earlier(asked)
+            if not asked.passing:
+                return pool
+            if asked.passing >= failed:
+                raise UserError(
+                    f"{asked.passing} of the {len(notes) * config.per_note} questions that become examples for all "
+                    f"others failed, the last with: {detail}; replies so far are saved: run this again, or choose "
+                    "another --pool-notes if the same ones fail again"
+                )
+            failed = asked.passing
 
     ledger = Ledger(ledger_path(config.teacher, config.out))
     try:

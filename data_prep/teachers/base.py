@@ -192,5 +192,13 @@ def sampling(config: TeacherConfig) -> dict[str, Any]:
 
 
 def ledger_path(config: TeacherConfig, out: Path) -> Path:
-    """The path of the ledger. It is not inside the output folder, so that it survives a failed or replaced output."""
-    return Path(config.ledger) if config.ledger else out.parent / f"{out.name}.ledger.sqlite"
+    """The path of the ledger. It is not inside the output folder, so that it survives a failed or replaced output.
+
+    A link to an output folder has the ledger of the folder, so that what was paid for is found under both names.
+    """
+    if config.ledger:
+        return Path(config.ledger)
+    beside_name = out.with_name(f"{out.name}.ledger.sqlite")
+    place = Path(os.path.realpath(out)) if out.is_symlink() else out
+    beside_place = place.with_name(f"{place.name}.ledger.sqlite")
+    return beside_name if beside_name.exists() and not beside_place.exists() else beside_place

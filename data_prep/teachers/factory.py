@@ -28,7 +28,7 @@ def endpoint_teacher(config: TeacherConfig, ledger: Ledger, meter: Meter) -> Tea
     Raises UserError if an earlier run's batches are still open and --batch is off.
     """
     # Imported here, because the offline teacher must not wait for HTTP clients to load.
-    from data_prep.teachers.endpoint.batch_api import Batches
+    from data_prep.teachers.endpoint.batch.batch_api import Batches
     from data_prep.teachers.endpoint.budget import Budget
     from data_prep.teachers.endpoint.http import Live
     from data_prep.teachers.endpoint.openai import OpenAITeacher

@@ -21,7 +21,7 @@ from data_prep.teachers.endpoint.ledger import Call, Ledger
 from data_prep.teachers.endpoint.meter import Meter
 from data_prep.teachers.endpoint.rate_limit import Pace, back_off, retry_after
 from data_prep.teachers.endpoint.replies import GARBLED, Reply, one_line
-from data_prep.teachers.endpoint.transport import EXHAUSTED, HOPELESS, PASSING, Outgoing, Parameters, receive
+from data_prep.teachers.endpoint.transport import EXHAUSTED, HOPELESS, PASSING, Outgoing, Parameters, is_free, receive
 
 # If an endpoint asks for a longer wait, the run ends: with the ledger, a later run costs nothing extra.
 LONGEST_WAIT_SECONDS = 3600.0
@@ -39,6 +39,7 @@ class Attempt:
     reply: Reply | None = None
     reason: str = ""
     again: bool = True
+    lasting: bool = False  # the endpoint refuses this request as such
     throttled: bool = False
     at_once: bool = False  # repeat it with other parameters, which counts as no failure
     wait_seconds: float | None = None
@@ -77,8 +78,8 @@ class Live:
             elif not attempt.at_once:
                 failures += 1
             if not attempt.again or failures > self.config.max_retries:
-                await self.ledger.fail(outgoing.key)
-                return Reply(attempt.reason, "error", self.config.model)
+                self._count_uncertain(await self.ledger.fail(outgoing.key))
+                return Reply(attempt.reason, "error", self.config.model, lasting=attempt.lasting)
             if not attempt.at_once:
                 await asyncio.sleep(attempt.wait_seconds or back_off(failures + throttles))
 
@@ -86,10 +87,11 @@ class Live:
         """Raise UserError if the endpoint has answered nothing but 429 during many retries of one request."""
         keep_waiting = attempt.wait_seconds is None and time.monotonic() - since < SECONDS_OF_429
         if count > self.config.max_retries and self.last_answer < since and not keep_waiting:
-            raise self._fatal(
+            self._stop(
                 f"{self.config.where} still answered 429 after {count - 1} retries ({attempt.reason}): lower "
                 "--concurrency or raise the account's limit; replies so far are not paid for again"
             )
+            raise UserError(str(self.ended))
 
     async def _attempt(self, outgoing: Outgoing, before_others: bool) -> Attempt:
         tokens = outgoing.likely_tokens
@@ -99,31 +101,31 @@ class Live:
         try:
             cost = self.budget.worst(outgoing.prompt_tokens, outgoing.max_tokens)
             await self.budget.reserve(cost)
-            spent = cost  # the upper bound, until the actual cost is known
+            spent = 0.0
             try:
                 if self.ended:
-                    raise UserError(
-                        str(self.ended)
-                    )  # a new instance: a shared one would accumulate thousands of traceback frames
+                    # A new instance: a shared one would accumulate thousands of traceback frames.
+                    raise UserError(str(self.ended))
                 self.on_the_wire.add(task)
-                await self.ledger.begin(outgoing.key, cost)
+                self._count_uncertain(await self.ledger.begin(outgoing.key, cost))
+                spent = cost  # the upper bound, here and in the ledger, until the actual cost is known
                 attempt, spent = await self._exchange(outgoing, sent_at, cost)
-            except UserError:
-                spent = 0.0  # the endpoint refused the request or was never reached
-                raise
             finally:
                 self.on_the_wire.discard(task)
                 self.budget.settle(cost, spent)
-                if spent != cost:
-                    self.ledger.settle(outgoing.key, spent)
         finally:
             self.pace.leave(tokens)
         return attempt
 
     async def _exchange(self, outgoing: Outgoing, sent_at: float, cost: float) -> tuple[Attempt, float]:
-        """Send a request and record the response; the attempt and its cost, which is `cost` if it is unknown."""
+        """Send a request and record the response; the attempt and its cost, which is `cost` if it is unknown.
+
+        An error that ends the run is in `self.ended` afterwards, for `send` to raise.
+        """
         import aiohttp
 
+        if self.ended:  # while the attempt was recorded
+            return await self._free(outgoing, Attempt(reason=str(self.ended)))
         body = self.parameters.body(outgoing.body)
         try:
             # A redirect would carry the note to a host that nobody named.
@@ -132,45 +134,55 @@ class Live:
                 status, headers = response.status, response.headers
                 content = await response.read()
         except TimeoutError:
-            return self._lost(f"no response within {self.config.timeout_seconds:g} seconds", sent_at), cost
-        except aiohttp.ClientError as error:
+            return self._lost(outgoing, f"no response within {self.config.timeout_seconds:g} seconds", sent_at), cost
+        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:  # nothing was sent
             reason = self._scrubbed(one_line(error))
-            if isinstance(error, aiohttp.ClientConnectorError):
-                await self.ledger.fail(outgoing.key, "planned")
-                if self.last_answer == float("-inf"):
-                    raise self._fatal(f"cannot reach {self.config.base_url} ({reason}): check --base-url") from error
-                return self._lost(f"connection lost: {reason}", sent_at), 0.0
-            return self._lost(f"connection lost: {reason}", sent_at), cost
+            if self.last_answer == float("-inf"):
+                self._stop(f"cannot reach {self.config.base_url} ({reason}): check --base-url")
+            return await self._free(outgoing, self._lost(outgoing, f"connection lost: {reason}", sent_at))
+        except aiohttp.ClientError as error:
+            return self._lost(outgoing, f"connection lost: {self._scrubbed(one_line(error))}", sent_at), cost
         self.pace.update_limits(headers, outgoing.likely_tokens)
         raw = self._scrubbed(content.decode("utf-8", errors="replace"))
-        if status != 200:
-            # The endpoint did not process the request, so it costs nothing.
-            await self.ledger.fail(outgoing.key, "planned")
-            if self.parameters.refused(status, raw, body):
-                if self.budget.config.max_cost and not self.parameters.limits_tokens(body):
-                    raise self._fatal(f"{self.config.where} takes no limit of tokens, so --max-cost cannot be kept")
-                return Attempt(at_once=True), 0.0
-            return self._refused(status, raw, headers, sent_at), 0.0
+        if status == 200:
+            return await self._answered(outgoing, raw, sent_at, cost)
+        if self.parameters.refused(status, raw, body):
+            if self.budget.config.max_cost and not self.parameters.limits_tokens(body):
+                self._stop(f"{self.config.where} takes no limit of tokens, so --max-cost cannot be kept")
+            return await self._free(outgoing, Attempt(at_once=True))
+        attempt = self._refused(outgoing, status, raw, headers, sent_at)
+        return await self._free(outgoing, attempt) if is_free(status, raw) else (attempt, cost)
+
+    async def _free(self, outgoing: Outgoing, attempt: Attempt) -> tuple[Attempt, float]:
+        """An attempt that the endpoint has not charged, with its cost."""
+        await self.ledger.take_back(outgoing.key)
+        return attempt, 0.0
+
+    async def _answered(self, outgoing: Outgoing, raw: str, sent_at: float, cost: float) -> tuple[Attempt, float]:
         await self.ledger.finish(outgoing.key, raw)
         reply, used = receive(raw, self.config.model, self.meter)
         spent = cost if used is None else used
+        if used is not None:
+            self.ledger.settle(outgoing.key, used)
         if reply.finish_reason == "error":
             # A complete but unusable completion would be the same on a retry, so it is left to the next run.
-            return self._lost(reply.text, sent_at, again=reply.text.startswith(GARBLED)), spent
+            return self._lost(outgoing, reply.text, sent_at, again=reply.text.startswith(GARBLED)), spent
         self.meter.answered += 1
         self.last_answer = time.monotonic()
         self.lost_in_a_row = self.probes = 0
         self.pace.answered()
         return Attempt(reply), spent
 
-    def _lost(self, reason: str, sent_at: float, again: bool = True) -> Attempt:
-        """An attempt without a reply. After many in a row, single requests probe whether the endpoint is back."""
+    def _lost(self, outgoing: Outgoing, reason: str, sent_at: float, again: bool = True) -> Attempt:
+        """An attempt without a reply. After many in a row, single requests probe whether the endpoint is back.
+
+        A request that failed in an earlier run says nothing about the endpoint.
+        """
         self.meter.lost += 1
-        self.lost_in_a_row += 1
+        self.lost_in_a_row += not outgoing.failed_before
         if again and self.lost_in_a_row >= HOPELESS and sent_at > self.pace.suspected_at:
             self.probes += 1
             if self.probes > self.config.max_retries:
-                # `send` raises the error, after this request, which may have been paid for, is charged.
                 self._stop(
                     f"{self.config.where}: {self.lost_in_a_row} requests in a row failed, the last with: {reason}; "
                     "replies so far are saved, run this again when the endpoint is working"
@@ -178,43 +190,44 @@ class Live:
             self.pace.suspect(back_off(self.probes))
         return Attempt(reason=reason, again=again)
 
-    def _refused(self, status: int, raw: str, headers: Mapping[str, str], sent_at: float) -> Attempt:
+    def _refused(
+        self, outgoing: Outgoing, status: int, raw: str, headers: Mapping[str, str], sent_at: float
+    ) -> Attempt:
+        """The attempt that an error response answers. If the error ends the run, it is in `self.ended` afterwards."""
         reason, code = error_of(raw)
         wait = retry_after(headers)
-        where = self.config.where
-        if status in (401, 403):
-            raise self._fatal(f"{where} answered {status} ({reason}): check the key in {KEY_VARIABLE}")
-        if 300 <= status < 400:
-            target = self._scrubbed(one_line(headers.get("Location", "another address")))
-            raise self._fatal(f"{where} answered {status}, a redirect to {target}: check --base-url")
-        if status == 404:
-            raise self._fatal(f"{where} answered 404 ({reason}): check --base-url and --model")
-        if status == 402 or (status == 429 and code in EXHAUSTED):
-            raise self._fatal(
-                f"{where} answered {status} ({reason}): the quota is used up; replies so far are saved, raise it and "
-                "run this again"
-            )
-        if wait is not None and wait > LONGEST_WAIT_SECONDS:
-            raise self._fatal(
-                f"{where} answered {status} and asks to wait {wait / 3600:.1f} hours: run this again after that"
-            )
-        if status == 429:
+        if problem := self._hopeless(status, reason, code, headers):
+            self._stop(f"{self.config.where} answered {status}{problem}")
+        elif status == 429:
             self.meter.throttled += 1
             self.pace.throttled(sent_at, wait or 0.0)
             return Attempt(reason=f"status 429: {reason}", throttled=True, wait_seconds=wait)
-        if status < 500 and status not in PASSING:
-            return Attempt(reason=f"status {status}: {reason}", again=False)
-        return replace(self._lost(f"status {status}: {reason}", sent_at), wait_seconds=wait)
+        elif status >= 500 or status in PASSING:
+            return replace(self._lost(outgoing, f"status {status}: {reason}", sent_at), wait_seconds=wait)
+        return Attempt(reason=f"status {status}: {reason}", again=False, lasting=status >= 400)
+
+    def _hopeless(self, status: int, reason: str, code: str, headers: Mapping[str, str]) -> str:
+        """What is wrong, and the remedy, if every request would get this error response; otherwise empty."""
+        if status in (401, 403):
+            return f" ({reason}): check the key in {KEY_VARIABLE}"
+        if 300 <= status < 400:
+            target = self._scrubbed(one_line(headers.get("Location", "another address")))
+            return f", a redirect to {target}: check --base-url"
+        if status == 404:
+            return f" ({reason}): check --base-url and --model"
+        if status == 402 or (status == 429 and code in EXHAUSTED):
+            return f" ({reason}): the quota is used up; replies so far are saved, raise it and run this again"
+        wait = retry_after(headers) or 0.0
+        if wait > LONGEST_WAIT_SECONDS:
+            return f" and asks to wait {wait / 3600:.1f} hours: run this again after that"
+        return ""
 
     def _stop(self, reason: str) -> None:
         """Send nothing more. If called twice, the first reason is kept."""
         self.ended = self.ended or UserError(reason)
 
-    def _fatal(self, reason: str) -> UserError:
-        """Send nothing more, and return the error to raise."""
-        self._stop(reason)
-        assert self.ended
-        return self.ended
+    def _count_uncertain(self, uncertain: bool) -> None:
+        self.meter.uncertain += uncertain
 
     def _scrubbed(self, text: str) -> str:
         # Some endpoints repeat a rejected key in their error message.

@@ -20,39 +20,25 @@ import os
 import queue
 import sqlite3
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_prep.contract.errors import UserError
+from data_prep.execution.progress import say
+from data_prep.teachers.endpoint import ledger_tables
+from data_prep.teachers.endpoint.ledger_tables import Call
 
-VERSION = 2
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, request TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS calls (
-    key TEXT PRIMARY KEY,
-    state TEXT NOT NULL,
-    kind TEXT NOT NULL DEFAULT '',
-    attempts INTEGER NOT NULL DEFAULT 0,
-    uncertain INTEGER NOT NULL DEFAULT 0,
-    cost REAL NOT NULL DEFAULT 0,
-    reserved REAL NOT NULL DEFAULT 0,
-    batch TEXT,
-    response TEXT
-);
-CREATE INDEX IF NOT EXISTS open_calls ON calls (state, batch) WHERE state = 'in flight';
-CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, id TEXT, state TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS frozen (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
-# The first layout had request and response in one row, and no states.
-FROM_VERSION_1 = """
-INSERT INTO calls (key, state, attempts, response)
-    SELECT key, CASE WHEN response IS NULL THEN 'in flight' ELSE 'done' END, 1, response FROM requests;
-ALTER TABLE requests DROP COLUMN response;
-"""
 # Largest number of operations per commit; with more, the first would wait too long.
 GROUP = 1000
+# Wait for another program's lock before the first line about it, and between two lines.
+BUSY_SECONDS, SECONDS_BETWEEN_LINES = 5.0, 60.0
+# Primary result codes of SQLite for a database that another program has locked.
+LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+
+T = TypeVar("T")
 
 
 def canonical(request: Mapping[str, Any]) -> str:
@@ -68,37 +54,49 @@ def key_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Call:
-    """The state of a request in the ledger."""
+def real_file(path: Path) -> Path:
+    """The file that a ledger's path leads to, behind symbolic links, so that one ledger has one lock.
 
-    state: str  # "planned", "in flight", "done" or "failed"
-    response: str | None
-    batch: str | None  # name of the batch that contains it, while in flight
+    Raises UserError for a file with several names: SQLite keeps what it has not yet moved into the file under a name
+    that is derived from the file's, and would not find it under another.
+    """
+    try:
+        file = path.resolve()
+        names = file.stat().st_nlink if file.is_file() else 1
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise UserError(
+            f"cannot use {path} as the ledger of requests ({error}): choose another with --ledger"
+        ) from error
+    if names > 1:
+        raise UserError(
+            f"the ledger {path} has {names} names on its disk (hard links), under which replies would be lost: "
+            "make a copy of it, and name the copy with --ledger"
+        )
+    return file
 
 
 Operation = Callable[..., Any]  # a function of the database connection and further arguments
 
 
 class Ledger:
-    """The requests of one run. It survives kill -9 at any point, because each step is committed before the next begins.
+    """The requests of one run. It survives kill -9 and a power cut, because each step is on the disk before the next.
 
-    synchronous=NORMAL in WAL mode survives a killed process. A power failure may lose the last responses, not the file.
+    A lock of another program, such as a backup, is waited for as long as it lasts, because replies are paid for.
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.file = path, real_file(path)
         self.lock_file: int | None = None
         self.tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.writer: threading.Thread | None = None
         # Guards the only connection, which the writing thread and the caller's thread share.
         self.one_at_a_time = threading.RLock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            self.database.execute("PRAGMA journal_mode=WAL")
-            self.database.execute("PRAGMA synchronous=NORMAL")
-            self._bring_up_to_date()
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.database = sqlite3.connect(
+                self.file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._patiently(self._open)
         except (OSError, sqlite3.Error, ValueError) as error:
             if hasattr(self, "database"):
                 self.database.close()  # its lock would keep the next user of the file waiting
@@ -108,45 +106,60 @@ class Ledger:
                 f"cannot use {path} as the ledger of requests ({error}): choose another with --ledger"
             ) from error
 
-    def _bring_up_to_date(self) -> None:
+    def _open(self) -> None:
+        # NORMAL would leave the last commits, which may be minutes of paid replies, to a power cut. EXTRA is FULL in
+        # WAL mode; without it, a power cut could undo the switch to that mode, and with it everything.
+        self.database.execute("PRAGMA synchronous=EXTRA")
+        self.database.execute("PRAGMA fullfsync=1")  # macOS: through the disk's own cache
+        self.database.execute("PRAGMA journal_mode=WAL")
         version = self.database.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
+        if version > ledger_tables.VERSION:
             raise UserError(
-                f"{self.path} is a ledger of layout {version}, this version reads up to {VERSION}: "
+                f"{self.path} is a ledger of layout {version}, this version reads up to {ledger_tables.VERSION}: "
                 "update asclepius-jax, or choose another with --ledger"
             )
         tables = {row[0] for row in self.database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        migration = FROM_VERSION_1 if "requests" in tables and "calls" not in tables else ""
-        if version < VERSION:
+        migration = ledger_tables.FROM_VERSION_1 if "requests" in tables and "calls" not in tables else ""
+        if version < ledger_tables.VERSION:
             self.database.executescript(
-                f"BEGIN IMMEDIATE; {SCHEMA} {migration} PRAGMA user_version = {VERSION}; COMMIT"
+                f"BEGIN IMMEDIATE; {ledger_tables.SCHEMA} {migration} "
+                f"PRAGMA user_version = {ledger_tables.VERSION}; COMMIT"
             )
 
     # ------------------------------------------------------------ requests, one at a time or grouped
 
     async def plan(self, key: str, request: str, kind: str) -> Call:
         """Record a request that is to be sent, or return its state if it is known. `request` is its canonical JSON."""
-        return await self._grouped(_plan, key, request, kind)
+        return await self.grouped(ledger_tables.plan, key, request, kind)
 
-    async def begin(self, key: str, cost: float = 0.0) -> None:
-        """Commit a request as in flight, and the upper bound of its cost as spent, before it is sent."""
-        await self._grouped(_begin, key, cost)
+    async def begin(self, key: str, cost: float = 0.0) -> bool:
+        """Commit a request as in flight, and the upper bound of its cost as spent, before it is sent.
+
+        Returns True if an earlier attempt may have been charged, so that the request may be paid for twice.
+        """
+        return await self.grouped(ledger_tables.begin, key, cost)
+
+    async def take_back(self, key: str) -> None:
+        """Undo `begin`: the endpoint refused the request by itself or was never reached, so it charged nothing."""
+        await self.grouped(ledger_tables.take_back, key)
 
     async def finish(self, key: str, response: str) -> None:
         """Commit the raw response, before anything parses it."""
-        await self._grouped(_finish, key, response)
+        await self.grouped(ledger_tables.finish, key, response)
 
-    async def fail(self, key: str, state: str = "failed") -> None:
-        """Record that no response arrived: for good, or for now with the state "planned"."""
-        await self._grouped(_fail, key, state)
+    async def fail(self, key: str) -> bool:
+        """Give a request up until the next run; True if its last attempt may have been charged."""
+        return await self.grouped(ledger_tables.fail, key)
 
     def settle(self, key: str, cost: float) -> None:
-        """Replace the upper bound of a request's cost by its actual cost, without waiting for the commit."""
-        self._enqueue(_settle, (key, cost), None)
+        """Replace the upper bound of an attempt's cost by its actual cost, without waiting for the commit."""
+        self._enqueue(ledger_tables.settle, (key, cost), None)
 
     async def grouped(self, operation: Operation, *values: Any) -> Any:
         """Run an operation on the database in the writing thread, within its next commit."""
-        return await self._grouped(operation, *values)
+        future = asyncio.get_running_loop().create_future()
+        self._enqueue(operation, values, future)
+        return await future
 
     # ------------------------------------------------------------ the whole ledger
 
@@ -157,7 +170,7 @@ class Ledger:
         uses the ledger.
         """
         self._lock()
-        return self._at_once(_take_over)
+        return self._at_once(ledger_tables.take_over)
 
     def response(self, key: str) -> str | None:
         """The raw response of an earlier run; None if there is none."""
@@ -169,7 +182,10 @@ class Ledger:
         return dict(self._select("SELECT state, count(*) FROM calls GROUP BY state").fetchall())
 
     def uncertain(self) -> int:
-        """The number of requests in flight when runs died, all of which may have been paid for twice."""
+        """The number of attempts that may have been charged without a usable reply, and may have been paid for twice.
+
+        They were in flight when runs died, timed out, were answered by a gateway, or got a reply that is no use.
+        """
         return int(self._select("SELECT coalesce(sum(uncertain), 0) FROM calls").fetchone()[0])
 
     def spent(self) -> float:
@@ -197,6 +213,11 @@ class Ledger:
             self._at_once(lambda db: db.execute("INSERT INTO frozen VALUES (?, ?)", (name, text)))
         return value
 
+    def identity(self) -> str:
+        """A name of this ledger, which a copy of it at another place does not share."""
+        number = self.frozen("ledger", lambda: uuid.uuid4().hex)
+        return hashlib.sha256(f"{number} {self.file}".encode()).hexdigest()[:32]
+
     def thawed(self, name: str) -> Any:
         """A value stored by `frozen`; None if there is none."""
         row = self._select("SELECT value FROM frozen WHERE name = ?", name).fetchone()
@@ -216,11 +237,14 @@ class Ledger:
     # ------------------------------------------------------------ writing
 
     def _lock_path(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.lock")
+        return self.file.with_name(f"{self.file.name}.lock")
 
     def _lock(self) -> None:
         while self.lock_file is None:
-            descriptor = os.open(self._lock_path(), os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                descriptor = os.open(self._lock_path(), os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise self._broken(error) from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -238,19 +262,34 @@ class Ledger:
         return self._at_once(lambda db: db.execute(statement, values))
 
     def _at_once(self, operation: Operation, *values: Any) -> Any:
-        with self.one_at_a_time:
-            try:
+        def run() -> Any:
+            with self.one_at_a_time:
                 return operation(self.database, *values)
-            except (sqlite3.Error, UnicodeDecodeError) as error:
-                raise self._broken(error) from error
+
+        try:
+            return self._patiently(run)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise self._broken(error) from error
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which is repeated for as long as another program locks the database."""
+        started, next_line = time.monotonic(), 0.0
+        while True:
+            try:
+                return work()
+            except sqlite3.OperationalError as error:
+                if not is_locked(error):
+                    raise
+            waited = time.monotonic() - started
+            if waited >= next_line:
+                next_line = waited + SECONDS_BETWEEN_LINES
+                say(
+                    f"the ledger {self.path} is locked by another program (a backup?): waiting until it is released, "
+                    f"for {waited:.0f} s so far; replies are kept, and nothing more is sent"
+                )
 
     def _broken(self, error: Exception) -> UserError:
         return UserError(f"cannot read or write the ledger {self.path} ({error}): fix the cause and run this again")
-
-    async def _grouped(self, operation: Operation, *values: Any) -> Any:
-        future = asyncio.get_running_loop().create_future()
-        self._enqueue(operation, values, future)
-        return await future
 
     def _enqueue(self, operation: Operation, values: tuple[Any, ...], future: asyncio.Future[Any] | None) -> None:
         if self.writer is None:
@@ -267,67 +306,57 @@ class Ledger:
                 group.append(self.tasks.get())
             stop = None in group
             group = [task for task in group if task]
-            results, error = self._commit(group)
-            waiting = [(task[2], results[i]) for i, task in enumerate(group) if task[2] is not None]
+            outcomes = self._commit(group)
+            waiting = [(task[2], outcomes[i]) for i, task in enumerate(group) if task[2] is not None]
             if waiting:
-                waiting[0][0].get_loop().call_soon_threadsafe(_resolve, waiting, error)
+                waiting[0][0].get_loop().call_soon_threadsafe(_resolve, waiting)
 
-    def _commit(self, group: list[Any]) -> tuple[list[Any], UserError | None]:
+    def _commit(self, group: list[Any]) -> list[Any]:
+        """The result of each operation, or its error. One that fails leaves the others as they are."""
+        try:
+            return self._patiently(lambda: self._transaction(group))
+        except sqlite3.Error as error:
+            if len(group) == 1:
+                return [self._broken(error)]
+        # The transaction failed as a whole, as on a full disk, where the smaller operations may still succeed.
+        return [outcome for task in group for outcome in self._commit([task])]
+
+    def _transaction(self, group: list[Any]) -> list[Any]:
         with self.one_at_a_time:
             try:
                 self.database.execute("BEGIN IMMEDIATE")
-                results = [operation(self.database, *values) for operation, values, _ in group]
+                outcomes = [self._in_savepoint(operation, values) for operation, values, _ in group]
                 self.database.execute("COMMIT")
-                return results, None
-            except (sqlite3.Error, UnicodeError) as error:
-                # UnicodeError: a text that UTF-8 cannot encode. Without the error, the run would wait forever.
+                return outcomes
+            finally:
                 if self.database.in_transaction:
                     self.database.execute("ROLLBACK")
-                return [None] * len(group), self._broken(error)
+
+    def _in_savepoint(self, operation: Operation, values: tuple[Any, ...]) -> Any:
+        """The result of an operation, or its error after its changes were undone."""
+        self.database.execute("SAVEPOINT operation")
+        try:
+            outcome = operation(self.database, *values)
+        except Exception as error:  # one that ended this thread would let the run wait for ever
+            if not self.database.in_transaction or is_locked(error):
+                raise  # SQLite has undone the whole transaction, or it has to be repeated
+            self.database.execute("ROLLBACK TO operation")
+            # UnicodeError: a text that UTF-8 cannot encode.
+            outcome = self._broken(error) if isinstance(error, sqlite3.Error | UnicodeError) else error
+        self.database.execute("RELEASE operation")
+        return outcome
 
 
-def _resolve(waiting: list[tuple[asyncio.Future[Any], Any]], error: UserError | None) -> None:
-    for future, result in waiting:
+def is_locked(error: Exception) -> bool:
+    """Return True if another program has locked the database, which passes."""
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in LOCKED
+
+
+def _resolve(waiting: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, outcome in waiting:
         if future.done():  # the waiting task was cancelled
             continue
-        if error:
-            future.set_exception(error)
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
         else:
-            future.set_result(result)
-
-
-def _plan(db: sqlite3.Connection, key: str, request: str, kind: str) -> Call:
-    row = db.execute("SELECT state, response, batch FROM calls WHERE key = ?", (key,)).fetchone()
-    if row:
-        return Call(*row)
-    db.execute("INSERT INTO calls (key, state, kind) VALUES (?, 'planned', ?)", (key, kind))
-    db.execute("INSERT INTO requests VALUES (?, ?)", (key, request))
-    return Call("planned", None, None)
-
-
-def _begin(db: sqlite3.Connection, key: str, cost: float) -> None:
-    db.execute(
-        "UPDATE calls SET state = 'in flight', attempts = attempts + 1, cost = cost + ?1, reserved = ?1, "
-        "response = NULL, batch = NULL WHERE key = ?2",
-        (cost, key),
-    )
-
-
-def _finish(db: sqlite3.Connection, key: str, response: str) -> None:
-    db.execute("UPDATE calls SET state = 'done', response = ?, batch = NULL WHERE key = ?", (response, key))
-
-
-def _fail(db: sqlite3.Connection, key: str, state: str) -> None:
-    db.execute("UPDATE calls SET state = ?, batch = NULL WHERE key = ?", (state, key))
-
-
-def _settle(db: sqlite3.Connection, key: str, cost: float) -> None:
-    db.execute("UPDATE calls SET cost = cost - reserved + ?, reserved = 0 WHERE key = ?", (cost, key))
-
-
-def _take_over(db: sqlite3.Connection) -> int:
-    # Requests in flight with a batch are not uncertain, because the endpoint will report their outcome.
-    return db.execute(
-        "UPDATE calls SET state = 'planned', uncertain = uncertain + 1, reserved = 0 "
-        "WHERE state = 'in flight' AND batch IS NULL"
-    ).rowcount
+            future.set_result(outcome)

@@ -19,9 +19,10 @@ class Meter:
     answered: int = 0
     from_ledger: int = 0
     failed: int = 0
+    passing: int = 0  # of the failed, those that the endpoint did not refuse for good
     lost: int = 0  # requests without a readable reply, perhaps paid for
     throttled: int = 0
-    uncertain: int = 0  # requests in flight when an earlier run died, perhaps paid for twice
+    uncertain: int = 0  # attempts of all runs that may have been charged without a usable reply
     prompt_tokens: int = 0
     completion_tokens: int = 0
     wrappings: Counter[str] = field(default_factory=Counter)  # replies by what was removed, and those cut in reasoning

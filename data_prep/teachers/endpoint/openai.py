@@ -1,6 +1,6 @@
 """The teacher behind an OpenAI-compatible endpoint: it builds requests, looks them up in the ledger and judges replies.
 
-A transport sends the requests: `http.py` one at a time, `batch_api.py` in files of thousands.
+A transport sends the requests: `http.py` one at a time, `batch/` in files of thousands.
 """
 
 import asyncio
@@ -84,7 +84,9 @@ class OpenAITeacher:
             self.meter.count_wrapping(reply)
             return reply
         self.meter.failed += 1
-        self.failed_in_a_row += 1
+        self.meter.passing += not reply.lasting
+        # A rerun sends what failed before, perhaps nothing else, and a finished run may have any number of failures.
+        self.failed_in_a_row += not reply.known
         if self.failed_in_a_row >= HOPELESS:
             raise UserError(
                 f"{self.config.where}: {self.failed_in_a_row} requests in a row failed, the last with: "
@@ -113,6 +115,7 @@ class OpenAITeacher:
 
     async def _answer(self, key: str, text: str, named: dict[str, Any], kind: str, max_tokens: int) -> Reply:
         call = await self.ledger.plan(key, text, kind)
+        failed_before = call.state in ("failed", "done")
         if call.state == "done" and call.response is not None:
             reply = read_response(call.response, self.config.model)
             # An unreadable response is requested again; any other is final.
@@ -121,8 +124,9 @@ class OpenAITeacher:
                 return reply
         body = body_of(named)
         schema = json.dumps(body["response_format"]) if "response_format" in body else ""
-        outgoing = Outgoing(key, body, max_tokens, most_prompt_tokens(named["messages"], schema))
-        return await self.transport.send(outgoing, call)
+        prompt_tokens = most_prompt_tokens(named["messages"], schema)
+        reply = await self.transport.send(Outgoing(key, body, max_tokens, prompt_tokens, failed_before), call)
+        return replace(reply, known=failed_before)
 
     async def close(self) -> None:
         """Send nothing new and wait for the replies in flight, because they are paid for."""

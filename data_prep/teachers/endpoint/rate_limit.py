@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from data_prep.execution.progress import say
+
 START = 8
 RAMP_SECONDS = 0.25
 # A round adds one request, or this fraction of the ceiling if larger: with thousands in flight, steps of one would take
@@ -25,6 +27,16 @@ FRACTION_ADDED = 1 / 64
 BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS = 0.5, 60.0
 # The share of a minute's limit that may be used at once, in seconds.
 BURST_SECONDS = 5
+# Pauses from this length on are explained, but short ones in a row only this often.
+MENTIONED_SECONDS, SECONDS_BETWEEN_MENTIONS = 20.0, 600.0
+# What a pause is for, in the order of `Pace._waits`; the number is the limit per minute.
+REASONS = (
+    "the endpoint asked for it, or seems to be down",
+    "--requests-per-minute {:g}",
+    "the endpoint's headers allow {:g} requests per minute",
+    "--tokens-per-minute {:g}",
+    "the endpoint's headers allow {:g} tokens per minute, prompts and --max-tokens together",
+)
 
 Clock = Callable[[], float]
 DURATION = re.compile(r"([\d.]+)\s*(ms|s|m|h|d)?", re.IGNORECASE)
@@ -35,7 +47,7 @@ class Bucket:
     """A token bucket for a limit per minute. Without a limit it is always full."""
 
     def __init__(self, per_minute: float, now: float):
-        self.limited = per_minute > 0
+        self.limited, self.per_minute = per_minute > 0, per_minute
         # Burst and refill together equal the limit, so that no minute exceeds it.
         self.capacity = max(1.0, per_minute * BURST_SECONDS / 60)
         self.rate = max(per_minute - self.capacity, min(per_minute, 1.0)) / 60
@@ -57,7 +69,7 @@ class Bucket:
 
         `in_flight` is subtracted, because the endpoint may not have counted it yet.
         """
-        self.limited, self.capacity, self.filled_at = True, max(1.0, limit), now
+        self.limited, self.per_minute, self.capacity, self.filled_at = True, limit, max(1.0, limit), now
         self.level = remaining - in_flight
         if reset_seconds > 0 and remaining < limit:
             self.rate = (limit - remaining) / reset_seconds
@@ -79,7 +91,7 @@ class Pace:
         self.limit = float(min(START, ceiling))
         self.in_flight = self.tokens_in_flight = 0
         self.doubling, self.probing = True, False
-        self.cut_at = self.paused_until = self.suspected_at = float("-inf")
+        self.cut_at = self.paused_until = self.suspected_at = self.next_mention = float("-inf")
         self.waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self.alarm: asyncio.TimerHandle | None = None
         self.ramp: asyncio.TimerHandle | None = None
@@ -152,11 +164,10 @@ class Pace:
         while self.waiting and self.in_flight < (1 if self.probing else int(self.limit)):
             turn, tokens = self.waiting[0]
             if not turn.done():
-                waits = [bucket.seconds_until(1, now) for bucket in self.requests]
-                waits += [bucket.seconds_until(tokens, now) for bucket in self.tokens]
-                seconds = max(self.paused_until - now, *waits)
-                if seconds > 0:
-                    self._wake_after(seconds)
+                waits = self._waits(tokens, now)
+                if max(waits) > 0:
+                    self._mention(waits, now)
+                    self._wake_after(max(waits))
                     return
                 for bucket in self.requests:
                     bucket.take(1)
@@ -166,6 +177,20 @@ class Pace:
                 self.tokens_in_flight += tokens
                 turn.set_result(None)
             self.waiting.popleft()
+
+    def _waits(self, tokens: int, now: float) -> list[float]:
+        """The seconds that a request has to wait, for each of REASONS."""
+        waits = [self.paused_until - now, *(bucket.seconds_until(1, now) for bucket in self.requests)]
+        return waits + [bucket.seconds_until(tokens, now) for bucket in self.tokens]
+
+    def _mention(self, waits: list[float], now: float) -> None:
+        """Say why nothing is sent, if that lasts: a run must not stand still without a word."""
+        seconds = max(waits)
+        if seconds >= MENTIONED_SECONDS and now >= self.next_mention:
+            self.next_mention = now + max(seconds, SECONDS_BETWEEN_MENTIONS)
+            number = waits.index(seconds)
+            limits = [0.0, *(bucket.per_minute for bucket in (*self.requests, *self.tokens))]
+            say(f"sending nothing for {seconds:.0f} s: {REASONS[number].format(limits[number])}")
 
     def _wake_after(self, seconds: float) -> None:
         if self.alarm:

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from data_prep.teachers.wrapping import unwrap
@@ -51,13 +51,16 @@ class Reply:
 
     `finish_reason` is "stop", "length", "unfinished" (ends within the model's reasoning), "content_filter", "refusal",
     "invalid" (violates the request's JSON schema), or "error" with the error in `text`. `removed` names the kinds of
-    wrapping that `text` came in.
+    wrapping that `text` came in. An error is `lasting` if the endpoint refuses this request as such, and `known` if the
+    request failed in an earlier run already, so that it says nothing about the endpoint's state.
     """
 
     text: str
     finish_reason: str
     model: str
     removed: tuple[str, ...] = ()
+    lasting: bool = False
+    known: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,21 +79,21 @@ def read_response(raw: str, model: str) -> Reply:
     """
     try:
         body = json.loads(raw)
-        model = str(body.get("model") or model)
+        model = whole(str(body.get("model") or model))
         choice = body["choices"][0]
         message = choice["message"]
         text, finish = joined_parts(message["content"]), choice.get("finish_reason")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return Reply(f"{GARBLED} ({one_line(error)}): {raw[:200]!r}", "error", model)
     if not text and isinstance(message.get("refusal"), str):
-        return Reply(message["refusal"], "refusal", model)
+        return Reply(whole(message["refusal"]), "refusal", model)
     reason = FINISH_REASONS.get(str(finish or "").lower())
     if text is None and reason in ("content_filter", "length"):
         text = ""
     if not isinstance(text, str):
-        return Reply(f"the content is not text: {str(text)[:200]}", "error", model)
+        return Reply(whole(f"the content is not text: {str(text)[:200]}"), "error", model)
     if reason is None:
-        return Reply(f"finish reason {finish!r}: {text[:200]}", "error", model)
+        return Reply(whole(f"finish reason {finish!r}: {text[:200]}"), "error", model)
     unwrapped = unwrap(whole(text))
     if unwrapped.text is None:
         return Reply("", reason if reason != "stop" else "unfinished", model, unwrapped.removed)
@@ -142,5 +145,5 @@ def _validator(schema: str) -> Any:
 
 
 def one_line(error: object) -> str:
-    """An error as one line of at most 300 characters."""
-    return " ".join(f"{error}".split())[:300] or type(error).__name__
+    """An error as one line of at most 300 characters, which UTF-8 can encode."""
+    return whole(" ".join(f"{error}".split())[:300]) or type(error).__name__

@@ -24,6 +24,7 @@ class Outgoing:
     body: Mapping[str, Any]
     max_tokens: int
     prompt_tokens: int  # upper bound for any tokenizer
+    failed_before: bool = False  # in an earlier run
 
     @property
     def likely_tokens(self) -> int:
@@ -58,6 +59,33 @@ PASSING = (408, 409)
 
 # Codes of a 429 that waiting does not fix.
 EXHAUSTED = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+
+# What a gateway answers (nginx, AWS, Cloudflare) when it passed a request on and heard nothing of it.
+UNHEARD = (408, 499, 502, 504, *range(520, 528), 530, 598, 599)
+
+
+def is_free(status: int, raw: str) -> bool:
+    """Return True if an error response shows that the endpoint itself refused the request, which costs nothing.
+
+    False if the endpoint may have worked on the request and charged it: accepted without a reply, answered by a gateway
+    in the endpoint's place, or a server error that is not in the API's form, as only a gateway's page is.
+    """
+    if status < 300 or status in UNHEARD:
+        return False
+    return status < 500 or is_api_error(raw)
+
+
+def is_api_error(raw: str) -> bool:
+    """Return True for a body in the form of the API's errors: an object with "error", which some put into a list.
+
+    vLLM once sent {"object": "error", "message": ...}.
+    """
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    first = body[0] if isinstance(body, list) and body else body
+    return isinstance(first, dict) and (bool(first.get("error")) or first.get("object") == "error")
 
 
 # ---------------------------------------------------------------- parameters that an endpoint does not know

@@ -13,7 +13,7 @@ from data_prep.contract.folders.folder_lock import LOCK, read_holder
 from data_prep.contract.manifests import MANIFEST, check_replaceable, read_manifest, verified_files
 from data_prep.contract.records import CaseReport, Note, Reject, read_parquet
 from data_prep.ingest.case_reports import ReportsConfig, open_reports
-from data_prep.teachers.endpoint.batch_files import read_row
+from data_prep.teachers.endpoint.batch.batch_files import read_row
 from data_prep.teachers.endpoint.http import error_of
 from data_prep.teachers.endpoint.ledger import Ledger
 from data_prep.teachers.endpoint.replies import read_response, read_usage

@@ -180,6 +180,40 @@ def test_a_pool_with_failures_stays_when_they_are_mended(source, tmp_path):
     assert len(endpoint.requests) == asked
 
 
+@pytest.mark.parametrize("fault", [failure(500), (504, {}, "<html>"), completion(None)])
+def test_a_pool_with_transient_errors_is_not_frozen(source, tmp_path, fault):
+    """A rerun after an endpoint was sick ends in the folder of a run that saw none of it."""
+    with FakeEndpoint(answer_by_prompt) as endpoint:
+        teacher = api(endpoint, concurrency=1)
+        clean = InstructionsConfig(
+            source, tmp_path / "clean", per_note=2, teacher=teacher, pool_notes=4, gate=GateConfig("keep")
+        )
+        files = instructions.run(clean)["files"]
+        asked = len(endpoint.requests)
+        of_pool = endpoint.requests[5]["seed"]
+        endpoint.answer = lambda body, n: fault if body["seed"] == of_pool else answer_by_prompt(body, n)
+        with pytest.raises(UserError, match=r"1 of the 8 questions that become examples .* run this again"):
+            instructions.run(replace(clean, out=tmp_path / "sick"))
+        assert len(endpoint.requests) == asked + 9, "what failed was tried once more, and nothing was built on it"
+        endpoint.answer = answer_by_prompt
+        assert instructions.run(replace(clean, out=tmp_path / "sick"))["files"] == files
+    assert len(endpoint.requests) == 2 * asked + 2
+
+
+def test_a_pool_is_frozen_without_what_the_endpoint_refuses_for_good(source, tmp_path):
+    def answer(body, n):
+        return failure(400) if "20-year" in body["messages"][1]["content"] else answer_by_prompt(body, n)
+
+    with FakeEndpoint(answer) as endpoint:
+        config = InstructionsConfig(
+            source, tmp_path / "out", teacher=api(endpoint), per_note=2, pool_notes=4, gate=GateConfig("keep")
+        )
+        first = instructions.run(config)
+        again = instructions.run(config)
+    assert first["rejected"] == {"error": 2}
+    assert first["files"] == again["files"]
+
+
 def test_bad_questions_and_answers_are_kept_with_their_reason(source, tmp_path):
     def answer(body, n):
         prompt = body["messages"][1]["content"]

@@ -14,38 +14,15 @@ from data_prep.synthesize import instructions, notes
 from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.notes import NotesConfig
 from data_prep.synthesize.stage import ShardsConfig
-from data_prep.teachers.base import BatchConfig, TeacherConfig
-from data_prep.teachers.endpoint import batch_api
+from data_prep.teachers.base import TeacherConfig
+from data_prep.teachers.endpoint.batch import batch_api
 from data_prep.teachers.endpoint.budget import BudgetConfig
 from data_prep.teachers.endpoint.ledger import Ledger
+from tests.helpers.endpoints.batch_runs import PRICES, config, text_of
 from tests.helpers.endpoints.fake_batches import EXPIRED, FakeBatches, bad, good
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
 from tests.helpers.places import ROOT
 from tests.helpers.text_stages import read_notes, write_reports
-
-PRICES = {"price_input": 1.0, "price_output": 4.0}
-
-
-def text_of(body) -> str:
-    """A note that depends on the request alone."""
-    age = body["messages"][1]["content"].split("A ")[-1].split("-year-old")[0]
-    return f"HPI: {age} y/o F with chest pain. " * 10
-
-
-def config(endpoint, source, out, budget=None, **teacher) -> NotesConfig:
-    settings = {"model": "m", "max_retries": 3, "timeout_seconds": 10, **teacher}
-    return NotesConfig(
-        source,
-        out,
-        teacher=TeacherConfig(
-            teacher="openai",
-            base_url=endpoint.url,
-            budget=budget or BudgetConfig(),
-            batches=BatchConfig(batch=True, batch_poll_seconds=0.05),
-            **settings,
-        ),
-        shards=ShardsConfig(4),
-    )
 
 
 def test_a_batch_gives_the_folder_that_one_by_one_gives(tmp_path, monkeypatch):
@@ -145,7 +122,7 @@ def test_files_stay_within_the_limits(tmp_path, monkeypatch):
         assert sorted(endpoint.line_counts()) == [3, 4, 4]
         monkeypatch.setattr(batch_api, "MOST_BYTES", 6000)
         notes.run(config(endpoint, source, tmp_path / "large"))
-    sizes = [len(endpoint.files[each["input_file_id"]]) for each in endpoint.batches[3:]]
+    sizes = [len(endpoint.uploaded[each["input_file_id"]]) for each in endpoint.batches[3:]]
     assert len(sizes) > 3
     assert max(sizes) <= 6000
 
@@ -191,14 +168,15 @@ def test_max_cost_holds_over_batches_and_over_runs(tmp_path):
     assert Ledger(tmp_path / "b.ledger.sqlite").spent() <= 0.003
 
 
-def test_a_queue_that_is_full_is_waited_for_and_a_file_that_is_refused_is_not(tmp_path):
+def test_a_queue_that_is_full_is_waited_for_and_a_file_that_is_refused_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_api, "POLLS_BETWEEN_TRIES", 1)
     source = write_reports(tmp_path / "a.jsonl", 4)
     with FakeBatches(lambda body, n: good(body, text_of(body))) as endpoint:
         endpoint.fail_with = ["token_limit_exceeded"] * 5
         # Enough for one batch at its worst, not for two: what a failed one reserved must come back.
         budget = BudgetConfig(max_cost=0.03, **PRICES)
-        assert notes.run(config(endpoint, source, tmp_path / "out", budget, max_retries=1))["out"] == 4
-        assert len(endpoint.batches) == 6
+        assert notes.run(config(endpoint, source, tmp_path / "out", budget, max_retries=3))["out"] == 4
+        assert endpoint.line_counts()[:6] == [4, 2, 1, 1, 1, 1]
         endpoint.fail_with = ["invalid_json_line"]
         with pytest.raises(UserError, match="told to say invalid_json_line"):
             notes.run(config(endpoint, source, tmp_path / "other"))
@@ -226,7 +204,8 @@ RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.data_prep.teachers.endpoint.test_batch import config, notes
+from data_prep.synthesize import notes
+from tests.helpers.endpoints.batch_runs import config
 class endpoint: url = {url!r}
 notes.run(config(endpoint, {source!r}, Path({out!r})))
 """

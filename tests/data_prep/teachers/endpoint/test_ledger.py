@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.teachers.base import TeacherConfig, ledger_path
 from data_prep.teachers.endpoint.ledger import Ledger, canonical, key_of, request_key
 
 REQUEST = {"base_url": "http://x/v1", "model": "m", "temperature": 1.0, "seed": 3, "messages": [{"role": "user"}]}
@@ -84,6 +85,96 @@ def test_two_runs_cannot_share_a_ledger(tmp_path):
     second.take_over()
     second.close()
     assert [path.name for path in tmp_path.iterdir()] == ["a.sqlite"]
+
+
+@pytest.mark.parametrize("spelling", ["link", "link in another folder", "folder/../a.sqlite", "linked folder/a.sqlite"])
+def test_a_ledger_under_another_name_has_the_same_lock(tmp_path, spelling):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked folder").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to("a.sqlite")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.sqlite").symlink_to(tmp_path / "link")
+    other = tmp_path / spelling.replace("link in another folder", "elsewhere/a.sqlite")
+    first, second = Ledger(tmp_path / "a.sqlite"), Ledger(other)
+    first.take_over()
+    with pytest.raises(UserError, match="another run uses"):
+        second.take_over()
+    first.close()
+    second.take_over()
+    second.close()
+
+
+def test_a_ledger_with_two_names_is_refused_before_anything_is_read(tmp_path):
+    """SQLite names its log of changes after the file, so that the one of another name would not be found."""
+    Ledger(tmp_path / "a.sqlite").close()
+    (tmp_path / "b.sqlite").hardlink_to(tmp_path / "a.sqlite")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"b\.sqlite has 2 names.*make a copy"):
+        Ledger(tmp_path / "b.sqlite")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_links_in_a_circle_are_one_line(tmp_path):
+    (tmp_path / "a.sqlite").symlink_to(tmp_path / "b.sqlite")
+    (tmp_path / "b.sqlite").symlink_to(tmp_path / "a.sqlite")
+    with pytest.raises(UserError, match=r"cannot use .*a\.sqlite as the ledger"):
+        Ledger(tmp_path / "a.sqlite")
+
+
+def test_a_link_to_an_output_folder_has_the_ledger_of_the_folder(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    config = TeacherConfig()
+    assert ledger_path(config, tmp_path / "link") == ledger_path(config, tmp_path / "real")
+    (tmp_path / "link.ledger.sqlite").touch()  # of an earlier run, which paid for what is in it
+    assert ledger_path(config, tmp_path / "link").name == "link.ledger.sqlite"
+
+
+def together(ledger, *operations):
+    """The outcomes of operations that arrive while the disk is busy, so that they share a commit."""
+
+    async def go():
+        with ledger.one_at_a_time:
+            tasks = [asyncio.create_task(operation) for operation in operations]
+            await asyncio.sleep(0.05)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    return asyncio.run(go())
+
+
+def break_down(database):
+    database.execute("UPDATE calls SET response = 'gone'")
+    raise ZeroDivisionError
+
+
+def test_an_operation_that_fails_leaves_its_neighbours_their_replies(tmp_path):
+    ledger = Ledger(tmp_path / "a.sqlite")
+    keys = [asyncio.run(send(ledger, seed)) for seed in range(9)]
+    outcomes = together(
+        ledger,
+        *(ledger.finish(key, "paid") for key in keys[:4]),
+        ledger.finish(keys[4], "half a pair \ud83d"),
+        ledger.grouped(lambda database: database.execute("SELECT nothing FROM nowhere")),
+        ledger.grouped(break_down),
+        *(ledger.finish(key, "paid") for key in keys[5:]),
+    )
+    assert [type(outcome) for outcome in outcomes] == [
+        *[type(None)] * 4, UserError, UserError, ZeroDivisionError, *[type(None)] * 4
+    ]  # fmt: skip
+    ledger.close()
+    again = Ledger(tmp_path / "a.sqlite")
+    assert [again.response(key) for key in keys] == ["paid"] * 4 + [None] + ["paid"] * 4
+
+
+def test_on_a_full_disk_what_fits_is_kept(tmp_path):
+    ledger = Ledger(tmp_path / "a.sqlite")
+    keys = [asyncio.run(send(ledger, seed)) for seed in range(6)]
+    pages = ledger.database.execute("PRAGMA page_count").fetchone()[0]
+    ledger.database.execute(f"PRAGMA max_page_count={pages + 1}")
+    replies = ["paid"] * 3 + ["too long " * 100_000] + ["paid"] * 2
+    outcomes = together(ledger, *map(ledger.finish, keys, replies))
+    assert [isinstance(outcome, UserError) for outcome in outcomes] == [False] * 3 + [True] + [False] * 2
+    assert ledger.counts() == {"done": 5, "in flight": 1}
 
 
 def test_many_at_once_share_commits_and_none_is_lost(tmp_path):

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.teachers.endpoint import http
 from data_prep.teachers.endpoint.http import allow_connections
 from data_prep.teachers.endpoint.ledger import Ledger
 from tests.helpers.endpoints.fake_endpoint import AT_ONCE, FakeEndpoint, completion, failure
@@ -69,6 +70,29 @@ def test_connections_beyond_the_systems_limit_are_allowed_or_refused():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     with pytest.raises(UserError, match="open files"):
         allow_connections(2**40)
+
+
+# ---------------------------------------------------------------- a finished run, again
+
+
+@pytest.mark.parametrize(
+    "fault", [failure(400, **AT_ONCE), failure(500, **AT_ONCE), completion(None), (200, {}, "<html>")]
+)
+def test_a_run_with_many_failures_can_be_run_again(tmp_path, monkeypatch, fault):
+    """One in three fails whenever it is sent: no reason to stop when the others are in the ledger already."""
+    monkeypatch.setattr(http, "back_off", lambda attempt: 0.001)
+
+    def answer(body, n):
+        return fault if body["seed"] % 3 == 0 else completion("x")
+
+    with FakeEndpoint(answer) as endpoint:
+        first, _ = ask(endpoint, tmp_path, count=120)
+        sent = len(endpoint.requests)
+        again, teacher = ask(endpoint, tmp_path, count=120)
+    assert again == first
+    assert [reply.finish_reason for reply in first] == ["error", "stop", "stop"] * 40
+    assert sent < len(endpoint.requests) <= sent + 80
+    assert (teacher.meter.answered, teacher.meter.from_ledger, teacher.meter.failed) == (0, 80, 40)
 
 
 # ---------------------------------------------------------------- what is lost

@@ -3,6 +3,7 @@
 import asyncio
 import email.utils
 import itertools
+import re
 import time
 
 import pytest
@@ -209,6 +210,64 @@ def test_tokens_that_are_gone_hold_requests_up():
 
     # 300 of the 400 may be needed by the other on its way: a hundred short, at a thousand a second.
     assert 0.09 < asyncio.run(go()) < 2
+
+
+async def held_up(pace, headers, tokens=2500):
+    """Whether a request has to wait after another was answered with these headers."""
+    await pace.enter(tokens)
+    pace.update_limits(headers, tokens)
+    pace.leave(tokens)
+    waiting = asyncio.ensure_future(pace.enter(tokens))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    return waiting.cancelled()
+
+
+@pytest.mark.parametrize("name", ["requests", "tokens"])
+@pytest.mark.parametrize("limit", ["0", "0.0", "-1", "unlimited", ""])
+def test_a_limit_that_is_none_holds_nothing_up(name, limit):
+    told = {
+        f"x-ratelimit-limit-{name}": limit,
+        f"x-ratelimit-remaining-{name}": "0",
+        f"x-ratelimit-reset-{name}": "60s",
+    }
+    assert not asyncio.run(held_up(Pace(8), told))
+
+
+@pytest.mark.parametrize(
+    ("headers", "says"),
+    [
+        ({"limit-tokens": "1", "remaining-tokens": "0"}, "headers allow 1 tokens per minute"),
+        ({"limit-tokens": "9000", "remaining-tokens": "0", "reset-tokens": "2h"}, "headers allow 9000 tokens per"),
+        ({"limit-requests": "50", "remaining-requests": "0", "reset-requests": "1d"}, "headers allow 50 requests per"),
+    ],
+)
+def test_a_limit_that_holds_up_a_run_is_named_once(capsys, headers, says):
+    async def go():
+        pace = Pace(8)
+        told = {f"x-ratelimit-{name}": value for name, value in headers.items()}
+        waited = await held_up(pace, told)
+        await asyncio.gather(*(asyncio.wait_for(pace.enter(2500), 0.01) for _ in range(3)), return_exceptions=True)
+        return waited
+
+    assert asyncio.run(go())
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert says in told[0]
+
+
+def test_the_users_own_limit_is_named_too(capsys):
+    async def go():
+        pace = Pace(8, requests_per_minute=1)
+        await pace.enter(1)
+        waiting = asyncio.ensure_future(pace.enter(1))
+        await asyncio.sleep(0)
+        waiting.cancel()
+
+    asyncio.run(go())
+    assert re.fullmatch(r"sending nothing for \d+ s: --requests-per-minute 1\n", capsys.readouterr().err)
 
 
 def test_durations_as_endpoints_write_them():

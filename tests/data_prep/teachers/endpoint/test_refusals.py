@@ -7,12 +7,15 @@ from itertools import pairwise
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.synthesize import notes
+from data_prep.synthesize.gate import GateConfig
+from data_prep.synthesize.notes import NotesConfig
 from data_prep.teachers.base import TeacherConfig, check_teacher
 from data_prep.teachers.endpoint import http
 from data_prep.teachers.endpoint.budget import BudgetConfig
 from data_prep.teachers.endpoint.transport import Parameters
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion, failure
-from tests.helpers.text_stages import ask
+from tests.helpers.text_stages import api, ask, write_reports
 
 SENT = {"model": "m", "messages": [], "temperature": 1.0, "seed": 7, "max_tokens": 64, "response_format": {}}
 WITHOUT_SEED = [
@@ -150,3 +153,29 @@ def test_an_address_that_is_none_is_one_line(url: str):
         check_teacher(TeacherConfig("openai", url, "m"))
     with pytest.raises(UserError, match="--proxy"):
         check_teacher(TeacherConfig("openai", "http://localhost/v1", "m", proxy=url))
+
+
+HALF = "no \ud83d"  # of a pair of surrogates, as where a gateway cuts an emoji
+WITH_HALF = {
+    "a refusal": completion(None, refusal=HALF),
+    "an error": (400, {}, json.dumps({"error": {"message": HALF, "code": HALF}})),
+    "an error page": (400, {}, HALF.encode("unicode_escape").decode()),
+    "a finish reason": completion(HALF, HALF),
+    "content of another kind": completion({HALF: HALF}),
+    "a model": (200, {}, json.dumps({**json.loads(completion("HPI: stable. " * 20)[2]), "model": HALF})),
+    "a text": completion("HPI: stable. " * 20 + HALF),
+}
+
+
+@pytest.mark.parametrize("name", WITH_HALF)
+def test_half_a_surrogate_pair_ends_no_run(tmp_path, name: str):
+    source = write_reports(tmp_path / "a.jsonl", 3)
+    with FakeEndpoint(lambda body, n: WITH_HALF[name]) as endpoint:
+        config = NotesConfig(source, tmp_path / "out", teacher=api(endpoint, max_retries=0), gate=GateConfig("keep"))
+        for _ in range(2):
+            if WITH_HALF[name][0] == 400 or name in ("a finish reason", "content of another kind"):
+                with pytest.raises(UserError, match="every request failed"):
+                    notes.run(config)
+            else:
+                manifest = notes.run(config)
+                assert manifest["out"] + sum(manifest["rejected"].values()) == 3

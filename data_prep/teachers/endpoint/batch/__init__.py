@@ -1,0 +1,1 @@
+"""Requests to an OpenAI-compatible endpoint, with a ledger of replies, rate limits and a budget."""
