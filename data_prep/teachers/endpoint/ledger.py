@@ -2,8 +2,8 @@
 
 One SQLite file:
 
-    requests   key, request                      the canonical request as JSON, never with an API key
-    calls      key, state, kind, attempts, ...   planned → in flight → done, or failed; with the raw response
+    requests   key, request                      the canonical request as compressed JSON, never with an API key
+    calls      key, state, kind, attempts, ...   planned → in flight → done, or failed; with the compressed raw response
     batches    name, id, state                   files of requests that an endpoint processes for hours
     frozen     name, value                       values that later requests are built from
 
@@ -96,6 +96,7 @@ class Ledger:
             self.database = sqlite3.connect(
                 self.file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
+            ledger_tables.add_functions(self.database)
             self._patiently(self._open)
         except (OSError, sqlite3.Error, ValueError) as error:
             if hasattr(self, "database"):
@@ -174,7 +175,7 @@ class Ledger:
 
     def response(self, key: str) -> str | None:
         """The raw response of an earlier run; None if there is none."""
-        row = self._select("SELECT response FROM calls WHERE key = ? AND state = 'done'", key).fetchone()
+        row = self._select("SELECT unpacked(response) FROM calls WHERE key = ? AND state = 'done'", key).fetchone()
         return row[0] if row else None
 
     def counts(self) -> dict[str, int]:
@@ -195,7 +196,7 @@ class Ledger:
     def answered(self, kind: str, most: int) -> Iterable[tuple[str, str]]:
         """Up to `most` requests of a kind with their responses, for estimates of token use."""
         return self._select(
-            "SELECT request, response FROM calls JOIN requests USING (key) WHERE state = 'done' AND kind = ? LIMIT ?",
+            "SELECT unpacked(request), unpacked(response) FROM calls JOIN requests USING (key) WHERE state = 'done' AND kind = ? LIMIT ?",
             kind,
             most,
         ).fetchall()

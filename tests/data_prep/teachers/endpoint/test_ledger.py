@@ -11,6 +11,7 @@ import pytest
 from data_prep.contract.errors import UserError
 from data_prep.teachers.base import TeacherConfig, ledger_path
 from data_prep.teachers.endpoint.ledger import Ledger, canonical, key_of, request_key
+from data_prep.teachers.endpoint.ledger_tables import unpacked
 
 REQUEST = {"base_url": "http://x/v1", "model": "m", "temperature": 1.0, "seed": 3, "messages": [{"role": "user"}]}
 
@@ -171,7 +172,7 @@ def test_on_a_full_disk_what_fits_is_kept(tmp_path):
     keys = [asyncio.run(send(ledger, seed)) for seed in range(6)]
     pages = ledger.database.execute("PRAGMA page_count").fetchone()[0]
     ledger.database.execute(f"PRAGMA max_page_count={pages + 1}")
-    replies = ["paid"] * 3 + ["too long " * 100_000] + ["paid"] * 2
+    replies = ["paid"] * 3 + [os.urandom(50_000).hex()] + ["paid"] * 2
     outcomes = together(ledger, *map(ledger.finish, keys, replies))
     assert [isinstance(outcome, UserError) for outcome in outcomes] == [False] * 3 + [True] + [False] * 2
     assert ledger.counts() == {"done": 5, "in flight": 1}
@@ -199,7 +200,25 @@ def test_a_step_is_committed_when_it_returns(tmp_path):
     key = asyncio.run(send(ledger, 1, "paid"))
     # Another connection sees committed rows alone.
     other = sqlite3.connect(tmp_path / "a.sqlite")
-    assert other.execute("SELECT state, response FROM calls WHERE key = ?", (key,)).fetchall() == [("done", "paid")]
+    ((state, response),) = other.execute("SELECT state, response FROM calls WHERE key = ?", (key,))
+    assert (state, unpacked(response)) == ("done", "paid")
+
+
+def test_texts_are_compressed_and_those_of_the_layout_before_are_read(tmp_path):
+    text = canonical({"messages": ["The patient was admitted with fever. " * 200]})
+    ledger = Ledger(tmp_path / "a.sqlite")
+    key = key_of(text)
+    asyncio.run(ledger.plan(key, text, "note"))
+    asyncio.run(ledger.begin(key))
+    asyncio.run(ledger.finish(key, text))
+    assert ledger.database.execute("SELECT length(request) FROM requests").fetchone()[0] < len(text) / 20
+    ledger.database.execute("UPDATE calls SET response = 'plain'")  # as layout 2 has it
+    ledger.database.execute("UPDATE requests SET request = 'plain request'")
+    assert ledger.response(key) == "plain"
+    assert list(ledger.answered("note", 9)) == [("plain request", "plain")]
+    ledger.database.execute("UPDATE calls SET response = x'00'")
+    with pytest.raises(UserError, match="cannot read or write the ledger"):
+        ledger.response(key)
 
 
 def test_the_event_loop_never_waits_for_the_disk(tmp_path):
@@ -261,5 +280,5 @@ def test_a_full_disk_is_one_line(tmp_path):
     pages = ledger.database.execute("PRAGMA page_count").fetchone()[0]
     ledger.database.execute(f"PRAGMA max_page_count={pages}")
     with pytest.raises(UserError, match="full"):
-        asyncio.run(ledger.plan("key", "x" * 100_000, "note"))
+        asyncio.run(ledger.plan("key", os.urandom(50_000).hex(), "note"))
     assert isinstance(ledger.database, sqlite3.Connection)

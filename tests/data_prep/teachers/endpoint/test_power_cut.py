@@ -11,6 +11,7 @@ import pytest
 
 from data_prep.teachers.base import BatchConfig
 from data_prep.teachers.endpoint.budget import BudgetConfig
+from data_prep.teachers.endpoint.ledger_tables import add_functions
 from tests.helpers.endpoints.fake_batches import FakeBatches, good
 from tests.helpers.endpoints.fake_endpoint import AT_ONCE, FakeEndpoint, completion, failure
 from tests.helpers.endpoints.power_cut import AVAILABLE, Machine, compile_shim
@@ -68,8 +69,9 @@ class Cut:
 
 
 def by_seed(ledger: Path, column: str) -> Counter[int]:
-    statement = f"SELECT json_extract(request, '$.seed'), {column} FROM calls JOIN requests USING (key)"
+    statement = f"SELECT json_extract(unpacked(request), '$.seed'), {column} FROM calls JOIN requests USING (key)"
     with sqlite3.connect(ledger) as database:
+        add_functions(database)
         return Counter(dict(database.execute(statement)))
 
 
