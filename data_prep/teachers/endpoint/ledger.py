@@ -196,7 +196,8 @@ class Ledger:
     def answered(self, kind: str, most: int) -> Iterable[tuple[str, str]]:
         """Up to `most` requests of a kind with their responses, for estimates of token use."""
         return self._select(
-            "SELECT unpacked(request), unpacked(response) FROM calls JOIN requests USING (key) WHERE state = 'done' AND kind = ? LIMIT ?",
+            "SELECT unpacked(request), unpacked(response) FROM calls JOIN requests USING (key) "
+            "WHERE state = 'done' AND kind = ? LIMIT ?",
             kind,
             most,
         ).fetchall()
