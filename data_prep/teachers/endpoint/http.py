@@ -207,7 +207,7 @@ class Live:
         return Attempt(reason=f"status {status}: {reason}", again=False, lasting=status >= 400)
 
     def _hopeless(self, status: int, reason: str, code: str, headers: Mapping[str, str]) -> str:
-        """What is wrong, and the remedy, if every request would get this error response; otherwise empty."""
+        """The problem and its remedy, if every request would get this error response; otherwise empty."""
         if status in (401, 403):
             return f" ({reason}): check the key in {KEY_VARIABLE}"
         if 300 <= status < 400:

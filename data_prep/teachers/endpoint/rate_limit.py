@@ -184,7 +184,7 @@ class Pace:
         return waits + [bucket.seconds_until(tokens, now) for bucket in self.tokens]
 
     def _mention(self, waits: list[float], now: float) -> None:
-        """Say why nothing is sent, if that lasts: a run must not stand still without a word."""
+        """Print why nothing is sent, if the pause is long."""
         seconds = max(waits)
         if seconds >= MENTIONED_SECONDS and now >= self.next_mention:
             self.next_mention = now + max(seconds, SECONDS_BETWEEN_MENTIONS)

@@ -60,17 +60,17 @@ PASSING = (408, 409)
 # Codes of a 429 that waiting does not fix.
 EXHAUSTED = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 
-# What a gateway answers (nginx, AWS, Cloudflare) when it passed a request on and heard nothing of it.
-UNHEARD = (408, 499, 502, 504, *range(520, 528), 530, 598, 599)
+# Statuses of a gateway (nginx, AWS, Cloudflare) that passed a request on and got no answer from the endpoint.
+NO_ANSWER = (408, 499, 502, 504, *range(520, 528), 530, 598, 599)
 
 
 def is_free(status: int, raw: str) -> bool:
     """Return True if an error response shows that the endpoint itself refused the request, which costs nothing.
 
-    False if the endpoint may have worked on the request and charged it: accepted without a reply, answered by a gateway
-    in the endpoint's place, or a server error that is not in the API's form, as only a gateway's page is.
+    False if the endpoint may have worked on the request and charged it: the request was accepted without a reply, a
+    gateway answered instead of the endpoint, or a server error does not have the form of the API's errors.
     """
-    if status < 300 or status in UNHEARD:
+    if status < 300 or status in NO_ANSWER:
         return False
     return status < 500 or is_api_error(raw)
 

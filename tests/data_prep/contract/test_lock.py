@@ -162,3 +162,11 @@ def test_a_lock_taken_over_by_another_is_left_to_it(tmp_path: Path):
     folder_lock.remove(folder / LOCK, stale)
     assert json.loads((folder / LOCK).read_text())["pid"] == 8
     assert [path.name for path in folder.iterdir()] == [LOCK]
+
+
+def test_a_folder_under_another_name_has_the_same_lock(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    for other in (tmp_path / "link", tmp_path / "run" / ".." / "run"):
+        with locked(tmp_path / "run"), pytest.raises(UserError, match="in use by process"), locked(other):
+            pass

@@ -46,11 +46,13 @@ class FakeBatches:
         self.states_sizes = True
         self.deleted: list[str] = []
         self.refuse_polls = False
+        self.name_files_late = 0  # how many polls of a batch that has ended do not name its files yet
         self.refuse_delete = 0  # how many deletions to answer with 500
         self.hold_created = threading.Event()  # until it is set, nobody hears that a batch was created
         self.hold_created.set()
         self.refuse_create = 0  # how many creations to answer with 500 before anything is created
         self.calls = 0  # of the API
+        self.pages: set[int] = set()  # numbers of calls that a gateway answers with a page and status 200
         self.on_call: Callable[[int], None] = lambda number: None
         self.created, self.polled = threading.Event(), threading.Event()
         self.keys: set[str] = set()
@@ -92,6 +94,8 @@ class FakeBatches:
     async def count(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.calls += 1
         self.on_call(self.calls)
+        if self.calls in self.pages:
+            return web.Response(text="<html>One moment, please</html>", content_type="text/html")
         return await handler(request)
 
     async def upload(self, request: web.Request) -> web.Response:
@@ -194,6 +198,9 @@ class FakeBatches:
         batch["polls"] -= 1
         if batch["polls"] < 0 and batch["status"] == "in_progress":
             self.work(batch)
+        if batch["status"] == "completed" and self.name_files_late:
+            self.name_files_late -= 1
+            return web.json_response({**batch, "output_file_id": None, "error_file_id": None})
         return web.json_response(batch)
 
     def work(self, batch: dict[str, Any]) -> None:

@@ -159,7 +159,7 @@ class BatchEndpoint:
         raise AssertionError("unreachable")
 
     async def is_whole(self, download: Download) -> bool | None:
-        """Whether a download has the size that the endpoint states; None if it does not."""
+        """Return True if a download has the size that the endpoint states; None if it states none."""
         try:
             file = await self._ask(lambda: self.client.files.retrieve(download.file_id), "bytes")
             return int(file.bytes) == download.size
@@ -189,7 +189,8 @@ class BatchEndpoint:
             result = await ask()
         except openai.APIStatusError as error:
             raise ApiError(self._hidden(one_line(error)), error.status_code) from error
-        except (openai.OpenAIError, ValueError) as error:  # ValueError: a body that is no JSON
+        # Of a gateway's page, the client raises an error of its parser or of its classes.
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
             raise ApiError(self._hidden(one_line(error))) from error
         if needed and getattr(result, needed, None) is None:
             raise ApiError(f"a response without {needed}, perhaps of a gateway")

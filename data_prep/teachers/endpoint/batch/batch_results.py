@@ -1,8 +1,8 @@
-"""What becomes of a batch at the endpoint: its replies go to the ledger, and its files are deleted.
+"""Results of batches: their replies are recorded in the ledger, and their files are deleted at the endpoint.
 
-Before a run sends anything, the ledger is compared with the endpoint's batches. A batch whose creation was never
-heard of is found by its name; a batch that the ledger has lost, as with the last commits of a power cut, is adopted,
-because its requests are paid for; a batch that was never created gives its requests back.
+Before a run sends anything, the ledger is compared with the endpoint's batches. A batch whose creation was not
+confirmed is found by its name. A batch that the ledger has lost, for instance with the last commits before a power cut,
+is adopted, because its requests are paid for. The requests of a batch that was never created are planned again.
 """
 
 import asyncio
@@ -90,11 +90,17 @@ class Results:
         return not full
 
     async def _ended(self, batch_id: str) -> Any:
+        """The batch when it has ended, with its files: one that counts replies is given time to name their file."""
+        without_file = 0
         while True:
             try:
                 batch = await self.endpoint.retrieve(batch_id)
+                counts = batch.request_counts
                 if batch.status in ENDED:
-                    return batch
+                    unnamed = counts and counts.completed and not batch.output_file_id
+                    if not unnamed or without_file == self.config.max_retries:
+                        return batch
+                    without_file += 1
             except ApiError as error:
                 # A batch takes hours, so a temporary failure of the endpoint must not end the wait.
                 if not error.passes:
@@ -135,7 +141,7 @@ class Results:
         )
 
     async def _whole(self, downloads: Iterable[Download], found: Lines, counted: int) -> bool:
-        """Whether downloaded files are whole: by their sizes if the endpoint states them, otherwise by their lines.
+        """Return True if files were downloaded whole: by their sizes if the endpoint states them, or by their lines.
 
         The counts of a batch come last, because some batches count replies that are in none of their files: a response
         that had its stated length, and only lines of the API in it, is believed.
@@ -224,8 +230,8 @@ class Results:
     async def recover(self) -> list[tuple[str, str]]:
         """Compare the ledger with the endpoint's batches; names and ids of those whose results are still to come."""
         known = await self.ledger.grouped(batch_files.batches)
-        unheard = any(state == "open" and batch_id is None for _, batch_id, state in known)
-        created = {batch.metadata[NAME]: batch for batch in await self._created(needed=unheard)}
+        unconfirmed = any(state == "open" and batch_id is None for _, batch_id, state in known)
+        created = {batch.metadata[NAME]: batch for batch in await self._created(needed=unconfirmed)}
         to_collect: list[tuple[str, str]] = []
         for name, batch_id, state in known:
             if state == "joined":

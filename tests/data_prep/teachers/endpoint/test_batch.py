@@ -15,7 +15,7 @@ from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.notes import NotesConfig
 from data_prep.synthesize.stage import ShardsConfig
 from data_prep.teachers.base import TeacherConfig
-from data_prep.teachers.endpoint.batch import batch_api
+from data_prep.teachers.endpoint.batch import batch_api, batch_endpoint
 from data_prep.teachers.endpoint.budget import BudgetConfig
 from data_prep.teachers.endpoint.ledger import Ledger
 from tests.helpers.endpoints.batch_runs import PRICES, config, text_of
@@ -192,7 +192,8 @@ def test_an_exhausted_quota_inside_a_batch_ends_the_run(tmp_path):
     assert len(endpoint.batches) == 1
 
 
-def test_a_creation_that_fails_is_repeated_and_makes_one_batch(tmp_path):
+def test_a_creation_that_fails_is_repeated_and_makes_one_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_endpoint, "back_off", lambda attempt: 0.01)
     source = write_reports(tmp_path / "a.jsonl", 4)
     with FakeBatches(lambda body, n: good(body, text_of(body))) as endpoint:
         endpoint.refuse_create = 2

@@ -1,5 +1,6 @@
 """What goes wrong between a batch and the ledger: downloads, queues, lost commits, files that stay or are gone."""
 
+import contextlib
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -11,12 +12,19 @@ from data_prep.contract.errors import UserError
 from data_prep.synthesize import notes
 from data_prep.synthesize.stage import ShardsConfig
 from data_prep.teachers.base import BatchConfig
-from data_prep.teachers.endpoint.batch import batch_api
+from data_prep.teachers.endpoint.batch import batch_api, batch_endpoint, batch_results
 from data_prep.teachers.endpoint.budget import BudgetConfig
 from data_prep.teachers.endpoint.ledger import Ledger
 from tests.helpers.endpoints.batch_runs import PRICES, config, left_open, text_of
 from tests.helpers.endpoints.fake_batches import FakeBatches, bad, good
 from tests.helpers.text_stages import read_notes, write_reports
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch):
+    for module in (batch_endpoint, batch_results):
+        monkeypatch.setattr(module, "back_off", lambda attempt: 0.01)
+    monkeypatch.setattr(batch_api, "POLLS_BETWEEN_TRIES", 1)
 
 
 def answer(body, number):
@@ -75,6 +83,29 @@ def test_a_batch_that_nobody_waits_for_and_that_cannot_be_read_ends_the_run(tmp_
     assert sorted(endpoint.line_counts()) == [4, 9]
 
 
+@pytest.mark.parametrize("call", range(1, 9))
+def test_a_page_of_a_gateway_instead_of_an_answer_rejects_nothing(tmp_path, call):
+    """Whatever is asked, it is asked again, or the run ends in one line and the next goes on."""
+    source = write_reports(tmp_path / "a.jsonl", 5)
+    with FakeBatches(answer) as endpoint:
+        endpoint.pages = {call}
+        with contextlib.suppress(UserError):
+            notes.run(config(endpoint, source, tmp_path / "out"))
+        manifest = notes.run(config(endpoint, source, tmp_path / "out"))
+        assert (manifest["out"], manifest["rejected"]) == (5, {})
+    assert endpoint.line_counts() == [5]
+
+
+def test_a_file_that_is_named_late_is_waited_for(tmp_path):
+    """A batch that has ended and counts its replies, but does not name their file yet."""
+    source = write_reports(tmp_path / "a.jsonl", 5)
+
+    with FakeBatches(answer) as endpoint:
+        endpoint.name_files_late = 2
+        assert notes.run(config(endpoint, source, tmp_path / "out"))["out"] == 5
+    assert endpoint.line_counts() == [5]
+
+
 def test_a_file_that_is_gone_is_said_before_anything_is_paid_again(tmp_path):
     source = write_reports(tmp_path / "a.jsonl", 5)
     with FakeBatches(answer) as endpoint:
@@ -95,8 +126,7 @@ def test_a_file_that_is_gone_is_said_before_anything_is_paid_again(tmp_path):
     assert ledger.spent() == pytest.approx(spent + 5 * 300 / 1e6 / 2)
 
 
-def test_paid_replies_beside_a_line_that_ends_the_run_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.teachers.endpoint.batch.batch_results.GROUP", 2)
+def test_paid_replies_beside_a_line_that_ends_the_run_are_kept(tmp_path):
     source = write_reports(tmp_path / "a.jsonl", 12)
 
     def exhausted(body, number):
@@ -111,8 +141,7 @@ def test_paid_replies_beside_a_line_that_ends_the_run_are_kept(tmp_path, monkeyp
 # ---------------------------------------------------------------- a queue that is full
 
 
-def test_a_file_that_is_too_large_for_the_queue_is_split(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_api, "POLLS_BETWEEN_TRIES", 1)
+def test_a_file_that_is_too_large_for_the_queue_is_split(tmp_path):
     source = write_reports(tmp_path / "a.jsonl", 11)
     with FakeBatches(answer) as endpoint:
         endpoint.most_queued = 3
@@ -124,8 +153,7 @@ def test_a_file_that_is_too_large_for_the_queue_is_split(tmp_path, monkeypatch):
     assert (ledger.uncertain(), ledger.spent()) == (0, pytest.approx(11 * 300 / 1e6 / 2))
 
 
-def test_a_queue_without_room_for_one_request_ends_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_api, "POLLS_BETWEEN_TRIES", 1)
+def test_a_queue_without_room_for_one_request_ends_the_run(tmp_path):
     source = write_reports(tmp_path / "a.jsonl", 3)
     with FakeBatches(answer) as endpoint:
         endpoint.most_queued = 0
