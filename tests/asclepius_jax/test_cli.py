@@ -325,7 +325,7 @@ def test_a_full_disk_while_packing_leaves_nothing(refused: Ask, small_tokenizer:
     from data_prep.pack import run as pack
 
     source = write_records(tmp_path / "source", [note("n", "fever")])
-    monkeypatch.setattr(pack, "fill_row", full)
+    monkeypatch.setattr(pack.DocumentStore, "row", full)
     told = refused("pack", "--source", source, "--out", tmp_path / "out", "--tokenizer", small_tokenizer)
     assert "the disk is full" in one_line(told)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
