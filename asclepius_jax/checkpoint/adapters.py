@@ -75,8 +75,9 @@ def whole_params(step_folder: Path, model: Model, shardings: Params) -> Params:
     if not config.rank:
         return restore_params(step_folder, model.shapes, shardings)
     # float32 shapes, so that the adapters are added without rounding the base first
-    trained_on = adapted(build(meta.model), config)
-    saved, init = trained_on._replace(shapes=build(meta.model).shapes), InitConfig(**meta.config["init"])
+    whole, init = build(meta.model), InitConfig(**meta.config["init"])
+    trained_on = adapted(whole, config)
+    saved = trained_on._replace(shapes=whole.shapes)
     base = base_params(init, saved, shardings)
     if differing := differing_base(meta, init, lambda: weight_checksums(base, trained_on.shapes)):
         raise UserError(

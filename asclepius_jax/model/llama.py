@@ -7,6 +7,7 @@ Shape suffixes, as in x_BTD:
 The module is built and split once (`build`). After that, its parameters are a plain nested dict of arrays.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -278,8 +279,9 @@ class Model(NamedTuple):
         return adapter_axes(self.lora)
 
 
+@functools.cache
 def build(config: LlamaConfig) -> Model:
-    """The structure of the model, without allocating any parameter."""
+    """The structure of the model, without allocating any parameter. Equal configurations share it: do not change it."""
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Llama(config, nnx.Rngs(0))))
     shapes = nnx.to_pure_dict(state)
     axes: Params = {}
