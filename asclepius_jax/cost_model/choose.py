@@ -31,7 +31,7 @@ ASKED = itertools.count()  # makes the names of questions to the other processes
 
 
 class Machine(NamedTuple):
-    """What is known of the devices of a mesh."""
+    """Name, memory and speed of the devices of a mesh, as far as they are known."""
 
     name: str  # of a device: that of its row in the table, or JAX's
     platform: str
@@ -125,7 +125,7 @@ def layout_of(config: TrainConfig, mesh: Mesh, model: LlamaConfig) -> Layout:
 
 
 def machine_of(mesh: Mesh) -> Machine:
-    """What is known of the devices of a mesh. All processes of a job get the same answer."""
+    """Name, memory and speed of the devices of a mesh. All processes of a job get the same answer."""
     devices = list(mesh.devices.flat)
     own = [device for device in devices if device.process_index == jax.process_index()]
     kind = " and ".join(sorted({device.device_kind for device in devices}))  # of several kinds, none is in the table
