@@ -176,7 +176,8 @@ def test_an_error_of_one_process_ends_all_with_its_line(failing: int):
     [
         (0, signal.SIGKILL, WORK),
         pytest.param(0, signal.SIGKILL, STEPS, marks=pytest.mark.slow),
-        (0, signal.SIGSTOP, WORK),  # as a host that has lost its network: nothing tells of its end
+        # as a host that has lost its network: nothing tells of its end
+        pytest.param(0, signal.SIGSTOP, WORK, marks=pytest.mark.slow),
         pytest.param(1, signal.SIGKILL, WORK, marks=pytest.mark.slow),
         (1, signal.SIGKILL, STEPS),
     ],

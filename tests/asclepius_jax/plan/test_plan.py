@@ -83,7 +83,7 @@ def made(tmp_path_factory) -> Any:
 
 
 MACHINES = [
-    pytest.param("v5e-16", NARROW, id="v5e-16-narrow"),
+    pytest.param("v5e-16", NARROW, id="v5e-16-narrow", marks=pytest.mark.slow),
     pytest.param("v5e-16", WIDE, id="v5e-16-wide", marks=pytest.mark.slow),
     pytest.param("h100-8", WIDE, id="h100-8"),
     pytest.param("a100-80g-8", WIDE, id="a100-80g-8", marks=pytest.mark.slow),

@@ -96,6 +96,7 @@ def run_is_unbroken(base: TrainConfig, folder: Path, processes: int, kills: int,
     assert not list(Path(broken.run_dir, "checkpoints").glob("*.damaged*"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_a_few_times_is_an_unbroken_one(base: TrainConfig, tmp_path: Path):
     run_is_unbroken(base, tmp_path, 1, 2, 20)
 

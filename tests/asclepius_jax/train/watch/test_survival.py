@@ -32,6 +32,7 @@ from tests.helpers.training.small_run import (
 # ---------------------------------------------------------------- stops
 
 
+@pytest.mark.slow
 def test_two_sigterms_during_a_save_lose_nothing(base: TrainConfig, unbroken: Path, tmp_path: Path):
     config = dataclasses.replace(base, run_dir=str(tmp_path / "run"), checkpoint=CheckpointConfig(2, keep=9))
     assert run_and_strike(config, 3, "saving") == 0
@@ -159,6 +160,7 @@ def test_a_run_that_hangs_ends_with_its_stacks_and_goes_on(
     assert_same_params(config.run_dir, unbroken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "allowed"), HANGS)
 def test_one_process_that_hangs_ends_the_job(base: TrainConfig, tmp_path: Path, what: str, allowed: int):
     health = HealthConfig(timeout_seconds=allowed)

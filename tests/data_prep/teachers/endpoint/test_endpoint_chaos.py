@@ -124,6 +124,7 @@ def survive(tmp_path: Path, requests: int, kills: int, timeout: float) -> str:
     return line
 
 
+@pytest.mark.slow  # test_power_cut.py has the short form
 def test_a_run_that_is_killed_ends_in_the_files_of_an_unbroken_one(tmp_path):
     survive(tmp_path, 300, 1, timeout=1)
 
