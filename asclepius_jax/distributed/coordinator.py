@@ -15,7 +15,7 @@ STRANGERS = 5  # consecutive answers of another program after which it does not 
 
 
 class Answer(Enum):
-    """What is at an address. The values complete "the coordinator HOST:PORT"."""
+    """Kinds of answers from an address. The values complete "the coordinator HOST:PORT"."""
 
     COORDINATOR = "answers"
     NO_NAME = "has no address: the name does not resolve"

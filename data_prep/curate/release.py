@@ -173,7 +173,7 @@ def check_apart(train: Path, held_out: Path) -> None:
 
 
 def origins(example: Example) -> set[str]:
-    """What must not be on both sides: the text of the note, its patient and its article."""
+    """Names of the note's text, its patient and its article, none of which may be on both sides of a split."""
     article = article_id(example.article)
     return {f"note {text_hash(example.note)}", patient_of(example), *([f"article {article}"] if article else [])}
 

@@ -66,7 +66,7 @@ class Job:
 
 @dataclasses.dataclass
 class Tally:
-    """What was cut from the records of a shard."""
+    """Counts of cuts in the records of a shard, and the records that fit no row."""
 
     truncated: int = 0  # notes that lost their end
     turns_left_out: int = 0
