@@ -29,13 +29,12 @@ class Goodput:
         # Work undone by a crash: the steps after the one from which this start resumes. The first step of each start
         # is left out, because its time is counted as compilation.
         compiled = {account["first_step"] + 1 for account in earlier}
-        rows = read_metrics(run_dir / "metrics.jsonl")
-        undone = [row for row in rows if row["step"] > first_step and row["step"] not in compiled]
+        rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if "seconds" in row]
         self.account: dict[str, Any] = {
             "began": began,
             "first_step": first_step,
             "restart": max(0.0, began - earlier[-1]["ended"]) if earlier else 0.0,
-            "lost_work": sum(row["seconds"] for row in undone if "seconds" in row),
+            "lost_work": undone([row for row in rows if row["step"] not in compiled], first_step, earlier),
         }
         self.write(first_step)
 
@@ -48,6 +47,16 @@ class Goodput:
             partial = self.path.with_suffix(".partial")
             partial.write_text(json.dumps(self.account) + "\n")
             partial.replace(self.path)
+
+
+def undone(rows: list[dict[str, Any]], first_step: int, accounts: list[dict[str, Any]]) -> float:
+    """The step seconds of earlier starts that were spent after `first_step`.
+
+    The seconds of a row include the loop itself, unlike those of the clock, so only the share of the rows is used.
+    """
+    kept = sum(account["seconds"].get("step", 0.0) - account["lost_work"] for account in accounts)
+    lost = sum(row["seconds"] for row in rows if row["step"] > first_step)
+    return max(0.0, kept) * lost / max(sum(row["seconds"] for row in rows), 1e-9)
 
 
 def read_accounts(run_dir: Path) -> list[dict[str, Any]]:
@@ -69,8 +78,6 @@ def summed(run_dir: Path) -> dict[str, float]:
         parts["other"] = max(0.0, spent - sum(account["seconds"].values()))
         for name, seconds in parts.items():
             total[name] = total.get(name, 0.0) + seconds
-    # The seconds of a row include the loop itself, unlike those of the clock.
-    total["lost work"] = min(total["lost work"], total.get("step", 0.0))
     total["step"] = total.get("step", 0.0) - total["lost work"]
     return dict(sorted(total.items(), key=lambda item: -item[1]))
 
