@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from data_prep.clinical_text.statuses import ABSENT, statuses_at
 from data_prep.clinical_text.vocabulary import lexicon
 from data_prep.clinical_text.words import word_set
 
@@ -30,37 +31,6 @@ SUFFIX = re.compile(r"[a-z'’-]{2,}(?:" + "|".join(sorted(SUFFIX_KINDS, key=len
 ENDING = re.compile(r"(?:" + "|".join(sorted(SUFFIX_KINDS, key=len, reverse=True)) + r")$")
 
 WORD = re.compile(r"[A-Za-zÀ-ÿα-ω0-9][\wÀ-ÿα-ω'’/.-]*[\wÀ-ÿα-ω]|[A-Za-z0-9]")
-NEGATION = re.compile(
-    r"\b(?:no|without|denie[sd]|denying|absence of|negative for|free of|neither|nor|never|excluded|ruled out|none of|"
-    r"not (?:have|had|show|shown|reveal|find|found|detect|note|experience|develop|demonstrate|identify|complain of|"
-    r"report|suffer from|suggest|any|a|an|present with|associated with|accompanied by))\b",
-    re.IGNORECASE,
-)
-# Words and punctuation that end the scope of a negation.
-SCOPE_END = re.compile(
-    r"[;:]|\b(?:but|however|although|except|apart from|other than|which|that|who|because|due to|and (?:the|he|she|"
-    r"was|had|his|her|showed)|was|were|is|had|showed|revealed|present(?:ed|s|ing)|complain(?:ed|s|ing) of|admitted|"
-    r"referred|came|developed|underwent|consulted|hospitali[sz]ed|visited|attended|sought)\b"
-    r"|, (?:and (?:he|she|the|was|had)|he|she|the|with)\b",
-    re.IGNORECASE,
-)
-# "Stated to be absent: a; b; c." and "Negatives: a, b" negate the whole list.
-DENIED_LIST = re.compile(
-    r"\b(?:stated to be absent|absent|denied|denies|negatives?|negative for)\s?:[^.:]*$", re.IGNORECASE
-)
-NEGATED_AFTER = re.compile(
-    r"^\s?\((?:\w+, )?stated to be absent\)|^[^,;.]{0,40}?\b(?:was|were|is|are|been) (?:\w+ )?(?:absent|negative"
-    r"|excluded|ruled out|not (?:found|seen|"
-    r"present|detected|observed|noted|identified|palpable|reported|demonstrated))\b",
-    re.IGNORECASE,
-)
-# Phrases that contain a negation but do not negate the term: "no longer", "not only", "no significant change in".
-PSEUDO = re.compile(
-    r"\b(?:not only|no longer|no (?:significant |further )?(?:change|increase|decrease|improvement|response)|"
-    r"not (?:improve|respond|resolve))",
-    re.IGNORECASE,
-)
-
 CAPITALISED = re.compile(r"(?<![\w'’-])[A-Z][a-z]+\b(?!['’]s)")
 PROPER = word_set("""
 Gram Doppler Glasgow Mantoux Holter Hodgkin Ewing Kaposi Wegener Candida Japanese
@@ -189,13 +159,5 @@ individual normal abnormal
 
 
 def is_negated(sentence: str, start: int, end: int) -> bool:
-    """Return True if the span is in the scope of a negation on its left, or is negated on its right."""
-    before = sentence[:start]
-    cue = None
-    for cue in NEGATION.finditer(before):  # noqa: B007  the last cue is used
-        pass
-    if cue and not PSEUDO.match(sentence, cue.start()):
-        reach = before[cue.end() :]
-        if len(reach) < 110 and not SCOPE_END.search(reach):
-            return True
-    return bool(DENIED_LIST.search(before)) or bool(NEGATED_AFTER.match(sentence[end:]))
+    """Return True if the sentence says that the span is absent or was not done."""
+    return ABSENT in statuses_at(sentence, start, end)

@@ -26,7 +26,7 @@ ORDINALS = {
 
 # "seventeen" before "seven", "thirty-five" before "thirty"; without "one", which is often a pronoun.
 SPELLED = (
-    rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(ONE_TO_NINETEEN[:9])}))?"
+    rf"(?:(?:{'|'.join(TENS)})(?:[-‐‑– ](?:{'|'.join(ONE_TO_NINETEEN[:9])}))?"
     rf"|{'|'.join(sorted(ONE_TO_NINETEEN[1:], key=len, reverse=True))})"
 )
 

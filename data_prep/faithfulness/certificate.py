@@ -1,6 +1,7 @@
 """Check of a text against its source: a verdict for every atom, and the certificate that is saved with the text."""
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -10,25 +11,49 @@ from pathlib import Path
 
 from data_prep.clinical_text.abbreviations import find_pairs
 from data_prep.clinical_text.sentences import INVISIBLE
-from data_prep.clinical_text.words import stems
+from data_prep.clinical_text.words import stems, word_set
 from data_prep.contract.records import Certificate
 from data_prep.faithfulness.atoms.kinds import Atom
-from data_prep.faithfulness.atoms.read import Reading, read_text
-from data_prep.faithfulness.checks.context import Claim, Verdict
-from data_prep.faithfulness.checks.source import Source, affirmed_phrases
+from data_prep.faithfulness.atoms.read import Reading, read, read_text
+from data_prep.faithfulness.checks.context import STATED, Claim, Verdict
+from data_prep.faithfulness.checks.source import Source, unqualified
 from data_prep.faithfulness.checks.table import judge
+KIND_OF={}
 
-HEADING = re.compile(r"^[#*\s]*[A-Z][A-Z ,/&()-]{2,60}[*\s]*:?[*\s]*$")
-# Statements that the source does not mention something, which are not facts about the patient.
+# Words of headings. A line in capitals with other words states something: "ANKLE SPRAIN".
+HEADING_WORDS = word_set("""
+ACCESS ADMISSION ADMITTING AND ASSESSMENT AT CARDIAC CARE CASE CHEST CHIEF CLINIC CLINICAL COMPLAINT COMPLAINTS CONCLUSION
+CONCLUSIONS CONDITION CONSULTATION COURSE DATA DATE DEAR DEPARTMENT DESCRIPTION DETAILS DIAGNOSES DIAGNOSIS DIAGNOSTIC
+DISCHARGE DISPOSITION DRUG DRUGS EMERGENCY EVENTS EXAM EXAMINATION EXAMINATIONS FAMILY FINAL FINDINGS FOLLOW FOLLOW-UP FOR
+FROM GENERAL GIVEN GOALS HISTORY HOME HOSPITAL ILLNESS IMAGING IMPRESSION IN INDICATION INDICATIONS INFORMATION
+INSTRUCTIONS INTERVAL INVESTIGATIONS LAB LABORATORY LABS LATER LETTER LIST MAIN MANAGEMENT MEDICAL MEDICATION MEDICATIONS
+NARRATIVE NOTE NOTES NURSING OBJECTIVE OBSERVATIONS OF ON OPERATION OPERATIVE OPINION OTHER OUTCOME PAST PATHOLOGY PATIENT
+PERSONAL PHYSICAL PLAN PREOPERATIVE POSTOPERATIVE PRESENT PRESENTATION PRESENTING PREVIOUS PRIMARY PRINCIPAL PROBLEM
+PROBLEMS PROCEDURE PROCEDURES PROGRESS RADIOLOGY REASON RECOMMENDATION RECOMMENDATIONS REPORT RESULTS REVIEW SECONDARY
+SIGNS SOCIAL SPECIMEN SPECIMENS STATUS STAY STUDIES SUBJECTIVE SUMMARY SURGICAL SYMPTOMS SYSTEMS TECHNIQUE TEST TESTS THE
+THERAPY TO TREATMENT TREATMENTS UP VITAL VITALS VISIT WITH BLOOD ALLERGIES IDENTIFICATION AGE SEX NAME BIRTH OBSTETRIC
+""")
+LINE_IN_CAPITALS = re.compile(r"^[#*\s-]*[A-Z][A-Z0-9 ,/&()'-]{2,80}[*\s.]*:?[*\s]*$")
+# Statements about the source, that it does not mention something; they hold for their clause alone.
 SAID_ABSENT = re.compile(
-    r"\b(?:not|never|nothing(?: is)?|no (?:mention|information|record|statement|data|details?)(?: (?:is|was|are)"
-    r" )?)\s?(?:\w+ ){0,2}?"
-    r"(?:stated|mentioned|recorded|documented|specified|described|reported in the note|given in the note|of|about|on)\b"
-    r"|\b(?:note|report|text|summary|it) (?:does|do|did) not (?:\w+ )?(?:state|mention|say|specify|record|document)\b"
-    r"|\bno\b[^.;]{0,80}\b(?:is|are) (?:mentioned|stated|recorded|documented|given)\b|\bwithout being (?:spelled"
-    r" out|explained)\b",
+    r"\b(?:not|never|nowhere|nothing(?: (?:is|was))?) (?:\w+ly |been |further )?(?:stated|mentioned|recorded|documented"
+    r"|specified|described|given in the (?:note|report|text))\b"
+    r"|\bno (?:mention|information|record|statement|documentation|details?|data)\b"
+    r"|\b(?:note|report|text|summary|record|source|it) (?:does|do|did) not (?:\w+ )?(?:state|mention|say|specify|record"
+    r"|document|describe|give|contain|report)\b|\bwithout being (?:spelled out|explained)\b"
+    r"|\bno\b[^.;,]{0,80}\b(?:is|are|was|were) (?:mentioned|stated|recorded|documented)\b",
     re.IGNORECASE,
 )
+CLAUSE = re.compile(r"[;:]|,? (?:and|but|while|whereas) (?=[^,;]*\b(?:was|were|is|are|had|has|received|developed)\b)|\. ")
+
+
+def is_said_absent(sentence: str, start: int) -> bool:
+    """Return True if the clause around `start` says that the source does not mention something."""
+    edges = [0, *(match.start() for match in CLAUSE.finditer(sentence)), len(sentence)]
+    return any(
+        first <= start < last and SAID_ABSENT.search(sentence, first, last)
+        for first, last in itertools.pairwise(edges)
+    )
 
 
 # A character that sentence splitting keeps: neither white space nor invisible.
@@ -62,15 +87,25 @@ def check(text: str, source: str) -> list[Finding]:
     pairs = {short: tuple(stems(long)) for short, long in find_pairs(text).items()}
     found = []
     for reading, start in placed(text):
-        if HEADING.match(reading.text):
-            continue
+        if LINE_IN_CAPITALS.match(reading.text):
+            if is_heading(reading.text):
+                continue
+            reading = read(reading.text.lower())
         within = start(0), start(len(reading.text) - 1) + 1
-        for atom in (*reading.atoms, *affirmed_phrases(reading, facts)):
+        for atom in (*reading.atoms, *unqualified(reading, facts)):
             verdict = judge(Claim(atom, reading, pairs), facts)
-            if verdict.status == "unsupported" and SAID_ABSENT.search(reading.text):
+            if verdict.status == "unsupported" and is_said_absent(reading.text, atom.start):
                 verdict = Verdict("derived", "said to be absent")
             found.append(Finding(atom, verdict, reading.text, start(atom.start), start(atom.end - 1) + 1, within))
+        for one in facts.compare(reading.text):
+            atom = Atom(KIND_OF.get(one.dimension, "quality"), reading.text[one.start : one.end], one.start, one.end, (one.dimension, one.value))
+            verdict = Verdict("unsupported", one.reason) if one.reason else STATED
+            found.append(Finding(atom, verdict, reading.text, start(atom.start), start(atom.end - 1) + 1, within))
     return found
+
+
+def is_heading(line: str) -> bool:
+    return all(word in HEADING_WORDS or len(word) < 2 for word in re.findall(r"[A-Z][A-Z-]*", line))
 
 
 def placed(text: str) -> Iterator[tuple[Reading, "Place"]]:

@@ -25,7 +25,7 @@ DATES = tuple(
         r"(?<![\w./-])(?P<day>\d{1,2})[-/.](?P<month>\d{1,2})[-/.](?P<year>(?:19|20)?\d\d)(?![\w/-])",
         r"\b(?:[Ii]n|[Oo]n|[Ss]ince|[Uu]ntil|[Bb]y|of|early|late|mid|last) (?P<month>"
         rf"{'|'.join(MONTHS)})\b(?! \d)",
-        rf"(?<![\w.,/-]){YEAR}(?![\w,-]|\.\d|/\d| ?(?:mg|ml|mL|L\b|l\b|g|kg|cells|IU|U|cc|mm|pg|ng|mcg|µ|/|×|x ))",
+        rf"(?<![\w.,/-]){YEAR}(?![\w-]|,\d|\.\d|/\d| ?(?:mg|ml|mL|L\b|l\b|g|kg|cells|IU|U|cc|mm|pg|ng|mcg|µ|/|×|x ))",
     )
 )
 
@@ -36,7 +36,7 @@ AGES = tuple(
     for pattern in (
         rf"(?<![\w.])(?P<count>\d{{1,3}}(?:\.\d)?|{SPELLED}|one|a)(?:[- ]and[- ]a[- ](?P<half>half))?[-"
         rf" ]?(?P<unit>years?|yrs?|months?|mo|weeks?|wk|days?|y)"
-        r"[- ,]{0,2}(?:olds?|of age|/?o)\b",
+        r"[- ,]{0,2}(?:olds?|of age|/?o|(?=-?(?:girl|boy|man|woman|male|female)\b))\b",
         rf"\baged?(?: of| at| was| is|:)? (?P<count>\d{{1,3}}|{SPELLED})(?:[- ](?P<unit>years?|months?|weeks?"
         rf"|days?))?\b",
         r"(?<![\w./-])(?P<count>\d{1,3})(?:(?P<unit>y|yr|yo|y/o) ?)?(?:[MF]|male|female)(?![\w/°])",
@@ -49,10 +49,13 @@ DAYS = tuple(
         rf"\b(?:{STAY}[- ])?(?P<unit>day|week|month)s? (?:#|no\. ?)?(?P<count>\d{{1,3}})(?![\w.]*\d)(?: (?:of"
         rf"|after) {STAY.replace('label', 'after')})?",
         r"\b(?P<short>POD|HD) ?#?(?P<count>\d{1,3})\b",
+        r"\b(?P<count>\d{1,3})(?:st|nd|rd|th) (?P<short>POD|HD)\b",
         rf"\b(?P<count>\d{{1,3}}(?=st|nd|rd|th)|{'|'.join(ORDINALS)})(?:st|nd|rd|th)?[- ](?:{STAY}[-"
         rf" ])?(?P<unit>day|week|month)\b",
     )
 )
+FORTNIGHT = re.compile(r"\b(?:an?|one|(?P<count>two))? ?fortnights?\b", re.IGNORECASE)
+UNTIL_DAY = re.compile(r"\s?(?:to|and|until|[-–])\s?(\d{1,3})\b(?!\s?(?:mg|g|ml|mL|%|cm|mm))")
 DURATION = re.compile(
     rf"(?<![\w.,])(?:(?P<low>\d{{1,3}}(?:\.\d+)?|{SPELLED})(?:\s?[-–/]\s?|\s(?:to|or)\s))?{COUNT}(?:[- ]and[- ]a[-"
     rf" ](?P<half>half))?[- ]?"
@@ -138,9 +141,14 @@ def days(sentence: str, taken: Taken) -> Iterator[Atom]:
             count = match["count"].lower()
             unit = (groups.get("unit") or "day").lower()
             yield Atom("date", match[0], match.start(), match.end(), (unit, origin, ORDINALS.get(count) or int(count)))
+            if last := UNTIL_DAY.match(sentence, match.end()):
+                taken.take(*last.span())
+                yield Atom("date", last[0].strip(), last.start(1), last.end(), (unit, origin, int(last[1])))
 
 
 def durations(sentence: str, taken: Taken) -> Iterator[Atom]:
+    for match in FORTNIGHT.finditer(sentence):
+        yield Atom("duration", match[0], match.start(), match.end(), (28.0 if match["count"] else 14.0,))
     for match in DURATION.finditer(sentence):
         start, end = match.start(), match.end()
         if not taken.free(start, end) or RATE_BEFORE.search(sentence[:start]):

@@ -31,6 +31,7 @@ class Atom:
     end: int
     value: tuple[str | float | int | None, ...]
     thing: tuple[str, ...] = ()
+    statuses: frozenset[str] = frozenset()  # as `clinical_text.statuses` reads them: absent, suspected, of a relative
 
     @property
     def amount(self) -> float:

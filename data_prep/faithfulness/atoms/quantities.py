@@ -7,6 +7,7 @@ A unit after the last number of a range, fraction or product applies to all of t
 "4 x 3 cm".
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -16,13 +17,16 @@ from data_prep.clinical_text.synonyms import LONG_FORMS
 from data_prep.faithfulness.atoms.kinds import Atom, Taken
 from data_prep.faithfulness.atoms.units import UNIT, parse_unit
 
-DIGITS = r"\d{1,3}(?:[,\u202f]\d{3})+(?:\.\d+)?|\d+(?:[.·]\d+)?|\.\d+"
+# "1,5 g/L" has a decimal comma: fewer than three digits follow it, and no space.
+DIGITS = r"\d{1,3}(?:[,\u202f]\d{3})+(?:\.\d+)?|\d{1,3},\d{1,2}(?![\d,])|\d+(?:[.·]\d+)?|\.\d+"
+DECIMAL_COMMA = re.compile(r"\d{1,3},\d{1,2}")
 TWO_TO_NINETEEN = ONE_TO_NINETEEN[1:]
 VALUES = {word: number for number, word in enumerate(ONE_TO_NINETEEN, start=1)} | TENS
 # "10^9", and "109" if the superscript was lost.
 POWER = r"\s?[x×X*·]\s?10\s?(?:\^\s?|\*\*|\(|E)?\s?(?P<power>-?\d{1,2}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)\)?"
 NUMBER = re.compile(
-    rf"(?<![\w.])(?:(?P<digits>{DIGITS})(?P<scaled>{POWER})?|(?P<spelled>{SPELLED})\b)"
+    rf"(?<![\w.])(?P<sign>(?<=[\s(:=])[-−](?=\d|\.\d))?(?:(?P<digits>{DIGITS})(?P<scaled>{POWER})?"
+    rf"|(?P<spelled>{SPELLED})\b)"
     r"(?P<multiple>\s(?:thousand|million|billion)\b|K(?=[\s/,.;)]|$))?",
     re.IGNORECASE,
 )
@@ -38,9 +42,21 @@ CODE = re.compile(
     r"(?<![\w.])(?:[A-Za-zα-ω]{1,6}-?\d{1,4}[A-Za-z]{0,3}(?![\w])|\d{1,3}[A-Z][A-Za-z]{0,2}\d{0,3}(?![\w.]))"
 )
 CODE_RANGE = re.compile(r"[-–/]\s?([A-Z]?)(\d{1,2})(?!\w)")
+SCALES = (
+    r"grade|stage|type|class|phase|level|score|degree|group|zone|category|BI-?RADS|NYHA|ASA|ECOG|WHO|FIGO|Mallampati"
+    r"|Killip|Gleason|Fuhrman|Bosniak|mRS|Rankin(?: scale)?|Clavien(?:-Dindo)?|Fontaine|Rutherford|Wagner|Garden"
+    r"|Salter-Harris|Hinchey|Marsh|Tanner|Ann Arbor|Dukes?|Clark|ISUP|CTCAE|KDIGO|METAVIR|Fitzpatrick|Hunt(?: and |-)Hess"
+    r"|Fisher|Forrest|Gustilo|Binet|Rai|Siewert|Kellgren(?:-Lawrence)?|Child-?(?: ?Turcotte-?)?(?: ?Pugh)?|CCS|CEAP"
+    r"|Apgar|Karnofsky|Frankel|ASIA|Stanford|DeBakey"
+)
+# "Child-Pugh B", "Stanford type A", "type B": a letter for a grade.
+LETTERED = re.compile(rf"\b({SCALES})\s(?:class\s|grade\s|stage\s|type\s|score\s)?([A-E])(?![\w'’-])")
+# "G2P1A0", "T2N1M0", "pT3N0": a letter with a number, several times.
+SEVERAL = re.compile(r"(?<!\w)[cpyr]{0,2}(?:[A-Z]\d{1,2}[a-d]?|[NM][xX]){2,}(?!\w)")
+ONE_OF_SEVERAL = re.compile(r"[A-Z](?:\d{1,2}[a-d]?|[xX])")
 GRADED = re.compile(
-    r"\b(grade|stage|type|class|phase|level|score|degree|group|zone|category|BI-?RADS|NYHA|ASA|ECOG|gravida|para)\s"
-    r"(?:of\s|class\s|grade\s)?((?:\d{1,2}|I{1,3}|IV|VI{0,3}|IX)(?![\w,]*\d)(?![A-Za-z]{2}))([a-cA-C])?\b",
+    rf"\b[cpy]{{0,2}}({SCALES}|gravida|para)\s(?:of\s|class\s|grade\s|stage\s|type\s|score\s)?"
+    r"((?:\d{1,2}|I{1,3}|IV|VI{0,3}|IX)(?![\w,.]*\d)(?![A-Za-z]{2})(?!\s?[+]))([a-cA-C])?\b(?!\s?(?:mg|g|ml|mL|µg|mcg|kg|%|mm|cm|IU)\b)",
     re.IGNORECASE,
 )
 ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6, "vii": 7, "viii": 8, "ix": 9}
@@ -50,6 +66,7 @@ PERIOD = r"(?:day|week|month|year|hour|night|d|wk)"
 FREQUENCY = re.compile(
     rf"\b(?:(?P<latin>b\.i\.d\.|t\.i\.d\.|q\.i\.d\.|q\.d\.|q\.h\.s\.|bid|tid|qid|qd|qhs|qod)(?!\w)"
     rf"|q\.?\s?(?P<hours>\d{{1,2}})(?:\s?[-–]\s?\d{{1,2}})?\s?h(?:rs?|ours?)?\b"
+    rf"|(?P<times>\d{{1,2}})\s?x\s?(?:/|per |a )?\s?(?P<of>day|d|daily|week|month)\b"
     rf"|(?P<count>{COUNT})(?:[- ]times?|\sdoses|\sinjections|\scycles)?(?:\s(?:a|an|per|each|every)\s|[\s/-])"
     rf"(?P<period>{PERIOD}|daily|weekly|monthly)\b"
     rf"|every\s(?:(?P<every>\d{{1,2}}|other|second|third|{'|'.join(TWO_TO_NINETEEN[:10])})[\s-])?(?P<unit>{PERIOD})s?\b"
@@ -95,28 +112,64 @@ ESTIMATE = re.compile(
 )
 
 
+PARTS = {"half": 0.5, "½": 0.5, "quarter": 0.25, "two": 2.0, "2": 2.0, "three": 3.0, "3": 3.0}
+TABLETS = re.compile(
+    r"(half|½|quarter|two|three|2|3) (?:an? |of an? )?(?:tablets?|pills?|capsules?|ampoules?|vials?) of (?:[a-z]+ )?$",
+    re.IGNORECASE,
+)
+
+
 def find_quantities(sentence: str, taken: Taken, terms: list[Atom]) -> list[Atom]:
     """The quantities of a sentence outside the taken spans. The spans of grades, frequencies and codes become taken."""
     number = LIST_NUMBER.match(sentence)
     if number:
         taken.take(0, number.end())
-    found = [*grades(sentence, taken), *frequencies(sentence, taken), *codes(sentence, taken)]
+    found = [*grades(sentence, taken), *lettered(sentence, taken), *frequencies(sentence, taken, terms)]
+    found += codes(sentence, taken)
     position = 0
     while match := NUMBER.search(sentence, position):
         position = match.end()
         if taken.free(match.start(), match.end()):
             group, position = joined(sentence, match, taken)
-            found += as_atoms(sentence, group, terms)
+            atoms = list(as_atoms(sentence, group, terms))
+            found += atoms
+            found += pairs(sentence, atoms)
     return found
+
+
+def pairs(sentence: str, atoms: list[Atom]) -> Iterator[Atom]:
+    """Two numbers with a slash, whose order counts: blood pressure 120/80, visual acuity 20/40."""
+    for one, other in itertools.pairwise(atoms):
+        if sentence[one.end : other.start].strip() == "/" and one.kind != "dose":
+            yield Atom("quantity", sentence[one.start : other.end], one.start, other.end, (
+                one.amount, "pair", 1.0, 0, 0, other.amount), one.thing)  # fmt: skip
 
 
 def grades(sentence: str, taken: Taken) -> Iterator[Atom]:
     for match in GRADED.finditer(sentence):
         if taken.free(match.start(2), match.end()):
             taken.take(match.start(), match.end())
-            label, level = match[1].lower().replace("-", ""), match[2].lower()
+            label, level = scale_of(match[1]), match[2].lower()
             value = ROMAN.get(level) or int(level)
             yield Atom("code", match[0], match.start(), match.end(), (label, value, (match[3] or "").lower()))
+
+
+def scale_of(label: str) -> str:
+    name = label.lower().replace("-", "").split()[0]
+    return "child" if name.startswith("child") else name
+
+
+def lettered(sentence: str, taken: Taken) -> Iterator[Atom]:
+    for match in LETTERED.finditer(sentence):
+        if taken.free(match.start(2), match.end()):
+            taken.take(match.start(), match.end())
+            label = scale_of(match[1])
+            yield Atom("code", match[0], match.start(), match.end(), (label, match[2].lower(), ""))
+    for match in SEVERAL.finditer(sentence):
+        if taken.free(match.start(), match.end()):
+            taken.take(match.start(), match.end())
+            for part in ONE_OF_SEVERAL.finditer(sentence, match.start(), match.end()):
+                yield Atom("code", part[0], part.start(), part.end(), (part[0].lower(),))
 
 
 def codes(sentence: str, taken: Taken) -> Iterator[Atom]:
@@ -142,20 +195,25 @@ def codes(sentence: str, taken: Taken) -> Iterator[Atom]:
             )
 
 
-def frequencies(sentence: str, taken: Taken) -> Iterator[Atom]:
+def frequencies(sentence: str, taken: Taken, terms: list[Atom]) -> Iterator[Atom]:
     for match in FREQUENCY.finditer(sentence):
         if not taken.free(match.start(), match.end()):
             continue
         value = rate(match)
         if value is not None:
             taken.take(match.start(), match.end())
-            yield Atom("frequency", match[0], match.start(), match.end(), (round(value, 4),))
+            drugs = [t for t in terms if t.kind == "drug" and t.end <= match.start()]
+            near = drugs and not re.search(r"[;.]\s|\band then\b", sentence[drugs[-1].end : match.start()])
+            thing = name_of(drugs[-1]) if near else ()
+            yield Atom("frequency", match[0], match.start(), match.end(), (round(value, 4),), thing)
 
 
 def rate(match: re.Match[str]) -> float | None:
     """The number of times per day; None if it is undefined ("every 0 days")."""
     if match["latin"]:
         return LATIN[match["latin"].lower().replace(".", "")]
+    if match["times"]:
+        return int(match["times"]) * PERIODS[match["of"].lower()]
     if match["hours"]:
         return 24 / int(match["hours"]) if int(match["hours"]) else None
     if match["count"]:
@@ -202,18 +260,27 @@ def plausible(number: re.Match[str], unit: re.Match[str]) -> bool:
     return True
 
 
+def is_decimal(digits: str) -> bool:
+    return "." in digits or "·" in digits or bool(DECIMAL_COMMA.fullmatch(digits))
+
+
 def magnitude(match: re.Match[str]) -> float:
     if match["spelled"]:
         return spelled_number(match["spelled"])
-    value = float(re.sub("[,\u202f]", "", match["digits"]).replace("·", "."))
+    digits = match["digits"].replace("·", ".")
+    if DECIMAL_COMMA.fullmatch(digits):
+        digits = digits.replace(",", ".")
+    value = float(re.sub("[,\u202f]", "", digits))
     if match["power"]:
         value *= 10.0 ** int(match["power"].translate(SUPERSCRIPTS))
+    if match["sign"]:
+        value = -value
     return value * MULTIPLES.get((match["multiple"] or "").strip().lower(), 1.0)
 
 
 def spelled_number(text: str) -> float:
     """The value of a spelled number: "thirty-five" is 35."""
-    return float(sum(VALUES[word] for word in re.split(r"[- ]", text.lower())))
+    return float(sum(VALUES[word] for word in re.split(r"[-‐‑– ]", text.lower())))
 
 
 def as_atoms(sentence: str, group: list[tuple[re.Match[str], str]], terms: list[Atom]) -> Iterator[Atom]:
@@ -221,9 +288,14 @@ def as_atoms(sentence: str, group: list[tuple[re.Match[str], str]], terms: list[
     end += len(group[-1][1]) if sentence.startswith(group[-1][1], end) else 0
     thing = thing_beside(sentence, group[0][0].start(), end, terms)
     estimate = bool(ESTIMATE.search(sentence, max(0, group[0][0].start() - 16), group[0][0].start()))
+    last_power = group[-1][0]["power"]
     for number, unit in group:
-        decimals = len(number["digits"].split(".")[-1]) if number["digits"] and "." in number["digits"] else 0
-        value, dimension, factor = measured(magnitude(number), unit)
+        decimals = len(re.split("[.,]", number["digits"])[-1]) if number["digits"] and is_decimal(number["digits"]) else 0
+        # "from 210 to 45 x 10^9/L": the power is that of all numbers.
+        power = 10.0 ** int((number["power"] or last_power or "0").translate(SUPERSCRIPTS))
+        own = 1.0 if number["power"] else power
+        value, dimension, factor = measured(magnitude(number) * own, unit)
+        factor *= power
         kind = "number" if not unit else "quantity"
         if (
             dimension in ("mass", "activity", "mass/mass", "mass/area", "volume", "amount", "activity/mass")
@@ -234,6 +306,9 @@ def as_atoms(sentence: str, group: list[tuple[re.Match[str], str]], terms: list[
         last = number.end() + (len(unit) if sentence.startswith(unit, number.end()) else 0)
         text = sentence[number.start() : last]
         yield Atom(kind, text, number.start(), last, (value, dimension, factor, decimals, int(estimate)), thing)
+        if tablets := TABLETS.search(sentence, max(0, number.start() - 30), number.start()):
+            taken_at_once = significant(value * PARTS.get(tablets[1].lower(), 1.0))
+            yield Atom(kind, text, number.start(), last, (taken_at_once, dimension, factor, decimals, 0), thing)
 
 
 def measured(value: float, unit: str) -> tuple[float, str, float]:

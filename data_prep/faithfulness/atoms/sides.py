@@ -11,8 +11,7 @@ from data_prep.faithfulness.atoms.kinds import Atom, Token
 
 AXES = {
     "left": ("across", "left"), "right": ("across", "right"), "bilateral": ("across", "both"),
-    "bilaterally": ("across", "both"),
-    "both": ("across", "both"), "lt": ("across", "left"), "rt": ("across", "right"),
+    "bilaterally": ("across", "both"), "lt": ("across", "left"), "rt": ("across", "right"),
     "upper": ("along", "upper"), "lower": ("along", "lower"), "superior": ("along", "upper"), "inferior": ("along",
     "lower"),
     "anterior": ("through", "front"), "posterior": ("through", "back"), "ventral": ("through", "front"),
@@ -40,7 +39,13 @@ REACH = 4
 NO_HEAD = frozenset("side sided aspect part region area wall portion hand".split())
 
 
+EYE = re.compile(r"\b(OD|OS|OU)\b(?! overdose)")
+EYES = {"OD": ("across", "right"), "OS": ("across", "left"), "OU": ("across", "both")}
+
+
 def find_sides(sentence: str, words: Sequence[Token]) -> Iterator[Atom]:
+    for match in EYE.finditer(sentence):
+        yield Atom("side", match[0], match.start(), match.end(), EYES[match[1]], ("eye",))
     for match in SIDE.finditer(sentence):
         name = match[1].lower()
         if (
@@ -56,6 +61,9 @@ def find_sides(sentence: str, words: Sequence[Token]) -> Iterator[Atom]:
         ):
             continue
         heads = heads_after(sentence, words, match.end())
+        # "no tumor left"
+        if name == "left" and not heads and not re.search(r"\b(?:the|on|to|his|her|and|or|of)\s$", sentence[: match.start()]):
+            continue
         # "pain on the left": the side qualifies the words before it.
         heads = heads or heads_before(sentence, words, match.start())
         if heads:

@@ -6,13 +6,15 @@ find_terms("No fever; CT showed a mass. Started on ceftriaxone.")
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from data_prep.clinical_text.abbreviations import STAGE, UNDEFINED
-from data_prep.clinical_text.entities import find_entities, is_negated, suffix_kind
+from data_prep.clinical_text.entities import find_entities, suffix_kind
+from data_prep.clinical_text.statuses import ABSENT, own_statuses, scopes, statuses_at
 from data_prep.clinical_text.synonyms import ABBREVIATIONS, CHART_WORDS, DENYING, LONG_FORMS
 from data_prep.clinical_text.vocabulary.lexicon import DRUGS
 from data_prep.clinical_text.words import TOKEN, stem, stems, word_set
-from data_prep.faithfulness.atoms.kinds import Atom
+from data_prep.faithfulness.atoms.kinds import Atom, Token
 
 # Terms too general to be facts: an "examination" always takes place.
 GENERAL = word_set("""
@@ -47,17 +49,13 @@ LISTED = re.compile(
     r"(?<![\w/-])(?:" + "|".join(sorted(map(re.escape, LONG_FORMS), key=len, reverse=True)) + r")(?![\w-])"
 )
 KIND_NAMES = {"drug": "drug", "test": "test", "procedure": "procedure", "anatomy": "site"}
-# Denials of things that are in no lexicon: the first words after the denial. "No germ was grown" denies "germ".
-DENIAL = re.compile(
-    r"\b(?:no|without|denie[sd]|denying|absence of|negative for|free of|never had|not have|not show|not reveal|not"
-    r" find|nor)\s+"
-    r"(?!longer|more than|later|less|doubt|one\b)",
-    re.IGNORECASE,
-)
+# Things in no lexicon: the first words of a scope. "No germ was grown" denies "germ".
 FILLERS = word_set("""
 any evidence sign symptom history other significant obvious further known apparent clear associated definite prior
 previous past
-recent a an the her his of having being specific particular h o hx reported preceding
+recent a an the her his of having being specific particular h o hx reported preceding patient case diagnosis possibility
+presence development new their its it he she they this these them family member well also only s t have been be done another further more additional longer such
+performed made given undergo receive take out of
 """)
 PHRASE_END = word_set("""
 and or but with in on at to from for by was were is are that which who during after before nor as had has have found
@@ -65,7 +63,7 @@ noted seen
 occurred occur happened took arose developed grew grown detected observed identified present
 """)
 PHRASE = ("phrase",)  # the `thing` of an atom that consists of plain words instead of a term
-WORDS_DENIED = 3
+WORDS_NAMED = 3
 
 
 def find_terms(sentence: str) -> list[Atom]:
@@ -77,20 +75,28 @@ def find_terms(sentence: str) -> list[Atom]:
             continue
         # The term without its qualifiers, which are often reworded.
         start = max(entity.start, entity.end - len(entity.term))
-        kind = KIND_NAMES.get(entity.kind) or ("negated finding" if entity.negated else "finding")
+        kind = KIND_NAMES.get(entity.kind, "finding")
         found.append(Atom(kind, sentence[start : entity.end], start, entity.end, name))
     found += [atom for atom in others(sentence) if all(atom.end <= a.start or a.end <= atom.start for a in found)]
+    found = [with_statuses(atom, sentence) for atom in found]
     found += [atom for atom in denials(sentence) if not overlaps(atom, found)]
     return sorted(found, key=lambda atom: atom.start)
+
+
+def with_statuses(atom: Atom, sentence: str) -> Atom:
+    """The atom with the statuses of its last word, which is its head."""
+    read = statuses_at if atom.kind in ("finding", "abbreviation") else own_statuses
+    statuses = atom.statuses | read(sentence, max(atom.start, atom.end - len(atom.text.split()[-1])), atom.end)
+    kind = "negated finding" if atom.kind == "finding" and ABSENT in statuses else atom.kind
+    return replace(atom, kind=kind, statuses=statuses)
 
 
 def others(sentence: str) -> list[Atom]:
     """The terms that are recognized by their form, their dose or their capitals instead of the lexicon."""
     found = []
     for match in DENIED.finditer(sentence):
-        found.append(
-            Atom("negated finding", match[0], match.start(), match.end(), tuple(stems(DENYING[match[0].lower()])))
-        )
+        name = tuple(stems(DENYING[match[0].lower()]))
+        found.append(Atom("finding", match[0], match.start(), match.end(), name, statuses=frozenset((ABSENT,))))
     # "amoxicillin-clavulanic acid": each part is a drug.
     for match in COMPOUND.finditer(sentence):
         if match[0].lower() in DRUGS or suffix_kind(match[0].lower()) == "drug":
@@ -102,19 +108,15 @@ def others(sentence: str) -> list[Atom]:
     for pattern in (DISEASE, ORGANISM) if DISEASE_WORD.search(sentence) else (ORGANISM,):
         for match in pattern.finditer(sentence):
             if match[1].lower() not in NO_NAME:
-                kind = "negated finding" if is_negated(sentence, match.start(), match.end()) else "finding"
                 words = tuple(stems(match[0] if pattern is DISEASE else match[1]))
-                found.append(Atom(kind, match[0], match.start(), match.end(), words))
+                found.append(Atom("finding", match[0], match.start(), match.end(), words))
     heading = HEADING.match(sentence)
     for name, start, end in short_forms(sentence):
         in_heading = heading and end <= heading.end() and name not in LONG_FORMS
         if name in CHART_WORDS or STAGE.fullmatch(name) or is_title(sentence) or in_heading:
             continue
         # The abbreviation of a finding is affirmed or denied like the finding itself.
-        kind = SHORT_KIND.get(name, "abbreviation")
-        if kind == "finding" and is_negated(sentence, start, end):
-            kind = "negated finding"
-        found.append(Atom(kind, name, start, end, (name,)))
+        found.append(Atom(SHORT_KIND.get(name, "abbreviation"), name, start, end, (name,)))
     return found
 
 
@@ -124,26 +126,36 @@ def overlaps(atom: Atom, found: list[Atom]) -> bool:
 
 
 def denials(sentence: str) -> Iterator[Atom]:
-    for match in DENIAL.finditer(sentence):
-        words: list[tuple[str, int, int]] = []
-        position = match.end()
-        for token in TOKEN.finditer(sentence, match.end()):
-            name = stem(token[0])
-            if (
-                re.search(r"[^\s-]", sentence[position : token.start()])
-                or name in PHRASE_END
-                or len(words) == WORDS_DENIED
-            ):
+    for words, status in named_in_scopes(sentence):
+        if status == ABSENT:
+            start, end = words[0].start, words[-1].end
+            yield Atom(
+                "negated finding", sentence[start:end], start, end, tuple(word.stem for word in words), PHRASE,
+                frozenset((ABSENT,)),
+            )  # fmt: skip
+
+
+def named_in_scopes(sentence: str) -> Iterator[tuple[list[Token], str]]:
+    """The up to three words next to each cue, which name the thing that it qualifies, and the status."""
+    for scope in scopes(sentence):
+        tokens = [Token(stem(m[0]), m.start(), m.end()) for m in TOKEN.finditer(sentence, scope.start, scope.end)]
+        forward = scope.cue == scope.start
+        words: list[Token] = []
+        edge = scope.cue
+        for token in tokens if forward else reversed(tokens):
+            between = sentence[edge : token.start] if forward else sentence[token.end : edge]
+            if words and (re.search(r"[^\s-]", between) or token.stem in PHRASE_END or len(words) == WORDS_NAMED):
                 break
             # "no pain of the head": the words after "of" give the site.
-            if words and name == "of":
+            if forward and words and token.stem == "of":
                 break
-            position = token.end()
-            if name not in FILLERS:
-                words.append((name, token.start(), token.end()))
+            if token.stem not in FILLERS and token.stem not in PHRASE_END:
+                words.append(token)
+            elif not forward and words:
+                break
+            edge = token.end if forward else token.start
         if words:
-            start, end = words[0][1], words[-1][2]
-            yield Atom("negated finding", sentence[start:end], start, end, tuple(word for word, _, _ in words), PHRASE)
+            yield words if forward else words[::-1], scope.status
 
 
 def is_title(sentence: str) -> bool:

@@ -13,8 +13,8 @@ SPELLINGS: dict[str, tuple[tuple[str, float], ...]] = {
         ("mcg|µg|μg|ug|microgram", 1e-6), ("ng|nanogram", 1e-9), ("pg|picogram", 1e-12), ("lb|pound", 453.592),
     ),
     "volume": (
-        ("L|l|liter|litre", 1.0), ("dL|dl|deciliter|decilitre", 0.1), ("mL|ml|cc|milliliter|millilitre|cm3|cm³", 1e-3),
-        ("µL|μL|uL|µl|μl|ul|mm3|mm³|mm\\^3|cmm|microliter|microlitre|cu mm|cubic millimeter|cubic millimetre", 1e-6),
+        ("L|l|liter|litre|ℓ", 1.0), ("dL|dl|deciliter|decilitre", 0.1), ("mL|ml|cc|milliliter|millilitre|cm3|cm³", 1e-3),
+        ("µL|μL|uL|µl|μl|ul|mm3|mm³|mm\\^3|mm\\(3\\)|cmm|microliter|microlitre|cu mm|cubic millimeter|cubic millimetre", 1e-6),
         ("fL|fl|femtoliter", 1e-15),
     ),
     "length": (
@@ -76,15 +76,19 @@ TEMPERATURE = r"(?:°\s?[CF]|º\s?[CF]|℃|℉|degrees? (?:Celsius|Fahrenheit|C|
 DENOMINATOR = rf"(?:\s?/\s?|\s(?:per|a)\s(?:100 )?)(?:{NAMES})(?![A-Za-z0-9])"
 # A quotient may begin with its slash: "70/min", "12,000/mm3".
 UNIT = re.compile(
-    rf"(?:\s?-?(?P<temperature>{TEMPERATURE})|\s?-?(?P<first>{NAMES})(?![A-Za-z])(?P<rest>(?:{DENOMINATOR}){{0,3}})"
+    rf"(?:\s?(?P<count>[GT]/[Ll])(?![A-Za-z])|\s?-?(?P<temperature>{TEMPERATURE})|\s?-?(?P<first>{NAMES})(?![A-Za-z])(?P<rest>(?:{DENOMINATOR}){{0,3}})"
     rf"|(?P<bare>(?:\s?/\s?|\sper\s)(?:{NAMES})(?![A-Za-z0-9])(?:{DENOMINATOR}){{0,2}}))"
 )
+# Giga and tera per litre, of cells. A capital G by itself is often a gram.
+CELLS = {"G/L": 1e9, "G/l": 1e9, "T/L": 1e12, "T/l": 1e12}
 PART = re.compile(r"\s?/\s?|(?:^|\s)(?:per|a)\s(?:100 )?")
 
 
 @lru_cache(maxsize=4096)
 def parse_unit(text: str) -> tuple[str, float] | None:
     """The dimension and the factor of "mg/kg/day", "beats per minute" or "/mm3"; None if it is not a unit."""
+    if text.strip() in CELLS:
+        return "1/volume", CELLS[text.strip()]
     numerator: list[str] = []
     denominator: list[str] = []
     factor = 1.0

@@ -14,7 +14,7 @@ from data_prep.faithfulness.checks.source import Source
 
 # A sentence counts as retold if it has at least the share RETOLD of the clause's word weight, and more than RATIO times
 # the share of any supporting sentence. A sentence that merely contains the value shares few words.
-RETOLD, RATIO = 0.6, 1.5
+RETOLD, RATIO = 0.8, 1.5
 # A sentence that is copied almost verbatim needs a smaller lead.
 COPIED, COPIED_RATIO = 0.9, 1.1
 
@@ -40,10 +40,13 @@ class Claim:
     pairs: dict[str, tuple[str, ...]]
 
 
-def retells_otherwise(claim: Claim, source: Source, support: Iterable[int], rival: Callable[[Atom], bool]) -> bool:
+def retells_otherwise(
+    claim: Claim, source: Source, support: Iterable[int], rival: Callable[[Atom], bool], least: float = RETOLD
+) -> bool:
     """Return True if the text retells a sentence that does not support the atom but has a rival of it.
 
-    `support` holds the numbers of the supporting sentences; `rival` recognizes atoms that contradict the claim.
+    `support` holds the numbers of the supporting sentences; `rival` recognizes atoms that contradict the claim; `least`
+    is the share of the words that a sentence must have to count as retold.
     """
     akin = source.akin(claim.reading.near(claim.atom))
     if not akin:
@@ -52,7 +55,7 @@ def retells_otherwise(claim: Claim, source: Source, support: Iterable[int], riva
     best = max((akin.get(number, 0.0) for number in supporting), default=0.0)
 
     def retold(score: float) -> bool:
-        return (score >= RETOLD and score > RATIO * best) or (score >= COPIED and score > COPIED_RATIO * best)
+        return (score >= least and score > RATIO * best) or (score >= COPIED and score > COPIED_RATIO * best)
 
     return any(
         retold(score) and number not in supporting and any(map(rival, source.readings[number].atoms))

@@ -1,9 +1,13 @@
 """Checks of findings with their polarity, drugs, tests, procedures, abbreviations, and of sides."""
 
-from data_prep.clinical_text.synonyms import LONG_FORMS, implying, other_names
+from collections.abc import Iterator
+
+from data_prep.clinical_text.statuses import ABSENT as ABSENT_STATUS
+from data_prep.clinical_text.synonyms import CLASSES, LONG_FORMS, implying, other_names
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.read import Reading
 from data_prep.faithfulness.atoms.terms import PHRASE
+from data_prep.faithfulness.checks.agreement import agree
 from data_prep.faithfulness.checks.context import (
     ABSENT,
     CONTRADICTED,
@@ -14,7 +18,9 @@ from data_prep.faithfulness.checks.context import (
     retells_otherwise,
 )
 from data_prep.faithfulness.checks.source import FINDINGS, Source
+from data_prep.faithfulness.dimensions.roots import root
 
+FEW = 2  # sentences
 NAMED = ("drug", "test", "procedure")
 
 
@@ -27,7 +33,8 @@ def names_of(claim: Claim, source: Source) -> list[tuple[str, tuple[str, ...]]]:
     if claim.atom.thing == PHRASE:
         # Any of the words may name the denied thing: try the first words, then the last.
         found += [("less precise", own[:size]) for size in range(len(own) - 1, 0, -1)] + [("less precise", own[-1:])]
-    found += [("abbreviation", name) for name in (*spelled, *shortened)] + list(other_names(own))
+    found += [("abbreviation", name) for name in (*spelled, *shortened)]
+    found += [(rule, name) for rule, name in other_names(own) if not means_another(name, own, source)]
     if claim.atom.kind in FINDINGS:
         # "joint pain" has a synonym that "pain" does not have.
         before = [word for word, _, end in claim.reading.words if end < claim.atom.start][-1:]
@@ -39,23 +46,65 @@ def names_of(claim: Claim, source: Source) -> list[tuple[str, tuple[str, ...]]]:
     return found + [("synonym", name) for long in spelled for _, name in other_names(long)]
 
 
+def means_another(short: tuple[str, ...], name: tuple[str, ...], source: Source) -> bool:
+    """Return True for an abbreviation that the source defines otherwise: "MS" where it says mitral stenosis (MS)."""
+    return len(short) == 1 and short[0] in source.pairs and source.pairs[short[0]] != name
+
+
+def looser_support(claim: Claim, source: Source) -> Iterator[tuple[str, list[int]]]:
+    """(rule, sentences) of what supports a name that the source does not write: another form of it, or a member."""
+    own = [str(word) for word in claim.atom.value]
+    yield "another form", source.holding_roots([root(word) for word in own])
+    if len(own) == 1 and len(own[0]) >= 7:
+        yield "spelling", source.spelled_like(own[0])
+    if len(own) == 1 and len(own[0]) > 6:
+        # "sarcoma" for a leiomyosarcoma
+        yield "more general", source.ending_in(own[0])
+    for name in dict.fromkeys((" ".join(own), own[-1])):
+        if name in CLASSES:
+            yield "more general", source.matching(CLASSES[name])
+    if len(own) == 1 and own[0].isupper():
+        yield "initials", source.with_initials(own[0].lower())
+
+
 def check_name(claim: Claim, source: Source) -> Verdict:
+    """The check of drugs, tests and procedures: named by the source, and not only as refused, planned or a relative's."""
+    contradicted = False
     for rule, words in names_of(claim, source):
-        if source.holding(words):
-            support = source.holding(words)
+        support, against = supporting(claim, source, words)
+        # What was done at one time may not have been done at another.
+        contradicted = contradicted or 0 < len(against) <= (FEW if ABSENT_STATUS in claim.atom.statuses else len(against))
+        if support:
             if claim.atom.kind == "drug" and another_drug(claim, source, support):
                 return CONTRADICTED
             return Verdict("derived", rule) if rule else STATED
+    if contradicted:
+        return CONTRADICTED
+    if loosely := by_looser_support(claim, source):
+        return loosely
+    if ABSENT_STATUS in claim.atom.statuses and any(source.holding(words) for _, words in names_of(claim, source)):
+        return Verdict("derived", "done at another time")
     own = tuple(str(word) for word in claim.atom.value)
     if claim.atom.kind == "test" and any(source.holding(words) for words in implying(own)):
         return Verdict("derived", "implied by a finding")
     return ABSENT
 
 
+def supporting(claim: Claim, source: Source, words: tuple[str, ...]) -> tuple[list[int], list[int]]:
+    """The sentences that name the thing under statuses that agree with the claim's, and those that do not."""
+    support, against = [], []
+    for number, said in source.mentions(words).items():
+        agreeing = any(agree(claim.atom.statuses, statuses) for statuses in said)
+        (support if agreeing else against).append(number)
+    return support, against
+
+
 def another_drug(claim: Claim, source: Source, support: list[int]) -> bool:
     """Return True if the retold sentence names a drug that the text's sentence does not, instead of this one."""
     named = {a.value for a in claim.reading.atoms if a.kind == "drug"}
-    return retells_otherwise(claim, source, support, lambda other: other.kind == "drug" and other.value not in named)
+    return retells_otherwise(
+        claim, source, support, lambda other: other.kind == "drug" and other.value not in named, COPIED
+    )
 
 
 def check_finding(claim: Claim, source: Source) -> Verdict:
@@ -64,14 +113,33 @@ def check_finding(claim: Claim, source: Source) -> Verdict:
         # A statement about all of the words takes precedence over one about some of them.
         if contradicted and rule == "less precise":
             continue
-        polarities = source.polarities(words)
-        support = [n for n, kinds in polarities.items() if claim.atom.kind in kinds]
-        contradicted = contradicted or bool(polarities)
+        support, against = supporting(claim, source, words)
+        contradicted = contradicted or bool(against and rule != "less precise")
         if support:
             if denied_where_retold(claim, source, support, words[-1]):
                 return CONTRADICTED
             return Verdict("derived", rule) if rule else STATED
-    return CONTRADICTED if contradicted else ABSENT
+    if contradicted:
+        return CONTRADICTED
+    if loosely := by_looser_support(claim, source):
+        return loosely
+    # Plain words after "not" that the source does not have either: "was not examined" is no finding.
+    return Verdict("derived", "words of no finding") if claim.atom.thing == PHRASE else ABSENT
+
+
+def by_looser_support(claim: Claim, source: Source) -> Verdict | None:
+    """The verdict by other forms of the name and by members of its class; None if the source has none.
+
+    A class may be named of one member and denied of another, so that only a text without any agreement contradicts.
+    """
+    contradicted = False
+    for rule, numbers in looser_support(claim, source):
+        for number in numbers:
+            said = source.statuses_in(number)
+            if claim.atom.statuses in said or any(agree(claim.atom.statuses, statuses) for statuses in said):
+                return Verdict("derived", rule)
+            contradicted = True
+    return CONTRADICTED if contradicted else None
 
 
 def denied_where_retold(claim: Claim, source: Source, support: list[int], head: str) -> bool:
@@ -84,6 +152,9 @@ def check_abbreviation(claim: Claim, source: Source) -> Verdict:
     for rule, words in names_of(claim, source):
         if source.holding(words):
             return Verdict("derived", rule) if rule else STATED
+    for rule, numbers in looser_support(claim, source):
+        if numbers:
+            return Verdict("derived", rule)
     return ABSENT
 
 
@@ -113,12 +184,25 @@ def check_side(claim: Claim, source: Source) -> Verdict:
         return Verdict("derived", "both sides")
     if of_heads:
         return CONTRADICTED
-    # The same thing in other words: the retold sentence has the side too.
-    akin = source.akin(claim.reading.near(claim.atom) | heads)
-    near = [n for n, score in akin.items() if score >= 0.5 * max(akin.values())]
-    if any(a.value == claim.atom.value for n, a in source.atoms_of("side") if n in near):
+    return side_nearby(claim, source, heads)
+
+
+def side_nearby(claim: Claim, source: Source, heads: set[str]) -> Verdict:
+    """The same thing in other words: the sentences that share words with the text's have the side, or another one."""
+    axis, side = claim.atom.value
+    names = {root(word) for word in claim.reading.near(claim.atom) | heads}
+    sides: dict[int, set[object]] = {}
+    for number, atom in source.atoms_of("side"):
+        if atom.value[0] == axis:
+            sides.setdefault(number, set()).add(atom.value[1])
+    shared = {n: sum(source.statements.weight(name) for name in names if n in source.statements.holding.get(name, ())) for n in sides}
+    same = max((weight for n, weight in shared.items() if sides[n] & {side, "both"}), default=0.0)
+    other = max((weight for n, weight in shared.items() if not sides[n] & {side, "both"}), default=0.0)
+    if same and same >= other:
         return Verdict("derived", "same sentence")
-    return ABSENT
+    if other > same:
+        return CONTRADICTED
+    return Verdict("derived", "of a thing in other words") if any(side in found for found in sides.values()) else ABSENT
 
 
 def said_too_often(claim: Claim, source: Source) -> bool:

@@ -1,5 +1,8 @@
 """Checks of numbers, quantities, doses, frequencies and codes."""
 
+import re
+
+from data_prep.clinical_text.synonyms import LONG_FORMS
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.checks.context import (
     ABSENT,
@@ -13,6 +16,9 @@ from data_prep.faithfulness.checks.context import (
 )
 from data_prep.faithfulness.checks.source import Found, Source
 
+# Words for a level that do not say of which scale.
+UNNAMED = frozenset(("grade", "stage", "type", "class", "score", "degree", "group", "level", "category"))
+SHORT_CODE = re.compile(r"([a-z]+)(\d+)")
 MEASURED = ("number", "quantity", "dose")
 # Least share of a clause's word weight in the source sentence that states a unit which the text leaves out.
 SHARED = 0.3
@@ -25,10 +31,16 @@ def close(a: float, b: float) -> bool:
 def check_measured(claim: Claim, source: Source) -> Verdict:
     claimed = claim.atom
     value, dimension = claimed.amount, claimed.value[1]
+    if dimension == "pair":
+        return check_pair(claim, source)
     every = [(n, a) for n, a in source.atoms_of(*MEASURED) if a.value[1] == dimension]
     exact = [(n, a) for n, a in every if close(a.amount, value)]
     if exact:
         return in_context(claim, source, exact, how_written(claimed, exact))
+    if found := in_other_units(claimed, source):
+        return in_context(claim, source, found, Verdict("derived", "unit left out" if not dimension else "fraction"))
+    if not dimension and any(a.amount == value for _, a in source.atoms_of("age")):
+        return Verdict("derived", "age")
     if not dimension and (held := [n for n, number in source.numbers if close(number, value)]):
         akin = source.akin(claim.reading.near(claimed))
         return Verdict("derived", "unit left out") if any(akin.get(n, 0.0) >= SHARED for n in held) else ELSEWHERE
@@ -36,6 +48,39 @@ def check_measured(claim: Claim, source: Source) -> Verdict:
         if found := [(n, a) for n, a in every if holds(claimed, a)]:
             return in_context(claim, source, found, Verdict("derived", rule))
     return check_unit(claim, source)
+
+
+def in_other_units(claimed: Atom, source: Source) -> list[Found]:
+    """Quantities of the same number without its unit, or a fraction of one as a percentage: 128 and 128 mmol/L."""
+    value, dimension = claimed.amount, claimed.value[1]
+    measured = source.atoms_of("quantity", "dose", "number")
+    if not dimension and claimed.thing:
+        same = [
+            (n, a) for n, a in measured if a.value[1] not in ("", "pair") and close(a.amount / factor_of(a), value)
+        ]
+        return [(n, a) for n, a in same if a.thing and same_thing(claimed.thing, a.thing)]
+    if dimension == "percent":
+        return [(n, a) for n, a in measured if not a.value[1] and a.amount <= 1 and close(a.amount * 100, value)]
+    if not dimension and value <= 1:
+        return [(n, a) for n, a in measured if a.value[1] == "percent" and close(a.amount, value * 100)]
+    return []
+
+
+def factor_of(atom: Atom) -> float:
+    return 1.0 if atom.value[1] == "temperature" else float(atom.value[2] or 1)
+
+
+def check_pair(claim: Claim, source: Source) -> Verdict:
+    """Two numbers with a slash: in this order, and not in the other one."""
+    first, second = claim.atom.amount, float(claim.atom.value[5] or 0)
+    found = [(a.amount, float(a.value[5] or 0)) for _, a in source.atoms_of("quantity") if a.value[1] == "pair"]
+    if any(close(first, a) and close(second, b) for a, b in found):
+        return STATED
+    if any(close(first, b) and close(second, a) for a, b in found):
+        return CONTRADICTED
+    numbers = [number for _, number in source.numbers]
+    both = any(close(first, n) for n in numbers) and any(close(second, n) for n in numbers)
+    return Verdict("derived", "numbers apart") if both else ABSENT
 
 
 def how_written(claimed: Atom, found: list[Found]) -> Verdict:
@@ -105,6 +150,9 @@ def check_frequency(claim: Claim, source: Source) -> Verdict:
     found = [(n, a) for n, a in source.atoms_of("frequency") if abs(a.amount - claimed) <= 0.02 * claimed]
     if not found:
         return ABSENT
+    of_drug = [a for _, a in source.atoms_of("frequency") if a.thing and same_thing(claim.atom.thing, a.thing)]
+    if claim.atom.thing and of_drug and all(abs(a.amount - claimed) > 0.02 * claimed for a in of_drug):
+        return CONTRADICTED
 
     def rival(other: Atom) -> bool:
         return other.kind == "frequency" and abs(other.amount - claimed) > 0.02 * claimed
@@ -127,5 +175,17 @@ def check_code(claim: Claim, source: Source) -> Verdict:
         alike = [
             a for _, a in source.atoms_of("code") if len(a.value) == 3 and a.value[1] == level and a.value[0] == label
         ]
-        return Verdict("derived", "less precise") if alike and not value[2] else ABSENT
-    return STATED if str(value[0]) in source.compact else ABSENT
+        if alike and not value[2]:
+            return Verdict("derived", "less precise")
+        # "CCS 2" for "class II": one of the two does not name the scale.
+        for _, a in source.atoms_of("code"):
+            if len(a.value) == 3 and a.value[1:] == value[1:] and (a.value[0] in UNNAMED or label in UNNAMED):
+                return Verdict("derived", "scale left out")
+        return ABSENT
+    name = str(value[0])
+    if name in source.compact:
+        return STATED
+    parts = SHORT_CODE.fullmatch(name)
+    longs = LONG_FORMS.get(parts[1].upper(), ()) if parts else ()
+    spelled = any("".join(long) + between + parts[2] in source.compact for long in longs for between in ("", "type")) if parts else False
+    return Verdict("derived", "abbreviation") if spelled else ABSENT

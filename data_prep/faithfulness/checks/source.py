@@ -1,20 +1,29 @@
 """The index of a source text, against which the atoms of other texts are checked."""
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
+from functools import cached_property
 
 from data_prep.clinical_text.abbreviations import find_pairs
-from data_prep.clinical_text.entities import is_negated
+from data_prep.clinical_text.entities import KIND_OF
 from data_prep.clinical_text.sentences import split_sentences, tidy
-from data_prep.clinical_text.words import stems
+from data_prep.clinical_text.statuses import statuses_at
+from data_prep.clinical_text.words import EMPTY, stem, stems
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.quantities import NUMBER, magnitude
 from data_prep.faithfulness.atoms.read import Reading, read
-from data_prep.faithfulness.atoms.terms import HEADING, PHRASE
+from data_prep.faithfulness.atoms.terms import HEADING, PHRASE, named_in_scopes
+from data_prep.faithfulness.checks.agreement import agree
+from data_prep.faithfulness.dimensions.compare import Compared, Statements, compare
+from data_prep.faithfulness.dimensions.order import Order, orders, reversed_orders
+from data_prep.faithfulness.dimensions.whole import of_whole, sex_of
 
 Found = tuple[int, Atom]  # a sentence's number, and an atom in it
 FINDINGS = ("finding", "negated finding")
+QUALIFIED = (*FINDINGS, "drug", "test", "procedure")
 
 
 class Source:
@@ -29,7 +38,14 @@ class Source:
                 self.sentences_of[word].append(number)
             for atom in reading.atoms:
                 self.atoms[atom.kind].append((number, atom))
-        self.denied = {tuple(map(str, atom.value)) for _, atom in self.atoms["negated finding"]}
+        # What is named under a status anywhere, by the last word of its name: it may be stated without one elsewhere.
+        self.qualified: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+        for reading in self.readings:
+            for words, _ in named_in_scopes(reading.text):
+                self.qualified[words[-1].stem].add(tuple(word.stem for word in words))
+            for atom in reading.atoms:
+                if atom.statuses:
+                    self.qualified[str(atom.value[-1])].add(tuple(map(str, atom.value)))
         self.pairs = {short: tuple(stems(long)) for short, long in find_pairs(text).items()}
         self.compact = "".join(text.lower().split()).replace("-", "")
         self._numbers: list[tuple[int, float]] | None = None
@@ -79,32 +95,103 @@ class Source:
         # One word may be shared by chance.
         return {number: score / total for number, score in scores.items()} if known >= 2 else {}
 
-    def polarities(self, words: tuple[str, ...]) -> dict[int, set[str]]:
-        """Sentence number -> the kinds ("finding", "negated finding") under which the sentence states this finding."""
-        return {number: kinds for number in self.holding(words) if (kinds := polarity(self.readings[number], words))}
+    def mentions(self, words: tuple[str, ...]) -> dict[int, set[frozenset[str]]]:
+        """Sentence number -> the statuses under which the sentence names this thing."""
+        return {number: statuses_of(self.readings[number], words) for number in self.holding(words)}
+
+    def holding_roots(self, roots: Sequence[str]) -> list[int]:
+        """The numbers of the sentences with words of all of these roots."""
+        found = [set(self.statements.holding.get(name, ())) for name in roots]
+        return sorted(set.intersection(*found)) if found else []
+
+    @cached_property
+    def vocabulary(self) -> dict[str, list[int]]:
+        """Each word in lower case -> the numbers of its sentences."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for number, words in enumerate(self.statements.words):
+            for word in {word.text for word in words}:
+                found[word].append(number)
+        return found
+
+    def ending_in(self, word: str) -> list[int]:
+        return sorted({n for other, numbers in self.vocabulary.items() if stem(other).endswith(word) for n in numbers})
+
+    def spelled_like(self, word: str) -> list[int]:
+        """The sentences with a word of almost the same letters that is no term of the lexicon: "gentamycin"."""
+        found: list[int] = []
+        for other, numbers in self.vocabulary.items():
+            if other[:3] == word[:3] and abs(len(other) - len(word)) <= 2 and other not in KIND_OF:
+                if SequenceMatcher(None, other, word).ratio() > 0.88:
+                    found += numbers
+        return sorted(found)
+
+    def matching(self, pattern: re.Pattern[str]) -> list[int]:
+        return sorted({n for word, numbers in self.vocabulary.items() if pattern.fullmatch(word) for n in numbers})
+
+    def with_initials(self, letters: str) -> list[int]:
+        """The sentences with a sequence of words that begin with these letters: LES, the lower esophageal sphincter."""
+        found = []
+        for number, words in enumerate(self.statements.words):
+            parts = [part for word in words for part in word.text.split("-") if part and part not in EMPTY]
+            compounds = ["".join(part[0] for part in word.text.split("-") if part) for word in words if "-" in word.text]
+            # Two letters may stand next to one another by chance.
+            if letters in compounds or (len(letters) > 2 and letters in "".join(part[0] for part in parts)):
+                found.append(number)
+        return found
+
+    def statuses_in(self, number: int) -> set[frozenset[str]]:
+        """The statuses of the words of a sentence."""
+        text = self.readings[number].text
+        return {statuses_at(text, word.start, word.end) for word in self.statements.words[number] if word.content}
+
+    @cached_property
+    def statements(self) -> Statements:
+        return Statements([reading.text for reading in self.readings])
+
+    @cached_property
+    def sex(self) -> str:
+        return sex_of(self.statements.text)
+
+    @cached_property
+    def orders(self) -> list[tuple[int, Order]]:
+        return [(n, order) for n, text in enumerate(self.statements.sentences) for order in orders(text)]
+
+    def compare(self, sentence: str) -> list[Compared]:
+        """What the source says in each dimension of the things that a sentence states something of."""
+        found = compare(sentence, self.statements)
+        if not self.statements.has(sentence):
+            found += of_whole(sentence, self.statements, self.sex)
+            found += reversed_orders(sentence, self.statements, self.orders)
+        return found
 
 
-def affirmed_phrases(reading: Reading, source: Source) -> Iterator[Atom]:
-    """Findings that the source denies and this sentence affirms, unless they are atoms of the sentence already."""
-    heading = HEADING.match(reading.text)
-    for words in sorted(source.denied):
-        if not reading.stems.issuperset(words) or polarity(reading, words) != {"finding"}:
-            continue
-        _, start, end = next(place for place in (*reading.words, *reading.shorts) if place[0] == words[-1])
-        if heading and end <= heading.end():
-            continue
-        if not any(atom.kind in FINDINGS and atom.start < end and start < atom.end for atom in reading.atoms):
-            yield Atom("finding", reading.text[start:end], start, end, words, PHRASE)
-
-
-def polarity(reading: Reading, words: tuple[str, ...]) -> set[str]:
+def statuses_of(reading: Reading, words: tuple[str, ...]) -> set[frozenset[str]]:
     head = words[-1]
-    named = {
-        atom.kind
+    named = [
+        atom
         for atom in reading.atoms
-        if atom.kind in FINDINGS and (head in atom.value or set(atom.value) <= set(words))
-    }
-    if named:
-        return named
-    places = [(start, end) for word, start, end in (*reading.words, *reading.shorts) if word == head]
-    return {FINDINGS[is_negated(reading.text, start, end)] for start, end in places}
+        if atom.kind in QUALIFIED and (head in atom.value or set(atom.value) <= set(words))
+    ]
+    statuses = {atom.statuses for atom in named}
+    for word, start, end in (*reading.words, *reading.shorts):
+        if word == head and not any(atom.start <= start and end <= atom.end for atom in named):
+            statuses.add(statuses_at(reading.text, start, end))
+    return statuses
+
+
+def unqualified(reading: Reading, source: Source) -> Iterator[Atom]:
+    """Things that the source names under a status alone, and this sentence without it; not the sentence's own atoms."""
+    heading = HEADING.match(reading.text)
+    for word, start, end in (*reading.words, *reading.shorts):
+        if word in EMPTY:
+            continue
+        for words in source.qualified.get(word, ()):
+            if not reading.stems.issuperset(words) or (heading and end <= heading.end()):
+                continue
+            if any(atom.kind in QUALIFIED and atom.start < end and start < atom.end for atom in reading.atoms):
+                continue
+            claimed = statuses_at(reading.text, start, end)
+            said = [statuses for found in source.mentions(words).values() for statuses in found]
+            if said and not any(agree(claimed, statuses) for statuses in said):
+                yield Atom("finding", reading.text[start:end], start, end, words, PHRASE, claimed)
+                break

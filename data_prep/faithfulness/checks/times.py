@@ -77,11 +77,14 @@ def check_duration(claim: Claim, source: Source) -> Verdict:
         return STATED if letter(claim.atom.text) in units else Verdict("derived", "unit conversion")
     if any(equal(in_days(a)) for _, a in source.atoms_of("age")):
         return Verdict("derived", "age")
-    if any(
-        original.value[0] == "day" and equal(float(original.value[2] or 0)) for _, original in source.atoms_of("date")
-    ):
+    if any(equal(counted(original)) for _, original in source.atoms_of("date") if isinstance(original.value[0], str)):
         return Verdict("derived", "days counted")
     return Verdict("derived", "difference of dates") if any(map(equal, differences(source))) else ABSENT
+
+
+def counted(day: Atom) -> float:
+    """The days until a counted day, week or month: "the 34th week"."""
+    return float(day.value[2] or 0) * {"day": 1.0, "week": 7.0, "month": 30.4375}[str(day.value[0])]
 
 
 def letter(text: str) -> str:
@@ -120,6 +123,8 @@ def check_age(claim: Claim, source: Source) -> Verdict:
     if any(a.value == claimed.value for _, a in source.atoms_of("age")):
         return STATED
     days = in_days(claimed)
+    if any(abs(counted(a) - days) < 0.01 for _, a in source.atoms_of("date") if isinstance(a.value[0], str)):
+        return Verdict("derived", "days counted")
     if any(abs(in_days(a) - days) < 0.01 * days for _, a in source.atoms_of("age")):
         return Verdict("derived", "unit conversion")
     for number, original in source.atoms_of("duration"):

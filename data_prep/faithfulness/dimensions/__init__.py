@@ -1,0 +1,1 @@
+"""Dimensions: what statements say of the same thing that excludes one another."""
