@@ -39,8 +39,8 @@ FAMILY = (
     rule(r"\b(?P<stated>(?:a|positive|significant|strong|his|her|and|with|had) )family history (?=(?:of|for) (?!no))",
          (r"\g<stated>personal history ", r"\g<stated>past history ")),
     rule(r"(?<!family )\b(?P<stated>a |had |with |known )(?:past |known |previous |medical |long |remote |personal )*"
-         r"history of (?=(?!fever|present|one|two|three|several|abdominal|pain|cough|head|progress|recurrent|left|right|"
-         r"chronic|low|trauma|surg|thorac|transfus|multiple|smok|travel|drug|use|intake|vagran|fall|blunt|vomit|"
+         r"history of (?=(?!fever|present|one|two|three|several|abdominal|pain|cough|head|progress|recurrent|left|"
+         r"right|chronic|low|trauma|surg|thorac|transfus|multiple|smok|travel|drug|use|intake|vagran|fall|blunt|vomit|"
          r"weight|weak|dysp|short|uncompl|inject|contracep|heavy|cocaine|passage|viral|intermittent cough)[a-z]{5,})"
          r"(?![^.;,]{0,60}\b(?:since|last|for \w+ (?:days?|weeks?|months?)))",
          r"\g<stated>family history of "),
