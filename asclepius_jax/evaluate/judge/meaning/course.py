@@ -7,46 +7,39 @@ SEVERITY = (
     *swaps(r"(?<!to )(?<!from )\b{}" + FINDING,
            "mild:severe, slight:severe, moderate:severe, slight:massive, moderate:slight, mild:marked, mild:profound"),
     *swaps(r"\b{}(?= (?:elevated|raised|increased|reduced|decreased|enlarged|dilated|impaired|thickened|tender|"
-         r"positive|"
-           r"low|high|abnormal|distended|swollen|painful|dehydrated|anemic|pale)\b)",
+           r"positive|low|high|abnormal|distended|swollen|painful|dehydrated|anemic|pale)\b)",
            "mildly:markedly, slightly:severely, moderately:slightly, minimally:massively"),
 )  # fmt: skip
 
 COURSE = (
-    r"\b(?:symptoms?|condition|pain|levels?|counts?|function|vision|acuity|pressure|fever|weakness|swelling|"
-    r"lesions?|dyspnea|"
-    r"status|titers?|creatinine|hemoglobin|platelets|size|saturation|rash|edema|patient|she|he|and|but|CRP|headache)"
+    r"\b(?:symptoms?|condition|pain|levels?|counts?|function|vision|acuity|pressure|fever|weakness|swelling|lesions?|"
+    r"dyspnea|status|titers?|creatinine|hemoglobin|platelets|size|saturation|rash|edema|patient|she|he|and|but|CRP|"
+    r"headache)"
 )
+SLOWLY = r"\b(?:gradually|progressively|rapidly|steadily|slowly|markedly|dramatically|significantly|considerably)"
+THEN = r"(?= ?(?:[.,;]|\b(?:and|after|over|with|during|within|on|in|until|despite|following)\b))"
 TREND = (
     *swaps(r"(?<!to be )(?<!was )(?<!were )\b{}(?= (?:further |gradually |slowly |rapidly )?(?:to|from|by|up to|"
-         r"down to) "
-           r"(?!the \w+ of|be|an? )[^.;]{0,12}\d)", "increased:decreased, rose:fell, climbed:dropped, risen:fallen"),
-    *swaps(COURSE + r" (?:(?:had|have|has|was|were|then|also) )?(?:\w+ly )?{}(?= ?(?:[.,;]|and|after|over|with|"
-         r"during|within|on|in|"
-           r"until|despite|"
-           r"following))(?! with a history)", 
+           r"down to) (?!the \w+ of|be|an? )[^.;]{0,12}\d)",
+           "increased:decreased, rose:fell, climbed:dropped, risen:fallen"),
+    *swaps(COURSE + r" (?:(?:had|have|has|was|were|then|also) )?(?:\w+ly )?{}" + THEN + r"(?! with a history)",
            "improved:worsened, increased:decreased, rose:fell, improved:deteriorated"),
-    *swaps(r"\b(?:gradually|progressively|rapidly|steadily|slowly|markedly|dramatically|significantly|"
-         r"considerably) {}\b"
-           r"(?! (?:risk|the risk|cone|diameter|"
-           r"and) )", "improved:worsened, increased:decreased, rose:fell, enlarged:shrank"),
-    *swaps(r"\b(?:began|started|continued|seemed|"
-         r"failed) to {}\b", "improve:worsen, increase:decrease, rise:fall, grow:shrink, improve:deteriorate"),
-    *swaps(r"\b(?:was|with|and|showed|revealed|demonstrated|noted|by|of) (?:an?|the|gradual|progressive|"
-         r"significant|marked) "
-           r"(?:\w+ )?{}(?= (?:in|of) (?:the |his |"
-           r"her )?[a-z]{4,})", "increase:decrease, improvement:deterioration, rise:fall"),
-    *swaps(r"\b(?:progressive|progressively|steadily|gradually|"
-         r"rapidly) {}(?= [a-z]{4,})", "worsening:improving, increasing:decreasing"),
+    *swaps(SLOWLY + r" {}\b(?! (?:risk|the risk|cone|diameter|and) )",
+           "improved:worsened, increased:decreased, rose:fell, enlarged:shrank"),
+    *swaps(r"\b(?:began|started|continued|seemed|failed) to {}\b",
+           "improve:worsen, increase:decrease, rise:fall, grow:shrink, improve:deteriorate"),
+    *swaps(r"\b(?:was|with|and|showed|revealed|demonstrated|noted|by|of) (?:an?|the|gradual|progressive|significant|"
+           r"marked) (?:\w+ )?{}(?= (?:in|of) (?:the |his |her )?[a-z]{4,})",
+           "increase:decrease, improvement:deterioration, rise:fall"),
+    *swaps(r"\b(?:progressive|progressively|steadily|gradually|rapidly) {}(?= [a-z]{4,})",
+           "worsening:improving, increasing:decreasing"),
 )  # fmt: skip
 
 NOT_A_DRUG = (
     r"(?! (?:drug|contrast|access|line|cannul|catheter|pyelogra|urogra|leiomyo|injection of contrast|cavit|mucos|"
-    r"intake|feed|"
-    r"ulcer|lesion|hygiene|surg|diet|thrush|candid|exam|commissure|contraceptive|glucose|temperature|cancer|squam|"
-    r"herp|and |or |"
-    r"food|administ|rout|toleran|dystonia|floor|phase|medication use|anti-?diab|anticoag|hypoglyc|digital|find|"
-    r"solution|side|aspect|lesion|mucosa|signs))"
+    r"intake|feed|ulcer|lesion|hygiene|surg|diet|thrush|candid|exam|commissure|contraceptive|glucose|temperature|"
+    r"cancer|squam|herp|and |or |food|administ|rout|toleran|dystonia|floor|phase|medication use|anti-?diab|anticoag|"
+    r"hypoglyc|digital|find|solution|side|aspect|lesion|mucosa|signs))"
 )
 ROUTE = (
     rule(r"\bintravenous(?:ly)?\b" + NOT_A_DRUG + r"(?= [a-z])",
@@ -56,21 +49,19 @@ ROUTE = (
     rule(r"(?<=\d mg )(?:IV|i\.v\.)(?![a-z])", ("PO", "by mouth")),
     rule(r"\bIV(?= (?:antibiotics?|fluids?|steroids?|vancomycin|ceftriaxone|methylprednisolone|heparin)\b)", "oral"),
     rule(r"\bby mouth\b", "by injection"),
-    rule(r"\b(?:subcutaneous|intramuscular|intrathecal|inhaled|topical|intravitreal|intra-?arterial)(?= (?!fat|"
-         r"tissue|emphysema|nod|edema|"
-         r"oedema|mass|layer|tumou?r|lesion|h[ae]+m|swell|plane|tunnel|pocket|lymph|abscess|ven|septum|node|"
-         r"needle|space|metast|vascul|"
-         r"part|defibr|lead|drain|suture|air|location|chemo|catheter|port|foreign|contrast|cavity|side|and |"
-         r"or )[a-z]{4,})", "oral"),
+    rule(r"\b(?:subcutaneous|intramuscular|intrathecal|inhaled|topical|intravitreal|intra-?arterial)(?= (?!fat|tissue|"
+         r"emphysema|nod|edema|oedema|mass|layer|tumou?r|lesion|h[ae]+m|swell|plane|tunnel|pocket|lymph|abscess|ven|"
+         r"septum|node|needle|space|metast|vascul|part|defibr|lead|drain|suture|air|location|chemo|catheter|port|"
+         r"foreign|contrast|cavity|side|and |or )[a-z]{4,})", "oral"),
     rule(r"\b(?:subcutaneously|intramuscularly|intrathecally|rectally)\b", "orally"),
     rule(r"\btopically\b", "intravenously"),
 )  # fmt: skip
 
 EVENT = (
-    r"(?=(?:the |her |his |an? |initial |starting |this )*(?:surgery|operation|admission|hospitali[sz]ation|"
-    r"treatment|chemotherapy|radiotherapy|"
-    r"delivery|birth|transplantation|discharge|presentation|injection|ingestion|procedure|biopsy|onset|diagnosis|"
-    r"initiation|resection|trauma|accident|injury|vaccination|exposure|therapy|administration|removal)\b)"
+    r"(?=(?:the |her |his |an? |initial |starting |this )*(?:surgery|operation|admission|hospitali[sz]ation|treatment|"
+    r"chemotherapy|radiotherapy|delivery|birth|transplantation|discharge|presentation|injection|ingestion|procedure|"
+    r"biopsy|onset|diagnosis|initiation|resection|trauma|accident|injury|vaccination|exposure|therapy|administration|"
+    r"removal)\b)"
 )
 NUMBER = r"\b(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|several|few)"
 COUNT = NUMBER + r" (?:hours?|days?|weeks?|months?|years?) "
@@ -90,8 +81,8 @@ OUTCOME = (
     rule(rf"({PERSON}(?: \w+ly| then| was)?) (?:died|passed away|expired|deceased)\b(?: (?:of|from|due to|"
          rf"because of) [^.,;]+)?",
          (r"\1 recovered completely", r"\1 was discharged in good condition")),
-    rule(rf"({PERSON}) was (?:\w+ly )?discharged(?: home| from (?:the |"
-         rf"our )?hospital)?\b", (r"\1 died", r"\1 died in hospital")),
+    rule(rf"({PERSON}) was (?:\w+ly )?discharged(?: home| from (?:the |our )?hospital)?\b",
+         (r"\1 died", r"\1 died in hospital")),
     rule(rf"({PERSON}(?: has)?) (?:made an? (?:\w+ )?(?:full|complete|good|uneventful) recovery|"
          rf"recovered (?:completely|fully|well|uneventfully)|recovered)\b",
          (r"\1 died", r"\1 did not recover")),
@@ -99,18 +90,17 @@ OUTCOME = (
          r"entirely )?(?:uneventful|favou?rable|good|satisfactory|unremarkable|excellent|successful)\b",
          (r"\1 \2 complicated", r"\1 \2 unfavorable", r"\1 \2 stormy")),
     rule(r"\b[Aa]n? uneventful (?=(?:\w+ )?(?:recovery|course|period|outcome))", "a complicated "),
-    rule(r"\b(?:resolved|disappeared|subsided|regressed)\b(?= ?(?:[.,;]|completely|after|within|spontaneously|"
-         r"over|with|and|in ))(?! with lacto)",
+    rule(r"\b(?:resolved|disappeared|subsided|regressed)\b(?= ?(?:[.,;]|completely|after|within|spontaneously|over|"
+         r"with|and|in ))(?! with lacto)",
          ("persisted", "recurred")),
-    rule(r"\bwithout (?:any )?(?:signs? of |evidence of )?(local |tumou?r |disease |clinical )?(recurrence|"
-         r"relapse)\b", r"with \1\2"),
-    rule(r"\b[Nn]o (?:signs? of |evidence of )?(local |tumou?r |disease |clinical )?(recurrence|"
-         r"relapse)\b", r"a \1\2"),
+    rule(r"\bwithout (?:any )?(?:signs? of |evidence of )?(local |tumou?r |disease |clinical )?(recurrence|relapse)\b",
+         r"with \1\2"),
+    rule(r"\b[Nn]o (?:signs? of |evidence of )?(local |tumou?r |disease |clinical )?(recurrence|relapse)\b", r"a \1\2"),
     rule(r"\b(?:is|was) (?:still )?alive(?= ?(?:[.,;]|and|at|after|for|with|during|\d))", "died"),
-    rule(r"\b(?P<be>is|was|remains|remained) (?:still )?(?:asymptomatic|symptom-free|"
-         r"free of symptoms)\b", r"\g<be> symptomatic"),
-    rule(r"\b(?P<be>is|was|remains|remained) (?:still )?(?:disease-free|free of disease|"
-         r"in (?:complete )?remission)\b", r"\g<be> in relapse"),
+    rule(r"\b(?P<be>is|was|remains|remained) (?:still )?(?:asymptomatic|symptom-free|free of symptoms)\b",
+         r"\g<be> symptomatic"),
+    rule(r"\b(?P<be>is|was|remains|remained) (?:still )?(?:disease-free|free of disease|in (?:complete )?remission)\b",
+         r"\g<be> in relapse"),
     rule(r"\b(?P<be>was|were) successfully (?=[a-z]+ed\b)", r"\g<be> unsuccessfully "),
     rule(r"\bsurvived\b(?! by)", "died"),
     rule(r"\bfailed to respond(?= )", "responded well"),

@@ -24,14 +24,14 @@ NO_NORMAL = r"(?![^.;]{0,60}(?:normal|reference|range|\bto\b|\bthan\b|\bby\b| x 
 VALUE_EXCHANGED = (
     rule(rf"(?P<a>{LEVEL}){LEVEL_UNIT}{NO_NORMAL}{NAMES_BETWEEN}(?P<b>{LEVEL}){LEVEL_UNIT}", exchanged),
     rule(rf"\b(?:temperature|pulse|heart rate|respiratory rate|"
-         rf"saturation)\b[^.;\d]{{0,20}}(?P<a>{LEVEL})[^.;\d]{{0,25}}\b(?:pulse|heart rate|"
-         rf"respiratory rate|saturation)\b[^.;\d]{{0,20}}(?P<b>{LEVEL})", exchanged),
+         rf"saturation)\b[^.;\d]{{0,20}}(?P<a>{LEVEL})[^.;\d]{{0,25}}\b(?:pulse|heart rate|respiratory rate|"
+         rf"saturation)\b[^.;\d]{{0,20}}(?P<b>{LEVEL})", exchanged),
 )  # fmt: skip
 
 AMOUNT = r"\d+(?:[.,]\d+)? ?(?:mg|g|mcg|[µμ]g|IU|units|mL|ml|Gy)(?:/kg|/m2|/m²|/m\(2\))?(?:/day|/d)?(?![\w/])"
 DOSE_EXCHANGED = (
-    rule(rf"\b[A-Za-z]{{5,}}(?: (?:of|at|to|dose|orally|"
-         rf"\())*[ (:]+(?P<a>{AMOUNT})[^.;\d]{{0,40}}?\b[A-Za-z]{{5,}}[ (:]+(?P<b>{AMOUNT})", exchanged),
+    rule(rf"\b[A-Za-z]{{5,}}(?: (?:of|at|to|dose|orally|\())*[ (:]+(?P<a>{AMOUNT})[^.;\d]{{0,40}}?\b[A-Za-z]{{5,}}[ "
+         rf"(:]+(?P<b>{AMOUNT})", exchanged),
     rule(rf"(?P<a>{AMOUNT}) (?:of )?[a-z]{{5,}}[^.;\d]{{0,30}}\b(?P<b>{AMOUNT}) (?:of )?[a-z]{{5,}}", exchanged),
 )  # fmt: skip
 
@@ -45,8 +45,7 @@ def other_pressure(match: re.Match[str], random: Random) -> str:
 
 BLOOD_PRESSURE = (
     rule(
-        r"\b(?:blood pressure|BP|"
-        r"pressure)\b[^.;\d]{0,25}(?P<high>\d{2,3}) ?/ ?(?P<low>\d{2,3})\b(?!/)",
+        r"\b(?:blood pressure|BP|pressure)\b[^.;\d]{0,25}(?P<high>\d{2,3}) ?/ ?(?P<low>\d{2,3})\b(?!/)",
         other_pressure,
     ),
     rule(r"(?<![\d/])(?P<high>\d{2,3})/(?P<low>\d{2,3})(?= ?mm ?/?Hg)", other_pressure),
@@ -67,15 +66,15 @@ def other_times(match: re.Match[str], _: Random) -> str:
 
 DAILY_DOSE = r"(?<=\d )(?:mg|g|mcg|µg|IU|units|tablets?|drops?)"
 FREQUENCY = (
-    rule(rf"\b(?P<n>{'|'.join(TIMES)}) (?:a|an|per|every|each)?[ -]?(?:daily|weekly|day|week|month|"
-         rf"monthly)\b", other_times, re.IGNORECASE),
-    rule(rf"\bevery (?P<n>{'|'.join(EVERY)})(?:th|st|nd|rd)? ?-?(?:h|hours?|hrs|days?|weeks?|months?)\b(?! (?:of|"
-         rf"old))", other_times),
+    rule(rf"\b(?P<n>{'|'.join(TIMES)}) (?:a|an|per|every|each)?[ -]?(?:daily|weekly|day|week|month|monthly)\b",
+         other_times, re.IGNORECASE),
+    rule(rf"\bevery (?P<n>{'|'.join(EVERY)})(?:th|st|nd|rd)? ?-?(?:h|hours?|hrs|days?|weeks?|months?)\b(?! (?:of|old))",
+         other_times),
     rule(r"\bq(?P<n>4|6|8|12|24) ?h\b", other_times),
     rule(r"\b(?:bid|b\.i\.d\.?|BID|bd|B\.D\.?)(?![\w])", ("QID", "once weekly")),
     rule(r"\b(?:tid|t\.i\.d\.?|TID|tds|TDS)(?![\w])", ("once daily", "BID")),
-    rule(r"\b(mg|g|mcg|µg|IU|units|tablets?)(/kg)? (daily|per day|a day|"
-         r"once a day)\b", (r"\1\2 every other day", r"\1\2 weekly", r"\1\2 four times daily")),
+    rule(r"\b(mg|g|mcg|µg|IU|units|tablets?)(/kg)? (daily|per day|a day|once a day)\b",
+         (r"\1\2 every other day", r"\1\2 weekly", r"\1\2 four times daily")),
     rule(r"\b(mg|g|mcg|µg|IU|units|tablets?)(/kg|/m2)?/day\b", (r"\1\2/week", r"\1\2/hour")),
     rule(r"\bweekly (?=[a-z]{5,}(?:mab|platin|axel|ate|cin|ine|ide)\b|doses?\b|injections?\b)", "daily "),
 )  # fmt: skip
