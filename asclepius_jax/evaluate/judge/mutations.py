@@ -18,6 +18,7 @@ class Planted:
     start: int  # characters [start, end) of `text` that the error covers
     end: int
     was: str  # text that the error replaced
+    phrase: str = ""  # new words and their neighbors: no error if the source contains them
 
 
 def replace_at(note: str, start: int, end: int, new: str) -> Planted:

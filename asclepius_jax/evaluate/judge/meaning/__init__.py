@@ -1,0 +1,1 @@
+"""Errors of meaning, beside the errors of single facts in `mutations.py`."""
