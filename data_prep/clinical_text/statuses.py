@@ -220,7 +220,7 @@ AFFIRMING = re.compile(
     r"|success|delay|benefit|effect)|no (?:significant |further |marked |relevant |major |substantial |apparent |real |"
     r"clear )*(?:change|changes|increase|decrease|improvement|response|progression|worsening|difference|relief|resolution"
     r"|regression|benefit|effect|reduction|success|alteration|variation|deterioration|interval change)\b|no doubt"
-    r"|never (?:stopped|ceased|resolved|recovered|regained|disappeared|completely)|not (?:un|in)\w+|no sooner"
+    r"|never (?:stopped|ceased|resolved|recovered|regained|disappeared|completely)|not (?:un|in|im)(?:likely|common|usual|frequent|expected|remarkable|significant|affected|possible)\w*|no sooner"
     r"|none the less|no (?:one|wonder|matter)\b|without (?:treatment|knowing)\b|nothing but",
     re.IGNORECASE,
 )

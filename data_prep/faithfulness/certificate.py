@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_prep.clinical_text.abbreviations import find_pairs
 from data_prep.clinical_text.sentences import INVISIBLE
+from data_prep.clinical_text.synonyms import LONG_FORMS
 from data_prep.clinical_text.words import stems, word_set
 from data_prep.contract.records import Certificate
 from data_prep.faithfulness.atoms.kinds import Atom
@@ -90,7 +91,7 @@ def check(text: str, source: str) -> list[Finding]:
         if LINE_IN_CAPITALS.match(reading.text):
             if is_heading(reading.text):
                 continue
-            reading = read(reading.text.lower())
+            reading = read(in_small_letters(reading.text))
         within = start(0), start(len(reading.text) - 1) + 1
         for atom in (*reading.atoms, *unqualified(reading, facts)):
             verdict = judge(Claim(atom, reading, pairs), facts)
@@ -105,7 +106,16 @@ def check(text: str, source: str) -> list[Finding]:
 
 
 def is_heading(line: str) -> bool:
-    return all(word in HEADING_WORDS or len(word) < 2 for word in re.findall(r"[A-Z][A-Z-]*", line))
+    return not re.search(r"\d", line) and all(
+        word in HEADING_WORDS or len(word) < 2 for word in re.findall(r"[A-Z][A-Z-]*", line)
+    )
+
+
+def in_small_letters(line: str) -> str:
+    """The line without capitals, but for its abbreviations, if it has a word too long for one."""
+    if not re.search(r"[A-Z]{5}", line):
+        return line
+    return re.sub(r"[A-Z]{2,}", lambda match: match[0] if match[0] in LONG_FORMS else match[0].lower(), line)
 
 
 def placed(text: str) -> Iterator[tuple[Reading, "Place"]]:

@@ -18,7 +18,7 @@ from data_prep.faithfulness.atoms.kinds import Atom, Token
 
 # Terms too general to be facts: an "examination" always takes place.
 GENERAL = word_set("""
-examination examinations test tests findings complications complication temperature complement isolation
+abnormality abnormalities examination examinations test tests findings complications complication temperature complement isolation
 surgery operation rehabilitation collection compression trauma
 """)
 DENIED = re.compile(r"\b(" + "|".join(map(re.escape, sorted(DENYING, key=len, reverse=True))) + r")\b", re.IGNORECASE)

@@ -48,7 +48,8 @@ def names_of(claim: Claim, source: Source) -> list[tuple[str, tuple[str, ...]]]:
 
 def means_another(short: tuple[str, ...], name: tuple[str, ...], source: Source) -> bool:
     """Return True for an abbreviation that the source defines otherwise: "MS" where it says mitral stenosis (MS)."""
-    return len(short) == 1 and short[0] in source.pairs and source.pairs[short[0]] != name
+    shorts = ((short, name), (name, short))
+    return any(len(one) == 1 and one[0] in source.pairs and source.pairs[one[0]] != long for one, long in shorts)
 
 
 def looser_support(claim: Claim, source: Source) -> Iterator[tuple[str, list[int]]]:

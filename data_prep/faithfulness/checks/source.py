@@ -19,6 +19,7 @@ from data_prep.faithfulness.atoms.terms import HEADING, PHRASE, named_in_scopes
 from data_prep.faithfulness.checks.agreement import agree
 from data_prep.faithfulness.dimensions.compare import Compared, Statements, compare
 from data_prep.faithfulness.dimensions.order import Order, orders, reversed_orders
+from data_prep.faithfulness.dimensions.purpose import Names, exchanged, purposes
 from data_prep.faithfulness.dimensions.whole import of_whole, sex_of
 
 Found = tuple[int, Atom]  # a sentence's number, and an atom in it
@@ -156,12 +157,18 @@ class Source:
     def orders(self) -> list[tuple[int, Order]]:
         return [(n, order) for n, text in enumerate(self.statements.sentences) for order in orders(text)]
 
+    @cached_property
+    def purposes(self) -> list[tuple[int, Names, Names]]:
+        texts = enumerate(self.statements.sentences)
+        return [(number, given, problem) for number, text in texts for given, problem, _, _ in purposes(text)]
+
     def compare(self, sentence: str) -> list[Compared]:
         """What the source says in each dimension of the things that a sentence states something of."""
         found = compare(sentence, self.statements)
         if not self.statements.has(sentence):
             found += of_whole(sentence, self.statements, self.sex)
             found += reversed_orders(sentence, self.statements, self.orders)
+            found += exchanged(sentence, self.statements, self.purposes)
         return found
 
 

@@ -159,7 +159,8 @@ DIMENSIONS: dict[str, Dimension] = {
     "certainty": Dimension({
         "certain": "confirmed, confirms, confirming, confirmation, proven, proved, diagnosed, definite, definitive,"
                    " definitively, established, diagnostic, verified, pathognomonic, certain, unequivocal, documented,"
-                   " confirmatory, ascertained, clearly",
+                   " confirmatory, ascertained, clearly, proving, proves, prove, demonstrating, establishing, establishes,"
+                   " undoubtedly, certainly, obviously, evidently, surely",
         "uncertain": "suspected, suspicious, suspicion, suspect, possible, possibly, probable, probably, likely, presumed,"
                      " presumptive, presumably, may, might, could, questionable, equivocal, suggestive, suggested,"
                      " suggesting, suggests, considered, thought, believed, felt, assumed, apparent, apparently, seems,"
@@ -167,10 +168,43 @@ DIMENSIONS: dict[str, Dimension] = {
                      " uncertain, inconclusive, perhaps, maybe, query, conceivable, conceivably, postulated, speculated",
         "excluded": "excluded, ruled out, excludes, excluding, exclusion, rules out",
     }, apart=True),
-    "sex": Dimension({
-        "female": "woman, female, girl, lady, she, her, hers, herself, women, mrs, ms, females, girls, madam, actress",
-        "male": "man, male, boy, gentleman, he, his, him, himself, men, mr, males, boys, sir",
+    "relative": Dimension({
+        "mother": "mother, maternal, mom", "father": "father, paternal, dad", "parents": "parents, parent",
+        "brother": "brother, brothers", "sister": "sister, sisters", "siblings": "siblings, sibling",
+        "son": "son, sons", "daughter": "daughter, daughters", "child": "child, children",
+        "aunt": "aunt, aunts", "uncle": "uncle, uncles", "cousin": "cousin, cousins",
+        "grandmother": "grandmother, grandmothers", "grandfather": "grandfather, grandfathers",
+        "spouse": "husband, wife, spouse, partner", "patient": "patient, proband", "donor": "donor", "recipient": "recipient",
+        "newborn": "newborn, neonate, infant, baby, fetus, foetus",
     }, apart=True),
+    "sex": Dimension({
+        "female": "woman, female, girl, lady, she, her, hers, herself, women, females, girls, madam, actress",
+        "male": "man, male, boy, gentleman, he, his, him, himself, men, males, boys, sir",
+    }, apart=True),
+    "success": Dimension({
+        "good": "uneventful, uneventfully, unremarkable, favorable, favourable, favorably, smooth, smoothly, uncomplicated,"
+                " asymptomatic, satisfactory, satisfactorily, good, excellent, well, successful, successfully, benign,"
+                " effective, recovered completely, promising, encouraging, reassuring, adequate, adequately",
+        "bad": "eventful, unfavorable, unfavourable, stormy, complicated, symptomatic, unsatisfactory, poor, poorly, bad,"
+               " badly, guarded, unsuccessful, unsuccessfully, ineffective, did not recover, dismal, turbulent, difficult,"
+               " rocky, disappointing, worrying, inadequate, inadequately, failed, prolonged",
+    }, binary=True, apart=True),
+    "growth": Dimension({
+        "larger": "enlarged, enlarging, expanded, bigger, larger, grew, grown, longer, higher, greater, wider, deeper,"
+                  " thicker, heavier, more, upward, gained, gain, elevated, raised, increased, hyper",
+        "smaller": "shrank, shrunk, shrunken, contracted, smaller, shorter, lower, lesser, narrower, shallower, thinner,"
+                   " lighter, less, fewer, downward, lost, loss, lowered, reduced, decreased, receded, withered, low",
+    }, apart=True),
+    "within": Dimension({"inside": "within, inside, in", "outside": "outside, beyond, out of, outside of"}, apart=True),
+    "comparison": Dimension({"above": "above, over, more than, greater than, exceeding, at least, >, ≥",
+                             "below": "below, under, less than, fewer than, at most, <, ≤"}, apart=True),
+    "rank": Dimension({"first": "first, 1st, initial, initially", "second": "second, 2nd", "third": "third, 3rd",
+                       "fourth": "fourth", "last": "last, final, latest"}, apart=True),
+    "presence": Dimension({"present": "present, presence, existed", "absent": "absent, absence, missing, lacked"},
+                          apart=True),
+    "quantity": Dimension({"all": "all, every, each, both, always", "some": "some, few, several, sometimes, occasionally,"
+                           " rarely", "most": "most, mostly, usually, often, frequently", "none": "none, neither, never"},
+                          apart=True),
     # ---------------------------------------------------------------- pairs of opposites
     "acuity": Dimension({"acute": "acute, acutely, hyperacute", "subacute": "subacute", "chronic": "chronic, chronically,"
                          " long-standing, longstanding"}, beside=True),
