@@ -92,7 +92,9 @@ def same_number(one: Atom, other: Atom) -> bool:
     if one.value[1] == other.value[1] == "pair" and one.value[5] != other.value[5]:
         return False
     written = one.amount / float(one.value[2] or 1), other.amount / float(other.value[2] or 1)
-    return abs(one.amount - other.amount) <= 1e-3 * abs(other.amount) or abs(written[0] - written[1]) <= 1e-3 * abs(written[1])
+    return abs(one.amount - other.amount) <= 1e-3 * abs(other.amount) or abs(written[0] - written[1]) <= 1e-3 * abs(
+        written[1]
+    )
 
 
 def shares_a_word(reading: Reading, other: Reading) -> bool:

@@ -9,8 +9,8 @@ from functools import cached_property
 
 from data_prep.clinical_text.abbreviations import find_pairs
 from data_prep.clinical_text.entities import KIND_OF
-from data_prep.clinical_text.sentences import split_sentences, tidy
-from data_prep.clinical_text.statuses import statuses_at
+from data_prep.clinical_text.sentences import SOLID, split_sentences, tidy
+from data_prep.clinical_text.statuses.scopes import statuses_at
 from data_prep.clinical_text.words import EMPTY, stem, stems
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.quantities import NUMBER, magnitude
@@ -31,7 +31,9 @@ class Source:
     """A case report, or the note of an answer, indexed: sentences by their words, atoms by their kind."""
 
     def __init__(self, text: str):
+        self.text = text
         self.readings: Sequence[Reading] = [read(tidy(sentence)) for sentence in split_sentences(text)]
+        self._copies = {reading.text: number for number, reading in reversed(list(enumerate(self.readings)))}
         self.sentences_of: dict[str, list[int]] = defaultdict(list)
         self.atoms: dict[str, list[Found]] = defaultdict(list)
         for number, reading in enumerate(self.readings):
@@ -50,6 +52,21 @@ class Source:
         self.pairs = {short: tuple(stems(long)) for short, long in find_pairs(text).items()}
         self.compact = "".join(text.lower().split()).replace("-", "")
         self._numbers: list[tuple[int, float]] | None = None
+
+    def copy_of(self, sentence: str) -> int | None:
+        """The number of the sentence that is this one, to the letter; None if there is none."""
+        return self._copies.get(sentence)
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """The start and end of each sentence in the text."""
+        solid = [match.start() for match in SOLID.finditer(self.text)]
+        found, passed = [], 0
+        for sentence in split_sentences(self.text):
+            count = len("".join(sentence.split()))
+            found.append((solid[passed], solid[passed + count - 1] + 1))
+            passed += count
+        return found
 
     def atoms_of(self, *kinds: str) -> Iterator[Found]:
         for kind in kinds:
@@ -121,9 +138,9 @@ class Source:
         """The sentences with a word of almost the same letters that is no term of the lexicon: "gentamycin"."""
         found: list[int] = []
         for other, numbers in self.vocabulary.items():
-            if other[:3] == word[:3] and abs(len(other) - len(word)) <= 2 and other not in KIND_OF:
-                if SequenceMatcher(None, other, word).ratio() > 0.88:
-                    found += numbers
+            near = other[:3] == word[:3] and abs(len(other) - len(word)) <= 2 and other not in KIND_OF
+            if near and SequenceMatcher(None, other, word).ratio() > 0.88:
+                found += numbers
         return sorted(found)
 
     def matching(self, pattern: re.Pattern[str]) -> list[int]:
@@ -134,7 +151,9 @@ class Source:
         found = []
         for number, words in enumerate(self.statements.words):
             parts = [part for word in words for part in word.text.split("-") if part and part not in EMPTY]
-            compounds = ["".join(part[0] for part in word.text.split("-") if part) for word in words if "-" in word.text]
+            compounds = [
+                "".join(part[0] for part in word.text.split("-") if part) for word in words if "-" in word.text
+            ]
             # Two letters may stand next to one another by chance.
             if letters in compounds or (len(letters) > 2 and letters in "".join(part[0] for part in parts)):
                 found.append(number)

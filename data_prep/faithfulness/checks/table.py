@@ -25,6 +25,10 @@ CHECKS: dict[str, Callable[[Claim, Source], Verdict]] = {
 
 def judge(claim: Claim, source: Source) -> Verdict:
     verdict = CHECKS[claim.atom.kind](claim, source)
-    if verdict.status != "unsupported" and claim.atom.kind in MEASURED and of_another(claim.atom, claim.reading, source):
+    if (
+        verdict.status != "unsupported"
+        and claim.atom.kind in MEASURED
+        and of_another(claim.atom, claim.reading, source)
+    ):
         return Verdict("unsupported", "the source says it of another time or side")
     return verdict

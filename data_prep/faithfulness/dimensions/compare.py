@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from data_prep.clinical_text.statuses import count_of, statuses_at
+from data_prep.clinical_text.statuses.scopes import count_of, statuses_at
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.read import read
 from data_prep.faithfulness.checks.agreement import agree
@@ -95,7 +95,7 @@ def by_neighbours(values: tuple[Value, ...], source: Statements) -> Iterator[Com
     for value in values:
         dimension = DIMENSIONS[value.dimension]
         total = sum(weight * source.weight(name) for name, weight in value.about.items() if name in source.holding)
-        if dimension.apart or not total:
+        if dimension.copies or not total:
             continue
         same, rival = 0.0, 0.0
         agreeing, against = -1, None
@@ -164,7 +164,7 @@ def changed_numbers(sentence: str, original: str, number: int, matcher: Sequence
             alike = [other for other in said if other.value[1] == atom.value[1]]
             if atom.thing and any(a.thing == atom.thing and same_amount(a, atom) for a in read(original).atoms):
                 continue  # a list in another order
-            if alike and not any(same_amount(other, atom) for other in alike):
+            if alike and not any(same_amount(other, atom) or is_rounded(atom, other) for other in alike):
                 reason = f"the source says “{alike[0].text}” of it"
                 yield Compared("value", atom.text, atom.start, atom.end, reason, number)
 
@@ -173,6 +173,11 @@ def same_amount(one: Atom, other: Atom) -> bool:
     if one.kind not in MEASURED or other.kind not in MEASURED or one.value[1] != other.value[1]:
         return False
     return abs(one.amount - other.amount) <= 1e-3 * abs(one.amount)
+
+
+def is_rounded(atom: Atom, original: Atom) -> bool:
+    decimals, factor = int(atom.value[3] or 0), float(atom.value[2] or 1)
+    return abs(atom.amount - original.amount) / factor <= 0.501 * 10.0**-decimals
 
 
 def measured(sentence: str, start: int, end: int) -> list[Atom]:
@@ -192,15 +197,18 @@ def changed_certainty(sentence: str, original: str, number: int, matcher: Sequen
         return [value for value in found if first <= value.first < last]
 
     for tag, a_start, a_end, b_start, b_end in matcher.get_opcodes():
-        if tag in ("delete", "replace") and doubts(original, a_start, a_end) and not doubts(sentence, 0, len(mine)):
-            # Only beside words that the copy has: a part of the sentence may be left out with its doubts.
-            if a_end - a_start <= LONGEST_EDIT and b_end < len(mine):
-                word = mine[min(b_end, len(mine) - 1)]
-                said = said_of_it(original, doubts(original, a_start, a_end)[0])
-                yield Compared("certainty", "certain", mine[b_start].start, word.end, said, number)
+        left_out = (
+            [] if tag in ("insert", "equal") or doubts(sentence, 0, len(mine)) else doubts(original, a_start, a_end)
+        )
+        # Only beside words that the copy has: a part of the sentence may be left out with its doubts.
+        if left_out and a_end - a_start <= LONGEST_EDIT and b_end < len(mine):
+            said = said_of_it(original, left_out[0])
+            yield Compared("certainty", "certain", mine[b_start].start, mine[b_end].end, said, number)
         if tag in ("insert", "replace") and doubts(sentence, b_start, b_end) and not doubts(original, 0, len(theirs)):
             value = doubts(sentence, b_start, b_end)[0]
-            yield Compared("certainty", "uncertain", value.start, value.end, "the source says it without a doubt", number)
+            yield Compared(
+                "certainty", "uncertain", value.start, value.end, "the source says it without a doubt", number
+            )
 
 
 def opposites(theirs: tuple[Word, ...], mine: tuple[Word, ...], number: int) -> Iterator[Compared]:
@@ -208,9 +216,9 @@ def opposites(theirs: tuple[Word, ...], mine: tuple[Word, ...], number: int) -> 
     for word in mine:
         for other in theirs:
             longer, shorter = sorted((word.text, other.text), key=len, reverse=True)
-            if len(shorter) > 3 and longer.endswith(shorter) and longer[: -len(shorter)] in PREFIXES:
-                yield Compared("opposite", word.text, word.start, word.end, f"the source says “{other.text}”", number)
-            elif {longer[:5], shorter[:5]} & {"hyper"} and longer[5:] == shorter[4:] and shorter[:4] == "hypo":
+            prefixed = len(shorter) > 3 and longer.endswith(shorter) and longer[: -len(shorter)] in PREFIXES
+            # "hypertension" and "hypotension"
+            if prefixed or (longer[:5] == "hyper" and shorter[:4] == "hypo" and longer[5:] == shorter[4:]):
                 yield Compared("opposite", word.text, word.start, word.end, f"the source says “{other.text}”", number)
 
 

@@ -3,6 +3,7 @@
 A purpose contradicts the source if the source gives the drug for something else, and this purpose for another drug.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -14,7 +15,8 @@ from data_prep.faithfulness.dimensions.compare import Compared, Statements
 
 GIVEN = ("drug", "procedure")
 FOR = re.compile(
-    r"(?:[\w\s,()-]{0,40}?\s)?(?:for|against|because of|due to|owing to|to (?:treat|control|relieve|prevent))\s(?:\w+\s){0,3}$",
+    r"(?:[\w\s,()-]{0,40}?\s)?(?:for|against|because of|due to|owing to"
+    r"|to (?:treat|control|relieve|prevent))\s(?:\w+\s){0,3}$",
     re.IGNORECASE,
 )
 Names = frozenset[tuple[str, ...]]
@@ -25,7 +27,7 @@ def purposes(sentence: str) -> tuple[tuple[Names, Names, int, int], ...]:
     """(names of what was given, names of the problem, offsets of the problem)."""
     entities = find_entities(sentence)
     found = []
-    for given, problem in zip(entities, entities[1:], strict=False):
+    for given, problem in itertools.pairwise(entities):
         if given.kind in GIVEN and problem.kind == "problem" and FOR.match(sentence[given.end : problem.start]):
             found.append((names(given.term), names(problem.term), problem.start, problem.end))
     return tuple(found)
