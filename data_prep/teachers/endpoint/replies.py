@@ -50,7 +50,8 @@ class Reply:
     """The reply to a request.
 
     `finish_reason` is "stop", "length", "unfinished" (ends within the model's reasoning), "content_filter", "refusal",
-    "invalid" (violates the request's JSON schema), or "error" with the error in `text`. `removed` names the kinds of
+    "invalid" (violates the request's JSON schema), "declined" (rules cannot write the text; the reason is in `text`), or
+    "error" with the error in `text`. `removed` names the kinds of
     wrapping that `text` came in. An error is `lasting` if the endpoint refuses this request as such, and `known` if the
     request failed in an earlier run already, so that it says nothing about the endpoint's state.
     """

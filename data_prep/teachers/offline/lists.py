@@ -44,12 +44,15 @@ DRUG_END = re.compile(r" (?:and (?:was|has|he|she|advised)|with (?:regular|close
 
 
 def diagnoses(units: list[Unit]) -> list[str]:
-    """The diagnoses that the report states as certain, in its own words and order."""
+    """The diagnoses that the report states as certain, without those of the time before."""
+    return stated_diagnoses(sentences_outside(units, PAST, MEDICATIONS, PRESENT))
+
+
+def stated_diagnoses(sentences: list[str]) -> list[str]:
+    """The diagnoses that sentences state as certain, in their own words and order."""
     found: dict[str, str] = {}
-    for sentence in sentences_outside(units, PAST, MEDICATIONS, PRESENT):
-        if UNSURE.search(sentence):
-            continue
-        for match in DIAGNOSIS.finditer(sentence):
+    for sentence in sentences:
+        for match in DIAGNOSIS.finditer(sentence) if not UNSURE.search(sentence) else ():
             phrase = DIAGNOSIS_END.sub("", match[1]).strip()
             if is_problem(phrase):
                 found.setdefault(phrase.lower(), phrase)

@@ -44,7 +44,7 @@ LITERATURE = re.compile(
     r"(?:has|have) (?:\w+ )?been (?:rarely |previously |only )?(?:reported|described|published) (?:in|as|to|previously|so)\b|"
     r"consent|ethic(?:s|al) |institutional review board|conflicts? of interest|competing interest|permission to|"
     r"published|for publication|funding|acknowledg\w+|manuscript|this (?:article|paper|study)|et al\b|PubMed|"
-    r"we (?:herein |here |also )?(?:discuss|review|highlight|emphasi[sz]e)\b|anonymi[sz]ed|studies have|learning point|"
+    r"we (?:herein |here |also )?(?:discuss|review|highlight|emphasi[sz]e|want to|believe|conclude that|hope)\b|anonymi[sz]ed|studies have|learning point|"
     r"is (?:an?|the most) (?:\w+ ){0,3}(?:rare|uncommon|common|well-known|life-threatening)\b|is (?:very |extremely |exceedingly )?(?:rare|uncommon)\b|"
     r"is (?:believed|thought|known|considered) to\b|^patients (?:with|who)\b|up to now\b|has never been\b|(?:incidence|prevalence) of|"
     r"(?:is|are) (?:\w+ )?(?:characteri[sz]ed by|defined as|widely used|commonly used|usually|generally|estimated)\b)",
