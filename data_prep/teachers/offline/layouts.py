@@ -1,11 +1,9 @@
 """The offline teacher's layout of each type of note: the headings, and the report's sentences under each heading."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from data_prep.teachers.offline.lists import condition_at_discharge, diagnoses, discharge_medications
-from data_prep.teachers.offline.sections import (
+from data_prep.teachers.offline.cues import (
     ASSESSMENT,
     COURSE,
     EXAMINATION,
@@ -19,12 +17,9 @@ from data_prep.teachers.offline.sections import (
     PROSE,
     SECTIONS,
     STUDIES,
-    Unit,
-    is_imaging,
-    is_not_pathology,
-    is_operation,
-    is_pathology,
 )
+from data_prep.teachers.offline.lists import condition_at_discharge, diagnoses, discharge_medications
+from data_prep.teachers.offline.sections import Unit, is_imaging, is_not_pathology, is_operation, is_pathology
 
 RESULTS = (LABORATORY, IMAGING, STUDIES)
 

@@ -3,31 +3,40 @@
 import re
 
 from data_prep.clinical_text.entities import find_entities
-from data_prep.teachers.offline.sections import MEDICATIONS, PAST, PRESENT, Unit
+from data_prep.teachers.offline.cues import MEDICATIONS, PAST, PRESENT
+from data_prep.teachers.offline.sections import Unit
 
 MOST_WORDS = 14
 DIAGNOSIS = re.compile(
-    r"\bdiagnos(?:is (?:of|was|is|were)|ed (?:with|as(?: having)?|to have))(?: (?:a|an|the|having|established as|made of))? "
+    r"\bdiagnos(?:is (?:of|was|is|were)|ed (?:with|as(?: having)?|to have))(?: (?:a|an|the|having|established as|"
+    r"made of))? "
     r"((?:[^.,;:()]|\.(?=\d)|,(?= (?:grade|stage|type|with)\b))+)",
     re.IGNORECASE,
 )
 # The name of a diagnosis ends before these words.
 DIAGNOSIS_END = re.compile(
-    r" (?:was|were|is|are|been|by|on|based|according|which|who|that|after|before|at|in|since|from|because|due|for|using|through|but|made|with|confirmed|"
-    r"established|could|had|has|upon|via|following|given|as|she|he|we|the patient|arising|complicat\w+|measuring|associated|involving|invading|secondary|to|"
-    r"revealing|even|results?|consistent|surfaced|caused|surrounded|operative|related|and (?:was|he|she|the|we|her|his|they|an?|treat\w+|underwent|"
+    r" (?:was|were|is|are|been|by|on|based|according|which|who|that|after|before|at|in|since|from|because|due|for|"
+    r"using|through|but|made|with|confirmed|"
+    r"established|could|had|has|upon|via|following|given|as|she|he|we|the patient|arising|complicat\w+|measuring|"
+    r"associated|involving|invading|secondary|to|"
+    r"revealing|even|results?|consistent|surfaced|caused|surrounded|operative|related|and (?:was|he|she|the|we|her|"
+    r"his|they|an?|treat\w+|underwent|"
     r"start\w+|transferred|received|admitted|put|given|then|therefore|treatment|referred|discharged))\b.*"
 )
 VAGUE = re.compile(
-    r"^(?:(?:the|an?|malignant|benign|malignancy|tumou?rs?|mass|lesion|cancer|infection|disease|carcinoma|adenocarcinoma|fracture|metastas[ie]s|cyst) ?)+$|"
+    r"^(?:(?:the|an?|malignant|benign|malignancy|tumou?rs?|mass|lesion|cancer|infection|disease|carcinoma|"
+    r"adenocarcinoma|fracture|metastas[ie]s|cyst) ?)+$|"
     r"^(?:coexistence|presence|recurrence|absence|some|case|this|these|that|his|her|type)\b|\bor\b|[\"“”?/]",
     re.IGNORECASE,
 )
 # Not a diagnosis of this patient, not certain, or given up later.
 UNSURE = re.compile(
-    r"\b(?:suspect\w*|possib\w+|probab\w+|presum\w+|provisional|likely|differential|initial\w*|preliminary|working|tentative|consider\w*|could|might|"
-    r"may|if|exclu\w+|ruled out|no|not|never|without|misdiagnos\w+|previous\w*|history|ago|earlier|prenatal\w*|antenatal\w*|delay\w*|question\w*|doubt\w*|"
-    r"mother|father|brother|sister|sibling|son|daughter|wife|husband|family|uncle|aunt|cousin|infant|newborn|baby|alternative|first|erroneous\w*|unclear|clinical diagnosis)\b",
+    r"\b(?:suspect\w*|possib\w+|probab\w+|presum\w+|provisional|likely|differential|initial\w*|preliminary|working|"
+    r"tentative|consider\w*|could|might|"
+    r"may|if|exclu\w+|ruled out|no|not|never|without|misdiagnos\w+|previous\w*|history|ago|earlier|prenatal\w*|"
+    r"antenatal\w*|delay\w*|question\w*|doubt\w*|"
+    r"mother|father|brother|sister|sibling|son|daughter|wife|husband|family|uncle|aunt|cousin|infant|newborn|baby|"
+    r"alternative|first|erroneous\w*|unclear|clinical diagnosis)\b",
     re.IGNORECASE,
 )
 CONDITION = re.compile(
@@ -36,11 +45,19 @@ CONDITION = re.compile(
 STATE = r"(?:asymptomatic|afebrile|symptom-free|well|ambulatory|neurologically intact)"
 DISCHARGED_AS = re.compile(rf"\bdischarged (?:home )?({STATE}(?: and {STATE})?)(?=[.,;]| on\b| after\b)", re.IGNORECASE)
 DISCHARGED_ON = re.compile(
-    r"\bdischarged?\b[^.;]{0,50}? (?:on|with|under) (?:oral |a prescription of |a course of |treatment with |maintenance )*((?:[^.;]|\.(?=\d))+)", re.IGNORECASE
+    r"\bdischarged?\b[^.;]{0,50}? (?:on|with|under) (?:oral |a prescription of |a course of |treatment with |"
+    r"maintenance )*((?:[^.;]|\.(?=\d))+)",
+    re.IGNORECASE,
 )
-DOSE = re.compile(r"(?: (?:\d[\d.,]*|mg|g|µg|mcg|IU|ml|per|day|daily|once|twice|times|a|every|hours|tablets?|orally|weekly|/))*(?:/day|/d)?")
+DOSE = re.compile(
+    r"(?: (?:\d[\d.,]*|mg|g|µg|mcg|IU|ml|per|day|daily|once|twice|times|a|every|hours|tablets?|orally|weekly|"
+    r"/))*(?:/day|/d)?"
+)
 ITEM = re.compile(r",? and |, ")
-DRUG_END = re.compile(r" (?:and (?:was|has|he|she|advised)|with (?:regular|close|a|follow)|for (?:further|follow)|after|to be|until|as)\b.*")
+DRUG_END = re.compile(
+    r" (?:and (?:was|has|he|she|advised)|with (?:regular|close|a|follow)|for (?:further|follow)|after|to be|until|"
+    r"as)\b.*"
+)
 
 
 def diagnoses(units: list[Unit]) -> list[str]:

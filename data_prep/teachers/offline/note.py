@@ -14,9 +14,10 @@ import re
 from functools import lru_cache
 
 from data_prep.clinical_text.number_words import SPELLED
+from data_prep.teachers.offline.cues import CHIEF_COMPLAINT, RELATIVE
 from data_prep.teachers.offline.layouts import LAYOUTS, Part
-from data_prep.teachers.offline.scope import SEXES, patient_sentences, why_not
-from data_prep.teachers.offline.sections import CHIEF_COMPLAINT, RELATIVE, Unit, units_of
+from data_prep.teachers.offline.one_patient import SEXES, patient_sentences, why_not
+from data_prep.teachers.offline.sections import Unit, units_of
 
 PATIENT = "PATIENT"
 
@@ -26,25 +27,35 @@ WHO = re.compile(
     re.IGNORECASE,
 )
 LONGEST_COMPLAINT = 22  # words
+NO_COMPLAINT = re.compile(
+    r"\b(?:present|complain|admitted|referred|patient|history of (?!\w+ ?pain))|[^\w)]$", re.IGNORECASE
+)
 COMPLAINT = re.compile(
     r"\b(?:present(?:ed|ing|s)|admitted|referred|complain(?:ed|ing|s)|visited|consulted|seen|brought|attended|came|"
-    r"hospitali[sz]ed)\b(?:(?! (?:had|was|were|and|who|which)\b)[^.;,]){0,70}?\b(?:with|for|of|due to|because of|complaining of)\s+"
+    r"hospitali[sz]ed)\b(?:(?! (?:had|was|were|and|who|which)\b)[^.;,]){0,70}?\b(?:with|for|of|due to|because of|"
+    r"complaining of)\s+"
     r"(?:(?:an?|the|chief|main|complaints?|of|chief complaint)\s+)*"
     r"((?!her |his |further|evaluation|our |management|medical|surgical|treatment|\d+[- ]year|age\b|diagnos|suspect|"
     r"investigation)(?:[^.;()]|\.(?=\d)){5,})",
     re.IGNORECASE,
 )
 COMPLAINT_END = re.compile(
-    r",?\s+(?:and (?:was|had|he|she|is|his|her|the|underwent|an?)\b|which\b|who\b|that\b|where\b|he\b|she\b|was\b|were\b|"
-    r"had (?!been)|but\b|after (?:which|an?\b)|as well as he|to (?:our|the|a)\b|in (?:our|the (?:department|hospital|emergency))|at (?:our|the)\b|"
+    r",?\s+(?:and (?:was|had|he|she|is|his|her|the|underwent|an?(?! half))\b|which\b|who\b|that\b|where\b|he\b|"
+    r"she\b|was\b|were\b|"
+    r"had (?!been)|but\b|after (?:which|an?\b)|as well as he|to (?:our|the|an?) (?:[\w-]+ ){0,3}(?:hospital|"
+    r"department|clinic|centre|center|unit|ward|room|outpatient)|in (?:our|the (?:department|hospital|emergency)|"
+    r"[A-Z][a-z]+ |(?:19|20)\d\d)|at (?:our|the)\b|"
     r"lasting|indeed|when\b|while\b|at presentation)"
     r"|,\s+(?=[A-Z][a-z])|,\s+(?:and\s+)?(?:associated|accompanied|without|with no|starting|started|beginning|"
     r"although|since|all|but|except|having|evolving|he|she|which)\b"
 )
 SYMPTOM = re.compile(
-    r"\b(?:pain\w*|swelling|fever\w*|cough|dyspn\w+|bleeding|weakness|vomiting|nausea|headaches?|fatigue|mass(?:es)?|seizures?|vision|"
-    r"loss|rash|lesions?|breath|diarrh\w+|itch\w*|numbness|palpitations?|syncope|confusion|jaundice|h(?:a)?ematuria|ulcers?|"
-    r"nodules?|lump|dizziness|distension|discharge|difficult\w+|discomfort|paralysis|edema|oedema|stiffness|tumou?r|injur\w+|trauma)\b",
+    r"\b(?:pain\w*|swelling|fever\w*|cough|dyspn\w+|bleeding|weakness|vomiting|nausea|headaches?|fatigue|"
+    r"mass(?:es)?|seizures?|vision|"
+    r"loss|rash|lesions?|breath|diarrh\w+|itch\w*|numbness|palpitations?|syncope|confusion|jaundice|h(?:a)?ematuria|"
+    r"ulcers?|"
+    r"nodules?|lump|dizziness|distension|discharge|difficult\w+|discomfort|paralysis|edema|oedema|stiffness|tumou?r|"
+    r"injur\w+|trauma)\b",
     re.IGNORECASE,
 )
 # Articles that a chart leaves out, only before these words: "a few" without its article is a different quantity.
@@ -131,15 +142,16 @@ def header(sentences: list[str]) -> str:
 
 def find_complaint(sentence: str) -> str:
     """The complaint that a sentence names, in its own words, or "" if it is unclear where it begins or ends."""
-    match = COMPLAINT.search(sentence)
-    if not match:
-        return ""
-    phrase = COMPLAINT_END.split(match[1])[0].rstrip(" ,.")
-    # A long phrase is cut at a comma or not used at all, so that it never ends in the middle of a thought.
-    while len(phrase.split()) > LONGEST_COMPLAINT and ", " in phrase:
-        phrase = phrase[: phrase.rindex(", ")]
-    plain = not re.search(r"\b(?:present|complain|admitted|referred|patient|history of (?!\w+ ?pain))|[^\w)]$", phrase, re.IGNORECASE)
-    return phrase if plain and SYMPTOM.search(phrase) and 0 < len(phrase.split()) <= LONGEST_COMPLAINT else ""
+    start = 0
+    while match := COMPLAINT.search(sentence, start):
+        phrase = COMPLAINT_END.split(match[1])[0].rstrip(" ,.")
+        # A long phrase is cut at a comma or not used at all, so that it never ends in the middle of a thought.
+        while len(phrase.split()) > LONGEST_COMPLAINT and ", " in phrase:
+            phrase = phrase[: phrase.rindex(", ")]
+        if SYMPTOM.search(phrase) and not NO_COMPLAINT.search(phrase) and len(phrase.split()) <= LONGEST_COMPLAINT:
+            return phrase
+        start = match.start() + 1
+    return ""
 
 
 def trim(sentence: str) -> str:

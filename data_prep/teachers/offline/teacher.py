@@ -79,7 +79,8 @@ class OfflineTeacher:
 
 
 def ask_question(note: str, task: str, seed: int) -> str:
-    """A question of this task on this note, or "" if it has a sure answer to none; the seed selects form and subject."""
+    """A question of this task on this note, or "" if it has a sure answer to none; the seed selects form and "
+    "subject."""
     return ask(forms_of(task), read_note(note), seed)
 
 

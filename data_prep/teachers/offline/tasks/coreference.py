@@ -3,49 +3,37 @@
 import re
 
 from data_prep.teachers.offline.note import WHO
-from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, quote, unique, per_note
-from data_prep.teachers.offline.scope import SEVERAL, SEXES
-from data_prep.teachers.offline.tasks.entities_and_abbreviations import exactly
-from data_prep.teachers.offline.tasks.forms import Form, once
+from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, per_note, quote, unique
+from data_prep.teachers.offline.one_patient import SEVERAL, SEXES
+from data_prep.teachers.offline.tasks.forms import Form, looked_up, once
 
 FEMALE = re.compile(r"\b(?:female|woman|girl|lady)\b", re.IGNORECASE)
 MALE = re.compile(r"\b(?:male|man|boy|gentleman)\b", re.IGNORECASE)
 # Other persons, whose mention makes "he" or "she" ambiguous.
 OTHERS = re.compile(
-    r"\b(?:mother|father|parents?|sister|brother|siblings?|wife|husband|daughters?|sons?|uncle|aunt|cousin|grand\w+|partner|spouse|surgeons?|physicians?|"
-    r"doctors?|nurse|dentist|therapist|neighbou?r|friend|relatives?|family|donor|infant|neonate|newborn|baby|f(?:o)?etus|twins?|patients|women|men|colleagues?|[a-z]+(?:ologist|iatrist))\b",
+    r"\b(?:mother|father|parents?|sister|brother|siblings?|wife|husband|daughters?|sons?|uncle|aunt|cousin|grand\w+|"
+    r"partner|spouse|surgeons?|physicians?|"
+    r"doctors?|nurse|dentist|therapist|neighbou?r|friend|relatives?|family|donor|infant|neonate|newborn|baby|"
+    r"f(?:o)?etus|twins?|patients|women|men|colleagues?|[a-z]+(?:ologist|iatrist))\b",
     re.IGNORECASE,
 )
 HE = {"male": ("he", "his", "him", "himself"), "female": ("she", "her", "hers", "herself")}
 PRONOUN = re.compile(r"\b(?:he|his|him|himself|she|her|hers|herself)\b", re.IGNORECASE)
 HEADS = (
-    "mass|lesion|tumor|tumour|nodule|cyst|fistula|aneurysm|abscess|fracture|hematoma|haematoma|ulcer|thrombus|polyp|effusion|stenosis|catheter|stent|graft|"
+    "mass|lesion|tumor|tumour|nodule|cyst|fistula|aneurysm|abscess|fracture|hematoma|haematoma|ulcer|thrombus|polyp|"
+    "effusion|stenosis|catheter|stent|graft|"
     "flap|specimen|rash|hernia|perforation|foreign body|stone|calculus|plaque|pseudoaneurysm|abscesses|drain"
 )
 DEFINITE = re.compile(rf"\b(?:[Tt]he|[Tt]his|[Tt]hat) ({HEADS})\b(?! (?:of|in|on|at|from|and|[a-z]+(?:al|ic)\b))")
 NOUN_STOP = re.compile(
-    r"\b(?:and|with|that|which|in|on|at|was|were|is|had|showed|for|from|by|to|after|due|as|when|while|or|but|through|during|revealing|showing|into|followed|under|of|no|not|without)\b"
+    r"\b(?:and|with|that|which|in|on|at|was|were|is|had|showed|for|from|by|to|after|due|as|when|while|or|but|"
+    r"through|during|revealing|showing|into|followed|under|of|no|not|without)\b"
 )
-# "... revealed a mass, which was ...": the phrase follows a verb, so that no earlier noun competes with it.
-RELATIVE_CLAUSE = re.compile(
-    r"\b(?:showed|revealed|demonstrated|disclosed|had|was|were|received|underwent|developed|detected|found|noticed|identified|performed|started|confirmed|has|is) "
-    r"((?:an?|the|his|her) (?:(?!(?:of|in|on|at|to|for|with|from|by|and|or|that|as|but)\b)[\w/-]+ ){0,3}[\w/-]{3,}), which (?:was|is|had|showed|revealed|has|measured|later|then)\b"
-)
-SUBJECT = re.compile(
-    r"^((?:An? |The |His |Her |Repeat |Repeated )?(?:(?!(?:and|of|which|that)\b)[\w’'/-]+ ){0,5}?[\w’'/-]+)(?:\s\([^()]{1,20}\))? (?:showed|revealed|demonstrated|disclosed)\b"
-)
-IT_SHOWED = re.compile(r"^(It) (?:also )?(?:showed|revealed|demonstrated|disclosed|confirmed|detected)\b")
 SLOT = re.compile(r"“([^”]+)” in this sentence: “(.+)”", re.DOTALL)
 
 
 def slot(mention: str, sentence: Sentence) -> str:
     return f"“{mention}” in this sentence: “{sentence.text}”"
-
-
-def read_slot(view: NoteView, text: str) -> tuple[str, Sentence] | None:
-    match = SLOT.fullmatch(text)
-    sentence = exactly(view, match[2]) if match else None
-    return (match[1], sentence) if match and sentence else None
 
 
 @per_note
@@ -104,7 +92,12 @@ def definites(view: NoteView) -> dict[str, str]:
         mentions = [(s, m) for s, text in texts for m in re.finditer(rf"\b{head}(?:s|es)?\b", text, re.IGNORECASE)]
         where, phrase = introduction(head, texts)
         # Between the two, nothing else is named by this word.
-        if phrase and len(mentions) == 1 and 0 <= sentence.index - where.index <= 3 and where.section == sentence.section:
+        if (
+            phrase
+            and len(mentions) == 1
+            and 0 <= sentence.index - where.index <= 3
+            and where.section == sentence.section
+        ):
             place = "earlier in the same sentence." if where.index == sentence.index else f"in: {quote(where.text)}"
             answers[slot(match[0], sentence)] = f"“{match[0]}” refers to “{phrase}”, mentioned {place}"
     return answers
@@ -118,28 +111,6 @@ def introduction(head: str, texts: list[tuple[Sentence, str]]) -> tuple[Sentence
 
 
 @per_note
-def relatives(view: NoteView) -> dict[str, str]:
-    return {
-        slot("which", s): f"“which” refers to “{match[1]}.”"
-        for s in view.prose
-        if s.text.count("which") == 1 and len(s.text) < 300 and (match := RELATIVE_CLAUSE.search(s.text))
-    }
-
-
-@per_note
-def it_mentions(view: NoteView) -> dict[str, str]:
-    """Sentences that begin with "It showed" after a sentence whose subject is a test."""
-    answers = {}
-    for previous, sentence in zip(view.prose, view.prose[1:], strict=False):
-        match, subject = IT_SHOWED.match(sentence.text), SUBJECT.match(previous.text)
-        same = previous.section == sentence.section and previous.index == sentence.index - 1
-        tests = [e for e in previous.entities if e.kind == "test"]
-        if match and subject and same and len(tests) == 1 and tests[0].start < subject.end(1):
-            answers[slot(match[1], sentence)] = f"“{match[1]}” refers to “{subject[1]}”, from the sentence before."
-    return answers
-
-
-@per_note
 def section_pronouns(view: NoteView) -> dict[str, str]:
     """The sections with at least two pronouns and no other person, each with its answer."""
     gender, answers = patient_gender(view), {}
@@ -149,7 +120,10 @@ def section_pronouns(view: NoteView) -> dict[str, str]:
         if len(found) >= 2 and not OTHERS.search(text) and set(found) <= set(HE[gender]):
             words = unique(found)
             mentions = " and ".join(f"“{word}”" for word in words[:3])
-            answers[name] = f"{mentions} under {name} {'refers' if len(words) == 1 else 'refer'} to the patient, introduced as “{patient_phrase(view)}.”"
+            answers[name] = (
+                f"{mentions} under {name} {'refers' if len(words) == 1 else 'refer'} to the patient, introduced as "
+                f"“{patient_phrase(view)}.”"
+            )
     return answers
 
 
@@ -161,12 +135,8 @@ def who_is_patient(view: NoteView) -> str:
 COREFERENCE_FORMS = (
     Form(("Who is meant by {}", "To whom does the pronoun refer: {}"), pronouns, resolve_pronoun),
     Form(("What does the note mean by {}", "Which earlier mention does this phrase take up: {}"),
-        lambda view: list(definites(view)), lambda view, text: definites(view).get(text, NOT_STATED)),
-    Form(("What does the relative pronoun refer to: {}",),
-        lambda view: list(relatives(view)), lambda view, text: relatives(view).get(text, NOT_STATED)),
-    Form(("What does this word point back to: {}",),
-        lambda view: list(it_mentions(view)), lambda view, text: it_mentions(view).get(text, NOT_STATED)),
+        *looked_up(definites)),
     Form(("To whom do the personal pronouns under {} refer?", "Resolve the personal pronouns in the section {}."),
-        lambda view: list(section_pronouns(view)), lambda view, name: section_pronouns(view).get(name, NOT_STATED)),
+        *looked_up(section_pronouns)),
     Form(("Who is the patient in this note?", "Whom does the note call the patient?"), *once(who_is_patient)),
 )  # fmt: skip

@@ -6,11 +6,11 @@ entities, for the type of one, or for what a sentence states in a form that patt
 
 import re
 
-from data_prep.clinical_text.entities import KIND_OF, Entity
+from data_prep.clinical_text.entities import KIND_OF
 from data_prep.clinical_text.time_phrases import find_times
 from data_prep.clinical_text.vocabulary.lexicon import QUALIFIERS, UNITS
 from data_prep.clinical_text.words import word_set
-from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, quote, unique, word_pattern, per_note
+from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, per_note, quote, unique
 from data_prep.teachers.offline.tasks.forms import Form, once
 from data_prep.teachers.offline.tasks.statements import affirmed, denied_in, specific
 
@@ -23,21 +23,29 @@ TYPES = {
 }
 # Substances of the body and of food, which are drugs only at times.
 NOT_GIVEN = word_set("""
-glucose oxygen iron calcium potassium sodium albumin cortisol alcohol testosterone contrast estrogen oestrogen progesterone thyroxine water
-magnesium phosphate zinc copper caffeine nicotine cocaine heroin cannabis methanol ethanol urea insulin vitamin folate creatine antibiotics
-bicarbonate lactate mercury formalin gelatin silicone cement saline plasma platelets hormone hormones vaccine gadolinium chloride histamine
-dopamine serotonin adrenaline epinephrine norepinephrine noradrenaline aldosterone renin melatonin lead nitrogen helium carbon ammonia
+glucose oxygen iron calcium potassium sodium albumin cortisol alcohol testosterone contrast estrogen oestrogen
+progesterone thyroxine water magnesium phosphate zinc copper caffeine nicotine cocaine heroin cannabis methanol
+ethanol urea insulin vitamin folate creatine antibiotics bicarbonate lactate mercury formalin gelatin silicone
+cement saline plasma platelets hormone hormones vaccine gadolinium chloride histamine dopamine serotonin adrenaline
+epinephrine norepinephrine noradrenaline aldosterone renin melatonin lead nitrogen helium carbon ammonia
 catecholamines catecholamine steroid opioid opioids immunoglobulin immunoglobulins gas fluorescein formaldehyde
 """)
-AMBIGUOUS = re.compile(r"scopy|graphy|gram$|biops|aspirat|puncture|cathet|culture|lavage|stain|screen|smear|evaluation|monitoring", re.IGNORECASE)
+AMBIGUOUS = re.compile(
+    r"scopy|graphy|gram$|biops|aspirat|puncture|cathet|culture|lavage|stain|screen|smear|evaluation|monitoring",
+    re.IGNORECASE,
+)
 MEASUREMENT = re.compile(
-    r"(?<![\w./-])[<>≥≤~]?\s?\d[\d.,]*(?:\s?(?:[x×X*/–-]|to)\s?\d[\d.,]*){0,2}\s?(?:mg/kg(?:/day|/d)?|mg/m2|mg/d[lL]|g/d[lL]|[mµμn]g/m[lL]|ng/dL|pg/m[lL]|"
-    r"[mµμ]?mol/[lL]|m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|mm\s?/?\s?(?:of )?[Hh]g|mm/h(?:r|our)?|beats per minute|beats/min|bpm|kg/m2|"
+    r"(?<![\w./-])[<>≥≤~]?\s?\d[\d.,]*(?:\s?(?:[x×X*/–-]|to)\s?\d[\d.,]*){0,2}\s?(?:mg/kg(?:/day|/d)?|mg/m2|"
+    r"mg/d[lL]|g/d[lL]|[mµμn]g/m[lL]|ng/dL|pg/m[lL]|"
+    r"[mµμ]?mol/[lL]|m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|mm\s?/?\s?(?:of )?[Hh]g|mm/h(?:r|our)?|"
+    r"beats per minute|beats/min|bpm|kg/m2|"
     r"mg/day|g/day|mg|mcg|µg|μg|kg|m[lL]|cm|mm|%|°\s?C|℃)(?![\w/²³]| ?[23]\b)"
 )
 FULL_DOSE = re.compile(
-    r"(?:,| at a dose of| at| \(| dose of)? ?\(?((?:\d[\d.,]*(?:\s?[-–]\s?\d[\d.,]*)?)\s?(?:mg|g|mcg|µg|μg|million units|IU|units?|mL|ml|mEq|mmol)"
-    r"(?:/(?:kg|m2|m²|day|d|h|hour|dose|week|min))*(?![/²\w])(?:,? (?:once|twice|three times|four times|every \d+ hours|per|a|each|daily|orally|"
+    r"(?:,| at a dose of| at| \(| dose of)? ?\(?((?:\d[\d.,]*(?:\s?[-–]\s?\d[\d.,]*)?)\s?(?:mg|g|mcg|µg|μg|"
+    r"million units|IU|units?|mL|ml|mEq|mmol)"
+    r"(?:/(?:kg|m2|m²|day|d|h|hour|dose|week|min))*(?![/²\w])(?:,? (?:once|twice|three times|four times|"
+    r"every \d+ hours|per|a|each|daily|orally|"
     r"intravenously|IV|weekly|monthly|bid|tid|kg|day|week|body weight))*)\)?"
 )
 
@@ -48,7 +56,12 @@ def lines(items: list[str]) -> str:
 
 def medications(sentences: list[Sentence]) -> list[str]:
     """The distinct drugs that are surely medications here."""
-    found = [e.text for s in sentences for e in s.entities if e.kind == "drug" and not set(re.split(r"[\s-]", e.text.lower())) & NOT_GIVEN]
+    found = [
+        e.text
+        for s in sentences
+        for e in s.entities
+        if e.kind == "drug" and not set(re.split(r"[\s-]", e.text.lower())) & NOT_GIVEN
+    ]
     return unique([name for name in found if len(name) > 4])
 
 
@@ -63,11 +76,8 @@ def sections_with_medication(view: NoteView) -> list[str]:
 @per_note
 def typed(view: NoteView) -> list[str]:
     """The terms with one undoubted type: an entry of the word lists, not a guess by its ending."""
-    found = [
-        e.text for s in view.prose for e in s.entities
-        if KIND_OF.get(e.text.lower()) == e.kind and specific(e.text) and not AMBIGUOUS.search(e.text) and e.text.lower() not in NOT_GIVEN
-    ]  # fmt: skip
-    return unique(found)
+    entities = [e for s in view.prose for e in s.entities if KIND_OF.get(e.text.lower()) == e.kind and specific(e.text)]
+    return unique([e.text for e in entities if not AMBIGUOUS.search(e.text) and e.text.lower() not in NOT_GIVEN])
 
 
 def type_of(view: NoteView, term: str) -> str:
@@ -89,16 +99,6 @@ def measured(view: NoteView) -> list[str]:
     return [s.text for s in view.prose if len(s.text) < 320 and len(measurements(s.text)) >= 2]
 
 
-def dose_in(sentence: Sentence) -> str:
-    """The only drug of a sentence and its dose, or "" if there are several drugs or doses, or a change of dose."""
-    drugs = [e for e in sentence.entities if e.kind == "drug"]
-    match = FULL_DOSE.match(sentence.text, drugs[0].end) if len(drugs) == 1 and drugs[0].text.lower() not in NOT_GIVEN else None
-    if not match or re.search(r"increas|decreas|reduc|taper|then|follow|up to|switch|chang|stop|discontinu", sentence.text):
-        return ""
-    rest = sentence.text[: drugs[0].end] + sentence.text[match.end() :]
-    return f"{drugs[0].text} {match[1].strip(' ,')}" if not re.search(r"\d\s?(?:mg|g|mcg|µg|IU|units?|ml)\b", rest) else ""
-
-
 def exactly(view: NoteView, text: str) -> Sentence | None:
     """The sentence of the note with this text."""
     return next((s for s in view.sentences if s.text == text), None)
@@ -106,11 +106,6 @@ def exactly(view: NoteView, text: str) -> Sentence | None:
 
 def from_sentence(view: NoteView, text: str, items: list[str]) -> str:
     return lines(items) if exactly(view, text) else NOT_STATED
-
-
-def dose_answer(view: NoteView, text: str) -> str:
-    sentence = exactly(view, text)
-    return f"{dose_in(sentence)}." if sentence and dose_in(sentence) else NOT_STATED
 
 
 def denied_answer(view: NoteView, text: str) -> str:
@@ -131,15 +126,13 @@ NER_FORMS = (
     Form(("Name a medication that is mentioned under {}.",), sections_with_medication,
         lambda view, section: lines(medications(view.section(section))[:1])),
     Form(("What type of entity is “{}” in this note: medication, problem, test, procedure or body part?",
-        "Classify the term “{}” of this note as medication, problem, test, procedure or body part."), typed, type_of, rare=True),
+        "Classify the term “{}” of this note as medication, problem, test, procedure or body part."), typed, type_of,
+        rare=True),
     Form(("Extract every measurement with its unit from this sentence: “{}”",
         "Which measurements does this sentence give: “{}”"), measured,
         lambda view, text: from_sentence(view, text, measurements(text))),
     Form(("Which findings does this sentence state to be absent: “{}”", "List what this sentence denies: “{}”"),
         lambda view: [s.text for s in view.prose if denied_in(s)], denied_answer),
-    Form(("Extract the medication and its dose from this sentence: “{}”",
-        "Which drug at which dose does this sentence name: “{}”"),
-        lambda view: [s.text for s in view.prose if dose_in(s)], dose_answer),
 )  # fmt: skip
 
 # ---------------------------------------------------------------- abbreviations
@@ -150,10 +143,14 @@ ORDINARY_ENDINGS = (
 )  # fmt: skip
 # Abbreviations that notes use without definition, with the beginnings of their long forms.
 COMMON = {
-    "CT": "comput", "MRI": "magnetic", "ECG": "electrocard", "EKG": "electrocard", "EEG": "electroenc", "HIV": "human imm", "PET": "positron", "ICU": "intensive",
-    "BMI": "body mass", "CRP": "reactive", "ESR": "sedimentation", "WBC": "white", "AST": "aspart", "ALT": "alanin", "LDH": "lact", "PCR": "polymerase",
-    "CSF": "cerebrosp", "COPD": "obstructive", "DVT": "deep", "EMG": "electromy", "ERCP": "retrograde", "MRCP": "cholangio", "TSH": "thyroid", "INR": "normali",
-    "AFP": "feto", "CEA": "embryonic", "HCV": "hepatitis C", "HBV": "hepatitis B", "COVID": "corona", "DNA": "deoxy", "RNA": "ribo", "IVF": "fertil",
+    "CT": "comput", "MRI": "magnetic", "ECG": "electrocard", "EKG": "electrocard", "EEG": "electroenc",
+    "HIV": "human imm", "PET": "positron", "ICU": "intensive",
+    "BMI": "body mass", "CRP": "reactive", "ESR": "sedimentation", "WBC": "white", "AST": "aspart", "ALT": "alanin",
+    "LDH": "lact", "PCR": "polymerase",
+    "CSF": "cerebrosp", "COPD": "obstructive", "DVT": "deep", "EMG": "electromy", "ERCP": "retrograde",
+    "MRCP": "cholangio", "TSH": "thyroid", "INR": "normali",
+    "AFP": "feto", "CEA": "embryonic", "HCV": "hepatitis C", "HBV": "hepatitis B", "COVID": "corona", "DNA": "deoxy",
+    "RNA": "ribo", "IVF": "fertil",
 }  # fmt: skip
 SMALL_WORDS = word_set("""of the and in for to with on a an by""")
 
@@ -182,7 +179,9 @@ def spells(short: str, long: str) -> bool:
     if len(letters) < 2 or re.search(r"\d", short) or re.search(r"[()\[\]:;]", long):
         return False
     initials = [word[0] for word in words], [word[0] for word in content]
-    return letters in initials or (len(words) <= 2 and len(letters) > len(words) and words[0][0] == letters[0] and words[-1][0] in letters)
+    return letters in initials or (
+        len(words) <= 2 and len(letters) > len(words) and words[0][0] == letters[0] and words[-1][0] in letters
+    )
 
 
 @per_note
@@ -214,11 +213,12 @@ def expandable_sentences(view: NoteView) -> list[str]:
 def write_out(view: NoteView, sentence: str) -> str:
     """The sentence with each defined short form replaced by its long form; unchanged if it defines one itself."""
     for short, long in defined(view).items():
-        pattern = re.compile(rf"(?<![\w/-])(?:([Aa])n? )?{re.escape(short)}(?![\w/-])")
         if f"({short}" in sentence or long.lower() in sentence.lower():
             continue
-        article = "n " if long[0].lower() in "aeio" else " "
-        sentence = pattern.sub(lambda match, article=article, long=long: (match[1] + article if match[1] else "") + long, sentence)
+        long = long.replace("\\", "")
+        article = "n" if long[0].lower() in "aeio" else ""
+        sentence = re.sub(rf"\b([Aa])n? {re.escape(short)}(?![\w/-])", rf"\g<1>{article} {long}", sentence)
+        sentence = re.sub(rf"(?<![\w/-]){re.escape(short)}(?![\w/-])", long, sentence)
     return sentence
 
 

@@ -37,6 +37,13 @@ def once(answer: Callable[[NoteView], str]) -> tuple[Callable[[NoteView], list[s
     return (lambda view: [""]), (lambda view, _: answer(view))
 
 
+def looked_up(
+    table: Callable[[NoteView], dict[str, str]],
+) -> tuple[Callable[[NoteView], list[str]], Callable[[NoteView, str], str]]:
+    """The slots and the answer of a form whose answers a function finds all at once, by slot."""
+    return (lambda view: list(table(view))), (lambda view, slot: table(view).get(slot, NOT_STATED))
+
+
 def ask(forms: tuple[Form, ...], view: NoteView, seed: int) -> str:
     """A question with a sure answer, or "" if no form has one for this note. The seed draws form, slot and wording."""
     rng = random.Random(seed)

@@ -5,7 +5,7 @@ import re
 from data_prep.clinical_text.number_words import MONTHS
 from data_prep.clinical_text.time_phrases import find_times
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, sentence_case
-from data_prep.teachers.offline.tasks.entities_and_abbreviations import exactly, write_out
+from data_prep.teachers.offline.tasks.entities_and_abbreviations import exactly, expandable_sentences, write_out
 from data_prep.teachers.offline.tasks.forms import Form
 
 # Phrases with one meaning -> a replacement that fits the same place in the sentence.
@@ -37,14 +37,19 @@ REWORDINGS = {
 }  # fmt: skip
 # Not after an auxiliary or "to" ("had undergone", "was due to"), and no participle ("a mass demonstrated on CT").
 REWORDABLE = re.compile(
-    r"(?<![\w-])(?<!had )(?<!has )(?<!have )(?<!been )(?<!having )(?<!was )(?<!were )(?<!is )(?<!are )(?<!be )(?<!being )(?<!to )(?<!not )(?<!likely )(?<!probably )(?:"
+    r"(?<![\w-])(?<!had )(?<!has )(?<!have )(?<!been )(?<!having )(?<!was )(?<!were )(?<!is )(?<!are )(?<!be "
+    r")(?<!being )(?<!to )(?<!not )(?<!likely )(?<!probably )(?:"
     + "|".join(sorted(map(re.escape, REWORDINGS), key=len, reverse=True))
     + r")(?![\w-])(?! (?:on|in|by|at|during|from|the fact|other)\b)",
     re.IGNORECASE,
 )
 FRONTED = re.compile(r"^([^,]{3,60}), ((?:the|she|he|her|his|a|an|patient|we|this)\b[^,;:()]*)\.$", re.IGNORECASE)
 # Clauses in which a time at the end would belong to something else.
-UNSAFE_FRONT = re.compile(r"\b(?:and|but|however|therefore|although|due|because|caused|which|that|who|after|before|when|until|for|history|since|with)\b", re.IGNORECASE)
+UNSAFE_FRONT = re.compile(
+    r"\b(?:and|but|however|therefore|although|due|because|caused|which|that|who|after|before|when|until|for|history|"
+    r"since|with)\b",
+    re.IGNORECASE,
+)
 FEWEST_CHANGES = 2
 
 
@@ -105,11 +110,12 @@ def reword_section(view: NoteView, section: str) -> str:
 
 def short_sections(view: NoteView) -> list[str]:
     """The sections of one to three sentences in which each sentence can be changed."""
-    names = dict.fromkeys(s.section for s in view.prose)
+    sections = {s.section: view.section(s.section) for s in view.prose}
     return [
-        name for name in names
-        if len(view.section(name)) <= 3 and all(changed(view, s.text)[1] and len(s.text.split()) > 4 for s in view.section(name))
-    ]  # fmt: skip
+        name
+        for name, sentences in sections.items()
+        if len(sentences) <= 3 and all(changed(view, s.text)[1] and len(s.text.split()) > 4 for s in sentences)
+    ]
 
 
 def first_line(view: NoteView, section: str) -> str:
@@ -124,7 +130,7 @@ PARAPHRASE_FORMS = (
     Form(("Paraphrase the section {}, keeping every number and every negation.", "Rewrite {} in your own words."),
         short_sections, reword_section),
     Form(("Reword for a colleague outside the specialty, with abbreviations written out: “{}”",),
-        lambda view: [s.text for s in view.prose if len(s.text) < 300 and write_out(view, s.text) != s.text], answer_written_out),
+        expandable_sentences, answer_written_out),
     Form(("Choose a sentence under {} and put it in other words.", "Rephrase one sentence of {}."),
         lambda view: [name for name in view.sections if first_line(view, name) != NOT_STATED], first_line),
 )  # fmt: skip

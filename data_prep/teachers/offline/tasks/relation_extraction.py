@@ -1,4 +1,4 @@
-"""Relation Extraction: drug and dose, drug and reason, test and finding, problem and treatment, problem and site.
+"""Relation Extraction: drug and dose, test and finding, problem and site.
 
 Each relation is read from one sentence in which grammar shows it: the two names stand next to the word that links them.
 """
@@ -6,33 +6,39 @@ Each relation is read from one sentence in which grammar shows it: the two names
 import re
 
 from data_prep.clinical_text.entities import Entity
-from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, quote, sentence_case, unique, word_pattern, per_note
+from data_prep.teachers.offline.note_view import (
+    NoteView,
+    Sentence,
+    per_note,
+    quote,
+    sentence_case,
+    word_pattern,
+)
 from data_prep.teachers.offline.tasks.entities_and_abbreviations import FULL_DOSE, NOT_GIVEN
-from data_prep.teachers.offline.tasks.forms import Form
-from data_prep.teachers.offline.tasks.statements import DENIAL, DOUBT, affirmed, specific
+from data_prep.teachers.offline.tasks.forms import Form, looked_up
+from data_prep.teachers.offline.tasks.statements import DENIAL, affirmed
 
 # A sentence whose subject is a test: "An abdominal CT scan (Fig. 1) showed ...".
 FINDING = re.compile(
     r"^(?:An? |The |His |Her )?((?:[\w’'/-]+ ){0,5}?[\w’'/-]+)(?: \([^()]{1,25}\))? (?:also |then )?"
     r"(showed|shows|revealed|reveals|demonstrated|disclosed|confirmed|detected|identified|displayed)\b"
 )
-GIVEN_FOR = re.compile(
-    r"\b(?:treated|started|placed|put|given|received|administered|prescribed|underwent|initiated|commenced|was|were)\b[^,.;:()]{0,45}?\b(?:for|to treat|against|because of)"
-    r" (?:the |her |his |an? |presumed |suspected )*$"
-)
-STOPPED = re.compile(r"\b(?:stopp|discontinu|withdr|withheld|replac|chang|reduc|not|no|avoid|switch|taper|refus|declin|without|allerg|days|weeks|months|hours)", re.IGNORECASE)
-TREATED = re.compile(r"^ (?:was|were) (?:then |subsequently |successfully |surgically |completely |\w+ly )?(?:treated|managed|resected|removed|repaired|drained|corrected|excised|evacuated|ligated)\b")
 SITE_LINK = re.compile(r" (?:in|of|at|on|over|within|affecting|involving) (?:the |his |her |both |an? )?$")
 FURTHER = re.compile(r"^(?: and|,| or|/)")
 # Drugs and tests to ask for where the note does not mention them, with every name that would mention them.
 ABSENT_DRUGS = {
-    "aspirin": "aspirin|acetylsalicyl|ASA|antiplatelet", "metformin": "metformin|antidiabetic|hypoglyc", "prednisolone": "predniso|steroid|cortico", "heparin": "heparin|anticoag|enoxa",
-    "methotrexate": "methotrex|MTX|chemother", "ceftriaxone": "ceftri|cephal|cefo|antibio|antimicrob", "amoxicillin": "amox|penicil|augment|antibio|antimicrob|co-amox", "warfarin": "warfarin|coumad|anticoag|vitamin K",
-    "furosemide": "furosem|lasix|diuret", "omeprazole": "omepr|prazole|proton|PPI", "ciprofloxacin": "cipro|floxac|quinol|antibio|antimicrob", "vancomycin": "vancom|antibio|antimicrob",
+    "aspirin": "aspirin|acetylsalicyl|ASA|antiplatelet", "metformin": "metformin|antidiabetic|hypoglyc",
+    "prednisolone": "predniso|steroid|cortico", "heparin": "heparin|anticoag|enoxa",
+    "methotrexate": "methotrex|MTX|chemother", "ceftriaxone": "ceftri|cephal|cefo|antibio|antimicrob",
+    "amoxicillin": "amox|penicil|augment|antibio|antimicrob|co-amox", "warfarin": "warfarin|coumad|anticoag|vitamin K",
+    "furosemide": "furosem|lasix|diuret", "omeprazole": "omepr|prazole|proton|PPI", "ciprofloxacin": "cipro|floxac|"
+    "quinol|antibio|antimicrob", "vancomycin": "vancom|antibio|antimicrob",
 }  # fmt: skip
 ABSENT_TESTS = {
-    "chest X-ray": "x-?ray|radiogra|CXR|film|imaging", "electrocardiogram": "electrocard|ECG|EKG|Holter", "colonoscopy": "colonosc|endosc|sigmoidosc", "echocardiography": "echo|TTE|TEE",
-    "brain MRI": "MRI|MR |magnetic|imaging", "abdominal ultrasound": "ultraso|sonogra|echogra|imaging|US ", "bone scan": "scintigra|bone scan|imaging|nuclear", "urinalysis": "urin",
+    "chest X-ray": "x-?ray|radiogra|CXR|film|imaging", "electrocardiogram": "electrocard|ECG|EKG|Holter",
+    "colonoscopy": "colonosc|endosc|sigmoidosc", "echocardiography": "echo|TTE|TEE",
+    "brain MRI": "MRI|MR |magnetic|imaging", "abdominal ultrasound": "ultraso|sonogra|echogra|imaging|US ", "bone "
+    "scan": "scintigra|bone scan|imaging|nuclear", "urinalysis": "urin",
     "bronchoscopy": "bronchosc|endosc|lavage", "lumbar puncture": "lumbar|CSF|spinal|cerebrospinal",
 }  # fmt: skip
 
@@ -40,8 +46,6 @@ ABSENT_TESTS = {
 def unmentioned(names: dict[str, str], view: NoteView) -> list[str]:
     """The names that the note mentions under no form."""
     return [name for name, pattern in names.items() if not re.search(pattern, view.text, re.IGNORECASE)]
-
-
 
 
 @per_note
@@ -54,7 +58,11 @@ def doses(view: NoteView) -> dict[str, str]:
                 continue
             match = FULL_DOSE.match(sentence.text, entity.end)
             found.setdefault(entity.text, set()).add(match[1].strip(" ,") if match and not changed(sentence) else "")
-    return {name: f"The note gives the dose of {name} as {next(iter(values))}." for name, values in found.items() if len(values) == 1 and "" not in values}
+    return {
+        name: f"The note gives the dose of {name} as {next(iter(values))}."
+        for name, values in found.items()
+        if len(values) == 1 and "" not in values
+    }
 
 
 def changed(sentence: Sentence) -> bool:
@@ -72,7 +80,12 @@ def findings(view: NoteView) -> dict[str, tuple[str, Sentence, int]]:
         tests = [e for e in sentence.entities if e.kind == "test" and e.start < match.end(1)]
         name = match[1] if match[1][1:2].isupper() else match[1][0].lower() + match[1][1:]
         once = sum(len(word_pattern(match[1]).findall(s.text)) for s in view.prose) == 1
-        if len(tests) == 1 and tests[0].end >= match.end(1) - 20 and once and not re.search(r"\b(?:and|or|results?|findings?|it|this)\b", name, re.IGNORECASE):
+        if (
+            len(tests) == 1
+            and tests[0].end >= match.end(1) - 20
+            and once
+            and not re.search(r"\b(?:and|or|results?|findings?|it|this)\b", name, re.IGNORECASE)
+        ):
             found[name] = (sentence_case(sentence.text), sentence, match.end(2))
     return found
 
@@ -84,36 +97,13 @@ def shown_by(view: NoteView) -> dict[str, str]:
     sure = {(entity.text, sentence.index) for entity, sentence in affirmed(view)}
     for name, (text, sentence, end) in findings(view).items():
         first = next((e for e in sentence.entities if e.start >= end), None)
-        if first and (first.text, sentence.index) in sure and first.start - end <= 12 and not DENIAL.search(sentence.text):
+        if (
+            first
+            and (first.text, sentence.index) in sure
+            and first.start - end <= 12
+            and not DENIAL.search(sentence.text)
+        ):
             answers[first.text] = f"{name[0].upper()}{name[1:]}. The note says: {quote(text)}"
-    return answers
-
-
-@per_note
-def reasons(view: NoteView) -> dict[str, str]:
-    """The drugs and procedures with the sentence that names what they were given for."""
-    answers: dict[str, str] = {}
-    for sentence in view.prose:
-        entities = sentence.entities
-        for problem in (e for e in entities if e.kind == "problem" and not e.negated):
-            treatments = [e for e in entities if e.kind in ("drug", "procedure") and e.end <= problem.start]
-            before = sentence.text[: problem.start]
-            clause = re.split(r"[;,.:]|\b(?:and|but|who|which)\b", before)[-1]
-            inside = [e for e in treatments if e.start >= problem.start - len(clause)]
-            if len(inside) == 1 and GIVEN_FOR.search(clause) and not STOPPED.search(clause) and specific(inside[0].text):
-                answers.setdefault(inside[0].text, sentence_case(sentence.text))
-    return answers
-
-
-@per_note
-def treatments(view: NoteView) -> dict[str, str]:
-    """The problems with the sentence that says how they were treated."""
-    answers = {}
-    for sentence in view.prose:
-        for entity in sentence.entities:
-            after = sentence.text[entity.end :]
-            if entity.kind == "problem" and specific(entity.text) and TREATED.match(after) and not DENIAL.search(sentence.text) and len(view.containing(entity.text)) <= 3:
-                answers[entity.text] = sentence_case(sentence.text)
     return answers
 
 
@@ -123,34 +113,36 @@ def sites(view: NoteView) -> dict[str, str]:
     answers = {}
     for entity, sentence in affirmed(view):
         site = next((e for e in sentence.entities if e.kind == "anatomy" and e.start > entity.end), None)
-        if site and SITE_LINK.fullmatch(sentence.text[entity.end : site.start]) and not cut_short(sentence, site) and len(sentence.text) < 300:
-            answers[entity.text] = f"{sentence_case(sentence.text[entity.start : site.end])} The note says: {quote(sentence.text)}"
+        if (
+            site
+            and SITE_LINK.fullmatch(sentence.text[entity.end : site.start])
+            and not cut_short(sentence, site)
+            and len(sentence.text) < 300
+        ):
+            answers[entity.text] = (
+                f"{sentence_case(sentence.text[entity.start : site.end])} The note says: {quote(sentence.text)}"
+            )
     return answers
 
 
 def cut_short(sentence: Sentence, site: Entity) -> bool:
     """Return True if a site continues: "in the liver and spleen", "at the left kidney bed"."""
     after = sentence.text[site.end :]
-    return bool(FURTHER.match(after)) or not re.match(r"[.;,]| (?:with|was|were|that|which|measuring|and [a-z]+ed|on|in|of|by|for|due|at|after|is)\b|$", after)
+    return bool(FURTHER.match(after)) or not re.match(
+        r"[.;,]| (?:with|was|were|that|which|measuring|and [a-z]+ed|on|in|of|by|for|due|at|after|is)\b|$", after
+    )
 
 
-def names(view: NoteView, answers: dict[str, str]) -> list[str]:
-    return [name for name in unique(list(answers)) if view.containing(name)]
+def findings_told(view: NoteView) -> dict[str, str]:
+    return {test: text for test, (text, _, _) in findings(view).items()}
 
 
 RELATION_FORMS = (
     Form(("What dose of {} does the note give?", "At what dose was {} used, according to the note?"),
-        lambda view: names(view, doses(view)), lambda view, drug: doses(view).get(drug, NOT_STATED),
-        absent=lambda view: unmentioned(ABSENT_DRUGS, view), absent_share=0.03),
+        *looked_up(doses), absent=lambda view: unmentioned(ABSENT_DRUGS, view), absent_share=0.03),
     Form(("What did the {} show?", "Which findings does the note report for the {}?"),
-        lambda view: list(findings(view)), lambda view, test: findings(view)[test][0] if test in findings(view) else NOT_STATED,
-        absent=lambda view: unmentioned(ABSENT_TESTS, view), absent_share=0.25),
-    Form(("Which investigation showed {}?", "By which test was {} found, according to the note?"),
-        lambda view: names(view, shown_by(view)), lambda view, problem: shown_by(view).get(problem, NOT_STATED)),
-    Form(("For which problem was {} used?", "What was the indication for {} according to the note?"),
-        lambda view: names(view, reasons(view)), lambda view, treatment: reasons(view).get(treatment, NOT_STATED)),
-    Form(("What was done about the {}?", "How was the {} treated, according to the note?"),
-        lambda view: names(view, treatments(view)), lambda view, problem: treatments(view).get(problem, NOT_STATED)),
+        *looked_up(findings_told), absent=lambda view: unmentioned(ABSENT_TESTS, view), absent_share=0.25),
+    Form(("Which investigation showed {}?", "By which test was {} found in this note?"), *looked_up(shown_by)),
     Form(("Where in the body does the note locate the {}?", "Which anatomical site does the note give for the {}?"),
-        lambda view: names(view, sites(view)), lambda view, problem: sites(view).get(problem, NOT_STATED)),
+        *looked_up(sites)),
 )  # fmt: skip

@@ -2,10 +2,10 @@
 
 import re
 
+from data_prep.teachers.offline.cues import COURSE, LEANING, OUTCOME, PRESENT, PRESENTED, RELATIVE, SYMPTOMS
 from data_prep.teachers.offline.lists import stated_diagnoses
-from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, sentence_case, per_note
-from data_prep.teachers.offline.scope import AGED
-from data_prep.teachers.offline.sections import COURSE, LEANING, OUTCOME, PRESENT, PRESENTED, RELATIVE, SYMPTOMS
+from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, per_note, sentence_case
+from data_prep.teachers.offline.one_patient import AGED
 from data_prep.teachers.offline.tasks.forms import Form, once
 from data_prep.teachers.offline.tasks.statements import specific
 
@@ -14,22 +14,31 @@ OPENING_SECTIONS = (PRESENT, "SUBJECTIVE", "REASON FOR ADMISSION", "HISTORY", "I
 COURSE_SECTIONS = (COURSE, OUTCOME, "TREATMENT AND COURSE", "CARE AND COURSE", "DISPOSITION AND FOLLOW-UP", "PROCEDURE")
 ENDING_SECTIONS = (OUTCOME, "DISPOSITION AND FOLLOW-UP", "TREATMENT AND COURSE")
 ACTION = re.compile(
-    r"\b(?:treated (?:with|by)|(?:was|were) (?:then |\w+ly )?(?:started|given|administered|prescribed|initiated|commenced|resected|removed|excised|drained|transfused|intubated|operated|"
-    r"implanted|inserted|repaired|introduced|instituted|placed on|put on|transplanted|evacuated|ligated|closed)|underwent (?:\w+[ -]){0,6}?(?:\w+(?:ectomy|otomy|plasty|ostomy)|surgery|resection|excision|repair|operation|"
-    r"transplantation|chemotherapy|radiotherapy|drainage|embolization)|received|we (?:started|administered|gave|performed|removed|resected|excised|operated|treated)|"
-    r"(?:surgery|operation|treatment|therapy|chemotherapy|radiotherapy|\w+(?:ectomy|plasty|ostomy)|excision|resection|drainage|transplantation|repair|reduction|fixation) (?:was|were|with|by|consisted|included))\b",
+    r"\b(?:treated (?:with|by)|(?:was|were) (?:then |\w+ly )?(?:started|given|administered|prescribed|initiated|"
+    r"commenced|resected|removed|excised|drained|transfused|intubated|operated|"
+    r"implanted|inserted|repaired|introduced|instituted|placed on|put on|transplanted|evacuated|ligated|closed)|"
+    r"underwent (?:\w+[ -]){0,6}?(?:\w+(?:ectomy|otomy|plasty|ostomy)|surgery|resection|excision|repair|operation|"
+    r"transplantation|chemotherapy|radiotherapy|drainage|embolization)|received|we (?:started|administered|gave|"
+    r"performed|removed|resected|excised|operated|treated)|"
+    r"(?:surgery|operation|treatment|therapy|chemotherapy|radiotherapy|\w+(?:ectomy|plasty|ostomy)|excision|"
+    r"resection|drainage|transplantation|repair|reduction|fixation) (?:was|were|with|by|consisted|included))\b",
     re.IGNORECASE,
 )
 # A weaker sign of treatment: with more of these than the summary holds, the summary would leave treatment out.
 ANY_ACTION = re.compile(
-    r"\b(?:treat\w*|therap\w+|\w+therapy|surg\w+|operat\w+|resect\w+|excis\w+|remov\w+|administ\w+|prescri\w+|transfus\w+|drain\w+|implant\w*|antibiotic\w*|steroid\w*|underwent|received|given|started|"
+    r"\b(?:treat\w*|therap\w+|\w+therapy|surg\w+|operat\w+|resect\w+|excis\w+|remov\w+|administ\w+|prescri\w+|"
+    r"transfus\w+|drain\w+|implant\w*|antibiotic\w*|steroid\w*|underwent|received|given|started|"
     r"\w{3,}(?:ectomy|otomy|plasty|ostomy)|mg|dose\w*|intubat\w+|ventilat\w+)\b",
     re.IGNORECASE,
 )
-NO_TREATMENT = re.compile(r"\b(?:not|no|refused|declined|without|recommended|planned|proposed|considered|decided|could)\b", re.IGNORECASE)
+NO_TREATMENT = re.compile(
+    r"\b(?:not|no|refused|declined|without|recommended|planned|proposed|considered|decided|could)\b", re.IGNORECASE
+)
 ENDED = re.compile(
-    r"\b(?:discharged|recover(?:ed|y)|resolved|improved|improvement|asymptomatic|died|death|expired|passed away|alive|remission|disease[- ]free|symptom[- ]free|recurrence|"
-    r"uneventful|doing well|free of|healed|cured|lost to follow-up|remain(?:s|ed)|stable|normali[sz]ed|regression|satisfactory|favou?rable|relapse|progress(?:ed|ion)|regained|good (?:health|condition))\b",
+    r"\b(?:discharged|recover(?:ed|y)|resolved|improved|improvement|asymptomatic|died|death|expired|passed away|"
+    r"alive|remission|disease[- ]free|symptom[- ]free|recurrence|"
+    r"uneventful|doing well|free of|healed|cured|lost to follow-up|remain(?:s|ed)|stable|normali[sz]ed|regression|"
+    r"satisfactory|favou?rable|relapse|progress(?:ed|ion)|regained|good (?:health|condition))\b",
     re.IGNORECASE,
 )
 LONGEST = 55  # words of a sentence in a summary
@@ -55,12 +64,12 @@ def opening(view: NoteView) -> list[Sentence]:
 
 @per_note
 def treatments(view: NoteView) -> list[Sentence]:
-    """All sentences on treatment, or [] if there are more than three or if one of them is unclear by itself."""
+    """All sentences on treatment, or [] if there are more than four or if one of them is unclear by itself."""
     course = view.section(*COURSE_SECTIONS)
     found = [s for s in course if ACTION.search(s.text) and not NO_TREATMENT.search(s.text)]
     named = [s for s in course if ANY_ACTION.search(s.text)]
     clear = all(len(s.text.split()) <= LONGEST and not LEANING.match(s.text) for s in found)
-    return found if clear and 1 <= len(found) <= 3 and len(named) <= 4 else []
+    return found if clear and 1 <= len(found) <= 4 and len(named) <= 6 else []
 
 
 def ending(view: NoteView) -> list[Sentence]:
@@ -96,7 +105,9 @@ def reason_summary(view: NoteView) -> str:
 def short_sections(view: NoteView) -> list[str]:
     """The sections of two to four sentences that are short enough to be told in full."""
     names = dict.fromkeys(s.section for s in view.prose if s.section != "NOTE")
-    return [name for name in names if 2 <= len(view.section(name)) <= 4 and words(view.section(name)) <= LONGEST_SECTION]
+    return [
+        name for name in names if 2 <= len(view.section(name)) <= 4 and words(view.section(name)) <= LONGEST_SECTION
+    ]
 
 
 def section_summary(view: NoteView, section: str) -> str:
@@ -108,12 +119,16 @@ def headline(view: NoteView) -> str:
     found = stated_diagnoses([s.text for s in view.prose])
     if len(found) != 1 or not all(view.header.get(name) for name in ("PATIENT", "CHIEF COMPLAINT")):
         return NOT_STATED
-    return f"Patient: {view.header['PATIENT']}. Chief complaint: {view.header['CHIEF COMPLAINT']}. Diagnosis: {found[0]}."
+    return (
+        f"Patient: {view.header['PATIENT']}. Chief complaint: {view.header['CHIEF COMPLAINT']}. Diagnosis: {found[0]}."
+    )
 
 
 def topics(view: NoteView) -> list[str]:
     """The problems that two or three sentences name, so that these sentences are all that the note says about them."""
-    names = dict.fromkeys(e.text for s in view.prose for e in s.entities if e.kind == "problem" and specific(e.text) and len(e.text) > 6)
+    names = dict.fromkeys(
+        e.text for s in view.prose for e in s.entities if e.kind == "problem" and specific(e.text) and len(e.text) > 6
+    )
     return [name for name in names if about(view, name) != NOT_STATED]
 
 
@@ -126,8 +141,10 @@ def about(view: NoteView, problem: str) -> str:
 SUMMARY_FORMS = (
     Form(("Summarize the case: presentation, treatment and outcome.", "Give a brief summary of the case for handover.",
         "Write a short summary of this note: why the patient came, what was done, how it ended."), *once(whole_note)),
-    Form(("Summarize treatment and outcome.", "What was done for the patient, and with what result?"), *once(course_summary)),
-    Form(("In one sentence: who is the patient, and why did the patient come?", "Summarize the presentation in one sentence."),
+    Form(("Summarize treatment and outcome.", "What was done for the patient, and with what result?"),
+    *once(course_summary)),
+    Form(("In one sentence: who is the patient, and why did the patient come?", "Summarize the presentation in one "
+    "sentence."),
         *once(reason_summary)),
     Form(("Summarize the section {}.", "What are the main points of {}?"), short_sections, section_summary),
     Form(("State patient, complaint and diagnosis in one line.",), *once(headline)),

@@ -1,30 +1,38 @@
-"""Temporal Information Extraction: times, durations and the order of events."""
+"""Temporal Information Extraction: times and durations."""
 
 import re
 
 from data_prep.clinical_text.number_words import MONTHS
 from data_prep.clinical_text.time_phrases import Time, find_times, without_time
-from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, sentence_case, per_note
-from data_prep.teachers.offline.sections import LEANING
+from data_prep.teachers.offline.cues import LEANING
+from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, per_note, sentence_case
 from data_prep.teachers.offline.tasks.entities_and_abbreviations import exactly
-from data_prep.teachers.offline.tasks.forms import Form, once
+from data_prep.teachers.offline.tasks.forms import Form, looked_up, once
 
 # A time that can be understood by itself: a date, or one counted from an event that it names.
 COUNTED = re.compile(
-    r"\b(?:admission|surgery|operation|discharge|presentation|delivery|birth|transplantation|diagnosis|injury|post-?operative|hospital day|day \d|of age|age of)\b|\bday \d",
+    r"\b(?:admission|surgery|operation|discharge|presentation|delivery|birth|transplantation|diagnosis|injury|"
+    r"post-?operative|hospital day|day \d|of age|age of)\b|\bday \d",
     re.IGNORECASE,
 )
 HISTORY_OF = re.compile(
-    r"\b((?:\d+(?:\.\d+)?|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|several|few)[- ](?:hours?|days?|weeks?|months?|years?))['’]?s?[- ]history of "
-    r"((?:[\w-]+ ){0,5}?[\w-]+)(?=[.;,(]| and\b| who\b| which\b| that\b| with\b| associated\b| in\b| on\b| after\b| of\b| for\b| as\b)"
+    r"\b((?:\d+(?:\.\d+)?|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|several|few)[- ](?:hours?|"
+    r"days?|weeks?|months?|years?))['’]?s?[- ]history of "
+    r"((?:[\w-]+ ){0,5}?[\w-]+)(?=[.;,(]| and\b| who\b| which\b| that\b| with\b| associated\b| in\b| on\b| after\b|"
+    r" of\b| for\b| as\b)"
 )
 TIME_WORD = re.compile(
-    r"\d{4}|\b(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?|yesterday|today|tonight|night|morning|evening|ago|later|earlier|before|after|during|since|until|till|then|when|while|"
-    r"initially|subsequent\w*|previous\w*|prior|once|post-?op\w*|pre-?op\w*|intra-?op\w*|daily|weekly|monthly|annual\w*|recent\w*|current\w*|now|"
-    r"admission|discharge|birth|childhood|follow-?up|first|finally|meanwhile|afterwards?|thereafter|at age|aged|old|past|last|next|immediate\w*|every|" + "|".join(MONTHS) + r")\b",
+    r"\d{4}|\b(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?|yesterday|today|tonight|night|morning|evening|"
+    r"ago|later|earlier|before|after|during|since|until|till|then|when|while|"
+    r"initially|subsequent\w*|previous\w*|prior|once|post-?op\w*|pre-?op\w*|intra-?op\w*|daily|weekly|monthly|"
+    r"annual\w*|recent\w*|current\w*|now|"
+    r"admission|discharge|birth|childhood|follow-?up|first|finally|meanwhile|afterwards?|thereafter|at age|aged|old|"
+    r"past|last|next|immediate\w*|every|" + "|".join(MONTHS) + r")\b",
     re.IGNORECASE,
 )
-CALENDAR_YEAR = re.compile(r"(?<![\d.,/-])(?:19|20)\d\d(?![\d/]|[.,]\d| ?(?:mg|m[lL]|g|m|µg|IU|U|cells|cc|/|×|x|patients)\b)")
+CALENDAR_YEAR = re.compile(
+    r"(?<![\d.,/-])(?:19|20)\d\d(?![\d/]|[.,]\d| ?(?:mg|m[lL]|g|m|µg|IU|U|cells|cc|/|×|x|patients)\b)"
+)
 
 
 @per_note
@@ -36,13 +44,20 @@ def events(view: NoteView) -> dict[str, Time]:
         if len(times) != 1 or len(sentence.text) > 220 or not understood(times[0], sentence.text):
             continue
         event = without_time(sentence.text, times[0])
-        if event and not LEANING.match(event) and not re.search(r"[;:]|^(?:and|but|he|she|it|they|which|was|were)\b", event) and event in sentence.text:
+        if (
+            event
+            and not LEANING.match(event)
+            and not re.search(r"[;:]|^(?:and|but|he|she|it|they|which|was|were)\b", event)
+            and event in sentence.text
+        ):
             found[event] = times[0]
     return found
 
 
 def understood(time: Time, text: str) -> bool:
-    whole = not re.search(r"\d(?:st|nd|rd|th| )*$", text[: time.start]) and not re.match(r"(?:by|at|on) an?\b(?! \w+ (?:later|after))", time.text)
+    whole = not re.search(r"\d(?:st|nd|rd|th| )*$", text[: time.start]) and not re.match(
+        r"(?:by|at|on) an?\b(?! \w+ (?:later|after))", time.text
+    )
     return whole and (time.kind == "date" or (time.kind == "relative" and bool(COUNTED.search(time.text))))
 
 
@@ -62,28 +77,6 @@ def expressions(view: NoteView) -> dict[str, str]:
     return {text: sentence for text, sentence in found.items() if view.text.lower().count(text.lower()) == 1}
 
 
-def date_of(time: Time) -> tuple[int, int] | None:
-    """Year and month (0 if not named) of a date in words, or None."""
-    years = re.findall(r"(?:19|20)\d\d", time.text)
-    if time.kind != "date" or len(years) != 1 or re.search(r"\d[/.-]\d|since|until|by\b", time.text):
-        return None
-    month = next((k for k, name in enumerate(MONTHS, start=1) if re.search(rf"\b{name[:3].lower()}", time.text.lower())), 0)
-    return int(years[0]), month
-
-
-@per_note
-def pairs_in_order(view: NoteView) -> dict[str, str]:
-    """Pairs of dated events as a slot, each with the answer which came first."""
-    dated = [(event, time, date) for event, time in sorted(events(view).items()) if (date := date_of(time))]
-    answers = {}
-    for (one, time, date), (other, other_time, other_date) in zip(dated, dated[1:], strict=False):
-        comparable = date[0] != other_date[0] or (date[1] and other_date[1] and date[1] != other_date[1])
-        if comparable:
-            first, at, later = (one, time, other_time) if date < other_date else (other, other_time, time)
-            answers[f"“{one}” or “{other}”"] = f"“{first}” came first: the note gives its time as “{at.text}”, and that of the other as “{later.text}.”"
-    return answers
-
-
 @per_note
 def histories(view: NoteView) -> dict[str, str]:
     """The complaints with the length of their history, if the note names it once."""
@@ -91,7 +84,11 @@ def histories(view: NoteView) -> dict[str, str]:
     for sentence in view.prose:
         for match in HISTORY_OF.finditer(sentence.text):
             found.setdefault(match[2], []).append(match[1])
-    return {complaint: f"The note gives a history of {lengths[0].replace('-', ' ')}." for complaint, lengths in found.items() if len(set(lengths)) == 1}
+    return {
+        complaint: f"The note gives a history of {lengths[0].replace('-', ' ')}."
+        for complaint, lengths in found.items()
+        if len(set(lengths)) == 1
+    }
 
 
 def times_in(text: str) -> str:
@@ -117,12 +114,11 @@ TEMPORAL_FORMS = (
         "Which time does the note give for the following: “{}”?"),
         lambda view: list(events(view)), when),
     Form(("What does the note record for this time: “{}”?",),
-        lambda view: list(expressions(view)), lambda view, text: expressions(view).get(text, NOT_STATED)),
-    Form(("Which of these came first, according to the note: {}?",),
-        lambda view: list(pairs_in_order(view)), lambda view, pair: pairs_in_order(view).get(pair, NOT_STATED)),
+        *looked_up(expressions)),
     Form(("How long a history of {} does the note give?", "What duration does the note state for the history of {}?"),
-        lambda view: list(histories(view)), lambda view, complaint: histories(view).get(complaint, NOT_STATED)),
-    Form(("Extract the time expressions from this sentence: “{}”", "Which expressions of time does this sentence hold: “{}”"),
+        *looked_up(histories)),
+    Form(("Extract the time expressions from this sentence: “{}”", "Which expressions of time does this sentence "
+    "hold: “{}”"),
         sentences_with_times, lambda view, text: times_in(text) if exactly(view, text) else NOT_STATED),
     Form(("Which calendar years does the note mention?", "List the calendar years in this note."),
         *once(years), absent=lambda view: [""], absent_share=0.04),
