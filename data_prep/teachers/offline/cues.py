@@ -159,7 +159,8 @@ ACTED = cues(
     r"opted|gave|operated|removed|excised|resected|inserted|placed|proceeded|prescribed|planned|managed|initiated|"
     r"stopped|used|chose|introduced|recommended|referred)",
     r"receiv(?:ed|ing)\b", r"\w+(?:ectomy|plasty|ostomy) (?:was|were)\b", r"(?<!lumbar )(?<!\w)(?:laparo|thoraco|"
-    r"cranio)tomy\b", r"proceeded\b", r"taken to (?:the )?(?:operating|theat)",
+    r"cranio)tomy\b", r"\w{3,}ectomy\b", r"phlebotomi[sz]ed\b", r"proceeded\b", r"taken to (?:the )?(?:operating|"
+    r"theat)",
     r"surgical (?:exploration|treatment|removal|resection|intervention|excision|procedure|management|drainage)",
     r"(?:responded|improve[ds]?|improvement|recovered|recovery|resolved|resolution|deteriorated|worsened|"
     r"regress(?:ed|ion)|disappeared|relapsed|recurred)\b",
@@ -192,8 +193,8 @@ MOVED_ON = cues(
 EARLIER = cues(
     r"(?:years?|months?|weeks?|days?) (?:ago|earlier|before|previously|prior)", r"previous(?:ly)?\b", r"had (?:\w+ "
     r")?(?:been|undergone|received|had|started|taken)\b", r"history of\b",
-    r"in (?:her|his) (?:childhood|youth)", r"in the past\b", r"prior to (?:admission|presentation)", r"at the age "
-    r"of\b", r"since (?:childhood|birth|the age)",
+    r"in (?:her|his) (?:childhood|youth)", r"in the past\b", r"prior to (?:admission|presentation)", r"at (?:the "
+    r")?age of\b", r"since (?:childhood|birth|the age)",
 )  # fmt: skip
 PRESENTED = cues(
     r"present(?:ed|ing|s)\b(?! (?:as|in the))", r"admitted\b", r"referred\b", r"complain", r"consulted\b",

@@ -16,7 +16,7 @@ HEADER_LINES = ("PATIENT", "CHIEF COMPLAINT")
 
 
 # For functions of a note that several forms call: what they find is kept for the last few notes.
-per_note = lru_cache(maxsize=8)
+per_note = lru_cache(maxsize=64)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ SEVERAL = re.compile(
     rf"|^(?:the )?{COUNT} (?:[\w-]+ ){{0,4}}{PERSONS}\b(?! (?:of|ago))"
     r"|\b(?:both|all|these|our|the|of|other|remaining|affected|included|following) (?:\w+ )?patients\b(?! with\b)"
     r"|\b(?:the |our )?(?:second|third|fourth|other) (?:patient|case)\b"
-    r"|\b(?:case|patient)s? ?(?:n[o°]?[.:°]? ?)?\d\b(?!\d| ?(?:days|weeks"
+    r"|\b(?:case|patient)s? ?(?:#|n[o°]?[.:°]? ?)?\d\b(?!\d| ?(?:days|weeks"
     r"|months|years|hours))"
     r"|\b(?:son|daughter|proband|patient|individual)s? [IVX]+[-:.]?\d|\bprobands\b"
     r"|\b(?:first|index) (?:patient|case)\b|\b(?:both|these) (?:\w+ )?(?:cases|siblings|twins|brothers|sisters)\b"
@@ -77,7 +77,8 @@ REPORTS = re.compile(r"\b(?:we|authors) (?:\w+ )?(?:report|present|describe)\b",
 POINTER = re.compile(
     r"^[^;]{0,160}\b(?:shown|summari[sz]ed|listed|presented|given|depicted|illustrated|detailed|seen|see|as|"
     r"in)\s+(?:(?:in|on|by)\s+)?(?:the\s+)?"
-    r"(?:Fig|Tab|Suppl|Appendix)[^;]{0,30}$|^(?:Fig(?:ure|\.)|Tab(?:le|\.)) ?\d",
+    r"(?:Fig|Tab|Suppl|Appendix)[^;]{0,30}$|\b(?:in|on|by|see|referencing|our)\s+(?:the )?(?:Fig(?:ure|\.)|Tab(?:le|"
+    r"\.))s? ?\d|^(?:Fig(?:ure|\.)|Tab(?:le|\.)) ?\d",
     re.IGNORECASE,
 )
 # "We report the case of a 54-year-old man", "Case 1: A 54-year-old man": the words before the man.
@@ -96,11 +97,15 @@ LABEL = re.compile(
     r"n[o°]?[.:°]? ?\d|\d))+|observation|present case|clinical (?:findings|presentation|case))\s*[:.–-]?\s*(?=[A-Z“\"])"
     r"|(?i:in (?:this|the present|our|present) case,\s*))"
 )
-# Pointers to figures that `tidy` leaves: "as shown in.", "(Figure (Figure1C);1C)".
+# Pointers to figures that `tidy` leaves: "as shown in.", "(Figure (Figure1C);1C)", "a mass Figure 1, Figure 2."
+FIGURE = r"(?:Fig(?:ure)?s?\.?|Tables?) ?\d+[A-Za-z]?(?: \([A-Z]\)| and [A-Z])?"
 FIGURES = re.compile(
-    r"\s*\(Fig(?:ure)?s?\.? ?\((?:Fig|Tab)[^()]*\)[^()]*\)|,?\s*\(?(?:as )?(?:is |was |are |were )?(?:shown|seen|"
-    r"depicted|illustrated|demonstrated) in"
-    r"(?: (?:the )?(?:Fig|Tab)\w*\.? ?\d*[A-Za-z]?)?\s*(?=[.,;)])\)?",
+    r"\s*\(Fig(?:ure)?s?\.? ?\((?:Fig|Tab)[^()]*\)[^()]*\)"
+    rf"|,?\s*\(?(?:as )?(?:is |was |are |were )?(?:shown|seen|depicted|illustrated|"
+    rf"demonstrated) in(?: {FIGURE})?\s*(?=[.;)])\)?"
+    rf"|^As (?:shown|seen|depicted|illustrated) in (?:the )?{FIGURE}, "
+    rf"|(?<! in)(?<! on)(?<! by)(?<! see)(?<!the)[,;]? \(?{FIGURE}(?:(?:,| and|, and) {FIGURE})*\)?(?=[.,;)]|\s*$|"
+    rf" that\b| which\b)"
 )
 # Initials of a person, with and without a title.
 TITLE = r"(?:Mr|Mrs|Ms|Miss|Mme|Madam)\b\.?"
