@@ -104,7 +104,7 @@ FIGURES = re.compile(
     rf"|,?\s*\(?(?:as )?(?:is |was |are |were )?(?:shown|seen|depicted|illustrated|"
     rf"demonstrated) in(?: {FIGURE})?\s*(?=[.;)])\)?"
     rf"|^As (?:shown|seen|depicted|illustrated) in (?:the )?{FIGURE}, "
-    rf"|(?<! in)(?<! on)(?<! by)(?<! see)(?<!the)[,;]? \(?{FIGURE}(?:(?:,| and|, and) {FIGURE})*\)?(?=[.,;)]|\s*$|"
+    rf"|(?<! in)(?<! on)(?<! by)(?<! see)(?<!the)[,;:]? {FIGURE}(?:(?:,| and|, and) {FIGURE})*(?=[.,;)]|\s*$|"
     rf" that\b| which\b)"
 )
 # Initials of a person, with and without a title.

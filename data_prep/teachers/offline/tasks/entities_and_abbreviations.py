@@ -39,7 +39,7 @@ MEASUREMENT = re.compile(
     r"mg/d[lL]|g/d[lL]|[mµμn]g/m[lL]|ng/dL|pg/m[lL]|"
     r"[mµμ]?mol/[lL]|m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|mm\s?/?\s?(?:of )?[Hh]g|mm/h(?:r|our)?|"
     r"beats per minute|beats/min|bpm|kg/m2|"
-    r"mg/day|g/day|mg|mcg|µg|μg|kg|m[lL]|cm|mm|%|°\s?C|℃)(?![\w/²³]| ?[23]\b)"
+    r"mg/day|g/day|mg|mcg|µg|μg|kg|m[lL]|cm|mm|%|°\s?C|℃)(?![\w/²³]| ?[23]\b| ?/)"
 )
 FULL_DOSE = re.compile(
     r"(?:,| at a dose of| at| \(| dose of)? ?\(?((?:\d[\d.,]*(?:\s?[-–]\s?\d[\d.,]*)?)\s?(?:mg|g|mcg|µg|μg|"
@@ -75,8 +75,12 @@ def sections_with_medication(view: NoteView) -> list[str]:
 
 @per_note
 def typed(view: NoteView) -> list[str]:
-    """The terms with one undoubted type: an entry of the word lists, not a guess by its ending."""
+    """The terms with one undoubted type: an entry of the word lists that the note never denies."""
     entities = [e for s in view.prose for e in s.entities if KIND_OF.get(e.text.lower()) == e.kind and specific(e.text)]
+    denied_terms = {e.term for e in entities if e.negated}
+    entities = [
+        e for e in entities if e.term not in denied_terms and (e.kind != "problem" or e.text in present_names(view))
+    ]
     return unique([e.text for e in entities if not AMBIGUOUS.search(e.text) and e.text.lower() not in NOT_GIVEN])
 
 
@@ -110,7 +114,8 @@ def from_sentence(view: NoteView, text: str, items: list[str]) -> str:
 
 def denied_answer(view: NoteView, text: str) -> str:
     sentence = exactly(view, text)
-    return lines(denied_in(sentence)) if sentence else NOT_STATED
+    items = denied_in(sentence) if sentence else []
+    return f"Stated to be absent: {lines(items)}" if items else NOT_STATED
 
 
 def present_names(view: NoteView) -> list[str]:
@@ -144,12 +149,12 @@ ORDINARY_ENDINGS = (
 # Abbreviations that notes use without definition, with the beginnings of their long forms.
 COMMON = {
     "CT": "comput", "MRI": "magnetic", "ECG": "electrocard", "EKG": "electrocard", "EEG": "electroenc",
-    "HIV": "human imm", "PET": "positron", "ICU": "intensive",
+    "PET": "positron", "ICU": "intensive",
     "BMI": "body mass", "CRP": "reactive", "ESR": "sedimentation", "WBC": "white", "AST": "aspart", "ALT": "alanin",
     "LDH": "lact", "PCR": "polymerase",
-    "CSF": "cerebrosp", "COPD": "obstructive", "DVT": "deep", "EMG": "electromy", "ERCP": "retrograde",
+    "CSF": "cerebrosp", "EMG": "electromy", "ERCP": "retrograde",
     "MRCP": "cholangio", "TSH": "thyroid", "INR": "normali",
-    "AFP": "feto", "CEA": "embryonic", "HCV": "hepatitis C", "HBV": "hepatitis B", "COVID": "corona", "DNA": "deoxy",
+    "AFP": "feto", "CEA": "embryonic", "DNA": "deoxy",
     "RNA": "ribo", "IVF": "fertil",
 }  # fmt: skip
 SMALL_WORDS = word_set("""of the and in for to with on a an by""")
@@ -176,7 +181,7 @@ def spells(short: str, long: str) -> bool:
     letters = [letter.lower() for letter in short.rstrip("s") if letter.isalpha()]
     words = [word.lower() for word in re.split(r"[\s/-]+", long) if word]
     content = [word for word in words if word not in SMALL_WORDS]
-    if len(letters) < 2 or re.search(r"\d", short) or re.search(r"[()\[\]:;]", long):
+    if len(letters) < 2 or re.search(r"[\d-]", short) or re.search(r"[()\[\]:;]", long):
         return False
     initials = [word[0] for word in words], [word[0] for word in content]
     return letters in initials or (

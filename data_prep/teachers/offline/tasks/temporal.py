@@ -7,7 +7,7 @@ from data_prep.clinical_text.time_phrases import Time, find_times, without_time
 from data_prep.teachers.offline.cues import LEANING
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, per_note, sentence_case
 from data_prep.teachers.offline.tasks.entities_and_abbreviations import exactly
-from data_prep.teachers.offline.tasks.forms import Form, looked_up, once
+from data_prep.teachers.offline.tasks.forms import Form, looked_up
 
 # A time that can be understood by itself: a date, or one counted from an event that it names.
 COUNTED = re.compile(
@@ -29,9 +29,6 @@ TIME_WORD = re.compile(
     r"admission|discharge|birth|childhood|follow-?up|first|finally|meanwhile|afterwards?|thereafter|at age|aged|old|"
     r"past|last|next|immediate\w*|every|" + "|".join(MONTHS) + r")\b",
     re.IGNORECASE,
-)
-CALENDAR_YEAR = re.compile(
-    r"(?<![\d.,/-])(?:19|20)\d\d(?![\d/]|[.,]\d| ?(?:mg|m[lL]|g|m|µg|IU|U|cells|cc|/|×|x|patients)\b)"
 )
 
 
@@ -104,11 +101,6 @@ def sentences_with_times(view: NoteView) -> list[str]:
     return [s.text for s in view.prose if len(s.text) < 300 and times_in(s.text) != NOT_STATED]
 
 
-def years(view: NoteView) -> str:
-    found = list(dict.fromkeys(CALENDAR_YEAR.findall(view.text)))
-    return ", ".join(found) + "." if found else NOT_STATED
-
-
 TEMPORAL_FORMS = (
     Form(("When did this take place, according to the note: “{}”?",
         "Which time does the note give for the following: “{}”?"),
@@ -120,6 +112,4 @@ TEMPORAL_FORMS = (
     Form(("Extract the time expressions from this sentence: “{}”", "Which expressions of time does this sentence "
     "hold: “{}”"),
         sentences_with_times, lambda view, text: times_in(text) if exactly(view, text) else NOT_STATED),
-    Form(("Which calendar years does the note mention?", "List the calendar years in this note."),
-        *once(years), absent=lambda view: [""], absent_share=0.04),
 )  # fmt: skip

@@ -36,9 +36,9 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 NEGATIONS = re.compile(r"\b(?:no|not|without|never|neither|nor|denied|denies|absent|absence|negative)\b", re.IGNORECASE)
 # What the teacher says in its own words. Anything else in an answer must stand in the note or in the question.
 FRAMES = """
-    the note gives dose of as time says uses but does not spell out appears in stands for abbreviates said problem
-    symptom sign or disease medication test procedure body part refers refer patient introduced mentioned earlier same
-    sentence under it to yes no chief complaint was described diagnosis history a at an in
+    the note gives dose of as time says uses but does not spell out stated be absent appears in stands for abbreviates
+    said problem symptom sign or disease medication test procedure body part refers refer patient introduced mentioned
+    earlier same sentence under it to yes no chief complaint was described diagnosis history a at an in
 """
 
 
@@ -307,7 +307,7 @@ def test_what_the_note_lacks_is_not_stated(task: str, question: str):
         (
             "Named Entity Recognition",
             "List what this sentence denies: “She denied fever.”",
-            "fever.",
+            "Stated to be absent: fever.",
         ),
         (
             "Relation Extraction",
@@ -331,9 +331,10 @@ def test_known_answers(task: str, question: str, answer: str):
 
 
 def test_each_task_has_at_least_four_forms_and_uses_them():
+    notes = [write_note(report["text"]) for report in DEMO]
     for task in TASKS:
         assert len(FORMS[task]) >= 4
-        openings = {ask_question(write_note(DEMO[i % 24]["text"]), task, i)[:14] for i in range(150)}
+        openings = {ask_question(note, task, seed)[:14] for seed, note in enumerate(notes * 4)}
         assert len(openings) >= 4
 
 
