@@ -54,7 +54,8 @@ CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
         r"(?:home|current|regular|usual|daily|concomitant|chronic|long-term) (?:\w+ )?medications?",
         r"medications? (?:at home|on admission|at admission|included?|consisted of)", r"on (?:no|"
         r"any) (?:regular )?medications?",
-        r"(?:was|were|is|been) (?:already |currently |regularly |also |not )?(?:taking|on treatment with|"
+        r"(?:was|were|is|been) (?:already |currently |regularly |also |not )?(?:taking(?! place| part| care| into)|"
+        r"on treatment with|"
         r"on long-term)\b",
         r"(?:took|taking) (?:no|any) (?:regular )?(?:drugs?|medications?)", r"drug history",
     )),
@@ -223,7 +224,9 @@ LEFT = cues(
     r"remained) (?:currently |now |still |well |alive)+", r"released from", r"sent home",
     r"returned home", r"(?:his|her|patient['’]s) death\b", r"autopsy\b",
 )  # fmt: skip
-CAME = cues(r"(?:presented|referred|consulted|visited|attended|returned|came|transferred)\b")
+# Conclusions from the history, which are not history.
+REASONED = cues(r"consider(?:ed|ing)\b", r"provisional\b", r"differential\b", r"risk factors?\b", r"in view of\b")
+CAME = cues(r"(?:presented|referred|consulted|visited|attended|returned|came|transferred|admitted) ")
 CARRIED_OUT = cues(r"performed\b", r"carried out\b", r"reveal(?:ed|ing)\b", r"show(?:ed|ing)\b", r"done\b")
 # Openings of sentences that cannot be understood without the sentence before.
 LEANING = re.compile(

@@ -31,7 +31,9 @@ COHORT = re.compile(
     re.IGNORECASE,
 )
 VETERINARY = re.compile(
-    r"\b(?:veterinar(?!ian)\w+|koi|herds?|carcass\w*|necropsy|zoo|aquari(?:um|a)|livestock)\b", re.IGNORECASE
+    r"\b(?:veterinar(?!ian)\w+|koi|herds?|carcass\w*|necropsy|zoo|aquari(?:um|a)|livestock|(?:both|these|the|"
+    r"affected|two) animals)\b",
+    re.IGNORECASE,
 )
 AGED = re.compile(
     r"\b(?:\d{1,3}|[a-z]+(?:-[a-z]+)?)[- ]+(?:years?|yr|y|months?|weeks?|days?)[- ]?(?:old|of age)\b|\baged \d",

@@ -35,6 +35,7 @@ from data_prep.teachers.offline.cues import (
     PRESENT,
     PRESENTED,
     PRONOUN_FIRST,
+    REASONED,
     RELATIVE,
     STUDIES,
     SYMPTOMS,
@@ -129,7 +130,7 @@ def narrow_section(group: list[str], story: Story, before: str) -> str:
     if found == {PATHOLOGY}:
         return PATHOLOGY
     told = SYMPTOMS.search(text) or CAME.search(text) or RELATIVE.search(text)
-    if found == {EXAMINATION} and not DIAGNOSED.search(text) and not told:
+    if found == {EXAMINATION} and not (told or DIAGNOSED.search(text) or EARLIER.search(text)):
         return EXAMINATION
     if found and found <= set(TESTS) and not DIAGNOSED.search(text) and not told:
         return next(iter(found)) if len(found) == 1 else STUDIES
@@ -151,7 +152,12 @@ def describes(sentence: str) -> bool:
 def background(text: str, found: set[str], story: Story) -> str:
     """PAST or MEDICATIONS for a statement about the time before this illness, or "" for a mixture."""
     others = found - {PAST, MEDICATIONS}
-    if others or PRESENTED.search(text) or (story.treated and (MOVED_ON.search(text) or ACTED.search(text))):
+    if (
+        others
+        or PRESENTED.search(text)
+        or REASONED.search(text)
+        or (story.treated and (MOVED_ON.search(text) or ACTED.search(text)))
+    ):
         return ""
     if ACTED.search(text) and not (EARLIER.search(text) or RELATIVE.search(text) or find_drugs(text)):
         return ""

@@ -78,7 +78,7 @@ def findings(view: NoteView) -> dict[str, tuple[str, Sentence, int]]:
         if not match or len(sentence.text) > 420:
             continue
         tests = [e for e in sentence.entities if e.kind == "test" and e.start < match.end(1)]
-        name = match[1] if match[1][1:2].isupper() else match[1][0].lower() + match[1][1:]
+        name = match[1] if not match[1][1:2].islower() else match[1][0].lower() + match[1][1:]
         once = sum(len(word_pattern(match[1]).findall(s.text)) for s in view.prose) == 1
         if (
             len(tests) == 1
