@@ -62,9 +62,9 @@ CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (PATHOLOGY, cues(
         r"histo(?:log|path|chem)\w*", r"patholog(?:ic|ical|ically|ist)\b(?! (?:history|fracture|antecedent))",
         r"pathology (?:report|showed|revealed|confirmed|of|was|examination|result)\w*", r"immunohisto\w+",
-        r"immunostain\w*", r"microscop(?:y|ic|ically)\b",
+        r"immunostain\w*", r"(?<!stool )(?<!urine )(?<!sputum )(?<!direct )(?<!slit lamp )microscop(?:y|ic|ically)\b",
         r"(?:tumou?r|spindle|neoplastic) cells", r"stain(?:ed|ing)\b", r"macroscop\w+", r"gross examination",
-        r"specimens?\b",
+        r"(?:surgical|resected|excised|operative) specimens?\b",
         r"frozen section", r"mitotic|mitoses", r"ki-?67", r"immunoreactiv\w+", r"resection margins?", r"nuclei\b",
         r"cytoplasm\w*", r"biops(?:y|ies)\b[^.]{0,60}\b(?:showed|revealed|confirmed|demonstrated|disclosed)",
         r"cytolog\w+",
@@ -126,7 +126,7 @@ CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
         r"range of motion", r"muscle (?:strength|power)", r"sensation (?:was|is)\b", r"h(?:a)?emodynamically",
         r"(?:was|were) (?:fully )?(?:conscious|alert|oriented|icteric|pale|cyanotic|anicteric)\b",
         r"breath(?:ing)? sounds", r"crackles|rales|wheez\w+", r"organomegaly", r"appeared (?:well|ill|pale)",
-        r"fontanel\w*", r"apgar\b",
+        r"fontanel\w*",
     )),
 )  # fmt: skip
 
@@ -159,8 +159,9 @@ ACTED = cues(
     r"we (?:then |therefore |thus |also |first |subsequently |immediately )?(?:decided|started|administered|treated|"
     r"opted|gave|operated|removed|excised|resected|inserted|placed|proceeded|prescribed|planned|managed|initiated|"
     r"stopped|used|chose|introduced|recommended|referred)",
-    r"receiv(?:ed|ing)\b", r"\w+(?:ectomy|plasty|ostomy) (?:was|were)\b", r"(?<!lumbar )(?<!\w)(?:laparo|thoraco|"
-    r"cranio)tomy\b", r"\w{3,}ectomy\b", r"phlebotomi[sz]ed\b", r"proceeded\b", r"taken to (?:the )?(?:operating|"
+    r"receiv(?:ed|ing)\b", r"\w+(?:ectomy|plasty|ostomy) (?:was|were)\b", r"(?<!lumbar )(?<!\w)(?:lapar[oa]|thoraco|"
+    r"cranio)tomy\b", r"\w{3,}ectomy\b", r"phlebotomi[sz]ed\b", r"(?:re)?hydrated\b", r"corrected\b", r"(?:is|"
+    r"was) placed\b", r"proceeded\b", r"taken to (?:the )?(?:operating|"
     r"theat)",
     r"surgical (?:exploration|treatment|removal|resection|intervention|excision|procedure|management|drainage)",
     r"(?:responded|improve[ds]?|improvement|recovered|recovery|resolved|resolution|deteriorated|worsened|"
@@ -175,6 +176,8 @@ ACTED = cues(
 )  # fmt: skip
 # Points in time after the start, which move the story on.
 MOVED_ON = cues(
+    r"over the (?:next|following)\b",
+    r"during (?:\w+ ){0,2}\w+(?:ing|tripsy|ectomy|plasty) of\b",
     r"(?:days?|weeks?|months?|years?|hours?|h) (?:later|after|following)\b",
     r"(?:on|by) (?:the )?(?:\w+ )?(?:hospital |post\w* )?day \d",
     r"(?:the )?next (?:day|morning|week|month)",
@@ -228,6 +231,12 @@ LEFT = cues(
 REASONED = cues(r"consider(?:ed|ing)\b", r"provisional\b", r"differential\b", r"risk factors?\b", r"in view of\b")
 CAME = cues(r"(?:presented|referred|consulted|visited|attended|returned|came|transferred|admitted) ")
 CARRIED_OUT = cues(r"performed\b", r"carried out\b", r"reveal(?:ed|ing)\b", r"show(?:ed|ing)\b", r"done\b")
+# Words of tests that no table of cues names.
+TEST_WORD = re.compile(
+    r"biops|roentgen|scan\b|scop(?:y|ies)\b|gra(?:m|ms|phy)\b|MDCT|culture|\btests?\b|investigat|laborator|cytolog|"
+    r"analys[ei]s",
+    re.IGNORECASE,
+)
 # Openings of sentences that cannot be understood without the sentence before.
 LEANING = re.compile(
     r"^(?:It|They|These|This(?! (?:patient|man|woman|boy|girl|child))|Those|Both|Such|The (?:latter|former|same|"
@@ -257,7 +266,8 @@ OPERATED = re.compile(
 NOT_OPERATING = re.compile(
     r"\b(?:chemotherapy|radiotherapy|adjuvant|discharg\w+|follow[- ]?up|post-?operative\w*|(?:days?|weeks?|months?|"
     r"years?) (?:later|after)|decided|planned|"
-    r"scheduled|proposed|recommended|refused|declined|histolog\w+|patholog\w+|recurr\w+|considered|advised|offered|"
+    r"scheduled|history|previous\w*|ago|in (?:19|20)\d\d|complications of|proposed|recommended|refused|declined|"
+    r"histolog\w+|patholog\w+|recurr\w+|considered|advised|offered|"
     r"future|antibiotic\w*)\b",
     re.IGNORECASE,
 )

@@ -68,8 +68,8 @@ LAYOUTS = {
         "PROGRESS NOTE",
         (
             Part("SUBJECTIVE", (PRESENT,), prose=True),
-            Part("OBJECTIVE", (EXAMINATION, *RESULTS)),
-            Part("ASSESSMENT", (ASSESSMENT, PATHOLOGY), prose=True),
+            Part("OBJECTIVE", (EXAMINATION, *RESULTS, PATHOLOGY)),
+            Part("ASSESSMENT", (ASSESSMENT,), prose=True),
             Part("TREATMENT AND COURSE", (COURSE,), prose=True),
         ),
         needs=("OBJECTIVE", "TREATMENT AND COURSE"),

@@ -28,7 +28,9 @@ WHO = re.compile(
 )
 LONGEST_COMPLAINT = 22  # words
 NO_COMPLAINT = re.compile(
-    r"\b(?:present|complain|admitted|referred|patient|history of (?!\w+ ?pain))|[^\w)]$", re.IGNORECASE
+    r"\b(?:present|complain|admitted|referred|patient|hospital|department|clinic|university|cent(?:re|er)|"
+    r"history of (?!\w+ ?pain))|[^\w)]$",
+    re.IGNORECASE,
 )
 COMPLAINT = re.compile(
     r"\b(?:present(?:ed|ing|s)|admitted|referred|complain(?:ed|ing|s)|visited|consulted|seen|brought|attended|came|"

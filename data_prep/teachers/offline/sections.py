@@ -39,6 +39,7 @@ from data_prep.teachers.offline.cues import (
     RELATIVE,
     STUDIES,
     SYMPTOMS,
+    TEST_WORD,
     TESTS,
 )
 from data_prep.teachers.offline.one_patient import AGED
@@ -136,8 +137,11 @@ def narrow_section(group: list[str], story: Story, before: str) -> str:
         return next(iter(found)) if len(found) == 1 else STUDIES
     if story.presented and not found and DIAGNOSED.search(text) and not CARRIED_OUT.search(text) and not told:
         return "" if EARLIER.search(text) else ASSESSMENT
-    quiet = not found and not EARLIER.search(text) and not SYMPTOMS.search(text) and not PRESENTED.search(text)
-    return before if quiet and before in (EXAMINATION, *TESTS, PATHOLOGY, PAST) and describes(head) else ""
+    if found or DIAGNOSED.search(text) or EARLIER.search(text) or told or PRESENTED.search(text):
+        return ""
+    # Without any cue, a sentence continues the findings before it, unless it names a test that no cue knows.
+    goes_on = not (CARRIED_OUT.search(text) or TEST_WORD.search(text)) if before == EXAMINATION else describes(head)
+    return before if goes_on and before in (EXAMINATION, *TESTS, PATHOLOGY, PAST) else ""
 
 
 def describes(sentence: str) -> bool:
