@@ -142,7 +142,8 @@ ACTED = cues(
     r"underwent\b(?! (?:an? |the )?(?:\w+ ){0,3}(?:CT|MRI|computed|magnetic|x-?ray|radiogra\w+|ultraso\w+|echo\w+|"
     r"imaging|scan|"
     r"\w+scopy|\w+graphy|test\w*|exam\w*|evaluation|work-?up|biopsy))",
-    r"(?:was|were|been|being) (?:then |subsequently |initially |successfully |immediately |also |empirically |"
+    r"(?:was|were|wasn't|weren't|been|being) (?:then |subsequently |initially |successfully |immediately |also |"
+    r"empirically |"
     r"first |thus |therefore |finally |not |\w+ly )?"
     r"(?:treated|managed|started|given|commenced|operated|intubated|extubated|initiated|administered|prescribed|"
     r"transfused|excised|resected|removed|"
@@ -164,7 +165,7 @@ ACTED = cues(
     r"was) placed\b", r"proceeded\b", r"taken to (?:the )?(?:operating|"
     r"theat)",
     r"surgical (?:exploration|treatment|removal|resection|intervention|excision|procedure|management|drainage)",
-    r"(?:responded|improve[ds]?|improvement|recovered|recovery|resolved|resolution|deteriorated|worsened|"
+    r"(?:responded|improve[ds]?|(?<!no )improvement|recovered|recovery|resolved|resolution|deteriorated|worsened|"
     r"regress(?:ed|ion)|disappeared|relapsed|recurred)\b",
     r"post-?op(?:erative(?:ly)?)?\b", r"intra-?operative(?:ly)?\b", r"per-?operative(?:ly)?\b", r"after (?:the "
     r")?(?:surgery|operation|treatment|\d+ (?:days?|weeks?|months?|years?))",
@@ -266,7 +267,8 @@ OPERATED = re.compile(
 NOT_OPERATING = re.compile(
     r"\b(?:chemotherapy|radiotherapy|adjuvant|discharg\w+|follow[- ]?up|post-?operative\w*|(?:days?|weeks?|months?|"
     r"years?) (?:later|after)|decided|planned|"
-    r"scheduled|history|previous\w*|ago|in (?:19|20)\d\d|complications of|proposed|recommended|refused|declined|"
+    r"scheduled|undergone|followed-up|splint\w*|history|previous\w*|ago|in (?:19|20)\d\d|complications of|proposed|"
+    r"recommended|refused|declined|"
     r"histolog\w+|patholog\w+|recurr\w+|considered|advised|offered|"
     r"future|antibiotic\w*)\b",
     re.IGNORECASE,

@@ -60,7 +60,9 @@ LITERATURE = re.compile(
     r"extremely |exceedingly )?(?:rare|uncommon)\b|"
     r"(?:is|are) associated with (?:an? )?(?:increased|higher|lower|poor)|we (?:assessed|compared|analy[sz]ed|aimed|"
     r"sought)\b|"
-    r"is (?:believed|thought|known|considered) to\b|^patients (?:with|who)\b|up to now\b|has never been\b|"
+    r"is (?:believed|thought|known|considered) to\b|^patients (?:with|who)\b|according to (?:the )?(?:previous |"
+    r"published )?(?:reports|articles|literature|studies)|only (?:one|a few|\w+ other) (?:reports?|cases?)|"
+    r"^historically\b|up to now\b|has never been\b|"
     r"(?:incidence|prevalence) of|"
     r"(?:is|are) (?:\w+ )?(?:characteri[sz]ed by|defined as|widely used|commonly used|usually|generally|estimated)\b)",
     re.IGNORECASE,
