@@ -62,7 +62,7 @@ def medications(sentences: list[Sentence]) -> list[str]:
         for e in s.entities
         if e.kind == "drug" and not set(re.split(r"[\s-]", e.text.lower())) & NOT_GIVEN
     ]
-    return unique([name for name in found if len(name) > 4])
+    return unique([name for name in found if len(name) > 4 and not name.endswith(("treatment", "therapy"))])
 
 
 def name_three(names: list[str]) -> str:
