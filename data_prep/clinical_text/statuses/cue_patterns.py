@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-ABSENT, SUSPECTED, PLANNED, CONDITIONAL, ALLERGY = "absent", "suspected", "planned", "conditional", "allergy"
+ABSENT, SUSPECTED, SOFT, PLANNED = "absent", "suspected", "soft", "planned"
+CONDITIONAL, ALLERGY = "conditional", "allergy"
 SUBJECT = "of:"  # "of:father", "of:donor"
 
 

@@ -17,6 +17,7 @@ from data_prep.clinical_text.statuses.cue_patterns import (
     ALLERGY,
     BACKWARD,
     FORWARD,
+    SOFT,
     SUSPECTED,
     Scope,
     status_of,
@@ -45,6 +46,8 @@ AFFIRMING = re.compile(
     r"|none the less|no (?:one|wonder|matter)\b|without (?:treatment|knowing)\b|nothing but",
     re.IGNORECASE,
 )
+# ", and lymph nodes were identified": a subject of its own
+NEW_CLAUSE = re.compile(r", and (?=[^,.;]{3,60}\b(?:was|were|is|are|had|has|showed|revealed)\b)", re.IGNORECASE)
 LONGEST_SCOPE = 130  # characters
 BACK = 160
 
@@ -62,10 +65,11 @@ def forward(sentence: str) -> Iterator[Scope]:
         status = status_of(match)
         ending = (CLAUSE_END if status in (ABSENT, ALLERGY) else SENTENCE_PART).search(sentence, match.end() + 1)
         end = min(ending.start() if ending else len(sentence), match.end() + LONGEST_SCOPE)
-        if status == ABSENT and sentence[match.end() : match.end() + 1] == ":":  # "Denied: a; b; c."
-            end = len(sentence)
-        if status == ABSENT and re.match(r"\s?(?::|=)", sentence[match.end() :]):
-            end = len(sentence)
+        if status == ABSENT:
+            if re.match(r"\s?[:=]", sentence[match.end() :]):  # "Denied: a; b; c."
+                end = len(sentence)
+            elif clause := NEW_CLAUSE.search(sentence, match.end()):
+                end = min(end, clause.start())
         yield Scope(status, match.end(), end, match.end())
 
 
@@ -138,7 +142,7 @@ def own_statuses(sentence: str, start: int, end: int) -> frozenset[str]:
     """The statuses of what was done or given: in "no mass on CT", the CT is not denied; nothing done is suspected."""
     found = set()
     for scope in scopes(sentence):
-        if scope.status == SUSPECTED or not (scope.start <= start and end <= scope.end):
+        if scope.status in (SUSPECTED, SOFT) or not (scope.start <= start and end <= scope.end):
             continue
         if scope.cue == scope.start and BETWEEN.search(sentence, scope.cue, start):
             continue

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from data_prep.clinical_text.abbreviations import STAGE, UNDEFINED
 from data_prep.clinical_text.entities import find_entities, suffix_kind
-from data_prep.clinical_text.statuses.cue_patterns import ABSENT
+from data_prep.clinical_text.statuses.cue_patterns import ABSENT, PLANNED
 from data_prep.clinical_text.statuses.scopes import own_statuses, scopes, statuses_at
 from data_prep.clinical_text.synonyms import ABBREVIATIONS, CHART_WORDS, DENYING, LONG_FORMS
 from data_prep.clinical_text.vocabulary.lexicon import DRUGS
@@ -62,6 +62,7 @@ noted seen
 occurred occur happened took arose developed grew grown detected observed identified present
 """)
 PHRASE = ("phrase",)  # the `thing` of an atom that consists of plain words instead of a term
+RESULT = re.compile(r"\W{0,3}(?:neg|[-−–])", re.IGNORECASE)
 WORDS_NAMED = 3
 
 
@@ -86,6 +87,8 @@ def with_statuses(atom: Atom, sentence: str) -> Atom:
     """The atom with the statuses of its last word, which is its head."""
     read = statuses_at if atom.kind in ("finding", "abbreviation") else own_statuses
     statuses = atom.statuses | read(sentence, max(atom.start, atom.end - len(atom.text.split()[-1])), atom.end)
+    if atom.kind == "drug":  # what was advised is what was taken, unless another word says that it was not
+        statuses -= {PLANNED}
     kind = "negated finding" if atom.kind == "finding" and ABSENT in statuses else atom.kind
     return replace(atom, kind=kind, statuses=statuses)
 
@@ -128,6 +131,8 @@ def denials(sentence: str) -> Iterator[Atom]:
     for words, status in named_in_scopes(sentence):
         if status == ABSENT:
             start, end = words[0].start, words[-1].end
+            if RESULT.match(sentence, end):  # "Mantoux test neg": a result, and no absence
+                continue
             yield Atom(
                 "negated finding", sentence[start:end], start, end, tuple(word.stem for word in words), PHRASE,
                 frozenset((ABSENT,)),

@@ -1,6 +1,14 @@
 """Whether the statuses under which a text names a thing agree with those under which its source does."""
 
-from data_prep.clinical_text.statuses.cue_patterns import ABSENT, ALLERGY, CONDITIONAL, PLANNED, SUBJECT, SUSPECTED
+from data_prep.clinical_text.statuses.cue_patterns import (
+    ABSENT,
+    ALLERGY,
+    CONDITIONAL,
+    PLANNED,
+    SOFT,
+    SUBJECT,
+    SUSPECTED,
+)
 from data_prep.clinical_text.statuses.people import FAMILY, MAY_BE_PATIENT
 
 OPEN = frozenset((SUSPECTED, PLANNED, CONDITIONAL, ALLERGY))
@@ -18,6 +26,9 @@ def agree(claimed: frozenset[str], original: frozenset[str]) -> bool:
         return False
     if ABSENT in claimed:
         return True
+    # "Indicative of" is neither a doubt nor a certainty.
+    if SOFT in claimed | original:
+        claimed, original = claimed - {SOFT, SUSPECTED}, original - {SOFT, SUSPECTED}
     left_open = original & OPEN
     return (
         bool(left_open & claimed)

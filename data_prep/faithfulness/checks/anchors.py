@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.read import Reading
-from data_prep.faithfulness.checks.context import same_thing
+from data_prep.faithfulness.checks.context import is_of
 from data_prep.faithfulness.checks.source import Source
 from data_prep.faithfulness.dimensions.values import values_of
 
@@ -79,13 +79,6 @@ def of_another(claim_atom: Atom, reading: Reading, source: Source) -> bool:
         bound = claim_atom.thing and is_of(atom, source.readings[number], claim_atom.thing)
         others = others or bool(bound or (not claim_atom.thing and shares_a_word(reading, source.readings[number])))
     return others
-
-
-def is_of(atom: Atom, reading: Reading, thing: tuple[str, ...]) -> bool:
-    """Return True if the number is of this thing, or of none while its sentence names the thing: a list of values."""
-    if atom.thing:
-        return same_thing(thing, atom.thing)
-    return any(same_thing(thing, (a.kind, *map(str, a.value))) for a in reading.atoms if a.kind in ("test", "drug"))
 
 
 def same_number(one: Atom, other: Atom) -> bool:

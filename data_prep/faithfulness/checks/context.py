@@ -77,3 +77,10 @@ def same_thing(claimed: tuple[str, ...], original: tuple[str, ...]) -> bool:
     names_a = {a, *(name for _, name in other_names(a))}
     names_b = {b, *(name for _, name in other_names(b))}
     return bool(names_a & names_b) or any(set(x) <= set(y) or set(y) <= set(x) for x in names_a for y in names_b)
+
+
+def is_of(atom: Atom, reading: Reading, thing: tuple[str, ...]) -> bool:
+    """Return True if the number is of this thing, or of none while its sentence names the thing: a list of values."""
+    if atom.thing:
+        return same_thing(thing, atom.thing)
+    return any(same_thing(thing, (a.kind, *map(str, a.value))) for a in reading.atoms if a.kind in ("test", "drug"))

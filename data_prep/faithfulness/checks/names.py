@@ -1,5 +1,6 @@
 """Checks of findings with their polarity, drugs, tests, procedures, abbreviations, and of sides."""
 
+import re
 from collections.abc import Iterator
 
 from data_prep.clinical_text.statuses.cue_patterns import ABSENT as ABSENT_STATUS
@@ -12,6 +13,7 @@ from data_prep.faithfulness.checks.context import (
     ABSENT,
     CONTRADICTED,
     COPIED,
+    RETOLD,
     STATED,
     Claim,
     Verdict,
@@ -61,9 +63,12 @@ def looser_support(claim: Claim, source: Source) -> Iterator[tuple[str, list[int
     if len(own) == 1 and len(own[0]) > 6:
         # "sarcoma" for a leiomyosarcoma
         yield "more general", source.ending_in(own[0])
-    for name in dict.fromkeys((" ".join(own), own[-1])):
-        if name in CLASSES:
-            yield "more general", source.matching(CLASSES[name])
+    if " ".join(own) in CLASSES:
+        yield "more general", source.matching(CLASSES[" ".join(own)])
+    elif own[-1] in CLASSES:
+        # "cervical cancer" for a carcinoma of the cervix
+        members = source.matching(CLASSES[own[-1]])
+        yield "more general", sorted(set(members).intersection(source.holding_roots([root(word) for word in own[:-1]])))
     if len(own) == 1 and own[0].isupper():
         yield "initials", source.with_initials(own[0].lower())
 
@@ -124,11 +129,31 @@ def check_finding(claim: Claim, source: Source) -> Verdict:
                 return CONTRADICTED
             return (Verdict("derived", rule) if rule else STATED).citing(support)
     if contradicted:
-        return CONTRADICTED
+        return Verdict("derived", "denied in part") if denied_in_part(claim, source) else CONTRADICTED
     if loosely := by_looser_support(claim, source):
         return loosely
     # Plain words after "not" that the source does not have either: "was not examined" is no finding.
     return Verdict("derived", "words of no finding") if claim.atom.thing == PHRASE else ABSENT
+
+
+PART = re.compile(
+    r"\b(?:again|outside|elsewhere|other|another|further|new|more|residual|recurr\w*|beyond|anymore|any longer|since"
+    r"|left|remain\w*|later|now|without)\b",
+    re.IGNORECASE,
+)
+
+
+def denied_in_part(claim: Claim, source: Source) -> bool:
+    """Return True if what is denied may have been there at another time or place: "no ulcer formed again".
+
+    So may plain words after "not", and "healed without surgery", unless a sentence of the source is retold.
+    """
+    atom, text = claim.atom, claim.reading.text
+    if ABSENT_STATUS not in atom.statuses:
+        return False
+    partly = atom.thing == PHRASE or PART.search(text, max(0, atom.start - 30), min(len(text), atom.end + 40))
+    akin = source.akin(claim.reading.near(atom))
+    return bool(partly) and max(akin.values(), default=0.0) < RETOLD
 
 
 def by_looser_support(claim: Claim, source: Source) -> Verdict | None:

@@ -11,6 +11,7 @@ from data_prep.faithfulness.checks.context import (
     STATED,
     Claim,
     Verdict,
+    is_of,
     retells_otherwise,
     same_thing,
 )
@@ -48,7 +49,19 @@ def check_measured(claim: Claim, source: Source) -> Verdict:
     for rule, holds in (("rounding", is_rounded), ("estimate", is_estimated)):
         if found := [(n, a) for n, a in every if holds(claimed, a)]:
             return in_context(claim, source, found, Verdict("derived", rule))
+    if claimed.text.lower() == "two" and not counted_otherwise(claim, source):
+        return Verdict("derived", "count of two")
     return check_unit(claim, source)
+
+
+def counted_otherwise(claim: Claim, source: Source) -> bool:
+    """Return True if the source counts the thing behind the number, with another number."""
+    head = next((word.stem for word in claim.reading.words if word.start >= claim.atom.end), "")
+    for number, atom in source.atoms_of("number"):
+        behind = [word.stem for word in source.readings[number].words if word.start >= atom.end][:3]
+        if head in behind:
+            return True
+    return False
 
 
 def in_other_units(claimed: Atom, source: Source) -> list[Found]:
@@ -57,7 +70,7 @@ def in_other_units(claimed: Atom, source: Source) -> list[Found]:
     measured = source.atoms_of("quantity", "dose", "number")
     if not dimension and claimed.thing:
         same = [(n, a) for n, a in measured if a.value[1] not in ("", "pair") and close(a.amount / factor_of(a), value)]
-        return [(n, a) for n, a in same if a.thing and same_thing(claimed.thing, a.thing)]
+        return [(n, a) for n, a in same if is_of(a, source.readings[n], claimed.thing)]
     if dimension == "percent":
         return [(n, a) for n, a in measured if not a.value[1] and a.amount <= 1 and close(a.amount * 100, value)]
     if not dimension and value <= 1:
@@ -95,6 +108,8 @@ def in_context(claim: Claim, source: Source, found: list[Found], verdict: Verdic
     if not fitting:
         return ELSEWHERE.citing(n for n, _ in found)
     verdict = verdict.citing(n for n, _ in fitting)
+    if numbers_together(claim, source, fitting):
+        return verdict
     # If text and source both name the thing next to the value, no other context needs to agree.
     if claimed.thing and any(a.thing for _, a in fitting):
         return verdict
@@ -103,6 +118,18 @@ def in_context(claim: Claim, source: Source, found: list[Found], verdict: Verdic
         return other.kind in MEASURED and other.value[1] == claimed.value[1] and not close(other.amount, claimed.amount)
 
     return CONTRADICTED if retells_otherwise(claim, source, (n for n, _ in fitting), rival) else verdict
+
+
+def numbers_together(claim: Claim, source: Source, found: list[Found]) -> bool:
+    """Return True if a sentence with this number has all numbers of the text's, which makes it the original."""
+    amounts = {a.amount for a in claim.reading.atoms if a.kind in MEASURED and a.value[1] == claim.atom.value[1]}
+    if len(amounts) < 2:
+        return False
+    for number, _ in found:
+        theirs = [a.amount for a in source.readings[number].atoms if a.kind in MEASURED]
+        if all(any(close(amount, other) for other in theirs) for amount in amounts):
+            return True
+    return False
 
 
 def is_rounded(claimed: Atom, original: Atom) -> bool:

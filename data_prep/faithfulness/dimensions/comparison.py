@@ -7,7 +7,7 @@ around them in common with it. And where a sentence copies one of the source, wo
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from difflib import SequenceMatcher
+from difflib import Match, SequenceMatcher
 from typing import NamedTuple
 
 from data_prep.clinical_text.statuses.scopes import count_of, statuses_at
@@ -135,6 +135,7 @@ def by_copy(sentence: str, words: tuple[Word, ...], number: int, source: Stateme
     if sum(block.size for block in blocks) < COPIED * len(words):
         return
     yield from changed_values(sentence, original, number, matcher)
+    yield from changed_denials(sentence, original, number, blocks)
     yield from changed_numbers(sentence, original, number, matcher)
     yield from changed_certainty(sentence, original, number, matcher)
     for block in blocks:
@@ -150,6 +151,20 @@ def by_copy(sentence: str, words: tuple[Word, ...], number: int, source: Stateme
                 reason = f"the source says it as {', '.join(sorted(said)) or 'certain, of the patient'}"
                 yield Compared("status", "", mine.start, mine.end, reason, number)
                 return
+
+
+def changed_denials(sentence: str, original: str, number: int, blocks: list[Match]) -> Iterator[Compared]:
+    """Values that the copy denies and the original does not, or the other way round: "no decrease"."""
+    theirs = {value.first: value for value in values_of(original)}
+    for value in values_of(sentence):
+        block = next((block for block in blocks if block.b <= value.first < block.b + block.size), None)
+        other = theirs.get(value.first - block.b + block.a) if block else None
+        if (
+            other
+            and other.dimension == value.dimension
+            and (other.value, other.negated) != (value.value, value.negated)
+        ):
+            yield Compared(*named(value), said_of_it(original, other), number)
 
 
 def changed_numbers(sentence: str, original: str, number: int, matcher: SequenceMatcher) -> Iterator[Compared]:

@@ -28,7 +28,7 @@ OPENING = re.compile(
     r"^\W*(?P<after>after|following|once|upon|since|first|initially)\b|^\W*(?P<before>before|prior to|until)\b", re.I
 )
 REACH = 60  # characters to either side
-LEAST = 0.35  # share of an event's words that another event must have to be the same one
+LEAST = 0.5  # share of an event's words that another event must have to be the same one
 GENERIC = frozenset(
     ("patient", "start", "begun", "begin", "develop", "appear", "occur", "came", "come", "got", "receiv")
 )

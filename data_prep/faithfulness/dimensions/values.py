@@ -15,6 +15,7 @@ from data_prep.faithfulness.dimensions.roots import NUMBERS, root
 from data_prep.faithfulness.dimensions.tables import DIMENSIONS
 
 TOKEN = re.compile(r"[A-Za-zÀ-ÿα-ωµ]+(?:[-'’.][A-Za-z]+)*|\d+(?:[.,/]\d+)*|[↑↓;:,()]|\+ve|-ve|[+−-](?=[\s).,;]|$)")
+DENYING = frozenset(("no", "not", "without", "never"))
 WIDTH = 7  # words to either side of a value that may say what it is about
 HEADS = 3  # content words after an adjective that it may qualify
 STOP = frozenset(("and", "or", "but", "with", "which", "that", "who", "while", "because", "due", "after", "before"))
@@ -93,7 +94,8 @@ def values_of(sentence: str) -> tuple[Value, ...]:
                 continue
             taken[dimension] = last
             start, end = word.start, words[last - 1].end
-            negated = is_denied_before(sentence, start, end)
+            # "No increase" denies no thing, but the change.
+            negated = is_denied_before(sentence, start, end) or (index > 0 and words[index - 1].text in DENYING)
             if negated and DIMENSIONS[dimension].binary:
                 value, negated = other(dimension, value), False
             found.append(
