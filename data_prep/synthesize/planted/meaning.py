@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from random import Random
 
-from asclepius_jax.evaluate.judge.meaning import course, people, results, values
-from asclepius_jax.evaluate.judge.meaning.rules import planter
-from asclepius_jax.evaluate.judge.mutations import Planted
+from data_prep.synthesize.planted import course, measures, people, results
+from data_prep.synthesize.planted.mutations import Planted
+from data_prep.synthesize.planted.rules import planter
 
 MEANING: dict[str, Callable[[str, Random], Planted | None]] = {
     "severity": planter(*course.SEVERITY),
@@ -17,11 +17,11 @@ MEANING: dict[str, Callable[[str, Random], Planted | None]] = {
     "done or not done": planter(*results.DONE_OR_NOT),
     "order": planter(*course.ORDER),
     "outcome": planter(*course.OUTCOME),
-    "value exchanged": planter(*values.VALUE_EXCHANGED),
-    "dose exchanged": planter(*values.DOSE_EXCHANGED),
-    "blood pressure": planter(*values.BLOOD_PRESSURE),
-    "frequency": planter(*values.FREQUENCY),
-    "grade or stage": planter(*values.GRADE),
+    "value exchanged": planter(*measures.VALUE_EXCHANGED),
+    "dose exchanged": planter(*measures.DOSE_EXCHANGED),
+    "blood pressure": planter(*measures.BLOOD_PRESSURE),
+    "frequency": planter(*measures.FREQUENCY),
+    "grade or stage": planter(*measures.GRADE),
     "sex": planter(*people.SEX),
     "subject": planter(*people.SUBJECT),
     "family": planter(*people.FAMILY),
