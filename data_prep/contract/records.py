@@ -55,6 +55,19 @@ class Generation:
 
 
 @dataclasses.dataclass(frozen=True)
+class SecondReading:
+    """Counts of the sentences of a text by what a second reader, a chat model, says of them."""
+
+    model: str = ""  # empty if there was no second reader
+    supported: int = 0
+    contradicted: int = 0
+    not_stated: int = 0
+    unread: int = 0  # sentences with no verdict that could be read and verified
+    not_asked: int = 0  # sentences that the rules have proved or refuted
+    details: str = ""  # JSON: the sentences asked about, each with position, verdict, quote and the quote's position
+
+
+@dataclasses.dataclass(frozen=True)
 class Certificate:
     """Counts of the atoms (checkable facts) of a text by their support in the source; see `faithfulness`."""
 
@@ -64,6 +77,7 @@ class Certificate:
     unsupported: int = 0
     omitted: int = 0  # atoms of the source that the text lacks
     details: str = ""  # JSON: derived and unsupported atoms, each with kind, text, position and rule
+    reader: SecondReading = SecondReading()
 
 
 @dataclasses.dataclass(frozen=True)
