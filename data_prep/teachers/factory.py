@@ -27,10 +27,11 @@ def make_teacher(
         return offline_teacher()
     ledger = Ledger(ledger_path)
     try:
+        asked = None if config.teacher == "offline" else endpoint_teacher(config, ledger, meter)
+        teacher = asked or offline_teacher()
         if reader is None:
-            return endpoint_teacher(config, ledger, meter)
-        teacher = offline_teacher() if config.teacher == "offline" else endpoint_teacher(config, ledger, meter)
-        return WithReader(teacher.name, teacher, endpoint_teacher(reader, ledger, meter, shares=meter.budget))
+            return teacher
+        return WithReader(teacher.name, teacher, endpoint_teacher(reader, ledger, meter, beside=asked))
     except UserError:
         ledger.close()
         raise
@@ -43,12 +44,12 @@ def offline_teacher() -> Teacher:
 
 
 def endpoint_teacher(
-    config: TeacherConfig, ledger: Ledger, meter: Meter, shares: Budget | None = None
+    config: TeacherConfig, ledger: Ledger, meter: Meter, beside: "OpenAITeacher | None" = None
 ) -> "OpenAITeacher":
     """The teacher behind an endpoint, with the transport that --batch selects.
 
-    `shares` is the budget of another model with the same account. Raises UserError if an earlier run's batches are
-    still open and --batch is off.
+    It charges the account of the teacher `beside` it, and keeps to its pace if both have the same endpoint. Raises
+    UserError if an earlier run's batches are still open and --batch is off.
     """
     # Imported here, because the offline teacher must not wait for HTTP clients to load.
     from data_prep.teachers.endpoint.batch.batch_api import Batches
@@ -60,19 +61,21 @@ def endpoint_teacher(
     meter.omitted.update(config.omit)
     meter.uncertain = ledger.uncertain()
     discount = config.budget.batch_discount if config.batches.batch else 0.0
-    budget = Budget(config.budget, ledger.spent(), discount, shares)
-    if shares is None or budget.config.priced:
+    budget = Budget(config.budget, ledger.spent(), discount, beside.transport.budget if beside else None)
+    if beside is None or budget.config.priced:
         meter.budget = budget
     transport: Transport
     if config.batches.batch:
         transport = Batches(config, ledger, budget, meter)
-    elif shares is None and (waiting := ledger.open_batches()):
+    elif beside is None and (waiting := ledger.open_batches()):
         raise UserError(
             f"{waiting} batches of an earlier run with --batch are still open: run this with --batch until they are "
             "read, or they are paid for twice"
         )
     else:
-        transport = Live(config, ledger, budget, meter)
+        same = beside is not None and beside.config.base_url == config.base_url
+        pace = beside.transport.pace if beside and same and isinstance(beside.transport, Live) else None
+        transport = Live(config, ledger, budget, meter, pace)
     return OpenAITeacher(config, ledger, meter, transport)
 
 

@@ -48,10 +48,11 @@ class Attempt:
 class Live:
     """The transport for an endpoint that answers immediately; see `Transport`."""
 
-    def __init__(self, config: TeacherConfig, ledger: Ledger, budget: Budget, meter: Meter):
+    def __init__(self, config: TeacherConfig, ledger: Ledger, budget: Budget, meter: Meter, pace: Pace | None = None):
         self.config, self.ledger, self.budget, self.meter = config, ledger, budget, meter
-        self.pace = Pace(config.concurrency, config.requests_per_minute, config.tokens_per_minute)
-        meter.paces.append(self.pace)
+        self.pace = pace or Pace(config.concurrency, config.requests_per_minute, config.tokens_per_minute)
+        if pace is None:
+            meter.paces.append(self.pace)
         allow_connections(config.concurrency)
         self.url = f"{config.base_url.rstrip('/')}/chat/completions"
         self.key = api_key(config)

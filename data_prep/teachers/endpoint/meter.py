@@ -29,7 +29,7 @@ class Meter:
     waiting_for: str = ""  # further text for the progress line
     omitted: set[str] = field(default_factory=set)  # parameters that the requests go without
     budget: Budget | None = None
-    paces: list[Pace] = field(default_factory=list)  # one for each model
+    paces: list[Pace] = field(default_factory=list)  # one for each endpoint
     started: float = field(default_factory=time.monotonic)
 
     def count_wrapping(self, reply: Reply) -> None:

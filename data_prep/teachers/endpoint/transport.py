@@ -36,6 +36,7 @@ class Outgoing:
 class Transport(Protocol):
     """A way to send requests; see `Live` and `Batches`. The raw reply is in the ledger before `send` returns it."""
 
+    budget: Budget
     on_the_wire: set[asyncio.Task[Any]]  # tasks whose requests may be paid for already
 
     async def send(self, outgoing: Outgoing, call: Call) -> Reply: ...
