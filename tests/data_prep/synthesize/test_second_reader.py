@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.curate import audit
+from data_prep.curate.audit import AuditConfig
 from data_prep.faithfulness.certificate import check
 from data_prep.faithfulness.places import place_of_quote
 from data_prep.ingest import real_notes
@@ -217,6 +219,12 @@ def test_certificate_and_manifest_tell_the_reader_that_knows_from_one_that_talks
     told = facts["second_reader"]
     assert (told["model"], told["prompt"], told["unread"], told["supported"]) == ("r", PROMPT.hash, open_ones, 0)
     assert len(readings(endpoint)) == 2, "garbage is asked for once more"
+
+
+def test_an_audit_compares_what_the_rules_say_alone(tmp_path, capsys):
+    run_notes(tmp_path, NOTE, reads(knows(TRUTHS)))
+    assert audit.run(AuditConfig(tmp_path / "out"))["texts"] == 1
+    assert "differs" not in capsys.readouterr().out
 
 
 def test_an_answer_is_read_with_its_question(tmp_path):
