@@ -327,7 +327,7 @@ def second_reading(read: Counter[str]) -> str:
         return ""
     asked = sum(read[name] for name in READ)
     return (
-        f"\n\nA second reader ({', '.join(readers)}) compared the {asked:,} sentences that the rules left open with the "
-        f"note: {read['supported']:,} are supported, {read['contradicted']:,} contradicted and {read['not_stated']:,} not "
-        f"stated; for {read['unread']:,} there is no verdict."
+        f"\n\nA second reader ({', '.join(readers)}) compared the {asked:,} sentences that the rules left open with "
+        f"the note: {read['supported']:,} are supported, {read['contradicted']:,} contradicted and "
+        f"{read['not_stated']:,} not stated; for {read['unread']:,} there is no verdict."
     )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from data_prep.clinical_text.sentences import split_sentences, tidy
-from data_prep.clinical_text.words import EMPTY, TOKEN, stem, stems
+from data_prep.clinical_text.words import EMPTY, TOKEN, stem, stems, word_set
 from data_prep.contract.records import SecondReading
 from data_prep.faithfulness.certificate import Finding, source_of
 from data_prep.faithfulness.places import places_of_sentences, plain
@@ -59,6 +59,11 @@ JSON:""",
 
 HEADING = re.compile(r"#.*|[^.!?]{1,60}:[*\s]*|\*\*[^.!?]{1,60}\*\*")
 TITLE = re.compile(r"(?:(?:[A-Z][\w/&()'-]*|of|and|the|on|at|for|to|in|with)[\s,]*){1,8}")
+TITLE_WORDS = word_set("""
+admission allergies assessment complaint condition consultation course data diagnoses diagnosis discharge disposition
+exam examination findings follow-up history impression indication instructions investigations medication medications
+note plan presentation problems procedure procedures recommendations report results review signs studies summary technique
+""")
 LIST_NUMBER = re.compile(r"^\W*\d{1,2}[.)]\s+")
 
 
@@ -138,13 +143,10 @@ def is_settled(sentence: str, start: int, found: Sequence[Finding], copied: set[
 
 
 def is_heading(sentence: str, kind: str) -> bool:
-    """Report whether a sentence in which the rules find nothing is a heading: by its marks or, in a note, its capitals.
-
-    An answer of one word, like "Yes", is none.
-    """
+    """Report whether a sentence in which the rules find nothing is a heading: by its marks or, in a note, its words."""
     if HEADING.fullmatch(sentence) or not TOKEN.search(sentence):
         return True
-    return kind == "note" and bool(TITLE.fullmatch(sentence) or sentence.isupper())
+    return kind == "note" and bool(TITLE.fullmatch(sentence)) and not TITLE_WORDS.isdisjoint(sentence.lower().split())
 
 
 def near(sentence: str, source: str) -> tuple[int, ...]:

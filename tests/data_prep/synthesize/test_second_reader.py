@@ -1,7 +1,10 @@
 """A second reader is asked about what the rules leave open, must quote the source, and stands in certificate and
 manifest."""
 
+import asyncio
 import json
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -19,12 +22,16 @@ from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.notes import NotesConfig
 from data_prep.synthesize.second_reader import reader
 from data_prep.synthesize.second_reader.reader import PROMPT, Sentence, open_sentences, passages, verdicts_in
-from data_prep.teachers.base import TeacherConfig
+from data_prep.teachers.base import Request, TeacherConfig
 from data_prep.teachers.endpoint.budget import BudgetConfig
 from data_prep.teachers.endpoint.ledger import Ledger
+from data_prep.teachers.endpoint.meter import Meter
+from data_prep.teachers.factory import make_teacher
+from tests.helpers.endpoints.batch_runs import config, text_of
+from tests.helpers.endpoints.fake_batches import FakeBatches, good
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion, failure
 from tests.helpers.endpoints.second_readers import asked, guesses, is_reading, knows, readings, reads, reply_of, talks
-from tests.helpers.text_stages import api, read_examples, read_notes, usage
+from tests.helpers.text_stages import api, read_examples, read_notes, usage, write_reports
 
 REPORT = (
     "A 45-year-old man was admitted with fever for 2 weeks. He had no chest pain. CT showed a mass in the left lung. "
@@ -104,7 +111,11 @@ def test_a_sentence_is_open_unless_the_rules_have_read_every_word(sentence, is_o
 
 def test_one_word_is_an_answer_and_no_heading():
     assert [each.text for each in open_sentences("Yes", "answer", REPORT, [])[0]] == ["Yes"]
-    assert open_sentences("Hospital Course\n\nDISCHARGE SUMMARY", "note", REPORT, []) == ([], 0)
+    assert open_sentences("Hospital Course\n\nDISCHARGE SUMMARY\n\n## Before\n\nThen:", "note", REPORT, []) == ([], 0)
+    assert [each.text for each in open_sentences("Zanubrutinib\n\nOLD AGE", "note", REPORT, [])[0]] == [
+        "Zanubrutinib",
+        "OLD AGE",
+    ]
 
 
 def test_of_a_long_source_only_what_could_support_the_sentences_is_sent():
@@ -278,6 +289,50 @@ def test_a_reader_elsewhere_has_its_own_key_and_prices_and_the_same_account(tmp_
         with pytest.raises(UserError, match=r"--max-cost 0\.05: 0\.0012 USD are spent"):
             notes.run(poor)
         assert len(second.requests) == 1, "what the reader could cost is more than is left"
+
+
+def test_beside_batches_the_reader_is_asked_at_once(tmp_path):
+    source = write_reports(tmp_path / "a.jsonl", 6)
+    read = reads(knows({}))
+    with (
+        FakeBatches(lambda body, n: good(body, text_of(body))) as batches,
+        FakeEndpoint(lambda body, n: read(body)) as second,
+    ):
+        gate = GateConfig("keep", second_reader="r", second_reader_url=second.url, calibrate=2)
+        stage = replace(config(batches, source, tmp_path / "out"), gate=gate)
+        told = notes.run(stage)["faithfulness"]["second_reader"]
+        assert told["calibration"]["reader"]["recall"]["count"] == 2
+        assert told["not_stated"] == 60, "ten times the same sentence in each note"
+        before = len(second.requests)
+        notes.run(stage)
+        assert (batches.line_counts(), len(second.requests)) == ([6], before), "a rerun asks for nothing"
+
+
+def test_the_end_waits_for_the_replies_of_both(tmp_path):
+    """They are paid for, so the ledger has them before it closes."""
+    arrived = threading.Barrier(3)
+
+    def slowly(seconds):
+        def answer(body, n):
+            arrived.wait(10)
+            time.sleep(seconds)
+            return completion(f"Reply {n}.")
+
+        return answer
+
+    async def go(teacher):
+        requests = [Request(kind, "r", ({"role": "user", "content": kind},)) for kind in ("note", "reading")]
+        asking = [asyncio.ensure_future(teacher.ask(request)) for request in requests]
+        await asyncio.to_thread(arrived.wait, 10)
+        for task in asking:
+            task.cancel()
+        await teacher.close()
+
+    with FakeEndpoint(slowly(0.01)) as one, FakeEndpoint(slowly(0.5)) as other:
+        asyncio.run(go(make_teacher(api(one), tmp_path / "ledger.sqlite", Meter(), api(other))))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    assert ledger.counts() == {"done": 2}
+    ledger.close()
 
 
 def test_an_estimate_counts_the_reader_and_its_calibration(tmp_path, capsys):
