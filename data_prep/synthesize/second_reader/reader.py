@@ -62,7 +62,8 @@ TITLE = re.compile(r"(?:(?:[A-Z][\w/&()'-]*|of|and|the|on|at|for|to|in|with)[\s,
 TITLE_WORDS = word_set("""
 admission allergies assessment complaint condition consultation course data diagnoses diagnosis discharge disposition
 exam examination findings follow-up history impression indication instructions investigations medication medications
-note plan presentation problems procedure procedures recommendations report results review signs studies summary technique
+note plan presentation problems procedure procedures recommendations report results review signs studies summary
+technique
 """)
 LIST_NUMBER = re.compile(r"^\W*\d{1,2}[.)]\s+")
 
