@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from data_prep.clinical_text.statuses import ABSENT, statuses_at
+from data_prep.clinical_text.statuses.cues import ABSENT
+from data_prep.clinical_text.statuses.scopes import statuses_at
 from data_prep.clinical_text.vocabulary import lexicon
 from data_prep.clinical_text.words import word_set
 
@@ -63,6 +64,9 @@ def find_entities(sentence: str) -> tuple[Entity, ...]:
     found, index = [], 0
     taken = 0
     while index < len(words):
+        if not may_begin(words[index][2]):
+            index += 1
+            continue
         kind, length = match_at(words, index)
         if not kind or (kind == "drug" and NOT_GIVEN.match(sentence, words[index + length - 1][1])):
             index += 1
@@ -120,6 +124,11 @@ def match_at(words: list[tuple[int, int, str]], index: int) -> tuple[str, int]:
 def adjacent(words: list[tuple[int, int, str]], index: int, length: int) -> bool:
     """Return True if the words are separated only by single spaces, without a comma or bracket."""
     return all(words[i + 1][0] - words[i][1] == 1 for i in range(index, index + length - 1))
+
+
+@lru_cache(maxsize=65536)
+def may_begin(word: str) -> bool:
+    return word in LONGEST_TERM or bool(suffix_kind(word))
 
 
 @lru_cache(maxsize=16384)

@@ -26,6 +26,8 @@ subsequently physical laboratory blood serum chest abdominal ct mri given based 
 
 SPACES = re.compile(r"[ \t\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 INVISIBLE = re.compile(r"[\u200b-\u200f\u2060\ufeff\u00ad]")
+# A character that sentence splitting keeps: neither white space nor invisible.
+SOLID = re.compile(rf"(?!{INVISIBLE.pattern})\S")
 FIGURE_WORD = (
     r"(?:[Ff]ig(?:ure|s|ures)?|FIG(?:URE)?S?|[Tt]ab(?:le|les)?|TABLE|[Vv]ideo|[Mm]ovie|[Ss]upplementary|[Aa]ppendix)"
 )

@@ -9,7 +9,7 @@ from functools import lru_cache
 from data_prep.clinical_text.vocabulary.lexicon import BRANDS, PLAIN_WORDS, lines, meanings
 from data_prep.clinical_text.words import stems
 
-ABBREVIATIONS = {short: tuple(longs.split(" | ")) for short, longs in meanings("abbreviations").items()}
+ABBREVIATIONS = {short: tuple(longs.split(" | ")) for short, longs in meanings("names/abbreviations").items()}
 
 # Abbreviations of a chart's structure, routes of administration and titles, which a report need not contain.
 CHART_WORDS = frozenset(
@@ -20,12 +20,13 @@ OD OS OU DISCHARGE SUMMARY NOTE HISTORY EXAM AND THE OF FOR NO NOT WITH TO IN ON
 """.split()
 )
 
-SYNONYMS = tuple(tuple(line.split(" = ")) for line in lines("synonyms"))
+SYNONYMS = tuple(tuple(line.split(" = ")) for line in lines("names/synonyms"))
+
 
 def _classes() -> dict[str, re.Pattern[str]]:
     """Stems of the name of a class -> a pattern of the words that name a member."""
     found = {}
-    for name, members in meanings("classes").items():
+    for name, members in meanings("names/classes").items():
         words = "|".join(re.escape(member).replace(r"\*", "[a-z-]*") for member in members.split())
         found[" ".join(stems(name))] = re.compile(rf"(?:{words})")
     return found

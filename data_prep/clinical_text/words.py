@@ -56,5 +56,11 @@ def singular(word: str) -> str:
     return word
 
 
+@lru_cache(maxsize=16384)
+def bag(sentence: str) -> frozenset[str]:
+    """The words of a sentence in lower case: one look at them may save many searches by pattern."""
+    return frozenset(TOKEN.findall(sentence.lower()))
+
+
 def stems(text: str) -> list[str]:
     return [stem(token) for token in TOKEN.findall(text)]

@@ -77,6 +77,9 @@ class Certificate:
     unsupported: int = 0
     omitted: int = 0  # atoms of the source that the text lacks
     details: str = ""  # JSON: derived and unsupported atoms, each with kind, text, position and rule
+    evidence: str = (
+        ""  # JSON: of each atom [start, end] and the [start, end] of the source's sentences that it rests on
+    )
     reader: SecondReading = SecondReading()
 
 

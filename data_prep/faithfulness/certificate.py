@@ -1,7 +1,6 @@
 """Check of a text against its source: a verdict for every atom, and the certificate that is saved with the text."""
 
 import hashlib
-import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -10,54 +9,19 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from data_prep.clinical_text.abbreviations import find_pairs
-from data_prep.clinical_text.sentences import INVISIBLE
-from data_prep.clinical_text.words import stems, word_set
+from data_prep.clinical_text.sentences import SOLID, split_sentences
+from data_prep.clinical_text.words import stems
 from data_prep.contract.records import Certificate
 from data_prep.faithfulness.atoms.kinds import Atom
-from data_prep.faithfulness.atoms.read import Reading, read, read_text
-from data_prep.faithfulness.checks.context import STATED, Claim, Verdict
+from data_prep.faithfulness.atoms.lines import LINE_IN_CAPITALS, in_small_letters, is_heading, is_said_absent
+from data_prep.faithfulness.atoms.read import Reading, read
+from data_prep.faithfulness.checks.context import Claim, Verdict
 from data_prep.faithfulness.checks.source import Source, unqualified
 from data_prep.faithfulness.checks.table import judge
-KIND_OF={}
+from data_prep.faithfulness.dimensions.tables import kind_of
+from data_prep.faithfulness.dimensions.values import values_of, words_of
 
-# Words of headings. A line in capitals with other words states something: "ANKLE SPRAIN".
-HEADING_WORDS = word_set("""
-ACCESS ADMISSION ADMITTING AND ASSESSMENT AT CARDIAC CARE CASE CHEST CHIEF CLINIC CLINICAL COMPLAINT COMPLAINTS CONCLUSION
-CONCLUSIONS CONDITION CONSULTATION COURSE DATA DATE DEAR DEPARTMENT DESCRIPTION DETAILS DIAGNOSES DIAGNOSIS DIAGNOSTIC
-DISCHARGE DISPOSITION DRUG DRUGS EMERGENCY EVENTS EXAM EXAMINATION EXAMINATIONS FAMILY FINAL FINDINGS FOLLOW FOLLOW-UP FOR
-FROM GENERAL GIVEN GOALS HISTORY HOME HOSPITAL ILLNESS IMAGING IMPRESSION IN INDICATION INDICATIONS INFORMATION
-INSTRUCTIONS INTERVAL INVESTIGATIONS LAB LABORATORY LABS LATER LETTER LIST MAIN MANAGEMENT MEDICAL MEDICATION MEDICATIONS
-NARRATIVE NOTE NOTES NURSING OBJECTIVE OBSERVATIONS OF ON OPERATION OPERATIVE OPINION OTHER OUTCOME PAST PATHOLOGY PATIENT
-PERSONAL PHYSICAL PLAN PREOPERATIVE POSTOPERATIVE PRESENT PRESENTATION PRESENTING PREVIOUS PRIMARY PRINCIPAL PROBLEM
-PROBLEMS PROCEDURE PROCEDURES PROGRESS RADIOLOGY REASON RECOMMENDATION RECOMMENDATIONS REPORT RESULTS REVIEW SECONDARY
-SIGNS SOCIAL SPECIMEN SPECIMENS STATUS STAY STUDIES SUBJECTIVE SUMMARY SURGICAL SYMPTOMS SYSTEMS TECHNIQUE TEST TESTS THE
-THERAPY TO TREATMENT TREATMENTS UP VITAL VITALS VISIT WITH BLOOD ALLERGIES IDENTIFICATION AGE SEX NAME BIRTH OBSTETRIC
-""")
-LINE_IN_CAPITALS = re.compile(r"^[#*\s-]*[A-Z][A-Z0-9 ,/&()'-]{2,80}[*\s.]*:?[*\s]*$")
-# Statements about the source, that it does not mention something; they hold for their clause alone.
-SAID_ABSENT = re.compile(
-    r"\b(?:not|never|nowhere|nothing(?: (?:is|was))?) (?:\w+ly |been |further )?(?:stated|mentioned|recorded|documented"
-    r"|specified|described|given in the (?:note|report|text))\b"
-    r"|\bno (?:mention|information|record|statement|documentation|details?|data)\b"
-    r"|\b(?:note|report|text|summary|record|source|it) (?:does|do|did) not (?:\w+ )?(?:state|mention|say|specify|record"
-    r"|document|describe|give|contain|report)\b|\bwithout being (?:spelled out|explained)\b"
-    r"|\bno\b[^.;,]{0,80}\b(?:is|are|was|were) (?:mentioned|stated|recorded|documented)\b",
-    re.IGNORECASE,
-)
-CLAUSE = re.compile(r"[;:]|,? (?:and|but|while|whereas) (?=[^,;]*\b(?:was|were|is|are|had|has|received|developed)\b)|\. ")
-
-
-def is_said_absent(sentence: str, start: int) -> bool:
-    """Return True if the clause around `start` says that the source does not mention something."""
-    edges = [0, *(match.start() for match in CLAUSE.finditer(sentence)), len(sentence)]
-    return any(
-        first <= start < last and SAID_ABSENT.search(sentence, first, last)
-        for first, last in itertools.pairwise(edges)
-    )
-
-
-# A character that sentence splitting keeps: neither white space nor invisible.
-SOLID = re.compile(rf"(?!{INVISIBLE.pattern})\S")
+BULLET = re.compile(r"^[-•*] +(?=\w)")
 
 
 @dataclass(frozen=True)
@@ -82,30 +46,49 @@ def source_of(text: str) -> Source:
 
 
 def check(text: str, source: str) -> list[Finding]:
-    """Every atom of a text, sentence by sentence, with its verdict against the source."""
+    """Every statement of a text, sentence by sentence, with its verdict against the source."""
     facts = source_of(source)
     pairs = {short: tuple(stems(long)) for short, long in find_pairs(text).items()}
-    found = []
-    for reading, start in placed(text):
+    found: list[Finding] = []
+    for reading, place in placed(text):
         if LINE_IN_CAPITALS.match(reading.text):
             if is_heading(reading.text):
                 continue
-            reading = read(reading.text.lower())
-        within = start(0), start(len(reading.text) - 1) + 1
-        for atom in (*reading.atoms, *unqualified(reading, facts)):
-            verdict = judge(Claim(atom, reading, pairs), facts)
-            if verdict.status == "unsupported" and is_said_absent(reading.text, atom.start):
-                verdict = Verdict("derived", "said to be absent")
-            found.append(Finding(atom, verdict, reading.text, start(atom.start), start(atom.end - 1) + 1, within))
-        for one in facts.compare(reading.text):
-            atom = Atom(KIND_OF.get(one.dimension, "quality"), reading.text[one.start : one.end], one.start, one.end, (one.dimension, one.value))
-            verdict = Verdict("unsupported", one.reason) if one.reason else STATED
-            found.append(Finding(atom, verdict, reading.text, start(atom.start), start(atom.end - 1) + 1, within))
+            reading = read(in_small_letters(reading.text))
+        within = place(0), place(len(reading.text) - 1) + 1
+        for atom, verdict in verdicts(reading, pairs, facts):
+            found.append(Finding(atom, verdict, reading.text, place(atom.start), place(atom.end - 1) + 1, within))
     return found
 
 
-def is_heading(line: str) -> bool:
-    return all(word in HEADING_WORDS or len(word) < 2 for word in re.findall(r"[A-Z][A-Z-]*", line))
+def verdicts(reading: Reading, pairs: dict[str, tuple[str, ...]], facts: Source) -> Iterator[tuple[Atom, Verdict]]:
+    """The statements of one sentence: its atoms, and its values in the dimensions that the source speaks of too."""
+    copied = facts.copy_of(reading.text)
+    if copied is not None:
+        yield from ((atom, Verdict("stated", sentences=(copied,))) for atom in reading.atoms)
+        for value in values_of(reading.text):
+            yield (
+                atom_of(value.dimension, value.value, reading, value.start, value.end),
+                Verdict("stated", "", (copied,)),
+            )
+        return
+    wrong = []
+    for atom in (*reading.atoms, *unqualified(reading, facts)):
+        verdict = judge(Claim(atom, reading, pairs), facts)
+        if verdict.status == "unsupported" and is_said_absent(reading.text, atom.start):
+            verdict = Verdict("derived", "said to be absent")
+        if verdict.status == "unsupported":
+            wrong.append(atom)
+        yield atom, verdict
+    for one in facts.compare(reading.text):
+        if one.reason and any(atom.start < one.end and one.start < atom.end for atom in wrong):
+            continue  # said already
+        verdict = Verdict("unsupported" if one.reason else "stated", one.reason, (one.sentence,))
+        yield atom_of(one.dimension, one.value, reading, one.start, one.end), verdict
+
+
+def atom_of(dimension: str, value: str, reading: Reading, start: int, end: int) -> Atom:
+    return Atom(kind_of(dimension), reading.text[start:end], start, end, (dimension, value))
 
 
 def placed(text: str) -> Iterator[tuple[Reading, "Place"]]:
@@ -115,9 +98,12 @@ def placed(text: str) -> Iterator[tuple[Reading, "Place"]]:
     """
     solid = [match.start() for match in SOLID.finditer(text)]
     passed = 0
-    for reading in read_text(text):
-        yield reading, Place(reading.text, solid, passed)
-        passed += solid_before(reading.text, len(reading.text))
+    for sentence in split_sentences(text):
+        # Without its bullet, a copied sentence is one of the source.
+        bare = BULLET.sub("", sentence)
+        passed += solid_before(sentence, len(sentence) - len(bare))
+        yield read(bare), Place(bare, solid, passed)
+        passed += solid_before(bare, len(bare))
 
 
 def solid_before(text: str, offset: int) -> int:
@@ -157,7 +143,34 @@ def certificate(found: list[Finding], source: str) -> Certificate:
         **counts,
         omitted=omitted(found, source),
         details=json.dumps(details, ensure_ascii=False) if details else "",
+        evidence=json.dumps(evidence(found, source), separators=(",", ":")),
     )
+
+
+MOST_CITED = 3  # sentences
+
+
+def evidence(found: list[Finding], source: str) -> list[list[int]]:
+    """[start, end, source start, source end, ...] of each statement and of up to three sentences of the source.
+
+    They support the statement, or contradict it. A statement that no sentence does either is left out.
+    """
+    spans = source_of(source).spans
+    return [
+        [finding.start, finding.end, *(offset for number in cited(finding, source) for offset in spans[number])]
+        for finding in found
+        if finding.verdict.sentences
+    ]
+
+
+def cited(finding: Finding, source: str) -> list[int]:
+    """The sentences of the source that a verdict rests on; of many, those with most of the text's words."""
+    numbers = finding.verdict.sentences
+    if len(numbers) <= MOST_CITED:
+        return list(numbers)
+    words = {word.root for word in words_of(finding.sentence) if word.content}
+    roots = source_of(source).statements.roots
+    return sorted(sorted(numbers, key=lambda number: -len(words.intersection(roots[number])))[:MOST_CITED])
 
 
 def omitted(found: list[Finding], source: str) -> int:

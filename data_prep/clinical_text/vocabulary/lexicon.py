@@ -1,6 +1,7 @@
 """Word tables: drugs, problems, tests, procedures, anatomy; plain words for technical ones.
 
-Each table is a text file beside this one, one term per line, or "term = meaning". Suffixes are a few, and stand here.
+Each table is a text file beside this one, or in `names`, with one term per line, or "term = meaning". Suffixes are few
+and are listed here.
 Measured on 1,449 case reports against the names of DrugBank and MedlinePlus, drugs, brands and suffixes find 92 % of
 the mentions of drugs; most of the rest are hormones and other analytes.
 """
@@ -22,7 +23,7 @@ def meanings(name: str) -> dict[str, str]:
     return dict(line.split(" = ", 1) for line in lines(name))
 
 
-BRANDS = meanings("brands")
+BRANDS = meanings("names/brands")
 DRUGS = terms("drugs") | BRANDS.keys()
 PROBLEMS = terms("problems")
 TESTS = terms("tests")
@@ -31,7 +32,7 @@ ANATOMY = terms("anatomy")
 NOT_TERMS = terms("not_terms")
 QUALIFIERS = terms("qualifiers")
 UNITS = meanings("units")
-PLAIN_WORDS = meanings("plain_words")
+PLAIN_WORDS = meanings("names/plain_words")
 
 DRUG_SUFFIXES = (
     "mab", "tinib", "cillin", "mycin", "floxacin", "conazole", "prazole", "sartan", "statin", "olol", "dipine",

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 KINDS = (
     "number", "quantity", "dose", "frequency", "date", "duration", "age", "code", "side", "finding", "negated finding",
-    "drug", "test", "procedure", "abbreviation",
+    "drug", "test", "procedure", "abbreviation", "trend", "severity", "result", "treatment", "order", "outcome",
+    "certainty", "person", "quality",
 )  # fmt: skip
 
 

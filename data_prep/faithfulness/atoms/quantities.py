@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from data_prep.clinical_text.number_words import ONE_TO_NINETEEN, SPELLED, TENS
 from data_prep.clinical_text.sentences import LIST_NUMBER
 from data_prep.clinical_text.synonyms import LONG_FORMS
+from data_prep.clinical_text.words import bag, word_set
 from data_prep.faithfulness.atoms.kinds import Atom, Taken
 from data_prep.faithfulness.atoms.units import UNIT, parse_unit
 
@@ -45,8 +46,10 @@ CODE_RANGE = re.compile(r"[-–/]\s?([A-Z]?)(\d{1,2})(?!\w)")
 SCALES = (
     r"grade|stage|type|class|phase|level|score|degree|group|zone|category|BI-?RADS|NYHA|ASA|ECOG|WHO|FIGO|Mallampati"
     r"|Killip|Gleason|Fuhrman|Bosniak|mRS|Rankin(?: scale)?|Clavien(?:-Dindo)?|Fontaine|Rutherford|Wagner|Garden"
-    r"|Salter-Harris|Hinchey|Marsh|Tanner|Ann Arbor|Dukes?|Clark|ISUP|CTCAE|KDIGO|METAVIR|Fitzpatrick|Hunt(?: and |-)Hess"
-    r"|Fisher|Forrest|Gustilo|Binet|Rai|Siewert|Kellgren(?:-Lawrence)?|Child-?(?: ?Turcotte-?)?(?: ?Pugh)?|CCS|CEAP"
+    r"|Salter-Harris|Hinchey|Marsh|Tanner|Ann Arbor|Dukes?|Clark|ISUP|CTCAE|KDIGO|METAVIR|Fitzpatrick"
+    r"|Hunt(?: and |-)Hess|Fisher|Forrest|Gustilo|Binet|Rai|Siewert"
+    r"|Kellgren(?:-Lawrence)?|Child-?(?: ?Turcotte-?)?(?: ?Pugh)?"
+    r"|CCS|CEAP"
     r"|Apgar|Karnofsky|Frankel|ASIA|Stanford|DeBakey"
 )
 # "Child-Pugh B", "Stanford type A", "type B": a letter for a grade.
@@ -146,12 +149,27 @@ def pairs(sentence: str, atoms: list[Atom]) -> Iterator[Atom]:
 
 
 def grades(sentence: str, taken: Taken) -> Iterator[Atom]:
+    if bag(sentence).isdisjoint(SCALE_NAMES):
+        return
     for match in GRADED.finditer(sentence):
         if taken.free(match.start(2), match.end()):
             taken.take(match.start(), match.end())
             label, level = scale_of(match[1]), match[2].lower()
             value = ROMAN.get(level) or int(level)
             yield Atom("code", match[0], match.start(), match.end(), (label, value, (match[3] or "").lower()))
+
+
+SCALE_NAMES = word_set("""
+grade cstage pstage ypstage ycstage grades stage type class phase level score degree group zone category rads nyha
+asa ecog who figo mallampati killip gleason fuhrman bosniak mrs rankin clavien fontaine rutherford wagner garden
+salter hinchey marsh tanner arbor duke clark isup ctcae kdigo metavir fitzpatrick hess fisher forrest gustilo binet
+rai siewert kellgren child ccs ceap apgar karnofsky frankel asia stanford debakey gravida para scale turcotte pugh
+childs dukes
+""")
+RATE_WORDS = word_set("""
+day days daily d week weeks weekly biweekly wk month months monthly year yearly hour hourly h hrs hours night
+nightly every each per bid tid qid qd qhs qod q b t times once twice annually bedtime x
+""")
 
 
 def scale_of(label: str) -> str:
@@ -196,7 +214,7 @@ def codes(sentence: str, taken: Taken) -> Iterator[Atom]:
 
 
 def frequencies(sentence: str, taken: Taken, terms: list[Atom]) -> Iterator[Atom]:
-    for match in FREQUENCY.finditer(sentence):
+    for match in () if bag(sentence).isdisjoint(RATE_WORDS) else FREQUENCY.finditer(sentence):
         if not taken.free(match.start(), match.end()):
             continue
         value = rate(match)
@@ -290,7 +308,9 @@ def as_atoms(sentence: str, group: list[tuple[re.Match[str], str]], terms: list[
     estimate = bool(ESTIMATE.search(sentence, max(0, group[0][0].start() - 16), group[0][0].start()))
     last_power = group[-1][0]["power"]
     for number, unit in group:
-        decimals = len(re.split("[.,]", number["digits"])[-1]) if number["digits"] and is_decimal(number["digits"]) else 0
+        decimals = (
+            len(re.split("[.,]", number["digits"])[-1]) if number["digits"] and is_decimal(number["digits"]) else 0
+        )
         # "from 210 to 45 x 10^9/L": the power is that of all numbers.
         power = 10.0 ** int((number["power"] or last_power or "0").translate(SUPERSCRIPTS))
         own = 1.0 if number["power"] else power

@@ -26,7 +26,7 @@ COUNTED = re.compile(
     rf"|{'|'.join(ORDINALS)}|[bt]id|qid|qd|qhs|qod|[btq]\.[ihd]\.|daily|nightly|hourly|weekly|biweekly|monthly"
     rf"|yearly|annually"
     r"|at bedtime|fortnight|(?:grade|stage|type|class|phase|level|group|zone|category|NYHA|ASA) [IV]"
-    rf"|{MONTH}|[A-E]\b|[IVX]{{1,4}}\b)",
+    rf"|{MONTH}|(?-i:[B-E]|(?<=[a-z] )A|[IVX]{{1,4}})\b)",
     re.IGNORECASE,
 )
 

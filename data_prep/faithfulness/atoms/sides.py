@@ -62,7 +62,11 @@ def find_sides(sentence: str, words: Sequence[Token]) -> Iterator[Atom]:
             continue
         heads = heads_after(sentence, words, match.end())
         # "no tumor left"
-        if name == "left" and not heads and not re.search(r"\b(?:the|on|to|his|her|and|or|of)\s$", sentence[: match.start()]):
+        if (
+            name == "left"
+            and not heads
+            and not re.search(r"\b(?:the|on|to|his|her|and|or|of)\s$", sentence[: match.start()])
+        ):
             continue
         # "pain on the left": the side qualifies the words before it.
         heads = heads or heads_before(sentence, words, match.start())

@@ -7,10 +7,12 @@ find_terms("No fever; CT showed a mass. Started on ceftriaxone.")
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 from data_prep.clinical_text.abbreviations import STAGE, UNDEFINED
 from data_prep.clinical_text.entities import find_entities, suffix_kind
-from data_prep.clinical_text.statuses import ABSENT, own_statuses, scopes, statuses_at
+from data_prep.clinical_text.statuses.cues import ABSENT
+from data_prep.clinical_text.statuses.scopes import own_statuses, scopes, statuses_at
 from data_prep.clinical_text.synonyms import ABBREVIATIONS, CHART_WORDS, DENYING, LONG_FORMS
 from data_prep.clinical_text.vocabulary.lexicon import DRUGS
 from data_prep.clinical_text.words import TOKEN, stem, stems, word_set
@@ -18,8 +20,8 @@ from data_prep.faithfulness.atoms.kinds import Atom, Token
 
 # Terms too general to be facts: an "examination" always takes place.
 GENERAL = word_set("""
-examination examinations test tests findings complications complication temperature complement isolation
-surgery operation rehabilitation collection compression trauma
+abnormality abnormalities examination examinations test tests findings complications complication temperature
+complement isolation surgery operation rehabilitation collection compression trauma
 """)
 DENIED = re.compile(r"\b(" + "|".join(map(re.escape, sorted(DENYING, key=len, reverse=True))) + r")\b", re.IGNORECASE)
 HEADING = re.compile(r"[#*\s-]*[A-Z][A-Z ,/&()-]+:")
@@ -45,17 +47,14 @@ NOT_DRUG = re.compile(
     r"|around|intravenous|subcutaneous|intramuscular|units)$",
     re.IGNORECASE,
 )
-LISTED = re.compile(
-    r"(?<![\w/-])(?:" + "|".join(sorted(map(re.escape, LONG_FORMS), key=len, reverse=True)) + r")(?![\w-])"
-)
+SHORT_WORD = re.compile(r"(?<![\w/-])[A-Za-z0-9][\w/&.-]{0,9}(?<![.-])(?![\w-])|\bAlk phos\b")
 KIND_NAMES = {"drug": "drug", "test": "test", "procedure": "procedure", "anatomy": "site"}
 # Things in no lexicon: the first words of a scope. "No germ was grown" denies "germ".
 FILLERS = word_set("""
 any evidence sign symptom history other significant obvious further known apparent clear associated definite prior
-previous past
-recent a an the her his of having being specific particular h o hx reported preceding patient case diagnosis possibility
-presence development new their its it he she they this these them family member well also only s t have been be done another further more additional longer such
-performed made given undergo receive take out of
+previous past recent a an the her his of having being specific particular h o hx reported preceding patient case
+diagnosis possibility presence development new their its it he she they this these them family member well also only
+s t have been be done another further more additional longer such performed made given undergo receive take out of
 """)
 PHRASE_END = word_set("""
 and or but with in on at to from for by was were is are that which who during after before nor as had has have found
@@ -111,12 +110,12 @@ def others(sentence: str) -> list[Atom]:
                 words = tuple(stems(match[0] if pattern is DISEASE else match[1]))
                 found.append(Atom("finding", match[0], match.start(), match.end(), words))
     heading = HEADING.match(sentence)
-    for name, start, end in short_forms(sentence):
-        in_heading = heading and end <= heading.end() and name not in LONG_FORMS
-        if name in CHART_WORDS or STAGE.fullmatch(name) or is_title(sentence) or in_heading:
+    for short, start, end in short_forms(sentence):
+        in_heading = heading and end <= heading.end() and short not in LONG_FORMS
+        if short in CHART_WORDS or STAGE.fullmatch(short) or is_title(sentence) or in_heading:
             continue
         # The abbreviation of a finding is affirmed or denied like the finding itself.
-        found.append(Atom(SHORT_KIND.get(name, "abbreviation"), name, start, end, (name,)))
+        found.append(Atom(SHORT_KIND.get(short, "abbreviation"), short, start, end, (short,)))
     return found
 
 
@@ -135,7 +134,12 @@ def denials(sentence: str) -> Iterator[Atom]:
             )  # fmt: skip
 
 
-def named_in_scopes(sentence: str) -> Iterator[tuple[list[Token], str]]:
+@lru_cache(maxsize=8192)
+def named_in_scopes(sentence: str) -> tuple[tuple[list[Token], str], ...]:
+    return tuple(find_named(sentence))
+
+
+def find_named(sentence: str) -> Iterator[tuple[list[Token], str]]:
     """The up to three words next to each cue, which name the thing that it qualifies, and the status."""
     for scope in scopes(sentence):
         tokens = [Token(stem(m[0]), m.start(), m.end()) for m in TOKEN.finditer(sentence, scope.start, scope.end)]
@@ -163,10 +167,13 @@ def is_title(sentence: str) -> bool:
     return sentence.isupper() and any(len(word) > 6 for word in re.findall(r"[A-Z]+", sentence))
 
 
+@lru_cache(maxsize=8192)
 def short_forms(sentence: str) -> list[tuple[str, int, int]]:
     """The words in capitals, and listed abbreviations in mixed case such as "Hb" and "SpO2", with their offsets."""
     found = {(match[0], match.start(), match.end()) for match in UNDEFINED.finditer(sentence)}
-    found |= {(match[0], match.start(), match.end()) for match in LISTED.finditer(sentence)}
+    for match in SHORT_WORD.finditer(sentence):
+        if match[0] in LONG_FORMS:
+            found.add((match[0], match.start(), match.end()))
     return sorted(found, key=lambda short: short[1])
 
 

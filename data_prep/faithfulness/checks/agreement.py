@@ -1,6 +1,7 @@
 """Whether the statuses under which a text names a thing agree with those under which its source does."""
 
-from data_prep.clinical_text.statuses import ABSENT, ALLERGY, CONDITIONAL, FAMILY, MAY_BE_PATIENT, PLANNED, SUBJECT, SUSPECTED
+from data_prep.clinical_text.statuses.cues import ABSENT, ALLERGY, CONDITIONAL, PLANNED, SUBJECT, SUSPECTED
+from data_prep.clinical_text.statuses.people import FAMILY, MAY_BE_PATIENT
 
 OPEN = frozenset((SUSPECTED, PLANNED, CONDITIONAL, ALLERGY))
 
@@ -18,8 +19,10 @@ def agree(claimed: frozenset[str], original: frozenset[str]) -> bool:
     if ABSENT in claimed:
         return True
     left_open = original & OPEN
-    return bool(left_open & claimed) or not (left_open or claimed & {SUSPECTED, ALLERGY}) or bool(
-        left_open and claimed & OPEN
+    return (
+        bool(left_open & claimed)
+        or not (left_open or claimed & {SUSPECTED, ALLERGY})
+        or bool(left_open and claimed & OPEN)
     )
 
 

@@ -23,6 +23,10 @@ COPIED, COPIED_RATIO = 0.9, 1.1
 class Verdict:
     status: str  # "stated", "derived" or "unsupported"
     rule: str = ""  # the rule by which the atom is derived, or the reason why it is unsupported
+    sentences: tuple[int, ...] = ()  # numbers of the source's sentences that support or contradict the atom
+
+    def citing(self, sentences: Iterable[int]) -> "Verdict":
+        return Verdict(self.status, self.rule, tuple(dict.fromkeys(sentences)))
 
 
 STATED = Verdict("stated")

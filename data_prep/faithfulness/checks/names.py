@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from data_prep.clinical_text.statuses import ABSENT as ABSENT_STATUS
+from data_prep.clinical_text.statuses.cues import ABSENT as ABSENT_STATUS
 from data_prep.clinical_text.synonyms import CLASSES, LONG_FORMS, implying, other_names
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.read import Reading
@@ -48,7 +48,8 @@ def names_of(claim: Claim, source: Source) -> list[tuple[str, tuple[str, ...]]]:
 
 def means_another(short: tuple[str, ...], name: tuple[str, ...], source: Source) -> bool:
     """Return True for an abbreviation that the source defines otherwise: "MS" where it says mitral stenosis (MS)."""
-    return len(short) == 1 and short[0] in source.pairs and source.pairs[short[0]] != name
+    shorts = ((short, name), (name, short))
+    return any(len(one) == 1 and one[0] in source.pairs and source.pairs[one[0]] != long for one, long in shorts)
 
 
 def looser_support(claim: Claim, source: Source) -> Iterator[tuple[str, list[int]]]:
@@ -68,16 +69,18 @@ def looser_support(claim: Claim, source: Source) -> Iterator[tuple[str, list[int
 
 
 def check_name(claim: Claim, source: Source) -> Verdict:
-    """The check of drugs, tests and procedures: named by the source, and not only as refused, planned or a relative's."""
+    """The check of drugs, tests and procedures, which the source must not only name as refused or planned."""
     contradicted = False
     for rule, words in names_of(claim, source):
         support, against = supporting(claim, source, words)
         # What was done at one time may not have been done at another.
-        contradicted = contradicted or 0 < len(against) <= (FEW if ABSENT_STATUS in claim.atom.statuses else len(against))
+        contradicted = contradicted or 0 < len(against) <= (
+            FEW if ABSENT_STATUS in claim.atom.statuses else len(against)
+        )
         if support:
             if claim.atom.kind == "drug" and another_drug(claim, source, support):
                 return CONTRADICTED
-            return Verdict("derived", rule) if rule else STATED
+            return (Verdict("derived", rule) if rule else STATED).citing(support)
     if contradicted:
         return CONTRADICTED
     if loosely := by_looser_support(claim, source):
@@ -85,14 +88,15 @@ def check_name(claim: Claim, source: Source) -> Verdict:
     if ABSENT_STATUS in claim.atom.statuses and any(source.holding(words) for _, words in names_of(claim, source)):
         return Verdict("derived", "done at another time")
     own = tuple(str(word) for word in claim.atom.value)
-    if claim.atom.kind == "test" and any(source.holding(words) for words in implying(own)):
-        return Verdict("derived", "implied by a finding")
+    if claim.atom.kind == "test" and (support := [n for words in implying(own) for n in source.holding(words)]):
+        return Verdict("derived", "implied by a finding").citing(support)
     return ABSENT
 
 
 def supporting(claim: Claim, source: Source, words: tuple[str, ...]) -> tuple[list[int], list[int]]:
     """The sentences that name the thing under statuses that agree with the claim's, and those that do not."""
-    support, against = [], []
+    support: list[int] = []
+    against: list[int] = []
     for number, said in source.mentions(words).items():
         agreeing = any(agree(claim.atom.statuses, statuses) for statuses in said)
         (support if agreeing else against).append(number)
@@ -118,7 +122,7 @@ def check_finding(claim: Claim, source: Source) -> Verdict:
         if support:
             if denied_where_retold(claim, source, support, words[-1]):
                 return CONTRADICTED
-            return Verdict("derived", rule) if rule else STATED
+            return (Verdict("derived", rule) if rule else STATED).citing(support)
     if contradicted:
         return CONTRADICTED
     if loosely := by_looser_support(claim, source):
@@ -137,7 +141,7 @@ def by_looser_support(claim: Claim, source: Source) -> Verdict | None:
         for number in numbers:
             said = source.statuses_in(number)
             if claim.atom.statuses in said or any(agree(claim.atom.statuses, statuses) for statuses in said):
-                return Verdict("derived", rule)
+                return Verdict("derived", rule, (number,))
             contradicted = True
     return CONTRADICTED if contradicted else None
 
@@ -150,11 +154,11 @@ def denied_where_retold(claim: Claim, source: Source, support: list[int], head: 
 
 def check_abbreviation(claim: Claim, source: Source) -> Verdict:
     for rule, words in names_of(claim, source):
-        if source.holding(words):
-            return Verdict("derived", rule) if rule else STATED
+        if support := source.holding(words):
+            return (Verdict("derived", rule) if rule else STATED).citing(support)
     for rule, numbers in looser_support(claim, source):
         if numbers:
-            return Verdict("derived", rule)
+            return Verdict("derived", rule).citing(numbers)
     return ABSENT
 
 
@@ -177,13 +181,14 @@ def check_side(claim: Claim, source: Source) -> Verdict:
             )
 
         otherwise = retells_otherwise(claim, source, (n for n, _ in same), rival) or said_too_often(claim, source)
-        return CONTRADICTED if otherwise else STATED
+        return (CONTRADICTED if otherwise else STATED).citing(n for n, _ in same)
+    numbers = [n for n, _ in of_heads]
     if side != "both" and any(a.value[1] == "both" for _, a in of_heads):
-        return Verdict("derived", "one of both sides")
+        return Verdict("derived", "one of both sides").citing(numbers)
     if side == "both" and {"left", "right"} <= {str(a.value[1]) for _, a in of_heads}:
-        return Verdict("derived", "both sides")
+        return Verdict("derived", "both sides").citing(numbers)
     if of_heads:
-        return CONTRADICTED
+        return CONTRADICTED.citing(numbers)
     return side_nearby(claim, source, heads)
 
 
@@ -195,11 +200,14 @@ def side_nearby(claim: Claim, source: Source, heads: set[str]) -> Verdict:
     for number, atom in source.atoms_of("side"):
         if atom.value[0] == axis:
             sides.setdefault(number, set()).add(atom.value[1])
-    shared = {n: sum(source.statements.weight(name) for name in names if n in source.statements.holding.get(name, ())) for n in sides}
+    shared = {
+        n: sum(source.statements.weight(name) for name in names if n in source.statements.holding.get(name, ()))
+        for n in sides
+    }
     same = max((weight for n, weight in shared.items() if sides[n] & {side, "both"}), default=0.0)
     other = max((weight for n, weight in shared.items() if not sides[n] & {side, "both"}), default=0.0)
     if same and same >= other:
-        return Verdict("derived", "same sentence")
+        return Verdict("derived", "same sentence").citing(n for n, weight in shared.items() if weight == same)
     if other > same:
         return CONTRADICTED
     return Verdict("derived", "of a thing in other words") if any(side in found for found in sides.values()) else ABSENT

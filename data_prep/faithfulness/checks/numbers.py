@@ -40,10 +40,11 @@ def check_measured(claim: Claim, source: Source) -> Verdict:
     if found := in_other_units(claimed, source):
         return in_context(claim, source, found, Verdict("derived", "unit left out" if not dimension else "fraction"))
     if not dimension and any(a.amount == value for _, a in source.atoms_of("age")):
-        return Verdict("derived", "age")
+        return Verdict("derived", "age").citing(n for n, a in source.atoms_of("age") if a.amount == value)
     if not dimension and (held := [n for n, number in source.numbers if close(number, value)]):
         akin = source.akin(claim.reading.near(claimed))
-        return Verdict("derived", "unit left out") if any(akin.get(n, 0.0) >= SHARED for n in held) else ELSEWHERE
+        near = [n for n in held if akin.get(n, 0.0) >= SHARED]
+        return Verdict("derived", "unit left out").citing(near) if near else ELSEWHERE.citing(held)
     for rule, holds in (("rounding", is_rounded), ("estimate", is_estimated)):
         if found := [(n, a) for n, a in every if holds(claimed, a)]:
             return in_context(claim, source, found, Verdict("derived", rule))
@@ -55,9 +56,7 @@ def in_other_units(claimed: Atom, source: Source) -> list[Found]:
     value, dimension = claimed.amount, claimed.value[1]
     measured = source.atoms_of("quantity", "dose", "number")
     if not dimension and claimed.thing:
-        same = [
-            (n, a) for n, a in measured if a.value[1] not in ("", "pair") and close(a.amount / factor_of(a), value)
-        ]
+        same = [(n, a) for n, a in measured if a.value[1] not in ("", "pair") and close(a.amount / factor_of(a), value)]
         return [(n, a) for n, a in same if a.thing and same_thing(claimed.thing, a.thing)]
     if dimension == "percent":
         return [(n, a) for n, a in measured if not a.value[1] and a.amount <= 1 and close(a.amount * 100, value)]
@@ -73,14 +72,13 @@ def factor_of(atom: Atom) -> float:
 def check_pair(claim: Claim, source: Source) -> Verdict:
     """Two numbers with a slash: in this order, and not in the other one."""
     first, second = claim.atom.amount, float(claim.atom.value[5] or 0)
-    found = [(a.amount, float(a.value[5] or 0)) for _, a in source.atoms_of("quantity") if a.value[1] == "pair"]
-    if any(close(first, a) and close(second, b) for a, b in found):
-        return STATED
-    if any(close(first, b) and close(second, a) for a, b in found):
-        return CONTRADICTED
-    numbers = [number for _, number in source.numbers]
-    both = any(close(first, n) for n in numbers) and any(close(second, n) for n in numbers)
-    return Verdict("derived", "numbers apart") if both else ABSENT
+    found = [(n, a.amount, float(a.value[5] or 0)) for n, a in source.atoms_of("quantity") if a.value[1] == "pair"]
+    if same := [n for n, a, b in found if close(first, a) and close(second, b)]:
+        return STATED.citing(same)
+    if turned := [n for n, a, b in found if close(first, b) and close(second, a)]:
+        return CONTRADICTED.citing(turned)
+    one, other = ([n for n, number in source.numbers if close(number, wanted)] for wanted in (first, second))
+    return Verdict("derived", "numbers apart").citing((*one[:1], *other[:1])) if one and other else ABSENT
 
 
 def how_written(claimed: Atom, found: list[Found]) -> Verdict:
@@ -95,7 +93,8 @@ def in_context(claim: Claim, source: Source, found: list[Found], verdict: Verdic
     claimed = claim.atom
     fitting = [(n, a) for n, a in found if same_thing(claimed.thing, a.thing)]
     if not fitting:
-        return ELSEWHERE
+        return ELSEWHERE.citing(n for n, _ in found)
+    verdict = verdict.citing(n for n, _ in fitting)
     # If text and source both name the thing next to the value, no other context needs to agree.
     if claimed.thing and any(a.thing for _, a in fitting):
         return verdict
@@ -141,7 +140,7 @@ def check_unit(claim: Claim, source: Source) -> Verdict:
     for number, bare in source.atoms_of("number"):
         stems = source.readings[number].stems
         if close(bare.amount, raw) and any(word in stems for word in words):
-            return Verdict("derived", "customary unit")
+            return Verdict("derived", "customary unit", (number,))
     return ABSENT
 
 
@@ -160,32 +159,33 @@ def check_frequency(claim: Claim, source: Source) -> Verdict:
     if retells_otherwise(claim, source, (n for n, _ in found), rival):
         return CONTRADICTED
     same = any(a.text.lower() == claim.atom.text.lower() for _, a in found)
-    return STATED if same else Verdict("derived", "frequency words")
+    return (STATED if same else Verdict("derived", "frequency words")).citing(n for n, _ in found)
 
 
 def check_code(claim: Claim, source: Source) -> Verdict:
     value = claim.atom.value
-    if any(a.value == value for _, a in source.atoms_of("code")):
-        return STATED
+    if same := [n for n, a in source.atoms_of("code") if a.value == value]:
+        return STATED.citing(same)
     if len(value) == 3:
         label, level, _ = value
         # "type 2 DM" for "type 2 diabetes mellitus", where the number is part of a name.
         if f"{label}{level}{value[2]}" in source.compact:
             return STATED
-        alike = [
-            a for _, a in source.atoms_of("code") if len(a.value) == 3 and a.value[1] == level and a.value[0] == label
-        ]
+        graded = [(n, a) for n, a in source.atoms_of("code") if len(a.value) == 3]
+        alike = [n for n, a in graded if a.value[1] == level and a.value[0] == label]
         if alike and not value[2]:
-            return Verdict("derived", "less precise")
+            return Verdict("derived", "less precise").citing(alike)
         # "CCS 2" for "class II": one of the two does not name the scale.
-        for _, a in source.atoms_of("code"):
-            if len(a.value) == 3 and a.value[1:] == value[1:] and (a.value[0] in UNNAMED or label in UNNAMED):
-                return Verdict("derived", "scale left out")
-        return ABSENT
+        unnamed = [n for n, a in graded if a.value[1:] == value[1:] and (a.value[0] in UNNAMED or label in UNNAMED)]
+        return Verdict("derived", "scale left out").citing(unnamed) if unnamed else ABSENT
     name = str(value[0])
     if name in source.compact:
         return STATED
     parts = SHORT_CODE.fullmatch(name)
     longs = LONG_FORMS.get(parts[1].upper(), ()) if parts else ()
-    spelled = any("".join(long) + between + parts[2] in source.compact for long in longs for between in ("", "type")) if parts else False
+    spelled = (
+        any("".join(long) + between + parts[2] in source.compact for long in longs for between in ("", "type"))
+        if parts
+        else False
+    )
     return Verdict("derived", "abbreviation") if spelled else ABSENT

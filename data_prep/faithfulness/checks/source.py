@@ -9,8 +9,8 @@ from functools import cached_property
 
 from data_prep.clinical_text.abbreviations import find_pairs
 from data_prep.clinical_text.entities import KIND_OF
-from data_prep.clinical_text.sentences import split_sentences, tidy
-from data_prep.clinical_text.statuses import statuses_at
+from data_prep.clinical_text.sentences import SOLID, split_sentences, tidy
+from data_prep.clinical_text.statuses.scopes import statuses_at
 from data_prep.clinical_text.words import EMPTY, stem, stems
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.quantities import NUMBER, magnitude
@@ -19,6 +19,7 @@ from data_prep.faithfulness.atoms.terms import HEADING, PHRASE, named_in_scopes
 from data_prep.faithfulness.checks.agreement import agree
 from data_prep.faithfulness.dimensions.compare import Compared, Statements, compare
 from data_prep.faithfulness.dimensions.order import Order, orders, reversed_orders
+from data_prep.faithfulness.dimensions.purpose import Names, exchanged, purposes
 from data_prep.faithfulness.dimensions.whole import of_whole, sex_of
 
 Found = tuple[int, Atom]  # a sentence's number, and an atom in it
@@ -30,7 +31,9 @@ class Source:
     """A case report, or the note of an answer, indexed: sentences by their words, atoms by their kind."""
 
     def __init__(self, text: str):
+        self.text = text
         self.readings: Sequence[Reading] = [read(tidy(sentence)) for sentence in split_sentences(text)]
+        self._copies = {reading.text: number for number, reading in reversed(list(enumerate(self.readings)))}
         self.sentences_of: dict[str, list[int]] = defaultdict(list)
         self.atoms: dict[str, list[Found]] = defaultdict(list)
         for number, reading in enumerate(self.readings):
@@ -49,6 +52,21 @@ class Source:
         self.pairs = {short: tuple(stems(long)) for short, long in find_pairs(text).items()}
         self.compact = "".join(text.lower().split()).replace("-", "")
         self._numbers: list[tuple[int, float]] | None = None
+
+    def copy_of(self, sentence: str) -> int | None:
+        """The number of the sentence that is this one, to the letter; None if there is none."""
+        return self._copies.get(sentence)
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """The start and end of each sentence in the text."""
+        solid = [match.start() for match in SOLID.finditer(self.text)]
+        found, passed = [], 0
+        for sentence in split_sentences(self.text):
+            count = len("".join(sentence.split()))
+            found.append((solid[passed], solid[passed + count - 1] + 1))
+            passed += count
+        return found
 
     def atoms_of(self, *kinds: str) -> Iterator[Found]:
         for kind in kinds:
@@ -120,9 +138,9 @@ class Source:
         """The sentences with a word of almost the same letters that is no term of the lexicon: "gentamycin"."""
         found: list[int] = []
         for other, numbers in self.vocabulary.items():
-            if other[:3] == word[:3] and abs(len(other) - len(word)) <= 2 and other not in KIND_OF:
-                if SequenceMatcher(None, other, word).ratio() > 0.88:
-                    found += numbers
+            near = other[:3] == word[:3] and abs(len(other) - len(word)) <= 2 and other not in KIND_OF
+            if near and SequenceMatcher(None, other, word).ratio() > 0.88:
+                found += numbers
         return sorted(found)
 
     def matching(self, pattern: re.Pattern[str]) -> list[int]:
@@ -133,7 +151,9 @@ class Source:
         found = []
         for number, words in enumerate(self.statements.words):
             parts = [part for word in words for part in word.text.split("-") if part and part not in EMPTY]
-            compounds = ["".join(part[0] for part in word.text.split("-") if part) for word in words if "-" in word.text]
+            compounds = [
+                "".join(part[0] for part in word.text.split("-") if part) for word in words if "-" in word.text
+            ]
             # Two letters may stand next to one another by chance.
             if letters in compounds or (len(letters) > 2 and letters in "".join(part[0] for part in parts)):
                 found.append(number)
@@ -156,12 +176,18 @@ class Source:
     def orders(self) -> list[tuple[int, Order]]:
         return [(n, order) for n, text in enumerate(self.statements.sentences) for order in orders(text)]
 
+    @cached_property
+    def purposes(self) -> list[tuple[int, Names, Names]]:
+        texts = enumerate(self.statements.sentences)
+        return [(number, given, problem) for number, text in texts for given, problem, _, _ in purposes(text)]
+
     def compare(self, sentence: str) -> list[Compared]:
         """What the source says in each dimension of the things that a sentence states something of."""
         found = compare(sentence, self.statements)
         if not self.statements.has(sentence):
             found += of_whole(sentence, self.statements, self.sex)
             found += reversed_orders(sentence, self.statements, self.orders)
+            found += exchanged(sentence, self.statements, self.purposes)
         return found
 
 

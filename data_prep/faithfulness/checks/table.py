@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from data_prep.faithfulness.checks.anchors import of_another
 from data_prep.faithfulness.checks.context import Claim, Verdict
 from data_prep.faithfulness.checks.names import NAMED, check_abbreviation, check_finding, check_name, check_side
 from data_prep.faithfulness.checks.numbers import MEASURED, check_code, check_frequency, check_measured
@@ -23,4 +24,11 @@ CHECKS: dict[str, Callable[[Claim, Source], Verdict]] = {
 
 
 def judge(claim: Claim, source: Source) -> Verdict:
-    return CHECKS[claim.atom.kind](claim, source)
+    verdict = CHECKS[claim.atom.kind](claim, source)
+    if (
+        verdict.status != "unsupported"
+        and claim.atom.kind in MEASURED
+        and of_another(claim.atom, claim.reading, source)
+    ):
+        return Verdict("unsupported", "the source says it of another time or side")
+    return verdict

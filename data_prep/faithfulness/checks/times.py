@@ -28,12 +28,13 @@ def check_date(claim: Claim, source: Source) -> Verdict:
         dates = [t.value for _, t in source.atoms_of("date") if not isinstance(t.value[0], str)]
         year = any(date[0] == claimed[0] for date in dates)
         rest = any(date[0] is None and date[1:] == claimed[1:] for date in dates)
-        return Verdict("derived", "year from another date") if year and rest else ABSENT
+        support = [n for n, a in source.atoms_of("date") if a.value[0] == claimed[0] or a.value[1:] == claimed[1:]]
+        return Verdict("derived", "year from another date").citing(support) if year and rest else ABSENT
 
     def rival(other: Atom) -> bool:
         return other.kind == "date" and not isinstance(other.value[0], str) and other.value != claimed
 
-    return CONTRADICTED if support and retells_otherwise(claim, source, support, rival) else verdict
+    return (CONTRADICTED if support and retells_otherwise(claim, source, support, rival) else verdict).citing(support)
 
 
 def swapped(value: tuple[str | float | int | None, ...]) -> tuple[str | float | int | None, ...]:
@@ -43,17 +44,16 @@ def swapped(value: tuple[str | float | int | None, ...]) -> tuple[str | float | 
 
 def check_day(claim: Claim, source: Source) -> Verdict:
     unit, origin, count = claim.atom.value
-    for _, original in source.atoms_of("date"):
+    for number, original in source.atoms_of("date"):
         if (
             original.value[0] == unit
             and original.value[2] == count
             and (not origin or not original.value[1] or origin == original.value[1])
         ):
-            return STATED
+            return STATED.citing((number,))
     length = float(count or 0) * {"day": 1.0, "week": 7.0, "month": 30.4375}[str(unit)]
-    if any(abs(a.amount - length) < 0.01 for _, a in source.atoms_of("duration")):
-        return Verdict("derived", "days counted")
-    return ABSENT
+    counting = [n for n, a in source.atoms_of("duration") if abs(a.amount - length) < 0.01]
+    return Verdict("derived", "days counted").citing(counting) if counting else ABSENT
 
 
 UNIT_LETTER = re.compile(r"(?:^|[\d\s.-])([a-z])[a-z]*\W*$", re.IGNORECASE)
@@ -74,11 +74,12 @@ def check_duration(claim: Claim, source: Source) -> Verdict:
         if retells_otherwise(claim, source, (n for n, _ in found), rival):
             return CONTRADICTED
         units = {letter(a.text) for _, a in found}
-        return STATED if letter(claim.atom.text) in units else Verdict("derived", "unit conversion")
-    if any(equal(in_days(a)) for _, a in source.atoms_of("age")):
-        return Verdict("derived", "age")
-    if any(equal(counted(original)) for _, original in source.atoms_of("date") if isinstance(original.value[0], str)):
-        return Verdict("derived", "days counted")
+        verdict = STATED if letter(claim.atom.text) in units else Verdict("derived", "unit conversion")
+        return verdict.citing(n for n, _ in found)
+    if ages := [n for n, a in source.atoms_of("age") if equal(in_days(a))]:
+        return Verdict("derived", "age").citing(ages)
+    if days := [n for n, a in source.atoms_of("date") if isinstance(a.value[0], str) and equal(counted(a))]:
+        return Verdict("derived", "days counted").citing(days)
     return Verdict("derived", "difference of dates") if any(map(equal, differences(source))) else ABSENT
 
 
@@ -120,15 +121,16 @@ ADULT = 15 * 365.25
 
 def check_age(claim: Claim, source: Source) -> Verdict:
     claimed = claim.atom
-    if any(a.value == claimed.value for _, a in source.atoms_of("age")):
-        return STATED
+    if same := [n for n, a in source.atoms_of("age") if a.value == claimed.value]:
+        return STATED.citing(same)
     days = in_days(claimed)
-    if any(abs(counted(a) - days) < 0.01 for _, a in source.atoms_of("date") if isinstance(a.value[0], str)):
-        return Verdict("derived", "days counted")
-    if any(abs(in_days(a) - days) < 0.01 * days for _, a in source.atoms_of("age")):
-        return Verdict("derived", "unit conversion")
+    counted_days = [(n, counted(a)) for n, a in source.atoms_of("date") if isinstance(a.value[0], str)]
+    if equal := [n for n, length in counted_days if abs(length - days) < 0.01]:
+        return Verdict("derived", "days counted").citing(equal)
+    if equal := [n for n, a in source.atoms_of("age") if abs(in_days(a) - days) < 0.01 * days]:
+        return Verdict("derived", "unit conversion").citing(equal)
     for number, original in source.atoms_of("duration"):
         speaks_of_age = days > ADULT or not source.readings[number].stems.isdisjoint(("age", "aged", "old"))
         if speaks_of_age and abs(original.amount - days) < 0.005 * days:
-            return Verdict("derived", "time as age")
+            return Verdict("derived", "time as age", (number,))
     return ABSENT

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from data_prep.clinical_text.statuses import count_of, statuses_at
+from data_prep.clinical_text.statuses.scopes import count_of, statuses_at
+from data_prep.faithfulness.atoms.kinds import Atom
+from data_prep.faithfulness.atoms.read import read
 from data_prep.faithfulness.checks.agreement import agree
 from data_prep.faithfulness.dimensions.tables import DIMENSIONS
 from data_prep.faithfulness.dimensions.values import PHRASES, Value, Word, values_of, words_of
@@ -20,6 +22,11 @@ from data_prep.faithfulness.dimensions.values import PHRASES, Value, Word, value
 ALIKE, MORE = 0.34, 1.25
 # Least share of a sentence's words that another sentence must have, in order, to be its original.
 COPIED = 0.7
+# Least share of its content words, before the order of all words is compared.
+PERHAPS_COPIED = 0.5
+LONGEST_EDIT = 6  # words of a doubt with what belongs to it: "which could possibly represent a"
+MEASURED = ("number", "quantity", "dose")
+PREFIXES = frozenset(("un", "in", "im", "ir", "il", "non", "non-", "a", "an", "dis", "anti", "mal", "ab"))
 
 
 class Compared(NamedTuple):
@@ -64,10 +71,10 @@ class Statements:
         content = {word.root for word in words if word.content}
         for name in content:
             shared.update(self.holding.get(name, ()))
-        if len(content) < 3 or not shared:
+        if not shared:
             return None
         number, count = max(shared.items(), key=lambda item: (item[1], -len(self.roots[item[0]])))
-        return number if count >= COPIED * len(content) else None
+        return number if count >= PERHAPS_COPIED * len(content) else None
 
 
 def compare(sentence: str, source: Statements) -> list[Compared]:
@@ -88,7 +95,7 @@ def by_neighbours(values: tuple[Value, ...], source: Statements) -> Iterator[Com
     for value in values:
         dimension = DIMENSIONS[value.dimension]
         total = sum(weight * source.weight(name) for name, weight in value.about.items() if name in source.holding)
-        if dimension.apart or not total:
+        if dimension.copies or not total:
             continue
         same, rival = 0.0, 0.0
         agreeing, against = -1, None
@@ -128,6 +135,8 @@ def by_copy(sentence: str, words: tuple[Word, ...], number: int, source: Stateme
     if sum(block.size for block in blocks) < COPIED * len(words):
         return
     yield from changed_values(sentence, original, number, matcher)
+    yield from changed_numbers(sentence, original, number, matcher)
+    yield from changed_certainty(sentence, original, number, matcher)
     for block in blocks:
         for step in range(block.size):
             mine, other = words[block.b + step], theirs[block.a + step]
@@ -143,11 +152,82 @@ def by_copy(sentence: str, words: tuple[Word, ...], number: int, source: Stateme
                 return
 
 
+def changed_numbers(sentence: str, original: str, number: int, matcher: SequenceMatcher) -> Iterator[Compared]:
+    """Numbers in the place of other numbers of the same dimension: "length 17 cm, width 5 cm" exchanged."""
+    mine, theirs = words_of(sentence), words_of(original)
+    for tag, a_start, a_end, b_start, b_end in matcher.get_opcodes():
+        if tag != "replace" or not any(word.text[0].isdigit() for word in mine[b_start:b_end]):
+            continue
+        claimed = measured(sentence, mine[b_start].start, mine[b_end - 1].end)
+        said = measured(original, theirs[a_start].start, theirs[a_end - 1].end)
+        for atom in claimed:
+            alike = [other for other in said if other.value[1] == atom.value[1]]
+            if atom.thing and any(a.thing == atom.thing and same_amount(a, atom) for a in read(original).atoms):
+                continue  # a list in another order
+            if alike and not any(same_amount(other, atom) or is_rounded(atom, other) for other in alike):
+                reason = f"the source says “{alike[0].text}” of it"
+                yield Compared("value", atom.text, atom.start, atom.end, reason, number)
+
+
+def same_amount(one: Atom, other: Atom) -> bool:
+    if one.kind not in MEASURED or other.kind not in MEASURED or one.value[1] != other.value[1]:
+        return False
+    return abs(one.amount - other.amount) <= 1e-3 * abs(one.amount)
+
+
+def is_rounded(atom: Atom, original: Atom) -> bool:
+    decimals, factor = int(atom.value[3] or 0), float(atom.value[2] or 1)
+    return abs(atom.amount - original.amount) / factor <= 0.501 * 10.0**-decimals
+
+
+def measured(sentence: str, start: int, end: int) -> list[Atom]:
+    return [
+        atom
+        for atom in read(sentence).atoms
+        if atom.kind in MEASURED and atom.value[1] != "pair" and start <= atom.start < end
+    ]
+
+
+def changed_certainty(sentence: str, original: str, number: int, matcher: SequenceMatcher) -> Iterator[Compared]:
+    """A doubt that a copy leaves out or adds; that it replaces one is seen with the other values."""
+    mine, theirs = words_of(sentence), words_of(original)
+
+    def doubts(text: str, first: int, last: int) -> list[Value]:
+        found = (v for v in values_of(text) if v.dimension == "certainty" and v.value == "uncertain")
+        return [value for value in found if first <= value.first < last]
+
+    for tag, a_start, a_end, b_start, b_end in matcher.get_opcodes():
+        left_out = (
+            [] if tag in ("insert", "equal") or doubts(sentence, 0, len(mine)) else doubts(original, a_start, a_end)
+        )
+        # Only beside words that the copy has: a part of the sentence may be left out with its doubts.
+        if left_out and a_end - a_start <= LONGEST_EDIT and b_end < len(mine):
+            said = said_of_it(original, left_out[0])
+            yield Compared("certainty", "certain", mine[b_start].start, mine[b_end].end, said, number)
+        if tag in ("insert", "replace") and doubts(sentence, b_start, b_end) and not doubts(original, 0, len(theirs)):
+            value = doubts(sentence, b_start, b_end)[0]
+            yield Compared(
+                "certainty", "uncertain", value.start, value.end, "the source says it without a doubt", number
+            )
+
+
+def opposites(theirs: tuple[Word, ...], mine: tuple[Word, ...], number: int) -> Iterator[Compared]:
+    """Words that were replaced by their opposites, which differ in a prefix: "favorable" and "unfavorable"."""
+    for word in mine:
+        for other in theirs:
+            longer, shorter = sorted((word.text, other.text), key=len, reverse=True)
+            prefixed = len(shorter) > 3 and longer.endswith(shorter) and longer[: -len(shorter)] in PREFIXES
+            # "hypertension" and "hypotension"
+            if prefixed or (longer[:5] == "hyper" and shorter[:4] == "hypo" and longer[5:] == shorter[4:]):
+                yield Compared("opposite", word.text, word.start, word.end, f"the source says “{other.text}”", number)
+
+
 def changed_values(sentence: str, original: str, number: int, matcher: SequenceMatcher) -> Iterator[Compared]:
     mine, theirs = values_of(sentence), values_of(original)
     for tag, a_start, a_end, b_start, b_end in matcher.get_opcodes():
         if tag != "replace":
             continue
+        yield from opposites(words_of(original)[a_start:a_end], words_of(sentence)[b_start:b_end], number)
         for value in mine:
             if value.last <= b_start or value.first >= b_end:
                 continue

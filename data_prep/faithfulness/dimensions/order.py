@@ -19,15 +19,19 @@ BETWEEN: tuple[tuple[re.Pattern[str], bool], ...] = tuple(
         (r"preced(?:ed|es|ing)|led to|resulted in|followed by|before|prior to|until|and then|then|(?:and )?subsequently"
          r"|(?:and )?thereafter|(?:and )?afterwards?|(?:(?:an?|\w+|and a half) )?(?:hours?|days?|weeks?|months?|years?)"
          r" later|and later|and next|and only then|and finally|was complicated by|preliminary to", True),
-        (r"(?:which )?follow(?:ed|s)(?! by)(?:-up)?|after|following|since|was preceded by|preceded by|upon|once|as a result"
-         r" of|secondary to|caused by|subsequent to", False),
+        (r"(?:which )?follow(?:ed|s)(?! by)(?:-up)?|after|following|since|was preceded by|preceded by|upon|once"
+         r"|as a result of|secondary to|caused by|subsequent to", False),
     )
 )  # fmt: skip
 # "After X, Y", "First X, then Y": the connective opens the sentence and a comma divides the events.
-OPENING = re.compile(r"^\W*(?P<after>after|following|once|upon|since|first|initially)\b|^\W*(?P<before>before|prior to|until)\b", re.I)
+OPENING = re.compile(
+    r"^\W*(?P<after>after|following|once|upon|since|first|initially)\b|^\W*(?P<before>before|prior to|until)\b", re.I
+)
 REACH = 60  # characters to either side
 LEAST = 0.35  # share of an event's words that another event must have to be the same one
-GENERIC = frozenset(("patient", "start", "begun", "begin", "develop", "appear", "occur", "came", "come", "got", "receiv"))
+GENERIC = frozenset(
+    ("patient", "start", "begun", "begin", "develop", "appear", "occur", "came", "come", "got", "receiv")
+)
 
 
 class Order(NamedTuple):
@@ -57,7 +61,9 @@ def find_orders(sentence: str) -> Iterator[Order]:
         for match in pattern.finditer(sentence):
             left = event(sentence, max(0, match.start() - REACH, boundary(sentence, match.start())), match.start())
             stop = re.search(r"[;.](?:\s|$)|, (?:and|but|which|who)\b", sentence[match.end() :])
-            right = event(sentence, match.end(), min(match.end() + REACH, match.end() + stop.start() if stop else len(sentence)))
+            right = event(
+                sentence, match.end(), min(match.end() + REACH, match.end() + stop.start() if stop else len(sentence))
+            )
             if left and right and left != right:
                 yield Order(*((left, right) if left_first else (right, left)), match.start(), match.end())
 
@@ -72,7 +78,11 @@ def event(sentence: str, start: int, end: int) -> frozenset[str]:
     return frozenset(
         name
         for word in words_of(sentence)
-        if start <= word.start and word.end <= end and word.content and not word.text[0].isdigit() and word.root not in GENERIC
+        if start <= word.start
+        and word.end <= end
+        and word.content
+        and not word.text[0].isdigit()
+        and word.root not in GENERIC
         for name in word.roots
     )
 

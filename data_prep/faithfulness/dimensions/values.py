@@ -8,9 +8,9 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from data_prep.clinical_text.statuses import is_denied_before
-from data_prep.clinical_text.words import EMPTY
+from data_prep.clinical_text.statuses.scopes import is_denied_before
 from data_prep.clinical_text.synonyms import LONG_FORMS
+from data_prep.clinical_text.words import EMPTY
 from data_prep.faithfulness.dimensions.roots import NUMBERS, root
 from data_prep.faithfulness.dimensions.tables import DIMENSIONS
 
@@ -46,7 +46,7 @@ def _phrases() -> dict[str, list[tuple[tuple[str, ...], str, str]]]:
     found: dict[str, list[tuple[tuple[str, ...], str, str]]] = {}
     for name, dimension in DIMENSIONS.items():
         for value, words in dimension.values.items():
-            for phrase in dict.fromkeys(" ".join(part.split()) for part in words.split(",")):
+            for phrase in words:
                 parts = tuple(match[0].lower().rstrip(".") for match in TOKEN.finditer(phrase)) or (phrase,)
                 found.setdefault(parts[0].removesuffix("*"), []).append((parts, name, value))
     return {first: sorted(phrases, key=lambda p: -len(p[0])) for first, phrases in found.items()}
@@ -61,10 +61,16 @@ def words_of(sentence: str) -> tuple[Word, ...]:
 
 
 def word_at(text: str, start: int, end: int) -> Word:
+    low, own, content, roots = facts_of(text)
+    return Word(low, own, start, end, content, roots)
+
+
+@lru_cache(maxsize=65536)
+def facts_of(text: str) -> tuple[str, str, bool, tuple[str, ...]]:
     low = text.lower().rstrip(".")
     content = (low not in EMPTY or low in NUMBERS) and low[0].isalnum()
     own = root(low)
-    return Word(low, own, start, end, content, (own, *long_roots(text)) if content else (own,))
+    return low, own, content, (own, *long_roots(text)) if content else (own,)
 
 
 @lru_cache(maxsize=16384)
@@ -90,7 +96,9 @@ def values_of(sentence: str) -> tuple[Value, ...]:
             negated = is_denied_before(sentence, start, end)
             if negated and DIMENSIONS[dimension].binary:
                 value, negated = other(dimension, value), False
-            found.append(Value(dimension, value, negated, start, end, index, last, about(words, index, last, dimension)))
+            found.append(
+                Value(dimension, value, negated, start, end, index, last, about(words, index, last, dimension))
+            )
     return tuple(found)
 
 

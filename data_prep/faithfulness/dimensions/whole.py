@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from data_prep.clinical_text.statuses import scopes
+from data_prep.clinical_text.statuses.scopes import scopes
 from data_prep.faithfulness.dimensions.compare import Compared, Statements
 from data_prep.faithfulness.dimensions.values import Value, values_of
 
@@ -11,7 +11,10 @@ WHOLE = ("outcome", "airway")
 # "A 61-year-old woman", "61 y/o F": the patient, and not somebody whom the text mentions.
 FEMALE = r"woman|female|girl|lady|F(?![\w'’-])"
 MALE = r"man|male|boy|gentleman|M(?![\w'’-])"
-AGED = r"\b\d{1,3}(?:\s?-?\s?(?:years?|yrs?|y|months?|mo|weeks?|days?)?[- /]*(?:old|o|of age)?\b[,-]?\s?|\s?)(?:[A-Za-z-]+\s){0,3}?"
+AGED = (
+    r"\b\d{1,3}(?:\s?-?\s?(?:years?|yrs?|y|months?|mo|weeks?|days?)?[- /]*(?:old|o|of age)?\b[,-]?\s?|\s?)"
+    r"(?:[A-Za-z-]+\s){0,3}?"
+)
 PATIENT_SEX = re.compile(rf"(?:{AGED})(?:(?P<female>{FEMALE})|(?P<male>{MALE}))(?![a-z-])")
 # In a text about one patient, any of these words outside of a relative's scope.
 NOUN = re.compile(
@@ -19,14 +22,15 @@ NOUN = re.compile(
     re.IGNORECASE,
 )
 SUBJECT_NOUN = re.compile(
-    r"^\W*(?:(?:the|an?|this|our|his|her|little|young|elderly|old|\w+ed|baby|newborn|patient is an?|the patient (?:is|was) an?)\s)*"
+    r"^\W*(?:(?:the|an?|this|our|his|her|little|young|elderly|old|\w+ed|baby|newborn|patient is an?"
+    r"|the patient (?:is|was) an?)\s)*"
     r"(?:\w+\s){0,1}?(?:(?P<female>woman|female|girl|lady)|(?P<male>man|male|boy|gentleman))\b",
     re.IGNORECASE,
 )
 
 
 def sex_of(text: str) -> str:
-    """The patient's sex, if the text is about one patient: by the first "N-year-old woman", or by the words that a text uses, if it uses one sex's."""
+    """The sex of the one patient of a text, or "": by "N-year-old woman", or by the words that it uses of one sex."""
     aged = {str(match.lastgroup) for match in PATIENT_SEX.finditer(text)}
     if len(aged) == 1:
         return aged.pop()
@@ -59,7 +63,9 @@ def of_whole(sentence: str, source: Statements, sex: str) -> Iterator[Compared]:
 
 
 def of_patient(sentence: str, value: Value) -> bool:
-    return not any(scope.status.startswith("of:") and scope.start <= value.start < scope.end for scope in scopes(sentence))
+    return not any(
+        scope.status.startswith("of:") and scope.start <= value.start < scope.end for scope in scopes(sentence)
+    )
 
 
 def wrong_sex(sentence: str, sex: str) -> Iterator[Compared]:
