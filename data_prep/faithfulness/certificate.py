@@ -55,7 +55,7 @@ def check(text: str, source: str) -> list[Finding]:
             if is_heading(reading.text):
                 continue
             reading = read(in_small_letters(reading.text))
-        within = place(0), place(len(reading.text) - 1) + 1
+        within = place.opens, place(len(reading.text) - 1) + 1
         for atom, verdict in verdicts(reading, pairs, facts):
             found.append(Finding(atom, verdict, reading.text, place(atom.start), place(atom.end - 1) + 1, within))
     return found
@@ -101,8 +101,9 @@ def placed(text: str) -> Iterator[tuple[Reading, "Place"]]:
     for sentence in split_sentences(text):
         # Without its bullet, a copied sentence is one of the source.
         bare = BULLET.sub("", sentence)
+        opens = solid[passed]
         passed += solid_before(sentence, len(sentence) - len(bare))
-        yield read(bare), Place(bare, solid, passed)
+        yield read(bare), Place(bare, solid, passed, opens)
         passed += solid_before(bare, len(bare))
 
 
@@ -115,6 +116,7 @@ class Place:
     sentence: str
     solid: list[int]  # offsets of the text's solid characters
     passed: int  # number of solid characters before this sentence
+    opens: int  # offset of the sentence with its bullet
 
     def __call__(self, offset: int) -> int:
         return self.solid[self.passed + solid_before(self.sentence, offset)]

@@ -80,6 +80,7 @@ RULES: tuple[tuple[str, Callable[[Candidate], object]], ...] = (
     ("error", lambda c: c.finish_reason == "error"),
     ("content_filter", lambda c: c.finish_reason == "content_filter"),
     ("refusal", lambda c: c.finish_reason == "refusal"),
+    ("declined", lambda c: c.finish_reason == "declined"),
     ("truncated", lambda c: c.finish_reason in ("length", "unfinished")),
     ("invalid", lambda c: c.finish_reason == "invalid"),
     ("empty", lambda c: not c.text.strip()),
@@ -98,7 +99,7 @@ def reason_to_reject(kind: str, reply: Reply) -> tuple[str, str] | None:
     candidate = Candidate(kind, reply.text, reply.finish_reason)
     for reason, rule in RULES:
         if rule(candidate):
-            if reason == "error":
+            if reason in ("error", "declined"):
                 return reason, f"{kind}: {reply.text}"
             if reason == "identifier":
                 return reason, f"{kind}: {described(find_identifiers(reply.text, NEVER_PUBLISHED))}"

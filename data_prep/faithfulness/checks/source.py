@@ -17,7 +17,7 @@ from data_prep.faithfulness.atoms.quantities import NUMBER, magnitude
 from data_prep.faithfulness.atoms.read import Reading, read
 from data_prep.faithfulness.atoms.terms import HEADING, PHRASE, named_in_scopes
 from data_prep.faithfulness.checks.agreement import agree
-from data_prep.faithfulness.dimensions.compare import Compared, Statements, compare
+from data_prep.faithfulness.dimensions.comparison import Compared, Statements, compare
 from data_prep.faithfulness.dimensions.order import Order, orders, reversed_orders
 from data_prep.faithfulness.dimensions.purpose import Names, exchanged, purposes
 from data_prep.faithfulness.dimensions.whole import of_whole, sex_of

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from data_prep.faithfulness.dimensions.compare import Compared, Statements
+from data_prep.faithfulness.dimensions.comparison import Compared, Statements
 from data_prep.faithfulness.dimensions.values import words_of
 
 # A connective between two events, and whether the event on its left is the earlier one.

@@ -11,7 +11,7 @@ from functools import lru_cache
 from data_prep.clinical_text.entities import find_entities
 from data_prep.clinical_text.synonyms import other_names
 from data_prep.clinical_text.words import stems
-from data_prep.faithfulness.dimensions.compare import Compared, Statements
+from data_prep.faithfulness.dimensions.comparison import Compared, Statements
 
 GIVEN = ("drug", "procedure")
 FOR = re.compile(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from data_prep.clinical_text.statuses.scopes import scopes
-from data_prep.faithfulness.dimensions.compare import Compared, Statements
+from data_prep.faithfulness.dimensions.comparison import Compared, Statements
 from data_prep.faithfulness.dimensions.values import Value, values_of
 
 WHOLE = ("outcome", "airway")

@@ -50,8 +50,9 @@ class Reply:
     """The reply to a request.
 
     `finish_reason` is "stop", "length", "unfinished" (ends within the model's reasoning), "content_filter", "refusal",
-    "invalid" (violates the request's JSON schema), or "error" with the error in `text`. `removed` names the kinds of
-    wrapping that `text` came in. An error is `lasting` if the endpoint refuses this request as such, and `known` if the
+    "invalid" (violates the request's JSON schema), "declined" (the rules cannot write this text, for the reason in
+    `text`), or "error" with the error in `text`. `removed` names the kinds of wrapping that `text` came in. An error is
+    `lasting` if the endpoint refuses this request as such, and `known` if the
     request failed in an earlier run already, so that it says nothing about the endpoint's state.
     """
 

@@ -1,19 +1,16 @@
 """The offline teacher's layout of each type of note: the headings, and the report's sentences under each heading."""
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from data_prep.teachers.offline.sections import (
+from data_prep.teachers.offline.cues import (
     ASSESSMENT,
     COURSE,
     EXAMINATION,
-    FAMILY_SOCIAL,
-    FINDINGS,
-    FOLLOW_UP,
     IMAGING,
     LABORATORY,
     MEDICATIONS,
-    OPERATED,
+    OUTCOME,
     PAST,
     PATHOLOGY,
     PRESENT,
@@ -21,18 +18,21 @@ from data_prep.teachers.offline.sections import (
     SECTIONS,
     STUDIES,
 )
+from data_prep.teachers.offline.lists import condition_at_discharge, diagnoses, discharge_medications
+from data_prep.teachers.offline.sections import Unit, is_imaging, is_not_pathology, is_operation, is_pathology
 
-IMAGED = dict(FINDINGS)[IMAGING]
+RESULTS = (LABORATORY, IMAGING, STUDIES)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A heading, and the sections of a discharge summary whose sentences go under it."""
+    """A heading, and the sections of a discharge summary whose units go under it, or a list drawn from all of them."""
 
     heading: str
-    takes: tuple[str, ...]
+    takes: tuple[str, ...] = ()
     prose: bool = False  # a paragraph instead of a list
-    only: re.Pattern[str] | None = None  # take only sentences that match
+    only: Callable[[Unit], bool] | None = None  # take only units that fit
+    items: Callable[[list[Unit]], list[str]] | None = None  # the list, for a part that takes no sections
 
 
 @dataclass(frozen=True)
@@ -50,36 +50,42 @@ def same(*sections: str) -> tuple[Part, ...]:
 
 
 LAYOUTS = {
-    "discharge summary": Layout("DISCHARGE SUMMARY", same(*SECTIONS)),
+    "discharge summary": Layout(
+        "DISCHARGE SUMMARY",
+        (
+            Part("DIAGNOSES", items=diagnoses),
+            *same(*SECTIONS),
+            Part("CONDITION AT DISCHARGE", items=condition_at_discharge),
+            Part("DISCHARGE MEDICATIONS", items=discharge_medications),
+        ),
+    ),
     "history and physical": Layout(
         "HISTORY AND PHYSICAL",
-        same(PRESENT, PAST, MEDICATIONS, FAMILY_SOCIAL, EXAMINATION, LABORATORY, IMAGING, STUDIES, ASSESSMENT),
+        same(PRESENT, PAST, MEDICATIONS, EXAMINATION, LABORATORY, IMAGING, STUDIES, ASSESSMENT),
+        needs=(EXAMINATION,),
     ),
     "progress note": Layout(
         "PROGRESS NOTE",
         (
             Part("SUBJECTIVE", (PRESENT,), prose=True),
-            Part("OBJECTIVE", (EXAMINATION, LABORATORY, IMAGING, STUDIES)),
-            Part("ASSESSMENT", (ASSESSMENT, PATHOLOGY), prose=True),
-            Part("TREATMENT", (MEDICATIONS, COURSE)),
+            Part("OBJECTIVE", (EXAMINATION, *RESULTS, PATHOLOGY)),
+            Part("ASSESSMENT", (ASSESSMENT,), prose=True),
+            Part("TREATMENT AND COURSE", (COURSE,), prose=True),
         ),
-        needs=("OBJECTIVE", "TREATMENT"),
+        needs=("OBJECTIVE", "TREATMENT AND COURSE"),
     ),
     "emergency department note": Layout(
         "EMERGENCY DEPARTMENT NOTE",
         (
             *same(PRESENT, PAST, MEDICATIONS, EXAMINATION),
-            Part("RESULTS", (LABORATORY, IMAGING, STUDIES)),
+            Part("RESULTS", RESULTS),
             Part("IMPRESSION", (ASSESSMENT,), prose=True),
         ),
         needs=(EXAMINATION, "RESULTS"),
     ),
     "radiology report": Layout(
         "RADIOLOGY REPORT",
-        (
-            Part("FINDINGS", (IMAGING,)),
-            Part("LATER IMAGING", (COURSE, FOLLOW_UP), only=IMAGED),
-        ),
+        (Part("FINDINGS", (IMAGING,)), Part("FURTHER IMAGING", (COURSE, OUTCOME), only=is_imaging)),
         needs=("FINDINGS",),
     ),
     "operative note": Layout(
@@ -87,8 +93,8 @@ LAYOUTS = {
         (
             Part("INDICATION", (PRESENT, ASSESSMENT), prose=True),
             Part("PREOPERATIVE IMAGING", (IMAGING,)),
-            Part("PROCEDURE", (COURSE,), only=OPERATED),
-            Part("SPECIMENS AND PATHOLOGY", (PATHOLOGY,)),
+            Part("PROCEDURE", (COURSE, OUTCOME), prose=True, only=is_operation),
+            Part("SPECIMENS AND PATHOLOGY", (PATHOLOGY, COURSE, OUTCOME), only=is_pathology),
         ),
         needs=("PROCEDURE",),
     ),
@@ -96,21 +102,21 @@ LAYOUTS = {
         "NURSING NOTE",
         (
             Part("REASON FOR ADMISSION", (PRESENT,), prose=True),
-            Part("HISTORY AND ALLERGIES", (PAST, FAMILY_SOCIAL)),
+            Part("HISTORY AND ALLERGIES", (PAST,), prose=True),
             *same(MEDICATIONS),
             Part("OBSERVATIONS", (EXAMINATION,)),
-            Part("CARE GIVEN", (COURSE,)),
-            Part("DISPOSITION", (FOLLOW_UP,), prose=True),
+            Part("CARE AND COURSE", (COURSE,), prose=True, only=is_not_pathology),
+            Part("DISPOSITION AND FOLLOW-UP", (OUTCOME,), prose=True, only=is_not_pathology),
         ),
-        needs=("OBSERVATIONS", "CARE GIVEN"),
+        needs=("OBSERVATIONS", "CARE AND COURSE"),
     ),
     "consultation letter": Layout(
         "CONSULTATION LETTER",
         (
-            Part("HISTORY", (PRESENT, PAST, MEDICATIONS, FAMILY_SOCIAL), prose=True),
-            Part("FINDINGS", (EXAMINATION, LABORATORY, IMAGING, STUDIES, PATHOLOGY), prose=True),
+            Part("HISTORY", (PRESENT, PAST, MEDICATIONS), prose=True),
+            Part("FINDINGS", (EXAMINATION, *RESULTS, PATHOLOGY), prose=True),
             Part("OPINION", (ASSESSMENT,), prose=True),
-            Part("TREATMENT AND COURSE", (COURSE, FOLLOW_UP), prose=True),
+            Part("TREATMENT AND COURSE", (COURSE, OUTCOME), prose=True),
         ),
         opening="Dear colleague,",
         needs=("FINDINGS", "TREATMENT AND COURSE"),

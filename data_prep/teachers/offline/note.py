@@ -11,41 +11,54 @@ HISTORY OF PRESENT ILLNESS:
 """
 
 import re
+from functools import lru_cache
 
 from data_prep.clinical_text.number_words import SPELLED
-from data_prep.clinical_text.sentences import normalise, split_sentences, tidy
-from data_prep.teachers.offline.layouts import LAYOUTS
-from data_prep.teachers.offline.sections import CHIEF_COMPLAINT, LEAD_IN, assign_sections, is_about_patient
+from data_prep.teachers.offline.cues import CHIEF_COMPLAINT, RELATIVE
+from data_prep.teachers.offline.layouts import LAYOUTS, Part
+from data_prep.teachers.offline.one_patient import SEXES, patient_sentences, why_not
+from data_prep.teachers.offline.sections import Unit, units_of
 
 PATIENT = "PATIENT"
 
-SEXES = r"(?:male|female|man|woman|boy|girl|gentleman|lady|infant|neonate|newborn|child|toddler|adolescent|teenager)"
 WHO = re.compile(
-    rf"\b((?:\d{{1,3}}(?:\.\d)?|(?<!and a )(?:one|{SPELLED}))[- ](?:years?|yr|y|months?|weeks?|days?)[- ](?:old|"
-    rf"of age)\b(?:,?[ -](?:[A-Za-z-]+\s){{0,4}}?{SEXES}\b)?"
-    rf"|{SEXES} aged (?:of )?\d{{1,3}} (?:years|months|weeks|days))",
+    rf"(?<!and a )\b((?:\d{{1,3}}(?:\.\d)?|one|{SPELLED})-?[- ](?:years?|yr|months?|weeks?|days?)[- ]old,?"
+    rf" (?:[A-Za-z-]+,? ){{0,4}}?{SEXES}\b|{SEXES} aged (?:of )?\d{{1,3}} (?:years|months|weeks|days))",
     re.IGNORECASE,
 )
 LONGEST_COMPLAINT = 22  # words
-# More than one patient in one note, so that it is unclear who "she" is.
-SEVERAL = re.compile(
-    r"\b(?:two|three|four|five|both|all|these|our|\d) (?:\w+ )?(?:patients|cases|siblings|twins)\b|\b(?:second|third|"
-    r"other|first) (?:patient|case)\b|\b(?:case|patient) (?:no\. ?)?[12]\b",
+NO_COMPLAINT = re.compile(
+    r"\b(?:present|complain|admitted|referred|patient|hospital|department|clinic|university|cent(?:re|er)|"
+    r"history of (?!\w+ ?pain))|[^\w)]$",
     re.IGNORECASE,
 )
 COMPLAINT = re.compile(
-    r"\b(?:present(?:ed|ing|s)|admitted|referred|complain(?:ed|ing|s|ts?)|visited|consulted|evaluated|seen|brought|"
-    r"attended|came|hospitali[sz]ed|suffer(?:ed|ing))\b"
-    r"[^.;]{0,90}?\b(?:with|for|of|due to|because of|from|complaining of)\s+(?:a\s+|an\s+|the\s+)?"
-    r"((?!her |his |further|evaluation|our |management|medical|surgical|treatment|\d+[- ]year|age\b|"
+    r"\b(?:present(?:ed|ing|s)|admitted|referred|complain(?:ed|ing|s)|visited|consulted|seen|brought|attended|came|"
+    r"hospitali[sz]ed)\b(?:(?! (?:had|was|were|and|who|which)\b)[^.;,]){0,70}?\b(?:with|for|of|due to|because of|"
+    r"complaining of)\s+"
+    r"(?:(?:an?|the|chief|main|complaints?|of|chief complaint)\s+)*"
+    r"((?!her |his |further|evaluation|our |management|medical|surgical|treatment|\d+[- ]year|age\b|diagnos|suspect|"
     r"investigation)(?:[^.;()]|\.(?=\d)){5,})",
     re.IGNORECASE,
 )
 COMPLAINT_END = re.compile(
-    r",?\s+(?:and (?:was|had|he|she|is|his|her|the|underwent)\b|which\b|who\b|that\b|where\b|he\b|she\b|was\b|were\b|"
-    r"had (?!been)|but\b|after which|as well as he)"
+    r",?\s+(?:and (?:was|had|he|she|is|his|her|the|underwent|an?(?! half))\b|which\b|who\b|that\b|where\b|he\b|"
+    r"she\b|was\b|were\b|"
+    r"had (?!been)|but\b|after (?:which|an?\b)|as well as he|to (?:our|the|an?) (?:[\w-]+ ){0,3}(?:hospital|"
+    r"department|clinic|centre|center|unit|ward|room|outpatient)|in (?:our|the (?:department|hospital|emergency)|"
+    r"[A-Z][a-z]+ |(?:19|20)\d\d)|at (?:our|the)\b|"
+    r"lasting|indeed|when\b|while\b|at presentation)"
     r"|,\s+(?=[A-Z][a-z])|,\s+(?:and\s+)?(?:associated|accompanied|without|with no|starting|started|beginning|"
-    r"although|since|all|but|except)\b"
+    r"although|since|all|but|except|having|evolving|he|she|which)\b"
+)
+SYMPTOM = re.compile(
+    r"\b(?:pain\w*|swelling|fever\w*|cough|dyspn\w+|bleeding|weakness|vomiting|nausea|headaches?|fatigue|"
+    r"mass(?:es)?|seizures?|vision|"
+    r"loss|rash|lesions?|breath|diarrh\w+|itch\w*|numbness|palpitations?|syncope|confusion|jaundice|h(?:a)?ematuria|"
+    r"ulcers?|"
+    r"nodules?|lump|dizziness|distension|discharge|difficult\w+|discomfort|paralysis|edema|oedema|stiffness|tumou?r|"
+    r"injur\w+|trauma)\b",
+    re.IGNORECASE,
 )
 # Articles that a chart leaves out, only before these words: "a few" without its article is a different quantity.
 LEADING_ARTICLE = re.compile(
@@ -73,39 +86,56 @@ LIST_COMMA = re.compile(r"[,;]\s+(?:and\s+)?(?![^()]*\))")
 
 
 def write_note(report: str, note_type: str = "discharge summary") -> str:
-    """The note of one report, or "" if the report lacks a required section.
+    """The note of one report, or "" if none can be written; `why_no_note` gives the reason."""
+    return compose(report, note_type)[0]
 
-    Headings are added; sentences about the literature, and sentences of other types of notes, are left out.
+
+def why_no_note(report: str, note_type: str) -> str:
+    """The reason why a report has no note of this type, in a few words; "" if it has one."""
+    return compose(report, note_type)[1]
+
+
+def compose(report: str, note_type: str) -> tuple[str, str]:
+    """The note and "", or "" and the reason why there is none.
+
+    Headings are added; sentences about the literature, and sections of other types of notes, are left out.
     """
+    reason, sentences, units = read_report(report)
+    if reason:
+        return "", reason
     layout = LAYOUTS[note_type]
-    kept = [without_lead_in(tidy(s)) for s in split_sentences(normalise(report)) if is_about_patient(s)]
-    sentences = [s for s in kept if len(s) > 2]
-    placed = list(zip(sentences, assign_sections(sentences), strict=True))
-    sections: dict[str, str] = {}
-    for part in layout.parts:
-        lines = [
-            trim(sentence)
-            for sentence, section in placed
-            if section in part.takes and (part.only is None or part.only.search(sentence))
-        ]
-        if lines:
-            body = " ".join(lines) if part.prose else "\n".join(bullet(line) for line in lines)
-            sections[part.heading] = f"{part.heading}:\n{body}"
-    if not all(heading in sections for heading in layout.needs):
-        return ""
-    return "\n\n".join(filter(None, [layout.title, header(sentences), layout.opening, *sections.values()]))
+    sections = {part.heading: body for part in layout.parts if (body := body_of(part, units))}
+    missing = [heading for heading in layout.needs if heading not in sections]
+    if missing:
+        return "", f"the report has nothing for {missing[0]}"
+    if not any(part.takes for part in layout.parts if part.heading in sections):
+        return "", "no sentence is about the patient"
+    bodies = [f"{heading}:\n{body}" for heading, body in sections.items()]
+    return "\n\n".join(filter(None, [layout.title, header(sentences), layout.opening, *bodies])), ""
 
 
-def without_lead_in(sentence: str) -> str:
-    shorter = LEAD_IN.sub("", sentence)
-    return sentence if shorter == sentence else shorter[0].upper() + shorter[1:]
+@lru_cache(maxsize=4)
+def read_report(report: str) -> tuple[str, list[str], list[Unit]]:
+    """The reason to write no note or "", the sentences about the patient, and their units; cached for further types."""
+    if reason := why_not(report):
+        return reason, [], []
+    sentences = patient_sentences(report)
+    return "", sentences, units_of(sentences)
+
+
+def body_of(part: Part, units: list[Unit]) -> str:
+    """The text under a heading; "" if the report has none."""
+    if part.items:
+        return "\n".join(f"- {item}" for item in part.items(units))
+    taken = [unit for unit in units if unit.section in part.takes and (not part.only or part.only(unit))]
+    # The sections of one part keep the order of the report.
+    lines = [trim(sentence) for unit in taken for sentence in unit.sentences]
+    return " ".join(lines) if part.prose else "\n".join(map(bullet, lines))
 
 
 def header(sentences: list[str]) -> str:
-    """The header lines with age, sex and complaint, if the first four sentences state them explicitly."""
-    if SEVERAL.search(" ".join(sentences)):
-        return ""
-    opening = sentences[:4]
+    """The header lines with age, sex and complaint, if the first sentences state them explicitly."""
+    opening = [sentence for sentence in sentences[:2] if not RELATIVE.search(sentence)]
     who = next((match[1] for match in map(WHO.search, opening) if match), "")
     complaint = next((found for found in map(find_complaint, opening) if found), "")
     lines = [f"{PATIENT}: {who}"] if who else []
@@ -113,14 +143,17 @@ def header(sentences: list[str]) -> str:
 
 
 def find_complaint(sentence: str) -> str:
-    match = COMPLAINT.search(sentence)
-    if not match:
-        return ""
-    phrase = COMPLAINT_END.split(match[1])[0].rstrip(" ,.")
-    # A long phrase is cut at a comma or not used at all, so that it never ends in the middle of a thought.
-    while len(phrase.split()) > LONGEST_COMPLAINT and ", " in phrase:
-        phrase = phrase[: phrase.rindex(", ")]
-    return phrase if len(phrase.split()) <= LONGEST_COMPLAINT and len(phrase) > 3 else ""
+    """The complaint that a sentence names, in its own words, or "" if it is unclear where it begins or ends."""
+    start = 0
+    while match := COMPLAINT.search(sentence, start):
+        phrase = COMPLAINT_END.split(match[1])[0].rstrip(" ,.")
+        # A long phrase is cut at a comma or not used at all, so that it never ends in the middle of a thought.
+        while len(phrase.split()) > LONGEST_COMPLAINT and ", " in phrase:
+            phrase = phrase[: phrase.rindex(", ")]
+        if SYMPTOM.search(phrase) and not NO_COMPLAINT.search(phrase) and len(phrase.split()) <= LONGEST_COMPLAINT:
+            return phrase
+        start = match.start() + 1
+    return ""
 
 
 def trim(sentence: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from data_prep.clinical_text.abbreviations import find_pairs, find_undefined
 from data_prep.clinical_text.entities import Entity, find_entities
@@ -11,7 +11,12 @@ from data_prep.clinical_text.sentences import normalise, split_sentences
 NOT_STATED = "This is not stated in the note."
 HEADING = re.compile(r"^[#*\s]*([A-Z][A-Z ,/&()-]{2,60}?)[*\s]*:[*\s]*(.*)$")
 TITLE = re.compile(r"^[#*\s]*[A-Z][A-Z ,/&()-]{3,60}[*\s]*$")
+REPEATING = ("DIAGNOSES", "CONDITION AT DISCHARGE", "DISCHARGE MEDICATIONS")
 HEADER_LINES = ("PATIENT", "CHIEF COMPLAINT")
+
+
+# For functions of a note that several forms call: what they find is kept for the last few notes.
+per_note = lru_cache(maxsize=64)
 
 
 @dataclass(frozen=True)
@@ -20,13 +25,15 @@ class Sentence:
     section: str
     index: int
 
-    @property
+    @cached_property
     def entities(self) -> tuple[Entity, ...]:
         return find_entities(self.text)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoteView:
+    """A parsed note. Views are compared by identity, so that what is found in one can be cached."""
+
     text: str
     sentences: tuple[Sentence, ...]
     header: dict[str, str]
@@ -36,6 +43,11 @@ class NoteView:
     @property
     def sections(self) -> list[str]:
         return list(dict.fromkeys(sentence.section for sentence in self.sentences))
+
+    @cached_property
+    def prose(self) -> list[Sentence]:
+        """The sentences, without the lists that repeat their facts."""
+        return [sentence for sentence in self.sentences if sentence.section not in REPEATING]
 
     def section(self, *names: str) -> list[Sentence]:
         return [sentence for sentence in self.sentences if sentence.section in names]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from data_prep.clinical_text.words import word_set
 from data_prep.contract.records import TASKS
 from data_prep.teachers.base import Reply, Request
-from data_prep.teachers.offline.note import write_note
+from data_prep.teachers.offline.note import compose
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, read_note, sentence_case
 from data_prep.teachers.offline.tasks.coreference import COREFERENCE_FORMS
 from data_prep.teachers.offline.tasks.entities_and_abbreviations import ABBREVIATION_FORMS, NER_FORMS
@@ -58,9 +58,13 @@ class OfflineTeacher:
         inputs = request.inputs
         match request.kind:
             case "note":
-                text = write_note(inputs["report"], inputs["note_type"])
+                text, reason = compose(inputs["report"], inputs["note_type"])
+                if reason:
+                    return Reply(reason, "declined", self.model)
             case "question":
                 text = ask_question(inputs["note"], inputs["task"], request.seed)
+                if not text:
+                    return Reply(f"the note has nothing sure to ask about for {inputs['task']}", "declined", self.model)
             case "follow_up":
                 text = ask_further(inputs["note"], inputs["task"], json.loads(inputs["history"]), request.seed)
             case "answer" | "follow_up_answer":
@@ -75,7 +79,8 @@ class OfflineTeacher:
 
 
 def ask_question(note: str, task: str, seed: int) -> str:
-    """A question of this task on this note; the seed selects its form and subject."""
+    """A question of this task on this note, or "" if it has a sure answer to none; the seed selects form and "
+    "subject."""
     return ask(forms_of(task), read_note(note), seed)
 
 

@@ -15,6 +15,7 @@ from data_prep.faithfulness.atoms.read import read
 from data_prep.faithfulness.atoms.units import parse_unit
 from data_prep.faithfulness.certificate import certify, check, rules_version
 from data_prep.faithfulness.checks.table import CHECKS
+from data_prep.faithfulness.dimensions.tables import DIMENSIONS, kind_of
 
 
 def unsupported(text: str, source: str) -> list[str]:
@@ -28,7 +29,7 @@ def rules(text: str, source: str) -> set[str]:
 
 
 def test_every_kind_has_a_check():
-    assert set(CHECKS) == set(KINDS)
+    assert set(CHECKS) | {kind_of(name) for name in DIMENSIONS} == set(KINDS)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ CAUGHT = [
     ("note", NOTE, "content_filter", "content_filter"),
     ("answer", "status 500: overloaded", "error", "error"),
     ("answer", "Not something that I do.", "refusal", "refusal"),
+    ("note", "describes several patients (Case 1)", "declined", "declined"),
     ("answer", '{"score": "four"}', "invalid", "invalid"),
     ("answer", "I'm sorry, but I can't help with that.", "stop", "refusal"),
     ("answer", "I’m sorry, the chart is beyond me.", "stop", "refusal"),

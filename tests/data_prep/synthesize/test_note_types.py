@@ -13,9 +13,9 @@ from data_prep.synthesize import notes
 from data_prep.synthesize.note_types import NOTE_TYPES, types_named, types_of_report
 from data_prep.synthesize.notes import NotesConfig
 from data_prep.synthesize.prompts import note_messages, note_prompt_hash
+from data_prep.teachers.offline.cues import COURSE, OUTCOME, SECTIONS
 from data_prep.teachers.offline.layouts import LAYOUTS
 from data_prep.teachers.offline.note import write_note
-from data_prep.teachers.offline.sections import COURSE, FOLLOW_UP, SECTIONS
 
 DEMO_FILE = "data_prep/ingest/demo_reports.jsonl"
 DEMO = [json.loads(line)["text"] for line in Path(DEMO_FILE).read_text(encoding="utf-8").splitlines()]
@@ -51,7 +51,7 @@ def test_a_note_tells_nothing_that_its_writer_cannot_know():
     told = 0
     for report in DEMO:
         summary = write_note(report)
-        for section in (COURSE, FOLLOW_UP):
+        for section in (COURSE, OUTCOME):
             _, _, later = summary.partition(f"\n{section}:\n")
             for sentence in re.split(r"(?<=[.])\s+", later.split("\n\n")[0]):
                 if len(sentence) > 40:
@@ -82,7 +82,7 @@ def test_a_stage_writes_the_types_that_are_asked_for(tmp_path: Path):
     found = [note for path in sorted((tmp_path / "out").glob("notes-*.parquet")) for note in read_parquet(path, Note)]
     rejects = list(read_parquet(tmp_path / "out/rejected.parquet", Reject))
     assert len(found) + len(rejects) == 3 * len(DEMO)
-    assert {reject.reason for reject in rejects} <= {"empty", "too_short"}
+    assert {reject.reason for reject in rejects} <= {"declined", "too_short"}
     assert len({note.id for note in found}) == len(found)
     assert all(note.id == f"{note.report_id}-{NOTE_TYPES[note.note_type].code}" for note in found)
     # Another type is another request: its texts are told apart by the hash of all that was asked.

@@ -3,7 +3,7 @@
 A question contains everything that its answer needs: `find_form` recovers the form and the slot from the text.
 """
 
-import hashlib
+import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from functools import lru_cache
 
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView
 
-# Share of questions that ask for something that the note lacks: about one in fourteen.
-ABSENT_SHARE = 0.07
+# A form with a slot is drawn this many times as often as one without, because it asks about details of this note.
+SLOT_WEIGHT = 3
 # Number of slot values to try per form.
-MOST_SLOTS = 6
+MOST_SLOTS = 8
 
 
 @dataclass(frozen=True)
@@ -22,58 +22,47 @@ class Form:
     wordings: tuple[str, ...]  # each with or without "{}"
     slots: Callable[[NoteView], list[str]]  # values for the slot from the note; [""] for a form without a slot
     answer: Callable[[NoteView, str], str]
-    absent: tuple[str, ...] = ()  # values to ask for if the note lacks them; ("",) for a form without a slot
+    # Values that the note surely does not mention under any name, and how often to ask for them if there are any.
+    absent: Callable[[NoteView], list[str]] | None = None
+    absent_share: float = 0.0
+    rare: bool = False  # drawn as seldom as a form without a slot
+
+    @property
+    def weight(self) -> int:
+        return SLOT_WEIGHT if "{}" in self.wordings[0] and not self.rare else 1
 
 
-@dataclass(frozen=True)
-class Pass:
-    """One pass over the forms: questions whose answer the note lacks, or has in at least `fewest_words` words."""
-
-    absent: bool
-    fewest_words: int
+def once(answer: Callable[[NoteView], str]) -> tuple[Callable[[NoteView], list[str]], Callable[[NoteView, str], str]]:
+    """The slots and the answer of a form without a slot."""
+    return (lambda view: [""]), (lambda view, _: answer(view))
 
 
-ABSENT = Pass(absent=True, fewest_words=0)
-# A short list or a bare name makes a poor exercise, so questions with fuller answers are tried first.
-ANSWERED = (Pass(absent=False, fewest_words=5), Pass(absent=False, fewest_words=1))
-
-
-def draw(seed: int, *parts: object) -> int:
-    """A pseudorandom number below 2**48 that depends only on the arguments."""
-    digest = hashlib.sha256(repr((seed, *parts)).encode()).digest()
-    return int.from_bytes(digest[:6], "big")
+def looked_up(
+    table: Callable[[NoteView], dict[str, str]],
+) -> tuple[Callable[[NoteView], list[str]], Callable[[NoteView, str], str]]:
+    """The slots and the answer of a form whose answers a function finds all at once, by slot."""
+    return (lambda view: list(table(view))), (lambda view, slot: table(view).get(slot, NOT_STATED))
 
 
 def ask(forms: tuple[Form, ...], view: NoteView, seed: int) -> str:
-    """A question that the note answers or, with probability ABSENT_SHARE, one that it does not answer."""
-    wants_absent = draw(seed, "absent") % 1000 < ABSENT_SHARE * 1000
-    order = drawn_order(forms, seed)
-    for current in (ABSENT, *ANSWERED) if wants_absent else (*ANSWERED, ABSENT):
-        for index in order:
-            form = forms[index]
-            slot = find_slot(form, view, current, seed)
-            if slot is not None:
-                wording = form.wordings[draw(seed, "wording", index) % len(form.wordings)]
-                return wording.replace("{}", slot)
-    return forms[0].wordings[0].replace("{}", "")
+    """A question with a sure answer, or "" if no form has one for this note. The seed draws form, slot and wording."""
+    rng = random.Random(seed)
+    remaining = list(forms)
+    while remaining:
+        (form,) = rng.choices(remaining, weights=[form.weight for form in remaining])
+        slot = draw_slot(form, view, rng)
+        if slot is not None:
+            return rng.choice(form.wordings).replace("{}", slot)
+        remaining.remove(form)
+    return ""
 
 
-def drawn_order(forms: tuple[Form, ...], seed: int) -> list[int]:
-    """The indices of the forms in random order.
-
-    A form with a slot precedes a given form without one with probability 5/6, because its questions are about details
-    of this note: the sort key is a uniform number divided by 3 or 1.
-    """
-    weights = [3 if "{}" in form.wordings[0] else 1 for form in forms]
-    return sorted(range(len(forms)), key=lambda index: (draw(seed, "form", index) % 9973) / weights[index])
-
-
-def find_slot(form: Form, view: NoteView, current: Pass, seed: int) -> str | None:
-    """The first of a few randomly drawn slot values whose answer suits this pass; None if there is none."""
-    slots = form.absent if current.absent else form.slots(view)
-    for slot in sorted(slots, key=lambda slot: draw(seed, "slot", slot))[:MOST_SLOTS]:
-        answer = form.answer(view, slot)
-        if (answer == NOT_STATED) == current.absent and len(answer.split()) >= current.fewest_words:
+def draw_slot(form: Form, view: NoteView, rng: random.Random) -> str | None:
+    """A slot value that the note answers or, in `absent_share` of the draws, one that it does not mention at all."""
+    wants_absent = rng.random() < form.absent_share
+    slots = form.absent(view) if wants_absent and form.absent else form.slots(view)
+    for slot in rng.sample(slots, min(len(slots), MOST_SLOTS)):
+        if (form.answer(view, slot) == NOT_STATED) == wants_absent:
             return slot
     return None
 

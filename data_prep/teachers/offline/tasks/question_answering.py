@@ -2,235 +2,145 @@
 
 import re
 
-from data_prep.clinical_text.entities import Entity
+from data_prep.teachers.offline.cues import EXAMINATION, IMAGING, LABORATORY, PAST
+from data_prep.teachers.offline.lists import stated_diagnoses
 from data_prep.teachers.offline.note_view import (
     NOT_STATED,
     NoteView,
-    Sentence,
+    per_note,
     quote,
-    sentence_case,
     unique,
     word_pattern,
 )
-from data_prep.teachers.offline.sections import (
-    ASSESSMENT,
-    COURSE,
-    EXAMINATION,
-    FAMILY_SOCIAL,
-    FOLLOW_UP,
-    IMAGING,
-    MEDICATIONS,
-    PAST,
-    PATHOLOGY,
-    PRESENT,
-    STUDIES,
-)  # fmt: skip
-from data_prep.teachers.offline.tasks.forms import Form
-from data_prep.teachers.offline.tasks.relation_extraction import specific
-from data_prep.teachers.offline.tasks.summarization import ACTION, FINAL, OUTCOME, as_text, best
+from data_prep.teachers.offline.one_patient import SEXES
+from data_prep.teachers.offline.tasks.forms import Form, looked_up, once
+from data_prep.teachers.offline.tasks.relation_extraction import unmentioned
+from data_prep.teachers.offline.tasks.statements import affirmed, denied, specific
+from data_prep.teachers.offline.tasks.summarization import as_text, ending, opening, treatments, words
 
 VALUE = re.compile(
-    r"^\s*(?:\((?![\d<>])[^()]{1,25}\)\s*)?(?:levels?|counts?|values?|concentrations?)?\s*(?:was|were|is|of|at|as|:|"
-    r"=|to|being|measured|only|about|approximately|reached|increased to|decreased to|elevated at|normal at|"
-    r"elevated to|elevated|raised|high|low|normal|,|-|\(|up|"
-    r"\s)*\s*([<>≥≤~]?\s?\d[\d.,]*(?:\s?[/–-]\s?\d[\d.,]*)?(?:\s?[x×]\s?10\s?[\^]?\s?\d+)?(?:\s?(?:%|°\s?C|℃|"
-    r"(?:beats |breaths )?per (?:minute|min)|(?!per\b|beats\b)"
-    r"[A-Za-zµμ]+(?:/[A-Za-zµμ]*[\d.]*[A-Za-z]*[23²³]?)*|/[A-Za-zµμ]+[23³]?)(?![\w]))?)"
+    r"^\s?(?:\((?![\d<>])[^()]{1,12}\) )?(?:levels? |concentrations? |counts? )?(?:(?:was|were|is|of|at|as|being|"
+    r"measured|about|approximately|elevated|raised|high|low|normal|increased|decreased|only|=|:) ?)+"
+    r"\(?([<>≥≤~]?\s?\d[\d.,]*(?:[/–-]\d[\d.,]*)?(?:\s?[x×]\s?10\s?\^?\s?\d+)?\s?(?:%|°\s?C|℃|(?:beats|"
+    r"breaths)(?:/min| per minute|/minute)|/min|mm ?Hg|kg/m2|[A-Za-zµμ]{1,6}/[A-Za-zµμ0-9.]+[A-Za-z0-9²³]*|"
+    r"/[µμ]?[A-Za-z]+[23³]?|kg|cm|mm/h|mm))(?![\w/])(?! ?(?:Hg|to|and|then|[-–/(]|\d))"
 )
-UNITLESS = re.compile(
-    r"^[<>≥≤~]?\s?\d[\d.,]*\s?(?:and|or|on|in|with|at|to|by|for|of|year|years|days?|months?|weeks?|hours?|cases?|the|"
-    r"after|from|were|was)$"
-)
-UNSURE = re.compile(
-    r"\b(?:suspect\w*|possib\w+|probab\w+|likely|may|might|could|differential|family|mother|father|brother|sister|"
-    r"history of|risk|rule out|considered|if|to prevent|prophylaxis)\b",
-    re.IGNORECASE,
-)
-
-TOPICS: dict[str, re.Pattern[str]] = {
-    "allergies": re.compile(r"\ballerg(?:y|ies|ic to)\b", re.IGNORECASE),
-    "smoking": re.compile(r"\b(?:smok(?:ed|er|ing|es)|tobacco|cigarettes?|pack[- ]years?)\b", re.IGNORECASE),
-    "alcohol use": re.compile(r"\balcohol(?! dehydrogenase)(?:ic|ism)?\b|\bdr(?:a|u)nk\b", re.IGNORECASE),
-    "family history": re.compile(r"\bfamil(?:y|ial) (?:medical )?history\b|\b(?:mother|father|brother|sister|"
-    r"siblings?|parents|consanguin\w+)\b", re.IGNORECASE),
-    "vaccinations": re.compile(r"\b(?:vaccin\w+|immuni[sz](?:ed|ation)s?)\b", re.IGNORECASE),
-    "occupation": re.compile(r"\b(?:occupation|worked as|works as|retired|farmer|employed|housewife)\b", re.IGNORECASE),
-    "body weight": re.compile(r"\b(?:weigh(?:ed|ing|s|t) (?:was |of |is )?\d|body weight|birth weight|BMI|"
-    r"body mass index|weight \d)", re.IGNORECASE),
-    "complications": re.compile(r"\bcomplicat(?:ion|ions|ed)\b", re.IGNORECASE),
-    "recurrence": re.compile(r"\b(?:recurrence|recurred|relapse[ds]?)\b", re.IGNORECASE),
-    "surgery": re.compile(r"\b(?:surgery|surgical|operat(?:ion|ed)|\w+ectomy|\w+otomy|resection|excision)\b",
-    re.IGNORECASE),
-    "travel": re.compile(r"\btravel\w*\b|\btrip\b", re.IGNORECASE),
-    "pregnancy": re.compile(r"\b(?:pregnan\w+|gravida|gestation\w*)\b", re.IGNORECASE),
-    "vital signs": re.compile(r"\b(?:vital signs|blood pressure|heart rate|pulse rate|respiratory rate|temperature|"
-    r"oxygen saturation)\b", re.IGNORECASE),
-    "follow-up": re.compile(r"\bfollow(?:ed)?[- ]?up\b", re.IGNORECASE),
-    "biopsy results": re.compile(r"\bbiops(?:y|ies)\b", re.IGNORECASE),
+LABS = {
+    "serum sodium": "sodium|electrolyt|natr|\\bNa\\b|laborator|blood test", "HbA1c": "HbA1c|glyc|A1C|"
+    "h(?:a)?emoglobin", "serum ferritin": "ferrit|iron|laborator|blood test", "INR": "INR|normali[sz]ed|coagul|"
+    "prothromb|clott",
+    "serum lactate": "lactate|lactic|LDH|laborator|blood gas", "heart rate": "heart rate|pulse|bpm|beats|cardia|"
+    "vital|HR", "C-reactive protein": "CRP|reactive|inflammat|laborator|blood test", "serum creatinine": "creatin|"
+    "renal|kidney|laborator|blood test",
+    "body mass index": "BMI|body mass|weigh|obes", "oxygen saturation": "saturat|SpO|SaO|oxygen|hypox|room air|vital",
 }  # fmt: skip
+# What a sentence on the topic says, and every word that would make "not stated" doubtful.
+TOPICS: dict[str, tuple[str, str]] = {
+    "allergies": (r"\ballerg(?:y|ies|ic to)\b", r"allerg|anaphyl|hypersens|atop|urticar"),
+    "smoking": (r"\bsmok(?:ed|er|ing|es)\b|\btobacco\b|\bcigarettes?\b|\bpack[- ]years?\b", r"smok|tobacco|cigar|"
+    r"pack|nicotin|habit|social history|toxic|risk factor"),
+    "alcohol use": (r"\balcohol(?:ic|ism)?\b(?!-| fast)|\bdr(?:a|u)nk\b", r"alcohol|drink|drunk|ethanol|ethyl|beer|"
+    r"wine|habit|social history|toxic|risk factor|cirrho"),
+    "family history": (r"\bfamily (?:medical )?history\b|\bconsanguin\w+", r"famil|consang|mother|father|parent|"
+    r"brother|sister|sibling|cousin|relative|heredit|inherit|uncle|aunt"),
+    "vaccinations": (r"\b(?:vaccin\w+|immuni[sz](?:ed|ations?))\b", r"vaccin|immuni|inoculat|BCG"),
+    "travel": (r"\btravel\w*\b|\btrip\b", r"travel|trip|journey|return|abroad|immigra|countr|visit|holiday|vacation|"
+    r"endemic|flight"),
+    "pregnancy": (r"\bpregnan\w+|\bgravida\b|\bgestation\w*", r"pregnan|gravid|gestat|deliver|obstet|abort|par[ai]|"
+    r"birth|G\dP|contracep|\bmale|\bman\b|boy"),
+    "body weight": (r"\bweigh(?:ed|ing|s|t)\b[^.]{0,20}\d ?(?:kg|g|pounds|lb)|\bbody weight\b|\bBMI\b|"
+    r"\bbody mass index\b", r"weigh|\bkg|BMI|body mass|obes|overweight|cachex|nourish|malnutr|thin|pound"),
+}  # fmt: skip
+MOST_WORDS = 110  # in an answer that quotes a section
 
 
 def on_topic(view: NoteView, topic: str) -> str:
-    pattern = TOPICS.get(topic)
-    found = [s for s in view.sentences if pattern and pattern.search(s.text) and len(s.text.split()) <= 60]
-    return as_text(found[:2])
+    """All sentences on a topic, if there are one or two; NOT_STATED otherwise."""
+    found = [s for s in view.prose if topic in TOPICS and re.search(TOPICS[topic][0], s.text, re.IGNORECASE)]
+    return as_text(found) if len(found) <= 2 and words(found) <= 90 else NOT_STATED
 
 
-def topics_found(view: NoteView) -> list[str]:
+def topics(view: NoteView) -> list[str]:
     return [topic for topic in TOPICS if on_topic(view, topic) != NOT_STATED]
 
 
-def values_of(view: NoteView, test: str) -> list[str]:
-    """The values right after a test's name, in the order of the note."""
-    found = []
-    for sentence in view.containing(test):
-        for name in word_pattern(test).finditer(sentence.text):
-            match = VALUE.match(sentence.text[name.end() :])
-            if match and not UNITLESS.match(match[1]):
-                found.append(match[1].strip(" .,"))
-    return unique(found)
+def topics_absent(view: NoteView) -> list[str]:
+    return unmentioned({topic: names for topic, (_, names) in TOPICS.items()}, view)
 
 
-def value_of(view: NoteView, test: str) -> str:
-    values = values_of(view, test)
-    if not values:
-        return NOT_STATED
-    if len(values) == 1:
-        return f"The note gives {test} as {values[0]}."
-    return f"The note gives more than one value for {test}: {'; '.join(values)}."
-
-
-def tests_with_value(view: NoteView) -> list[str]:
-    names = unique(
-        [
-            e.text
-            for s in view.sentences
-            for e in s.entities
-            if e.kind == "test" and not re.search(r"examination|tests?$|scan|findings", e.text)
-        ]
-    )
-    return [name for name in names if 1 <= len(values_of(view, name)) <= 4]
+@per_note
+def values(view: NoteView) -> dict[str, str]:
+    """The tests that the note names once and with a value right after the name."""
+    answers = {}
+    for name in unique(
+        [e.text for s in view.prose for e in s.entities if e.kind == "test" and (specific(e.text) or e.text.isupper())]
+    ):
+        found = view.containing(name)
+        after = found[0].text[word_pattern(name).search(found[0].text).end() :] if len(found) == 1 else ""  # type: ignore[union-attr]
+        match = VALUE.match(after)
+        if (
+            match
+            and len(word_pattern(name).findall(found[0].text)) == 1
+            and not re.search(r"examination|tests?$|scan|findings|count$", name)
+        ):
+            answers[name] = f"The note gives {name} as {match[1].strip(' .,(')}."
+    return answers
 
 
 def age_and_sex(view: NoteView) -> str:
     who = view.header.get("PATIENT", "")
-    return f"The patient is described as: {who}." if who else NOT_STATED
+    return f"The patient is described as: {who}." if re.search(rf"\b{SEXES}\b", who) else NOT_STATED
 
 
 def complaint(view: NoteView) -> str:
-    stated = view.header.get("CHIEF COMPLAINT", "")
-    first = next(
-        (s for s in view.section(PRESENT) if stated and stated.lower() in s.text.lower() and len(s.text.split()) <= 60),
-        None,
-    )
+    first = opening(view)
     if first:
-        return sentence_case(first.text)
+        return as_text(first)
+    stated = view.header.get("CHIEF COMPLAINT", "")
     return f"The chief complaint was: {stated}." if stated else NOT_STATED
 
 
-def polarity(view: NoteView, problem: str) -> list[tuple[bool, Sentence]]:
-    """(negated, sentence) of each mention of a problem, except suspected and past problems and other persons'."""
-
-    def names(entity: Entity) -> bool:
-        return entity.kind == "problem" and entity.text.lower() == problem.lower()
-
-    return [(e.negated, s) for s in view.sentences if not UNSURE.search(s.text) for e in s.entities if names(e)]
-
-
-def was_present(view: NoteView, problem: str) -> str:
-    mentions = polarity(view, problem)
-    hidden = len(view.containing(problem)) > len({s.index for _, s in mentions})
-    if not mentions or hidden or len({negated for negated, _ in mentions}) != 1 or len(mentions[0][1].text) > 330:
-        return NOT_STATED
-    negated, sentence = mentions[0]
-    return f"{'No' if negated else 'Yes'}. The note says: {quote(sentence.text)}"
-
-
-def askable_problems(view: NoteView) -> list[str]:
-    """The problems to ask about, denied ones twice: notes affirm more problems, and "no" is the harder answer."""
-    both = [(e.text, e.negated) for s in view.sentences for e in s.entities if e.kind == "problem" and specific(e.text)]
-    names = unique([text for text, _ in both]) + unique([text for text, negated in both if negated])
-    return [name for name in names if was_present(view, name) != NOT_STATED]
+@per_note
+def yes_or_no(view: NoteView) -> dict[str, str]:
+    """Problems that one sentence of the note affirms or denies beyond doubt, with "yes" or "no"."""
+    no = {name: f"No. The note says: {quote(s.text)}" for name, s in denied(view) if len(s.text) < 330}
+    yes = {entity.text: f"Yes. The note says: {quote(s.text)}" for entity, s in affirmed(view) if len(s.text) < 330}
+    # As many of one as of the other, so that the question does not give the answer away.
+    return {**dict(list(yes.items())[: len(no)]), **no} if no or len(view.text) % 4 else dict(list(yes.items())[:1])
 
 
 def diagnosis(view: NoteView) -> str:
-    found = best(view.section(ASSESSMENT), FINAL) or best(
-        view.section(PATHOLOGY, COURSE, FOLLOW_UP, STUDIES, IMAGING, PRESENT), FINAL
-    )
-    return as_text(found)
+    found = stated_diagnoses([s.text for s in view.prose])
+    return f"The note gives the diagnosis as {found[0]}." if len(found) == 1 else NOT_STATED
 
 
-def treatment(view: NoteView) -> str:
-    return as_text(best(view.section(COURSE, FOLLOW_UP), ACTION, count=3))
+def section_text(view: NoteView, section: str) -> str:
+    sentences = view.section(section)
+    return as_text(sentences) if words(sentences) <= MOST_WORDS else NOT_STATED
 
 
-def outcome(view: NoteView) -> str:
-    return as_text(best(view.section(COURSE, FOLLOW_UP)[-3:], OUTCOME, count=2))
-
-
-def section_text(view: NoteView, *names: str) -> str:
-    sentences = view.section(*names)
-    words = sum(len(s.text.split()) for s in sentences)
-    return as_text(sentences) if words <= 110 else as_text([s for s in sentences if len(s.text.split()) <= 50][:3])
-
-
+SECTION_QUESTIONS = {
+    "What did the imaging show?": IMAGING, "Which findings on physical examination does the note record?": EXAMINATION,
+    "Which laboratory results does the note give?": LABORATORY,
+    "What is known of the patient's past medical, family and social history?": PAST,
+}  # fmt: skip
 QUESTION_FORMS = (
-    Form(
-        ("What does the note say about {}?", "Is anything recorded about {}? If so, what?"),
-        topics_found,
-        on_topic,
-        absent=("allergies", "smoking", "alcohol use", "family history", "vaccinations", "occupation", "travel",
-        "body weight"),
-    ),
-    Form(
-        ("Which value does the note give for {}?", "What is recorded for {}?"),
-        tests_with_value,
-        value_of,
-        absent=("serum sodium", "HbA1c", "serum ferritin", "oxygen saturation", "INR", "serum lactate"),
-    ),
-    Form(("How old is the patient, and of which sex, as far as the note says?",), lambda view: [""], lambda view,
-    _: age_and_sex(view), absent=("",)),
-    Form(("Why did the patient seek care?", "What was the presenting complaint?"), lambda view: [""], lambda view,
-    _: complaint(view)),
-    Form(
-        ("Does the note say that the patient had {}?", "Does the note report {}, yes or no?"),
-        askable_problems,
-        was_present,
-    ),
-    Form(("What was the diagnosis?", "Which diagnosis does the note arrive at?"), lambda view: [""], lambda view,
-    _: diagnosis(view)),
-    Form(("How was the patient treated?", "Which treatment did the patient receive?"), lambda view: [""], lambda view,
-    _: treatment(view), absent=("",)),
-    Form(("What was the outcome?", "How was the patient at the end of the note?"), lambda view: [""], lambda view,
-    _: outcome(view), absent=("",)),
-    Form(
-        ("What did the imaging show?", "Summarise the imaging findings for the treating team."),
-        lambda view: [""],
-        lambda view, _: section_text(view, IMAGING),
-        absent=("",),
-    ),
-    Form(
-        ("Which findings on physical examination does the note record?",),
-        lambda view: [""],
-        lambda view, _: section_text(view, EXAMINATION),
-        absent=("",),
-    ),
-    Form(
-        ("What is known of the patient's past medical history?",),
-        lambda view: [""],
-        lambda view, _: section_text(view, PAST),
-        absent=("",),
-    ),
-    Form(
-        ("Which medications was the patient taking before this illness?",),
-        lambda view: [""],
-        lambda view, _: section_text(view, MEDICATIONS),
-        absent=("",),
-    ),
-    Form(
-        ("What does the note record of family and social history?",),
-        lambda view: [""],
-        lambda view, _: section_text(view, FAMILY_SOCIAL),
-        absent=("",),
+    Form(("What does the note say about {}?", "Is anything recorded about {}? If so, what?"), topics, on_topic,
+        absent=topics_absent, absent_share=0.16),
+    Form(("Which value does the note give for {}?", "What is recorded for {}?"),
+        *looked_up(values),
+        absent=lambda view: unmentioned(LABS, view), absent_share=0.1),
+    Form(("Does the note say that the patient had {}?", "Does the note report {}, yes or no?"),
+        *looked_up(yes_or_no)),
+    Form(("How old is the patient, and of which sex, as far as the note says?",), *once(age_and_sex)),
+    Form(("Why did the patient seek care?", "What was the presenting complaint?"), *once(complaint)),
+    Form(("What was the diagnosis?", "Which diagnosis does the note arrive at?"), *once(diagnosis)),
+    Form(("How was the patient treated?", "Which treatment did the patient receive?"),
+    *once(lambda view: as_text(treatments(view)))),
+    Form(("What was the outcome?", "How was the patient at the end of the note?"),
+    *once(lambda view: as_text(ending(view)))),
+    *(
+        Form((question,), *once(lambda view, section=section: section_text(view, section)))  # type: ignore[misc]
+        for question, section in SECTION_QUESTIONS.items()
     ),
 )  # fmt: skip

@@ -1,265 +1,148 @@
-"""Relation Extraction: drug and reason, test and finding, problem and treatment, problem and site."""
+"""Relation Extraction: drug and dose, test and finding, problem and site.
+
+Each relation is read from one sentence in which grammar shows it: the two names stand next to the word that links them.
+"""
 
 import re
 
 from data_prep.clinical_text.entities import Entity
-from data_prep.clinical_text.words import word_set
 from data_prep.teachers.offline.note_view import (
-    NOT_STATED,
     NoteView,
     Sentence,
+    per_note,
     quote,
     sentence_case,
-    unique,
     word_pattern,
 )
-from data_prep.teachers.offline.tasks.entities_and_abbreviations import DOSE
-from data_prep.teachers.offline.tasks.forms import Form
+from data_prep.teachers.offline.tasks.entities_and_abbreviations import FULL_DOSE, NOT_GIVEN
+from data_prep.teachers.offline.tasks.forms import Form, looked_up
+from data_prep.teachers.offline.tasks.statements import DENIAL, affirmed
 
-SHOWED = re.compile(
-    r"\b(?:showed|shows|revealed|reveals|demonstrated|disclosed|confirmed|detected|suggested|indicated|identified|"
-    r"objectified|found|displayed|documented)\b"
+# A sentence whose subject is a test: "An abdominal CT scan (Fig. 1) showed ...".
+FINDING = re.compile(
+    r"^(?:An? |The |His |Her )?((?:[\w’'/-]+ ){0,5}?[\w’'/-]+)(?: \([^()]{1,25}\))? (?:also |then )?"
+    r"(showed|shows|revealed|reveals|demonstrated|disclosed|confirmed|detected|identified|displayed)\b"
 )
-# Words that link a treatment to the problem that it was for.
-FOR_PROBLEM = re.compile(
-    r"\b(?:for|because of|due to|as treatment of|against|to treat|in view of|to control|to prevent)\b", re.IGNORECASE
-)
-# "Aspirin was stopped because of bleeding" gives no indication for aspirin.
-STOPPED = re.compile(
-    r"\b(?:stopp|discontinu|withdr|withheld|replac|chang|reduc|not|avoid|switch|taper|refus|convert)", re.IGNORECASE
-)
-TREATED_WITH = re.compile(
-    r"\b(?:treated|managed|controlled|resected|removed|repaired|drained|corrected|excised)\b[^.;]{0,40}?\b(?:with|by|"
-    r"using|under)\b|\bunderwent\b|\b(?:was|were) (?:started|given|administered|performed|initiated|commenced|"
-    r"prescribed|done|removed|resected|excised|drained)\b|\breceived\b|"
-    r"\btreatment (?:of|for)\b|\bresponded to\b|\b(?:resolved|improved) (?:with|after|following)\b",
-    re.IGNORECASE,
-)
-# The link must follow the treatment within this many characters and in the same clause, and the problem the link.
-MOST_BETWEEN, MOST_OFFSET = 70, 45
-NEW_CLAUSE = re.compile(r"[;.]|, (?:and|but|which)|\bwho\b|\bwhich\b")
-CAUSE = re.compile(
-    r"\b(?:due to|because of|secondary to|caused by|as a result of|owing to|resulting from|"
-    r"attributed to)\s+(?!the fact)((?:[^.;,]|[.,](?=\d)){4,})",
-    re.IGNORECASE,
-)
-DIAGNOSED_BY = re.compile(
-    r"\b(?:diagnos(?:is|ed)|confirmed|consistent with|compatible with|suggestive of|suggest(?:ed|ing))\b", re.IGNORECASE
-)
-UNSURE = re.compile(r"\b(?:no|not|without|denied|excluded|ruled out)\b", re.IGNORECASE)
+SITE_LINK = re.compile(r" (?:in|of|at|on|over|within|affecting|involving) (?:the |his |her |both |an? )?$")
+FURTHER = re.compile(r"^(?: and|,| or|/)")
+# Drugs and tests to ask for where the note does not mention them, with every name that would mention them.
+ABSENT_DRUGS = {
+    "aspirin": "aspirin|acetylsalicyl|ASA|antiplatelet", "metformin": "metformin|antidiabetic|hypoglyc",
+    "prednisolone": "predniso|steroid|cortico", "heparin": "heparin|anticoag|enoxa",
+    "methotrexate": "methotrex|MTX|chemother", "ceftriaxone": "ceftri|cephal|cefo|antibio|antimicrob",
+    "amoxicillin": "amox|penicil|augment|antibio|antimicrob|co-amox", "warfarin": "warfarin|coumad|anticoag|vitamin K",
+    "furosemide": "furosem|lasix|diuret", "omeprazole": "omepr|prazole|proton|PPI", "ciprofloxacin": "cipro|floxac|"
+    "quinol|antibio|antimicrob", "vancomycin": "vancom|antibio|antimicrob",
+}  # fmt: skip
+ABSENT_TESTS = {
+    "chest X-ray": "x-?ray|radiogra|CXR|film|imaging", "electrocardiogram": "electrocard|ECG|EKG|Holter",
+    "colonoscopy": "colonosc|endosc|sigmoidosc", "echocardiography": "echo|TTE|TEE",
+    "brain MRI": "MRI|MR |magnetic|imaging", "abdominal ultrasound": "ultraso|sonogra|echogra|imaging|US ", "bone "
+    "scan": "scintigra|bone scan|imaging|nuclear", "urinalysis": "urin",
+    "bronchoscopy": "bronchosc|endosc|lavage", "lumbar puncture": "lumbar|CSF|spinal|cerebrospinal",
+}  # fmt: skip
 
 
-def entities_of(view: NoteView, kind: str) -> list[tuple[Sentence, Entity]]:
-    return [
-        (sentence, entity)
-        for sentence in view.sentences
-        for entity in sentence.entities
-        if entity.kind == kind and not entity.negated
-    ]
+def unmentioned(names: dict[str, str], view: NoteView) -> list[str]:
+    """The names that the note mentions under no form."""
+    return [name for name, pattern in names.items() if not re.search(pattern, view.text, re.IGNORECASE)]
 
 
-def specific(name: str) -> bool:
-    """Return True if a name is specific enough to ask about; "lesion" alone is not."""
-    return name.lower() not in VAGUE and len(name) > 3
+@per_note
+def doses(view: NoteView) -> dict[str, str]:
+    """The dose of each drug that has exactly one in the note."""
+    found: dict[str, set[str]] = {}
+    for sentence in view.prose:
+        for entity in sentence.entities:
+            if entity.kind != "drug" or entity.text.lower() in NOT_GIVEN:
+                continue
+            match = FULL_DOSE.match(sentence.text, entity.end)
+            found.setdefault(entity.text, set()).add(match[1].strip(" ,") if match and not changed(sentence) else "")
+    return {
+        name: f"The note gives the dose of {name} as {next(iter(values))}."
+        for name, values in found.items()
+        if len(values) == 1 and "" not in values
+    }
 
 
-VAGUE = word_set("""
-lesion lesions mass masses tumor tumour tumors tumours injury infection cyst nodule pain wound collection
-complications dissection compression culture complement removal repair operation surgery isolation graft flap
-aspiration reconstruction cancer disease recurrence inflammation examination
-""")
+def changed(sentence: Sentence) -> bool:
+    return bool(re.search(r"increas|decreas|reduc|taper|then|follow|up to|switch|chang|escalat", sentence.text))
 
 
-def reason_for(view: NoteView, treatment: str) -> str:
-    """The first sentence that links a drug or procedure to the problem it was given for, or NOT_STATED."""
-    for sentence in view.containing(treatment):
-        name = word_pattern(treatment).search(sentence.text)
-        link = FOR_PROBLEM.search(sentence.text[name.end() :]) if name else None
-        if not name or not link:
+@per_note
+def findings(view: NoteView) -> dict[str, tuple[str, Sentence, int]]:
+    """The tests that the note names once, as the subject of a finding: their name, sentence and the end of the verb."""
+    found = {}
+    for sentence in view.prose:
+        match = FINDING.match(sentence.text)
+        if not match or len(sentence.text) > 420:
             continue
-        between = sentence.text[name.end() : name.end() + link.start()]
-        if len(between) > MOST_BETWEEN or STOPPED.search(between) or NEW_CLAUSE.search(between):
-            continue
-        start = name.end() + link.end()
-        problem = next((e for e in sentence.entities if e.kind == "problem" and e.start >= start), None)
-        if not problem or problem.start - start >= MOST_OFFSET:
-            continue
-        if not re.search(r"[,;.]", sentence.text[start : problem.start]):
-            return sentence_case(sentence.text)
-    return NOT_STATED
+        tests = [e for e in sentence.entities if e.kind == "test" and e.start < match.end(1)]
+        name = match[1] if not match[1][1:2].islower() else match[1][0].lower() + match[1][1:]
+        once = sum(len(word_pattern(match[1]).findall(s.text)) for s in view.prose) == 1
+        if (
+            len(tests) == 1
+            and tests[0].end >= match.end(1) - 20
+            and once
+            and not re.search(r"\b(?:and|or|results?|findings?|it|this)\b", name, re.IGNORECASE)
+        ):
+            found[name] = (sentence_case(sentence.text), sentence, match.end(2))
+    return found
 
 
-def treatments_with_reason(view: NoteView) -> list[str]:
-    names = unique([e.text for kind in ("drug", "procedure") for _, e in entities_of(view, kind) if specific(e.text)])
-    return [name for name in names if reason_for(view, name) != NOT_STATED]
+@per_note
+def shown_by(view: NoteView) -> dict[str, str]:
+    """The problems that a test showed, each with its answer: the problem is the first thing after the verb."""
+    answers = {}
+    sure = {(entity.text, sentence.index) for entity, sentence in affirmed(view)}
+    for name, (text, sentence, end) in findings(view).items():
+        first = next((e for e in sentence.entities if e.start >= end), None)
+        if (
+            first
+            and (first.text, sentence.index) in sure
+            and first.start - end <= 12
+            and not DENIAL.search(sentence.text)
+        ):
+            answers[first.text] = f"{name[0].upper()}{name[1:]}. The note says: {quote(text)}"
+    return answers
 
 
-def findings_of(view: NoteView, test: str) -> str:
-    """The first two sentences in which a test is the subject of a finding, or NOT_STATED."""
-    found = []
-    for sentence in view.containing(test):
-        name = word_pattern(test).search(sentence.text)
-        verb = SHOWED.search(sentence.text, name.end()) if name else None
-        if name and verb and name.start() < 80 and verb.start() - name.end() < 70 and len(sentence.text) < 420:
-            found.append(with_continuation(view, sentence))
-    return " ".join(found[:2]) or NOT_STATED
-
-
-def with_continuation(view: NoteView, sentence: Sentence) -> str:
-    """The sentence, and the next one if it continues with "It also showed"."""
-    following = view.sentences[sentence.index + 1] if sentence.index + 1 < len(view.sentences) else None
-    if (
-        following
-        and following.section == sentence.section
-        and len(following.text) < 300
-        and re.match(r"(?:It|This|These|They) (?:also )?(?:showed|revealed|demonstrated)", following.text)
-    ):
-        return f"{sentence_case(sentence.text)} {sentence_case(following.text)}"
-    return sentence_case(sentence.text)
-
-
-def tests_with_findings(view: NoteView) -> list[str]:
-    names = unique([e.text for _, e in entities_of(view, "test") if specific(e.text) or e.text.isupper()])
-    return [name for name in names if findings_of(view, name) != NOT_STATED]
-
-
-def treatment_of(view: NoteView, problem: str) -> str:
-    """The first two sentences that name the problem and a treatment, or NOT_STATED."""
-    found = [
-        sentence_case(s.text)
-        for s in view.containing(problem)
-        if TREATED_WITH.search(s.text)
-        and any(e.kind in ("drug", "procedure") for e in s.entities)
-        and len(s.text) < 400
-    ]
-    return " ".join(found[:2]) or NOT_STATED
-
-
-def problems_with_treatment(view: NoteView) -> list[str]:
-    names = unique([e.text for _, e in entities_of(view, "problem") if specific(e.text)])
-    return [name for name in names if treatment_of(view, name) != NOT_STATED]
-
-
-def dose_of(view: NoteView, drug: str) -> str:
-    doses = []
-    for sentence in view.containing(drug):
-        for name in word_pattern(drug).finditer(sentence.text):
-            dose = DOSE.match(sentence.text[name.end() :])
-            skipped = sentence.text[name.end() : name.end() + dose.start(1)] if dose else ""
-            if dose and " and " not in skipped and " or " not in skipped:
-                doses.append(dose[1].strip("() "))
-    return f"The note gives the dose of {drug} as {'; '.join(unique(doses))}." if doses else NOT_STATED
-
-
-def drugs_with_dose(view: NoteView) -> list[str]:
-    return [
-        name for name in unique([e.text for _, e in entities_of(view, "drug")]) if dose_of(view, name) != NOT_STATED
-    ]
-
-
-def site_of(view: NoteView, problem: str) -> str:
-    """The site of a problem, linked by a preposition within a few words, with its sentence; or NOT_STATED."""
-    for sentence in view.containing(problem):
-        for name in word_pattern(problem).finditer(sentence.text):
-            after = sentence.text[name.end() :]
-            link = re.match(
-                r"\s(?:[a-z]+\s){0,3}?(?:in|of|at|on|over|within|affecting|involving)\s(?:the|his|her|both|a)?\s?",
-                after,
+@per_note
+def sites(view: NoteView) -> dict[str, str]:
+    """The affirmed problems whose site follows them after a preposition."""
+    answers = {}
+    for entity, sentence in affirmed(view):
+        site = next((e for e in sentence.entities if e.kind == "anatomy" and e.start > entity.end), None)
+        if (
+            site
+            and SITE_LINK.fullmatch(sentence.text[entity.end : site.start])
+            and not cut_short(sentence, site)
+            and len(sentence.text) < 300
+        ):
+            answers[entity.text] = (
+                f"{sentence_case(sentence.text[entity.start : site.end])} The note says: {quote(sentence.text)}"
             )
-            site = next(
-                (
-                    e
-                    for e in sentence.entities
-                    if link and e.kind == "anatomy" and 0 <= e.start - name.end() - link.end() < 28
-                ),
-                None,
-            )
-            if link and site and not re.search(r"[,;.]| and ", sentence.text[name.end() : site.start]):
-                phrase = sentence_case(sentence.text[name.start() : site.end])
-                return f"{phrase} The note says: {quote(sentence.text)}"
-    return NOT_STATED
+    return answers
 
 
-def problems_with_site(view: NoteView) -> list[str]:
-    names = unique([e.text for _, e in entities_of(view, "problem")])
-    return [
-        name for name in names if len(name) > 2 and site_of(view, name) != NOT_STATED and len(site_of(view, name)) < 420
-    ]
+def cut_short(sentence: Sentence, site: Entity) -> bool:
+    """Return True if a site continues: "in the liver and spleen", "at the left kidney bed"."""
+    after = sentence.text[site.end :]
+    return bool(FURTHER.match(after)) or not re.match(
+        r"[.;,]| (?:with|was|were|that|which|measuring|and [a-z]+ed|on|in|of|by|for|due|at|after|is)\b|$", after
+    )
 
 
-def causes(view: NoteView) -> list[str]:
-    return [s.text for s in view.sentences if CAUSE.search(s.text) and len(s.text) < 320]
+def findings_told(view: NoteView) -> dict[str, str]:
+    return {test: text for test, (text, _, _) in findings(view).items()}
 
 
-def cause_in(view: NoteView, text: str) -> str:
-    sentence = next((s.text for s in view.sentences if s.text == text), "")
-    match = CAUSE.search(sentence)
-    if not match:
-        return NOT_STATED
-    effect, cause = sentence[: match.start()].strip(" ,"), match[1].strip()
-    # "Because of the bleeding, the drain was removed": the effect follows the cause.
-    effect = effect if len(effect.split()) > 1 else sentence[match.end() :].strip(" ,.")
-    return f"Cause: {cause}. Effect: {effect}." if len(effect.split()) > 1 else f"Cause: {cause}."
-
-
-def evidence_for(view: NoteView, problem: str) -> str:
-    """The first two sentences that name the problem with a test that points to it, or NOT_STATED."""
-    found = [
-        sentence_case(s.text)
-        for s in view.containing(problem)
-        if any(e.kind == "test" for e in s.entities)
-        and (DIAGNOSED_BY.search(s.text) or SHOWED.search(s.text))
-        and len(s.text) < 360
-    ]
-    return " ".join(found[:2]) or NOT_STATED
-
-
-def problems_with_evidence(view: NoteView) -> list[str]:
-    names = unique([e.text for _, e in entities_of(view, "problem") if specific(e.text)])
-    return [name for name in names if evidence_for(view, name) != NOT_STATED]
-
-
-ABSENT_DRUGS = ("warfarin", "metformin", "levetiracetam", "amoxicillin", "insulin", "methotrexate", "morphine")
 RELATION_FORMS = (
-    Form(
-        ("For which problem was {} used?", "What was the indication for {} according to the note?"),
-        treatments_with_reason,
-        reason_for,
-        absent=ABSENT_DRUGS,
-    ),
-    Form(
-        ("What did {} show?", "Which findings does the note link to {}?",
-        "Relate {} to its findings as the note reports them."),
-        tests_with_findings,
-        findings_of,
-        absent=("colonoscopy", "electroencephalogram", "bone scan", "echocardiogram"),
-    ),
-    Form(
-        ("What was done about {}?", "Which treatment does the note connect with {}?"),
-        problems_with_treatment,
-        treatment_of,
-        absent=("pneumonia", "hypertension", "atrial fibrillation"),
-    ),
-    Form(
-        ("What dose of {} does the note give?", "At what dose was {} used?"),
-        drugs_with_dose,
-        dose_of,
-        absent=ABSENT_DRUGS,
-    ),
-    Form(
-        ("Where in the body does the note locate {}?", "Which anatomical site does the note give for {}?"),
-        problems_with_site,
-        site_of,
-    ),
-    Form(
-        ("Which cause and which effect does this sentence connect: “{}”",),
-        causes,
-        cause_in,
-    ),
-    Form(
-        ("Which test or finding points to {} in this note?", "Which investigation does the note connect with {}?"),
-        problems_with_evidence,
-        evidence_for,
-        absent=("pulmonary embolism", "appendicitis", "meningitis"),
-    ),
+    Form(("What dose of {} does the note give?", "At what dose was {} used, according to the note?"),
+        *looked_up(doses), absent=lambda view: unmentioned(ABSENT_DRUGS, view), absent_share=0.03),
+    Form(("What did the {} show?", "Which findings does the note report for the {}?"),
+        *looked_up(findings_told), absent=lambda view: unmentioned(ABSENT_TESTS, view), absent_share=0.25),
+    Form(("Which investigation showed {}?", "By which test was {} found in this note?"), *looked_up(shown_by)),
+    Form(("Where in the body does the note locate the {}?", "Which anatomical site does the note give for the {}?"),
+        *looked_up(sites)),
 )  # fmt: skip

@@ -1,186 +1,152 @@
-"""Summarization: two to four sentences of the note, chosen by section, position and key words."""
+"""Summarization: the sentences of the note that say who came and why, what was found, what was done, how it ended."""
 
 import re
 
-from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, sentence_case
-from data_prep.teachers.offline.sections import (
-    ASSESSMENT,
-    COURSE,
-    EXAMINATION,
-    FAMILY_SOCIAL,
-    FOLLOW_UP,
-    IMAGING,
-    LABORATORY,
-    LEANING,
-    MEDICATIONS,
-    PAST,
-    PATHOLOGY,
-    PRESENT,
-    STUDIES,
-)  # fmt: skip
-from data_prep.teachers.offline.tasks.forms import Form
+from data_prep.teachers.offline.cues import COURSE, LEANING, OUTCOME, PRESENT, PRESENTED, RELATIVE, SYMPTOMS
+from data_prep.teachers.offline.lists import stated_diagnoses
+from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, per_note, sentence_case
+from data_prep.teachers.offline.one_patient import AGED
+from data_prep.teachers.offline.tasks.forms import Form, once
+from data_prep.teachers.offline.tasks.statements import specific
 
-DIAGNOSIS = re.compile(
-    r"\b(?:diagnos(?:is|ed|es)|confirmed|consistent with|compatible with|concluded|revealed|showed)\b", re.IGNORECASE
-)
-FINAL = re.compile(
-    r"\b(?:(?:final|definitive|definite|histolog\w+|patholog\w+) diagnosis|diagnosis of|diagnosed (?:with|as)|"
-    r"was diagnosed|confirmed)\b",
-    re.IGNORECASE,
-)
+# The headings of all types of notes for the same part of the story.
+OPENING_SECTIONS = (PRESENT, "SUBJECTIVE", "REASON FOR ADMISSION", "HISTORY", "INDICATION")
+COURSE_SECTIONS = (COURSE, OUTCOME, "TREATMENT AND COURSE", "CARE AND COURSE", "DISPOSITION AND FOLLOW-UP", "PROCEDURE")
+ENDING_SECTIONS = (OUTCOME, "DISPOSITION AND FOLLOW-UP", "TREATMENT AND COURSE")
 ACTION = re.compile(
-    r"\b(?:underwent|treated|started|performed|received|given|administered|resect\w+|remov\w+|operat\w+|excis\w+|"
-    r"transplant\w+|surgery|therapy)\b",
+    r"\b(?:treated (?:with|by)|(?:was|were) (?:then |\w+ly )?(?:started|given|administered|prescribed|initiated|"
+    r"commenced|resected|removed|excised|drained|transfused|intubated|operated|"
+    r"implanted|inserted|repaired|introduced|instituted|placed on|put on|transplanted|evacuated|ligated|closed)|"
+    r"underwent (?:\w+[ -]){0,6}?(?:\w+(?:ectomy|otomy|plasty|ostomy)|surgery|resection|excision|repair|operation|"
+    r"transplantation|chemotherapy|radiotherapy|drainage|embolization)|received|we (?:started|administered|gave|"
+    r"performed|removed|resected|excised|operated|treated)|"
+    r"(?:surgery|operation|treatment|therapy|chemotherapy|radiotherapy|\w+(?:ectomy|plasty|ostomy)|excision|"
+    r"resection|drainage|transplantation|repair|reduction|fixation) (?:was|were|with|by|consisted|included))\b",
     re.IGNORECASE,
 )
-OUTCOME = re.compile(
-    r"\b(?:discharged|recovered|resolved|improved|improvement|asymptomatic|died|death|alive|remission|recurrence|"
-    r"uneventful|well|follow[- ]?up|symptom[- ]free)\b",
+# A weaker sign of treatment: with more of these than the summary holds, the summary would leave treatment out.
+ANY_ACTION = re.compile(
+    r"\b(?:treat\w*|therap\w+|\w+therapy|surg\w+|operat\w+|resect\w+|excis\w+|remov\w+|administ\w+|prescri\w+|"
+    r"transfus\w+|drain\w+|implant\w*|antibiotic\w*|steroid\w*|underwent|received|given|started|"
+    r"\w{3,}(?:ectomy|otomy|plasty|ostomy)|mg|dose\w*|intubat\w+|ventilat\w+)\b",
     re.IGNORECASE,
 )
-LONGEST = 50
+NO_TREATMENT = re.compile(
+    r"\b(?:not|no|refused|declined|without|recommended|planned|proposed|considered|decided|could)\b", re.IGNORECASE
+)
+ENDED = re.compile(
+    r"\b(?:discharged|recover(?:ed|y)|resolved|improved|improvement|asymptomatic|died|death|expired|passed away|"
+    r"alive|remission|disease[- ]free|symptom[- ]free|recurrence|"
+    r"uneventful|doing well|free of|healed|cured|lost to follow-up|remain(?:s|ed)|stable|normali[sz]ed|regression|"
+    r"satisfactory|favou?rable|relapse|progress(?:ed|ion)|regained|good (?:health|condition))\b",
+    re.IGNORECASE,
+)
+LONGEST = 55  # words of a sentence in a summary
+LONGEST_SECTION = 85  # words of a section that is its own summary
 
 
-def score(sentence: Sentence, *keys: re.Pattern[str]) -> float:
-    """The score of a sentence for a summary.
-
-    Key words and entities raise it; more than 25 words, or an opening that refers to the sentence before, lower it.
-    """
-    words = len(sentence.text.split())
-    entities = len({(e.kind, e.text.lower()) for e in sentence.entities})
-    return 3.0 * sum(bool(key.search(sentence.text)) for key in keys) + min(entities, 4) * 0.5 - 0.08 * max(0,
-    words - 25) - 2.0 * bool(
-        LEANING.match(sentence.text)
-    )  # fmt: skip
-
-
-def best(sentences: list[Sentence], *keys: re.Pattern[str], count: int = 1) -> list[Sentence]:
-    fitting = [s for s in sentences if 4 <= len(s.text.split()) <= LONGEST and any(key.search(s.text) for key in keys)]
-    ranked = sorted(fitting, key=lambda s: (-score(s, *keys), s.index))[:count]
-    return sorted(ranked, key=lambda s: s.index)
-
-
-def within(sentences: list[Sentence], words: int = 120) -> list[Sentence]:
-    """The first sentence, and every further one that fits into a total of `words`."""
-    kept = sentences[:1]
-    for sentence in sentences[1:]:
-        if sum(len(s.text.split()) for s in (*kept, sentence)) <= words:
-            kept.append(sentence)
-    return kept
+def words(sentences: list[Sentence]) -> int:
+    return sum(len(s.text.split()) for s in sentences)
 
 
 def as_text(sentences: list[Sentence]) -> str:
     """The sentences as one text, in the order of the note and without duplicates; NOT_STATED if there are none."""
-    chosen = within(sorted({s.index: s for s in sentences}.values(), key=lambda s: s.index))
+    chosen = sorted({s.index: s for s in sentences}.values(), key=lambda s: s.index)
     return " ".join(sentence_case(s.text) for s in chosen) or NOT_STATED
 
 
 def opening(view: NoteView) -> list[Sentence]:
-    return [s for s in view.section(PRESENT) if len(s.text.split()) <= LONGEST][:1] or list(view.sentences[:1])
+    """The first sentence of the story, if it says who came and why."""
+    first = next((s for s in view.prose if s.section in OPENING_SECTIONS), None)
+    told = first and AGED.search(first.text) and (PRESENTED.search(first.text) or SYMPTOMS.search(first.text))
+    return [first] if first and told and len(first.text.split()) <= LONGEST and len(first.text.split()) >= 9 else []
 
 
-def findings(view: NoteView) -> list[Sentence]:
-    return best(view.section(IMAGING, STUDIES, PATHOLOGY, LABORATORY, EXAMINATION, ASSESSMENT), FINAL, DIAGNOSIS)
+@per_note
+def treatments(view: NoteView) -> list[Sentence]:
+    """All sentences on treatment, or [] if there are more than four or if one of them is unclear by itself."""
+    course = view.section(*COURSE_SECTIONS)
+    found = [s for s in course if ACTION.search(s.text) and not NO_TREATMENT.search(s.text)]
+    named = [s for s in course if ANY_ACTION.search(s.text)]
+    clear = all(len(s.text.split()) <= LONGEST and not LEANING.match(s.text) for s in found)
+    return found if clear and 1 <= len(found) <= 4 and len(named) <= 6 else []
 
 
-def whole_note(view: NoteView, count: int) -> str:
-    course = view.section(COURSE, FOLLOW_UP)
-    treatment = best(course, ACTION)
-    outcome = best([s for s in course[-4:] if s not in treatment], OUTCOME)
-    found = opening(view) + findings(view) + treatment + outcome
-    if len(found) < 2:
-        found += [s for s in view.sentences if s not in found and len(s.text.split()) <= LONGEST][: 2 - len(found)]
-    chosen = found[:1] + found[-(count - 1) :] if count < len(found) else found
-    return as_text(within(chosen))
+def ending(view: NoteView) -> list[Sentence]:
+    """The last sentence of the note, if it says how the patient was then, with the one before if it leans on that."""
+    last = view.prose[-1] if view.prose else None
+    if not last or last.section not in ENDING_SECTIONS or not ENDED.search(last.text) or RELATIVE.search(last.text):
+        return []
+    before = view.prose[-2] if len(view.prose) > 1 else None
+    leans = bool(LEANING.match(last.text)) and before is not None and before.section == last.section
+    if LEANING.match(last.text) and (not leans or (before and LEANING.match(before.text))):
+        return []
+    return [before, last] if leans and before else [last]
 
 
-def section_summary(view: NoteView, section: str) -> str:
-    sentences = view.section(section)
-    if not sentences:
+def whole_note(view: NoteView) -> str:
+    parts = opening(view), treatments(view), ending(view)
+    if not all(parts):
         return NOT_STATED
-    chosen = sorted(sentences, key=lambda s: (-score(s, DIAGNOSIS, ACTION, OUTCOME), s.index))
-    short = [s for s in chosen if len(s.text.split()) <= LONGEST]
-    return as_text(short[:3] if len(sentences) > 6 else short[:2])
-
-
-def long_sections(view: NoteView) -> list[str]:
-    return [
-        name for name in view.sections if len(view.section(name)) >= 4 and section_summary(view, name) != NOT_STATED
-    ]
+    finding = [s for s in view.prose if stated_diagnoses([s.text])][:1]
+    chosen = [*parts[0], *finding, *parts[1], *parts[2]]
+    return as_text(chosen) if words(chosen) <= 190 else NOT_STATED
 
 
 def course_summary(view: NoteView) -> str:
-    course = view.section(COURSE, FOLLOW_UP)
-    chosen = best(course, ACTION, count=2)
-    chosen += best([s for s in course[-3:] if s not in chosen], OUTCOME)
-    return as_text(chosen)
+    done, ended = treatments(view), ending(view)
+    return as_text(done + ended) if done and ended else NOT_STATED
 
 
-def workup_summary(view: NoteView) -> str:
-    return as_text(
-        [s for name in (LABORATORY, IMAGING, STUDIES, PATHOLOGY) for s in best(view.section(name), DIAGNOSIS, FINAL)]
+def reason_summary(view: NoteView) -> str:
+    return as_text(opening(view))
+
+
+def short_sections(view: NoteView) -> list[str]:
+    """The sections of two to four sentences that are short enough to be told in full."""
+    names = dict.fromkeys(s.section for s in view.prose if s.section != "NOTE")
+    return [
+        name for name in names if 2 <= len(view.section(name)) <= 4 and words(view.section(name)) <= LONGEST_SECTION
+    ]
+
+
+def section_summary(view: NoteView, section: str) -> str:
+    return as_text(view.section(section)) if section in short_sections(view) else NOT_STATED
+
+
+def headline(view: NoteView) -> str:
+    """Patient, complaint and diagnosis in one line, if the note gives all three."""
+    found = stated_diagnoses([s.text for s in view.prose])
+    if len(found) != 1 or not all(view.header.get(name) for name in ("PATIENT", "CHIEF COMPLAINT")):
+        return NOT_STATED
+    return (
+        f"Patient: {view.header['PATIENT']}. Chief complaint: {view.header['CHIEF COMPLAINT']}. Diagnosis: {found[0]}."
     )
 
 
-def presentation_summary(view: NoteView) -> str:
-    background = [s for s in view.section(PAST, MEDICATIONS, FAMILY_SOCIAL) if len(s.text.split()) <= LONGEST][:1]
-    signs = [s for s in view.section(EXAMINATION) if len(s.text.split()) <= LONGEST][:1]
-    return as_text(opening(view) + background + signs)
-
-
-def topic_sentences(view: NoteView) -> list[str]:
-    """The problems named in two to five sentences, which is enough to summarise."""
+def topics(view: NoteView) -> list[str]:
+    """The problems that two or three sentences name, so that these sentences are all that the note says about them."""
     names = dict.fromkeys(
-        e.text.lower()
-        for s in view.sentences
-        for e in s.entities
-        if e.kind == "problem" and not e.negated and len(e.text) > 5
+        e.text for s in view.prose for e in s.entities if e.kind == "problem" and specific(e.text) and len(e.text) > 6
     )
-    return [name for name in names if 2 <= len(view.containing(name)) <= 5 and about(view, name) != NOT_STATED]
+    return [name for name in names if about(view, name) != NOT_STATED]
 
 
 def about(view: NoteView, problem: str) -> str:
-    return as_text([s for s in view.containing(problem) if len(s.text.split()) <= 45][:3])
+    found = [s for s in view.containing(problem) if s in view.prose]
+    clear = not any(LEANING.match(s.text) for s in found)
+    return as_text(found) if 2 <= len(found) <= 3 and words(found) <= 110 and clear else NOT_STATED
 
 
 SUMMARY_FORMS = (
-    Form(
-        ("Summarize this note in three or four sentences.", "Give a brief summary of the case for handover.",
-        "Write a short summary of this discharge summary."),
-        lambda view: [""],
-        lambda view, _: whole_note(view, 4),
-    ),
-    Form(
-        ("Summarize the note in at most three sentences: why the patient came, what was done, how it ended.",),
-        lambda view: [""],
-        lambda view, _: whole_note(view, 3),
-    ),
-    Form(
-        ("Summarize the section {}.", "What are the main points of {}?"),
-        long_sections,
-        section_summary,
-        absent=("CONSULTATIONS", "NURSING NOTES", "DISCHARGE MEDICATIONS"),
-    ),
-    Form(
-        ("Summarize treatment and outcome.", "What was done for the patient, and with what result?"),
-        lambda view: [""],
-        lambda view, _: course_summary(view),
-        absent=("",),
-    ),
-    Form(
-        ("Summarize the results of the investigations.", "Which test results matter most in this note?"),
-        lambda view: [""],
-        lambda view, _: workup_summary(view),
-        absent=("",),
-    ),
-    Form(
-        ("Summarize how the patient presented, with relevant history and examination.",),
-        lambda view: [""],
-        lambda view, _: presentation_summary(view),
-    ),
-    Form(
-        ("Summarize what the note says about the {}.",),
-        topic_sentences,
-        about,
-    ),
+    Form(("Summarize the case: presentation, treatment and outcome.", "Give a brief summary of the case for handover.",
+        "Write a short summary of this note: why the patient came, what was done, how it ended."), *once(whole_note)),
+    Form(("Summarize treatment and outcome.", "What was done for the patient, and with what result?"),
+    *once(course_summary)),
+    Form(("In one sentence: who is the patient, and why did the patient come?", "Summarize the presentation in one "
+    "sentence."),
+        *once(reason_summary)),
+    Form(("Summarize the section {}.", "What are the main points of {}?"), short_sections, section_summary),
+    Form(("State patient, complaint and diagnosis in one line.",), *once(headline)),
+    Form(("Summarize what the note says about {}.",), topics, about),
 )  # fmt: skip

@@ -1,0 +1,114 @@
+"""Lists of a discharge summary that a report states in sentences: diagnoses, condition and medications at discharge."""
+
+import re
+
+from data_prep.clinical_text.entities import find_entities
+from data_prep.teachers.offline.cues import MEDICATIONS, PAST, PRESENT
+from data_prep.teachers.offline.sections import Unit
+
+MOST_WORDS = 14
+DIAGNOSIS = re.compile(
+    r"\bdiagnos(?:is (?:of|was|is|were)|ed (?:with|as(?: having)?|to have))(?: (?:a|an|the|having|established as|"
+    r"made of))? "
+    r"((?:[^.,;:()]|\.(?=\d)|,(?= (?:grade|stage|type|with)\b))+)",
+    re.IGNORECASE,
+)
+# The name of a diagnosis ends before these words.
+DIAGNOSIS_END = re.compile(
+    r" (?:was|were|is|are|been|by|on|based|according|which|who|that|after|before|at|in|since|from|because|due|for|"
+    r"using|through|but|made|with|confirmed|"
+    r"established|could|had|has|upon|via|following|given|as|she|he|we|the patient|arising|complicat\w+|measuring|"
+    r"associated|involving|invading|secondary|to|"
+    r"revealing|even|results?|consistent|surfaced|caused|surrounded|operative|related|and (?:was|he|she|the|we|her|"
+    r"his|they|an?|treat\w+|underwent|"
+    r"start\w+|transferred|received|admitted|put|given|then|therefore|treatment|referred|discharged))\b.*"
+)
+VAGUE = re.compile(
+    r"^(?:(?:the|an?|malignant|benign|malignancy|tumou?rs?|mass|lesion|cancer|infection|disease|carcinoma|"
+    r"adenocarcinoma|fracture|metastas[ie]s|cyst) ?)+$|"
+    r"^(?:coexistence|presence|recurrence|absence|some|case|this|these|that|his|her|type)\b|\bor\b|[\"“”?/]",
+    re.IGNORECASE,
+)
+# Not a diagnosis of this patient, not certain, or given up later.
+UNSURE = re.compile(
+    r"\b(?:suspect\w*|possib\w+|probab\w+|presum\w+|provisional|likely|differential|initial\w*|preliminary|working|"
+    r"tentative|consider\w*|could|might|"
+    r"may|if|exclu\w+|ruled out|no|not|never|without|misdiagnos\w+|previous\w*|history|ago|earlier|prenatal\w*|"
+    r"antenatal\w*|delay\w*|question\w*|doubt\w*|"
+    r"mother|father|brother|sister|sibling|son|daughter|wife|husband|family|uncle|aunt|cousin|infant|newborn|baby|"
+    r"alternative|first|erroneous\w*|unclear|clinical diagnosis)\b",
+    re.IGNORECASE,
+)
+CONDITION = re.compile(
+    r"\bdischarged\b[^.;]{0,40}? (?:in|with) (?:an? |the )?((?:\w+ ){0,3}?(?:condition|state|health))\b", re.IGNORECASE
+)
+STATE = r"(?:asymptomatic|afebrile|symptom-free|well|ambulatory|neurologically intact)"
+DISCHARGED_AS = re.compile(rf"\bdischarged (?:home )?({STATE}(?: and {STATE})?)(?=[.,;]| on\b| after\b)", re.IGNORECASE)
+DISCHARGED_ON = re.compile(
+    r"\bdischarged?\b[^.;]{0,50}? (?:on|with|under) (?:oral |a prescription of |a course of |treatment with |"
+    r"maintenance )*((?:[^.;]|\.(?=\d))+)",
+    re.IGNORECASE,
+)
+DOSE = re.compile(
+    r"(?: (?:\d[\d.,]*|mg|g|µg|mcg|IU|ml|per|day|daily|once|twice|times|a|every|hours|tablets?|orally|weekly|"
+    r"/))*(?:/day|/d)?"
+)
+ITEM = re.compile(r",? and |, ")
+DRUG_END = re.compile(
+    r" (?:and (?:was|has|he|she|advised)|with (?:regular|close|a|follow)|for (?:further|follow)|after|to be|until|"
+    r"as)\b.*"
+)
+
+
+def diagnoses(units: list[Unit]) -> list[str]:
+    """The diagnoses that the report states as certain, without those of the time before."""
+    return stated_diagnoses(sentences_outside(units, PAST, MEDICATIONS, PRESENT))
+
+
+def stated_diagnoses(sentences: list[str]) -> list[str]:
+    """The diagnoses that sentences state as certain, in their own words and order."""
+    found: dict[str, str] = {}
+    for sentence in sentences:
+        for match in DIAGNOSIS.finditer(sentence) if not UNSURE.search(sentence) else ():
+            phrase = DIAGNOSIS_END.sub("", match[1]).strip()
+            if is_problem(phrase):
+                found.setdefault(phrase.lower(), phrase)
+    # "Lymphoma" is no second diagnosis beside "diffuse large B-cell lymphoma".
+    return [phrase for low, phrase in found.items() if not any(low in other for other in found if other != low)]
+
+
+def is_problem(phrase: str) -> bool:
+    """Return True if a phrase is the full name of a problem: it contains one and ends in one or in its site."""
+    found = [entity for entity in find_entities(phrase) if entity.kind in ("problem", "anatomy")]
+    whole = bool(found) and found[-1].end == len(phrase) and any(entity.kind == "problem" for entity in found)
+    return whole and len(phrase.split()) <= MOST_WORDS and not VAGUE.search(phrase)
+
+
+def condition_at_discharge(units: list[Unit]) -> list[str]:
+    """The condition in which the patient was discharged, if the report names it."""
+    for sentence in reversed(sentences_outside(units)):
+        match = CONDITION.search(sentence) or DISCHARGED_AS.search(sentence)
+        if match and not re.search(r"\bnot\b|\bthis\b|\bsame\b", sentence):
+            return [match[1]]
+    return []
+
+
+def discharge_medications(units: list[Unit]) -> list[str]:
+    """The medications that the patient was discharged with; [] if an item of the list is not surely a drug."""
+    for sentence in reversed(sentences_outside(units)):
+        match = DISCHARGED_ON.search(sentence)
+        items = [item.strip() for item in ITEM.split(DRUG_END.sub("", match[1]))] if match else []
+        if items and all(is_drug(item) for item in items):
+            return items
+    return []
+
+
+def is_drug(item: str) -> bool:
+    """Return True for one drug with at most a route before it and a dose after it."""
+    found = find_entities(item)
+    alone = len(found) == 1 and found[0].kind == "drug" and len(item[: found[0].start].split()) <= 1
+    return alone and bool(DOSE.fullmatch(item[found[0].end :]))
+
+
+def sentences_outside(units: list[Unit], *sections: str) -> list[str]:
+    return [sentence for unit in units if unit.section not in sections for sentence in unit.sentences]

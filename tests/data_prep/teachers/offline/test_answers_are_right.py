@@ -1,0 +1,164 @@
+"""What the offline teacher asks: only questions whose answer is sure, and no template that gives its answer away."""
+
+import json
+from collections import Counter, defaultdict
+
+import pytest
+
+from data_prep.contract.records import TASKS
+from data_prep.teachers.offline.note import write_note
+from data_prep.teachers.offline.note_view import NOT_STATED, read_note
+from data_prep.teachers.offline.tasks.entities_and_abbreviations import defined, measurements, write_out
+from data_prep.teachers.offline.tasks.forms import Form, ask, find_form
+from data_prep.teachers.offline.tasks.question_answering import topics_absent, values, yes_or_no
+from data_prep.teachers.offline.tasks.relation_extraction import doses, findings, sites
+from data_prep.teachers.offline.tasks.statements import denied_in
+from data_prep.teachers.offline.tasks.summarization import course_summary, ending, whole_note
+from data_prep.teachers.offline.tasks.temporal import events, times_in
+from data_prep.teachers.offline.teacher import FORMS, answer_question, ask_question
+from tests.data_prep.teachers.offline.test_offline import DEMO, REAL_REPORTS
+
+
+def view(*sentences: str, heading: str = "HOSPITAL COURSE"):
+    return read_note(f"DISCHARGE SUMMARY\n\nPATIENT: 40-year-old woman\n\n{heading}:\n" + " ".join(sentences))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "problem"),
+    [
+        ("Meningitis was ruled out by lumbar puncture.", "meningitis"),
+        ("There was a suspicion of pneumonia on admission.", "pneumonia"),
+        ("Her mother had asthma and hypertension.", "asthma"),
+        ("She was treated to prevent pneumonia.", "pneumonia"),
+        ("She was screened for endometriosis.", "endometriosis"),
+        ("With a working diagnosis of appendicitis, she was taken to the operating room.", "appendicitis"),
+        ("A chest radiograph showed neither pneumonia nor effusion.", "pneumonia"),
+    ],
+)
+def test_a_problem_in_doubt_or_denied_is_never_affirmed(sentence: str, problem: str):
+    assert not yes_or_no(view(sentence)).get(problem, "").startswith("Yes")
+
+
+def test_yes_and_no_are_asked_as_often_and_only_of_what_is_said_once():
+    found = yes_or_no(view("She denied fever or vomiting.", "She had severe headache.", "Examination showed jaundice."))
+    assert Counter(answer.split(".")[0] for answer in found.values()) == {"Yes": 2, "No": 2}
+    assert not yes_or_no(view("She denied fever.", "Two days later, fever was noted."))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "items"),
+    [
+        ("She denied fever, vomiting or chest pain.", ["fever", "vomiting", "chest pain"]),
+        ("There was no jaundice.", ["jaundice"]),
+        ("He had neither fever nor cough.", []),
+        ("There was no motor or sensory deficit.", []),
+        ("She denied fever but had a cough.", []),
+    ],
+)
+def test_a_list_of_denied_findings_is_whole_or_not_asked_for(sentence: str, items: list[str]):
+    assert denied_in(view(sentence).sentences[0]) == items
+
+
+@pytest.mark.parametrize(
+    ("sentence", "topic"),
+    [
+        ("She had an anaphylactic reaction to penicillin.", "allergies"),
+        ("He stopped using cigars in 1990.", "smoking"),
+        ("He drank two bottles of wine daily.", "alcohol use"),
+        ("A cousin had the same disease.", "family history"),
+        ("She was immunised as a child.", "vaccinations"),
+        ("She had returned from abroad.", "travel"),
+        ("She had two previous deliveries.", "pregnancy"),
+        ("The patient was obese.", "body weight"),
+    ],
+)
+def test_a_topic_counts_as_not_stated_only_without_any_word_on_it(sentence: str, topic: str):
+    assert topic not in topics_absent(view(sentence))
+    assert topic in topics_absent(view("The wound healed."))
+
+
+def test_values_doses_and_sites_are_read_only_where_they_are_unmistakable():
+    assert values(view("Serum potassium was 2.7 mmol/L.")) == {
+        "serum potassium": "The note gives serum potassium as 2.7 mmol/L."
+    }
+    assert not values(view("Serum potassium rose from 2.7 to 4.1 mmol/L."))
+    assert not values(view("Serum potassium was 2.7 mmol/L.", "Serum potassium was 4.1 mmol/L."))
+    assert doses(view("She received aspirin 100 mg daily.")) == {
+        "aspirin": "The note gives the dose of aspirin as 100 mg daily."
+    }
+    assert not doses(view("Aspirin 100 mg was increased to 300 mg."))
+    assert sites(view("Imaging showed an abscess in the liver."))
+    assert not sites(view("Imaging showed no abscess in the liver."))
+    assert not sites(view("Imaging showed an abscess in the liver and spleen."))
+
+
+def test_a_test_has_findings_only_as_their_subject_and_once():
+    assert list(findings(view("Abdominal CT showed a mass.", "She was discharged."))) == ["abdominal CT"]
+    assert not findings(view("Abdominal CT showed a mass.", "Abdominal CT showed no mass."))
+
+
+def test_measurements_and_times_of_a_sentence_are_complete_or_not_asked_for():
+    assert measurements("Haemoglobin was 8.2 g/dL and the mass measured 3 cm.") == ["8.2 g/dL", "3 cm"]
+    assert measurements("Haemoglobin was 8.2 g/dL and the Apgar score 9.") == []
+    assert times_in("On admission, she had fever for 3 days.") == "On admission; for 3 days."
+    assert times_in("She had fever for 3 days and later a cough.") == NOT_STATED
+    assert not events(view("Two months later, the fever returned with chills."))
+    assert list(events(view("In May 2020, the tumor was removed."))) == ["the tumor was removed"]
+
+
+def test_only_definitions_whose_letters_fit_are_used():
+    note = view("Magnetic resonance imaging (MRI) was done.", "An MRI showed a mass.", "The left eye (OS) was normal.")
+    assert defined(note) == {"MRI": "magnetic resonance imaging"}
+    assert write_out(note, "An MRI showed a mass.").lower() == "a magnetic resonance imaging showed a mass."
+
+
+def test_a_summary_tells_treatment_and_outcome_or_is_not_written():
+    opening = "A 40-year-old woman presented to our hospital with severe abdominal pain and vomiting."
+    body = f"HISTORY OF PRESENT ILLNESS:\n{opening}\n\nHOSPITAL COURSE:\nShe underwent appendectomy."
+    unfinished = read_note(body)
+    finished = read_note(f"{body}\n\nOUTCOME AND FOLLOW-UP:\nShe was discharged in good condition.")
+    assert whole_note(unfinished) == course_summary(unfinished) == NOT_STATED
+    assert [s.text for s in ending(finished)] == ["She was discharged in good condition."]
+    assert whole_note(finished) == f"{opening} She underwent appendectomy. She was discharged in good condition."
+
+
+def test_a_form_with_a_slot_is_drawn_three_times_as_often_as_one_without():
+    forms = (
+        Form(("Slot {}",), lambda view: ["x"], lambda view, slot: "yes"),
+        Form(("None",), lambda view: [""], lambda view, slot: "yes"),
+    )
+    asked = Counter(ask(forms, view("She left."), seed)[:4] for seed in range(2000))
+    assert 0.72 < asked["Slot"] / 2000 < 0.78
+
+
+def answers_by_template(notes: list[str], seeds: int) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for number, note in enumerate(notes):
+        for task in TASKS:
+            for seed in range(seeds):
+                question = ask_question(note, task, 1000 * number + seed)
+                known = find_form(FORMS[task], question) if question else None
+                if known:
+                    answer = answer_question(note, task, question)
+                    kind = "not stated" if answer == NOT_STATED else "no" if answer.startswith("No.") else "other"
+                    found[known[0].wordings[0]][kind] += 1
+    return found
+
+
+def check_balance(found: dict[str, Counter[str]], fewest: int) -> None:
+    """No template that answers "not stated" or "No." often enough to judge answers only that."""
+    for wording, kinds in found.items():
+        if kinds["not stated"] + kinds["no"] >= fewest:
+            assert 0.15 < kinds["other"] / kinds.total() < 0.9, (wording, kinds)
+
+
+def test_no_template_has_not_stated_as_its_only_answer():
+    check_balance(answers_by_template([write_note(report["text"]) for report in DEMO], 6), 10)
+
+
+@pytest.mark.slow
+def test_no_template_of_real_notes_gives_its_answer_away():
+    if not REAL_REPORTS.is_file():
+        pytest.skip(f"{REAL_REPORTS} is absent")
+    texts = [json.loads(line)["text"] for line in REAL_REPORTS.read_text(encoding="utf-8").splitlines()]
+    check_balance(answers_by_template([note for text in texts if (note := write_note(text))], 1), 10)
