@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from random import Random
 
-from data_prep.synthesize.planted import course, measures, people, results
+from data_prep.synthesize.planted import course, measures, persons, results
 from data_prep.synthesize.planted.mutations import Planted
 from data_prep.synthesize.planted.rules import planter
 
@@ -22,9 +22,9 @@ MEANING: dict[str, Callable[[str, Random], Planted | None]] = {
     "blood pressure": planter(*measures.BLOOD_PRESSURE),
     "frequency": planter(*measures.FREQUENCY),
     "grade or stage": planter(*measures.GRADE),
-    "sex": planter(*people.SEX),
-    "subject": planter(*people.SUBJECT),
-    "family": planter(*people.FAMILY),
-    "hedge left out": planter(*people.HEDGE_LEFT_OUT),
-    "hedge added": planter(*people.HEDGE_ADDED),
+    "sex": planter(*persons.SEX),
+    "subject": planter(*persons.SUBJECT),
+    "family": planter(*persons.FAMILY),
+    "hedge left out": planter(*persons.HEDGE_LEFT_OUT),
+    "hedge added": planter(*persons.HEDGE_ADDED),
 }
