@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from data_prep.clinical_text.statuses.cues import ABSENT
+from data_prep.clinical_text.statuses.cue_patterns import ABSENT
 from data_prep.clinical_text.statuses.scopes import statuses_at
 from data_prep.clinical_text.vocabulary import lexicon
 from data_prep.clinical_text.words import word_set

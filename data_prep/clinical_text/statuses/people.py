@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from data_prep.clinical_text.statuses.cues import SUBJECT, Scope
+from data_prep.clinical_text.statuses.cue_patterns import SUBJECT, Scope
 from data_prep.clinical_text.words import bag, word_set
 
 RELATIVES = {

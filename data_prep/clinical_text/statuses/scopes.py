@@ -12,7 +12,15 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from data_prep.clinical_text.statuses.cues import ABSENT, ALLERGY, BACKWARD, FORWARD, SUSPECTED, Scope, status_of
+from data_prep.clinical_text.statuses.cue_patterns import (
+    ABSENT,
+    ALLERGY,
+    BACKWARD,
+    FORWARD,
+    SUSPECTED,
+    Scope,
+    status_of,
+)
 from data_prep.clinical_text.statuses.people import SENTENCE_PART, of_relatives
 
 # What ends a scope: punctuation, a contrast, a new predicate or a new subject.

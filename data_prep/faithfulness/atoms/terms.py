@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from data_prep.clinical_text.abbreviations import STAGE, UNDEFINED
 from data_prep.clinical_text.entities import find_entities, suffix_kind
-from data_prep.clinical_text.statuses.cues import ABSENT
+from data_prep.clinical_text.statuses.cue_patterns import ABSENT
 from data_prep.clinical_text.statuses.scopes import own_statuses, scopes, statuses_at
 from data_prep.clinical_text.synonyms import ABBREVIATIONS, CHART_WORDS, DENYING, LONG_FORMS
 from data_prep.clinical_text.vocabulary.lexicon import DRUGS

@@ -1,6 +1,6 @@
 """Whether the statuses under which a text names a thing agree with those under which its source does."""
 
-from data_prep.clinical_text.statuses.cues import ABSENT, ALLERGY, CONDITIONAL, PLANNED, SUBJECT, SUSPECTED
+from data_prep.clinical_text.statuses.cue_patterns import ABSENT, ALLERGY, CONDITIONAL, PLANNED, SUBJECT, SUSPECTED
 from data_prep.clinical_text.statuses.people import FAMILY, MAY_BE_PATIENT
 
 OPEN = frozenset((SUSPECTED, PLANNED, CONDITIONAL, ALLERGY))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from data_prep.clinical_text.statuses.cues import ABSENT as ABSENT_STATUS
+from data_prep.clinical_text.statuses.cue_patterns import ABSENT as ABSENT_STATUS
 from data_prep.clinical_text.synonyms import CLASSES, LONG_FORMS, implying, other_names
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.read import Reading

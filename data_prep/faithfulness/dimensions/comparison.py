@@ -216,7 +216,12 @@ def opposites(theirs: tuple[Word, ...], mine: tuple[Word, ...], number: int) -> 
     for word in mine:
         for other in theirs:
             longer, shorter = sorted((word.text, other.text), key=len, reverse=True)
-            prefixed = len(shorter) > 3 and longer.endswith(shorter) and longer[: -len(shorter)] in PREFIXES
+            prefixed = (
+                len(shorter) > 3
+                and shorter != "patient"
+                and longer.endswith(shorter)
+                and longer[: -len(shorter)] in PREFIXES
+            )
             # "hypertension" and "hypotension"
             if prefixed or (longer[:5] == "hyper" and shorter[:4] == "hypo" and longer[5:] == shorter[4:]):
                 yield Compared("opposite", word.text, word.start, word.end, f"the source says “{other.text}”", number)

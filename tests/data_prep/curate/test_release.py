@@ -179,7 +179,7 @@ def test_the_card_tells_every_stage_and_the_faithfulness(tmp_path: Path):
     release.run(ReleaseConfig(tmp_path / "split/train", tmp_path / "out", tmp_path / "split/held_out"))
     card = (tmp_path / "out/README.md").read_text()
     made = read_manifest(tmp_path / "notes", "notes")
-    assert f"| notes (notes) | 24 | {made['out']} | {made['rejected']['empty']} empty |" in card
+    assert f"| notes (notes) | 24 | {made['out']} | {made['rejected']['declined']} declined |" in card
     assert f"| ins (instructions) | {made['out']} | " in card
     assert "| train (instructions) | " in card
     assert "offline, rules-1" in card
