@@ -35,11 +35,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT))
 
-from asclepius_jax.evaluate.judge.meaning.table import MEANING  # noqa: E402
-from asclepius_jax.evaluate.judge.mutations import CLASSES, Planted, is_true_elsewhere  # noqa: E402
 from asclepius_jax.evaluate.statistics import estimates  # noqa: E402
 from data_prep.faithfulness import certificate  # noqa: E402
 from data_prep.faithfulness.certificate import certify, check, rules_version  # noqa: E402
+from data_prep.synthesize.planted.meaning import MEANING  # noqa: E402
+from data_prep.synthesize.planted.mutations import CLASSES, Planted, is_true_elsewhere  # noqa: E402
 from data_prep.teachers.offline.note import write_note  # noqa: E402
 from tests.helpers.planted import in_other_words, reworded  # noqa: E402
 

@@ -55,6 +55,19 @@ class Generation:
 
 
 @dataclasses.dataclass(frozen=True)
+class SecondReading:
+    """Counts of the sentences of a text by what a second reader, a chat model, says of them."""
+
+    model: str = ""  # empty if there was no second reader
+    supported: int = 0
+    contradicted: int = 0
+    not_stated: int = 0
+    unread: int = 0  # sentences with no verdict that could be read and verified
+    not_asked: int = 0  # sentences that the rules have proved or refuted
+    details: str = ""  # JSON: the sentences asked about, each with position, verdict, quote and the quote's position
+
+
+@dataclasses.dataclass(frozen=True)
 class Certificate:
     """Counts of the atoms (checkable facts) of a text by their support in the source; see `faithfulness`."""
 
@@ -67,6 +80,7 @@ class Certificate:
     evidence: str = (
         ""  # JSON: of each atom [start, end] and the [start, end] of the source's sentences that it rests on
     )
+    reader: SecondReading = SecondReading()
 
 
 @dataclasses.dataclass(frozen=True)

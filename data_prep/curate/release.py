@@ -66,12 +66,13 @@ class Tally:
     teachers: Counter[str]
     prompts: Counter[str]
     atoms: Counter[str]
+    read: Counter[str]  # sentences by what the second reader says of them
     shown: list[Example]
     turns: int = 0
 
     @classmethod
     def empty(cls) -> "Tally":
-        return cls(Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), [])
+        return cls(Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), [])
 
     def add(self, example: Example) -> None:
         self.sources[example.source] += 1
@@ -82,6 +83,9 @@ class Tally:
             self.teachers[f"{made.teacher}, {made.model}"] += 1
             self.prompts[f"{role} {made.prompt_hash}"] += 1
         for certificate in (example.certificate, *(turn.certificate for turn in example.follow_ups)):
+            if certificate.reader.model:
+                self.read.update({f"by {certificate.reader.model}": 1})
+                self.read.update({name: getattr(certificate.reader, name) for name in READ})
             if certificate.rules:
                 self.atoms.update(
                     {
@@ -291,7 +295,7 @@ Records inherit the licence of their source; share-alike sources make the whole 
 
 ## Faithfulness
 
-{faithfulness(tally.atoms)}
+{faithfulness(tally.atoms)}{second_reading(tally.read)}
 
 ## Examples
 
@@ -310,4 +314,20 @@ def faithfulness(atoms: Counter[str]) -> str:
         f"negations, drugs), {atoms['stated']:,} are stated in the note, {atoms['derived']:,} follow from it by a "
         f"named rule, and {atoms['unsupported']:,} ({share:.2%}) are unsupported (rules {', '.join(sorted(rules))}). "
         "Facts that rules cannot check are not counted."
+    )
+
+
+# Counts of `SecondReading`, for sentences that were asked about.
+READ = ("supported", "contradicted", "not_stated", "unread")
+
+
+def second_reading(read: Counter[str]) -> str:
+    readers = sorted(name.removeprefix("by ") for name in read if name.startswith("by "))
+    if not readers:
+        return ""
+    asked = sum(read[name] for name in READ)
+    return (
+        f"\n\nA second reader ({', '.join(readers)}) compared the {asked:,} sentences that the rules left open with "
+        f"the note: {read['supported']:,} are supported, {read['contradicted']:,} contradicted and "
+        f"{read['not_stated']:,} not stated; for {read['unread']:,} there is no verdict."
     )

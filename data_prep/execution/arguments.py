@@ -10,7 +10,7 @@ from typing import Any
 from data_prep.contract.errors import UserError
 
 # Flags that take an address or a text; what the others take is a folder or a file.
-NO_PLACES = ("--base-url", "--proxy", "--url", "--prompt", "--instruction")
+NO_PLACES = ("--base-url", "--second-reader-url", "--proxy", "--url", "--prompt", "--instruction")
 
 
 # A home folder at the beginning of an argument or of a value in it, as in --out=~/data or name=hf:~/model.

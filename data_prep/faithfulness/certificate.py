@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -127,7 +128,7 @@ def certify(text: str, source: str) -> Certificate:
 
 
 def certificate(found: list[Finding], source: str) -> Certificate:
-    counts = {status: sum(f.verdict.status == status for f in found) for status in ("stated", "derived", "unsupported")}
+    counts = Counter(f.verdict.status for f in found)
     details = [
         {
             "kind": f.atom.kind,
@@ -142,7 +143,9 @@ def certificate(found: list[Finding], source: str) -> Certificate:
     ]
     return Certificate(
         rules=rules_version(),
-        **counts,
+        stated=counts["stated"],
+        derived=counts["derived"],
+        unsupported=counts["unsupported"],
         omitted=omitted(found, source),
         details=json.dumps(details, ensure_ascii=False) if details else "",
         evidence=json.dumps(evidence(found, source), separators=(",", ":")),

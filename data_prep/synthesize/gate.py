@@ -1,10 +1,12 @@
-"""Repair, shortening or rejection of generated texts with atoms that their source does not support.
+"""Repair, shortening or rejection of generated texts with statements that their source does not support.
 
-The steps, as far as `on_unsupported` allows: one request to the teacher that lists the unsupported atoms; then removal
-of the sentences that still have unsupported atoms; then rejection of the text if that would remove too much.
+The rules of `faithfulness` find unsupported atoms, and a second reader refuses sentences that the rules leave open. The
+steps, as far as `on_unsupported` allows: one request to the teacher that lists both; then removal of the sentences that
+are still unsupported; then rejection of the text if that would remove too much.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,9 +14,28 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.records import Certificate, Generation
 from data_prep.execution.processes import call_in_pool
 from data_prep.faithfulness.certificate import Finding, certificate, check, rules_version
+from data_prep.faithfulness.places import place_of_quote
 from data_prep.synthesize.filters import reason_to_reject
 from data_prep.synthesize.prompts import REPAIR_PROMPT, repair_messages
-from data_prep.teachers.base import Reply, Request, Teacher
+from data_prep.synthesize.second_reader.calibration import Measurement, ReadCase, draw_cases
+from data_prep.synthesize.second_reader.reader import (
+    PROMPT,
+    Opinion,
+    Subject,
+    as_record,
+    open_sentences,
+    read_sentences,
+)
+from data_prep.teachers.base import (
+    BatchConfig,
+    Flags,
+    Reply,
+    Request,
+    Teacher,
+    TeacherConfig,
+    check_teacher,
+    sampling,
+)
 
 
 @dataclass(frozen=True)
@@ -28,10 +49,62 @@ class GateConfig:
     most_removed: float = 0.25
     """Largest fraction of a text's words that may be deleted; a text that would lose more is rejected."""
 
+    second_reader: str = ""
+    """Name of a chat model that compares each sentence which the rules leave open with its source; empty for none. A
+    sentence that it calls contradicted or not stated is treated as --on-unsupported says."""
+
+    second_reader_url: str = ""
+    """URL of the second reader's endpoint, with the key from SECOND_READER_API_KEY; empty for --base-url and its
+    key."""
+
+    second_reader_price_input: float = 0.0
+    """Price in USD per million prompt tokens of the second reader; 0 for the same as --price-input."""
+
+    second_reader_price_output: float = 0.0
+    """Price in USD per million reply tokens of the second reader; 0 for the same as --price-output."""
+
+    calibrate: int = 40
+    """Number of sentences with a planted error, and of untouched ones, on which the second reader is measured before
+    the run; 0 for none."""
+
 
 def check_gate(config: GateConfig) -> None:
     if not 0 <= config.most_removed <= 1:
         raise UserError(f"--most-removed {config.most_removed}: must be from 0 to 1")
+    for name in ("second_reader_price_input", "second_reader_price_output", "calibrate"):
+        if getattr(config, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be 0 or above")
+    if config.second_reader_url and not config.second_reader:
+        raise UserError(f"--second-reader-url {config.second_reader_url} needs --second-reader MODEL")
+
+
+def reader_of(config: GateConfig, teacher: TeacherConfig) -> TeacherConfig | None:
+    """The settings of the second reader's endpoint, as those of a teacher; None if there is no second reader.
+
+    Raises UserError for invalid settings.
+    """
+    if not config.second_reader:
+        return None
+    own = Flags("--second-reader-url", "--second-reader", "SECOND_READER_API_KEY")
+    budget = replace(
+        teacher.budget,
+        price_input=config.second_reader_price_input or teacher.budget.price_input,
+        price_output=config.second_reader_price_output or teacher.budget.price_output,
+        price_cached_input=0.0 if config.second_reader_price_input else teacher.budget.price_cached_input,
+    )
+    reader = replace(
+        teacher,
+        teacher="openai",
+        base_url=config.second_reader_url or teacher.base_url,
+        model=config.second_reader,
+        temperature=0.0,
+        budget=budget,
+        batches=BatchConfig(),
+        # Another host must not see the teacher's key.
+        flags=own if config.second_reader_url else replace(teacher.flags, model=own.model),
+    )
+    check_teacher(reader)
+    return reader
 
 
 @dataclass(frozen=True)
@@ -43,6 +116,22 @@ class Draft:
     source: str  # the text that must support it: the report of a note, the note of an answer
     prompt_hash: str
     seed: int
+    question: str = ""  # of an answer
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A text with its certificate, the rules' findings, and the second reader's opinions if there is one."""
+
+    text: str
+    found: list[Finding]
+    certificate: Certificate
+    opinions: list[Opinion] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[Finding | Opinion]:
+        """The unsupported atoms and the refused sentences."""
+        return [*unsupported(self.found), *(opinion for opinion in self.opinions if opinion.refused)]
 
 
 @dataclass(frozen=True)
@@ -65,25 +154,48 @@ async def pass_gate(draft: Draft, reply: Reply, config: GateConfig, teacher: Tea
 
     A text that does not pass is returned unchanged, so that the rejects show what was wrong.
     """
-    text, prompt_hash = reply.text.strip(), draft.prompt_hash
-    found, certified = await checked(text, draft.source)
-    if config.on_unsupported == "repair" and unsupported(found):
-        repair = await ask_to_repair(draft, text, found, teacher)
-        found_in_repair, certified_repair = await checked(repair.text.strip(), draft.source)
-        # A repair counts only if it passes the filters and has fewer unsupported atoms.
-        if not reason_to_reject(draft.kind, repair) and len(unsupported(found_in_repair)) < len(unsupported(found)):
-            text, reply, prompt_hash = repair.text.strip(), repair, REPAIR_PROMPT.hash
-            found, certified = found_in_repair, certified_repair
+    reading = Reading(draft, config.second_reader, teacher)
+    now, prompt_hash = await reading.check(reply.text.strip()), draft.prompt_hash
+    if config.on_unsupported == "repair" and now.problems:
+        repair = await ask_to_repair(draft, now, teacher)
+        # A repair counts only if it passes the filters and has fewer problems.
+        if not reason_to_reject(draft.kind, repair):
+            repaired = await reading.check(repair.text.strip())
+            if len(repaired.problems) < len(now.problems):
+                now, reply, prompt_hash = repaired, repair, REPAIR_PROMPT.hash
     broken = None
-    if config.on_unsupported in ("repair", "remove") and unsupported(found):
-        shorter = without(text, unsupported(found))
-        removed = 1 - len(shorter.split()) / len(text.split())
+    if config.on_unsupported in ("repair", "remove") and now.problems:
+        shorter = without(now.text, now.problems)
+        removed = 1 - len(shorter.split()) / len(now.text.split())
         if removed <= config.most_removed and not reason_to_reject(draft.kind, replace(reply, text=shorter)):
-            text = shorter
-            found, certified = await checked(text, draft.source)
-    if config.on_unsupported != "keep" and unsupported(found):
-        broken = "unsupported", f"{draft.kind}: " + "; ".join(described(unsupported(found)))
-    return Passed(text, certified, reply, prompt_hash, draft.seed, broken)
+            now = await reading.check(shorter)
+    if config.on_unsupported != "keep" and now.problems:
+        broken = "unsupported", f"{draft.kind}: " + "; ".join(map(described, now.problems))
+    return Passed(now.text, now.certificate, reply, prompt_hash, draft.seed, broken)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The checks of one draft and its corrections, by the rules and a second reader if `model` names one."""
+
+    draft: Draft
+    model: str
+    teacher: Teacher
+    known: dict[str, Opinion] = field(default_factory=dict)  # by sentence, so that none is asked about twice
+
+    async def check(self, text: str) -> Checked:
+        draft = self.draft
+        found, certified = await checked(text, draft.source)
+        if not self.model:
+            return Checked(text, found, certified)
+        sentences, settled = await call_in_pool(open_sentences, text, draft.kind, draft.source, found)
+        new = [sentence for sentence in sentences if sentence.text not in self.known]
+        subject = Subject(draft.record_id, draft.kind, draft.source, draft.question, draft.seed)
+        for opinion in await read_sentences(subject, new, self.teacher):
+            self.known[opinion.sentence.text] = opinion
+        opinions = [replace(self.known[sentence.text], sentence=sentence) for sentence in sentences]
+        certified = replace(certified, reader=as_record(self.model, opinions, settled))
+        return Checked(text, found, certified, opinions)
 
 
 async def checked(text: str, source: str) -> tuple[list[Finding], Certificate]:
@@ -103,23 +215,27 @@ def unsupported(found: list[Finding]) -> list[Finding]:
     return [finding for finding in found if not finding.supported]
 
 
-async def ask_to_repair(draft: Draft, text: str, found: list[Finding], teacher: Teacher) -> Reply:
-    messages = repair_messages(draft.kind, text, draft.source, described(unsupported(found)))
-    inputs = {"text": text, "source": draft.source}
+async def ask_to_repair(draft: Draft, now: Checked, teacher: Teacher) -> Reply:
+    messages = repair_messages(draft.kind, now.text, draft.source, [described(each) for each in now.problems])
+    inputs = {"text": now.text, "source": draft.source}
     return await teacher.ask(Request("repair", draft.record_id, messages, inputs, draft.seed))
 
 
-def described(found: list[Finding]) -> list[str]:
-    """One line for each finding: the atom, the reason, and its sentence. The lines are part of the repair request."""
-    return [f"{f.atom.kind} “{f.atom.text}” ({f.verdict.rule}), in: {f.sentence[:300]}" for f in found]
+def described(problem: Finding | Opinion) -> str:
+    """One line of the repair request: an atom, the reason, and its sentence; or the verdict on a refused sentence."""
+    if isinstance(problem, Finding):
+        return f"{problem.atom.kind} “{problem.atom.text}” ({problem.verdict.rule}), in: {problem.sentence[:300]}"
+    evidence = problem.evidence
+    quote = f" (the source says “{evidence.quote[:200]}”)" if evidence.quote else ""
+    return f"{evidence.verdict}{quote}: {problem.sentence.text[:300]}"
 
 
 HEADING = re.compile(r"^[#*\s]*[A-Z][\w ,/&()-]{1,60}:[*\s]*$")
 GAP = "\0"  # marks a removed sentence until its line is joined up
 
 
-def without(text: str, found: list[Finding]) -> str:
-    """The text without the sentences of these findings, and without bullets and headings that become empty."""
+def without(text: str, found: Sequence[Finding | Opinion]) -> str:
+    """The text without the sentences of these problems, and without bullets and headings that become empty."""
     kept, end = [], 0
     for start, last in sorted({finding.within for finding in found}):
         kept.append(text[end:start])
@@ -141,7 +257,6 @@ def without(text: str, found: list[Finding]) -> str:
 # ---------------------------------------------------------------- quotations
 
 
-WORD = re.compile(r"\w+")
 QUOTED = re.compile(r"“([^“”]+)”|\"([^\"]+)\"|‘([^‘’]{4,})’")
 
 
@@ -150,13 +265,12 @@ def misquoted(question: str, note: str) -> str:
 
     Case and punctuation are ignored.
     """
-    body = plain(note)
     quotes = [next(filter(None, match)) for match in QUOTED.findall(question)]
-    return next((quote for quote in quotes if plain(quote) not in body), "")
+    return next((quote for quote in quotes if place_of_quote(quote, note) is None), "")
 
 
-def plain(text: str) -> str:
-    return f" {' '.join(WORD.findall(text.lower()))} "
+# Counts of `SecondReading`.
+READ = ("supported", "contradicted", "not_stated", "unread", "not_asked")
 
 
 @dataclass
@@ -164,12 +278,27 @@ class Tally:
     """The sums of a run's certificates, for its manifest."""
 
     config: GateConfig
+    reader: TeacherConfig | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("stated", "derived", "unsupported", "omitted"), 0)
         self.facts.update(rules=rules_version(), on_unsupported=self.config.on_unsupported, **counts)
+        if self.reader:
+            self.facts["second_reader"] = {**sampling(self.reader), "prompt": PROMPT.hash, **dict.fromkeys(READ, 0)}
+
+    def calibration(self, sources: Iterable[tuple[str, str]], seed: int) -> Measurement | None:
+        """The calibration of the second reader on sources given as (id, text); None if there is none to make."""
+        cases = draw_cases(sources, self.config.calibrate, seed)
+        if not cases:
+            return None
+        measurement = Measurement(self.config.second_reader, ReadCase(seed), cases)
+        self.facts["second_reader"]["calibration"] = measurement.facts
+        return measurement
 
     def count(self, certificate: Certificate) -> None:
         for name in ("stated", "derived", "unsupported", "omitted"):
             self.facts[name] += getattr(certificate, name)
+        if self.reader:
+            for name in READ:
+                self.facts["second_reader"][name] += getattr(certificate.reader, name)

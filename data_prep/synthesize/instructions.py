@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import tyro
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import check_replaceable, read_manifest, verified_files
 from data_prep.contract.records import (
-    TASKS,
     Example,
     Generation,
     Note,
@@ -32,7 +31,7 @@ from data_prep.contract.records import (
     text_hash,
 )
 from data_prep.synthesize.filters import Duplicates, reason_to_reject
-from data_prep.synthesize.gate import Draft, GateConfig, Tally, check_gate, misquoted, pass_gate
+from data_prep.synthesize.gate import Draft, GateConfig, Tally, check_gate, misquoted, pass_gate, reader_of
 from data_prep.synthesize.prompts import (
     ANSWER_PROMPT,
     FOLLOW_UP_ANSWER_PROMPT,
@@ -45,6 +44,7 @@ from data_prep.synthesize.prompts import (
 )
 from data_prep.synthesize.seed_instructions import SEED_INSTRUCTIONS
 from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, run_stage
+from data_prep.synthesize.task_weights import TaskWeights, tasks_of_note
 from data_prep.teachers.base import (
     Reply,
     Request,
@@ -61,41 +61,6 @@ from data_prep.teachers.endpoint.meter import Meter
 
 # Number of examples in a question prompt, and how many of them may come from the pool.
 SHOWN, SHOWN_FROM_POOL = 4, 2
-
-
-@dataclass(frozen=True)
-class TaskWeights:
-    """Relative frequency of each task; 0 leaves the task out."""
-
-    named_entity_recognition: float = 1.0
-    """Weight of named entity recognition."""
-    abbreviation_expansion: float = 1.0
-    """Weight of abbreviation expansion."""
-    relation_extraction: float = 1.0
-    """Weight of relation extraction."""
-    temporal_information_extraction: float = 1.0
-    """Weight of temporal information extraction."""
-    coreference_resolution: float = 1.0
-    """Weight of coreference resolution."""
-    paraphrasing: float = 1.0
-    """Weight of paraphrasing."""
-    summarization: float = 1.0
-    """Weight of summarization."""
-    question_answering: float = 1.0
-    """Weight of question answering."""
-
-    def by_task(self) -> dict[str, float]:
-        """The tasks with a weight above 0. Raises UserError for an invalid weight, or if all are 0."""
-        weights = asdict(self)
-        for name, weight in weights.items():
-            if not 0 <= weight < math.inf:
-                raise UserError(f"--task-weights.{name.replace('_', '-')} {weight}: must be 0 or above")
-        if not any(weights.values()):
-            raise UserError("--task-weights: all are 0, at least one must be above 0")
-        # pop() and the assertion ensure that every task has a field and every field a task.
-        by_task = {task: weights.pop(task.lower().replace(" ", "_")) for task in TASKS}
-        assert not weights, f"no such tasks: {weights}"
-        return {task: weight for task, weight in by_task.items() if weight}
 
 
 @dataclass(frozen=True)
@@ -132,22 +97,6 @@ class InstructionsConfig:
     """Random seed for the choice of tasks and few-shot examples, and for sampling."""
 
 
-def tasks_of_note(note_id: str, per_note: int, weights: dict[str, float], seed: int) -> list[str]:
-    """The tasks of a note's instructions, drawn by weight without replacement; after all tasks, the draw restarts.
-
-    Each task draws an exponential waiting time with its weight as the rate, and the shortest times come first
-    (Efraimidis and Spirakis, 2006). In this weighted draw, no task's random number depends on another task.
-    """
-
-    def waiting_time(task: str, turn: int) -> float:
-        return -math.log1p(-seeded_fraction(seed, "task", note_id, task, turn)) / weights[task]
-
-    tasks: list[str] = []
-    for turn in range(math.ceil(per_note / len(weights))):
-        tasks += sorted(weights, key=lambda task: waiting_time(task, turn))
-    return tasks[:per_note]
-
-
 def shown_examples(example_id: str, task: str, pool: Sequence[str], seed: int) -> list[str]:
     """The few-shot examples of one question: up to SHOWN_FROM_POOL from the pool, the rest seed instructions."""
 
@@ -173,14 +122,17 @@ class WriteExamples:
     why_not_send: str = ""  # why restricted notes must not be sent to this endpoint; empty if they may
 
     async def __call__(self, note: Note, teacher: Teacher) -> list[Example | Reject]:
-        if note.restricted and self.why_not_send:
-            raise UserError(f"note {note.id} is a real note and must not leave the institution: {self.why_not_send}")
+        self.check_may_send(note)
         tasks = tasks_of_note(note.id, self.per_note, self.weights, self.seed)
         results: list[Example | Reject] = []
         for k, task in enumerate(tasks):
             result = await self.example(note, task, f"{note.id}-{k}", teacher)
             results += await self.conversation(result, teacher) if isinstance(result, Example) else [result]
         return results
+
+    def check_may_send(self, note: Note) -> None:
+        if note.restricted and self.why_not_send:
+            raise UserError(f"note {note.id} is a real note and must not leave the institution: {self.why_not_send}")
 
     async def example(self, note: Note, task: str, example_id: str, teacher: Teacher) -> Example | Reject:
         pool = [] if note.id in self.pool_notes else self.pool.get(task, [])
@@ -225,7 +177,10 @@ class WriteExamples:
         if broken := reason_to_reject("answer", reply):
             return Reject.of(example, *broken)
         passed = await pass_gate(
-            Draft("answer", example.id, example.note, ANSWER_PROMPT.hash, seed), reply, self.gate, teacher
+            Draft("answer", example.id, example.note, ANSWER_PROMPT.hash, seed, example.question),
+            reply,
+            self.gate,
+            teacher,
         )
         example = replace(
             example,
@@ -273,7 +228,7 @@ class WriteExamples:
         turn = replace(turn, answer=reply.text.strip(), answer_generation=answered)
         if broken := reason_to_reject("answer", reply):
             return turn, broken
-        draft = Draft("answer", turn_id, example.note, FOLLOW_UP_ANSWER_PROMPT.hash, seed)
+        draft = Draft("answer", turn_id, example.note, FOLLOW_UP_ANSWER_PROMPT.hash, seed, turn.question)
         passed = await pass_gate(draft, reply, self.gate, teacher)
         answered = passed.generation(teacher.name)
         turn = replace(turn, answer=passed.text, answer_generation=answered, certificate=passed.certificate)
@@ -287,6 +242,13 @@ def generation(teacher: Teacher, reply: Reply, prompt_hash: str, seed: int) -> G
 def read_notes(paths: Sequence[Path]) -> Iterator[Note]:
     for path in paths:
         yield from read_parquet(path, Note)
+
+
+def texts_to_read(config: InstructionsConfig, work: WriteExamples, paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """The (id, text) of the run's notes. Raises UserError for a real note that must not be sent."""
+    for note in itertools.islice(read_notes(paths), config.shards.limit or None):
+        work.check_may_send(note)
+        yield note.id, note.text
 
 
 def frozen_pool(
@@ -334,9 +296,11 @@ def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path],
     """The work on each note, with the pool of questions if this run uses one, whose requests count in `meter`."""
     weights = config.task_weights.by_task()
     offline = config.teacher.teacher == "offline"
+    reader = reader_of(config.gate, config.teacher)
+    hosts = [*([] if offline else [config.teacher.base_url]), *([reader.base_url] if reader else [])]
     seeds_only = WriteExamples(
         config.per_note, config.follow_ups, weights, config.seed, {}, frozenset(), config.gate,
-        why_not_send="" if offline else why_not_send(config.teacher.base_url, config.allow_remote),
+        why_not_send=next(filter(None, (why_not_send(host, config.allow_remote) for host in hosts)), ""),
     )  # fmt: skip
     # The offline teacher uses no few-shot examples.
     if offline or not config.pool_notes:
@@ -357,6 +321,7 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
     check_teacher(config.teacher)
     check_shards(config.shards)
     check_gate(config.gate)
+    reader = reader_of(config.gate, config.teacher)
     if config.per_note < 1:
         raise UserError(f"--per-note {config.per_note}: must be at least 1")
     for name in ("pool_notes", "follow_ups"):
@@ -370,7 +335,7 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
     meter = Meter()
     work = work_of_run(config, content, paths, meter)
     seen = Duplicates()
-    tally = Tally(config.gate)
+    tally = Tally(config.gate, reader)
 
     def judge(example: Example) -> Reject | None:
         if seen.is_duplicate(example.note, example.question):
@@ -387,5 +352,9 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
         "faithfulness": tally.facts,
     }
     inputs = {str(config.source): content}
-    stage = Stage("instructions", Example, config.out, config.teacher, config.shards, inputs, facts, manifest["out"])
+    stage = Stage(
+        "instructions", Example, config.out, config.teacher, config.shards, inputs, facts, manifest["out"], reader
+    )
+    if reader:
+        stage = replace(stage, calibration=tally.calibration(texts_to_read(config, work, paths), config.seed))
     return run_stage(stage, work, read_notes(paths), judge, meter)

@@ -14,10 +14,10 @@ from data_prep.contract.records import CaseReport, Generation, Note, Reject
 from data_prep.ingest.case_reports import ReportsConfig, open_reports
 from data_prep.synthesize import style
 from data_prep.synthesize.filters import Duplicates, reason_to_reject
-from data_prep.synthesize.gate import Draft, GateConfig, Tally, check_gate, pass_gate
+from data_prep.synthesize.gate import Draft, GateConfig, Tally, check_gate, pass_gate, reader_of
 from data_prep.synthesize.note_types import NoteType, types_named, types_of_report
 from data_prep.synthesize.prompts import note_messages, note_prompt_hash
-from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, run_stage
+from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, first, run_stage
 from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
 
 
@@ -104,9 +104,10 @@ def run(config: NotesConfig) -> dict[str, Any]:
     types = types_named(config.note_types)
     if not 0 <= config.per_report <= len(types):
         raise UserError(f"--per-report {config.per_report}: must be from 0 to {len(types)}, the number of --note-types")
+    reader = reader_of(config.gate, config.teacher)
     source = open_reports(config.source, config.reports)
     seen = Duplicates()
-    tally = Tally(config.gate)
+    tally = Tally(config.gate, reader)
 
     def judge(note: Note) -> Reject | None:
         if seen.is_duplicate(note.text):
@@ -124,6 +125,10 @@ def run(config: NotesConfig) -> dict[str, Any]:
     # The total is for the progress line, which only a slow run on an endpoint needs.
     api = config.teacher.teacher != "offline" and not config.teacher.estimate
     total = sum(1 for _ in open_reports(config.source, config.reports).records()) if api else 0
-    stage = Stage("notes", Note, config.out, config.teacher, config.shards, source.inputs, facts, total)
+    stage = Stage("notes", Note, config.out, config.teacher, config.shards, source.inputs, facts, total, reader)
+    if reader:
+        records = first(open_reports(config.source, config.reports).records(), config.shards.limit)
+        reports = ((record.id, record.text) for record in records if isinstance(record, CaseReport))
+        stage = replace(stage, calibration=tally.calibration(reports, config.seed))
     work = WriteNote(config.seed, types, config.per_report, config.style, config.gate)
     return run_stage(stage, work, source.records(), judge)

@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from data_prep.contract.errors import UserError, first_line
 from data_prep.contract.manifests import FolderWriter, read_manifest, writing_folder
@@ -195,6 +195,18 @@ async def cancel_and_close(running: Iterable[asyncio.Task[Any]], teacher: Teache
 # ---------------------------------------------------------------- a whole stage
 
 
+class Calibration(Protocol):
+    """Requests to the second reader that measure it, and what becomes of their results."""
+
+    @property
+    def work(self) -> Work[Any, Any]: ...
+
+    @property
+    def cases(self) -> list[Any]: ...
+
+    def conclude(self, shards: Iterable[list[Any]]) -> None: ...
+
+
 @dataclass(frozen=True)
 class Stage(Generic[Out]):
     """The settings of one run of a stage: its output and its teacher."""
@@ -207,13 +219,16 @@ class Stage(Generic[Out]):
     inputs: dict[str, str]  # names of the inputs -> hashes
     facts: dict[str, Any]  # further entries of the manifest
     total: int = 0  # number of input records; 0 if unknown
+    reader: TeacherConfig | None = None  # the second reader, if there is one
+    calibration: Calibration | None = None  # of the second reader, before the first record
 
     def map(
         self, work: Work[In, Out], records: Iterable[In | Reject], meter: Meter | None = None
     ) -> Iterator[list[Out | Reject]]:
         shards = in_shards(first(records, self.shards.limit), self.shards.shard_records)
-        make = functools.partial(make_teacher, self.teacher, ledger_path(self.teacher, self.out), meter or Meter())
-        if self.teacher.teacher == "offline":
+        ledger = ledger_path(self.teacher, self.out)
+        make = functools.partial(make_teacher, self.teacher, ledger, meter or Meter(), self.reader)
+        if self.teacher.teacher == "offline" and self.reader is None:
             return map_in_processes(work, make, shards, self.shards.workers or available_cores())
         return map_on_one_loop(work, make, shards, self.shards_ahead())
 
@@ -249,6 +264,9 @@ def run_stage(
     meter.total = min(stage.total or stage.shards.limit, stage.shards.limit or stage.total)
     with writing_folder(stage.out, stage.kind, stage.inputs) as writer, shown(stage.kind, meter.line):
         writer.facts.update(stage.facts)
+        if stage.calibration:
+            everything = replace(stage, shards=replace(stage.shards, limit=0))
+            stage.calibration.conclude(everything.map(stage.calibration.work, stage.calibration.cases, meter))
 
         def counted() -> Iterator[In | Reject]:
             for record in records:
@@ -276,9 +294,14 @@ def run_stage(
 
 
 def estimate(stage: Stage[Out], work: Work[In, Out], records: Iterable[In | Reject]) -> dict[str, Any]:
-    """Run the stage with a teacher that only counts requests; print and return the counts."""
+    """Run the stage with a teacher and a reader that only count requests; print and return the counts."""
     counting = Counting(stage.teacher, ledger_path(stage.teacher, stage.out))
+    if stage.reader:
+        counting.reader = Counting(stage.reader, ledger_path(stage.teacher, stage.out))
     shards = in_shards(first(records, stage.shards.limit), stage.shards.shard_records)
+    if stage.calibration:
+        for _ in map_on_one_loop(stage.calibration.work, lambda: counting, [stage.calibration.cases]):
+            pass
     for _ in map_on_one_loop(work, lambda: counting, shards):
         pass
     for line in counting.lines():

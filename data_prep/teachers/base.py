@@ -15,14 +15,22 @@ from data_prep.teachers.endpoint.budget import BudgetConfig, check_budget
 from data_prep.teachers.endpoint.replies import Reply
 
 OPENAI_URL = "https://api.openai.com/v1"
-KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags that set a model and its endpoint, for messages, and the environment variable with the key."""
+
+    url: str = "--base-url"
+    model: str = "--model"
+    key: str = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True)
 class Request:
     """One chat request, and the inputs of its messages for a teacher that works by rules."""
 
-    kind: str  # "note", "question", "answer", "follow_up", "follow_up_answer" or "repair"
+    kind: str  # "note", "question", "answer", "follow_up", "follow_up_answer", "repair" or, to a reader, "reading"
     record_id: str
     messages: tuple[Mapping[str, str], ...]  # {"role": ..., "content": ...}
     # For a note: "report", "note_type". For a question or an answer: "note", "task", and "question" for an answer, and
@@ -114,6 +122,7 @@ class TeacherConfig:
 
     budget: tyro.conf.OmitArgPrefixes[BudgetConfig] = field(default_factory=BudgetConfig)
     batches: tyro.conf.OmitArgPrefixes[BatchConfig] = field(default_factory=BatchConfig)
+    flags: tyro.conf.Suppress[Flags] = Flags()
 
     @property
     def host(self) -> str:
@@ -142,11 +151,12 @@ def api_key(config: TeacherConfig) -> str:
 
     Raises UserError if the key is invalid or missing.
     """
-    key = os.environ.get(KEY_VARIABLE, "").strip()
+    flags = config.flags
+    key = os.environ.get(flags.key, "").strip()
     if not key.isascii() or not key.isprintable():
-        raise UserError(f"{KEY_VARIABLE} contains characters that no key has: copy the key again")
+        raise UserError(f"{flags.key} contains characters that no key has: copy the key again")
     if not key and is_openai(config.base_url):
-        raise UserError(f"no API key: set {KEY_VARIABLE}, or choose an endpoint that needs no key with --base-url")
+        raise UserError(f"no API key: set {flags.key}, or choose an endpoint that needs no key with {flags.url}")
     return key or "none"
 
 
@@ -154,7 +164,8 @@ def check_teacher(config: TeacherConfig) -> None:
     """Raise UserError for invalid settings, before any input is read."""
     if config.teacher == "openai" and not config.model:
         raise UserError("--teacher openai needs --model")
-    for flag, url in (("--base-url", config.base_url), ("--proxy", config.proxy)):
+    flags = config.flags
+    for flag, url in ((flags.url, config.base_url), ("--proxy", config.proxy)):
         if url and not is_web_address(url):
             raise UserError(f"{flag} {url}: it must be an address such as http://localhost:8000/v1")
     unknown = set(config.omit) & {"model", "messages"}
@@ -162,7 +173,7 @@ def check_teacher(config: TeacherConfig) -> None:
         raise UserError(f"--omit {min(unknown)}: no request can do without it")
     if urlsplit(config.base_url).username is not None or urlsplit(config.base_url).query:
         # The URL is stored in the ledger and in every manifest.
-        raise UserError(f"--base-url must not contain a user, password or query: put the key in {KEY_VARIABLE}")
+        raise UserError(f"{flags.url} must not contain a user, password or query: put the key in {flags.key}")
     for name in ("max_tokens", "concurrency", "timeout_seconds"):
         if getattr(config, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be above 0")

@@ -1,24 +1,6 @@
 """Numbered sentences of a note, in the note's own layout."""
 
-from data_prep.clinical_text.sentences import INVISIBLE, split_sentences
-
-
-def solid(character: str) -> bool:
-    return not character.isspace() and not INVISIBLE.match(character)
-
-
-def places_of_sentences(text: str) -> list[tuple[int, int]]:
-    """[start, end) of each sentence.
-
-    Counts visible characters, because `split_sentences` changes only white space and invisible characters."""
-    where = [index for index, character in enumerate(text) if solid(character)]
-    places, done = [], 0
-    for sentence in split_sentences(text):
-        length = sum(map(solid, sentence))
-        if length:
-            places.append((where[done], where[done + length - 1] + 1))
-            done += length
-    return places
+from data_prep.faithfulness.places import places_of_sentences
 
 
 def numbered(text: str) -> list[tuple[int, str]]:

@@ -4,13 +4,13 @@ The judge is free and deterministic. It checks words and the atoms of `faithfuln
 negations, drugs, findings), but not their combined meaning. `asclepius evaluate report` shows what it misses.
 """
 
-import re
 from dataclasses import asdict, replace
 
 from asclepius_jax.evaluate.judge.rubric import Verdict, score
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Judgement, Question
 from data_prep.clinical_text.words import EMPTY, stems
 from data_prep.faithfulness.certificate import check
+from data_prep.synthesize.second_reader.verdicts import SAYS_ABSENT
 
 RULES = "rules"
 # An omission is minor, or significant, from these shares of the reference answer's content that are missing.
@@ -18,11 +18,6 @@ LEAST_MINOR, LEAST_SIGNIFICANT = 0.15, 0.5
 # Share of an answer's words that must occur in the note, the instruction or the reference answer. Below it, the answer
 # is about something else or is not language.
 LEAST_FAMILIAR = 0.3
-SAYS_ABSENT = re.compile(
-    r"\b(?:not (?:stated|mentioned|recorded|documented|specified|described|given|say|state|mention)|no information|"
-    r"cannot be (?:determined|answered)|does not (?:say|state|mention|specify|contain|provide))\b",
-    re.IGNORECASE,
-)
 
 
 def by_rules(question: Question, answer: Answer, judge: str) -> Judgement:

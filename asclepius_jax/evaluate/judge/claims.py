@@ -17,17 +17,20 @@ from typing import Any
 import tyro
 
 from asclepius_jax.evaluate.answers.answers import answers_hash, check_may_send, content_of_questions, read_answers
-from asclepius_jax.evaluate.judge.judge import Item, ask_until_read, items_of
-from asclepius_jax.evaluate.judge.prompts import SYSTEM, json_in, messages
+from asclepius_jax.evaluate.judge.judge import Item, items_of
+from asclepius_jax.evaluate.judge.prompts import SYSTEM, messages
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
 from asclepius_jax.evaluate.statistics.estimates import mean, rate
 from data_prep.contract.errors import UserError
 from data_prep.contract.records import text_hash
 from data_prep.execution.progress import say
+from data_prep.synthesize.second_reader.verdicts import MisquoteError, evidence_in, items_in
 from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, run_stage
 from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
+from data_prep.teachers.json_replies import ask_until_read
 
-VERDICTS = ("stated", "follows", "contradicted", "absent")
+# Each verdict, and whether it counts only with a quotation from the note.
+VERDICTS = {"stated": True, "follows": False, "contradicted": True, "absent": False}
 PROMPT = """\
 Below are a clinical note, an instruction about it, and an answer. Split the answer into claims, the smallest \
 statements about the patient that can each be true or false on their own. Skip text that only repeats the instruction \
@@ -59,9 +62,9 @@ class Claim:
     question_id: str
     model: str
     claim: str
-    verdict: str  # one of VERDICTS; empty if the reply could not be read or the answer makes no claim
+    verdict: str  # one of VERDICTS; empty if it could not be read or verified, or the answer makes no claim
     quote: str = ""
-    problem: str = ""  # why the reply could not be read; empty if it was read
+    problem: str = ""  # why there is no verdict; empty if there is one, or no claim
 
 
 @dataclass(frozen=True)
@@ -108,25 +111,29 @@ class CheckClaims:
         name = f"{question.id} {text_hash(answer.text)}"
         seed = request_seed(self.seed, "claims", name)
         request = Request("claims", name, messages(PROMPT, fields), seed=seed, prompt_hash=HASH)
-        claims, problem = await ask_until_read(teacher, request, 1, lambda text: read_claims(text, missing))
+        claims, problem = await ask_until_read(
+            teacher, request, 1, lambda text: read_claims(text, missing, question.note)
+        )
         if claims is None:
             return [replace(missing, problem=problem)]
         return claims or [missing]
 
 
-def read_claims(text: str, blank: Claim) -> list[Claim]:
-    """Claims in a reply, as copies of `blank`. Raises ValueError with the reason if the reply cannot be read."""
-    items = json_in(text).get("claims")
-    if not isinstance(items, list):
-        raise ValueError("no list of claims")
+def read_claims(text: str, blank: Claim, note: str) -> list[Claim]:
+    """Claims in a reply, as copies of `blank`; a claim with a quotation that is not in the note has no verdict.
+
+    Raises ValueError with the reason if the reply cannot be read.
+    """
     claims = []
-    for item in items:
-        verdict = str(item.get("note", "")).strip().strip(".").lower() if isinstance(item, dict) else ""
-        if verdict not in VERDICTS or not str(item.get("claim", "")).strip():
+    for item in items_in(text, "claims"):
+        claim = str(item.get("claim") or "").strip() if isinstance(item, dict) else ""
+        if not claim:
             raise ValueError(f"invalid claim {json.dumps(item, ensure_ascii=False)[:100]}")
-        claims.append(
-            replace(blank, claim=str(item["claim"]).strip(), verdict=verdict, quote=str(item.get("quote") or ""))
-        )
+        try:
+            evidence = evidence_in(item, "note", VERDICTS, note)
+            claims.append(replace(blank, claim=claim, verdict=evidence.verdict, quote=evidence.quote))
+        except MisquoteError as error:
+            claims.append(replace(blank, claim=claim, problem=str(error)))
     return claims
 
 
@@ -144,10 +151,11 @@ def run(config: ClaimsConfig) -> dict[str, Any]:
     total = len(questions) * len(answers)
     stage = Stage("claims", Claim, config.out, teacher, config.shards, inputs, facts, total)
     problems: list[str] = []
+    misquoted: list[str] = []
 
     def count(claim: Any) -> None:
         if claim.problem:
-            problems.append(claim.problem)
+            (misquoted if claim.claim else problems).append(claim.problem)
 
     items: Any = items_of(questions, answers, together=False)
     manifest = run_stage(stage, work, items, count)
@@ -156,6 +164,8 @@ def run(config: ClaimsConfig) -> dict[str, Any]:
         if len(problems) == total:
             raise UserError(f"claims: {summary}; choose another model")
         say(f"claims: {summary}")
+    if misquoted:
+        say(f"claims: {len(misquoted)} claims have no verdict; the first reason was: {misquoted[0]}")
     return manifest
 
 
@@ -187,7 +197,8 @@ def model_figures(by_question: Mapping[str, Sequence[Claim]], questions: Mapping
     unsupported = share("contradicted", "absent")
     return {
         "answers": len(by_question),
-        "missing": sum(bool(claim.problem) for claim in every),
+        "missing": sum(bool(claim.problem and not claim.claim) for claim in every),
+        "misquoted": sum(bool(claim.problem and claim.claim) for claim in every),
         "verdicts": {verdict: sum(claim.verdict == verdict for claim in every) for verdict in VERDICTS},
         "strict": asdict(mean(share("follows", "contradicted", "absent"), units)),
         "inference_aware": asdict(mean(unsupported, units)),

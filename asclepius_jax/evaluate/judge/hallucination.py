@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from asclepius_jax.evaluate.judge.by_rule import SAYS_ABSENT
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question
 from asclepius_jax.evaluate.statistics.estimates import mean, rate
 from data_prep.execution.processes import process_pool
 from data_prep.faithfulness.atoms.kinds import KINDS
 from data_prep.faithfulness.certificate import check, source_of
+from data_prep.synthesize.second_reader.verdicts import SAYS_ABSENT
 from data_prep.synthesize.stage import available_cores
 
 # Kinds of facts that could cause harm if believed; the others are "minor".

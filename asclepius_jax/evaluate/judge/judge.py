@@ -9,10 +9,10 @@ that fails too, the verdict is missing, which is counted and never a score.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import tyro
 
@@ -32,10 +32,8 @@ from data_prep.contract.manifests import read_manifest
 from data_prep.contract.records import seeded_fraction, text_hash
 from data_prep.execution.progress import say
 from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, run_stage
-from data_prep.teachers.base import Reply, Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
-from data_prep.teachers.endpoint.dry_run import Counting
-
-Read = TypeVar("Read")
+from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
+from data_prep.teachers.json_replies import ATTEMPTS, ask_until_read, is_dry_run, usable
 
 
 @dataclass(frozen=True)
@@ -144,14 +142,14 @@ class JudgeListwise:
         seed = request_seed(self.seed, f"judge {vote}", item.id)
         request = Request("judge", item.id, messages, seed=seed, prompt_hash=prompts.HASH, sample=vote)
         scores, problem = [0] * count, ""
-        for attempt in range(attempts_of(teacher)):
+        for attempt in range(ATTEMPTS):
             reply = await teacher.ask(replace(request, seed=seed + attempt, sample=vote + self.votes * attempt))
             try:
                 scores = prompts.read_scores(usable(reply), count)
                 problem = "" if all(scores) else f"no score from 1 to 4: {reply.text[:200]}"
             except ValueError as error:
                 problem = f"{error}: {reply.text[:200]}"
-            if not problem:
+            if not problem or is_dry_run(reply):
                 break
         return [
             Judgement(
@@ -165,37 +163,6 @@ class JudgeListwise:
             )
             for place, given in zip(order, scores, strict=True)
         ]
-
-
-async def ask_until_read(
-    teacher: Teacher, request: Request, sample_offset: int, read: Callable[[str], Read]
-) -> tuple[Read | None, str]:
-    """Result of `read` on the reply, or None and the reason if neither the reply nor that of a retry can be read.
-
-    `read` raises ValueError for an unreadable reply. The retry's sample number is higher by `sample_offset`."""
-    problem = ""
-    for attempt in range(attempts_of(teacher)):
-        again = replace(request, seed=request.seed + attempt, sample=request.sample + sample_offset * attempt)
-        reply = await teacher.ask(again)
-        try:
-            return read(usable(reply)), ""
-        except ValueError as error:
-            problem = f"{error}: {reply.text[:200]}"
-    return None, problem
-
-
-def attempts_of(teacher: Teacher) -> int:
-    """Maximum number of requests per verdict. A dry run assumes that the first reply can be read."""
-    return 1 if isinstance(teacher, Counting) else 2
-
-
-def usable(reply: Reply) -> str:
-    """Text of a reply. Raises ValueError if the request failed.
-
-    A reply cut at the length limit is returned, because it may still contain the whole verdict."""
-    if reply.finish_reason in ("error", "refusal", "content_filter"):
-        raise ValueError(reply.finish_reason)
-    return reply.text
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@
 
     calibration/questions   calibration/answers   calibration/labels      as many right answers as wrong ones
 
-The errors are the mutations of `mutations.py` in right answers, answers cut to about half of their words, answers given
-for another patient's note, and sentences with errors written by people, from a file in the layout of MEDEC
-(`Error Flag`, `Error Type`, `Error Sentence`, `Corrected Sentence`, `Corrected Text`).
+The errors are those of `synthesize/planted/mutations.py` in right answers, answers cut to about half of their words,
+answers given for another patient's note, and sentences with errors written by people, from a file in the layout of
+MEDEC (`Error Flag`, `Error Type`, `Error Sentence`, `Corrected Sentence`, `Corrected Text`).
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from asclepius_jax.evaluate.judge.by_rule import SAYS_ABSENT, familiar
-from asclepius_jax.evaluate.judge.mutations import CLASSES, is_true_elsewhere
+from asclepius_jax.evaluate.judge.by_rule import familiar
 from asclepius_jax.evaluate.records import Answer, Label, Question
 from data_prep.clinical_text.sentences import split_sentences
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest, verified_files, writing_folder, writing_together
 from data_prep.contract.records import Example, file_hash, read_parquet, seeded_fraction, text_hash
 from data_prep.contract.tables import files_of, rows_of
+from data_prep.synthesize.planted.mutations import CLASSES, is_true_elsewhere
+from data_prep.synthesize.second_reader.verdicts import SAYS_ABSENT
 
 MODEL = "planted"  # model name of the answers
 MEDEC_COLUMNS = ("Error Flag", "Error Type", "Error Sentence", "Corrected Sentence", "Corrected Text")

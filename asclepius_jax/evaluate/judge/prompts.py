@@ -7,11 +7,11 @@ vote. Listwise: the answers of all models, labelled with letters, each of which 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from asclepius_jax.evaluate.judge.rubric import MEANINGS, OMISSIONS, SCORES, Verdict
 from data_prep.contract.errors import UserError
 from data_prep.contract.records import text_hash
+from data_prep.teachers.json_replies import json_in
 
 SYSTEM = (
     "You are an experienced clinician who checks answers against a clinical note. Judge the content of an answer, not "
@@ -128,26 +128,6 @@ def letter(place: int) -> str:
 
 
 # ---------------------------------------------------------------- replies
-
-
-def json_in(text: str) -> dict[str, Any]:
-    """Last JSON object in a reply. Raises ValueError if there is none.
-
-    It may be in a code fence or after other text, because a judge may repeat the example or think aloud first."""
-    decoder, found, place = json.JSONDecoder(), None, text.find("{")
-    while place >= 0:
-        try:
-            value, end = decoder.raw_decode(text, place)
-        except ValueError:
-            end = place + 1
-        except RecursionError as error:  # brackets nested by the thousand
-            raise ValueError("no JSON object that could be read") from error
-        else:
-            found = value if isinstance(value, dict) else found
-        place = text.find("{", end)
-    if found is None:
-        raise ValueError("no JSON object")
-    return found
 
 
 def read_verdict(text: str) -> tuple[Verdict, str]:

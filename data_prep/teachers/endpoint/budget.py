@@ -7,7 +7,7 @@ spent. The count is therefore never less than what the endpoint has charged.
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from data_prep.contract.errors import UserError
@@ -67,13 +67,33 @@ def most_prompt_tokens(messages: Sequence[Mapping[str, str]], extra: str = "") -
     return around + sum(len(text.encode()) for text in [*texts, extra])
 
 
-class Budget:
-    """The amounts spent and reserved, in USD. `spent` starts with the cost of the ledger's earlier requests."""
+@dataclass
+class Account:
+    """The amounts spent and reserved, in USD, and the requests that wait for room in the budget."""
 
-    def __init__(self, config: BudgetConfig, spent: float, discount: float = 0.0):
-        self.config, self.spent, self.reserved = config, spent, 0.0
+    spent: float
+    reserved: float = 0.0
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+
+class Budget:
+    """The prices of one model, and the account that it charges.
+
+    `spent` is the cost of the ledger's earlier requests. `shares` is the budget of another model with the same account.
+    """
+
+    def __init__(self, config: BudgetConfig, spent: float = 0.0, discount: float = 0.0, shares: "Budget | None" = None):
+        self.config = config
+        self.account: Account = shares.account if shares else Account(spent)
         self.factor = (1 - discount) / 1e6
-        self.waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def spent(self) -> float:
+        return self.account.spent
+
+    @property
+    def reserved(self) -> float:
+        return self.account.reserved
 
     def cost(self, usage: Usage) -> float:
         config = self.config
@@ -90,7 +110,7 @@ class Budget:
         limit = self.config.max_cost
         if limit and self.spent + self.reserved + cost > limit:
             return False
-        self.reserved += cost
+        self.account.reserved += cost
         return True
 
     async def reserve(self, cost: float) -> None:
@@ -102,17 +122,18 @@ class Budget:
             if self.reserved <= 0:
                 raise self.exhausted(cost)
             turn = asyncio.get_running_loop().create_future()
-            self.waiting.append(turn)
+            self.account.waiting.append(turn)
             await turn
 
     def settle(self, reserved: float, spent: float) -> None:
         """Replace a reservation by the amount spent: by usage, or 0, or the whole reservation if it is unknown."""
-        self.reserved -= reserved
-        self.spent += spent
-        if self.reserved < 1e-12:  # a rounding error must not look like an open reservation
-            self.reserved = 0.0
-        while self.waiting:
-            turn = self.waiting.popleft()
+        account = self.account
+        account.reserved -= reserved
+        account.spent += spent
+        if account.reserved < 1e-12:  # a rounding error must not look like an open reservation
+            account.reserved = 0.0
+        while account.waiting:
+            turn = account.waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
 

@@ -19,7 +19,7 @@ from data_prep.teachers.endpoint.replies import Reply, Usage, read_response, rea
 # English has about four bytes per token, and fewer with numbers and abbreviations.
 TOKENS_PER_BYTE = 0.3
 # Tokens of a typical reply. For other kinds, half of --max-tokens is assumed.
-USUAL_TOKENS = {"note": 600, "question": 40, "answer": 150}
+USUAL_TOKENS = {"note": 600, "question": 40, "answer": 150, "reading": 300}
 # Number of the ledger's requests of a kind to measure.
 SAMPLE = 200
 
@@ -52,13 +52,14 @@ class Habit:
 
 @dataclass
 class Counting:
-    """A `Teacher` that only counts requests; `lines` and `figures` are its results."""
+    """A `Teacher` that only counts requests, and its second reader's if there is one; `lines` and `figures` report."""
 
     config: TeacherConfig
     path: Path
     name: str = "openai"
     kinds: dict[str, Kind] = field(default_factory=dict)
     habits: dict[str, Habit] = field(default_factory=dict)
+    reader: "Counting | None" = None
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.path) if self.path.exists() else None
@@ -73,6 +74,8 @@ class Counting:
         """No request is in flight, so there is nothing to do."""
 
     async def ask(self, request: Request) -> Reply:
+        if self.reader and request.kind == "reading":
+            return await self.reader.ask(request)
         kind = self.kinds.setdefault(request.kind, Kind())
         kind.requests += 1
         request_identity = identity(self.config, request, self.config.max_tokens)
@@ -128,6 +131,8 @@ class Counting:
         }
         if self.config.budget.priced:
             figures["cost"], figures["most_cost"] = budget.cost(expected), budget.worst(most.prompt, most.completion)
+        for name, value in (self.reader.figures() if self.reader else {}).items():
+            figures[name] = figures.get(name, 0) + value
         return figures
 
     def lines(self) -> list[str]:
@@ -135,7 +140,7 @@ class Counting:
             f"{kind.requests - kind.known} requests of kind {name} ({kind.known} more are in the ledger), "
             f"{kind.prompt:,.0f} tokens in (at most {kind.most_prompt:,}), "
             f"{kind.completion:,.0f} out (at most {kind.most_completion:,})"
-            for name, kind in self.kinds.items()
+            for name, kind in (self.kinds | (self.reader.kinds if self.reader else {})).items()
         ]
         figures = self.figures()
         if "cost" not in figures:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data_prep.contract.errors import UserError
-from data_prep.teachers.base import KEY_VARIABLE, TeacherConfig, api_key
+from data_prep.teachers.base import TeacherConfig, api_key
 from data_prep.teachers.endpoint.allowed_hosts import is_own_host
 from data_prep.teachers.endpoint.budget import Budget
 from data_prep.teachers.endpoint.ledger import Call, Ledger
@@ -48,10 +48,11 @@ class Attempt:
 class Live:
     """The transport for an endpoint that answers immediately; see `Transport`."""
 
-    def __init__(self, config: TeacherConfig, ledger: Ledger, budget: Budget, meter: Meter):
+    def __init__(self, config: TeacherConfig, ledger: Ledger, budget: Budget, meter: Meter, pace: Pace | None = None):
         self.config, self.ledger, self.budget, self.meter = config, ledger, budget, meter
-        self.pace = Pace(config.concurrency, config.requests_per_minute, config.tokens_per_minute)
-        meter.pace = self.pace
+        self.pace = pace or Pace(config.concurrency, config.requests_per_minute, config.tokens_per_minute)
+        if pace is None:
+            meter.paces.append(self.pace)
         allow_connections(config.concurrency)
         self.url = f"{config.base_url.rstrip('/')}/chat/completions"
         self.key = api_key(config)
@@ -138,7 +139,7 @@ class Live:
         except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:  # nothing was sent
             reason = self._scrubbed(one_line(error))
             if self.last_answer == float("-inf"):
-                self._stop(f"cannot reach {self.config.base_url} ({reason}): check --base-url")
+                self._stop(f"cannot reach {self.config.base_url} ({reason}): check {self.config.flags.url}")
             return await self._free(outgoing, self._lost(outgoing, f"connection lost: {reason}", sent_at))
         except aiohttp.ClientError as error:
             return self._lost(outgoing, f"connection lost: {self._scrubbed(one_line(error))}", sent_at), cost
@@ -160,7 +161,7 @@ class Live:
 
     async def _answered(self, outgoing: Outgoing, raw: str, sent_at: float, cost: float) -> tuple[Attempt, float]:
         await self.ledger.finish(outgoing.key, raw)
-        reply, used = receive(raw, self.config.model, self.meter)
+        reply, used = receive(raw, self.config.model, self.meter, self.budget)
         spent = cost if used is None else used
         if used is not None:
             self.ledger.settle(outgoing.key, used)
@@ -209,12 +210,12 @@ class Live:
     def _hopeless(self, status: int, reason: str, code: str, headers: Mapping[str, str]) -> str:
         """The problem and its remedy, if every request would get this error response; otherwise empty."""
         if status in (401, 403):
-            return f" ({reason}): check the key in {KEY_VARIABLE}"
+            return f" ({reason}): check the key in {self.config.flags.key}"
         if 300 <= status < 400:
             target = self._scrubbed(one_line(headers.get("Location", "another address")))
-            return f", a redirect to {target}: check --base-url"
+            return f", a redirect to {target}: check {self.config.flags.url}"
         if status == 404:
-            return f" ({reason}): check --base-url and --model"
+            return f" ({reason}): check {self.config.flags.url} and {self.config.flags.model}"
         if status == 402 or (status == 429 and code in EXHAUSTED):
             return f" ({reason}): the quota is used up; replies so far are saved, raise it and run this again"
         wait = retry_after(headers) or 0.0

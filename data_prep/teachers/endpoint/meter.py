@@ -29,7 +29,7 @@ class Meter:
     waiting_for: str = ""  # further text for the progress line
     omitted: set[str] = field(default_factory=set)  # parameters that the requests go without
     budget: Budget | None = None
-    pace: Pace | None = None
+    paces: list[Pace] = field(default_factory=list)  # one for each endpoint
     started: float = field(default_factory=time.monotonic)
 
     def count_wrapping(self, reply: Reply) -> None:
@@ -51,7 +51,7 @@ class Meter:
             tokens = (self.prompt_tokens + self.completion_tokens) / seconds
             parts.append(f"{self.answered} requests, {self.failed} failed")
             parts.append(f"{self.answered / seconds:.1f} requests/s, {tokens:.0f} tokens/s")
-            parts += [f"{self.pace.in_flight} in flight"] if self.pace else []
+            parts += [f"{sum(pace.in_flight for pace in self.paces)} in flight"] if self.paces else []
             parts += [self.waiting_for] if self.waiting_for else []
             parts += self.costs()
         if 0 < self.records < self.total:

@@ -129,6 +129,10 @@ class OpenAITeacher:
         return replace(reply, known=failed_before)
 
     async def close(self) -> None:
+        await self.drain()
+        self.ledger.close()
+
+    async def drain(self) -> None:
         """Send nothing new and wait for the replies in flight, because they are paid for."""
         self.transport.stop()
         waiting = [task for task in self.open.values() if task not in self.transport.on_the_wire]
@@ -144,4 +148,3 @@ class OpenAITeacher:
             task.cancel()
         await asyncio.gather(*waiting, *remaining, return_exceptions=True)
         await self.transport.close()
-        self.ledger.close()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from data_prep.execution.progress import say
+from data_prep.teachers.endpoint.budget import Budget
 from data_prep.teachers.endpoint.ledger import Call
 from data_prep.teachers.endpoint.meter import Meter
 from data_prep.teachers.endpoint.replies import Reply, read_response, read_usage
@@ -35,6 +36,7 @@ class Outgoing:
 class Transport(Protocol):
     """A way to send requests; see `Live` and `Batches`. The raw reply is in the ledger before `send` returns it."""
 
+    budget: Budget
     on_the_wire: set[asyncio.Task[Any]]  # tasks whose requests may be paid for already
 
     async def send(self, outgoing: Outgoing, call: Call) -> Reply: ...
@@ -44,13 +46,13 @@ class Transport(Protocol):
     async def close(self) -> None: ...
 
 
-def receive(raw: str, model: str, meter: Meter) -> tuple[Reply, float | None]:
+def receive(raw: str, model: str, meter: Meter, budget: Budget) -> tuple[Reply, float | None]:
     """Parse a raw response and count its tokens in `meter`; the reply, and its cost or None if usage is unknown."""
     usage = read_usage(raw)
     if usage:
         meter.prompt_tokens += usage.prompt
         meter.completion_tokens += usage.completion
-    return read_response(raw, model), meter.budget.cost(usage) if usage and meter.budget else None
+    return read_response(raw, model), budget.cost(usage) if usage else None
 
 
 # Client errors to retry: 408 is a timeout and 409 a conflict of the endpoint.

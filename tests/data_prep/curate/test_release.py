@@ -8,7 +8,7 @@ import pytest
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest
-from data_prep.contract.records import Certificate, Example, Reject, Turn, read_parquet
+from data_prep.contract.records import Certificate, Example, Reject, SecondReading, Turn, read_parquet
 from data_prep.curate import release, split
 from data_prep.curate.release import ReleaseConfig
 from data_prep.curate.split import SplitConfig
@@ -190,6 +190,16 @@ def test_the_card_tells_every_stage_and_the_faithfulness(tmp_path: Path):
         "48 are stated in the note, 6 follow from it by a named rule, and 6 (10.00%) are unsupported (rules 7)" in card
     )
     assert "**Question Answering.** What is 0?\n\n> It is\n> 0." in card
+    assert "second reader" not in card
+
+
+def test_the_card_tells_what_a_second_reader_said(tmp_path: Path):
+    reader = SecondReading("gpt-4o", supported=3, not_stated=1, unread=2, not_asked=9)
+    read = [dataclasses.replace(e, certificate=dataclasses.replace(e.certificate, reader=reader)) for e in EXAMPLES[:2]]
+    release.run(ReleaseConfig(write_records(tmp_path / "source", read), tmp_path / "out"))
+    card = (tmp_path / "out/README.md").read_text()
+    assert "A second reader (gpt-4o) compared the 12 sentences that the rules left open" in card
+    assert "6 are supported, 0 contradicted and 2 not stated; for 4 there is no verdict" in card
 
 
 def test_a_push_brings_the_data_set_and_nothing_else(tmp_path: Path, monkeypatch):

@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-from asclepius_jax.evaluate.judge.meaning.table import MEANING
-from asclepius_jax.evaluate.judge.mutations import CLASSES, is_true_elsewhere
 from data_prep.faithfulness.certificate import check
+from data_prep.synthesize.planted.meaning import MEANING
+from data_prep.synthesize.planted.mutations import CLASSES, is_true_elsewhere
 from data_prep.teachers.offline.note import write_note
 from tests.helpers.places import shared
 from tests.helpers.planted import LEAST_RECALL, LEAST_RECALL_OF_MEANING, in_other_words, reworded

@@ -14,7 +14,7 @@ from typing import Any
 
 from data_prep.contract.errors import UserError
 from data_prep.execution.progress import say
-from data_prep.teachers.base import KEY_VARIABLE, TeacherConfig, api_key
+from data_prep.teachers.base import TeacherConfig, api_key
 from data_prep.teachers.endpoint.allowed_hosts import is_own_host
 from data_prep.teachers.endpoint.rate_limit import back_off
 from data_prep.teachers.endpoint.replies import one_line
@@ -202,7 +202,7 @@ class BatchEndpoint:
 
     def refused(self, error: ApiError) -> UserError:
         remedy = (
-            f"check the key in {KEY_VARIABLE}"
+            f"check the key in {self.config.flags.key}"
             if error.status in (401, 403)
             else "replies so far are saved, run this again"
         )

@@ -181,7 +181,7 @@ class Results:
 
     def _count(self, raw: str, reserved: float) -> float | None:
         """Count a reply's tokens, and its cost instead of its upper bound; the cost, or None if it is unknown."""
-        reply, used = receive(raw, self.config.model, self.meter)
+        reply, used = receive(raw, self.config.model, self.meter, self.budget)
         self.meter.answered += reply.finish_reason != "error"
         if used is not None:
             self.budget.settle(0, used - reserved)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from asclepius_jax.evaluate.clinicians import paper, ratings, store, study
-from asclepius_jax.evaluate.clinicians.sentences import numbered, places_of_sentences
+from asclepius_jax.evaluate.clinicians.sentences import numbered
 from asclepius_jax.evaluate.clinicians.verdicts import Draft, Span, changed, pieces
 from asclepius_jax.evaluate.records import Answer, Rating, read_records
 from data_prep.clinical_text.sentences import split_sentences
 from data_prep.contract.errors import UserError
+from data_prep.faithfulness.places import places_of_sentences
 from tests.helpers.evaluation import made_study
 from tests.helpers.evaluation.made_study import MODELS, answer_text, links
 

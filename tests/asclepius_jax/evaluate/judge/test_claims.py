@@ -15,7 +15,8 @@ NONE = Claim("q0", "m", "", "")
 
 
 def reply_of(*verdicts: str) -> str:
-    return json.dumps({"claims": [{"claim": f"claim {n}", "note": v, "quote": "x"} for n, v in enumerate(verdicts)]})
+    items = [{"claim": f"claim {n}", "note": v, "quote": "aspirin 100 MG"} for n, v in enumerate(verdicts)]
+    return json.dumps({"claims": items})
 
 
 def checked(tmp_path, reply, questions=None):
@@ -51,8 +52,22 @@ def test_an_answer_without_claims_says_nothing_and_one_that_is_not_read_is_missi
 
 @pytest.mark.parametrize("text", ["none", '{"claims": 3}', reply_of("maybe"), '{"claims": [{"note": "stated"}]}'])
 def test_what_is_no_list_of_claims_is_an_error(text):
-    with pytest.raises(ValueError, match=r"no JSON object|no list of claims|invalid claim"):
-        read_claims(text, NONE)
+    with pytest.raises(ValueError, match=r"no JSON object|no list of claims|invalid claim|no verdict in"):
+        read_claims(text, NONE, "Aspirin 100 mg.")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "counts"), [("stated", False), ("contradicted", False), ("follows", True), ("absent", True)]
+)
+def test_a_verdict_with_words_that_the_note_does_not_have_is_none(tmp_path, verdict, counts):
+    """What a note says or contradicts can be quoted; what follows from it or is absent, not always."""
+    item = {"claim": "Aspirin was given.", "note": verdict, "quote": "aspirin 500 mg"}
+    figures, requests = checked(tmp_path, lambda body, n: completion(json.dumps({"claims": [item]})))
+    assert (figures["verdicts"][verdict], figures["misquoted"], figures["missing"]) == (
+        (4, 0, 0) if counts else (0, 4, 0)
+    )
+    assert [claim.quote for claim in read_claims(json.dumps({"claims": [item]}), NONE, "Aspirin 100 mg.")] == [""]
+    assert len(requests) == 4, "the other claims of the reply are of use"
 
 
 def test_only_garbage_ends_in_one_line(tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from asclepius_jax.evaluate.judge.mutations import Planted
+from data_prep.synthesize.planted.mutations import Planted
 
 Words = str | tuple[str, ...] | Callable[[re.Match[str], Random], str]
 

@@ -1,6 +1,6 @@
 """Results and whether they are normal; what was started, stopped, done or not done."""
 
-from asclepius_jax.evaluate.judge.meaning.rules import rule, swaps
+from data_prep.synthesize.planted.rules import rule, swaps
 
 TEST = (
     r"\b(?:tests?|cultures?|serolog\w+|antibod\w+|antigens?|stain\w*|PCR|results?|markers?|cytology|biops\w+|smears?|"

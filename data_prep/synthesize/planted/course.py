@@ -1,6 +1,6 @@
 """Severity, trend, route, order of events and outcome."""
 
-from asclepius_jax.evaluate.judge.meaning.rules import rule, swaps
+from data_prep.synthesize.planted.rules import rule, swaps
 
 FINDING = r"(?= (?!acute respiratory|combined|cognitive|and |or |to |in |of |the |with |enough)[a-z-]{4,})"
 SEVERITY = (

@@ -1,6 +1,6 @@
 """Whose it is, and how sure it is: sex, subject, family, hedges."""
 
-from asclepius_jax.evaluate.judge.meaning.rules import rule, swaps
+from data_prep.synthesize.planted.rules import rule, swaps
 
 AGED = r"\b(?:years?|months?|weeks?|days?|yrs?)(?:'s?|’s?)?[ -]?(?:old|of age)?,? (?:[A-Za-z-]+ ){0,3}?"
 SEX = (

@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from asclepius_jax.evaluate.judge.meaning.table import MEANING
-from asclepius_jax.evaluate.judge.mutations import is_true_elsewhere
+from data_prep.synthesize.planted.meaning import MEANING
+from data_prep.synthesize.planted.mutations import is_true_elsewhere
 
 
 def outcomes(name: str, text: str) -> set[str]:

@@ -3,7 +3,7 @@
 import re
 from random import Random
 
-from asclepius_jax.evaluate.judge.meaning.rules import rule
+from data_prep.synthesize.planted.rules import rule
 
 LEVEL = r"(?<![\w./,×x-])\d+(?:[.,]\d+)?(?! ?[x×*-] ?\d)(?![\d./,-]\d)"
 LEVEL_UNIT = (

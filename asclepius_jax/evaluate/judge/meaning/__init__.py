@@ -1,1 +1,0 @@
-"""Errors of meaning, beside the errors of single facts in `mutations.py`."""

@@ -1,0 +1,1 @@
+"""A chat model that compares sentences with their source, where the rules of `faithfulness` prove nothing."""
