@@ -153,7 +153,7 @@ def denied_in_part(claim: Claim, source: Source) -> bool:
         return False
     partly = atom.thing == PHRASE or PART.search(text, max(0, atom.start - 30), min(len(text), atom.end + 40))
     akin = source.akin(claim.reading.near(atom))
-    return bool(partly) and max(akin.values(), default=0.0) < RETOLD
+    return bool(partly) and max(akin.values(), default=1.0) < RETOLD
 
 
 def by_looser_support(claim: Claim, source: Source) -> Verdict | None:
