@@ -29,7 +29,7 @@ PREDICATE = re.compile(
     r"(?:['’]s?)?(?:,? (?:who|aged \d+|age \d+|\w+ly|also|both|had also|and \w+))*(?: \([^)]*\))?\s?(?:"
     r"(?:had|has|have|having|was|were|is|are|died|dies|suffer\w*|develop\w*|with|received|underwent|took|tested"
     r"|experienced|carrie[sd]|carrying|presented|succumbed|passed|bore|gave birth|positive|negative|of|revealed"
-    r"|includ\w*|showed|significant|notable|remarkable|unremarkable|denied|did|does|do|remain\w*|became|weigh\w*|smok\w*|diagnosed"
+    r"|includ\w*|showed|significant|notable|remarkable|unremarkable|denied|did|does|do|remain\w*|became|weigh\w*|smok\w*|diagnos\w*"
     r"|affected|cmv|hiv|seropositive|came|comes|got|reported|found|complained|ha[ds]n)\b|[:–(-])",
     re.IGNORECASE,
 )

@@ -43,16 +43,16 @@ AGES = tuple(
         r"(?<![\w./-])(?P<count>\d{1,3})(?:(?P<unit>y|yr|yo|y/o) ?)?(?:[MF]|male|female)(?![\w/°])",
     )
 )
-STAY = r"(?P<label>hospital|post-?operative|post-?op|admission|hospitali[sz]ation|treatment|postpartum|illness)"
+STAY = r"(?P<label>hospital|post-?operative|post-?op|admission|hospitali[sz]ation|treatment|postpartum|illness|gestational|gestation|pregnancy|life)"
 DAYS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"\b(?:{STAY}[- ])?(?P<unit>day|week|month)s? (?:#|no\. ?)?(?P<count>\d{{1,3}})(?![\w.]*\d)(?: (?:of"
+        rf"\b(?:{STAY}[- ])?(?P<unit>day|week|month|hour)s? (?:#|no\. ?)?(?P<count>\d{{1,3}})(?![\w.]*\d)(?: (?:of"
         rf"|after) {STAY.replace('label', 'after')})?",
         r"\b(?P<short>POD|HD) ?#?(?P<count>\d{1,3})\b",
         r"\b(?P<count>\d{1,3})(?:st|nd|rd|th) (?P<short>POD|HD)\b",
         rf"\b(?P<count>\d{{1,3}}(?=st|nd|rd|th)|{'|'.join(ORDINALS)})(?:st|nd|rd|th)?[- ](?:{STAY}[-"
-        rf" ])?(?P<unit>day|week|month)\b",
+        rf" ])?(?P<unit>day|week|month|hour)\b",
     )
 )
 FORTNIGHT = re.compile(r"\b(?:an?|one|(?P<count>two))? ?fortnights?\b", re.IGNORECASE)
@@ -71,7 +71,7 @@ SPAN_BEFORE = re.compile(
     re.IGNORECASE,
 )
 SPAN_AFTER = re.compile(
-    r"^(?:['’]s?)?[- ](?:later|ago|earlier|before|after|prior|history|duration|course|follow|following|post|long)\b",
+    r"^(?:['’]s?)?[- ](?:later|ago|earlier|before|after|prior|history|duration|course|follow|following|post|long|of|h/o|hx)\b",
     re.IGNORECASE,
 )
 RATE_BEFORE = re.compile(r"(?:/|\bper|\bevery|\beach)\s?$", re.IGNORECASE)

@@ -69,7 +69,7 @@ PERIOD = r"(?:day|week|month|year|hour|night|d|wk)"
 FREQUENCY = re.compile(
     rf"\b(?:(?P<latin>b\.i\.d\.|t\.i\.d\.|q\.i\.d\.|q\.d\.|q\.h\.s\.|bid|tid|qid|qd|qhs|qod)(?!\w)"
     rf"|q\.?\s?(?P<hours>\d{{1,2}})(?:\s?[-–]\s?\d{{1,2}})?\s?h(?:rs?|ours?)?\b"
-    rf"|(?P<times>\d{{1,2}})\s?x\s?(?:/|per |a )?\s?(?P<of>day|d|daily|week|month)\b"
+    rf"|/\s?(?P<slash>\d{{1,2}})\s?(?:h|hrs?|hours?)\b|(?P<times>\d{{1,2}})\s?x\s?(?:/|per |a )?\s?(?P<of>day|d|daily|week|month)\b"
     rf"|(?P<count>{COUNT})(?:[- ]times?|\sdoses|\sinjections|\scycles)?(?:\s(?:a|an|per|each|every)\s|[\s/-])"
     rf"(?P<period>{PERIOD}|daily|weekly|monthly)\b"
     rf"|every\s(?:(?P<every>\d{{1,2}}|other|second|third|{'|'.join(TWO_TO_NINETEEN[:10])})[\s-])?(?P<unit>{PERIOD})s?\b"
@@ -116,6 +116,7 @@ ESTIMATE = re.compile(
 
 
 PARTS = {"half": 0.5, "½": 0.5, "quarter": 0.25, "two": 2.0, "2": 2.0, "three": 3.0, "3": 3.0}
+PRODUCT = re.compile(r"(?<![\d.,])([2-9]) ?[x×] ?$")
 TABLETS = re.compile(
     r"(half|½|quarter|two|three|2|3) (?:an? |of an? )?(?:tablets?|pills?|capsules?|ampoules?|vials?) of (?:[a-z]+ )?$",
     re.IGNORECASE,
@@ -230,6 +231,8 @@ def rate(match: re.Match[str]) -> float | None:
     """The number of times per day; None if it is undefined ("every 0 days")."""
     if match["latin"]:
         return LATIN[match["latin"].lower().replace(".", "")]
+    if match["slash"]:
+        return 24 / int(match["slash"]) if int(match["slash"]) else None
     if match["times"]:
         return int(match["times"]) * PERIODS[match["of"].lower()]
     if match["hours"]:
@@ -326,6 +329,9 @@ def as_atoms(sentence: str, group: list[tuple[re.Match[str], str]], terms: list[
         last = number.end() + (len(unit) if sentence.startswith(unit, number.end()) else 0)
         text = sentence[number.start() : last]
         yield Atom(kind, text, number.start(), last, (value, dimension, factor, decimals, int(estimate)), thing)
+        if times := PRODUCT.search(sentence, max(0, number.start() - 6), number.start()):  # "4 x 500 mg"
+            total = significant(value * int(times[1]))
+            yield Atom(kind, text, number.start(), last, (total, dimension, factor, decimals, 0), thing)
         if tablets := TABLETS.search(sentence, max(0, number.start() - 30), number.start()):
             taken_at_once = significant(value * PARTS.get(tablets[1].lower(), 1.0))
             yield Atom(kind, text, number.start(), last, (taken_at_once, dimension, factor, decimals, 0), thing)

@@ -9,7 +9,7 @@ from functools import lru_cache
 # dimension -> (spellings without plural s, factor to the base unit of the dimension)
 SPELLINGS: dict[str, tuple[tuple[str, float], ...]] = {
     "mass": (
-        ("kg|kilogram|kilo", 1e3), ("g|gm|gr|gram", 1.0), ("mg|milligram", 1e-3),
+        ("kg|kilogram|kilo", 1e3), ("g|gm|gr|grs|gram|gramme", 1.0), ("mg|milligram|milligramme", 1e-3),
         ("mcg|µg|μg|ug|microgram", 1e-6), ("ng|nanogram", 1e-9), ("pg|picogram", 1e-12), ("lb|pound", 453.592),
     ),
     "volume": (
@@ -50,7 +50,9 @@ SPELLINGS: dict[str, tuple[tuple[str, float], ...]] = {
     # Counted things have no dimension.
     "": (("beat|breath|cell|copies|leukocyte|bpm", 1.0),),
 }  # fmt: skip
-SHORT_WITH_PLURAL = frozenset(("lb", "sec", "min", "hr", "wk", "yr", "gm", "cc", "day", "U", "rad"))
+SHORT_WITH_PLURAL = frozenset(
+    ("lb", "sec", "min", "hr", "wk", "yr", "gm", "cc", "day", "U", "rad", "mg", "ml", "mL", "kg", "cm", "mm")
+)
 
 
 def takes_plural(name: str) -> bool:
@@ -75,11 +77,14 @@ BASE = _units_by_name()
 # Longest first, so that a name never matches only the beginning of a longer one.
 NAMES = "|".join(sorted(map(re.escape, BASE), key=len, reverse=True))
 TEMPERATURE = r"(?:°\s?[CF]|º\s?[CF]|℃|℉|degrees? (?:Celsius|Fahrenheit|C|F|centigrade)|C(?![\w-])|F(?![\w-]))"
-DENOMINATOR = rf"(?:\s?/\s?|\s(?:per|a)\s(?:100 )?)(?:{NAMES})(?![A-Za-z0-9])"
+# A lost superscript: "50 mg/m 2", "430/mm 3".
+SPACED = {"m 2": "m2", "mm 3": "mm3", "cm 2": "cm2"}
+BASE |= {spaced: BASE[name] for spaced, name in SPACED.items()}
+DENOMINATOR = rf"(?:\s?/\s?|\s(?:per|a)\s(?:100 )?)(?:{'|'.join(SPACED)}|{NAMES})(?![A-Za-z0-9])"
 # A quotient may begin with its slash: "70/min", "12,000/mm3".
 UNIT = re.compile(
     rf"(?:\s?(?P<count>[GT]/[Ll])(?![A-Za-z])|\s?-?(?P<temperature>{TEMPERATURE})|\s?-?(?P<first>{NAMES})(?![A-Za-z])(?P<rest>(?:{DENOMINATOR}){{0,3}})"
-    rf"|(?P<bare>(?:\s?/\s?|\sper\s)(?:{NAMES})(?![A-Za-z0-9])(?:{DENOMINATOR}){{0,2}}))"
+    rf"|(?P<bare>(?:\s?/\s?|\sper\s)(?:{'|'.join(SPACED)}|{NAMES})(?![A-Za-z0-9])(?:{DENOMINATOR}){{0,2}}))"
 )
 # Giga and tera per litre, of cells. A capital G by itself is often a gram.
 CELLS = {"G/L": 1e9, "G/l": 1e9, "T/L": 1e12, "T/l": 1e12}

@@ -76,7 +76,12 @@ def same_thing(claimed: tuple[str, ...], original: tuple[str, ...]) -> bool:
         return True
     names_a = {a, *(name for _, name in other_names(a))}
     names_b = {b, *(name for _, name in other_names(b))}
-    return bool(names_a & names_b) or any(set(x) <= set(y) or set(y) <= set(x) for x in names_a for y in names_b)
+    spelled = len(a) == len(b) == 1 and min(len(a[0]), len(b[0])) > 6 and a[0][:6] == b[0][:6]
+    return (
+        spelled
+        or bool(names_a & names_b)
+        or any(set(x) <= set(y) or set(y) <= set(x) for x in names_a for y in names_b)
+    )
 
 
 def is_of(atom: Atom, reading: Reading, thing: tuple[str, ...]) -> bool:

@@ -7,6 +7,7 @@ from data_prep.clinical_text.statuses.cue_patterns import ABSENT as ABSENT_STATU
 from data_prep.clinical_text.synonyms import CLASSES, LONG_FORMS, implying, other_names
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.read import Reading
+from data_prep.faithfulness.atoms.sides import EYES
 from data_prep.faithfulness.atoms.terms import PHRASE
 from data_prep.faithfulness.checks.agreement import agree
 from data_prep.faithfulness.checks.context import (
@@ -58,6 +59,10 @@ def looser_support(claim: Claim, source: Source) -> Iterator[tuple[str, list[int
     """(rule, sentences) of what supports a name that the source does not write: another form of it, or a member."""
     own = [str(word) for word in claim.atom.value]
     yield "another form", source.holding_roots([root(word) for word in own])
+    if len(own) > 1 and own[-1] in TESTING:
+        yield "less precise", source.holding_roots([root(word) for word in own[:-1]])
+    if claim.atom.kind == "test" and len(own) == 1 and len(own[0]) > 5:
+        yield "implied by a finding", source.containing(own[0])  # "albumin" in hypoalbuminemia
     if len(own) == 1 and len(own[0]) >= 7:
         yield "spelling", source.spelled_like(own[0])
     if len(own) == 1 and len(own[0]) > 6:
@@ -136,6 +141,8 @@ def check_finding(claim: Claim, source: Source) -> Verdict:
     return Verdict("derived", "words of no finding") if claim.atom.thing == PHRASE else ABSENT
 
 
+# Words for a test that a source may leave out or say otherwise: "genetic testing", "confirmed genetically".
+TESTING = frozenset(("testing", "test", "examination", "analysis", "study", "stain", "staining", "assay", "level"))
 PART = re.compile(
     r"\b(?:again|outside|elsewhere|other|another|further|new|more|residual|recurr\w*|beyond|anymore|any longer|since"
     r"|left|remain\w*|later|now|without)\b",
@@ -151,9 +158,10 @@ def denied_in_part(claim: Claim, source: Source) -> bool:
     atom, text = claim.atom, claim.reading.text
     if ABSENT_STATUS not in atom.statuses:
         return False
-    partly = atom.thing == PHRASE or PART.search(text, max(0, atom.start - 30), min(len(text), atom.end + 40))
+    if PART.search(text, max(0, atom.start - 30), min(len(text), atom.end + 40)):
+        return True
     akin = source.akin(claim.reading.near(atom))
-    return bool(partly) and max(akin.values(), default=1.0) < RETOLD
+    return atom.thing == PHRASE and max(akin.values(), default=1.0) < RETOLD
 
 
 def by_looser_support(claim: Claim, source: Source) -> Verdict | None:
@@ -205,7 +213,9 @@ def check_side(claim: Claim, source: Source) -> Verdict:
                 and bool(heads & set(other.thing))
             )
 
-        otherwise = retells_otherwise(claim, source, (n for n, _ in same), rival) or said_too_often(claim, source)
+        otherwise = claim.atom.text not in EYES and (
+            retells_otherwise(claim, source, (n for n, _ in same), rival) or said_too_often(claim, source)
+        )
         return (CONTRADICTED if otherwise else STATED).citing(n for n, _ in same)
     numbers = [n for n, _ in of_heads]
     if side != "both" and any(a.value[1] == "both" for _, a in of_heads):

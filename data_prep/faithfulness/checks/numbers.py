@@ -42,6 +42,8 @@ def check_measured(claim: Claim, source: Source) -> Verdict:
         return in_context(claim, source, found, Verdict("derived", "unit left out" if not dimension else "fraction"))
     if not dimension and any(a.amount == value for _, a in source.atoms_of("age")):
         return Verdict("derived", "age").citing(n for n, a in source.atoms_of("age") if a.amount == value)
+    if is_small_count(claim, source):
+        return Verdict("derived", "count of two")
     if not dimension and (held := [n for n, number in source.numbers if close(number, value)]):
         akin = source.akin(claim.reading.near(claimed))
         near = [n for n in held if akin.get(n, 0.0) >= SHARED]
@@ -49,9 +51,14 @@ def check_measured(claim: Claim, source: Source) -> Verdict:
     for rule, holds in (("rounding", is_rounded), ("estimate", is_estimated)):
         if found := [(n, a) for n, a in every if holds(claimed, a)]:
             return in_context(claim, source, found, Verdict("derived", rule))
-    if claimed.text.lower() == "two" and not counted_otherwise(claim, source):
+    if is_small_count(claim, source):
         return Verdict("derived", "count of two")
     return check_unit(claim, source)
+
+
+def is_small_count(claim: Claim, source: Source) -> bool:
+    """Return True for a "two" of things that the source need not count: "both curves", "the left and the right"."""
+    return claim.atom.text.lower() == "two" and not counted_otherwise(claim, source)
 
 
 def counted_otherwise(claim: Claim, source: Source) -> bool:
@@ -105,6 +112,8 @@ def how_written(claimed: Atom, found: list[Found]) -> Verdict:
 def in_context(claim: Claim, source: Source, found: list[Found], verdict: Verdict) -> Verdict:
     claimed = claim.atom
     fitting = [(n, a) for n, a in found if same_thing(claimed.thing, a.thing)]
+    if not fitting and is_small_count(claim, source):
+        return Verdict("derived", "count of two")
     if not fitting:
         return ELSEWHERE.citing(n for n, _ in found)
     verdict = verdict.citing(n for n, _ in fitting)

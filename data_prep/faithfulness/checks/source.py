@@ -22,6 +22,7 @@ from data_prep.faithfulness.dimensions.order import Order, orders, reversed_orde
 from data_prep.faithfulness.dimensions.purpose import Names, exchanged, purposes
 from data_prep.faithfulness.dimensions.whole import of_whole, sex_of
 
+NAMES_IN_CAPITALS = re.compile(r"[A-Z][a-z]+ [A-Z][a-z]+")
 Found = tuple[int, Atom]  # a sentence's number, and an atom in it
 FINDINGS = ("finding", "negated finding")
 QUALIFIED = (*FINDINGS, "drug", "test", "procedure")
@@ -134,11 +135,14 @@ class Source:
     def ending_in(self, word: str) -> list[int]:
         return sorted({n for other, numbers in self.vocabulary.items() if stem(other).endswith(word) for n in numbers})
 
+    def containing(self, part: str) -> list[int]:
+        return sorted({n for word, numbers in self.vocabulary.items() if part in word for n in numbers})
+
     def spelled_like(self, word: str) -> list[int]:
         """The sentences with a word of almost the same letters that is no term of the lexicon: "gentamycin"."""
         found: list[int] = []
         for other, numbers in self.vocabulary.items():
-            near = other[:3] == word[:3] and abs(len(other) - len(word)) <= 2 and other not in KIND_OF
+            near = other[:2] == word[:2] and abs(len(other) - len(word)) <= 2 and other not in KIND_OF
             if near and SequenceMatcher(None, other, word).ratio() > 0.88:
                 found += numbers
         return sorted(found)
@@ -154,8 +158,14 @@ class Source:
             compounds = [
                 "".join(part[0] for part in word.text.split("-") if part) for word in words if "-" in word.text
             ]
-            # Two letters may stand next to one another by chance.
-            if letters in compounds or (len(letters) > 2 and letters in "".join(part[0] for part in parts)):
+            # Two letters may stand next to one another by chance, except those of names: "Ziehl Neelsen".
+            text = self.readings[number].text
+            names = ["".join(part[0] for part in match[0].split()) for match in NAMES_IN_CAPITALS.finditer(text)]
+            if (
+                letters in compounds
+                or letters.upper() in names
+                or (len(letters) > 2 and letters in "".join(part[0] for part in parts))
+            ):
                 found.append(number)
         return found
 

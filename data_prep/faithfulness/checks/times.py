@@ -51,7 +51,7 @@ def check_day(claim: Claim, source: Source) -> Verdict:
             and (not origin or not original.value[1] or origin == original.value[1])
         ):
             return STATED.citing((number,))
-    length = float(count or 0) * {"day": 1.0, "week": 7.0, "month": 30.4375}[str(unit)]
+    length = float(count or 0) * {"hour": 1 / 24, "day": 1.0, "week": 7.0, "month": 30.4375}[str(unit)]
     counting = [n for n, a in source.atoms_of("duration") if abs(a.amount - length) < 0.01]
     return Verdict("derived", "days counted").citing(counting) if counting else ABSENT
 
@@ -65,6 +65,10 @@ def check_duration(claim: Claim, source: Source) -> Verdict:
     def equal(days: float) -> bool:
         return abs(days - claimed) <= 0.005 * max(claimed, days)
 
+    def roughly(other: Atom) -> bool:
+        """Six weeks for a month and a half."""
+        return letter(other.text) != letter(claim.atom.text) and abs(other.amount - claimed) <= 0.09 * claimed
+
     found = [(n, a) for n, a in source.atoms_of("duration") if equal(a.amount)]
     if found:
 
@@ -76,6 +80,8 @@ def check_duration(claim: Claim, source: Source) -> Verdict:
         units = {letter(a.text) for _, a in found}
         verdict = STATED if letter(claim.atom.text) in units else Verdict("derived", "unit conversion")
         return verdict.citing(n for n, _ in found)
+    if rough := [n for n, a in source.atoms_of("duration") if claimed >= 7 and roughly(a)]:
+        return Verdict("derived", "unit conversion").citing(rough)
     if ages := [n for n, a in source.atoms_of("age") if equal(in_days(a))]:
         return Verdict("derived", "age").citing(ages)
     if days := [n for n, a in source.atoms_of("date") if isinstance(a.value[0], str) and equal(counted(a))]:
@@ -85,7 +91,7 @@ def check_duration(claim: Claim, source: Source) -> Verdict:
 
 def counted(day: Atom) -> float:
     """The days until a counted day, week or month: "the 34th week"."""
-    return float(day.value[2] or 0) * {"day": 1.0, "week": 7.0, "month": 30.4375}[str(day.value[0])]
+    return float(day.value[2] or 0) * {"hour": 1 / 24, "day": 1.0, "week": 7.0, "month": 30.4375}[str(day.value[0])]
 
 
 def letter(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from difflib import Match, SequenceMatcher
 from typing import NamedTuple
 
-from data_prep.clinical_text.statuses.scopes import count_of, statuses_at
+from data_prep.clinical_text.statuses.scopes import count_of, is_denied_before, statuses_at
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.read import read
 from data_prep.faithfulness.checks.agreement import agree
@@ -24,6 +24,7 @@ ALIKE, MORE = 0.34, 1.25
 COPIED = 0.7
 # Least share of its content words, before the order of all words is compared.
 PERHAPS_COPIED = 0.5
+LOOSEST = 1.6  # times the words of the copy that its original may take
 LONGEST_EDIT = 6  # words of a doubt with what belongs to it: "which could possibly represent a"
 MEASURED = ("number", "quantity", "dose")
 PREFIXES = frozenset(("un", "in", "im", "ir", "il", "non", "non-", "a", "an", "dis", "anti", "mal", "ab"))
@@ -134,6 +135,10 @@ def by_copy(sentence: str, words: tuple[Word, ...], number: int, source: Stateme
     blocks = matcher.get_matching_blocks()
     if sum(block.size for block in blocks) < COPIED * len(words):
         return
+    # A few words of a long sentence, far from one another, are no copy of it.
+    first, last = blocks[0], blocks[-2] if len(blocks) > 1 else blocks[0]
+    if last.a + last.size - first.a > LOOSEST * len(words) + 3:
+        return
     yield from changed_values(sentence, original, number, matcher)
     yield from changed_denials(sentence, original, number, blocks)
     yield from changed_numbers(sentence, original, number, matcher)
@@ -226,10 +231,11 @@ def changed_certainty(sentence: str, original: str, number: int, matcher: Sequen
             )
 
 
-def opposites(theirs: tuple[Word, ...], mine: tuple[Word, ...], number: int) -> Iterator[Compared]:
+def opposites(sentence: str, original: str, places: tuple[int, ...], number: int) -> Iterator[Compared]:
     """Words that were replaced by their opposites, which differ in a prefix: "favorable" and "unfavorable"."""
-    for word in mine:
-        for other in theirs:
+    a_start, a_end, b_start, b_end = places
+    for word in words_of(sentence)[b_start:b_end]:
+        for other in words_of(original)[a_start:a_end]:
             longer, shorter = sorted((word.text, other.text), key=len, reverse=True)
             prefixed = (
                 len(shorter) > 3
@@ -238,6 +244,11 @@ def opposites(theirs: tuple[Word, ...], mine: tuple[Word, ...], number: int) -> 
                 and longer[: -len(shorter)] in PREFIXES
             )
             # "hypertension" and "hypotension"
+            denied = is_denied_before(original, other.start, other.end) or is_denied_before(
+                sentence, word.start, word.end
+            )
+            if denied:
+                continue  # "unchanged" for "not changed"
             if prefixed or (longer[:5] == "hyper" and shorter[:4] == "hypo" and longer[5:] == shorter[4:]):
                 yield Compared("opposite", word.text, word.start, word.end, f"the source says “{other.text}”", number)
 
@@ -247,7 +258,7 @@ def changed_values(sentence: str, original: str, number: int, matcher: SequenceM
     for tag, a_start, a_end, b_start, b_end in matcher.get_opcodes():
         if tag != "replace":
             continue
-        yield from opposites(words_of(original)[a_start:a_end], words_of(sentence)[b_start:b_end], number)
+        yield from opposites(sentence, original, (a_start, a_end, b_start, b_end), number)
         for value in mine:
             if value.last <= b_start or value.first >= b_end:
                 continue

@@ -16,6 +16,8 @@ ENDINGS = re.compile(
     r"|ility|ional|ness|ingly|ings?|edly|ants?|ents?|ives?|ical|ions?|ally|ably|ible|able|eous|ious|ious|ous|ies|ied"
     r"|ity|ism|ist|ial|ary|ory|ure|ers?|ing|ed|es|al|ic|ly|y|e|a|s)$"
 )
+# "fixed" and "fixation"
+SHORT_ROOTS = frozenset(("ation", "ed", "ing"))
 NUMBERS = {word: str(number) for number, word in enumerate(ONE_TO_NINETEEN, start=1)} | {
     word: str(number) for word, number in ORDINALS.items()
 }
@@ -23,9 +25,9 @@ ORDINAL = re.compile(r"^(\d+)(?:st|nd|rd|th)$")
 
 
 def strip(word: str) -> str:
-    while len(word) > 5 and (match := ENDINGS.search(word)) and match.start() >= 4:
-        word = word[: match.start()]
-        break
+    match = ENDINGS.search(word) if len(word) > 4 else None
+    if match and match.start() >= (3 if match[0] in SHORT_ROOTS else 4):
+        return word[: match.start()]
     return word
 
 

@@ -71,7 +71,8 @@ def facts_of(text: str) -> tuple[str, str, bool, tuple[str, ...]]:
     low = text.lower().rstrip(".")
     content = (low not in EMPTY or low in NUMBERS) and low[0].isalnum()
     own = root(low)
-    return low, own, content, (own, *long_roots(text)) if content else (own,)
+    parts = tuple(root(part) for part in low.split("-") if len(part) > 3) if "-" in low else ()
+    return low, own, content, (own, *parts, *long_roots(text)) if content else (own,)
 
 
 @lru_cache(maxsize=16384)
