@@ -26,8 +26,10 @@ from data_prep.clinical_text.statuses.people import SENTENCE_PART, of_relatives
 
 # What ends a scope: punctuation, a contrast, a new predicate or a new subject.
 CLAUSE_END = re.compile(
-    r"[;:]|\.(?=\s|$)|\b(?:but|after|before|during|following|however|although|though|whereas|while|except|apart from|other than|which|that|who"
-    r"|because|due to|as well as a|and (?:remain\w*|continu\w*|became|improv\w*|discharged|treated)|(?:\d+|two|three|four|five|six|\w+teen) (?:hours?|days?|weeks?|months?|years?)|and (?:the|he|she|was|were|had|has|his|her|showed|then|a|an|is|underwent|received)"
+    r"[;:]|\.(?=\s|$)|\b(?:but|after|before|during|following|however|although|though|whereas|while|except|apart from"
+    r"|other than|which|that|who|because|due to|as well as a|and (?:remain\w*|continu\w*|became|improv\w*|discharged"
+    r"|treated)|(?:\d+|two|three|four|five|six|\w+teen) (?:hours?|days?|weeks?|months?|years?)"
+    r"|and (?:the|he|she|was|were|had|has|his|her|showed|then|a|an|is|underwent|received)"
     r"|was|were|is|are|had|has|showed|shows|revealed|demonstrated|disclosed|present(?:ed|s|ing)"
     r"|complain(?:ed|s|ing) of|admitted|referred|came|developed|underwent|consulted|hospitali[sz]ed|visited|attended"
     r"|sought|received|confirmed|grew|then|until|followed by|therefore|so)\b"
@@ -49,7 +51,8 @@ AFFIRMING = re.compile(
 # ", and lymph nodes were identified": a subject of its own
 NEW_CLAUSE = re.compile(r", and (?=[^,.;]{3,60}\b(?:was|were|is|are|had|has|showed|revealed)\b)", re.IGNORECASE)
 SUBORDINATE = re.compile(
-    r"\W*(?:when|after|while|as|because|although|though|if|since|once|before|despite|following|due to|on|at|in|during)\b"
+    r"\W*(?:when|after|while|as|because|although|though|if|since|once|before|despite|following|due to|on"
+    r"|at|in|during)\b"
     r"[^,;.]{3,80}, ",
     re.IGNORECASE,
 )
@@ -124,7 +127,9 @@ def statuses_at(sentence: str, start: int, end: int) -> frozenset[str]:
 NOT_DONE_BEFORE = re.compile(
     r"(?:\bno|\bnil|without|refus\w+(?: of)?|declin\w+|cancel\w+|rejected|never (?:had|received|underwent|took)"
     r"|to avoid"
-    r"|not (?:been )?(?:offered|afford\w*(?: for)?|undergo|undergone|receive|received|given|have|get|take|taken|want|need|require)\b.{0,25}"
+    r"|not (?:been )?(?:offered|afford\w*(?: for)?|undergo|undergone"
+    r"|receive|received|given|have|get|take|taken|want|need|require)\b"
+    r".{0,25}"
     r"|denie[sd]|contraindicat\w+ to|abstain\w+ from|nor|neither|lack of|absence of)\s*$",
     re.IGNORECASE,
 )

@@ -43,7 +43,10 @@ AGES = tuple(
         r"(?<![\w./-])(?P<count>\d{1,3})(?:(?P<unit>y|yr|yo|y/o) ?)?(?:[MF]|male|female)(?![\w/°])",
     )
 )
-STAY = r"(?P<label>hospital|post-?operative|post-?op|admission|hospitali[sz]ation|treatment|postpartum|illness|gestational|gestation|pregnancy|life)"
+STAY = (
+    r"(?P<label>hospital|post-?operative|post-?op|admission|hospitali[sz]ation|treatment|postpartum|illness"
+    r"|gestational|gestation|pregnancy|life)"
+)
 DAYS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -71,7 +74,8 @@ SPAN_BEFORE = re.compile(
     re.IGNORECASE,
 )
 SPAN_AFTER = re.compile(
-    r"^(?:['’]s?)?[- ](?:later|ago|earlier|before|after|prior|history|duration|course|follow|following|post|long|of|h/o|hx)\b",
+    r"^(?:['’]s?)?[- ](?:later|ago|earlier|before|after|prior|history|duration|course|follow|following|post"
+    r"|long|of|h/o|hx)\b",
     re.IGNORECASE,
 )
 RATE_BEFORE = re.compile(r"(?:/|\bper|\bevery|\beach)\s?$", re.IGNORECASE)

@@ -58,7 +58,7 @@ LETTERED = re.compile(rf"\b({SCALES})\s(?:class\s|grade\s|stage\s|type\s|score\s
 SEVERAL = re.compile(r"(?<!\w)[cpyr]{0,2}(?:[A-Z]\d{1,2}[a-d]?|[NM][xX]){2,}(?!\w)")
 ONE_OF_SEVERAL = re.compile(r"[A-Z](?:\d{1,2}[a-d]?|[xX])")
 GRADED = re.compile(
-    rf"\b[cpy]{{0,2}}({SCALES}|gravida|para)\s(?:of\s|class\s|grade\s|stage\s|type\s|score\s)?"
+    rf"\b[cpy]{{0,2}}({SCALES}|gravida|para)[\s-](?:of\s|class\s|grade\s|stage\s|type\s|score\s)?"
     r"((?:\d{1,2}|I{1,3}|IV|VI{0,3}|IX)(?![\w,.]*\d)(?![A-Za-z]{2})(?!\s?[+]))([a-cA-C])?\b(?!\s?(?:mg|g|ml|mL|µg|mcg|kg|%|mm|cm|IU)\b)",
     re.IGNORECASE,
 )
@@ -69,7 +69,8 @@ PERIOD = r"(?:day|week|month|year|hour|night|d|wk)"
 FREQUENCY = re.compile(
     rf"\b(?:(?P<latin>b\.i\.d\.|t\.i\.d\.|q\.i\.d\.|q\.d\.|q\.h\.s\.|bid|tid|qid|qd|qhs|qod)(?!\w)"
     rf"|q\.?\s?(?P<hours>\d{{1,2}})(?:\s?[-–]\s?\d{{1,2}})?\s?h(?:rs?|ours?)?\b"
-    rf"|/\s?(?P<slash>\d{{1,2}})\s?(?:h|hrs?|hours?)\b|(?P<times>\d{{1,2}})\s?x\s?(?:/|per |a )?\s?(?P<of>day|d|daily|week|month)\b"
+    rf"|/\s?(?P<slash>\d{{1,2}})\s?(?:h|hrs?|hours?)\b"
+    rf"|(?P<times>\d{{1,2}})\s?x\s?(?:/|per |a )?\s?(?P<of>day|d|daily|week|month)\b"
     rf"|(?P<count>{COUNT})(?:[- ]times?|\sdoses|\sinjections|\scycles)?(?:\s(?:a|an|per|each|every)\s|[\s/-])"
     rf"(?P<period>{PERIOD}|daily|weekly|monthly)\b"
     rf"|every\s(?:(?P<every>\d{{1,2}}|other|second|third|{'|'.join(TWO_TO_NINETEEN[:10])})[\s-])?(?P<unit>{PERIOD})s?\b"
@@ -329,7 +330,8 @@ def as_atoms(sentence: str, group: list[tuple[re.Match[str], str]], terms: list[
         last = number.end() + (len(unit) if sentence.startswith(unit, number.end()) else 0)
         text = sentence[number.start() : last]
         yield Atom(kind, text, number.start(), last, (value, dimension, factor, decimals, int(estimate)), thing)
-        if times := PRODUCT.search(sentence, max(0, number.start() - 6), number.start()):  # "4 x 500 mg"
+        times = PRODUCT.search(sentence, max(0, number.start() - 6), number.start())
+        if times and dimension in ("mass", "activity"):  # "4 x 500 mg"
             total = significant(value * int(times[1]))
             yield Atom(kind, text, number.start(), last, (total, dimension, factor, decimals, 0), thing)
         if tablets := TABLETS.search(sentence, max(0, number.start() - 30), number.start()):

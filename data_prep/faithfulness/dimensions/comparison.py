@@ -142,6 +142,7 @@ def by_copy(sentence: str, words: tuple[Word, ...], number: int, source: Stateme
     yield from changed_values(sentence, original, number, matcher)
     yield from changed_denials(sentence, original, number, blocks)
     yield from changed_numbers(sentence, original, number, matcher)
+    yield from changed_grades(sentence, original, number, matcher)
     yield from changed_certainty(sentence, original, number, matcher)
     for block in blocks:
         for step in range(block.size):
@@ -187,6 +188,29 @@ def changed_numbers(sentence: str, original: str, number: int, matcher: Sequence
             if alike and not any(same_amount(other, atom) or is_rounded(atom, other) for other in alike):
                 reason = f"the source says “{alike[0].text}” of it"
                 yield Compared("value", atom.text, atom.start, atom.end, reason, number)
+
+
+def changed_grades(sentence: str, original: str, number: int, matcher: SequenceMatcher) -> Iterator[Compared]:
+    """Grades and stages in the place of others of the same scale."""
+    mine, theirs = words_of(sentence), words_of(original)
+    for tag, a_start, a_end, b_start, b_end in matcher.get_opcodes():
+        if tag != "replace":
+            continue
+        claimed = grades_in(sentence, mine[b_start].start, mine[b_end - 1].end)
+        said = grades_in(original, theirs[a_start].start, theirs[a_end - 1].end)
+        for atom in claimed:
+            alike = [other for other in said if other.value[0] == atom.value[0]]
+            if alike and all(other.value[:2] != atom.value[:2] for other in alike):
+                reason = f"the source says “{alike[0].text}” of it"
+                yield Compared("value", atom.text, atom.start, atom.end, reason, number)
+
+
+def grades_in(sentence: str, start: int, end: int) -> list[Atom]:
+    return [
+        atom
+        for atom in read(sentence).atoms
+        if atom.kind == "code" and len(atom.value) == 3 and atom.start < end and start < atom.end
+    ]
 
 
 def same_amount(one: Atom, other: Atom) -> bool:
