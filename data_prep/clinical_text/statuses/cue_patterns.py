@@ -67,5 +67,5 @@ def status_of(cue: re.Match[str]) -> str:
 
 
 TABLES = read_tables(Path(__file__).with_name("cues.txt").read_text(encoding="utf-8"))
-FORWARD = re.compile(rf"(?<![\w-])(?:{pattern_of(TABLES['before'])})(?:(?<=\s)|(?![\w-]))", re.IGNORECASE)
+FORWARD = re.compile(rf"(?<![\w-])(?:{pattern_of(TABLES['before'])})(?:(?<=[\s?])|(?![\w-]))", re.IGNORECASE)
 BACKWARD = re.compile(rf"(?:(?<![\w])|(?=[\s(\[:=?-]))(?:{pattern_of(TABLES['after'])})(?!\w)", re.IGNORECASE)

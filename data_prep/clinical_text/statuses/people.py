@@ -39,7 +39,7 @@ OF_THREE = re.compile(
 ADJECTIVES = frozenset(("maternal", "paternal"))
 BEFORE_PERSON = re.compile(
     r"\b(?:in|affect(?:ed|ing)|kill(?:ed|ing))(?: (?:an?|the|his|her|their|one|two|three|both|several))?(?: \w+)? $"
-    r"|[(\[]$|\bof (?:his|her|the|their) $",
+    r"|[(\[]$|\b(?:positive|negative|infected|affected) $|\bof (?:his|her|the|their) $",
     re.IGNORECASE,
 )
 # What relatives do as witnesses says nothing of their own health.

@@ -158,6 +158,8 @@ def find_named(sentence: str) -> Iterator[tuple[list[Token], str]]:
             # "no pain of the head": the words after "of" give the site.
             if forward and words and token.stem == "of":
                 break
+            if forward and not words and token.stem == "by":  # "refused by the parents"
+                break
             if token.stem not in FILLERS and token.stem not in PHRASE_END:
                 words.append(token)
             elif not forward and words:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from data_prep.faithfulness.checks.anchors import of_another
-from data_prep.faithfulness.checks.context import Claim, Verdict
+from data_prep.faithfulness.checks.context import CONTRADICTED, Claim, Verdict, same_thing
 from data_prep.faithfulness.checks.names import NAMED, check_abbreviation, check_finding, check_name, check_side
 from data_prep.faithfulness.checks.numbers import MEASURED, check_code, check_frequency, check_measured
 from data_prep.faithfulness.checks.source import FINDINGS, Source
@@ -23,7 +23,16 @@ CHECKS: dict[str, Callable[[Claim, Source], Verdict]] = {
 }
 
 
+def defined_otherwise(claim: Claim, source: Source) -> bool:
+    """Return True for an abbreviation that text and source both define, and not as the same words."""
+    short = str(claim.atom.value[0])
+    mine, theirs = claim.pairs.get(short), source.pairs.get(short)
+    return bool(mine and theirs) and not same_thing(("", *(mine or ())), ("", *(theirs or ())))
+
+
 def judge(claim: Claim, source: Source) -> Verdict:
+    if defined_otherwise(claim, source):
+        return CONTRADICTED
     verdict = CHECKS[claim.atom.kind](claim, source)
     if (
         verdict.status != "unsupported"

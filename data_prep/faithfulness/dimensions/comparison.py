@@ -277,6 +277,11 @@ def opposites(sentence: str, original: str, places: tuple[int, ...], number: int
                 yield Compared("opposite", word.text, word.start, word.end, f"the source says “{other.text}”", number)
 
 
+def is_matched(value: Value, matcher: SequenceMatcher) -> bool:
+    """Return True if the copy has the value in its place."""
+    return any(block.a <= value.first < block.a + block.size for block in matcher.get_matching_blocks())
+
+
 def changed_values(sentence: str, original: str, number: int, matcher: SequenceMatcher) -> Iterator[Compared]:
     mine, theirs = values_of(sentence), values_of(original)
     for tag, a_start, a_end, b_start, b_end in matcher.get_opcodes():
@@ -287,5 +292,8 @@ def changed_values(sentence: str, original: str, number: int, matcher: SequenceM
             if value.last <= b_start or value.first >= b_end:
                 continue
             replaced = [v for v in theirs if v.dimension == value.dimension and v.last > a_start and v.first < a_end]
-            if replaced and all((v.value, v.negated) != (value.value, value.negated) for v in replaced):
+            moved = any(
+                v.value == value.value and v.dimension == value.dimension and not is_matched(v, matcher) for v in theirs
+            )
+            if replaced and not moved and all((v.value, v.negated) != (value.value, value.negated) for v in replaced):
                 yield Compared(*named(value), said_of_it(original, replaced[0]), number)
