@@ -50,6 +50,7 @@ AFFIRMING = re.compile(
 )
 # ", and lymph nodes were identified": a subject of its own
 NEW_CLAUSE = re.compile(r", and (?=[^,.;]{3,60}\b(?:was|were|is|are|had|has|showed|revealed)\b)", re.IGNORECASE)
+AND_ANOTHER = re.compile(r"and (?:an?|the|his|her)", re.IGNORECASE)
 SUBORDINATE = re.compile(
     r"\W*(?:when|after|while|as|because|although|though|if|since|once|before|despite|following|due to|on"
     r"|at|in|during)\b"
@@ -92,8 +93,9 @@ def subject_start(sentence: str, end: int) -> int:
     """The start of the subject of a predicate that begins at `end`: "fever, chills and cough" were denied."""
     start = max(0, end - BACK)
     last = None
-    for last in CLAUSE_END.finditer(sentence, start, end):  # noqa: B007  the last one is used
-        pass
+    for match in CLAUSE_END.finditer(sentence, start, end):
+        # "embolism and a tumor were excluded": both
+        last = last if AND_ANOTHER.fullmatch(match[0]) else match
     # "When papules appeared, malaria was ruled out": the subject is that of the main clause.
     if (opening := SUBORDINATE.match(sentence)) and opening.end() < end:
         start = max(start, opening.end())

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from data_prep.clinical_text.statuses.cue_patterns import ABSENT as ABSENT_STATUS
+from data_prep.clinical_text.statuses.cue_patterns import PLANNED
 from data_prep.clinical_text.synonyms import CLASSES, LONG_FORMS, implying, other_names
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.read import Reading
@@ -24,6 +25,7 @@ from data_prep.faithfulness.checks.source import FINDINGS, Source
 from data_prep.faithfulness.dimensions.roots import root
 
 FEW = 2  # sentences
+LEAST_WORDS = 5
 NAMED = ("drug", "test", "procedure")
 
 
@@ -107,8 +109,10 @@ def supporting(claim: Claim, source: Source, words: tuple[str, ...]) -> tuple[li
     """The sentences that name the thing under statuses that agree with the claim's, and those that do not."""
     support: list[int] = []
     against: list[int] = []
+    # A drug that was advised is one that was taken, unless another word says that it was not.
+    ignored = {PLANNED} if claim.atom.kind == "drug" else set()
     for number, said in source.mentions(words).items():
-        agreeing = any(agree(claim.atom.statuses, statuses) for statuses in said)
+        agreeing = any(agree(claim.atom.statuses, statuses - ignored) for statuses in said)
         (support if agreeing else against).append(number)
     return support, against
 
@@ -116,6 +120,8 @@ def supporting(claim: Claim, source: Source, words: tuple[str, ...]) -> tuple[li
 def another_drug(claim: Claim, source: Source, support: list[int]) -> bool:
     """Return True if the retold sentence names a drug that the text's sentence does not, instead of this one."""
     named = {a.value for a in claim.reading.atoms if a.kind == "drug"}
+    if sum(source.weight(word) > 0 for word in claim.reading.near(claim.atom)) < LEAST_WORDS:
+        return False  # a few words may all be those of another sentence
     return retells_otherwise(
         claim, source, support, lambda other: other.kind == "drug" and other.value not in named, COPIED
     )

@@ -16,7 +16,10 @@ from data_prep.faithfulness.dimensions.tables import DIMENSIONS
 
 TOKEN = re.compile(r"[A-Za-zÀ-ÿα-ωµ]+(?:[-'’.][A-Za-z]+)*|\d+(?:[.,/]\d+)*|[↑↓;:,()]|\+ve|-ve|[+−-](?=[\s).,;]|$)")
 DENYING = frozenset(("no", "not", "without", "never"))
+NAMED_BY_SIZE = frozenset(("bowel", "intestin", "cell", "vessel", "fiber", "airway", "toe", "vein", "volum"))
 WIDTH = 7  # words to either side of a value that may say what it is about
+LISTING = frozenset(("including", "namely", ":", "("))
+MOST_LISTED = 24  # words
 HEADS = 3  # content words after an adjective that it may qualify
 STOP = frozenset(("and", "or", "but", "with", "which", "that", "who", "while", "because", "due", "after", "before"))
 LINKING = frozenset(("was", "were", "is", "are", "be", "been", "became", "remained", "felt", "appeared", "looked"))
@@ -89,9 +92,13 @@ def values_of(sentence: str) -> tuple[Value, ...]:
     found = []
     taken: dict[str, int] = {}
     for index, word in enumerate(words):
-        for parts, dimension, value in PHRASES.get(word.text, ()):
+        phrases = PHRASES.get(word.text) or PHRASES.get(first_part(word.text)) or []
+        if index + 1 < len(words) and words[index + 1].root in NAMED_BY_SIZE:
+            phrases = []  # "small bowel"
+        for parts, dimension, value in phrases:
             last = index + len(parts)
-            if taken.get(dimension, 0) > index or tuple(w.text for w in words[index:last]) != parts:
+            same = tuple(w.text for w in words[index:last]) == parts or parts == (first_part(word.text),)
+            if taken.get(dimension, 0) > index or not same:
                 continue
             taken[dimension] = last
             start, end = word.start, words[last - 1].end
@@ -103,6 +110,12 @@ def values_of(sentence: str) -> tuple[Value, ...]:
                 Value(dimension, value, negated, start, end, index, last, about(words, index, last, dimension))
             )
     return tuple(found)
+
+
+def first_part(word: str) -> str:
+    """ "moderate" of "moderate-sized"; "" for a word without such an ending."""
+    first, _, rest = word.partition("-")
+    return first if rest in ("sized", "size", "appearing", "looking", "sided") else ""
 
 
 def other(dimension: str, value: str) -> str:
@@ -128,6 +141,15 @@ def about(words: tuple[Word, ...], first: int, last: int, dimension: str) -> dic
     return near
 
 
+def listed_behind(words: tuple[Word, ...], last: int) -> list[Word]:
+    """The things of a list behind a value: "all were normal, including amylase and lipase"."""
+    opening = next((k for k in range(last, min(last + 3, len(words))) if words[k].text in LISTING), None)
+    if opening is None:
+        return []
+    ending = next((k for k in range(opening + 1, len(words)) if words[k].text in ";)"), len(words))
+    return [word for word in words[opening + 1 : ending][:MOST_LISTED] if word.content and word.text not in PHRASES]
+
+
 def qualified(words: tuple[Word, ...], first: int, last: int) -> dict[str, float]:
     """The words that an adjective qualifies: those behind it, or the subject if it ends its clause."""
     heads: dict[str, float] = {}
@@ -138,6 +160,8 @@ def qualified(words: tuple[Word, ...], first: int, last: int) -> dict[str, float
             heads |= dict.fromkeys(word.roots, 1 / len(word.roots))
     if heads and not (first and words[first - 1].text in LINKING):
         return heads
+    for word in listed_behind(words, last):
+        heads |= dict.fromkeys(word.roots, 1 / len(word.roots))
     for word in reversed(words[max(0, first - WIDTH) : first]):
         if word.text in ";," or (word.text in STOP and word.text not in ("and", "or")) or len(heads) == 2 * HEADS:
             break

@@ -224,7 +224,8 @@ def test_what_is_absent_uncertain_or_of_another_is_not_the_patients(says_so: str
 @pytest.mark.parametrize(
     "says_so",
     [
-        "{F} was proven.", "{F}: present.", "Not only {f} but also fever was found.", "There was no improvement of the {f}.",
+        "{F} was proven.", "{F}: present.", "Not only {f} but also fever was found.",
+        "There was no improvement of the {f}.",
         "The {f} did not respond.", "No doubt he had {f}.", "His mother noticed {f}.", "He had {f}, cough was absent.",
         "{F} without change.", "Treatment did not relieve the {f}.",
     ],
