@@ -53,7 +53,7 @@ KIND_NAMES = {"drug": "drug", "test": "test", "procedure": "procedure", "anatomy
 FILLERS = word_set("""
 any evidence sign symptom history other significant obvious further known apparent clear associated definite prior
 previous past recent a an the her his of having being specific particular h o hx reported preceding patient case
-diagnosis possibility presence development abnormality new their its it he she they this these them family member
+diagnosis possibility presence development new their its it he she they this these them family member
 well also only s t have been be done another further more additional longer such performed made given undergo
 receive take out of
 """)
@@ -132,7 +132,8 @@ def denials(sentence: str) -> Iterator[Atom]:
     for words, status in named_in_scopes(sentence):
         if status == ABSENT:
             start, end = words[0].start, words[-1].end
-            if RESULT.match(sentence, end):  # "Mantoux test neg": a result, and no absence
+            # "Mantoux test neg" is a result, and "no abnormality" one of the values of a dimension.
+            if RESULT.match(sentence, end) or words[-1].stem == "abnormality":
                 continue
             yield Atom(
                 "negated finding", sentence[start:end], start, end, tuple(word.stem for word in words), PHRASE,
