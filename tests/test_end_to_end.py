@@ -90,7 +90,8 @@ def test_transformers_sees_the_prompt_that_was_trained_on(made: Path):
             prompts.add(tuple(row.tokens[segment][~row.loss_mask[segment]].tolist()))
             start += length
     tokenizer = transformers.AutoTokenizer.from_pretrained(made / "hf")
-    examples = load_dataset(str(made / "instructions"), split="train")
+    # A cache of its own: the usual one remembers a folder of the same name from an earlier session.
+    examples = load_dataset(str(made / "instructions"), split="train", cache_dir=str(made / "cache"))
     assert len(examples) == 12
     for example in examples:
         messages = [{"role": "system", "content": example["note"]}, {"role": "user", "content": example["question"]}]

@@ -127,12 +127,11 @@ def statuses_at(sentence: str, start: int, end: int) -> frozenset[str]:
 
 # Cues before what was not done, and predicates after it. "Neither ECG nor echo was abnormal" denies neither test.
 NOT_DONE_BEFORE = re.compile(
-    r"(?:\bno|\bnil|without|refus\w+(?: of)?|declin\w+|cancel\w+|rejected|never (?:had|received|underwent|took)"
-    r"|to avoid"
-    r"|not (?:been )?(?:offered|afford\w*(?: for)?|undergo|undergone"
-    r"|receive|received|given|have|get|take|taken|want|need|require)\b"
-    r".{0,25}"
-    r"|denie[sd]|contraindicat\w+ to|abstain\w+ from|nor|neither|lack of|absence of)\s*$",
+    r"(?:\bno|\bnil|\bwithout|\brefus\w+(?: of)?|\bdeclin\w+|\bcancel\w+|\brejected"
+    r"|\bnever (?:had|received|underwent|took)|\bto avoid"
+    r"|\bnot (?:been |want(?:ed)? to )?(?:offered|afford\w*(?: for)?|undergo|undergone|receive|received|given|have|get"
+    r"|take|taken|want|need|require|pursue)|\bdenie[sd]|contraindicat\w+ to|\babstain\w+ from|\bnor|\bneither"
+    r"|\black of|\babsence of)(?:\s+[\w-]+){0,3}\s*$",
     re.IGNORECASE,
 )
 NOT_DONE_AFTER = re.compile(
@@ -161,15 +160,15 @@ def own_statuses(sentence: str, start: int, end: int) -> frozenset[str]:
             continue
         if scope.cue == scope.start and BETWEEN.search(sentence, scope.cue, start):
             continue
-        if scope.status == ABSENT and not is_not_done(sentence, scope, end):
+        if scope.status == ABSENT and not is_not_done(sentence, scope, start, end):
             continue
         found.add(scope.status)
     return frozenset(found)
 
 
-def is_not_done(sentence: str, scope: Scope, end: int) -> bool:
+def is_not_done(sentence: str, scope: Scope, start: int, end: int) -> bool:
     if scope.cue == scope.start:
-        direct = NOT_DONE_BEFORE.search(sentence, max(0, scope.cue - 40), scope.cue)
+        direct = NOT_DONE_BEFORE.search(sentence[max(0, scope.cue - 40) : start])
         verb = re.search(r"(?:neither|nor)\s*$", sentence[: scope.cue], re.I) and not re.search(
             r"\b(?:performed|done|given|used|taken)\b", sentence[end:], re.I
         )

@@ -78,7 +78,7 @@ SPAN_AFTER = re.compile(
     r"|long|of|h/o|hx)\b",
     re.IGNORECASE,
 )
-RATE_BEFORE = re.compile(r"(?:/|\bper|\bevery|\beach)\s?$", re.IGNORECASE)
+RATE_BEFORE = re.compile(r"(?:/|\bper|\bevery|\beach|\bq\.?)\s?$", re.IGNORECASE)
 
 
 # Every age, day and duration contains one of these words. Looking for them first is much faster than the patterns.
@@ -102,6 +102,9 @@ def find_times(sentence: str, taken: Taken) -> list[Atom]:
     return found
 
 
+SECOND_AGE = re.compile(r" and (\d{1,3})(?=,? respectively\b|[,.;]| years?\b)")
+
+
 def ages(sentence: str, taken: Taken) -> Iterator[Atom]:
     for pattern in AGES:
         for match in pattern.finditer(sentence):
@@ -114,6 +117,9 @@ def ages(sentence: str, taken: Taken) -> Iterator[Atom]:
             name = {"wk": "week"}.get(name, name)
             half = 0.5 if "half" in match.re.groupindex and match["half"] else 0
             yield Atom("age", match[0], match.start(), match.end(), (count_of(match["count"]) + half, name))
+            if second := SECOND_AGE.match(sentence, match.end()):  # "at age 42 and 36"
+                taken.take(*second.span())
+                yield Atom("age", second[1], second.start(1), second.end(), (float(second[1]), name))
 
 
 def dates(sentence: str, taken: Taken) -> Iterator[Atom]:

@@ -104,7 +104,8 @@ LINK = re.compile(
     r"^(?:\s|[:=,(<>≥≤~≈±+]|\b(?:was|were|is|are|of|at|to|being|measured|level|levels|count|counts|value|values|only|"
     r"about|"
     r"approximately|reached|increased|decreased|elevated|raised|high|low|normal|up|down|from|concentration|dose|rate|"
-    r"titer|titre|the|a|an|total|as|and|had|rose|fell|dropped|with|mild|mildly|slightly|markedly|po|iv|im|"
+    r"titer|titre|valued|estimated|measured|calculated|mesylate|hydrochloride|sodium|succinate|tartrate|sulfate|acetate|"
+    r"phosphate|maleate|citrate|besylate|fumarate|bromide|tablets?|capsules?|the|a|an|total|as|and|had|rose|fell|dropped|with|mild|mildly|slightly|markedly|po|iv|im|"
     r"sc|oral|orally|"
     r"intravenous|intravenously|initial|maximum|daily|serum|her|his)\b)*$",
     re.IGNORECASE,
@@ -240,6 +241,8 @@ def rate(match: re.Match[str]) -> float | None:
         return 24 / int(match["hours"]) if int(match["hours"]) else None
     if match["count"]:
         word = match["count"].lower()
+        if word.isdigit() and not match["period"].lower().endswith("ly") and "-" in match[0]:
+            return None  # "a 28-day cycle"
         return (TIMES.get(word) or int(word)) * PERIODS[match["period"].lower()]
     if match["unit"]:
         every = (match["every"] or "1").lower()

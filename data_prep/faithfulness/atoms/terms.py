@@ -42,7 +42,8 @@ underlying without
 DISEASE_WORD = re.compile(r"(?:syndrome|disease|disorder|phenomenon|deficiency)\b")
 COMPOUND = re.compile(r"(?<=[A-Za-z][/-])[A-Za-z]{5,}\b|\b[A-Za-z]{5,}(?=[/-][A-Za-z])")
 NOT_DRUG = re.compile(
-    r".*(?:ing|ed|ly|ally|ous)$|(?:dose|doses|total|daily|about|under|level|levels|value|weight|count|tablet"
+    r".*(?:ing|ed|ly|ally|ous)$|(?:mesylate|hydrochloride|sodium|succinate|tartrate|sulfate|sulphate|acetate|phosphate|maleate"
+    r"|citrate|hydrate|besylate|fumarate|potassium|bromide|chloride|dose|doses|total|daily|about|under|level|levels|value|weight|count|tablet"
     r"|tablets|from|until|oral|after|given|therapy|bolus|injection|infusion|capsules?|starting|maximum|another"
     r"|around|intravenous|subcutaneous|intramuscular|units)$",
     re.IGNORECASE,

@@ -13,7 +13,7 @@ SPELLINGS: dict[str, tuple[tuple[str, float], ...]] = {
         ("mcg|µg|μg|ug|microgram", 1e-6), ("ng|nanogram", 1e-9), ("pg|picogram", 1e-12), ("lb|pound", 453.592),
     ),
     "volume": (
-        ("L|l|liter|litre|ℓ", 1.0), ("dL|dl|deciliter|decilitre", 0.1), 
+        ("L|l|lt|lts|liter|litre|ℓ", 1.0), ("dL|dl|deciliter|decilitre", 0.1), 
         ("mL|ml|cc|milliliter|millilitre|cm3|cm³", 1e-3),
         ("µL|μL|uL|µl|μl|ul|mm3|mm³|mm\\^3|mm(3)|cmm|microliter|microlitre|cu mm|cubic millimeter"
          "|cubic millimetre", 1e-6),

@@ -61,7 +61,7 @@ def looser_support(claim: Claim, source: Source) -> Iterator[tuple[str, list[int
     """(rule, sentences) of what supports a name that the source does not write: another form of it, or a member."""
     own = [str(word) for word in claim.atom.value]
     yield "another form", source.holding_roots([root(word) for word in own])
-    if len(own) > 1 and own[-1] in TESTING:
+    if len(own) > 1 and own[-1] in TESTING | DISEASES:
         yield "less precise", source.holding_roots([root(word) for word in own[:-1]])
     if claim.atom.kind == "test" and len(own) == 1 and len(own[0]) > 5:
         yield "implied by a finding", source.containing(own[0])  # "albumin" in hypoalbuminemia
@@ -149,6 +149,7 @@ def check_finding(claim: Claim, source: Source) -> Verdict:
 
 # Words for a test that a source may leave out or say otherwise: "genetic testing", "confirmed genetically".
 TESTING = frozenset(("testing", "test", "examination", "analysis", "study", "stain", "staining", "assay", "level"))
+DISEASES = frozenset(("disease", "disorder", "phenomenon"))
 PART = re.compile(
     r"\b(?:again|outside|elsewhere|other|another|further|new|more|residual|recurr\w*|beyond|anymore|any longer|since"
     r"|left|remain\w*|later|now|without)\b",

@@ -1,6 +1,7 @@
 """Checks of numbers, quantities, doses, frequencies and codes."""
 
 import re
+from dataclasses import replace
 
 from data_prep.clinical_text.synonyms import LONG_FORMS
 from data_prep.faithfulness.atoms.kinds import Atom
@@ -30,10 +31,26 @@ def close(a: float, b: float) -> bool:
 
 
 def check_measured(claim: Claim, source: Source) -> Verdict:
+    """The check of a number with or without a unit. A number of a pair is not taken for that of another time."""
+    verdict = check_number(claim, source)
+    if verdict.rule != CONTRADICTED.rule:
+        return verdict
+    start, end = claim.atom.start, claim.atom.end
+    pairs = (a for a in claim.reading.atoms if is_pair(a) and a.start <= start and end <= a.end)
+    of_pairs = (check_pair(replace(claim, atom=pair), source) for pair in pairs)
+    return next((found for found in of_pairs if found.status != "unsupported"), verdict)
+
+
+def check_number(claim: Claim, source: Source) -> Verdict:
     claimed = claim.atom
     value, dimension = claimed.amount, claimed.value[1]
     if dimension == "pair":
         return check_pair(claim, source)
+    pair = next(
+        (a for a in claim.reading.atoms if is_pair(a) and a.start <= claimed.start and claimed.end <= a.end), None
+    )
+    if pair and (verdict := check_pair(replace(claim, atom=pair), source)).status != "unsupported":
+        return verdict
     every = [(n, a) for n, a in source.atoms_of(*MEASURED) if a.value[1] == dimension]
     exact = [(n, a) for n, a in every if close(a.amount, value)]
     if exact:
@@ -87,6 +104,10 @@ def in_other_units(claimed: Atom, source: Source) -> list[Found]:
 
 def factor_of(atom: Atom) -> float:
     return 1.0 if atom.value[1] == "temperature" else float(atom.value[2] or 1)
+
+
+def is_pair(atom: Atom) -> bool:
+    return atom.kind == "quantity" and atom.value[1] == "pair"
 
 
 def check_pair(claim: Claim, source: Source) -> Verdict:

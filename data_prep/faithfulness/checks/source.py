@@ -219,7 +219,7 @@ def unqualified(reading: Reading, source: Source) -> Iterator[Atom]:
     """Things that the source names under a status alone, and this sentence without it; not the sentence's own atoms."""
     heading = HEADING.match(reading.text)
     for word, start, end in (*reading.words, *reading.shorts):
-        if word in EMPTY:
+        if word in EMPTY or KIND_OF.get(word) == "anatomy":
             continue
         for words in source.qualified.get(word, ()):
             if not reading.stems.issuperset(words) or (heading and end <= heading.end()):

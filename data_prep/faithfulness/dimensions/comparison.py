@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from difflib import Match, SequenceMatcher
 from typing import NamedTuple
 
+from data_prep.clinical_text.entities import KIND_OF
 from data_prep.clinical_text.statuses.scopes import count_of, is_denied_before, statuses_at
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.read import read
@@ -147,7 +148,12 @@ def by_copy(sentence: str, words: tuple[Word, ...], number: int, source: Stateme
     for block in blocks:
         for step in range(block.size):
             mine, other = words[block.b + step], theirs[block.a + step]
-            if not mine.content or mine.text in PHRASES or mine.text[0].isdigit():
+            if (
+                not mine.content
+                or mine.text in PHRASES
+                or mine.text[0].isdigit()
+                or KIND_OF.get(mine.text) == "anatomy"
+            ):
                 continue
             claimed = statuses_at(sentence, mine.start, mine.end)
             said = statuses_at(original, other.start, other.end)
