@@ -32,6 +32,7 @@ def run_notebook(name: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_notebooks_run_from_top_to_bottom(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])  # as on a CPU outside of tests

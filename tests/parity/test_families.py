@@ -75,7 +75,7 @@ def largest_difference(checkpoint: Path, folder: Path) -> float:
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(name, marks=[] if name in ("llama31", "mistral") else pytest.mark.slow) for name in FAMILIES],
+    [pytest.param(name, marks=[] if name == "llama31" else pytest.mark.slow) for name in FAMILIES],
 )
 def test_the_circle_closes(family: str, small_tokenizer: Path, tmp_path: Path, capsys):
     config = FAMILIES[family]

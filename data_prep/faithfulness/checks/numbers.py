@@ -46,11 +46,6 @@ def check_number(claim: Claim, source: Source) -> Verdict:
     value, dimension = claimed.amount, claimed.value[1]
     if dimension == "pair":
         return check_pair(claim, source)
-    pair = next(
-        (a for a in claim.reading.atoms if is_pair(a) and a.start <= claimed.start and claimed.end <= a.end), None
-    )
-    if pair and (verdict := check_pair(replace(claim, atom=pair), source)).status != "unsupported":
-        return verdict
     every = [(n, a) for n, a in source.atoms_of(*MEASURED) if a.value[1] == dimension]
     exact = [(n, a) for n, a in every if close(a.amount, value)]
     if exact:
