@@ -37,8 +37,6 @@ from tests.helpers.places import shared
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-# CI runs these beside the others: importing, training and exporting a real model takes a minute.
-pytestmark = pytest.mark.slow
 LENGTH = 256
 MESH = MeshConfig(data=2, fsdp=2)
 
