@@ -29,6 +29,7 @@ CLAUSE_END = re.compile(
     r"[;:]|\.(?=\s|$)|\b(?:but|after|before|during|following|however|although|though|whereas|while|except|apart from"
     r"|other than|which|that|who|because|due to|as well as a|and (?:remain\w*|continu\w*|became|improv\w*|discharged"
     r"|treated)|(?:\d+|two|three|four|five|six|\w+teen) (?:hours?|days?|weeks?|months?|years?)"
+    r" (?:after|later|before|ago|following|post)"
     r"|and (?:the|he|she|was|were|had|has|his|her|showed|then|a|an|is|underwent|received)"
     r"|was|were|is|are|had|has|showed|shows|revealed|demonstrated|disclosed|present(?:ed|s|ing)"
     r"|complain(?:ed|s|ing) of|admitted|referred|came|developed|underwent|consulted|hospitali[sz]ed|visited|attended"

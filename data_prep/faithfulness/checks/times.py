@@ -56,6 +56,7 @@ def check_day(claim: Claim, source: Source) -> Verdict:
     return Verdict("derived", "days counted").citing(counting) if counting else ABSENT
 
 
+ROUGH = re.compile(r"\d\.\d|half", re.IGNORECASE)
 UNIT_LETTER = re.compile(r"(?:^|[\d\s.-])([a-z])[a-z]*\W*$", re.IGNORECASE)
 
 
@@ -67,6 +68,8 @@ def check_duration(claim: Claim, source: Source) -> Verdict:
 
     def roughly(other: Atom) -> bool:
         """Six weeks for a month and a half."""
+        if not (ROUGH.search(other.text) or ROUGH.search(claim.atom.text)):
+            return False
         return letter(other.text) != letter(claim.atom.text) and abs(other.amount - claimed) <= 0.09 * claimed
 
     found = [(n, a) for n, a in source.atoms_of("duration") if equal(a.amount)]

@@ -28,6 +28,7 @@ PERHAPS_COPIED = 0.5
 LOOSEST = 1.6  # times the words of the copy that its original may take
 LONGEST_EDIT = 6  # words of a doubt with what belongs to it: "which could possibly represent a"
 MEASURED = ("number", "quantity", "dose")
+COUNTED = (*MEASURED, "duration", "frequency")
 PREFIXES = frozenset(("un", "in", "im", "ir", "il", "non", "non-", "a", "an", "dis", "anti", "mal", "ab"))
 
 
@@ -183,12 +184,12 @@ def changed_numbers(sentence: str, original: str, number: int, matcher: Sequence
     """Numbers in the place of other numbers of the same dimension: "length 17 cm, width 5 cm" exchanged."""
     mine, theirs = words_of(sentence), words_of(original)
     for tag, a_start, a_end, b_start, b_end in matcher.get_opcodes():
-        if tag != "replace" or not any(word.text[0].isdigit() for word in mine[b_start:b_end]):
+        if tag != "replace" or not any(word.root[0].isdigit() for word in mine[b_start:b_end]):
             continue
         claimed = measured(sentence, mine[b_start].start, mine[b_end - 1].end)
         said = measured(original, theirs[a_start].start, theirs[a_end - 1].end)
         for atom in claimed:
-            alike = [other for other in said if other.value[1] == atom.value[1]]
+            alike = [other for other in said if measure_of(other) == measure_of(atom)]
             if atom.thing and any(a.thing == atom.thing and same_amount(a, atom) for a in read(original).atoms):
                 continue  # a list in another order
             if alike and not any(same_amount(other, atom) or is_rounded(atom, other) for other in alike):
@@ -220,12 +221,19 @@ def grades_in(sentence: str, start: int, end: int) -> list[Atom]:
 
 
 def same_amount(one: Atom, other: Atom) -> bool:
-    if one.kind not in MEASURED or other.kind not in MEASURED or one.value[1] != other.value[1]:
+    if measure_of(one) != measure_of(other) or one.kind not in COUNTED:
         return False
     return abs(one.amount - other.amount) <= 1e-3 * abs(one.amount)
 
 
+def measure_of(atom: Atom) -> str:
+    """The dimension of a quantity; a duration, a frequency and an age are their own."""
+    return str(atom.value[1]) if atom.kind in MEASURED else atom.kind
+
+
 def is_rounded(atom: Atom, original: Atom) -> bool:
+    if atom.kind not in MEASURED:
+        return False
     decimals, factor = int(atom.value[3] or 0), float(atom.value[2] or 1)
     return abs(atom.amount - original.amount) / factor <= 0.501 * 10.0**-decimals
 
@@ -234,7 +242,7 @@ def measured(sentence: str, start: int, end: int) -> list[Atom]:
     return [
         atom
         for atom in read(sentence).atoms
-        if atom.kind in MEASURED and atom.value[1] != "pair" and start <= atom.start < end
+        if atom.kind in COUNTED and measure_of(atom) != "pair" and atom.start < end and start < atom.end
     ]
 
 
