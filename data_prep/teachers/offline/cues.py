@@ -1,32 +1,33 @@
-"""The sections of a note, and the words by which a sentence belongs to one of them or moves the story on."""
+"""The headings of a note, and the words by which a sentence surely stands under one of them."""
 
 import re
 
-PRESENT = "HISTORY OF PRESENT ILLNESS"
-PAST = "PAST MEDICAL, FAMILY AND SOCIAL HISTORY"
-MEDICATIONS = "MEDICATIONS"
+HISTORY = "HISTORY AND FINDINGS"
+PAST = "PAST, FAMILY, SOCIAL AND DRUG HISTORY"
 EXAMINATION = "PHYSICAL EXAMINATION"
-LABORATORY = "LABORATORY DATA"
-IMAGING = "IMAGING"
-STUDIES = "OTHER STUDIES"
-PATHOLOGY = "PATHOLOGY"
-ASSESSMENT = "ASSESSMENT"
-COURSE = "HOSPITAL COURSE"
-OUTCOME = "OUTCOME AND FOLLOW-UP"
+INVESTIGATIONS = "INVESTIGATIONS"
+COURSE = "FURTHER FINDINGS AND COURSE"
+# The heading of a report that is not divided.
+WHOLE = "HISTORY, FINDINGS AND COURSE"
 CHIEF_COMPLAINT = "CHIEF COMPLAINT"
-# Sections in the order of the note. STUDIES also takes what several kinds of tests showed.
-SECTIONS = (
-    PRESENT, PAST, MEDICATIONS, EXAMINATION, LABORATORY, IMAGING, STUDIES, PATHOLOGY, ASSESSMENT, COURSE, OUTCOME,
-)  # fmt: skip
-# Sections written as a paragraph; the others list one finding per line.
-PROSE = (PRESENT, PAST, ASSESSMENT, COURSE, OUTCOME)
-TESTS = (LABORATORY, IMAGING, STUDIES)
+# In the order of the note. The sentences under HISTORY, COURSE and WHOLE may be of any kind.
+SECTIONS = (HISTORY, PAST, EXAMINATION, INVESTIGATIONS, COURSE, WHOLE)
 
 
 def cues(*words: str) -> re.Pattern[str]:
     return re.compile(r"\b(?:" + "|".join(words) + r")", re.IGNORECASE)
 
 
+IMAGING = cues(
+        r"(?:HR|CE)?CT\b", r"CTs\b", r"(?:f?MRI|MR|MRA|MRV)\b", r"tomograph\w+", r"tomodensitometr\w+", r"magnetic "
+        r"resonance", r"x-?rays?\b", r"x ray",
+        r"radiogra\w+", r"radiolog\w+", r"ultraso(?:und|nogra)\w*", r"sonogra\w+", r"echocardiogra\w+", r"PET\b",
+        r"PET[-/]CT",
+        r"angiogra\w+", r"arteriogra\w+", r"venogra\w+", r"scintigra\w+", r"mammogra\w+", r"urogra\w+", r"(?:\w+ "
+        r")?doppler", r"barium", r"(?:CT|bone|brain|MRI|PET|control|follow-up) scans?\b",
+        r"imaging\b", r"T[12]-weighted", r"MRCP\b", r"(?:hyper|hypo|iso)(?:intens|dens|echo)\w+", r"contrast "
+        r"enhancement", r"ground[- ]glass",
+)  # fmt: skip
 CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (PAST, cues(
         r"(?:past|previous|prior|medical|surgical|personal|family|familial|social|obstetric\w*|gyn(?:a)?ecologic\w*|"
@@ -38,19 +39,15 @@ CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
         r"tobacco\b", r"cigarettes?\b", r"pack-years?\b",
         r"alcohol(?:ism)? (?:use|abuse|consumption|intake|history|drinking)", r"dr(?:a|u)nk (?:no )?alcohol",
         r"(?:illicit|recreational) drugs?", r"drug abuse", r"worked as", r"by profession\b", r"by occupation\b",
-        r"retired\b",
-        r"breeder\b", r"farmer\b", r"housewife\b", r"lives? (?:with|alone|in)\b", r"travel(?:l?ed)? (?:to|abroad)\b",
+        r"retired\b", r"breeder\b", r"farmer\b", r"housewife\b", r"lives? (?:with|alone|in)\b",
+        r"travel(?:l?ed)? (?:to|abroad)\b",
         r"co-?morbidit(?:y|ies) (?:included?|were|was|such)", r"allerg(?:y|ies|ic) to\b", r"no (?:known )?(?:\w+ "
         r")?allerg(?:y|ies)\b",
-        r"(?<!no )(?<!any )(?:an?|an?\s\w+|with|known|significant|previous|her|his|had) (?:known |significant |"
-        r"relevant |previous |prior |past |long |"
-        r"personal |medical |surgical |family )*history of", r"history (?:included|is|was) (?:un|non|not|"
+        r"history (?:included|is|was) (?:un|non|not|"
         r"significant|notable|remarkable|positive|negative)\w*",
-        r"previously healthy", r"otherwise healthy", r"(?:was|were) born (?:at|by|to|after|via|from)",
+        r"previously healthy", r"otherwise healthy",
         r"(?:vaccinated|immuni[sz]ed)\b", r"gravida\b", r"had no (?:known )?(?:medical|previous|past|significant|"
         r"relevant|other medical)",
-    )),
-    (MEDICATIONS, cues(
         r"(?:home|current|regular|usual|daily|concomitant|chronic|long-term) (?:\w+ )?medications?",
         r"medications? (?:at home|on admission|at admission|included?|consisted of)", r"on (?:no|"
         r"any) (?:regular )?medications?",
@@ -59,7 +56,8 @@ CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
         r"on long-term)\b",
         r"(?:took|taking) (?:no|any) (?:regular )?(?:drugs?|medications?)", r"drug history",
     )),
-    (PATHOLOGY, cues(
+    (INVESTIGATIONS, IMAGING),
+    (INVESTIGATIONS, cues(
         r"histo(?:log|path|chem)\w*", r"patholog(?:ic|ical|ically|ist)\b(?! (?:history|fracture|antecedent))",
         r"pathology (?:report|showed|revealed|confirmed|of|was|examination|result)\w*", r"immunohisto\w+",
         r"immunostain\w*", r"(?<!stool )(?<!urine )(?<!sputum )(?<!direct )(?<!slit lamp )microscop(?:y|ic|ically)\b",
@@ -69,18 +67,6 @@ CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
         r"cytoplasm\w*", r"biops(?:y|ies)\b[^.]{0,60}\b(?:showed|revealed|confirmed|demonstrated|disclosed)",
         r"cytolog\w+",
         r"fine[- ]needle aspiration\b[^.]{0,60}\b(?:showed|revealed|confirmed)",
-    )),
-    (IMAGING, cues(
-        r"(?:HR|CE)?CT\b", r"CTs\b", r"(?:f?MRI|MR|MRA|MRV)\b", r"tomograph\w+", r"tomodensitometr\w+", r"magnetic "
-        r"resonance", r"x-?rays?\b", r"x ray",
-        r"radiogra\w+", r"radiolog\w+", r"ultraso(?:und|nogra)\w*", r"sonogra\w+", r"echocardiogra\w+", r"PET\b",
-        r"PET[-/]CT",
-        r"angiogra\w+", r"arteriogra\w+", r"venogra\w+", r"scintigra\w+", r"mammogra\w+", r"urogra\w+", r"(?:\w+ "
-        r")?doppler", r"barium", r"(?:CT|bone|brain|MRI|PET|control|follow-up) scans?\b",
-        r"imaging\b", r"T[12]-weighted", r"MRCP\b", r"(?:hyper|hypo|iso)(?:intens|dens|echo)\w+", r"contrast "
-        r"enhancement", r"ground[- ]glass",
-    )),
-    (STUDIES, cues(
         r"electrocardiogra\w+", r"(?:ECG|EKG)\b", r"electroencephalogra\w+", r"EEG\b", r"electromyogra\w+", r"EMG\b",
         r"nerve conduction", r"\w*(?:endo|colono|gastro|broncho|cysto|hystero|laryngo|recto|duodeno|"
         r"sigmoido)scop(?:y|ies|ic)\b", r"ERCP\b",
@@ -89,8 +75,6 @@ CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
         r"mutations?\b", r"polysomnogra\w+", r"audiogra\w+", r"audiomet\w+", r"lumbar puncture", r"cerebrospinal "
         r"fluid", r"CSF\b", r"bone marrow (?:biops|aspir|exam|smear)\w*",
         r"cathete?ri[sz]ation\b", r"holter", r"(?:f|ph)undus fluorescein", r"optical coherence",
-    )),
-    (LABORATORY, cues(
         r"laborator(?:y|ies) (?:test|data|finding|result|investigation|exam|work|stud|analys|value|parameter)\w*",
         r"lab (?:tests?|results?|work)",
         r"(?:blood|urine|stool|sputum) (?:tests?|counts?|cultures?|analys\w+|chemistry|exam\w*|work|gas\w*|samples?|"
@@ -105,7 +89,7 @@ CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
         r"(?:assess|exam|test|work)\w*",
         r"h(?:a)?ematological (?:exam|invest|test|find)\w*", r"lactate\b", r"troponin", r"gram stain\w*", r"PCR\b",
         r"polymerase chain", r"HIV (?:test|serolog)\w*",
-        r"TSH\b", r"tests? (?:was|were|for|showed|revealed)", r"(?:mg|g|ng|pg|µg|μg|ug)/(?:d?l|m?l)\b", r"m?IU/",
+        r"TSH\b", r"(?:mg|g|ng|pg|µg|μg|ug)/(?:d?l|m?l)\b", r"m?IU/",
         r"[mµμu]?mol/", r"U/L\b", r"mEq/", r"/mm3",
     )),
     (EXAMINATION, cues(
@@ -130,13 +114,32 @@ CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
     )),
 )  # fmt: skip
 
-# The means of a biopsy are no finding of their own.
-GUIDED = re.compile(
-    r"\b(?:(?:CT|ultraso\w+|US|image|imaging|MRI|tomography|scan|fluoroscop\w+|endoscop\w+|EUS)(?:\)? |-|"
-    r"–)guid(?:ed|ance)|endoscopic|bronchoscopic|"
-    r"bone marrow|colonoscopic|laparoscopic)(?: \w+){0,2} (?:biops(?:y|ies)|aspiration)",
-    re.IGNORECASE,
-)
+# The first sentence under PHYSICAL EXAMINATION says that somebody was examined, or gives a vital sign.
+EXAMINED = cues(
+    r"(?:physical|clinical|neurological|general|systemic|abdominal|rectal|pelvic|cardiovascular|respiratory|cutaneous|"
+    r"dermatological|ophthalm\w+|intra-?oral|extra-?oral) examinations?\b",
+    r"on (?:admission )?examination", r"vital signs", r"vitals\b", r"blood pressure", r"auscultation", r"palpation",
+    r"heart rate",
+)  # fmt: skip
+# The first sentence under INVESTIGATIONS says what a study showed.
+STUDY_SAYS = cues(
+    r"show\w*", r"reveal\w*", r"demonstrat\w+", r"disclos\w+", r"confirmed", r"detected", r"found", r"was", r"were",
+    r"had", r"included", r"identified", r"yielded", r"grew",
+)  # fmt: skip
+# Words that keep a sentence out of every special heading: complaints, doubt, and studies that were not done.
+TOLD = cues(
+    r"complain\w*", r"symptoms?\b", r"since\b", r"developed\b", r"began\b", r"start\w*", r"notic\w+", r"notable for\b",
+    r"worsen\w*", r"persist\w*", r"progress\w*", r"request\w*", r"plan\w*", r"refus\w*", r"we\b", r"our\b",
+    r"could not",
+    r"not (?:done|performed|available|carried)", r"due to\b", r"because\b", r"therefore\b", r"considered\b",
+    r"patients\b",
+    r"decompress\w+", r"excis\w+", r"resect\w+", r"drain(?:age|ed)\b", r"repair\w*", r"debrid\w+",
+    r"exploration\b", r"incision\b", r"treat\w*", r"therap\w+", r"surg(?:ery|ical)\b", r"operat\w+", r"implant\w*",
+    r"removed\b", r"increas(?:ed|ing) (?:to|from)",
+    r"decreas(?:ed|ing) (?:to|from)", r"normali[sz]ed", r"now\b", r"day \d", r"prior\b", r"initial\w*", r"first\b",
+    r"later\b",
+    r"after\b", r"before\b", r"during\b", r"hospital\b", r"department\b",
+)  # fmt: skip
 # Treatment, procedures, decisions and movements of the patient in the present episode.
 ACTED = cues(
     r"underwent\b(?! (?:an? |the )?(?:\w+ ){0,3}(?:CT|MRI|computed|magnetic|x-?ray|radiogra\w+|ultraso\w+|echo\w+|"
@@ -228,10 +231,6 @@ LEFT = cues(
     r"remained) (?:currently |now |still |well |alive)+", r"released from", r"sent home",
     r"returned home", r"(?:his|her|patient['’]s) death\b", r"autopsy\b",
 )  # fmt: skip
-# Conclusions from the history, which are not history.
-REASONED = cues(r"consider(?:ed|ing)\b", r"provisional\b", r"differential\b", r"risk factors?\b", r"in view of\b")
-CAME = cues(r"(?:presented|referred|consulted|visited|attended|returned|came|transferred|admitted) ")
-CARRIED_OUT = cues(r"performed\b", r"carried out\b", r"reveal(?:ed|ing)\b", r"show(?:ed|ing)\b", r"done\b")
 # Words of tests that no table of cues names.
 TEST_WORD = re.compile(
     r"biops|roentgen|scan\b|scop(?:y|ies)\b|gra(?:m|ms|phy)\b|MDCT|culture|\btests?\b|investigat|laborator|cytolog|"
@@ -252,30 +251,7 @@ LEANING = re.compile(
     r"(?:[- ]\w+)? (?:hours?|days?|weeks?|months?|years?|morning|evening|night)\b)(?! ago| before)",
     re.IGNORECASE,
 )
-PRONOUN_FIRST = re.compile(r"^(?:He|She|His|Her|Him)\b")
 RELATIVE = cues(
     r"(?:mother|father|parents?|sister|brother|siblings?|wife|husband|daughters?|sons?|uncle|aunt|cousin|grand\w+|"
     r"physician|doctor|donor)\b"
-)
-OPERATED = re.compile(
-    r"\b(?:excis\w+|resect\w+|incision|dissect\w+|anastomos\w+|sutur\w+|ligat\w+|laparotomy|thoracotomy|craniotomy|"
-    r"laparoscop\w+|"
-    r"\w{4,}(?:ectomy|plasty|ostomy)|an(?:a)?esthesia|arthrodesis|osteosynthesis|osteotomy|debridement|drainage|"
-    r"repair(?:ed)?|fixation|graft\w*|implant\w*)\b",
-    re.IGNORECASE,
-)
-NOT_OPERATING = re.compile(
-    r"\b(?:chemotherapy|radiotherapy|adjuvant|discharg\w+|follow[- ]?up|post-?operative\w*|(?:days?|weeks?|months?|"
-    r"years?) (?:later|after)|decided|planned|"
-    r"scheduled|undergone|followed-up|splint\w*|history|previous\w*|ago|in (?:19|20)\d\d|complications of|proposed|"
-    r"recommended|refused|declined|"
-    r"histolog\w+|patholog\w+|recurr\w+|considered|advised|offered|"
-    r"future|antibiotic\w*)\b",
-    re.IGNORECASE,
-)
-
-
-AFTER_TIME = re.compile(
-    r"\b(?:post-?operative\w*|after (?:the )?\w+(?: \w+)?|improvement|resolution|regress\w+|disappeared|resolved)\b",
-    re.IGNORECASE,
 )

@@ -3,8 +3,7 @@
 import re
 
 from data_prep.clinical_text.entities import find_entities
-from data_prep.teachers.offline.cues import MEDICATIONS, PAST, PRESENT
-from data_prep.teachers.offline.sections import Unit
+from data_prep.teachers.offline.cues import DIAGNOSED
 
 MOST_WORDS = 14
 DIAGNOSIS = re.compile(
@@ -39,6 +38,14 @@ UNSURE = re.compile(
     r"alternative|first|erroneous\w*|unclear|clinical diagnosis)\b",
     re.IGNORECASE,
 )
+# A report that speaks of a change of diagnosis: which of them holds is a matter of meaning.
+GIVEN_UP = re.compile(
+    r"\b(?:misdiagnos\w*|revised|reconsider\w*|turned out|proved to be|mistaken\w*|mimick\w*|"
+    r"(?:working|provisional|preoperative|preliminary|tentative|initial|first|final|definit\w+|"
+    r"differential) (?:\w+ )?diagnos\w+|"
+    r"initially (?:diagnosed|thought|considered)|instead of|rather than)\b",
+    re.IGNORECASE,
+)
 CONDITION = re.compile(
     r"\bdischarged\b[^.;]{0,40}? (?:in|with) (?:an? |the )?((?:\w+ ){0,3}?(?:condition|state|health))\b", re.IGNORECASE
 )
@@ -60,14 +67,11 @@ DRUG_END = re.compile(
 )
 
 
-def diagnoses(units: list[Unit]) -> list[str]:
-    """The diagnoses that the report states as certain, without those of the time before."""
-    return stated_diagnoses(sentences_outside(units, PAST, MEDICATIONS, PRESENT))
-
-
 def stated_diagnoses(sentences: list[str]) -> list[str]:
     """The diagnoses that sentences state as certain, in their own words and order."""
     found: dict[str, str] = {}
+    if any(GIVEN_UP.search(sentence) for sentence in sentences):
+        return []
     for sentence in sentences:
         for match in DIAGNOSIS.finditer(sentence) if not UNSURE.search(sentence) else ():
             phrase = DIAGNOSIS_END.sub("", match[1]).strip()
@@ -77,6 +81,13 @@ def stated_diagnoses(sentences: list[str]) -> list[str]:
     return [phrase for low, phrase in found.items() if not any(low in other for other in found if other != low)]
 
 
+def only_diagnosis(sentences: list[str]) -> str:
+    """The one diagnosis that sentences state, or "" if another sentence speaks of a diagnosis."""
+    found = stated_diagnoses(sentences)
+    others = [s for s in sentences if DIAGNOSED.search(s) and not any(name.lower() in s.lower() for name in found)]
+    return found[0] if len(found) == 1 and not others else ""
+
+
 def is_problem(phrase: str) -> bool:
     """Return True if a phrase is the full name of a problem: it contains one and ends in one or in its site."""
     found = [entity for entity in find_entities(phrase) if entity.kind in ("problem", "anatomy")]
@@ -84,18 +95,18 @@ def is_problem(phrase: str) -> bool:
     return whole and len(phrase.split()) <= MOST_WORDS and not VAGUE.search(phrase)
 
 
-def condition_at_discharge(units: list[Unit]) -> list[str]:
+def condition_at_discharge(sentences: list[str]) -> list[str]:
     """The condition in which the patient was discharged, if the report names it."""
-    for sentence in reversed(sentences_outside(units)):
+    for sentence in reversed(sentences):
         match = CONDITION.search(sentence) or DISCHARGED_AS.search(sentence)
         if match and not re.search(r"\bnot\b|\bthis\b|\bsame\b", sentence):
             return [match[1]]
     return []
 
 
-def discharge_medications(units: list[Unit]) -> list[str]:
+def discharge_medications(sentences: list[str]) -> list[str]:
     """The medications that the patient was discharged with; [] if an item of the list is not surely a drug."""
-    for sentence in reversed(sentences_outside(units)):
+    for sentence in reversed(sentences):
         match = DISCHARGED_ON.search(sentence)
         items = [item.strip() for item in ITEM.split(DRUG_END.sub("", match[1]))] if match else []
         if items and all(is_drug(item) for item in items):
@@ -108,7 +119,3 @@ def is_drug(item: str) -> bool:
     found = find_entities(item)
     alone = len(found) == 1 and found[0].kind == "drug" and len(item[: found[0].start].split()) <= 1
     return alone and bool(DOSE.fullmatch(item[found[0].end :]))
-
-
-def sentences_outside(units: list[Unit], *sections: str) -> list[str]:
-    return [sentence for unit in units if unit.section not in sections for sentence in unit.sentences]

@@ -22,7 +22,12 @@ SEVERAL = re.compile(
     r"|months|years|hours))"
     r"|\b(?:son|daughter|proband|patient|individual)s? [IVX]+[-:.]?\d|\bprobands\b"
     r"|\b(?:first|index) (?:patient|case)\b|\b(?:both|these) (?:\w+ )?(?:cases|siblings|twins|brothers|sisters)\b"
-    r"|\b(?:two|three) (?:\w+ )?cases\b(?! of)",
+    r"|\b(?:two|three) (?:\w+ )?cases\b(?! of)|\b(?:case|observation) (?:I{1,3}|one|two)\b(?! of)|\bobservation \d"
+    rf"|^another (?:[\w-]+ ){{0,3}}(?:patient|case|{SEXES})\b|\b(?:two|three) (?:affected |\w+ )?(?:siblings|"
+    rf"families)\b"
+    r"(?= (?:with|who|were|had|presented|from|of (?:an?|the) family)\b)|\bseparate families\b|\bour (?:cases|series)\b"
+    r"|\bdonor and (?:the )?recipient\b|\bdonor (?:was an?|had a history|underwent|recovered|was discharged)\b"
+    r"|\b(?:first|second|elder|younger) (?:twin|sibling) (?:was|had|presented|underwent)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 COHORT = re.compile(
@@ -52,7 +57,17 @@ LITERATURE = re.compile(
     r"underscores?|demonstrates?|shows?|suggests?|describes?|reports?|presents?|is (?:the|a|an)\b)|"
     r"(?:has|have) (?:\w+ )?been (?:rarely |previously |only )?(?:reported|described|published) (?:in|as|to|"
     r"previously|so)\b|"
-    r"consent|ethic(?:s|al) |institutional review board|conflicts? of interest|competing interest|permission to|"
+    r"presents in (?:infancy|childhood|adult\w*)|(?:autosomal|X-linked) (?:recessive|dominant) (?:disorder|disease|"
+    r"condition)|"
+    r"it is surmised|this case exhibited|this is (?:the )?(?:first|second|third|only)\b|is reported here|"
+    r"are given in detail|highly relevant|our search|"
+    r"search (?:of|in) (?:the )?(?:pubmed|medline|literature)|previously reported|according to previous research|"
+    r"previous research|in (?:the )?(?:general|normal) population|we (?:suggest|speculate|hypothesi[sz]e|"
+    r"postulate) that|"
+    r"it (?:is|was) (?:important|noteworthy|interesting|worth|well known)|should (?:always )?be (?:considered|kept|"
+    r"suspected)|"
+    r"guidelines? (?:recommend|suggest)\w*|consent|ethic(?:s|al) |institutional review board|conflicts? of interest|"
+    r"competing interest|permission to|"
     r"published|for publication|funding|acknowledg\w+|manuscript|this (?:article|paper|study)|et al\b|PubMed|"
     r"we (?:herein |here |also )?(?:discuss|review|highlight|emphasi[sz]e|want to|believe|conclude that|hope)\b|"
     r"anonymi[sz]ed|studies have|learning point|"
@@ -87,7 +102,7 @@ POINTER = re.compile(
 )
 # "We report the case of a 54-year-old man", "Case 1: A 54-year-old man": the words before the man.
 LEAD_IN = re.compile(
-    r"^this is (?:the|a) case of\s+|^(?:(?:here(?:in)?|in this (?:report|paper|article|"
+    r"^this is (?:the|a) case (?:report )?of\s+|^(?:(?:here(?:in)?|in this (?:report|paper|article|"
     r"case(?: report)?)),?\s+)?(?:we|the authors?|this (?:case report|case|report|paper|"
     r"article|study))\s+(?:(?:here(?:in)?|hereby|present)\s+)*(?:report|present|describe|refer|concern)(?:s|"
     r"ed)?\s+(?:(?:here(?:in)?|on|about|to)\s+)*"
@@ -103,6 +118,13 @@ LABEL = re.compile(
 )
 # Pointers to figures that `tidy` leaves: "as shown in.", "(Figure (Figure1C);1C)", "a mass Figure 1, Figure 2."
 FIGURE = r"(?:Fig(?:ure)?s?\.?|Tables?) ?\d+[A-Za-z]?(?: \([A-Z]\)| and [A-Z])?"
+ARROWS = re.compile(
+    r"\s*\((?:(?:red|white|black|yellow|blue|green|thick|thin|long|short|open|solid|and|\w+) )?arrow(?:s|head|"
+    r"heads)?\b[^()]*\)",
+    re.IGNORECASE,
+)
+# A citation's number after a full stop: "criteria.12"
+CITED = re.compile(r"(?<=[a-z]{3}\.)\d{1,3}(?:[,–-]\d{1,3})*(?=\s|$)")
 FIGURES = re.compile(
     r"\s*\(Fig(?:ure)?s?\.? ?\((?:Fig|Tab)[^()]*\)[^()]*\)"
     rf"|,?\s*\(?(?:as )?(?:is |was |are |were )?(?:shown|seen|depicted|illustrated|"
@@ -112,10 +134,11 @@ FIGURES = re.compile(
     rf" that\b| which\b)"
 )
 # Initials of a person, with and without a title.
-TITLE = r"(?:Mr|Mrs|Ms|Miss|Mme|Madam)\b\.?"
+TITLE = r"(?:Mr|Mrs|Ms|Miss|Mme|Madame?)\b\.?"
 INITIALS = r"(?:[A-Z]\.?[ -]?){1,3}(?![a-z]) ?"
 APPOSED = re.compile(rf"\b(?:{TITLE} {INITIALS}),? (?=(?:an?|the) |\d|aged )")
 NAMED = re.compile(rf"(^|(?<=[.:] ))?\b{TITLE} {INITIALS}")
+ACTING = re.compile(r"\b[A-Z]\. ?[A-Z]\.(?= (?:was|had|has|is|underwent|presented|received|developed|reported)\b)")
 BRACKETED = re.compile(rf"\b(patient|{SEXES}),? \(?(?:initials? )?(?:[A-Z]\. ?){{2,3}}(?:\)|,)?(?=\s)", re.IGNORECASE)
 
 
@@ -137,7 +160,9 @@ def why_not(report: str) -> str:
 
 def patient_sentences(report: str) -> list[str]:
     """The sentences about the patient, without initials, citations, labels such as "Case 1:" and "we report"."""
-    sentences = [without_pointers(sentence) for sentence in split_sentences(without_initials(normalise(report)))]
+    sentences = [
+        without_pointers(sentence) for sentence in split_sentences(without_initials(CITED.sub("", normalise(report))))
+    ]
     kept = [LEAD_IN.sub("", sentence) for sentence in sentences if is_about_patient(sentence)]
     return [
         sentence[0].upper() + sentence[1:] for sentence in kept if len(sentence.split()) > 2 or COMPLETE.match(sentence)
@@ -146,11 +171,14 @@ def patient_sentences(report: str) -> list[str]:
 
 def without_pointers(sentence: str) -> str:
     """The sentence without its label, citations, pointers to figures, and words on consent."""
-    return LABEL.sub("", tidy(FIGURES.sub("", tidy(CONSENT.sub("", sentence))))).lstrip(" ,;:")
+    return LABEL.sub("", tidy(FIGURES.sub("", tidy(CONSENT.sub("", ARROWS.sub("", sentence)))))).lstrip(" ,;:")
 
 
 def without_initials(text: str) -> str:
     text = BRACKETED.sub(r"\1", APPOSED.sub("", text))
+    text = ACTING.sub(
+        lambda match: "The patient" if not match.start() or text[match.start() - 2] in ".?!" else "the patient", text
+    )
     return NAMED.sub(lambda match: "The patient " if match[1] is not None else "the patient ", text)
 
 

@@ -24,7 +24,10 @@ HEADS = (
     "effusion|stenosis|catheter|stent|graft|"
     "flap|specimen|rash|hernia|perforation|foreign body|stone|calculus|plaque|pseudoaneurysm|abscesses|drain"
 )
-DEFINITE = re.compile(rf"\b(?:[Tt]he|[Tt]his|[Tt]hat) ({HEADS})\b(?! (?:of|in|on|at|from|and|[a-z]+(?:al|ic)\b))")
+DEFINITE = re.compile(
+    rf"\b(?:[Tt]he|[Tt]his|[Tt]hat) ({HEADS})\b(?=[.,;]| (?:was|were|is|had|has|measured|showed|revealed|appeared|"
+    rf"extended|caused|compressed|grew)\b)"
+)
 NOUN_STOP = re.compile(
     r"\b(?:and|with|that|which|in|on|at|was|were|is|had|showed|for|from|by|to|after|due|as|when|while|or|but|"
     r"through|during|revealing|showing|into|followed|under|of|no|not|without)\b"
@@ -95,7 +98,7 @@ def definites(view: NoteView) -> dict[str, str]:
         if (
             phrase
             and len(mentions) == 1
-            and 0 <= sentence.index - where.index <= 3
+            and 0 <= sentence.index - where.index <= 1
             and where.section == sentence.section
         ):
             place = "earlier in the same sentence." if where.index == sentence.index else f"in: {quote(where.text)}"

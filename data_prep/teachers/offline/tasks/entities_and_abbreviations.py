@@ -157,6 +157,11 @@ COMMON = {
     "AFP": "feto", "CEA": "embryonic", "DNA": "deoxy",
     "RNA": "ribo", "IVF": "fertil",
 }  # fmt: skip
+# Letters and digits with a capital that is not the first of a plain word: "LCx", "S8", "CT".
+ABBREVIATION = re.compile(
+    r"(?<![\w-])(?:[A-Za-z]*[A-Z][A-Za-z]*[A-Z]\w*|[A-Z]{2,}\w*|[A-Z][a-z]?\d+|[a-z]+[A-Z]\w*|"
+    r"[A-Z]{1,}[a-z]?[A-Z]?[a-z]*x)(?![\w])"
+)
 SMALL_WORDS = word_set("""of the and in for to with on a an by""")
 
 
@@ -212,7 +217,14 @@ def list_defined(view: NoteView, count: int) -> str:
 
 
 def expandable_sentences(view: NoteView) -> list[str]:
-    return [s.text for s in view.prose if len(s.text) < 350 and write_out(view, s.text) != s.text]
+    """The sentences with defined abbreviations, all of which can be written out."""
+    return [
+        s.text
+        for s in view.prose
+        if len(s.text) < 350
+        and (written := write_out(view, s.text)) != s.text
+        and not any(f"({short}" in view.text or f"{short} (" in view.text for short in ABBREVIATION.findall(written))
+    ]
 
 
 def write_out(view: NoteView, sentence: str) -> str:

@@ -5,6 +5,7 @@ import re
 from data_prep.clinical_text.number_words import MONTHS
 from data_prep.clinical_text.time_phrases import Time, find_times, without_time
 from data_prep.teachers.offline.cues import LEANING
+from data_prep.teachers.offline.lists import is_problem
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, per_note, sentence_case
 from data_prep.teachers.offline.tasks.entities_and_abbreviations import exactly
 from data_prep.teachers.offline.tasks.forms import Form, looked_up
@@ -44,6 +45,8 @@ def events(view: NoteView) -> dict[str, Time]:
         if (
             event
             and not LEANING.match(event)
+            and not re.search(r"\b(?:for|in|at|of|on|to|with|and|since|until|by|from|the|an?)$", event)
+            and not re.search(r", and | and (?:the|he|she|her|his|they|it|was|were|patient|then)\b", event)
             and not re.search(r"[;:]|^(?:and|but|he|she|it|they|which|was|were)\b", event)
             and event in sentence.text
         ):
@@ -52,8 +55,10 @@ def events(view: NoteView) -> dict[str, Time]:
 
 
 def understood(time: Time, text: str) -> bool:
-    whole = not re.search(r"\d(?:st|nd|rd|th| )*$", text[: time.start]) and not re.match(
-        r"(?:by|at|on) an?\b(?! \w+ (?:later|after))", time.text
+    whole = (
+        not re.search(r"\d(?:st|nd|rd|th| )*$", text[: time.start])
+        and not re.match(r",? (?:and|or|to) \d", text[time.end :])
+        and not re.match(r"(?:by|at|on) an?\b(?! \w+ (?:later|after))", time.text)
     )
     return whole and (time.kind == "date" or (time.kind == "relative" and bool(COUNTED.search(time.text))))
 
@@ -80,7 +85,9 @@ def histories(view: NoteView) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for sentence in view.prose:
         for match in HISTORY_OF.finditer(sentence.text):
-            found.setdefault(match[2], []).append(match[1])
+            # "Sudden onset" is no complaint, and "right" is half of one.
+            if is_problem(match[2]):
+                found.setdefault(match[2], []).append(match[1])
     return {
         complaint: f"The note gives a history of {lengths[0].replace('-', ' ')}."
         for complaint, lengths in found.items()
