@@ -25,7 +25,7 @@ DIAGNOSIS_END = re.compile(
 VAGUE = re.compile(
     r"^(?:(?:the|an?|malignant|benign|malignancy|tumou?rs?|mass|lesion|cancer|infection|disease|carcinoma|"
     r"adenocarcinoma|fracture|metastas[ie]s|cyst) ?)+$|"
-    r"^(?:coexistence|presence|recurrence|absence|some|case|this|these|that|his|her|type)\b|\bor\b|[\"“”?/]",
+    r"^(?:old|known|coexistence|presence|recurrence|absence|some|case|this|these|that|his|her|type)\b|\bor\b|[\"“”?/]",
     re.IGNORECASE,
 )
 # Not a diagnosis of this patient, not certain, or given up later.

@@ -23,6 +23,7 @@ from data_prep.teachers.offline.cues import (
     LEANING,
     LEFT,
     MOVED_ON,
+    OTHER_STUDIES,
     PAST,
     PRESENTED,
     RELATIVE,
@@ -113,7 +114,8 @@ def imaging(sections: list[Section]) -> list[str]:
     best: list[str] = []
     run: list[str] = []
     for sentence in [s for section in sections if section.heading == INVESTIGATIONS for s in section.sentences]:
-        about = IMAGING.search(sentence) and not CUES[2][1].search(sentence)
-        run = [*run, sentence] if about or (run and GOES_ON.match(sentence) and not headings_named(sentence)) else []
+        about = IMAGING.search(sentence) and not OTHER_STUDIES.search(sentence)
+        goes_on = run and re.match(r"(?:There|It|This|These|They|No)\b", sentence) and not headings_named(sentence)
+        run = [*run, sentence] if about or goes_on else []
         best = max(best, run, key=len)
     return best if len(best) > 1 else []

@@ -60,8 +60,8 @@ def ask(forms: tuple[Form, ...], view: NoteView, seed: int) -> str:
 def draw_slot(form: Form, view: NoteView, rng: random.Random) -> str | None:
     """A slot value that the note answers or, in `absent_share` of the draws, one that it does not mention at all."""
     present = form.slots(view)
-    # Only where the note could also be asked for what it holds: otherwise the template would give the answer away.
-    wants_absent = bool(present) and rng.random() < form.absent_share
+    # Less often where the note has nothing to ask for: otherwise the template would give the answer away.
+    wants_absent = rng.random() < (form.absent_share if present else form.absent_share / 2)
     slots = form.absent(view) if wants_absent and form.absent else present
     for slot in rng.sample(slots, min(len(slots), MOST_SLOTS)):
         if (form.answer(view, slot) == NOT_STATED) == wants_absent:

@@ -111,9 +111,9 @@ def test_an_emergency_note_needs_an_emergency_department():
 
 
 def test_a_radiology_report_holds_one_unbroken_run_about_images():
-    findings = "Chest CT showed a mass. The mass was 3 cm in size. MRI was normal. The haemoglobin was 8.2 g/dL."
+    findings = "Chest CT showed a mass. It was 3 cm in size. MRI was normal. The haemoglobin was 8.2 g/dL."
     note = write_note(f"{OPENING} {findings} A bone scan was normal.", "radiology report")
-    assert note.endswith("FINDINGS:\n- Chest CT showed a mass.\n- The mass was 3 cm in size.\n- MRI was normal.")
+    assert note.endswith("FINDINGS:\n- Chest CT showed a mass.\n- It was 3 cm in size.\n- MRI was normal.")
     assert (
         why_no_note(f"{OPENING} Chest CT showed a mass.", "radiology report") == "the report has nothing for FINDINGS"
     )
