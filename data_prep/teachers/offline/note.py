@@ -37,7 +37,8 @@ NO_COMPLAINT = re.compile(
 )
 COMPLAINT = re.compile(
     r"\b(?:present(?:ed|ing|s)|admitted|referred|complain(?:ed|ing|s)|visited|consulted|seen|brought|attended|came|"
-    r"hospitali[sz]ed)\b(?:(?! (?:had|was|were|and|who|which)\b)[^.;,]){0,70}?\b(?:with|for|due to|because of|"
+    r"hospitali[sz]ed)\b(?=\s+(?:with|for|due|because|complaining|of|to|at|in|on|by|from|into|\w+ly|after|\d)\b)"
+    r"(?:(?! (?:had|was|were|and|who|which)\b)[^.;,]){0,70}?\b(?:with|for|due to|because of|"
     r"complain(?:ed|ing|s) of|complaints? of)\s+"
     r"(?:(?:an?|the|chief|main|complaints?|of|chief complaint)\s+)*"
     r"((?!her |his |further|evaluation|our |management|medical|surgical|treatment|\d+[- ]year|age\b|diagnos|suspect|"

@@ -38,7 +38,7 @@ REWORDINGS = {
     "post-operative course": "course after the operation", "postoperatively": "after the operation",
     "preoperatively": "before the operation", "intraoperatively": "during the operation", "utilized": "used",
     "rapidly": "quickly", "as well as": "and also", "adjacent to": "next to", "with no": "without any",
-    "elevated": "raised", "commenced on": "started on", "consistent with": "in keeping with",
+    "commenced on": "started on", "consistent with": "in keeping with",
     "compatible with": "in keeping with", "despite": "in spite of", "upon admission": "on admission", "via": "through",
     "bilaterally": "on both sides", "required": "needed", "gradually": "little by little", "frequently": "often",
     "immediately": "at once", "currently": "at present", "consisted of": "was made up of", "deteriorated": "got worse",

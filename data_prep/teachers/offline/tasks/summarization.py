@@ -7,7 +7,7 @@ from data_prep.teachers.offline.lists import only_diagnosis, stated_diagnoses
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, per_note, sentence_case
 from data_prep.teachers.offline.one_patient import AGED
 from data_prep.teachers.offline.tasks.forms import Form, once
-from data_prep.teachers.offline.tasks.statements import specific
+from data_prep.teachers.offline.tasks.statements import NAME_ENDS, specific
 
 ENDING_SECTIONS = (COURSE, WHOLE)
 ACTION = re.compile(
@@ -118,7 +118,7 @@ def topics(view: NoteView) -> list[str]:
         e.text
         for s in view.prose
         for e in s.entities
-        if e.kind == "problem" and specific(e.text) and len(e.text) > 6 and "-" not in e.text
+        if e.kind == "problem" and specific(e.text) and len(e.text) > 6 and NAME_ENDS.match(s.text, e.end)
     )
     return [name for name in names if about(view, name) != NOT_STATED]
 

@@ -22,6 +22,7 @@ HISTORY_OF = re.compile(
     r"((?:[\w-]+ ){0,5}?[\w-]+)(?=[.;,(]| and\b| who\b| which\b| that\b| with\b| associated\b| in\b| on\b| after\b|"
     r" of\b| for\b| as\b)"
 )
+CUT = re.compile(r"\b(?:the|an?|of|his|her)$", re.IGNORECASE)
 TIME_WORD = re.compile(
     r"\d{4}|\b(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?|yesterday|today|tonight|night|morning|evening|"
     r"ago|later|earlier|before|after|during|since|until|till|then|when|while|"
@@ -101,7 +102,8 @@ def times_in(text: str) -> str:
     rest = text
     for time in reversed(times):
         rest = rest[: time.start] + rest[time.end :]
-    return "; ".join(time.text for time in times) + "." if times and not TIME_WORD.search(rest) else NOT_STATED
+    whole = times and not TIME_WORD.search(rest) and not any(CUT.search(time.text) for time in times)
+    return "; ".join(time.text for time in times) + "." if whole else NOT_STATED
 
 
 def sentences_with_times(view: NoteView) -> list[str]:

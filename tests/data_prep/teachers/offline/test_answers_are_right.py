@@ -116,6 +116,13 @@ def test_measurements_and_times_of_a_sentence_are_complete_or_not_asked_for():
     assert measurements("Haemoglobin was 8.2 g/dL and the Apgar score 9.") == []
     assert times_in("On admission, she had fever for 3 days.") == "On admission; for 3 days."
     assert times_in("She had fever for 3 days and later a cough.") == NOT_STATED
+    assert times_in("A mass was seen at 2 years after the lobectomy.") in (
+        "at 2 years after the lobectomy.",
+        NOT_STATED,
+    )
+    assert not events(view("Steroids were started and he was discharged 40 days after admission."))
+    assert not events(view("She had discoloration of her toe for 2 weeks prior to admission."))
+    assert not events(view("They went home on postoperative days 10 and 46."))
     assert not events(view("Two months later, the fever returned with chills."))
     assert list(events(view("In May 2020, the tumor was removed."))) == ["the tumor was removed"]
 

@@ -78,6 +78,9 @@ def test_a_finding_without_a_cue_goes_on_with_the_findings_before_it():
     assert set(placed.values()) == {EXAMINATION}
     placed = sections("Physical examination revealed a mass in the left breast.", "The pain was constant.")
     assert placed["The pain was constant."] == COURSE
+    placed = sections("Physical examination revealed a mass.", "The biological check-up was normal.")
+    assert set(placed.values()) == {EXAMINATION, INVESTIGATIONS}
+    assert sections("Physical examination was performed.") == {"Physical examination was performed.": WHOLE}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,7 @@ def test_a_finding_without_a_cue_goes_on_with_the_findings_before_it():
             "A 42-year-old man presented pain of the right shoulder with an oedema of the arm.",
             "PATIENT: 42-year-old man",
         ),
+        ("The patient had presented recurrent infections for the last 2 months, cough, and dyspnea.", ""),
         ("A 42-year-old man presented with dry cough occurring at night and.", "PATIENT: 42-year-old man"),
     ],
 )
