@@ -61,7 +61,7 @@ CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
         r"toxic) (?:and \w+ )?(?:medical |surgical )?(?:history|histories|antecedents?|milestones|"
         r"illness(?:es)?)\b",
         r"(?:her|his|the patient['’]s) (?:mother|father|parents|siblings?|brothers?|sisters?|wife|husband|son|"
-        r"daughter|uncle|aunt|cousin|grand\w+)\b", r"consanguin\w+",
+        r"daughter|uncle|aunt|cousin|grand\w+) (?:had|has|was|were|is|died|suffer\w+)\b", r"consanguin\w+",
         r"(?:non-?|ex-?|former |current |heavy |never )?smok(?:er|ed|es|ing)\b", r"tobacco\b", r"cigarettes?\b",
         r"pack-years?\b", r"alcohol(?:ism)? (?:use|abuse|consumption|intake|history|drinking)",
         r"dr(?:a|u)nk (?:no )?alcohol", r"(?:illicit|recreational) drugs?", r"drug abuse", r"worked as",

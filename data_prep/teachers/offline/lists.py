@@ -84,8 +84,8 @@ def stated_diagnoses(sentences: list[str]) -> list[str]:
 def only_diagnosis(sentences: list[str]) -> str:
     """The one diagnosis that sentences state, or "" if another sentence speaks of a diagnosis."""
     found = stated_diagnoses(sentences)
-    others = [s for s in sentences if DIAGNOSED.search(s) and not any(name.lower() in s.lower() for name in found)]
-    return found[0] if len(found) == 1 and not others else ""
+    told = sum(bool(DIAGNOSED.search(sentence)) for sentence in sentences)
+    return found[0] if len(found) == told == 1 else ""
 
 
 def is_problem(phrase: str) -> bool:

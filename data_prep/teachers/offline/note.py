@@ -14,7 +14,15 @@ import re
 from functools import lru_cache
 
 from data_prep.clinical_text.number_words import SPELLED
-from data_prep.teachers.offline.cues import CHIEF_COMPLAINT, EXAMINATION, HISTORY, INVESTIGATIONS, RELATIVE, WHOLE
+from data_prep.teachers.offline.cues import (
+    CHIEF_COMPLAINT,
+    EARLIER,
+    EXAMINATION,
+    HISTORY,
+    INVESTIGATIONS,
+    RELATIVE,
+    WHOLE,
+)
 from data_prep.teachers.offline.layouts import EMERGENCY, FINDINGS, LAYOUTS, Layout
 from data_prep.teachers.offline.lists import condition_at_discharge, discharge_medications, stated_diagnoses
 from data_prep.teachers.offline.one_patient import SEXES, patient_sentences, why_not
@@ -36,10 +44,10 @@ NO_COMPLAINT = re.compile(
     re.IGNORECASE,
 )
 COMPLAINT = re.compile(
-    r"\b(?:present(?:ed|ing|s)|admitted|referred|complain(?:ed|ing|s)|visited|consulted|seen|brought|attended|came|"
+    r"\b(?:(?:present(?:ed|ing|s)|admitted|referred|complain(?:ed|ing|s)|visited|consulted|seen|brought|attended|came|"
     r"hospitali[sz]ed)\b(?=\s+(?:with|for|due|because|complaining|of|to|at|in|on|by|from|into|\w+ly|after|\d)\b)"
     r"(?:(?! (?:had|was|were|and|who|which)\b)[^.;,]){0,70}?\b(?:with|for|due to|because of|"
-    r"complain(?:ed|ing|s) of|complaints? of)\s+"
+    r"complain(?:ed|ing|s) of|complaints? of)|complain(?:ed|ing|s) of)\s+"
     r"(?:(?:an?|the|chief|main|complaints?|of|chief complaint)\s+)*"
     r"((?!her |his |further|evaluation|our |management|medical|surgical|treatment|\d+[- ]year|age\b|diagnos|suspect|"
     r"investigation)(?:[^.;()]|\.(?=\d)){5,})",
@@ -146,7 +154,9 @@ def header(sentences: list[str]) -> str:
     """The header lines with age, sex and complaint, if the first sentences state them explicitly."""
     opening = [sentence for sentence in sentences[:2] if not RELATIVE.search(sentence)]
     who = next((match[1] for match in map(WHO.search, opening) if match), "")
-    complaint = next((found for found in map(find_complaint, opening) if found), "")
+    # A second sentence on an earlier time tells an earlier complaint.
+    recent = [sentence for sentence in opening if sentence is sentences[0] or not EARLIER.search(sentence)]
+    complaint = next((found for found in map(find_complaint, recent) if found), "")
     lines = [f"{PATIENT}: {who}"] if who else []
     return "\n".join(lines + ([f"{CHIEF_COMPLAINT}: {complaint}"] if complaint else []))
 

@@ -104,7 +104,7 @@ POINTER = re.compile(
 LEAD_IN = re.compile(
     r"^this is (?:the|a) case (?:report )?of\s+|^(?:(?:here(?:in)?|in this (?:report|paper|article|"
     r"case(?: report)?)),?\s+)?(?:we|the authors?|this (?:case report|case|report|paper|"
-    r"article|study))\s+(?:(?:here(?:in)?|hereby|present)\s+)*(?:report|present|describe|refer|concern)(?:s|"
+    r"article|study))\s+(?:(?:here(?:in)?|hereby|present)\s+)*(?:report|present|describe|refer|concern|chronicle|document|detail)(?:s|"
     r"ed)?\s+(?:(?:here(?:in)?|on|about|to)\s+)*"
     r"(?:(?:the|an?|another|our|one|this)\s+(?:[\w-]+\s+){0,3}?(?:case|observation)\s+(?:of|in|with|about|"
     r"concerning)\s+)?",
@@ -136,7 +136,9 @@ FIGURES = re.compile(
 # Initials of a person, with and without a title.
 TITLE = r"(?:Mr|Mrs|Ms|Miss|Mme|Madame?)\b\.?"
 INITIALS = r"(?:[A-Z]\.?[ -]?){1,3}(?![a-z]) ?"
-APPOSED = re.compile(rf"\b(?:{TITLE} {INITIALS}),? (?=(?:an?|the) |\d|aged )")
+APPOSED = re.compile(
+    rf"\b(?:{TITLE} {INITIALS}),? (?=(?:an?|the) |\d|aged )|(?<=[Pp]atient) [A-Z]{{2}}(?=, (?:an? |\d|aged ))"
+)
 NAMED = re.compile(rf"(^|(?<=[.:] ))?\b{TITLE} {INITIALS}")
 ACTING = re.compile(r"\b[A-Z]\. ?[A-Z]\.(?= (?:was|had|has|is|underwent|presented|received|developed|reported)\b)")
 BRACKETED = re.compile(rf"\b(patient|{SEXES}),? \(?(?:initials? )?(?:[A-Z]\. ?){{2,3}}(?:\)|,)?(?=\s)", re.IGNORECASE)

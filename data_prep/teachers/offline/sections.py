@@ -39,7 +39,8 @@ NEVER_SPECIAL = (ACTED, MOVED_ON, LEFT, DIAGNOSED, PRESENTED, SYMPTOMS, TOLD)
 GOES_ON = re.compile(
     r"^(?:(?:There|It|This|They|These) (?:was|were|measured)(?! not| associated)|"
     r"No\b|(?:The|Her|His|An?|Both|Bilateral) (?!patient|pain|woman|man|boy|girl|child|infant|"
-    r"fever|fall)[\w -]{3,40}? (?:was|were|had))\b"
+    r"fever|fall)(?![^.]*\b(?:course|diagnos\w+|treatment|outcome|condition|prognosis|confirmed|accompanied)\b)"
+    r"[\w -]{3,40}? (?:was|were|had))\b"
 )
 
 

@@ -6,7 +6,7 @@ Each relation is read from one sentence in which grammar shows it: the two names
 import re
 
 from data_prep.clinical_text.entities import Entity
-from data_prep.teachers.offline.cues import EXAMINED
+from data_prep.teachers.offline.cues import ACTED, EXAMINED
 from data_prep.teachers.offline.note_view import (
     NoteView,
     Sentence,
@@ -16,7 +16,7 @@ from data_prep.teachers.offline.note_view import (
     word_pattern,
 )
 from data_prep.teachers.offline.sections import begins_treatment
-from data_prep.teachers.offline.tasks.entities_and_abbreviations import FULL_DOSE, NOT_GIVEN
+from data_prep.teachers.offline.tasks.entities_and_abbreviations import FULL_DOSE, NOT_GIVEN, lower_first
 from data_prep.teachers.offline.tasks.forms import Form, looked_up
 from data_prep.teachers.offline.tasks.statements import DENIAL, affirmed
 
@@ -96,7 +96,7 @@ def findings(view: NoteView) -> dict[str, tuple[str, Sentence, int]]:
         if not match or len(sentence.text) > 420:
             continue
         tests = [e for e in sentence.entities if e.kind == "test" and e.start < match.end(1)]
-        name = match[1] if not match[1][1:2].islower() else match[1][0].lower() + match[1][1:]
+        name = lower_first(match[1])
         once = sum(len(word_pattern(match[1]).findall(s.text)) for s in view.prose) == 1
         if (
             len(tests) == 1
@@ -111,6 +111,8 @@ def findings(view: NoteView) -> dict[str, tuple[str, Sentence, int]]:
 
 def said_whole(view: NoteView, sentence: Sentence, name: str) -> bool:
     """Return True if no other sentence names the study or goes on about it: what follows is a step or another study."""
+    if ACTED.search(sentence.text):
+        return False
     foreign = [names for names in SAME_STUDY if not re.search(names, name, re.IGNORECASE)]
     if any(re.search(names, sentence.text, re.IGNORECASE) for names in foreign):
         return False

@@ -18,7 +18,7 @@ ACTION = re.compile(
     r"transplantation|chemotherapy|radiotherapy|drainage|embolization)|received|we (?:started|administered|gave|"
     r"performed|removed|resected|excised|operated|treated)|"
     r"(?:surgery|operation|treatment|therapy|chemotherapy|radiotherapy|\w+(?:ectomy|plasty|ostomy)|excision|"
-    r"resection|drainage|transplantation|repair|reduction|fixation) (?:was|were|with|by|consisted|included))\b",
+    r"resection|drainage|transplantation|repair|reduction|fixation) (?:was|were|consisted|included))\b",
     re.IGNORECASE,
 )
 # A weaker sign of treatment: with more of these than the summary holds, the summary would leave treatment out.

@@ -155,6 +155,7 @@ def test_a_summary_tells_treatment_and_outcome_or_is_not_written():
         (("Facial MRI showed swelling.", "She was given steroids.", "The MRI also showed a cyst."), "facial MRI"),
         (("All the three cultures showed similar findings.",), "all the three cultures"),
         (("Urogram showed a stone, CT scan showed a mass.",), "urogram"),
+        (("Chest radiography showed a shadow and levofloxacin was prescribed.",), "chest radiography"),
         (("The patient underwent endoscopy that showed varices.",), "patient underwent endoscopy that"),
     ],
 )
@@ -183,6 +184,8 @@ def test_a_diagnosis_that_was_given_up_is_neither_stated_nor_a_problem():
     note = view("A diagnosis of gastric cancer was made.", "The working diagnosis was changed.")
     assert not stated_diagnoses([s.text for s in note.prose])
     assert "gastric cancer" not in [entity.text for entity, _ in affirmed(note)]
+    told = "She was diagnosed with Still's disease and had lymphoma.", "She died years after the diagnosis of lymphoma."
+    assert diagnosis(view(*told)) == NOT_STATED
     assert diagnosis(view("He was diagnosed with gout.", "We diagnosed the patient with sciatica.")) == NOT_STATED
 
 

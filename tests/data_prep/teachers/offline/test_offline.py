@@ -329,7 +329,7 @@ def test_known_answers(task: str, question: str, answer: str):
     assert answer_question(NOTE, task, question) == answer
 
 
-def test_each_task_has_at_least_four_forms_and_uses_them():
+def test_each_task_has_several_forms_and_uses_them():
     notes = [write_note(report["text"]) for report in DEMO]
     for task in TASKS:
         assert len(FORMS[task]) >= 3
