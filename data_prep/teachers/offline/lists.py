@@ -30,7 +30,7 @@ VAGUE = re.compile(
 )
 # Not a diagnosis of this patient, not certain, or given up later.
 UNSURE = re.compile(
-    r"\b(?:suspect\w*|possib\w+|probab\w+|presum\w+|provisional|likely|differential|initial\w*|preliminary|working|"
+    r"\b(?:suspect\w*|raised|evoked|possib\w+|probab\w+|presum\w+|provisional|likely|differential|initial\w*|preliminary|working|"
     r"tentative|consider\w*|could|might|"
     r"may|if|exclu\w+|ruled out|no|not|never|without|misdiagnos\w+|previous\w*|history|ago|earlier|prenatal\w*|"
     r"antenatal\w*|delay\w*|question\w*|doubt\w*|"

@@ -33,7 +33,7 @@ from data_prep.teachers.offline.teacher import FORMS, answer_question, ask_quest
 from tests.data_prep.teachers.offline.test_offline import DEMO, REAL_REPORTS
 
 
-def view(*sentences: str, heading: str = "HISTORY, FINDINGS AND COURSE"):
+def view(*sentences: str, heading: str = "HISTORY, WORK-UP AND COURSE"):
     return read_note(f"DISCHARGE SUMMARY\n\nPATIENT: 40-year-old woman\n\n{heading}:\n" + " ".join(sentences))
 
 
@@ -136,7 +136,7 @@ def test_only_definitions_whose_letters_fit_are_used():
 def test_a_summary_tells_treatment_and_outcome_or_is_not_written():
     opening = "A 40-year-old woman presented to our hospital with severe abdominal pain and vomiting."
     findings = "The abdomen was tender. Ultrasound showed a thick appendix. CT showed no abscess. Urine was normal."
-    body = f"HISTORY, FINDINGS AND COURSE:\n{opening} {findings} She underwent appendectomy."
+    body = f"HISTORY, WORK-UP AND COURSE:\n{opening} {findings} She underwent appendectomy."
     unfinished = read_note(body)
     finished = read_note(f"{body} She was discharged in good condition.")
     assert whole_note(unfinished) == course_summary(unfinished) == NOT_STATED
