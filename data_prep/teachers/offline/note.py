@@ -40,7 +40,7 @@ WHO = re.compile(
 LONGEST_COMPLAINT = 22  # words
 NO_COMPLAINT = re.compile(
     r"\b(?:present|complain|admitted|referred|patient|hospital|department|clinic|university|cent(?:re|er)|"
-    r"history of (?!\w+ ?pain))|[^\w)]$|\b(?:and|or|with|of|for|in|at|the|an?)$",
+    r"ago\b|earlier\b|history of (?!\w+ ?pain))|[^\w)]$|\b(?:and|or|with|of|for|in|at|the|an?)$",
     re.IGNORECASE,
 )
 COMPLAINT = re.compile(
@@ -56,7 +56,8 @@ COMPLAINT = re.compile(
 COMPLAINT_END = re.compile(
     r",?\s+(?:and (?:was|had|he|she|is|his|her|the|underwent|an?(?! half))\b|which\b|who\b|that\b|where\b|he\b|"
     r"she\b|was\b|were\b|"
-    r"had (?!been)|but\b|after (?:which|an?\b)|as well as he|to (?:our|the|an?) (?:[\w-]+ ){0,3}(?:hospital|"
+    r"had (?!been)|(?:showed|revealed|underwent|developed|found)\b|but\b|after (?:which|an?\b)|as well as he|"
+    r"to (?:our|the|an?) (?:[\w-]+ ){0,3}(?:hospital|"
     r"department|clinic|centre|center|unit|ward|room|outpatient)|in (?:our|the (?:department|hospital|emergency)|"
     r"[A-Z][a-z]+ |(?:19|20)\d\d)|at (?:our|the)\b|"
     r"lasting|indeed|when\b|while\b|at presentation)"

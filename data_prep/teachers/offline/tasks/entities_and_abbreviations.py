@@ -173,7 +173,9 @@ def lower_first(text: str) -> str:
     first = re.split(r"[\s-]", text)[0]
     small = first.lower()
     known = small in QUALIFIERS or small in KIND_OF or small.endswith(ORDINARY_ENDINGS)
-    return text[0].lower() + text[1:] if known and first[1:].islower() else text
+    # "Intensive Care Unit" is written like a name.
+    like_name = re.search(r"[\s-][A-Z][a-z]", text) or not first[1:].islower()
+    return text if like_name or not known else text[0].lower() + text[1:]
 
 
 @per_note
@@ -189,9 +191,7 @@ def spells(short: str, long: str) -> bool:
     if len(letters) < 2 or re.search(r"[\d-]", short) or re.search(r"[()\[\]:;]", long):
         return False
     initials = [word[0] for word in words], [word[0] for word in content]
-    return letters in initials or (
-        len(words) <= 2 and len(letters) > len(words) and words[0][0] == letters[0] and words[-1][0] in letters
-    )
+    return letters in initials or (len(words) == 1 and len(letters) > 1 and words[0][0] == letters[0])
 
 
 @per_note

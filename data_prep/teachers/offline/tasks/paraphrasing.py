@@ -41,7 +41,7 @@ REWORDINGS = {
     "commenced on": "started on", "consistent with": "in keeping with",
     "compatible with": "in keeping with", "despite": "in spite of", "upon admission": "on admission", "via": "through",
     "bilaterally": "on both sides", "required": "needed", "frequently": "often",
-    "immediately": "at once", "currently": "at present", "consisted of": "was made up of", "deteriorated": "got worse",
+    "currently": "at present", "consisted of": "was made up of", "deteriorated": "got worse",
     "worsened": "got worse", "improved": "got better", "revealing": "showing", "demonstrating": "showing",
     "was transferred to": "was moved to", "the following day": "the next day", "presenting with": "coming in with",
     "regarding": "about", "beneath": "under", "several": "a number of", "in addition to": "besides",

@@ -121,7 +121,9 @@ def said_whole(view: NoteView, sentence: Sentence, name: str) -> bool:
     if any(re.search(pattern, text, re.IGNORECASE) for pattern in own for text in others):
         return False
     following = next((s.text for s in view.prose if s.index == sentence.index + 1), "")
-    return not following or bool(begins_treatment(following) or FINDING.match(following) or EXAMINED.search(following))
+    told = FINDING.match(following)
+    another = told and any(re.search(names, told[1], re.IGNORECASE) for names in SAME_STUDY)
+    return not following or bool(begins_treatment(following) or another or EXAMINED.search(following))
 
 
 @per_note

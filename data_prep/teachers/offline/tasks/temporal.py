@@ -22,7 +22,6 @@ HISTORY_OF = re.compile(
     r"((?:[\w-]+ ){0,5}?[\w-]+)(?=[.;,(]| and\b| who\b| which\b| that\b| with\b| associated\b| in\b| on\b| after\b|"
     r" of\b| for\b| as\b)"
 )
-CUT = re.compile(r"\b(?:the|an?|of|his|her)$", re.IGNORECASE)
 TIME_WORD = re.compile(
     r"\d{4}|\b(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?|yesterday|today|tonight|night|morning|evening|"
     r"ago|later|earlier|before|after|during|since|until|till|then|when|while|"
@@ -90,10 +89,15 @@ def histories(view: NoteView) -> dict[str, str]:
             if is_problem(match[2]):
                 found.setdefault(match[2], []).append(match[1])
     return {
-        complaint: f"The note gives a history of {lengths[0].replace('-', ' ')}."
+        complaint: f"The note gives the time as “{lengths[0]}.”"
         for complaint, lengths in found.items()
         if len(set(lengths)) == 1
     }
+
+
+def cut(time: Time, text: str) -> bool:
+    """Return True if a time goes on after its end: "a few days before the onset" of something."""
+    return bool(re.search(r"\b(?:the|an?|of|his|her)$", time.text) or text[time.end :].startswith(" of "))
 
 
 def times_in(text: str) -> str:
@@ -102,7 +106,7 @@ def times_in(text: str) -> str:
     rest = text
     for time in reversed(times):
         rest = rest[: time.start] + rest[time.end :]
-    whole = times and not TIME_WORD.search(rest) and not any(CUT.search(time.text) for time in times)
+    whole = times and not TIME_WORD.search(rest) and not any(cut(time, text) for time in times)
     return "; ".join(time.text for time in times) + "." if whole else NOT_STATED
 
 

@@ -82,6 +82,8 @@ def test_a_finding_without_a_cue_goes_on_with_the_findings_before_it():
     assert placed["The pain was constant."] == COURSE
     placed = sections("Physical examination revealed a mass.", "The biological check-up was normal.")
     assert set(placed.values()) == {EXAMINATION, INVESTIGATIONS}
+    placed = sections("Physical examination revealed a mass.", "Her inflammatory markers were elevated.")
+    assert placed["Her inflammatory markers were elevated."] == COURSE
     assert sections("Physical examination was performed.") == {"Physical examination was performed.": WHOLE}
 
 
@@ -94,6 +96,8 @@ def test_a_finding_without_a_cue_goes_on_with_the_findings_before_it():
             "A 42-year-old man presented pain of the right shoulder with an oedema of the arm.",
             "PATIENT: 42-year-old man",
         ),
+        ("A 6-year-old boy was seen with pain in the back and showed high levels.", "PATIENT: 6-year-old boy"),
+        ("A 6-year-old boy was seen with pain ten years ago.", "PATIENT: 6-year-old boy"),
         ("A 28 year old farmer came to our clinic, complaining of fatigue.", "CHIEF COMPLAINT: fatigue"),
         ("The patient had presented recurrent infections for the last 2 months, cough, and dyspnea.", ""),
         ("A 42-year-old man presented with dry cough occurring at night and.", "PATIENT: 42-year-old man"),

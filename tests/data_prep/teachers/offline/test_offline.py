@@ -334,7 +334,7 @@ def test_each_task_has_several_forms_and_uses_them():
     for task in TASKS:
         assert len(FORMS[task]) >= 3
         openings = {ask_question(note, task, seed)[:14] for seed, note in enumerate(notes * 4)}
-        assert len(openings) >= 4
+        assert len(openings) >= 3
 
 
 def test_demo_reports_are_24_distinct_texts_of_200_to_400_words():
