@@ -117,7 +117,7 @@ TOLD = cues(
     r"complain\w*", r"symptoms?\b", r"since\b", r"developed\b", r"began\b", r"start\w*", r"notic\w+", r"notable for\b",
     r"worsen\w*", r"persist\w*", r"progress\w*", r"request\w*", r"plan\w*", r"refus\w*", r"we\b", r"our\b",
     r"could not", r"(?:performed|carried out|done)\.$", r"not (?:done|performed|available|carried)", r"due to\b",
-    r"because\b", r"followed\b", r"regularly\b", r"therefore\b",
+    r"because\b", r"followed\b", r"\w+ostomy\b", r"fed\b", r"regularly\b", r"therefore\b",
     r"considered\b", r"patients\b", r"decompress\w+", r"excis\w+", r"resect\w+", r"drain(?:age|ed)\b", r"repair\w*",
     r"debrid\w+", r"exploration\b", r"incision\b", r"treat\w*", r"therap\w+", r"surg(?:ery|ical)\b", r"operat\w+",
     r"implant\w*", r"removed\b", r"increas(?:ed|ing) (?:to|from)", r"decreas(?:ed|ing) (?:to|from)", r"normali[sz]ed",

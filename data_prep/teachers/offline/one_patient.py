@@ -123,7 +123,7 @@ ARROWS = re.compile(
     r"heads)?\b[^()]*\)",
     re.IGNORECASE,
 )
-# A citation's number after a full stop: "criteria.12"
+# A citation's number after a full stop, at which two sentences stay joined: "criteria.12 Later, ..."
 CITED = re.compile(r"(?<=[a-z]{3}\.)\d{1,3}(?:[,–-]\d{1,3})*(?=\s|$)")
 FIGURES = re.compile(
     r"\s*\(Fig(?:ure)?s?\.? ?\((?:Fig|Tab)[^()]*\)[^()]*\)"
@@ -162,9 +162,7 @@ def why_not(report: str) -> str:
 
 def patient_sentences(report: str) -> list[str]:
     """The sentences about the patient, without initials, citations, labels such as "Case 1:" and "we report"."""
-    sentences = [
-        without_pointers(sentence) for sentence in split_sentences(without_initials(CITED.sub("", normalise(report))))
-    ]
+    sentences = [without_pointers(sentence) for sentence in split_sentences(without_initials(normalise(report)))]
     kept = [LEAD_IN.sub("", sentence) for sentence in sentences if is_about_patient(sentence)]
     return [
         sentence[0].upper() + sentence[1:] for sentence in kept if len(sentence.split()) > 2 or COMPLETE.match(sentence)
@@ -187,6 +185,8 @@ def without_initials(text: str) -> str:
 def is_about_patient(sentence: str) -> bool:
     """Return True unless a sentence is about the literature, the paper or a figure."""
     rest = LEAD_IN.sub("", sentence)
+    if CITED.search(sentence):
+        return False
     if POINTER.match(sentence) or LITERATURE.search(rest):
         return False
     introduced = AGED.search(rest) or re.search(rf"\b(?:patient|{SEXES})\b", rest)

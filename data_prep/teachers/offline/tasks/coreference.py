@@ -28,6 +28,11 @@ DEFINITE = re.compile(
     rf"\b(?:[Tt]he|[Tt]his|[Tt]hat) ({HEADS})\b(?=[.,;]| (?:was|were|is|had|has|measured|showed|revealed|appeared|"
     rf"extended|caused|compressed|grew)\b)"
 )
+# After a head, these words show that it is not part of a longer name: "a tumor endoprosthesis".
+LINK = (
+    r" (?:of|in|on|at|to|from|with|within|that|which|was|were|is|had|and|measuring|occupying|extending|arising|"
+    r"involving|near|located|for)\b"
+)
 NOUN_STOP = re.compile(
     r"\b(?:and|with|that|which|in|on|at|was|were|is|had|showed|for|from|by|to|after|due|as|when|while|or|but|"
     r"through|during|revealing|showing|into|followed|under|of|no|not|without)\b"
@@ -108,7 +113,7 @@ def definites(view: NoteView) -> dict[str, str]:
 
 def introduction(head: str, texts: list[tuple[Sentence, str]]) -> tuple[Sentence, str]:
     """The first sentence with an indefinite phrase of this head, and the phrase; "" for the phrase if there is none."""
-    pattern = re.compile(rf"\ban? (?:[^\s,;.()]+ ){{0,6}}?{head}\b(?!-)", re.IGNORECASE)
+    pattern = re.compile(rf"\ban? (?:[^\s,;.()]+ ){{0,6}}?{head}\b(?=[.,;)]|{LINK})", re.IGNORECASE)
     found = [(s, m[0]) for s, text in texts for m in pattern.finditer(text) if not NOUN_STOP.search(m[0])]
     return found[0] if found else (texts[-1][0], "")
 

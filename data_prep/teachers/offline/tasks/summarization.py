@@ -41,6 +41,9 @@ ENDED = re.compile(
     r"satisfactory|favou?rable|relapse|progress(?:ed|ion)|regained|good (?:health|condition))\b",
     re.IGNORECASE,
 )
+REASON = re.compile(
+    r"\b(?:with|for|because|due|complain\w*|suffer\w*|after|following|of|by|experienc\w+|report\w*|to be)\b"
+)
 LONGEST = 55  # words of a sentence in a summary
 LARGEST_SHARE = 0.6  # of the note's sentences, in a summary of the note
 UNNAMED = re.compile(r"\b(?:it|this|these|they|them|its|their)\b", re.IGNORECASE)
@@ -59,7 +62,8 @@ def as_text(sentences: list[Sentence]) -> str:
 def opening(view: NoteView) -> list[Sentence]:
     """The first sentence of the story, if it says who came and why."""
     first = next((s for s in view.prose if s.section in (HISTORY, WHOLE)), None)
-    told = first and AGED.search(first.text) and (PRESENTED.search(first.text) or SYMPTOMS.search(first.text))
+    came = first and (PRESENTED.search(first.text) or SYMPTOMS.search(first.text))
+    told = first and came and AGED.search(first.text) and REASON.search(first.text, came.start())
     return [first] if first and told and len(first.text.split()) <= LONGEST and len(first.text.split()) >= 9 else []
 
 

@@ -28,6 +28,7 @@ from data_prep.teachers.offline.tasks.question_answering import (
 from data_prep.teachers.offline.tasks.relation_extraction import doses, findings, sites
 from data_prep.teachers.offline.tasks.statements import affirmed, denied_in
 from data_prep.teachers.offline.tasks.summarization import course_summary, ending, whole_note
+from data_prep.teachers.offline.tasks.summarization import opening as opening_of
 from data_prep.teachers.offline.tasks.temporal import events, histories, times_in
 from data_prep.teachers.offline.teacher import FORMS, answer_question, ask_question
 from tests.data_prep.teachers.offline.test_offline import DEMO, REAL_REPORTS
@@ -147,6 +148,7 @@ def test_a_summary_tells_treatment_and_outcome_or_is_not_written():
     assert whole_note(finished) == f"{opening} She underwent appendectomy. She was discharged in good condition."
     # A treatment that is only perhaps one would be left out.
     assert whole_note(read_note(f"{body} Antibiotic therapy followed. She was discharged well.")) == NOT_STATED
+    assert not opening_of(view("A 40-year-old man who presented to the emergency department in 2016."))
     # What holds nearly all sentences of a note is no summary of it.
     assert whole_note(read_note(body.replace(findings, "") + " She was discharged well.")) == NOT_STATED
 
@@ -202,6 +204,7 @@ def test_histories_name_a_complaint():
 def test_a_definite_phrase_takes_up_only_what_the_sentence_before_introduced():
     told = "A radial artery jump graft was used."
     assert definites(view(told, "The graft was patent."))
+    assert not definites(view("A tumor endoprosthesis was used.", "The tumor showed spindle cells."))
     assert not definites(view(told, "Thus, the graft oxygen support was abandoned."))
     assert not definites(view(told, "She was well.", "The graft was patent."))
 

@@ -40,6 +40,7 @@ def sections(*sentences: str) -> dict[str, str]:
         ("His home medications included warfarin for thrombosis with a low platelet count.", WHOLE),
         ("Examination of the gene revealed a high density of repeats.", WHOLE),
         ("He was accompanied by his wife.", WHOLE),
+        ("He was fed via percutaneous endoscopic gastrostomy.", WHOLE),
         ("A visual field test was normal.", WHOLE),
         ("Decompression was performed and histological examination confirmed a ganglion.", WHOLE),
         ("He was started on heparin because the CT showed an embolus.", WHOLE),
@@ -99,7 +100,7 @@ def test_a_finding_without_a_cue_goes_on_with_the_findings_before_it():
         ("A 6-year-old boy was seen with pain in the back and showed high levels.", "PATIENT: 6-year-old boy"),
         ("A 6-year-old boy was seen with pain ten years ago.", "PATIENT: 6-year-old boy"),
         ("A 28 year old farmer came to our clinic, complaining of fatigue.", "CHIEF COMPLAINT: fatigue"),
-        ("The patient had presented recurrent infections for the last 2 months, cough, and dyspnea.", ""),
+        ("The patient had presented recurrent infections for 2 months, cough, and dyspnea.", ""),
         ("A 42-year-old man presented with dry cough occurring at night and.", "PATIENT: 42-year-old man"),
     ],
 )
@@ -147,7 +148,8 @@ def test_the_paper_and_persons_initials_are_left_out():
         "came. "
         "After obtaining informed consent, we removed the mass, as shown in (Fig. 2). Jones et al. saw this. "
         "This disease is a rare entity. This is the second description of this variant. Our search revealed 49 cases. "
-        "This is a case report of a man with a mass (red arrow) that met the criteria.12 M.K. had a cough."
+        "This is a case report of a man with a mass (red arrow) that met the criteria. It was red.12 "
+        "Later it grew. M.K. had a cough."
     )
     assert kept == [
         "A 54-year-old man with fever.",
