@@ -56,10 +56,9 @@ OTHER_STUDIES = cues(
 )  # fmt: skip
 CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (PAST, cues(
-        r"(?:past|previous|prior|medical|surgical|personal|family|familial|social|obstetric\w*|"
-        r"gyn(?:a)?ecologic\w*|psychiatric|occupational|allerg\w+|developmental|birth|travel|vaccination|smoking|"
-        r"toxic) (?:and \w+ )?(?:medical |surgical )?(?:history|histories|antecedents?|milestones|"
-        r"illness(?:es)?)\b",
+        r"(?:past|previous|prior|medical|surgical|personal|family|familial|social|obstetric\w*|gyn(?:a)?ecologic\w*|"
+        r"psychiatric|occupational|allerg\w+|developmental|birth|travel|vaccination|smoking|"
+        r"toxic) (?:and \w+ )?(?:medical |surgical )?(?:history|histories|antecedents?|milestones|illness(?:es)?)\b",
         r"(?:her|his|the patient['’]s) (?:mother|father|parents|siblings?|brothers?|sisters?|wife|husband|son|"
         r"daughter|uncle|aunt|cousin|grand\w+) (?:had|has|was|were|is|died|suffer\w+)\b", r"consanguin\w+",
         r"(?:non-?|ex-?|former |current |heavy |never )?smok(?:er|ed|es|ing)\b", r"tobacco\b", r"cigarettes?\b",
@@ -207,16 +206,15 @@ TEST_WORD = re.compile(
 )
 # Openings of sentences that cannot be understood without the sentence before.
 LEANING = re.compile(
-    r"^(?:It|They|These|This(?! (?:patient|man|woman|boy|girl|child))|Those|Both|Such|The (?:latter|former|same|"
-    r"other|others|remaining|rest|second|third)|Its|Their|Which|That|There(?:after|by)|Then|Subsequently|"
-    r"Afterwards?|Later|Next|However|Nevertheless|Therefore|Thus|Hence|Consequently|Accordingly|Also|Additionally|"
-    r"Moreover|Furthermore|"
+    r"^(?:It|They|These|This(?! (?:patient|man|woman|boy|girl|child))|Those|Both|Such|The (?:latter|former|same|other|"
+    r"others|remaining|rest|second|third)|Its|Their|Which|That|There(?:after|by)|Then|Subsequently|Afterwards?|Later|"
+    r"Next|However|Nevertheless|Therefore|Thus|Hence|Consequently|Accordingly|Also|Additionally|Moreover|Furthermore|"
     r"In addition|But|And|So|Meanwhile|Similarly|Likewise|Conversely|As a result|For this reason|At (?:this|"
-    r"that) (?:time|point|moment)|After (?:this|that|which)|Based on (?:this|these)|"
-    r"Given (?:this|these|the)|Because of (?:this|these)|Due to (?:this|these)|With (?:this|these)|During this|"
-    r"(?:(?:About|Approximately|Almost|Some|Within|After|Over|The) )?(?:\d+|an?|one|two|three|four|five|six|seven|"
-    r"eight|nine|ten|twelve|few|several|next|following|same)"
-    r"(?:[- ]\w+)? (?:hours?|days?|weeks?|months?|years?|morning|evening|night)\b)(?! ago| before)",
+    r"that) (?:time|point|moment)|After (?:this|that|which)|Based on (?:this|these)|Given (?:this|these|the)|"
+    r"Because of (?:this|these)|Due to (?:this|these)|With (?:this|these)|During this|(?:(?:About|Approximately|"
+    r"Almost|Some|Within|After|Over|The) )?(?:\d+|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|few|"
+    r"several|next|following|same)(?:[- ]\w+)? (?:hours?|days?|weeks?|months?|years?|morning|evening|night)\b)(?! ago|"
+    r" before)",
     re.IGNORECASE,
 )
 RELATIVE = cues(

@@ -8,19 +8,16 @@ from data_prep.teachers.offline.cues import DIAGNOSED
 MOST_WORDS = 14
 DIAGNOSIS = re.compile(
     r"\bdiagnos(?:is (?:of|was|is|were)|ed (?:with|as(?: having)?|to have))(?: (?:a|an|the|having|established as|"
-    r"made of))? "
-    r"((?:[^.,;:()]|\.(?=\d)|,(?= (?:grade|stage|type|with)\b))+)",
+    r"made of))? ((?:[^.,;:()]|\.(?=\d)|,(?= (?:grade|stage|type|with)\b))+)",
     re.IGNORECASE,
 )
 # The name of a diagnosis ends before these words.
 DIAGNOSIS_END = re.compile(
     r" (?:was|were|is|are|been|by|on|based|according|which|who|that|after|before|at|in|since|from|because|due|for|"
-    r"using|through|but|made|with|confirmed|"
-    r"established|could|had|has|upon|via|following|given|as|she|he|we|the patient|arising|complicat\w+|measuring|"
-    r"associated|involving|invading|secondary|to|"
-    r"revealing|even|results?|consistent|surfaced|caused|surrounded|operative|related|and (?:was|he|she|the|we|her|"
-    r"his|they|an?|treat\w+|underwent|"
-    r"start\w+|transferred|received|admitted|put|given|then|therefore|treatment|referred|discharged))\b.*"
+    r"using|through|but|made|with|confirmed|established|could|had|has|upon|via|following|given|as|she|he|we|"
+    r"the patient|arising|complicat\w+|measuring|associated|involving|invading|secondary|to|revealing|even|results?|"
+    r"consistent|surfaced|caused|surrounded|operative|related|and (?:was|he|she|the|we|her|his|they|an?|treat\w+|"
+    r"underwent|start\w+|transferred|received|admitted|put|given|then|therefore|treatment|referred|discharged))\b.*"
 )
 VAGUE = re.compile(
     r"^(?:(?:the|an?|malignant|benign|malignancy|tumou?rs?|mass|lesion|cancer|infection|disease|carcinoma|"
@@ -30,19 +27,17 @@ VAGUE = re.compile(
 )
 # Not a diagnosis of this patient, not certain, or given up later.
 UNSURE = re.compile(
-    r"\b(?:suspect\w*|raised|evoked|possib\w+|probab\w+|presum\w+|provisional|likely|differential|initial\w*|preliminary|working|"
-    r"tentative|consider\w*|could|might|"
-    r"may|if|exclu\w+|ruled out|no|not|never|without|misdiagnos\w+|previous\w*|history|ago|earlier|prenatal\w*|"
-    r"antenatal\w*|delay\w*|question\w*|doubt\w*|"
-    r"mother|father|brother|sister|sibling|son|daughter|wife|husband|family|uncle|aunt|cousin|infant|newborn|baby|"
+    r"\b(?:suspect\w*|raised|evoked|possib\w+|probab\w+|presum\w+|provisional|likely|differential|initial\w*|"
+    r"preliminary|working|tentative|consider\w*|could|might|may|if|exclu\w+|ruled out|no|not|never|without|"
+    r"misdiagnos\w+|previous\w*|history|ago|earlier|prenatal\w*|antenatal\w*|delay\w*|question\w*|doubt\w*|mother|"
+    r"father|brother|sister|sibling|son|daughter|wife|husband|family|uncle|aunt|cousin|infant|newborn|baby|"
     r"alternative|first|erroneous\w*|unclear|clinical diagnosis)\b",
     re.IGNORECASE,
 )
 # A report that speaks of a change of diagnosis: which of them holds is a matter of meaning.
 GIVEN_UP = re.compile(
-    r"\b(?:misdiagnos\w*|revised|reconsider\w*|turned out|proved to be|mistaken\w*|mimick\w*|"
-    r"(?:working|provisional|preoperative|preliminary|tentative|initial|first|final|definit\w+|"
-    r"differential) (?:\w+ )?diagnos\w+|"
+    r"\b(?:misdiagnos\w*|revised|reconsider\w*|turned out|proved to be|mistaken\w*|mimick\w*|(?:working|provisional|"
+    r"preoperative|preliminary|tentative|initial|first|final|definit\w+|differential) (?:\w+ )?diagnos\w+|"
     r"initially (?:diagnosed|thought|considered)|instead of|rather than)\b",
     re.IGNORECASE,
 )

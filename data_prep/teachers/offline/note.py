@@ -45,40 +45,33 @@ NO_COMPLAINT = re.compile(
 )
 COMPLAINT = re.compile(
     r"\b(?:(?:present(?:ed|ing|s)|admitted|referred|complain(?:ed|ing|s)|visited|consulted|seen|brought|attended|came|"
-    r"hospitali[sz]ed)\b(?=\s+(?:with|for|due|because|complaining|of|to|at|in|on|by|from|into|\w+ly|after|\d)\b)"
-    r"(?:(?! (?:had|was|were|and|who|which)\b)[^.;,]){0,70}?\b(?:with|for|due to|because of|"
-    r"complain(?:ed|ing|s) of|complaints? of)|complain(?:ed|ing|s) of)\s+"
-    r"(?:(?:an?|the|chief|main|complaints?|of|chief complaint)\s+)*"
-    r"((?!her |his |further|evaluation|our |management|medical|surgical|treatment|\d+[- ]year|age\b|diagnos|suspect|"
-    r"investigation)(?:[^.;()]|\.(?=\d)){5,})",
+    r"hospitali[sz]ed)\b(?=\s+(?:with|for|due|because|complaining|of|to|at|in|on|by|from|into|\w+ly|after|"
+    r"\d)\b)(?:(?! (?:had|was|were|and|who|which)\b)[^.;,]){0,70}?\b(?:with|for|due to|because of|complain(?:ed|ing|"
+    r"s) of|complaints? of)|complain(?:ed|ing|s) of)\s+(?:(?:an?|the|chief|main|complaints?|of|"
+    r"chief complaint)\s+)*((?!her |his |further|evaluation|our |management|medical|surgical|treatment|\d+[- ]year|"
+    r"age\b|diagnos|suspect|investigation)(?:[^.;()]|\.(?=\d)){5,})",
     re.IGNORECASE,
 )
 COMPLAINT_END = re.compile(
-    r",?\s+(?:and (?:was|had|he|she|is|his|her|the|underwent|an?(?! half))\b|which\b|who\b|that\b|where\b|he\b|"
-    r"she\b|was\b|were\b|"
-    r"had (?!been)|(?:showed|revealed|underwent|developed|found)\b|but\b|after (?:which|an?\b)|as well as he|"
-    r"to (?:our|the|an?) (?:[\w-]+ ){0,3}(?:hospital|"
-    r"department|clinic|centre|center|unit|ward|room|outpatient)|in (?:our|the (?:department|hospital|emergency)|"
-    r"[A-Z][a-z]+ |(?:19|20)\d\d)|at (?:our|the)\b|"
-    r"lasting|indeed|when\b|while\b|at presentation)"
-    r"|,\s+(?=[A-Z][a-z])|,\s+(?:and\s+)?(?:associated|accompanied|without|with no|starting|started|beginning|"
-    r"although|since|all|but|except|having|evolving|he|she|which)\b"
+    r",?\s+(?:and (?:was|had|he|she|is|his|her|the|underwent|an?(?! half))\b|which\b|who\b|that\b|where\b|he\b|she\b|"
+    r"was\b|were\b|had (?!been)|(?:showed|revealed|underwent|developed|found)\b|but\b|after (?:which|an?\b)|"
+    r"as well as he|to (?:our|the|an?) (?:[\w-]+ ){0,3}(?:hospital|department|clinic|centre|center|unit|ward|room|"
+    r"outpatient)|in (?:our|the (?:department|hospital|emergency)|[A-Z][a-z]+ |(?:19|20)\d\d)|at (?:our|the)\b|"
+    r"lasting|indeed|when\b|while\b|at presentation)|,\s+(?=[A-Z][a-z])|,\s+(?:and\s+)?(?:associated|accompanied|"
+    r"without|with no|starting|started|beginning|although|since|all|but|except|having|evolving|he|she|which)\b"
 )
 SYMPTOM = re.compile(
-    r"\b(?:pain\w*|swelling|fever\w*|cough|dyspn\w+|bleeding|weakness|vomiting|nausea|headaches?|fatigue|"
-    r"mass(?:es)?|seizures?|vision|"
-    r"loss|rash|lesions?|breath|diarrh\w+|itch\w*|numbness|palpitations?|syncope|confusion|jaundice|h(?:a)?ematuria|"
-    r"ulcers?|"
-    r"nodules?|lump|dizziness|distension|discharge|difficult\w+|discomfort|paralysis|edema|oedema|stiffness|tumou?r|"
-    r"injur\w+|trauma)\b",
+    r"\b(?:pain\w*|swelling|fever\w*|cough|dyspn\w+|bleeding|weakness|vomiting|nausea|headaches?|fatigue|mass(?:es)?|"
+    r"seizures?|vision|loss|rash|lesions?|breath|diarrh\w+|itch\w*|numbness|palpitations?|syncope|confusion|jaundice|"
+    r"h(?:a)?ematuria|ulcers?|nodules?|lump|dizziness|distension|discharge|difficult\w+|discomfort|paralysis|edema|"
+    r"oedema|stiffness|tumou?r|injur\w+|trauma)\b",
     re.IGNORECASE,
 )
 # The text before a list of values: "... were white cells 12,000/mm3 (70% poly), haemoglobin 12.8 g/dL, ...".
 LIST_HEAD = re.compile(
     r"^(.{0,100}?\b(?:findings?|results?|values?|tests?|data|examinations?|parameters|analys[ie]s|investigations|"
-    r"signs|studies|count|work-?up|profile)\b.{0,40}?"
-    r"\b(?:were as follows|as follows|findings were|results were|values were|included|revealed|showed|were|was|"
-    r"demonstrated|disclosed|indicated|with))[:,]?\s+(?=.*\d)"
+    r"signs|studies|count|work-?up|profile)\b.{0,40}?\b(?:were as follows|as follows|findings were|results were|"
+    r"values were|included|revealed|showed|were|was|demonstrated|disclosed|indicated|with))[:,]?\s+(?=.*\d)"
 )
 # A value without a name, which shows that the comma before it does not separate items.
 BARE_VALUE = re.compile(r"^[<>≥≤~]?\s?\d[\d.,]*\s?\S*$")

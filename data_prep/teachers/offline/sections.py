@@ -37,10 +37,9 @@ from data_prep.teachers.offline.cues import (
 NEVER_SPECIAL = (ACTED, MOVED_ON, LEFT, DIAGNOSED, PRESENTED, SYMPTOMS, TOLD)
 # A sentence without any cue that goes on with the findings: "The right breast was normal."
 GOES_ON = re.compile(
-    r"^(?:(?:There|It|This|They|These) (?:was|were|measured)(?! not| associated)|"
-    r"No\b|(?:The|Her|His|An?|Both|Bilateral) (?!patient|pain|woman|man|boy|girl|child|infant|"
-    r"fever|fall)(?![^.]*\b(?:course|diagnos\w+|treatment|outcome|condition|prognosis|confirmed|accompanied)\b)"
-    r"[\w -]{3,40}? (?:was|were|had))\b"
+    r"^(?:(?:There|It|This|They|These) (?:was|were|measured)(?! not| associated)|No\b|(?:The|Her|His|An?|Both|"
+    r"Bilateral) (?!patient|pain|woman|man|boy|girl|child|infant|fever|fall)(?![^.]*\b(?:course|diagnos\w+|treatment|"
+    r"outcome|condition|prognosis|confirmed|accompanied)\b)[\w -]{3,40}? (?:was|were|had))\b"
 )
 
 

@@ -12,9 +12,8 @@ MALE = re.compile(r"\b(?:male|man|boy|gentleman)\b", re.IGNORECASE)
 # Other persons, whose mention makes "he" or "she" ambiguous.
 OTHERS = re.compile(
     r"\b(?:mother|father|parents?|sister|brother|siblings?|wife|husband|daughters?|sons?|uncle|aunt|cousin|grand\w+|"
-    r"partner|spouse|surgeons?|physicians?|"
-    r"doctors?|nurse|dentist|therapist|neighbou?r|friend|relatives?|family|donor|infant|neonate|newborn|baby|"
-    r"f(?:o)?etus|twins?|patients|women|men|colleagues?|[a-z]+(?:ologist|iatrist))\b",
+    r"partner|spouse|surgeons?|physicians?|doctors?|nurse|dentist|therapist|neighbou?r|friend|relatives?|family|donor|"
+    r"infant|neonate|newborn|baby|f(?:o)?etus|twins?|patients|women|men|colleagues?|[a-z]+(?:ologist|iatrist))\b",
     re.IGNORECASE,
 )
 HE = {"male": ("he", "his", "him", "himself"), "female": ("she", "her", "hers", "herself")}

@@ -35,18 +35,16 @@ AMBIGUOUS = re.compile(
     re.IGNORECASE,
 )
 MEASUREMENT = re.compile(
-    r"(?<![\w./-])[<>≥≤~]?\s?\d[\d.,]*(?:\s?(?:[x×X*/–-]|to)\s?\d[\d.,]*){0,2}\s?(?:mg/kg(?:/day|/d)?|mg/m2|"
-    r"mg/d[lL]|g/d[lL]|[mµμn]g/m[lL]|ng/dL|pg/m[lL]|"
-    r"[mµμ]?mol/[lL]|m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|mm\s?/?\s?(?:of )?[Hh]g|mm/h(?:r|our)?|"
-    r"beats per minute|beats/min|bpm|kg/m2|"
-    r"mg/day|g/day|mg|mcg|µg|μg|kg|m[lL]|cm|mm|%|°\s?C|℃)(?![\w/²³]| ?[23]\b| ?/)"
+    r"(?<![\w./-])[<>≥≤~]?\s?\d[\d.,]*(?:\s?(?:[x×X*/–-]|to)\s?\d[\d.,]*){0,2}\s?(?:mg/kg(?:/day|/d)?|mg/m2|mg/d[lL]|"
+    r"g/d[lL]|[mµμn]g/m[lL]|ng/dL|pg/m[lL]|[mµμ]?mol/[lL]|m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|"
+    r"mm\s?/?\s?(?:of )?[Hh]g|mm/h(?:r|our)?|beats per minute|beats/min|bpm|kg/m2|mg/day|g/day|mg|mcg|µg|μg|kg|m[lL]|"
+    r"cm|mm|%|°\s?C|℃)(?![\w/²³]| ?[23]\b| ?/)"
 )
 FULL_DOSE = re.compile(
     r"(?:,| at a dose of| at| \(| dose of)? ?\(?((?:\d[\d.,]*(?:\s?[-–]\s?\d[\d.,]*)?)\s?(?:mg|g|mcg|µg|μg|"
-    r"million units|IU|units?|mL|ml|mEq|mmol)"
-    r"(?:/(?:kg|m2|m²|day|d|h|hour|dose|week|min))*(?![/²\w])(?:,? (?:once|twice|three times|four times|"
-    r"every \d+ hours|per|a|each|daily|orally|"
-    r"intravenously|IV|weekly|monthly|bid|tid|kg|day|week|body weight))*)\)?"
+    r"million units|IU|units?|mL|ml|mEq|mmol)(?:/(?:kg|m2|m²|day|d|h|hour|dose|week|min))*(?![/²\w])(?:,? (?:once|"
+    r"twice|three times|four times|every \d+ hours|per|a|each|daily|orally|intravenously|IV|weekly|monthly|bid|tid|kg|"
+    r"day|week|body weight))*)\)?"
 )
 
 

@@ -27,9 +27,8 @@ FINDING = re.compile(
 )
 NO_STUDY = re.compile(
     r"\b(?:and|or|results?|findings?|it|this|all|both|other|these|two|three|tests?|studies|investigations?|"
-    r"examinations?|"
-    r"evaluation|work-?up|assessment|history|course|analysis|underwent|that|which|who|patient|had|has|was|were|performed|"
-    r"done|with|by|after|we|he|she)\b",
+    r"examinations?|evaluation|work-?up|assessment|history|course|analysis|underwent|that|which|who|patient|had|has|"
+    r"was|were|performed|done|with|by|after|we|he|she)\b",
     re.IGNORECASE,
 )
 # Other names of a study, with any of which a note may say more about it.

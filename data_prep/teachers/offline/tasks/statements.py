@@ -20,12 +20,11 @@ DENIAL = re.compile(
 )
 DOUBT = re.compile(
     r"\b(?:suspect\w*|suspici\w+|possib\w+|probab\w+|presum\w+|likely|may|might|could|would|should|can|if|whether|"
-    r"differential\w*|consider\w*|question\w*|"
-    r"unclear|unknown|risk\w*|prevent\w*|prophyla\w+|fear\w*|threat\w*|susceptib\w+|potential\w*|suggest\w*|"
-    r"compatible|consistent|favou?r\w*|concern\w*|evok\w+|mimic\w*|"
-    r"like|rather|versus|vs|or|evaluat\w+|assess\w*|investigat\w+|screen\w*|search\w*|exclude|hypothes\w+|thought|"
-    r"initial\w*|history|previous\w*|known|ago|working|provisional|such as|newborn|inten(?:t|ded) to|"
-    r"vaccin\w+|test(?:s|ed|ing)?|antibod\w+|marker\w*|serolog\w+|scale|score|questionnaire|index)\b",
+    r"differential\w*|consider\w*|question\w*|unclear|unknown|risk\w*|prevent\w*|prophyla\w+|fear\w*|threat\w*|"
+    r"susceptib\w+|potential\w*|suggest\w*|compatible|consistent|favou?r\w*|concern\w*|evok\w+|mimic\w*|like|rather|"
+    r"versus|vs|or|evaluat\w+|assess\w*|investigat\w+|screen\w*|search\w*|exclude|hypothes\w+|thought|initial\w*|"
+    r"history|previous\w*|known|ago|working|provisional|such as|newborn|inten(?:t|ded) to|vaccin\w+|test(?:s|ed|ing)?|"
+    r"antibod\w+|marker\w*|serolog\w+|scale|score|questionnaire|index)\b",
     re.IGNORECASE,
 )
 # "She denied fever, chills or cough.", "There was no fever or cough.": the list runs to the end of the clause.
@@ -68,9 +67,8 @@ def is_plain(sentence: Sentence) -> bool:
 # What may follow the full name of a problem; a noun ("cancer antigen") may not.
 NAME_ENDS = re.compile(
     r"[.,;:)]|$| (?:\(|\d|and|with|in|of|on|at|was|were|is|for|from|by|which|that|who|since|as|after|over|under|"
-    r"around|due|associated|measuring|evolving|extending|"
-    r"involving|had|has|he|she|within|during|before|secondary|located|noted|radiating|despite|when|while|throughout|"
-    r"to)\b"
+    r"around|due|associated|measuring|evolving|extending|involving|had|has|he|she|within|during|before|secondary|"
+    r"located|noted|radiating|despite|when|while|throughout|to)\b"
 )
 
 

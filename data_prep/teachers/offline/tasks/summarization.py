@@ -12,12 +12,11 @@ from data_prep.teachers.offline.tasks.statements import NAME_ENDS, specific
 ENDING_SECTIONS = (COURSE, WHOLE)
 ACTION = re.compile(
     r"\b(?:treated (?:with|by)|(?:was|were) (?:then |\w+ly )?(?:started|given|administered|prescribed|initiated|"
-    r"commenced|resected|removed|excised|drained|transfused|intubated|operated|"
-    r"implanted|inserted|repaired|introduced|instituted|placed on|put on|transplanted|evacuated|ligated|closed)|"
-    r"underwent (?:\w+[ -]){0,6}?(?:\w+(?:ectomy|otomy|plasty|ostomy)|surgery|resection|excision|repair|operation|"
-    r"transplantation|chemotherapy|radiotherapy|drainage|embolization)|received|we (?:started|administered|gave|"
-    r"performed|removed|resected|excised|operated|treated)|"
-    r"(?:surgery|operation|treatment|therapy|chemotherapy|radiotherapy|\w+(?:ectomy|plasty|ostomy)|excision|"
+    r"commenced|resected|removed|excised|drained|transfused|intubated|operated|implanted|inserted|repaired|introduced|"
+    r"instituted|placed on|put on|transplanted|evacuated|ligated|closed)|underwent (?:\w+[ -]){0,6}?(?:\w+(?:ectomy|"
+    r"otomy|plasty|ostomy)|surgery|resection|excision|repair|operation|transplantation|chemotherapy|radiotherapy|"
+    r"drainage|embolization)|received|we (?:started|administered|gave|performed|removed|resected|excised|operated|"
+    r"treated)|(?:surgery|operation|treatment|therapy|chemotherapy|radiotherapy|\w+(?:ectomy|plasty|ostomy)|excision|"
     r"resection|drainage|transplantation|repair|reduction|fixation) (?:was|were|consisted|included))\b",
     re.IGNORECASE,
 )

@@ -17,10 +17,9 @@ COUNTED = re.compile(
     re.IGNORECASE,
 )
 HISTORY_OF = re.compile(
-    r"\b((?:\d+(?:\.\d+)?|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|several|few)[- ](?:hours?|"
-    r"days?|weeks?|months?|years?))['’]?s?[- ]history of "
-    r"((?:[\w-]+ ){0,5}?[\w-]+)(?=[.;,(]| and\b| who\b| which\b| that\b| with\b| associated\b| in\b| on\b| after\b|"
-    r" of\b| for\b| as\b)"
+    r"\b((?:\d+(?:\.\d+)?|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|several|few)[- ](?:hours?|days?|"
+    r"weeks?|months?|years?))['’]?s?[- ]history of ((?:[\w-]+ ){0,5}?[\w-]+)(?=[.;,(]| and\b| who\b| which\b| that\b|"
+    r" with\b| associated\b| in\b| on\b| after\b| of\b| for\b| as\b)"
 )
 TIME_WORD = re.compile(
     r"\d{4}|\b(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?|yesterday|today|tonight|night|morning|evening|"
