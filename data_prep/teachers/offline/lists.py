@@ -3,40 +3,42 @@
 import re
 
 from data_prep.clinical_text.entities import find_entities
-from data_prep.teachers.offline.cues import MEDICATIONS, PAST, PRESENT
-from data_prep.teachers.offline.sections import Unit
+from data_prep.teachers.offline.cues import DIAGNOSED
 
 MOST_WORDS = 14
 DIAGNOSIS = re.compile(
     r"\bdiagnos(?:is (?:of|was|is|were)|ed (?:with|as(?: having)?|to have))(?: (?:a|an|the|having|established as|"
-    r"made of))? "
-    r"((?:[^.,;:()]|\.(?=\d)|,(?= (?:grade|stage|type|with)\b))+)",
+    r"made of))? ((?:[^.,;:()]|\.(?=\d)|,(?= (?:grade|stage|type|with)\b))+)",
     re.IGNORECASE,
 )
 # The name of a diagnosis ends before these words.
 DIAGNOSIS_END = re.compile(
     r" (?:was|were|is|are|been|by|on|based|according|which|who|that|after|before|at|in|since|from|because|due|for|"
-    r"using|through|but|made|with|confirmed|"
-    r"established|could|had|has|upon|via|following|given|as|she|he|we|the patient|arising|complicat\w+|measuring|"
-    r"associated|involving|invading|secondary|to|"
-    r"revealing|even|results?|consistent|surfaced|caused|surrounded|operative|related|and (?:was|he|she|the|we|her|"
-    r"his|they|an?|treat\w+|underwent|"
-    r"start\w+|transferred|received|admitted|put|given|then|therefore|treatment|referred|discharged))\b.*"
+    r"using|through|but|made|with|confirmed|established|could|had|has|upon|via|following|given|as|she|he|we|"
+    r"the patient|arising|complicat\w+|measuring|associated|involving|invading|secondary|to|revealing|even|results?|"
+    r"consistent|surfaced|caused|surrounded|operative|related|and (?:was|he|she|the|we|her|his|they|an?|treat\w+|"
+    r"underwent|start\w+|transferred|received|admitted|put|given|then|therefore|treatment|referred|discharged))\b.*"
 )
 VAGUE = re.compile(
     r"^(?:(?:the|an?|malignant|benign|malignancy|tumou?rs?|mass|lesion|cancer|infection|disease|carcinoma|"
     r"adenocarcinoma|fracture|metastas[ie]s|cyst) ?)+$|"
-    r"^(?:coexistence|presence|recurrence|absence|some|case|this|these|that|his|her|type)\b|\bor\b|[\"“”?/]",
+    r"^(?:old|known|coexistence|presence|recurrence|absence|some|case|this|these|that|his|her|type)\b|\bor\b|[\"“”?/]",
     re.IGNORECASE,
 )
 # Not a diagnosis of this patient, not certain, or given up later.
 UNSURE = re.compile(
-    r"\b(?:suspect\w*|possib\w+|probab\w+|presum\w+|provisional|likely|differential|initial\w*|preliminary|working|"
-    r"tentative|consider\w*|could|might|"
-    r"may|if|exclu\w+|ruled out|no|not|never|without|misdiagnos\w+|previous\w*|history|ago|earlier|prenatal\w*|"
-    r"antenatal\w*|delay\w*|question\w*|doubt\w*|"
-    r"mother|father|brother|sister|sibling|son|daughter|wife|husband|family|uncle|aunt|cousin|infant|newborn|baby|"
+    r"\b(?:suspect\w*|raised|evoked|possib\w+|probab\w+|presum\w+|provisional|likely|differential|initial\w*|"
+    r"preliminary|working|tentative|consider\w*|could|might|may|if|exclu\w+|ruled out|no|not|never|without|"
+    r"misdiagnos\w+|previous\w*|history|ago|earlier|prenatal\w*|antenatal\w*|delay\w*|question\w*|doubt\w*|mother|"
+    r"father|brother|sister|sibling|son|daughter|wife|husband|family|uncle|aunt|cousin|infant|newborn|baby|"
     r"alternative|first|erroneous\w*|unclear|clinical diagnosis)\b",
+    re.IGNORECASE,
+)
+# A report that speaks of a change of diagnosis: which of them holds is a matter of meaning.
+GIVEN_UP = re.compile(
+    r"\b(?:misdiagnos\w*|revised|reconsider\w*|turned out|proved to be|mistaken\w*|mimick\w*|(?:working|provisional|"
+    r"preoperative|preliminary|tentative|initial|first|final|definit\w+|differential) (?:\w+ )?diagnos\w+|"
+    r"initially (?:diagnosed|thought|considered)|instead of|rather than)\b",
     re.IGNORECASE,
 )
 CONDITION = re.compile(
@@ -60,14 +62,11 @@ DRUG_END = re.compile(
 )
 
 
-def diagnoses(units: list[Unit]) -> list[str]:
-    """The diagnoses that the report states as certain, without those of the time before."""
-    return stated_diagnoses(sentences_outside(units, PAST, MEDICATIONS, PRESENT))
-
-
 def stated_diagnoses(sentences: list[str]) -> list[str]:
     """The diagnoses that sentences state as certain, in their own words and order."""
     found: dict[str, str] = {}
+    if any(GIVEN_UP.search(sentence) for sentence in sentences):
+        return []
     for sentence in sentences:
         for match in DIAGNOSIS.finditer(sentence) if not UNSURE.search(sentence) else ():
             phrase = DIAGNOSIS_END.sub("", match[1]).strip()
@@ -77,6 +76,13 @@ def stated_diagnoses(sentences: list[str]) -> list[str]:
     return [phrase for low, phrase in found.items() if not any(low in other for other in found if other != low)]
 
 
+def only_diagnosis(sentences: list[str]) -> str:
+    """The one diagnosis that sentences state, or "" if another sentence speaks of a diagnosis."""
+    found = stated_diagnoses(sentences)
+    told = sum(bool(DIAGNOSED.search(sentence)) for sentence in sentences)
+    return found[0] if len(found) == told == 1 else ""
+
+
 def is_problem(phrase: str) -> bool:
     """Return True if a phrase is the full name of a problem: it contains one and ends in one or in its site."""
     found = [entity for entity in find_entities(phrase) if entity.kind in ("problem", "anatomy")]
@@ -84,18 +90,18 @@ def is_problem(phrase: str) -> bool:
     return whole and len(phrase.split()) <= MOST_WORDS and not VAGUE.search(phrase)
 
 
-def condition_at_discharge(units: list[Unit]) -> list[str]:
+def condition_at_discharge(sentences: list[str]) -> list[str]:
     """The condition in which the patient was discharged, if the report names it."""
-    for sentence in reversed(sentences_outside(units)):
+    for sentence in reversed(sentences):
         match = CONDITION.search(sentence) or DISCHARGED_AS.search(sentence)
         if match and not re.search(r"\bnot\b|\bthis\b|\bsame\b", sentence):
             return [match[1]]
     return []
 
 
-def discharge_medications(units: list[Unit]) -> list[str]:
+def discharge_medications(sentences: list[str]) -> list[str]:
     """The medications that the patient was discharged with; [] if an item of the list is not surely a drug."""
-    for sentence in reversed(sentences_outside(units)):
+    for sentence in reversed(sentences):
         match = DISCHARGED_ON.search(sentence)
         items = [item.strip() for item in ITEM.split(DRUG_END.sub("", match[1]))] if match else []
         if items and all(is_drug(item) for item in items):
@@ -108,7 +114,3 @@ def is_drug(item: str) -> bool:
     found = find_entities(item)
     alone = len(found) == 1 and found[0].kind == "drug" and len(item[: found[0].start].split()) <= 1
     return alone and bool(DOSE.fullmatch(item[found[0].end :]))
-
-
-def sentences_outside(units: list[Unit], *sections: str) -> list[str]:
-    return [sentence for unit in units if unit.section not in sections for sentence in unit.sentences]

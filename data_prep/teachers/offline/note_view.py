@@ -109,7 +109,3 @@ def quote(sentence: str) -> str:
 def unique(texts: list[str]) -> list[str]:
     """The texts without later duplicates, ignoring case."""
     return list({text.lower(): text for text in reversed(texts)}.values())[::-1]
-
-
-def join_words(items: list[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -22,7 +22,12 @@ SEVERAL = re.compile(
     r"|months|years|hours))"
     r"|\b(?:son|daughter|proband|patient|individual)s? [IVX]+[-:.]?\d|\bprobands\b"
     r"|\b(?:first|index) (?:patient|case)\b|\b(?:both|these) (?:\w+ )?(?:cases|siblings|twins|brothers|sisters)\b"
-    r"|\b(?:two|three) (?:\w+ )?cases\b(?! of)",
+    r"|\b(?:two|three) (?:\w+ )?cases\b(?! of)|\b(?:case|observation) (?:I{1,3}|one|two)\b(?! of)|\bobservation \d"
+    rf"|^another (?:[\w-]+ ){{0,3}}(?:patient|case|{SEXES})\b|\b(?:two|three) (?:affected |\w+ )?(?:siblings|"
+    rf"families)\b"
+    r"(?= (?:with|who|were|had|presented|from|of (?:an?|the) family)\b)|\bseparate families\b|\bour (?:cases|series)\b"
+    r"|\bdonor and (?:the )?recipient\b|\bdonor (?:was an?|had a history|underwent|recovered|was discharged)\b"
+    r"|\b(?:first|second|elder|younger) (?:twin|sibling) (?:was|had|presented|underwent)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 COHORT = re.compile(
@@ -47,31 +52,32 @@ PERSON = re.compile(rf"\b(?:patient|he|she|his|her|gravida|{SEXES})\b", re.IGNOR
 # Sentences about the literature, the authors, the paper or a disease in general, not about the patient.
 LITERATURE = re.compile(
     r"\b(?:to (?:the best of )?our knowledge|in (?:the )?(?:\w+[- ]?){0,2}literature|literature review|"
-    r"review (?:of )?(?:the )?literature|case reports\b|"
-    r"(?:this|our|present|presented|the) (?:case|report) (?:report )?(?:highlights?|illustrates?|emphasi[sz]es?|"
-    r"underscores?|demonstrates?|shows?|suggests?|describes?|reports?|presents?|is (?:the|a|an)\b)|"
-    r"(?:has|have) (?:\w+ )?been (?:rarely |previously |only )?(?:reported|described|published) (?:in|as|to|"
-    r"previously|so)\b|"
-    r"consent|ethic(?:s|al) |institutional review board|conflicts? of interest|competing interest|permission to|"
-    r"published|for publication|funding|acknowledg\w+|manuscript|this (?:article|paper|study)|et al\b|PubMed|"
-    r"we (?:herein |here |also )?(?:discuss|review|highlight|emphasi[sz]e|want to|believe|conclude that|hope)\b|"
-    r"anonymi[sz]ed|studies have|learning point|"
-    r"is (?:an?|the most) (?:\w+ ){0,3}(?:rare|uncommon|common|well-known|life-threatening)\b|is (?:very |"
-    r"extremely |exceedingly )?(?:rare|uncommon)\b|"
-    r"(?:is|are) associated with (?:an? )?(?:increased|higher|lower|poor)|we (?:assessed|compared|analy[sz]ed|aimed|"
-    r"sought)\b|"
-    r"is (?:believed|thought|known|considered) to\b|^patients (?:with|who)\b|according to (?:the )?(?:previous |"
-    r"published )?(?:reports|articles|literature|studies)|only (?:one|a few|\w+ other) (?:reports?|cases?)|"
-    r"^historically\b|up to now\b|has never been\b|"
-    r"(?:incidence|prevalence) of|"
-    r"(?:is|are) (?:\w+ )?(?:characteri[sz]ed by|defined as|widely used|commonly used|usually|generally|estimated)\b)",
+    r"review (?:of )?(?:the )?literature|case reports\b|(?:this|our|present|presented|the) (?:case|"
+    r"report) (?:report )?(?:highlights?|illustrates?|emphasi[sz]es?|underscores?|demonstrates?|shows?|suggests?|"
+    r"describes?|reports?|presents?|is (?:the|a|an)\b)|(?:has|have) (?:\w+ )?been (?:rarely |previously |"
+    r"only )?(?:reported|described|published) (?:in|as|to|previously|so)\b|presents in (?:infancy|childhood|adult\w*)|"
+    r"(?:autosomal|X-linked) (?:recessive|dominant) (?:disorder|disease|condition)|it is surmised|this case exhibited|"
+    r"this is (?:the )?(?:first|second|third|only)\b|is reported here|are given in detail|highly relevant|our search|"
+    r"search (?:of|in) (?:the )?(?:pubmed|medline|literature)|previously reported|according to previous research|"
+    r"previous research|in (?:the )?(?:general|normal) population|we (?:suggest|speculate|hypothesi[sz]e|"
+    r"postulate) that|it (?:is|was) (?:important|noteworthy|interesting|worth|well known)|"
+    r"should (?:always )?be (?:considered|kept|suspected)|guidelines? (?:recommend|suggest)\w*|consent|ethic(?:s|al) |"
+    r"institutional review board|conflicts? of interest|competing interest|permission to|published|for publication|"
+    r"funding|acknowledg\w+|manuscript|this (?:article|paper|study)|et al\b|PubMed|we (?:herein |here |"
+    r"also )?(?:discuss|review|highlight|emphasi[sz]e|want to|believe|conclude that|hope)\b|anonymi[sz]ed|"
+    r"studies have|learning point|is (?:an?|the most) (?:\w+ ){0,3}(?:rare|uncommon|common|well-known|"
+    r"life-threatening)\b|is (?:very |extremely |exceedingly )?(?:rare|uncommon)\b|(?:is|"
+    r"are) associated with (?:an? )?(?:increased|higher|lower|poor)|we (?:assessed|compared|analy[sz]ed|aimed|"
+    r"sought)\b|is (?:believed|thought|known|considered) to\b|^patients (?:with|who)\b|"
+    r"according to (?:the )?(?:previous |published )?(?:reports|articles|literature|studies)|only (?:one|a few|"
+    r"\w+ other) (?:reports?|cases?)|^historically\b|up to now\b|has never been\b|(?:incidence|prevalence) of|(?:is|"
+    r"are) (?:\w+ )?(?:characteri[sz]ed by|defined as|widely used|commonly used|usually|generally|estimated)\b)",
     re.IGNORECASE,
 )
 # "We operated after obtaining written consent": the words on consent leave, the operation stays.
 CONSENT = re.compile(
     r",? ?\b(?:after|with|following|upon|and) (?:\w+ing )?(?:(?:the|an?|her|his|their|patient|parents?|parental|"
-    r"written|"
-    r"informed|verbal|signed)(?:['’]s?)? ?)*consent(?: (?:was|from|of|for|to) (?:\w+ ?){1,5})?(?=[,.])",
+    r"written|informed|verbal|signed)(?:['’]s?)? ?)*consent(?: (?:was|from|of|for|to) (?:\w+ ?){1,5})?(?=[,.])",
     re.IGNORECASE,
 )
 # A sentence of two words, which a heading is not: "Lactation failed."
@@ -80,19 +86,17 @@ REPORTS = re.compile(r"\b(?:we|authors) (?:\w+ )?(?:report|present|describe)\b",
 # A sentence that only points to a table or figure.
 POINTER = re.compile(
     r"^[^;]{0,160}\b(?:shown|summari[sz]ed|listed|presented|given|depicted|illustrated|detailed|seen|see|as|"
-    r"in)\s+(?:(?:in|on|by)\s+)?(?:the\s+)?"
-    r"(?:Fig|Tab|Suppl|Appendix)[^;]{0,30}$|\b(?:in|on|by|see|referencing|our)\s+(?:the )?(?:Fig(?:ure|\.)|Tab(?:le|"
-    r"\.))s? ?\d|^(?:Fig(?:ure|\.)|Tab(?:le|\.)) ?\d",
+    r"in)\s+(?:(?:in|on|by)\s+)?(?:the\s+)?(?:Fig|Tab|Suppl|Appendix)[^;]{0,30}$|\b(?:in|on|by|see|referencing|"
+    r"our)\s+(?:the )?(?:Fig(?:ure|\.)|Tab(?:le|\.))s? ?\d|^(?:Fig(?:ure|\.)|Tab(?:le|\.)) ?\d",
     re.IGNORECASE,
 )
 # "We report the case of a 54-year-old man", "Case 1: A 54-year-old man": the words before the man.
 LEAD_IN = re.compile(
-    r"^this is (?:the|a) case of\s+|^(?:(?:here(?:in)?|in this (?:report|paper|article|"
-    r"case(?: report)?)),?\s+)?(?:we|the authors?|this (?:case report|case|report|paper|"
-    r"article|study))\s+(?:(?:here(?:in)?|hereby|present)\s+)*(?:report|present|describe|refer|concern)(?:s|"
-    r"ed)?\s+(?:(?:here(?:in)?|on|about|to)\s+)*"
-    r"(?:(?:the|an?|another|our|one|this)\s+(?:[\w-]+\s+){0,3}?(?:case|observation)\s+(?:of|in|with|about|"
-    r"concerning)\s+)?",
+    r"^this is (?:the|a) case (?:report )?of\s+|^(?:(?:here(?:in)?|in this (?:report|paper|article|"
+    r"case(?: report)?)),?\s+)?(?:we|the authors?|this (?:case report|case|report|paper|article|"
+    r"study))\s+(?:(?:here(?:in)?|hereby|present)\s+)*(?:report|present|describe|refer|concern|chronicle|document|"
+    r"detail)(?:s|ed)?\s+(?:(?:here(?:in)?|on|about|to)\s+)*(?:(?:the|an?|another|our|one|"
+    r"this)\s+(?:[\w-]+\s+){0,3}?(?:case|observation)\s+(?:of|in|with|about|concerning)\s+)?",
     re.IGNORECASE,
 )
 LABEL = re.compile(
@@ -103,6 +107,13 @@ LABEL = re.compile(
 )
 # Pointers to figures that `tidy` leaves: "as shown in.", "(Figure (Figure1C);1C)", "a mass Figure 1, Figure 2."
 FIGURE = r"(?:Fig(?:ure)?s?\.?|Tables?) ?\d+[A-Za-z]?(?: \([A-Z]\)| and [A-Z])?"
+ARROWS = re.compile(
+    r"\s*\((?:(?:red|white|black|yellow|blue|green|thick|thin|long|short|open|solid|and|\w+) )?arrow(?:s|head|"
+    r"heads)?\b[^()]*\)",
+    re.IGNORECASE,
+)
+# A citation's number after a full stop, at which two sentences stay joined: "criteria.12 Later, ..."
+CITED = re.compile(r"(?<=[a-z]{3}\.)\d{1,3}(?:[,–-]\d{1,3})*(?=\s|$)")
 FIGURES = re.compile(
     r"\s*\(Fig(?:ure)?s?\.? ?\((?:Fig|Tab)[^()]*\)[^()]*\)"
     rf"|,?\s*\(?(?:as )?(?:is |was |are |were )?(?:shown|seen|depicted|illustrated|"
@@ -112,10 +123,13 @@ FIGURES = re.compile(
     rf" that\b| which\b)"
 )
 # Initials of a person, with and without a title.
-TITLE = r"(?:Mr|Mrs|Ms|Miss|Mme|Madam)\b\.?"
+TITLE = r"(?:Mr|Mrs|Ms|Miss|Mme|Madame?)\b\.?"
 INITIALS = r"(?:[A-Z]\.?[ -]?){1,3}(?![a-z]) ?"
-APPOSED = re.compile(rf"\b(?:{TITLE} {INITIALS}),? (?=(?:an?|the) |\d|aged )")
+APPOSED = re.compile(
+    rf"\b(?:{TITLE} {INITIALS}),? (?=(?:an?|the) |\d|aged )|(?<=[Pp]atient) [A-Z]{{2}}(?=, (?:an? |\d|aged ))"
+)
 NAMED = re.compile(rf"(^|(?<=[.:] ))?\b{TITLE} {INITIALS}")
+ACTING = re.compile(r"\b[A-Z]\. ?[A-Z]\.(?= (?:was|had|has|is|underwent|presented|received|developed|reported)\b)")
 BRACKETED = re.compile(rf"\b(patient|{SEXES}),? \(?(?:initials? )?(?:[A-Z]\. ?){{2,3}}(?:\)|,)?(?=\s)", re.IGNORECASE)
 
 
@@ -146,17 +160,22 @@ def patient_sentences(report: str) -> list[str]:
 
 def without_pointers(sentence: str) -> str:
     """The sentence without its label, citations, pointers to figures, and words on consent."""
-    return LABEL.sub("", tidy(FIGURES.sub("", tidy(CONSENT.sub("", sentence))))).lstrip(" ,;:")
+    return LABEL.sub("", tidy(FIGURES.sub("", tidy(CONSENT.sub("", ARROWS.sub("", sentence)))))).lstrip(" ,;:")
 
 
 def without_initials(text: str) -> str:
     text = BRACKETED.sub(r"\1", APPOSED.sub("", text))
+    text = ACTING.sub(
+        lambda match: "The patient" if not match.start() or text[match.start() - 2] in ".?!" else "the patient", text
+    )
     return NAMED.sub(lambda match: "The patient " if match[1] is not None else "the patient ", text)
 
 
 def is_about_patient(sentence: str) -> bool:
     """Return True unless a sentence is about the literature, the paper or a figure."""
     rest = LEAD_IN.sub("", sentence)
+    if CITED.search(sentence):
+        return False
     if POINTER.match(sentence) or LITERATURE.search(rest):
         return False
     introduced = AGED.search(rest) or re.search(rf"\b(?:patient|{SEXES})\b", rest)

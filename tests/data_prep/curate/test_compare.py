@@ -85,6 +85,6 @@ def test_real_notes_are_found_by_type(tmp_path: Path):
     figures = run(CompareConfig(tmp_path / "notes", shared("data/mtsamples.jsonl"), tmp_path / "page.html"))
     assert [name for name, figure in figures.items() if figure["compared"]][:2] == [
         "discharge summary",
-        "history and physical",
+        "consultation letter",
     ]
     assert figures["discharge summary"]["real"]["notes"] == 21

@@ -173,7 +173,9 @@ def test_a_share_alike_licence_goes_on(tmp_path: Path, licences: list[str], hub:
 
 
 def test_the_card_tells_every_stage_and_the_faithfulness(tmp_path: Path):
-    notes.run(NotesConfig("data_prep/ingest/demo_reports.jsonl", tmp_path / "notes", note_types=("operative note",)))
+    notes.run(
+        NotesConfig("data_prep/ingest/demo_reports.jsonl", tmp_path / "notes", note_types=("history and physical",))
+    )
     instructions.run(InstructionsConfig(tmp_path / "notes", tmp_path / "ins"))
     split.run(SplitConfig(tmp_path / "ins", tmp_path / "split", 0.3))
     release.run(ReleaseConfig(tmp_path / "split/train", tmp_path / "out", tmp_path / "split/held_out"))

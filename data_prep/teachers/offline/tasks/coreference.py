@@ -12,9 +12,8 @@ MALE = re.compile(r"\b(?:male|man|boy|gentleman)\b", re.IGNORECASE)
 # Other persons, whose mention makes "he" or "she" ambiguous.
 OTHERS = re.compile(
     r"\b(?:mother|father|parents?|sister|brother|siblings?|wife|husband|daughters?|sons?|uncle|aunt|cousin|grand\w+|"
-    r"partner|spouse|surgeons?|physicians?|"
-    r"doctors?|nurse|dentist|therapist|neighbou?r|friend|relatives?|family|donor|infant|neonate|newborn|baby|"
-    r"f(?:o)?etus|twins?|patients|women|men|colleagues?|[a-z]+(?:ologist|iatrist))\b",
+    r"partner|spouse|surgeons?|physicians?|doctors?|nurse|dentist|therapist|neighbou?r|friend|relatives?|family|donor|"
+    r"infant|neonate|newborn|baby|f(?:o)?etus|twins?|patients|women|men|colleagues?|[a-z]+(?:ologist|iatrist))\b",
     re.IGNORECASE,
 )
 HE = {"male": ("he", "his", "him", "himself"), "female": ("she", "her", "hers", "herself")}
@@ -24,7 +23,15 @@ HEADS = (
     "effusion|stenosis|catheter|stent|graft|"
     "flap|specimen|rash|hernia|perforation|foreign body|stone|calculus|plaque|pseudoaneurysm|abscesses|drain"
 )
-DEFINITE = re.compile(rf"\b(?:[Tt]he|[Tt]his|[Tt]hat) ({HEADS})\b(?! (?:of|in|on|at|from|and|[a-z]+(?:al|ic)\b))")
+DEFINITE = re.compile(
+    rf"\b(?:[Tt]he|[Tt]his|[Tt]hat) ({HEADS})\b(?=[.,;]| (?:was|were|is|had|has|measured|showed|revealed|appeared|"
+    rf"extended|caused|compressed|grew)\b)"
+)
+# After a head, these words show that it is not part of a longer name: "a tumor endoprosthesis".
+LINK = (
+    r" (?:of|in|on|at|to|from|with|within|that|which|was|were|is|had|and|measuring|occupying|extending|arising|"
+    r"involving|near|located|for)\b"
+)
 NOUN_STOP = re.compile(
     r"\b(?:and|with|that|which|in|on|at|was|were|is|had|showed|for|from|by|to|after|due|as|when|while|or|but|"
     r"through|during|revealing|showing|into|followed|under|of|no|not|without)\b"
@@ -95,7 +102,7 @@ def definites(view: NoteView) -> dict[str, str]:
         if (
             phrase
             and len(mentions) == 1
-            and 0 <= sentence.index - where.index <= 3
+            and 0 <= sentence.index - where.index <= 1
             and where.section == sentence.section
         ):
             place = "earlier in the same sentence." if where.index == sentence.index else f"in: {quote(where.text)}"
@@ -105,7 +112,7 @@ def definites(view: NoteView) -> dict[str, str]:
 
 def introduction(head: str, texts: list[tuple[Sentence, str]]) -> tuple[Sentence, str]:
     """The first sentence with an indefinite phrase of this head, and the phrase; "" for the phrase if there is none."""
-    pattern = re.compile(rf"\ban? (?:[^\s,;.()]+ ){{0,6}}?{head}\b(?!-)", re.IGNORECASE)
+    pattern = re.compile(rf"\ban? (?:[^\s,;.()]+ ){{0,6}}?{head}\b(?=[.,;)]|{LINK})", re.IGNORECASE)
     found = [(s, m[0]) for s, text in texts for m in pattern.finditer(text) if not NOUN_STOP.search(m[0])]
     return found[0] if found else (texts[-1][0], "")
 

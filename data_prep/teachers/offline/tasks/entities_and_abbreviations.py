@@ -35,18 +35,16 @@ AMBIGUOUS = re.compile(
     re.IGNORECASE,
 )
 MEASUREMENT = re.compile(
-    r"(?<![\w./-])[<>≥≤~]?\s?\d[\d.,]*(?:\s?(?:[x×X*/–-]|to)\s?\d[\d.,]*){0,2}\s?(?:mg/kg(?:/day|/d)?|mg/m2|"
-    r"mg/d[lL]|g/d[lL]|[mµμn]g/m[lL]|ng/dL|pg/m[lL]|"
-    r"[mµμ]?mol/[lL]|m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|mm\s?/?\s?(?:of )?[Hh]g|mm/h(?:r|our)?|"
-    r"beats per minute|beats/min|bpm|kg/m2|"
-    r"mg/day|g/day|mg|mcg|µg|μg|kg|m[lL]|cm|mm|%|°\s?C|℃)(?![\w/²³]| ?[23]\b| ?/)"
+    r"(?<![\w./-])[<>≥≤~]?\s?\d[\d.,]*(?:\s?(?:[x×X*/–-]|to)\s?\d[\d.,]*){0,2}\s?(?:mg/kg(?:/day|/d)?|mg/m2|mg/d[lL]|"
+    r"g/d[lL]|[mµμn]g/m[lL]|ng/dL|pg/m[lL]|[mµμ]?mol/[lL]|m?IU/m?[lL]|U/L|mEq/L|cells/mm3|/mm3|/µ[lL]|/μ[lL]|"
+    r"mm\s?/?\s?(?:of )?[Hh]g|mm/h(?:r|our)?|beats per minute|beats/min|bpm|kg/m2|mg/day|g/day|mg|mcg|µg|μg|kg|m[lL]|"
+    r"cm|mm|%|°\s?C|℃)(?![\w/²³]| ?[23]\b| ?/)"
 )
 FULL_DOSE = re.compile(
     r"(?:,| at a dose of| at| \(| dose of)? ?\(?((?:\d[\d.,]*(?:\s?[-–]\s?\d[\d.,]*)?)\s?(?:mg|g|mcg|µg|μg|"
-    r"million units|IU|units?|mL|ml|mEq|mmol)"
-    r"(?:/(?:kg|m2|m²|day|d|h|hour|dose|week|min))*(?![/²\w])(?:,? (?:once|twice|three times|four times|"
-    r"every \d+ hours|per|a|each|daily|orally|"
-    r"intravenously|IV|weekly|monthly|bid|tid|kg|day|week|body weight))*)\)?"
+    r"million units|IU|units?|mL|ml|mEq|mmol)(?:/(?:kg|m2|m²|day|d|h|hour|dose|week|min))*(?![/²\w])(?:,? (?:once|"
+    r"twice|three times|four times|every \d+ hours|per|a|each|daily|orally|intravenously|IV|weekly|monthly|bid|tid|kg|"
+    r"day|week|body weight))*)\)?"
 )
 
 
@@ -157,6 +155,11 @@ COMMON = {
     "AFP": "feto", "CEA": "embryonic", "DNA": "deoxy",
     "RNA": "ribo", "IVF": "fertil",
 }  # fmt: skip
+# Letters and digits with a capital that is not the first of a plain word: "LCx", "S8", "CT".
+ABBREVIATION = re.compile(
+    r"(?<![\w-])(?:[A-Za-z]*[A-Z][A-Za-z]*[A-Z]\w*|[A-Z]{2,}\w*|[A-Z][a-z]?\d+|[a-z]+[A-Z]\w*|"
+    r"[A-Z]{1,}[a-z]?[A-Z]?[a-z]*x)(?![\w])"
+)
 SMALL_WORDS = word_set("""of the and in for to with on a an by""")
 
 
@@ -168,7 +171,9 @@ def lower_first(text: str) -> str:
     first = re.split(r"[\s-]", text)[0]
     small = first.lower()
     known = small in QUALIFIERS or small in KIND_OF or small.endswith(ORDINARY_ENDINGS)
-    return text[0].lower() + text[1:] if known and first[1:].islower() else text
+    # "Intensive Care Unit" is written like a name.
+    like_name = re.search(r"[\s-][A-Z][a-z]", text) or not first[1:].islower()
+    return text if like_name or not known else text[0].lower() + text[1:]
 
 
 @per_note
@@ -184,9 +189,7 @@ def spells(short: str, long: str) -> bool:
     if len(letters) < 2 or re.search(r"[\d-]", short) or re.search(r"[()\[\]:;]", long):
         return False
     initials = [word[0] for word in words], [word[0] for word in content]
-    return letters in initials or (
-        len(words) <= 2 and len(letters) > len(words) and words[0][0] == letters[0] and words[-1][0] in letters
-    )
+    return letters in initials or (len(words) == 1 and len(letters) > 1 and words[0][0] == letters[0])
 
 
 @per_note
@@ -212,7 +215,14 @@ def list_defined(view: NoteView, count: int) -> str:
 
 
 def expandable_sentences(view: NoteView) -> list[str]:
-    return [s.text for s in view.prose if len(s.text) < 350 and write_out(view, s.text) != s.text]
+    """The sentences with defined abbreviations, all of which can be written out."""
+    return [
+        s.text
+        for s in view.prose
+        if len(s.text) < 350
+        and (written := write_out(view, s.text)) != s.text
+        and not any(f"({short}" in view.text or f"{short} (" in view.text for short in ABBREVIATION.findall(written))
+    ]
 
 
 def write_out(view: NoteView, sentence: str) -> str:

@@ -59,8 +59,10 @@ def ask(forms: tuple[Form, ...], view: NoteView, seed: int) -> str:
 
 def draw_slot(form: Form, view: NoteView, rng: random.Random) -> str | None:
     """A slot value that the note answers or, in `absent_share` of the draws, one that it does not mention at all."""
-    wants_absent = rng.random() < form.absent_share
-    slots = form.absent(view) if wants_absent and form.absent else form.slots(view)
+    present = form.slots(view)
+    # Less often where the note has nothing to ask for: otherwise the template would give the answer away.
+    wants_absent = rng.random() < (form.absent_share if present else form.absent_share / 2)
+    slots = form.absent(view) if wants_absent and form.absent else present
     for slot in rng.sample(slots, min(len(slots), MOST_SLOTS)):
         if (form.answer(view, slot) == NOT_STATED) == wants_absent:
             return slot

@@ -5,14 +5,19 @@ import re
 from data_prep.clinical_text.number_words import MONTHS
 from data_prep.clinical_text.time_phrases import find_times
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, sentence_case
-from data_prep.teachers.offline.tasks.entities_and_abbreviations import exactly, expandable_sentences, write_out
+from data_prep.teachers.offline.tasks.entities_and_abbreviations import (
+    ABBREVIATION,
+    exactly,
+    expandable_sentences,
+    write_out,
+)
 from data_prep.teachers.offline.tasks.forms import Form
 
 # Phrases with one meaning -> a replacement that fits the same place in the sentence.
 REWORDINGS = {
     "presented to": "came to", "presented with": "came in with", "complained of": "reported",
     "complaining of": "reporting", "underwent": "had", "revealed": "showed", "demonstrated": "showed",
-    "disclosed": "showed", "showed": "revealed", "was commenced on": "was started on",
+    "was commenced on": "was started on",
     "was initiated": "was started", "were initiated": "were started", "was administered": "was given",
     "were administered": "were given", "prior to": "before", "due to": "because of", "owing to": "because of",
     "because of": "due to", "subsequently": "afterwards", "approximately": "about", "whereas": "while",
@@ -25,7 +30,7 @@ REWORDINGS = {
     "consequently": "as a result", "additionally": "in addition", "furthermore": "in addition",
     "moreover": "in addition", "thereafter": "after that", "in order to": "to",
     "was removed": "was taken out", "were removed": "were taken out", "secondary to": "caused by",
-    "located in": "situated in", "was located": "was situated", "was normal": "was within normal limits",
+    "was located": "was situated", "was normal": "was within normal limits",
     "were normal": "were within normal limits", "no evidence of": "no sign of",
     "was treated with": "was given treatment with", "were treated with": "were given treatment with",
     "on examination": "when examined", "was done": "was carried out", "were done": "were carried out",
@@ -33,6 +38,14 @@ REWORDINGS = {
     "post-operative course": "course after the operation", "postoperatively": "after the operation",
     "preoperatively": "before the operation", "intraoperatively": "during the operation", "utilized": "used",
     "rapidly": "quickly", "as well as": "and also", "adjacent to": "next to", "with no": "without any",
+    "commenced on": "started on", "consistent with": "in keeping with",
+    "compatible with": "in keeping with", "despite": "in spite of", "upon admission": "on admission", "via": "through",
+    "bilaterally": "on both sides", "required": "needed", "frequently": "often",
+    "currently": "at present", "consisted of": "was made up of", "deteriorated": "got worse",
+    "worsened": "got worse", "improved": "got better", "revealing": "showing", "demonstrating": "showing",
+    "was transferred to": "was moved to", "the following day": "the next day", "presenting with": "coming in with",
+    "regarding": "about", "beneath": "under", "several": "a number of", "in addition to": "besides",
+    "was admitted with": "came in with", "utilizing": "using", "by means of": "with", "began": "started",
     "was discontinued": "was stopped", "were discontinued": "were stopped", "occurred": "took place",
 }  # fmt: skip
 # Not after an auxiliary or "to" ("had undergone", "was due to"), and no participle ("a mass demonstrated on CT").
@@ -50,7 +63,7 @@ UNSAFE_FRONT = re.compile(
     r"since|with)\b",
     re.IGNORECASE,
 )
-FEWEST_CHANGES = 2
+FEWEST_CHANGES = 3
 
 
 def reword(text: str) -> tuple[str, int]:
@@ -78,7 +91,7 @@ def is_month(text: str) -> bool:
 
 
 def paraphrase(view: NoteView, sentence: str) -> str:
-    """The sentence in other words, or NOT_STATED if fewer than two safe changes are possible."""
+    """The sentence in other words, or NOT_STATED if fewer than three safe changes are possible."""
     reworded, made = changed(view, sentence)
     return sentence_case(reworded) if made >= FEWEST_CHANGES else NOT_STATED
 
@@ -88,7 +101,8 @@ def changed(view: NoteView, sentence: str) -> tuple[str, int]:
     expanded = write_out(view, sentence)
     moved = move_front(expanded)
     reworded, made = reword(moved)
-    return reworded, made + (expanded != sentence) + (moved != expanded)
+    # Words in another order are a sentence built anew.
+    return reworded, made + (expanded != sentence) + FEWEST_CHANGES * (moved != expanded)
 
 
 def paraphrasable(view: NoteView) -> list[str]:
@@ -100,22 +114,11 @@ def answer_paraphrase(view: NoteView, sentence: str) -> str:
 
 
 def answer_written_out(view: NoteView, sentence: str) -> str:
-    return sentence_case(changed(view, sentence)[0]) if exactly(view, sentence) else NOT_STATED
-
-
-def reword_section(view: NoteView, section: str) -> str:
-    sentences = view.section(section)
-    return " ".join(sentence_case(changed(view, s.text)[0]) for s in sentences) if sentences else NOT_STATED
-
-
-def short_sections(view: NoteView) -> list[str]:
-    """The sections of one to three sentences in which each sentence can be changed."""
-    sections = {s.section: view.section(s.section) for s in view.prose}
-    return [
-        name
-        for name, sentences in sections.items()
-        if len(sentences) <= 3 and all(changed(view, s.text)[1] and len(s.text.split()) > 4 for s in sentences)
-    ]
+    return (
+        paraphrase(view, sentence)
+        if exactly(view, sentence) and not ABBREVIATION.search(write_out(view, sentence))
+        else NOT_STATED
+    )
 
 
 def first_line(view: NoteView, section: str) -> str:
@@ -127,8 +130,6 @@ def first_line(view: NoteView, section: str) -> str:
 PARAPHRASE_FORMS = (
     Form(("Paraphrase this sentence without changing its meaning: “{}”", "Say the following in other words: “{}”",
         "Reword this line of the note: “{}”"), paraphrasable, answer_paraphrase),
-    Form(("Paraphrase the section {}, keeping every number and every negation.", "Rewrite {} in your own words."),
-        short_sections, reword_section),
     Form(("Reword for a colleague outside the specialty, with abbreviations written out: “{}”",),
         expandable_sentences, answer_written_out),
     Form(("Choose a sentence under {} and put it in other words.", "Rephrase one sentence of {}."),

@@ -2,8 +2,8 @@
 
 import re
 
-from data_prep.teachers.offline.cues import EXAMINATION, IMAGING, LABORATORY, PAST
-from data_prep.teachers.offline.lists import stated_diagnoses
+from data_prep.teachers.offline.cues import EXAMINATION, INVESTIGATIONS, PAST
+from data_prep.teachers.offline.lists import only_diagnosis
 from data_prep.teachers.offline.note_view import (
     NOT_STATED,
     NoteView,
@@ -46,9 +46,10 @@ TOPICS: dict[str, tuple[str, str]] = {
     "vaccinations": (r"\b(?:vaccin\w+|immuni[sz](?:ed|ations?))\b", r"vaccin|immuni|inoculat|BCG"),
     "travel": (r"\btravel\w*\b|\btrip\b", r"travel|trip|journey|return|abroad|immigra|countr|visit|holiday|vacation|"
     r"endemic|flight"),
-    "pregnancy": (r"\bpregnan\w+|\bgravida\b|\bgestation\w*", r"pregnan|gravid|gestat|deliver|obstet|abort|par[ai]|"
+    "pregnancy": (r"\bpregnan\w+|\bgravida\b", r"pregnan|gravid|gestat|deliver|obstet|abort|par[ai]|"
     r"birth|G\dP|contracep|\bmale|\bman\b|boy"),
-    "body weight": (r"\bweigh(?:ed|ing|s|t)\b[^.]{0,20}\d ?(?:kg|g|pounds|lb)|\bbody weight\b|\bBMI\b|"
+    "body weight": (r"\b(?:he|she|patient|his|her) (?:body )?weigh(?:ed|ing|s|t)\b[^.]{0,20}\d ?(?:kg|pounds|lb)|"
+    r"\bbody weight\b(?! loss)|\bBMI\b|"
     r"\bbody mass index\b", r"weigh|\bkg|BMI|body mass|obes|overweight|cachex|nourish|malnutr|thin|pound"),
 }  # fmt: skip
 MOST_WORDS = 110  # in an answer that quotes a section
@@ -110,20 +111,15 @@ def yes_or_no(view: NoteView) -> dict[str, str]:
 
 
 def diagnosis(view: NoteView) -> str:
-    found = stated_diagnoses([s.text for s in view.prose])
-    return f"The note gives the diagnosis as {found[0]}." if len(found) == 1 else NOT_STATED
+    found = only_diagnosis([s.text for s in view.prose])
+    return f"The note gives the diagnosis as {found}." if found else NOT_STATED
 
 
-def section_text(view: NoteView, section: str) -> str:
-    sentences = view.section(section)
-    return as_text(sentences) if words(sentences) <= MOST_WORDS else NOT_STATED
+def short_sections(view: NoteView) -> list[str]:
+    """The special sections that are short enough to be quoted in full."""
+    return [name for name in (PAST, EXAMINATION, INVESTIGATIONS) if 0 < words(view.section(name)) <= MOST_WORDS]
 
 
-SECTION_QUESTIONS = {
-    "What did the imaging show?": IMAGING, "Which findings on physical examination does the note record?": EXAMINATION,
-    "Which laboratory results does the note give?": LABORATORY,
-    "What is known of the patient's past medical, family and social history?": PAST,
-}  # fmt: skip
 QUESTION_FORMS = (
     Form(("What does the note say about {}?", "Is anything recorded about {}? If so, what?"), topics, on_topic,
         absent=topics_absent, absent_share=0.16),
@@ -139,8 +135,6 @@ QUESTION_FORMS = (
     *once(lambda view: as_text(treatments(view)))),
     Form(("What was the outcome?", "How was the patient at the end of the note?"),
     *once(lambda view: as_text(ending(view)))),
-    *(
-        Form((question,), *once(lambda view, section=section: section_text(view, section)))  # type: ignore[misc]
-        for question, section in SECTION_QUESTIONS.items()
-    ),
+    Form(("What does the note state under {}?", "Which facts does the note list under {}?"), short_sections,
+        lambda view, section: as_text(view.section(section)) if section in short_sections(view) else NOT_STATED),
 )  # fmt: skip

@@ -6,6 +6,7 @@ Each relation is read from one sentence in which grammar shows it: the two names
 import re
 
 from data_prep.clinical_text.entities import Entity
+from data_prep.teachers.offline.cues import ACTED, EXAMINED
 from data_prep.teachers.offline.note_view import (
     NoteView,
     Sentence,
@@ -14,7 +15,8 @@ from data_prep.teachers.offline.note_view import (
     sentence_case,
     word_pattern,
 )
-from data_prep.teachers.offline.tasks.entities_and_abbreviations import FULL_DOSE, NOT_GIVEN
+from data_prep.teachers.offline.sections import begins_treatment
+from data_prep.teachers.offline.tasks.entities_and_abbreviations import FULL_DOSE, NOT_GIVEN, lower_first
 from data_prep.teachers.offline.tasks.forms import Form, looked_up
 from data_prep.teachers.offline.tasks.statements import DENIAL, affirmed
 
@@ -23,6 +25,21 @@ FINDING = re.compile(
     r"^(?:An? |The |His |Her )?((?:[\w’'/-]+ ){0,5}?[\w’'/-]+)(?: \([^()]{1,25}\))? (?:also |then )?"
     r"(showed|shows|revealed|reveals|demonstrated|disclosed|confirmed|detected|identified|displayed)\b"
 )
+NO_STUDY = re.compile(
+    r"\b(?:and|or|results?|findings?|it|this|all|both|other|these|two|three|tests?|studies|investigations?|"
+    r"examinations?|evaluation|work-?up|assessment|history|course|analysis|underwent|that|which|who|patient|had|has|"
+    r"was|were|performed|done|with|by|after|we|he|she)\b",
+    re.IGNORECASE,
+)
+# Other names of a study, with any of which a note may say more about it.
+SAME_STUDY = (
+    r"tomogra|\bCTs?\b|\b[A-Z]*CT\b|\bscan", r"magnetic|\bMR|resonance", r"radiogra|x-?ray|\bfilm|roentgen",
+    r"ultraso|sonogra|echogra|\bUS\b|doppler",
+    r"echocardio|\bTTE\b|\bTEE\b|\becho\b", r"biops|histo|patholog|specimen|microscop|immunohisto",
+    r"cultur|\bgrew\b|grown|isolat", r"electrocardio|\bECG|\bEKG",
+    r"endoscop|scopy|scopic", r"angiogra", r"laborator|blood test|serum", r"electroenceph|\bEEG",
+    r"puncture|\bCSF|cerebrospinal",
+)  # fmt: skip
 SITE_LINK = re.compile(r" (?:in|of|at|on|over|within|affecting|involving) (?:the |his |her |both |an? )?$")
 FURTHER = re.compile(r"^(?: and|,| or|/)")
 # Drugs and tests to ask for where the note does not mention them, with every name that would mention them.
@@ -78,16 +95,34 @@ def findings(view: NoteView) -> dict[str, tuple[str, Sentence, int]]:
         if not match or len(sentence.text) > 420:
             continue
         tests = [e for e in sentence.entities if e.kind == "test" and e.start < match.end(1)]
-        name = match[1] if not match[1][1:2].islower() else match[1][0].lower() + match[1][1:]
+        name = lower_first(match[1])
         once = sum(len(word_pattern(match[1]).findall(s.text)) for s in view.prose) == 1
         if (
             len(tests) == 1
             and tests[0].end >= match.end(1) - 20
             and once
-            and not re.search(r"\b(?:and|or|results?|findings?|it|this)\b", name, re.IGNORECASE)
+            and not NO_STUDY.search(name)
+            and said_whole(view, sentence, match[1])
         ):
             found[name] = (sentence_case(sentence.text), sentence, match.end(2))
     return found
+
+
+def said_whole(view: NoteView, sentence: Sentence, name: str) -> bool:
+    """Return True if no other sentence names the study or goes on about it: what follows is a step or another study."""
+    if ACTED.search(sentence.text):
+        return False
+    foreign = [names for names in SAME_STUDY if not re.search(names, name, re.IGNORECASE)]
+    if any(re.search(names, sentence.text, re.IGNORECASE) for names in foreign):
+        return False
+    own = [names for names in SAME_STUDY if re.search(names, name, re.IGNORECASE)] or [re.escape(name.split()[-1][:6])]
+    others = [s.text for s in view.prose if s.index != sentence.index]
+    if any(re.search(pattern, text, re.IGNORECASE) for pattern in own for text in others):
+        return False
+    following = next((s.text for s in view.prose if s.index == sentence.index + 1), "")
+    told = FINDING.match(following)
+    another = told and any(re.search(names, told[1], re.IGNORECASE) for names in SAME_STUDY)
+    return not following or bool(begins_treatment(following) or another or EXAMINED.search(following))
 
 
 @per_note

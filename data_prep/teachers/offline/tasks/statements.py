@@ -8,7 +8,8 @@ import re
 
 from data_prep.clinical_text.entities import Entity, is_qualifier
 from data_prep.clinical_text.words import word_set
-from data_prep.teachers.offline.cues import RELATIVE
+from data_prep.teachers.offline.cues import ACTED, DIAGNOSED, LEFT, MOVED_ON, RELATIVE
+from data_prep.teachers.offline.lists import GIVEN_UP
 from data_prep.teachers.offline.note_view import NoteView, Sentence, per_note, word_pattern
 
 DENIAL = re.compile(
@@ -19,12 +20,11 @@ DENIAL = re.compile(
 )
 DOUBT = re.compile(
     r"\b(?:suspect\w*|suspici\w+|possib\w+|probab\w+|presum\w+|likely|may|might|could|would|should|can|if|whether|"
-    r"differential\w*|consider\w*|question\w*|"
-    r"unclear|unknown|risk\w*|prevent\w*|prophyla\w+|fear\w*|threat\w*|susceptib\w+|potential\w*|suggest\w*|"
-    r"compatible|consistent|favou?r\w*|concern\w*|evok\w+|mimic\w*|"
-    r"like|rather|versus|vs|or|evaluat\w+|assess\w*|investigat\w+|screen\w*|search\w*|exclude|hypothes\w+|thought|"
-    r"initial\w*|history|previous\w*|known|ago|working|provisional|such as|newborn|inten(?:t|ded) to|"
-    r"vaccin\w+|test(?:s|ed|ing)?|antibod\w+|marker\w*|serolog\w+|scale|score|questionnaire|index)\b",
+    r"differential\w*|consider\w*|question\w*|unclear|unknown|risk\w*|prevent\w*|prophyla\w+|fear\w*|threat\w*|"
+    r"susceptib\w+|potential\w*|suggest\w*|compatible|consistent|favou?r\w*|concern\w*|evok\w+|mimic\w*|like|rather|"
+    r"versus|vs|or|evaluat\w+|assess\w*|investigat\w+|screen\w*|search\w*|exclude|hypothes\w+|thought|initial\w*|"
+    r"history|previous\w*|known|ago|working|provisional|such as|newborn|inten(?:t|ded) to|vaccin\w+|test(?:s|ed|ing)?|"
+    r"antibod\w+|marker\w*|serolog\w+|scale|score|questionnaire|index)\b",
     re.IGNORECASE,
 )
 # "She denied fever, chills or cough.", "There was no fever or cough.": the list runs to the end of the clause.
@@ -67,9 +67,8 @@ def is_plain(sentence: Sentence) -> bool:
 # What may follow the full name of a problem; a noun ("cancer antigen") may not.
 NAME_ENDS = re.compile(
     r"[.,;:)]|$| (?:\(|\d|and|with|in|of|on|at|was|were|is|for|from|by|which|that|who|since|as|after|over|under|"
-    r"around|due|associated|measuring|evolving|extending|"
-    r"involving|had|has|he|she|within|during|before|secondary|located|noted|radiating|despite|when|while|throughout|"
-    r"to)\b"
+    r"around|due|associated|measuring|evolving|extending|involving|had|has|he|she|within|during|before|secondary|"
+    r"located|noted|radiating|despite|when|while|throughout|to)\b"
 )
 
 
@@ -79,7 +78,7 @@ def affirmed(view: NoteView) -> list[tuple[Entity, Sentence]]:
     return [
         (entity, sentence)
         for sentence in view.prose
-        if is_plain(sentence)
+        if is_plain(sentence) and not (GIVEN_UP.search(view.text) and DIAGNOSED.search(sentence.text))
         for entity in sentence.entities
         if entity.kind == "problem" and specific(entity.text) and entity.text in sentence.text
         and NAME_ENDS.match(sentence.text, entity.end) and only_here(view, entity, sentence)
@@ -111,12 +110,35 @@ def denied_in(sentence: Sentence) -> list[str]:
     )
 
 
+# Names of one symptom: a denial of one is doubtful where another occurs.
+SYNONYMS = (
+    r"dyspn|breath|respirat|asphyx", r"fever|febrile|pyrexia|temperature|chill", r"vomit|emesis|nausea",
+    r"oedema|edema|swell",
+    r"bleed|h(?:a)?emorrh|mel(?:a)?ena|h(?:a)?ematemesis|h(?:a)?emopty|h(?:a)?ematuria|h(?:a)?ematochezia|blood",
+    r"pain|ache|tender|discomfort|colic", r"seizure|convuls|epilep", r"lymphadenopath|adenopath|nodes?\b",
+    r"jaundice|icter",
+    r"diarrh|stool", r"weight", r"syncop|conscious|faint", r"hypertens|blood pressure", r"diabet|glyc",
+    r"infect|sepsis|pneumon",
+    r"ascites|effusion|fluid", r"metasta", r"trauma|injur|accident|fall", r"weak|paresis|paraly|deficit",
+    r"vis(?:ion|ual)",
+    r"rash|erupti|erythem|lesion", r"hepatomegal|splenomegal|organomegal|enlarge", r"numb|sens|par(?:a)?esthes",
+)  # fmt: skip
+
+
 def denied(view: NoteView) -> list[tuple[str, Sentence]]:
-    """The single items that the note denies and names in no other sentence, each with its sentence."""
+    """The single items that the note denies at presentation and names nowhere else, each with its sentence."""
     return [
         (item, sentence)
         for sentence in view.prose
+        if not any(pattern.search(sentence.text) for pattern in (ACTED, LEFT, MOVED_ON))
         for item in denied_in(sentence)
-        if specific(item.split()[-1])
-        and all(other is sentence or item.lower() not in other.text.lower() for other in view.prose)
+        if specific(item.split()[-1]) and not any(named(item, other) for other in view.prose if other is not sentence)
     ]
+
+
+def named(item: str, sentence: Sentence) -> bool:
+    """Return True if a sentence may name an item in any form."""
+    text = sentence.text.lower()
+    stems = [re.escape(word[:6]) for word in item.lower().split() if len(word) > 3]
+    groups = [group for group in SYNONYMS if re.search(group, item.lower())]
+    return any(re.search(pattern, text) for pattern in (*stems, *groups))

@@ -2,37 +2,36 @@
 
 import re
 
-from data_prep.teachers.offline.cues import COURSE, LEANING, OUTCOME, PRESENT, PRESENTED, RELATIVE, SYMPTOMS
-from data_prep.teachers.offline.lists import stated_diagnoses
+from data_prep.teachers.offline.cues import COURSE, EARLIER, HISTORY, LEANING, PRESENTED, RELATIVE, SYMPTOMS, WHOLE
+from data_prep.teachers.offline.lists import only_diagnosis, stated_diagnoses
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, per_note, sentence_case
 from data_prep.teachers.offline.one_patient import AGED
 from data_prep.teachers.offline.tasks.forms import Form, once
-from data_prep.teachers.offline.tasks.statements import specific
+from data_prep.teachers.offline.tasks.statements import NAME_ENDS, specific
 
-# The headings of all types of notes for the same part of the story.
-OPENING_SECTIONS = (PRESENT, "SUBJECTIVE", "REASON FOR ADMISSION", "HISTORY", "INDICATION")
-COURSE_SECTIONS = (COURSE, OUTCOME, "TREATMENT AND COURSE", "CARE AND COURSE", "DISPOSITION AND FOLLOW-UP", "PROCEDURE")
-ENDING_SECTIONS = (OUTCOME, "DISPOSITION AND FOLLOW-UP", "TREATMENT AND COURSE")
+ENDING_SECTIONS = (COURSE, WHOLE)
 ACTION = re.compile(
     r"\b(?:treated (?:with|by)|(?:was|were) (?:then |\w+ly )?(?:started|given|administered|prescribed|initiated|"
-    r"commenced|resected|removed|excised|drained|transfused|intubated|operated|"
-    r"implanted|inserted|repaired|introduced|instituted|placed on|put on|transplanted|evacuated|ligated|closed)|"
-    r"underwent (?:\w+[ -]){0,6}?(?:\w+(?:ectomy|otomy|plasty|ostomy)|surgery|resection|excision|repair|operation|"
-    r"transplantation|chemotherapy|radiotherapy|drainage|embolization)|received|we (?:started|administered|gave|"
-    r"performed|removed|resected|excised|operated|treated)|"
-    r"(?:surgery|operation|treatment|therapy|chemotherapy|radiotherapy|\w+(?:ectomy|plasty|ostomy)|excision|"
-    r"resection|drainage|transplantation|repair|reduction|fixation) (?:was|were|with|by|consisted|included))\b",
+    r"commenced|resected|removed|excised|drained|transfused|intubated|operated|implanted|inserted|repaired|introduced|"
+    r"instituted|placed on|put on|transplanted|evacuated|ligated|closed)|underwent (?:\w+[ -]){0,6}?(?:\w+(?:ectomy|"
+    r"otomy|plasty|ostomy)|surgery|resection|excision|repair|operation|transplantation|chemotherapy|radiotherapy|"
+    r"drainage|embolization)|received|we (?:started|administered|gave|performed|removed|resected|excised|operated|"
+    r"treated)|(?:surgery|operation|treatment|therapy|chemotherapy|radiotherapy|\w+(?:ectomy|plasty|ostomy)|excision|"
+    r"resection|drainage|transplantation|repair|reduction|fixation) (?:was|were|consisted|included))\b",
     re.IGNORECASE,
 )
 # A weaker sign of treatment: with more of these than the summary holds, the summary would leave treatment out.
 ANY_ACTION = re.compile(
     r"\b(?:treat\w*|therap\w+|\w+therapy|surg\w+|operat\w+|resect\w+|excis\w+|remov\w+|administ\w+|prescri\w+|"
     r"transfus\w+|drain\w+|implant\w*|antibiotic\w*|steroid\w*|underwent|received|given|started|"
-    r"\w{3,}(?:ectomy|otomy|plasty|ostomy)|mg|dose\w*|intubat\w+|ventilat\w+)\b",
+    r"\w{3,}(?:ectomy|otomy|plasty|ostomy)|mg|dose\w*|intubat\w+|ventilat\w+|infus\w+|anticoag\w+|dialysis|"
+    r"\w*filtration|emboli[sz]\w+|stent\w*|repair\w*|graft\w*|replacement|plasma exchange|immunoglobulin\w*|"
+    r"\w+plast|reduc(?:ed|tion)|fixation|manag\w+|medication\w*)\b",
     re.IGNORECASE,
 )
 NO_TREATMENT = re.compile(
-    r"\b(?:not|no|refused|declined|without|recommended|planned|proposed|considered|decided|could)\b", re.IGNORECASE
+    r"\b(?:not|no|refused|declined|without|recommended|planned|proposed|considered|decided|decision|could)\b",
+    re.IGNORECASE,
 )
 ENDED = re.compile(
     r"\b(?:discharged|recover(?:ed|y)|resolved|improved|improvement|asymptomatic|died|death|expired|passed away|"
@@ -41,8 +40,12 @@ ENDED = re.compile(
     r"satisfactory|favou?rable|relapse|progress(?:ed|ion)|regained|good (?:health|condition))\b",
     re.IGNORECASE,
 )
+REASON = re.compile(
+    r"\b(?:with|for|because|due|complain\w*|suffer\w*|after|following|of|by|experienc\w+|report\w*|to be)\b"
+)
 LONGEST = 55  # words of a sentence in a summary
-LONGEST_SECTION = 85  # words of a section that is its own summary
+LARGEST_SHARE = 0.6  # of the note's sentences, in a summary of the note
+UNNAMED = re.compile(r"\b(?:it|this|these|they|them|its|their)\b", re.IGNORECASE)
 
 
 def words(sentences: list[Sentence]) -> int:
@@ -57,19 +60,20 @@ def as_text(sentences: list[Sentence]) -> str:
 
 def opening(view: NoteView) -> list[Sentence]:
     """The first sentence of the story, if it says who came and why."""
-    first = next((s for s in view.prose if s.section in OPENING_SECTIONS), None)
-    told = first and AGED.search(first.text) and (PRESENTED.search(first.text) or SYMPTOMS.search(first.text))
+    first = next((s for s in view.prose if s.section in (HISTORY, WHOLE)), None)
+    came = first and (PRESENTED.search(first.text) or SYMPTOMS.search(first.text))
+    told = first and came and AGED.search(first.text) and REASON.search(first.text, came.start())
     return [first] if first and told and len(first.text.split()) <= LONGEST and len(first.text.split()) >= 9 else []
 
 
 @per_note
 def treatments(view: NoteView) -> list[Sentence]:
-    """All sentences on treatment, or [] if there are more than four or if one of them is unclear by itself."""
-    course = view.section(*COURSE_SECTIONS)
+    """All sentences on treatment; [] if there are more than four, or if one is unclear or only perhaps a treatment."""
+    course = [s for s in view.prose if not EARLIER.search(s.text)]
     found = [s for s in course if ACTION.search(s.text) and not NO_TREATMENT.search(s.text)]
     named = [s for s in course if ANY_ACTION.search(s.text)]
     clear = all(len(s.text.split()) <= LONGEST and not LEANING.match(s.text) for s in found)
-    return found if clear and 1 <= len(found) <= 4 and len(named) <= 6 else []
+    return found if clear and found == named and len(found) <= 4 else []
 
 
 def ending(view: NoteView) -> list[Sentence]:
@@ -90,7 +94,8 @@ def whole_note(view: NoteView) -> str:
         return NOT_STATED
     finding = [s for s in view.prose if stated_diagnoses([s.text])][:1]
     chosen = [*parts[0], *finding, *parts[1], *parts[2]]
-    return as_text(chosen) if words(chosen) <= 190 else NOT_STATED
+    short = words(chosen) <= 190 and len({s.index for s in chosen}) <= LARGEST_SHARE * len(view.prose)
+    return as_text(chosen) if short else NOT_STATED
 
 
 def course_summary(view: NoteView) -> str:
@@ -102,39 +107,28 @@ def reason_summary(view: NoteView) -> str:
     return as_text(opening(view))
 
 
-def short_sections(view: NoteView) -> list[str]:
-    """The sections of two to four sentences that are short enough to be told in full."""
-    names = dict.fromkeys(s.section for s in view.prose if s.section != "NOTE")
-    return [
-        name for name in names if 2 <= len(view.section(name)) <= 4 and words(view.section(name)) <= LONGEST_SECTION
-    ]
-
-
-def section_summary(view: NoteView, section: str) -> str:
-    return as_text(view.section(section)) if section in short_sections(view) else NOT_STATED
-
-
 def headline(view: NoteView) -> str:
     """Patient, complaint and diagnosis in one line, if the note gives all three."""
-    found = stated_diagnoses([s.text for s in view.prose])
-    if len(found) != 1 or not all(view.header.get(name) for name in ("PATIENT", "CHIEF COMPLAINT")):
+    found = only_diagnosis([s.text for s in view.prose])
+    if not found or not all(view.header.get(name) for name in ("PATIENT", "CHIEF COMPLAINT")):
         return NOT_STATED
-    return (
-        f"Patient: {view.header['PATIENT']}. Chief complaint: {view.header['CHIEF COMPLAINT']}. Diagnosis: {found[0]}."
-    )
+    return f"Patient: {view.header['PATIENT']}. Chief complaint: {view.header['CHIEF COMPLAINT']}. Diagnosis: {found}."
 
 
 def topics(view: NoteView) -> list[str]:
     """The problems that two or three sentences name, so that these sentences are all that the note says about them."""
     names = dict.fromkeys(
-        e.text for s in view.prose for e in s.entities if e.kind == "problem" and specific(e.text) and len(e.text) > 6
+        e.text
+        for s in view.prose
+        for e in s.entities
+        if e.kind == "problem" and specific(e.text) and len(e.text) > 6 and NAME_ENDS.match(s.text, e.end)
     )
     return [name for name in names if about(view, name) != NOT_STATED]
 
 
 def about(view: NoteView, problem: str) -> str:
     found = [s for s in view.containing(problem) if s in view.prose]
-    clear = not any(LEANING.match(s.text) for s in found)
+    clear = not any(UNNAMED.search(s.text) for s in found) and len(found) <= LARGEST_SHARE * len(view.prose)
     return as_text(found) if 2 <= len(found) <= 3 and words(found) <= 110 and clear else NOT_STATED
 
 
@@ -146,7 +140,6 @@ SUMMARY_FORMS = (
     Form(("In one sentence: who is the patient, and why did the patient come?", "Summarize the presentation in one "
     "sentence."),
         *once(reason_summary)),
-    Form(("Summarize the section {}.", "What are the main points of {}?"), short_sections, section_summary),
     Form(("State patient, complaint and diagnosis in one line.",), *once(headline)),
     Form(("Summarize what the note says about {}.",), topics, about),
 )  # fmt: skip

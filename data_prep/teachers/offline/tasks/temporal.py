@@ -5,6 +5,7 @@ import re
 from data_prep.clinical_text.number_words import MONTHS
 from data_prep.clinical_text.time_phrases import Time, find_times, without_time
 from data_prep.teachers.offline.cues import LEANING
+from data_prep.teachers.offline.lists import is_problem
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, per_note, sentence_case
 from data_prep.teachers.offline.tasks.entities_and_abbreviations import exactly
 from data_prep.teachers.offline.tasks.forms import Form, looked_up
@@ -16,10 +17,9 @@ COUNTED = re.compile(
     re.IGNORECASE,
 )
 HISTORY_OF = re.compile(
-    r"\b((?:\d+(?:\.\d+)?|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|several|few)[- ](?:hours?|"
-    r"days?|weeks?|months?|years?))['’]?s?[- ]history of "
-    r"((?:[\w-]+ ){0,5}?[\w-]+)(?=[.;,(]| and\b| who\b| which\b| that\b| with\b| associated\b| in\b| on\b| after\b|"
-    r" of\b| for\b| as\b)"
+    r"\b((?:\d+(?:\.\d+)?|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|several|few)[- ](?:hours?|days?|"
+    r"weeks?|months?|years?))['’]?s?[- ]history of ((?:[\w-]+ ){0,5}?[\w-]+)(?=[.;,(]| and\b| who\b| which\b| that\b|"
+    r" with\b| associated\b| in\b| on\b| after\b| of\b| for\b| as\b)"
 )
 TIME_WORD = re.compile(
     r"\d{4}|\b(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?|yesterday|today|tonight|night|morning|evening|"
@@ -44,6 +44,8 @@ def events(view: NoteView) -> dict[str, Time]:
         if (
             event
             and not LEANING.match(event)
+            and not re.search(r"\b(?:for|in|at|of|on|to|with|and|since|until|by|from|the|an?)$", event)
+            and not re.search(r", and | and (?:the|he|she|her|his|they|it|was|were|patient|then)\b", event)
             and not re.search(r"[;:]|^(?:and|but|he|she|it|they|which|was|were)\b", event)
             and event in sentence.text
         ):
@@ -52,8 +54,10 @@ def events(view: NoteView) -> dict[str, Time]:
 
 
 def understood(time: Time, text: str) -> bool:
-    whole = not re.search(r"\d(?:st|nd|rd|th| )*$", text[: time.start]) and not re.match(
-        r"(?:by|at|on) an?\b(?! \w+ (?:later|after))", time.text
+    whole = (
+        not re.search(r"\d(?:st|nd|rd|th| )*$", text[: time.start])
+        and not re.match(r",? (?:and|or|to) \d", text[time.end :])
+        and not re.match(r"(?:by|at|on) an?\b(?! \w+ (?:later|after))", time.text)
     )
     return whole and (time.kind == "date" or (time.kind == "relative" and bool(COUNTED.search(time.text))))
 
@@ -80,12 +84,19 @@ def histories(view: NoteView) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for sentence in view.prose:
         for match in HISTORY_OF.finditer(sentence.text):
-            found.setdefault(match[2], []).append(match[1])
+            # "Sudden onset" is no complaint, and "right" is half of one.
+            if is_problem(match[2]):
+                found.setdefault(match[2], []).append(match[1])
     return {
-        complaint: f"The note gives a history of {lengths[0].replace('-', ' ')}."
+        complaint: f"The note gives the time as “{lengths[0]}.”"
         for complaint, lengths in found.items()
         if len(set(lengths)) == 1
     }
+
+
+def cut(time: Time, text: str) -> bool:
+    """Return True if a time goes on after its end: "a few days before the onset" of something."""
+    return bool(re.search(r"\b(?:the|an?|of|his|her)$", time.text) or text[time.end :].startswith(" of "))
 
 
 def times_in(text: str) -> str:
@@ -94,7 +105,8 @@ def times_in(text: str) -> str:
     rest = text
     for time in reversed(times):
         rest = rest[: time.start] + rest[time.end :]
-    return "; ".join(time.text for time in times) + "." if times and not TIME_WORD.search(rest) else NOT_STATED
+    whole = times and not TIME_WORD.search(rest) and not any(cut(time, text) for time in times)
+    return "; ".join(time.text for time in times) + "." if whole else NOT_STATED
 
 
 def sentences_with_times(view: NoteView) -> list[str]:
