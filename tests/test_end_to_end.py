@@ -58,8 +58,10 @@ def test_every_stage_closes_its_folder(made: Path):
         name: json.loads((made / name / "manifest.json").read_text())
         for name in ("notes", "instructions", "packed_notes", "packed_instructions", "hf")
     }
-    assert [counts[name]["out"] for name in ("notes", "instructions")] == [6, 12]
-    assert counts["packed_instructions"]["documents"] == 12
+    # Some notes have nothing sure to ask for a task.
+    asked = counts["instructions"]
+    assert [counts["notes"]["out"], asked["out"] + sum(asked["rejected"].values())] == [6, 12]
+    assert counts["packed_instructions"]["documents"] == asked["out"] >= 8
     assert counts["packed_instructions"]["truncated"] == 0
     assert counts["packed_instructions"]["packing_efficiency"] > 0.5
     for manifest in counts.values():
@@ -92,7 +94,7 @@ def test_transformers_sees_the_prompt_that_was_trained_on(made: Path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(made / "hf")
     # A cache of its own: the usual one remembers a folder of the same name from an earlier session.
     examples = load_dataset(str(made / "instructions"), split="train", cache_dir=str(made / "cache"))
-    assert len(examples) == 12
+    assert len(examples) == json.loads((made / "instructions" / "manifest.json").read_text())["out"] >= 8
     for example in examples:
         messages = [{"role": "system", "content": example["note"]}, {"role": "user", "content": example["question"]}]
         ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]

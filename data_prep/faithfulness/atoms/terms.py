@@ -54,9 +54,9 @@ KIND_NAMES = {"drug": "drug", "test": "test", "procedure": "procedure", "anatomy
 FILLERS = word_set("""
 any evidence sign symptom history other significant obvious further known apparent clear associated definite prior
 previous past recent a an the her his of having being specific particular h o hx reported preceding patient case
-diagnosis possibility presence development new their its it he she they this these them family member
-well also only s t have been be done another further more additional longer such performed made given undergo
-receive take out of
+diagnosis possibility presence development new their its it he she they this these them family member well also only
+s t have been be done another further more additional longer such performed made given undergo receive take out of
+stated
 """)
 PHRASE_END = word_set("""
 and or but with in on at to from for by was were is are that which who during after before nor as had has have found

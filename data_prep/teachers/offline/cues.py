@@ -50,17 +50,19 @@ OTHER_STUDIES = cues(
     r"bilirubin", r"\w*transaminases?", r"aminotransferase", r"liver (?:function|enzymes)",
     r"(?:renal|kidney) functions?", r"electrolytes?\b", r"(?:sodium|potassium|calcium) ?(?:level|was|of|:|=|\d)",
     r"albumin\b", r"antibod(?:y|ies)\b", r"tumou?r markers?", r"coagulation", r"prothrombin", r"biochemi\w+",
-    r"biological (?:assess|exam|test|work|check)\w*", r"h(?:a)?ematological (?:exam|invest|test|find)\w*", r"lactate\b",
-    r"troponin", r"gram stain\w*", r"PCR\b", r"polymerase chain", r"HIV (?:test|serolog)\w*", r"TSH\b",
+    r"biological (?:assess|exam|test|work|check)\w*", r"h(?:a)?ematological (?:exam|invest|test|find)\w*",
+    r"lactate\b", r"troponin", r"gram stain\w*", r"PCR\b", r"polymerase chain", r"HIV (?:test|serolog)\w*", r"TSH\b",
     r"(?:mg|g|ng|pg|µg|μg|ug)/(?:d?l|m?l)\b", r"m?IU/", r"[mµμu]?mol/", r"U/L\b", r"mEq/", r"/mm3",
 )  # fmt: skip
 CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (PAST, cues(
-        r"(?:past|previous|prior|medical|surgical|personal|family|familial|social|obstetric\w*|gyn(?:a)?ecologic\w*|"
-        r"psychiatric|occupational|allerg\w+|developmental|birth|travel|vaccination|smoking|"
-        r"toxic) (?:and \w+ )?(?:medical |surgical )?(?:history|histories|antecedents?|milestones|illness(?:es)?)\b",
+        r"(?:past|previous|prior|medical|surgical|personal|family|familial|social|obstetric\w*|"
+        r"gyn(?:a)?ecologic\w*|psychiatric|occupational|allerg\w+|developmental|birth|travel|vaccination|smoking|"
+        r"toxic) (?:and \w+ )?(?:medical |surgical )?(?:history|histories|antecedents?|milestones|"
+        r"illness(?:es)?)\b",
         r"(?:her|his|the patient['’]s) (?:mother|father|parents|siblings?|brothers?|sisters?|wife|husband|son|"
-        r"daughter|uncle|aunt|cousin|grand\w+) (?:had|has|was|were|is|died|suffer\w+)\b", r"consanguin\w+",
+        r"daughter|uncle|aunt|cousin|grand\w+) (?:had|has|was|were|is|died|suffer\w+)\b(?! noted| noticed|"
+        r" brought| reported)", r"consanguin\w+",
         r"(?:non-?|ex-?|former |current |heavy |never )?smok(?:er|ed|es|ing)\b", r"tobacco\b", r"cigarettes?\b",
         r"pack-years?\b", r"alcohol(?:ism)? (?:use|abuse|consumption|intake|history|drinking)",
         r"dr(?:a|u)nk (?:no )?alcohol", r"(?:illicit|recreational) drugs?", r"drug abuse", r"worked as",
@@ -116,12 +118,12 @@ TOLD = cues(
     r"complain\w*", r"symptoms?\b", r"since\b", r"developed\b", r"began\b", r"start\w*", r"notic\w+", r"notable for\b",
     r"worsen\w*", r"persist\w*", r"progress\w*", r"request\w*", r"plan\w*", r"refus\w*", r"we\b", r"our\b",
     r"could not", r"(?:performed|carried out|done)\.$", r"not (?:done|performed|available|carried)", r"due to\b",
-    r"because\b", r"followed\b", r"\w+ostomy\b", r"fed\b", r"regularly\b", r"therefore\b",
-    r"considered\b", r"patients\b", r"decompress\w+", r"excis\w+", r"resect\w+", r"drain(?:age|ed)\b", r"repair\w*",
-    r"debrid\w+", r"exploration\b", r"incision\b", r"treat\w*", r"therap\w+", r"surg(?:ery|ical)\b", r"operat\w+",
-    r"implant\w*", r"removed\b", r"increas(?:ed|ing) (?:to|from)", r"decreas(?:ed|ing) (?:to|from)", r"normali[sz]ed",
-    r"now\b", r"day \d", r"prior\b", r"initial\w*", r"first\b", r"later\b", r"after\b", r"before\b", r"during\b",
-    r"hospital\b", r"department\b",
+    r"because\b", r"followed\b", r"suspect\w*", r"in favou?r\b", r"\w+ostomy\b", r"fed\b", r"regularly\b",
+    r"therefore\b", r"considered\b", r"patients\b", r"decompress\w+", r"excis\w+", r"resect\w+", r"drain(?:age|ed)\b",
+    r"repair\w*", r"debrid\w+", r"exploration\b", r"incision\b", r"treat\w*", r"therap\w+", r"surg(?:ery|ical)\b",
+    r"operat\w+", r"implant\w*", r"removed\b", r"increas(?:ed|ing) (?:to|from)", r"decreas(?:ed|ing) (?:to|from)",
+    r"normali[sz]ed", r"now\b", r"day \d", r"prior\b", r"initial\w*", r"first\b", r"later\b", r"after\b", r"before\b",
+    r"during\b", r"hospital\b", r"department\b",
 )  # fmt: skip
 # Treatment, procedures, decisions and movements of the patient in the present episode.
 ACTED = cues(

@@ -41,7 +41,7 @@ ENDED = re.compile(
     re.IGNORECASE,
 )
 REASON = re.compile(
-    r"\b(?:with|for|because|due|complain\w*|suffer\w*|after|following|of|by|experienc\w+|report\w*|to be)\b"
+    r"\b(?:with|for(?! [A-Z])|because|due|complain\w*|suffer\w*|after|following|of|by|experienc\w+|report\w*|to be)\b"
 )
 LONGEST = 55  # words of a sentence in a summary
 LARGEST_SHARE = 0.6  # of the note's sentences, in a summary of the note

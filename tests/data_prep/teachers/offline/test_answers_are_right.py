@@ -149,6 +149,7 @@ def test_a_summary_tells_treatment_and_outcome_or_is_not_written():
     # A treatment that is only perhaps one would be left out.
     assert whole_note(read_note(f"{body} Antibiotic therapy followed. She was discharged well.")) == NOT_STATED
     assert not opening_of(view("A 40-year-old man who presented to the emergency department in 2016."))
+    assert not opening_of(view("A 13-year-old girl was referred to the Centre for Rare Diseases."))
     # What holds nearly all sentences of a note is no summary of it.
     assert whole_note(read_note(body.replace(findings, "") + " She was discharged well.")) == NOT_STATED
 

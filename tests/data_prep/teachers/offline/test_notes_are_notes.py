@@ -41,6 +41,8 @@ def sections(*sentences: str) -> dict[str, str]:
         ("Examination of the gene revealed a high density of repeats.", WHOLE),
         ("He was accompanied by his wife.", WHOLE),
         ("He was fed via percutaneous endoscopic gastrostomy.", WHOLE),
+        ("His parents had noted a swelling in the last week.", WHOLE),
+        ("A malignant tumor was suspected on ultrasonography.", WHOLE),
         ("A visual field test was normal.", WHOLE),
         ("Decompression was performed and histological examination confirmed a ganglion.", WHOLE),
         ("He was started on heparin because the CT showed an embolus.", WHOLE),
