@@ -164,7 +164,9 @@ async def pass_gate(draft: Draft, reply: Reply, config: GateConfig, teacher: Tea
             if len(repaired.problems) < len(now.problems):
                 now, reply, prompt_hash = repaired, repair, REPAIR_PROMPT.hash
     broken = None
-    if config.on_unsupported in ("repair", "remove") and now.problems:
+    # An answer by rule that loses a sentence is no longer the answer to its question.
+    by_rule = draft.kind == "answer" and teacher.name == "offline"
+    if config.on_unsupported in ("repair", "remove") and now.problems and not by_rule:
         shorter = without(now.text, now.problems)
         removed = 1 - len(shorter.split()) / len(now.text.split())
         if removed <= config.most_removed and not reason_to_reject(draft.kind, replace(reply, text=shorter)):

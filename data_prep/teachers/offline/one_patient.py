@@ -17,7 +17,7 @@ SEVERAL = re.compile(
     rf"\b(?:we|authors?|report|paper|article|study|here|herein)\b[^.]{{0,60}}\b{COUNT} (?:[\w-]+ ){{0,4}}{PERSONS}\b"
     rf"|^(?:the )?{COUNT} (?:[\w-]+ ){{0,4}}{PERSONS}\b(?! (?:of|ago))"
     r"|\b(?:both|all|these|our|the|of|other|remaining|affected|included|following) (?:\w+ )?patients\b(?! with\b)"
-    r"|\b(?:the |our )?(?:second|third|fourth|other) (?:patient|case)\b"
+    r"|\b(?:the |our )?(?:second|third|fourth|other|\d ?(?:st|nd|rd|th)) (?:patient|case)\b"
     r"|\b(?:case|patient)s? ?(?:#|n[o°]?[.:°]? ?)?\d\b(?!\d| ?(?:days|weeks"
     r"|months|years|hours))"
     r"|\b(?:son|daughter|proband|patient|individual)s? [IVX]+[-:.]?\d|\bprobands\b"
@@ -115,7 +115,9 @@ ARROWS = re.compile(
 # A citation's number after a full stop, at which two sentences stay joined: "criteria.12 Later, ..."
 CITED = re.compile(r"(?<=[a-z]{3}\.)\d{1,3}(?:[,–-]\d{1,3})*(?=\s|$)")
 FIGURES = re.compile(
-    r"\s*\(Fig(?:ure)?s?\.? ?\((?:Fig|Tab)[^()]*\)[^()]*\)"
+    r"\s*\((?:Fig(?:ure)?s?|Tables?)\.? ?\((?:Fig|Tab)[^()]*\)[^()]*\)"
+    r"|\s*\((?:Fig(?:ure)?s?|Tables?)\b[^()]*\)(?:;?\d+[A-Z]?\))*"
+    r"|\s\(\d{1,2}(?:[,–-] ?\d{1,2})*\)(?=\.)"
     rf"|,?\s*\(?(?:as )?(?:is |was |are |were )?(?:shown|seen|depicted|illustrated|"
     rf"demonstrated) in(?: {FIGURE})?\s*(?=[.;)])\)?"
     rf"|^As (?:shown|seen|depicted|illustrated) in (?:the )?{FIGURE}, "

@@ -29,11 +29,13 @@ DOUBT = re.compile(
 )
 # "She denied fever, chills or cough.", "There was no fever or cough.": the list runs to the end of the clause.
 OF = r"(?:(?:evidence|signs?|history|symptoms?|complaints?|episodes?|presence) of )?(?:any )?"
+# "No other signs of sepsis" denies no sepsis.
+NOT_MORE = r"(?!other|further|additional|more|new|longer)"
 DENIED_LIST = re.compile(
     rf"(?:\b(?:denied|denies) (?:any |having )?{OF}|\b(?:there (?:was|were|is|are)|had|has|showed|revealed|"
-    rf"demonstrated|disclosed|found|with|but) (?:also )?no (?:other )?{OF}"
-    rf"|(?<!and )(?<!or )\bwithout (?:any )?{OF}|(?:^|[,;] )(?:and )?no {OF}(?=[\w ,-]+ (?:was|were) (?:noted|found|"
-    rf"seen|observed|detected|present|reported|identified)\b))"
+    rf"demonstrated|disclosed|found|with|but) (?:also )?no {NOT_MORE}{OF}"
+    rf"|(?<!and )(?<!or )\bwithout (?:any )?{OF}|(?:^|[,;] )(?:and )?no {NOT_MORE}{OF}(?=[\w ,-]+ (?:was|were) (?:noted"
+    rf"|found|seen|observed|detected|present|reported|identified)\b))"
     r"([\w/-]+(?:,? [\w/-]+){0,30}?)(?: (?:was|were) (?:noted|found|seen|observed|detected|present|reported|"
     r"identified))?(?=[.;]|$)",
     re.IGNORECASE,

@@ -98,11 +98,6 @@ def whole_note(view: NoteView) -> str:
     return as_text(chosen) if short else NOT_STATED
 
 
-def course_summary(view: NoteView) -> str:
-    done, ended = treatments(view), ending(view)
-    return as_text(done + ended) if done and ended else NOT_STATED
-
-
 def reason_summary(view: NoteView) -> str:
     return as_text(opening(view))
 
@@ -135,8 +130,6 @@ def about(view: NoteView, problem: str) -> str:
 SUMMARY_FORMS = (
     Form(("Summarize the case: presentation, treatment and outcome.", "Give a brief summary of the case for handover.",
         "Write a short summary of this note: why the patient came, what was done, how it ended."), *once(whole_note)),
-    Form(("Summarize treatment and outcome.", "What was done for the patient, and with what result?"),
-    *once(course_summary)),
     Form(("In one sentence: who is the patient, and why did the patient come?", "Summarize the presentation in one "
     "sentence."),
         *once(reason_summary)),

@@ -27,7 +27,9 @@ TIME_WORD = re.compile(
     r"initially|subsequent\w*|previous\w*|prior|once|post-?op\w*|pre-?op\w*|intra-?op\w*|daily|weekly|monthly|"
     r"annual\w*|recent\w*|current\w*|now|"
     r"admission|discharge|birth|childhood|follow-?up|first|finally|meanwhile|afterwards?|thereafter|at age|aged|old|"
-    r"past|last|next|immediate\w*|every|" + "|".join(MONTHS) + r")\b",
+    r"past|last|next|immediate\w*|every|time|parallel|simultaneous\w*|post|diagnosis|presentation|exam\w*|arrival|upon|"
+    + "|".join(MONTHS)
+    + r")\b",
     re.IGNORECASE,
 )
 

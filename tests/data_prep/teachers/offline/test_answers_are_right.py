@@ -27,7 +27,7 @@ from data_prep.teachers.offline.tasks.question_answering import (
 )
 from data_prep.teachers.offline.tasks.relation_extraction import doses, findings, sites
 from data_prep.teachers.offline.tasks.statements import affirmed, denied_in
-from data_prep.teachers.offline.tasks.summarization import course_summary, ending, whole_note
+from data_prep.teachers.offline.tasks.summarization import ending, whole_note
 from data_prep.teachers.offline.tasks.summarization import opening as opening_of
 from data_prep.teachers.offline.tasks.temporal import events, histories, times_in
 from data_prep.teachers.offline.teacher import FORMS, answer_question, ask_question
@@ -143,7 +143,7 @@ def test_a_summary_tells_treatment_and_outcome_or_is_not_written():
     body = f"HISTORY, WORK-UP AND COURSE:\n{opening} {findings} She underwent appendectomy."
     unfinished = read_note(body)
     finished = read_note(f"{body} She was discharged in good condition.")
-    assert whole_note(unfinished) == course_summary(unfinished) == NOT_STATED
+    assert whole_note(unfinished) == NOT_STATED
     assert [s.text for s in ending(finished)] == ["She was discharged in good condition."]
     assert whole_note(finished) == f"{opening} She underwent appendectomy. She was discharged in good condition."
     # A treatment that is only perhaps one would be left out.
@@ -278,3 +278,11 @@ def test_no_template_of_real_notes_gives_its_answer_away():
         pytest.skip(f"{REAL_REPORTS} is absent")
     texts = [json.loads(line)["text"] for line in REAL_REPORTS.read_text(encoding="utf-8").splitlines()]
     check_balance(answers_by_template([note for text in texts if (note := write_note(text))], 1), 10)
+
+
+@pytest.mark.parametrize("word", ["other", "further", "additional"])
+def test_no_other_signs_of_a_disease_deny_no_disease(word: str):
+    """A patient with a thyroid storm and "no other signs of thyrotoxicosis" has thyrotoxicosis."""
+    view = read_note(f"HISTORY:\nThere were no {word} signs of thyrotoxicosis.")
+    assert denied_in(view.sentences[0]) == []
+    assert denied_in(read_note("HISTORY:\nThere were no signs of thyrotoxicosis.").sentences[0]) == ["thyrotoxicosis"]
