@@ -10,12 +10,12 @@ from data_prep.contract.errors import UserError
 from data_prep.execution.processes import calling_in_pool
 from data_prep.faithfulness.certificate import check, rules_version
 from data_prep.synthesize import instructions, notes
-from data_prep.synthesize.gate import GateConfig, checked, misquoted, without
+from data_prep.synthesize.gate import Draft, GateConfig, checked, misquoted, pass_gate, without
 from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.note_types import NOTE_TYPES
 from data_prep.synthesize.notes import NotesConfig
 from data_prep.synthesize.prompts import REPAIR_PROMPT, note_prompt_hash
-from data_prep.teachers.base import Request
+from data_prep.teachers.base import Reply, Request
 from data_prep.teachers.offline.teacher import OfflineTeacher
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
 from tests.helpers.text_stages import api, read_examples, read_notes
@@ -129,6 +129,25 @@ def test_an_answer_goes_through_the_same_gate(tmp_path):
     assert example.answer == "Aspirin, 100 mg twice daily."
     assert (example.certificate.unsupported, example.certificate.stated) == (0, 3)
     assert example.answer_generation.prompt_hash == REPAIR_PROMPT.hash
+
+
+def test_an_answer_by_rule_is_whole_or_rejected():
+    """Without its last sentence it would answer another question; a chat model's may lose one, and is read again."""
+    text = "He had fever. CT showed a mass. Aspirin 100 mg was given. He was discharged. He had gout."
+    draft = Draft("answer", "r1", REPORT, "hash", 0)
+    reply = Reply(text, "rules", "stop")
+
+    class Named(OfflineTeacher):
+        def __init__(self, name: str):
+            self.name = name
+
+    broken = {
+        name: asyncio.run(pass_gate(draft, reply, GateConfig("remove", 0.5), Named(name))).broken
+        for name in ("offline", "openai")
+    }
+    assert broken["offline"] is not None
+    assert "gout" in broken["offline"][1]
+    assert broken["openai"] is None
 
 
 def test_a_question_that_misquotes_its_note_is_rejected(tmp_path):
