@@ -46,8 +46,6 @@ TOPICS: dict[str, tuple[str, str]] = {
     "vaccinations": (r"\b(?:vaccin\w+|immuni[sz](?:ed|ations?))\b", r"vaccin|immuni|inoculat|BCG"),
     "travel": (r"\btravel\w*\b|\btrip\b", r"travel|trip|journey|return|abroad|immigra|countr|visit|holiday|vacation|"
     r"endemic|flight"),
-    "pregnancy": (r"\bpregnan\w+|\bgravida\b", r"pregnan|gravid|gestat|deliver|obstet|abort|par[ai]|"
-    r"birth|G\dP|contracep|\bmale|\bman\b|boy"),
     "body weight": (r"\b(?:he|she|patient|his|her) (?:body )?weigh(?:ed|ing|s|t)\b[^.]{0,20}\d ?(?:kg|pounds|lb)|"
     r"\bbody weight\b(?! loss)|\bBMI\b|"
     r"\bbody mass index\b", r"weigh|\bkg|BMI|body mass|obes|overweight|cachex|nourish|malnutr|thin|pound"),

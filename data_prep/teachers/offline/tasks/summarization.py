@@ -7,7 +7,6 @@ from data_prep.teachers.offline.lists import only_diagnosis, stated_diagnoses
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, per_note, sentence_case
 from data_prep.teachers.offline.one_patient import AGED
 from data_prep.teachers.offline.tasks.forms import Form, once
-from data_prep.teachers.offline.tasks.statements import NAME_ENDS, specific
 
 ENDING_SECTIONS = (COURSE, WHOLE)
 ACTION = re.compile(
@@ -45,7 +44,6 @@ REASON = re.compile(
 )
 LONGEST = 55  # words of a sentence in a summary
 LARGEST_SHARE = 0.6  # of the note's sentences, in a summary of the note
-UNNAMED = re.compile(r"\b(?:it|this|these|they|them|its|their)\b", re.IGNORECASE)
 
 
 def words(sentences: list[Sentence]) -> int:
@@ -110,23 +108,6 @@ def headline(view: NoteView) -> str:
     return f"Patient: {view.header['PATIENT']}. Chief complaint: {view.header['CHIEF COMPLAINT']}. Diagnosis: {found}."
 
 
-def topics(view: NoteView) -> list[str]:
-    """The problems that two or three sentences name, so that these sentences are all that the note says about them."""
-    names = dict.fromkeys(
-        e.text
-        for s in view.prose
-        for e in s.entities
-        if e.kind == "problem" and specific(e.text) and len(e.text) > 6 and NAME_ENDS.match(s.text, e.end)
-    )
-    return [name for name in names if about(view, name) != NOT_STATED]
-
-
-def about(view: NoteView, problem: str) -> str:
-    found = [s for s in view.containing(problem) if s in view.prose]
-    clear = not any(UNNAMED.search(s.text) for s in found) and len(found) <= LARGEST_SHARE * len(view.prose)
-    return as_text(found) if 2 <= len(found) <= 3 and words(found) <= 110 and clear else NOT_STATED
-
-
 SUMMARY_FORMS = (
     Form(("Summarize the case: presentation, treatment and outcome.", "Give a brief summary of the case for handover.",
         "Write a short summary of this note: why the patient came, what was done, how it ended."), *once(whole_note)),
@@ -134,5 +115,4 @@ SUMMARY_FORMS = (
     "sentence."),
         *once(reason_summary)),
     Form(("State patient, complaint and diagnosis in one line.",), *once(headline)),
-    Form(("Summarize what the note says about {}.",), topics, about),
 )  # fmt: skip
