@@ -117,7 +117,7 @@ def with_lora(**values: Any) -> TrainConfig:
         ((1, 8, 1, 1), 2),
         ((2, 2, 2, 1), 2),
         pytest.param((1, 1, 2, 1), 1, marks=pytest.mark.slow),  # (2, 2, 2, 1) has this axis too
-        ((1, 1, 1, 2), 1),
+        pytest.param((1, 1, 1, 2), 1, marks=pytest.mark.slow),
         pytest.param((1, 2, 1, 2), 4, marks=pytest.mark.slow),
     ],
 )

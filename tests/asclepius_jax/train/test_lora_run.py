@@ -96,7 +96,8 @@ def test_adapters_learn_from_packed_notes_and_a_step_holds_no_base(base: TrainCo
 
 
 # Of a run without adapters, test_loop.py has both.
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_broken_run_ends_in_the_adapters_of_an_unbroken_one(
     base: TrainConfig, unbroken: Path, tmp_path: Path, number: int
 ):
