@@ -38,12 +38,13 @@ def names_of(claim: Claim, source: Source) -> list[tuple[str, tuple[str, ...]]]:
     if claim.atom.thing == PHRASE:
         # Any of the words may name the denied thing: try the first words, then the last.
         found += [("less precise", own[:size]) for size in range(len(own) - 1, 0, -1)] + [("less precise", own[-1:])]
-    found += [("abbreviation", name) for name in (*spelled, *shortened)]
+    found += [("abbreviation", name) for name in (*spelled, *shortened) if not means_another(name, own, source)]
     found += [(rule, name) for rule, name in other_names(own) if not means_another(name, own, source)]
     if claim.atom.kind in FINDINGS:
         # "joint pain" has a synonym that "pain" does not have.
         before = [word for word, _, end in claim.reading.words if end < claim.atom.start][-1:]
-        found += other_names((*before, *own)) if before else ()
+        longer = (*before, *own)
+        found += [step for step in other_names(longer) if before and not means_another(step[1], longer, source)]
     if claim.atom.kind == "drug":
         # A brand name, its generic name, and the synonyms of the generic name.
         found += [step for _, name in other_names(own) for step in other_names(name)]

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 from data_prep.faithfulness.checks.anchors import of_another
-from data_prep.faithfulness.checks.context import CONTRADICTED, Claim, Verdict, same_thing
+from data_prep.faithfulness.checks.context import CONTRADICTED, Claim, Verdict
 from data_prep.faithfulness.checks.names import NAMED, check_abbreviation, check_finding, check_name, check_side
 from data_prep.faithfulness.checks.numbers import MEASURED, check_code, check_frequency, check_measured
 from data_prep.faithfulness.checks.source import FINDINGS, Source
 from data_prep.faithfulness.checks.times import check_age, check_date, check_duration
+from data_prep.faithfulness.dimensions.roots import root
 
 CHECKS: dict[str, Callable[[Claim, Source], Verdict]] = {
     **dict.fromkeys(MEASURED, check_measured),
@@ -23,11 +24,18 @@ CHECKS: dict[str, Callable[[Claim, Source], Verdict]] = {
 }
 
 
+FIRST_LETTERS = 4
+
+
 def defined_otherwise(claim: Claim, source: Source) -> bool:
     """Return True for an abbreviation that text and source both define, and not as the same words."""
     short = str(claim.atom.value[0])
-    mine, theirs = claim.pairs.get(short), source.pairs.get(short)
-    return bool(mine and theirs) and not same_thing(("", *(mine or ())), ("", *(theirs or ())))
+    mine, theirs = claim.pairs.get(short, ()), source.pairs.get(short, ())
+    # Both long forms have the abbreviation as a synonym, so that only their own words tell them apart: all words of the
+    # shorter form, by their first letters.
+    shorter, longer = sorted((mine, theirs), key=len)
+    begun = [word[:FIRST_LETTERS] for word in map(root, longer)]
+    return bool(shorter) and not all(root(word)[:FIRST_LETTERS] in begun for word in shorter)
 
 
 def judge(claim: Claim, source: Source) -> Verdict:

@@ -160,6 +160,11 @@ ROWS = {
         "Recurrent pulmonary stenosis (PS).",
         "Recurrent pyloric stenosis (PS).",
     ),
+    "listed abbreviation": (
+        "Aortic stenosis (AS) was severe. The AS was treated.",
+        "Severe aortic stenosis (AS).",
+        "Severe ankylosing spondylitis (AS).",
+    ),
     "sign": (
         "Base excess was -7 mmol/L.",
         "Base excess -7.",
