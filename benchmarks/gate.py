@@ -1,4 +1,4 @@
-"""What the faithfulness gate finds and what it flags wrongly, as markdown tables.
+"""Recall and false alarms of the faithfulness gate, as markdown tables.
 
     python benchmarks/gate.py [--reports N] [SECTION ...]
 
@@ -193,7 +193,7 @@ def shared_cases() -> Any:
 
 
 def absence() -> Iterator[tuple[bool, bool]]:
-    """Whether the finding is present by `negations.txt`, and whether a note that says so is flagged."""
+    """The presence of the finding by `negations.txt`, and the gate's flag for a note that says that it is present."""
     for line in (SHARED / "cases" / "negations.txt").read_text(encoding="utf-8").splitlines():
         form = line.removeprefix("+ ")
         for finding in FINDINGS:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from data_prep.clinical_text.number_words import MONTH, ORDINALS, SPELLED
-from data_prep.clinical_text.sentences import CITATION, FIGURE_REFERENCE, split_sentences
+from data_prep.clinical_text.sentences import CITATION, FIGURE_REFERENCE
 from data_prep.clinical_text.words import EMPTY, TOKEN, stem
 from data_prep.faithfulness.atoms.dates import find_times
 from data_prep.faithfulness.atoms.kinds import Atom, Taken, Token
@@ -81,7 +81,3 @@ def read(sentence: str) -> Reading:
     term_stems = [word for term in terms for word in term.value if isinstance(word, str)]
     stems = frozenset([token.stem for token in words] + [short for short, _, _ in shorts] + term_stems)
     return Reading(sentence, tuple(sorted(atoms, key=lambda atom: atom.start)), words, stems, shorts)
-
-
-def read_text(text: str) -> list[Reading]:
-    return [read(sentence) for sentence in split_sentences(text)]

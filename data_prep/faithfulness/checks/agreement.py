@@ -1,4 +1,4 @@
-"""Whether the statuses under which a text names a thing agree with those under which its source does."""
+"""Agreement between the statuses of a thing in a text and in its source."""
 
 from data_prep.clinical_text.statuses.cue_patterns import (
     ABSENT,

@@ -192,7 +192,7 @@ class Source:
         return [(number, given, problem) for number, text in texts for given, problem, _, _ in purposes(text)]
 
     def compare(self, sentence: str) -> list[Compared]:
-        """What the source says in each dimension of the things that a sentence states something of."""
+        """The values of a sentence in each dimension, each compared with the source's value for the same thing."""
         found = compare(sentence, self.statements)
         if not self.statements.has(sentence):
             found += of_whole(sentence, self.statements, self.sex)

@@ -1,4 +1,4 @@
-"""Whether a source says the same of a thing as a text does.
+"""Comparison of the values in a text with the values that its source gives to the same things.
 
 Two ways to find "the same thing". A value is compared with the values of the source that have the most of the words
 around them in common with it. And where a sentence copies one of the source, word by word, what differs is compared.
@@ -44,7 +44,7 @@ class Compared(NamedTuple):
 
 
 class Statements:
-    """What the sentences of a source say in each dimension."""
+    """The words and values of the sentences of a source, indexed."""
 
     def __init__(self, sentences: list[str]):
         self.sentences = sentences
@@ -131,7 +131,7 @@ def said_of_it(sentence: str, value: Value) -> str:
 
 
 def by_copy(sentence: str, words: tuple[Word, ...], number: int, source: Statements) -> Iterator[Compared]:
-    """What a copied sentence changes: a value for another one, or the status of its words."""
+    """The changes in a copied sentence: a value replaced by another one, or the status of a word."""
     original, theirs = source.sentences[number], source.words[number]
     matcher = SequenceMatcher(None, [w.text for w in theirs], [w.text for w in words], autojunk=False)
     blocks = matcher.get_matching_blocks()

@@ -1,4 +1,4 @@
-"""What a drug or procedure was for: "valproate for seizures", "because of pain he was given morphine".
+"""The purpose of a drug or procedure: "valproate for seizures", "because of pain he was given morphine".
 
 A purpose contradicts the source if the source gives the drug for something else, and this purpose for another drug.
 """

@@ -1,4 +1,4 @@
-"""What a whole source says of its patient: sex, death, a tube. A text may not say the other value anywhere."""
+"""Facts that a whole source gives about its patient: sex, death, a tube. A text may give no other value anywhere."""
 
 import re
 from collections.abc import Iterator
