@@ -39,6 +39,11 @@ FIGURE_REFERENCE = re.compile(
 )
 CITATION = re.compile(r"\s*\[\s*\d{1,3}(?:\s*[-–,]\s*\d{1,3})*\s*\]")
 STOP_BEFORE_SPACE = re.compile(r"\s+([.,;:])(?=\s|$)")
+# "SpO 2" and "11 th", where a subscript or a superscript was lost.
+LOST_INDEX = re.compile(
+    r"\b(SpO|SaO|PaO|PvO|PaCO|PCO|pCO|PO|pO|FiO|EtCO|CO|HCO|VO|HbA|CHADS|CHA|NaHCO|Na|H)\s(?=\d[A-Za-z]{0,2}\b(?![.,]?\d))"
+)
+LOST_ORDINAL = re.compile(r"(?<=\d)\s(?=(?:st|nd|rd|th)\s[a-z])")
 REPEATED_STOP = re.compile(r"\.(?:\s*\.)+(?=\s|$)")
 
 # The end of a sentence: a stop, closing quotes or brackets, space, then something that can begin one.
@@ -63,6 +68,11 @@ def tidy(text: str) -> str:
     """Remove citation numbers and references to figures and tables, which are meaningless in a note."""
     text = CITATION.sub("", FIGURE_REFERENCE.sub("", text))
     return REPEATED_STOP.sub(".", STOP_BEFORE_SPACE.sub(r"\1", text)).strip()
+
+
+def rejoined(sentence: str) -> str:
+    """The sentence without the spaces that a lost subscript or superscript left: "SpO 2", "the 11 th day"."""
+    return LOST_ORDINAL.sub("", LOST_INDEX.sub(r"\1", sentence))
 
 
 def split_sentences(text: str) -> list[str]:

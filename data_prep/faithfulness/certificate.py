@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from data_prep.clinical_text.abbreviations import find_pairs
-from data_prep.clinical_text.sentences import SOLID, split_sentences
+from data_prep.clinical_text.sentences import SOLID, rejoined, split_sentences
 from data_prep.clinical_text.words import stems
 from data_prep.contract.records import Certificate
 from data_prep.faithfulness.atoms.kinds import Atom
@@ -104,6 +104,7 @@ def placed(text: str) -> Iterator[tuple[Reading, "Place"]]:
         bare = BULLET.sub("", sentence)
         opens = solid[passed]
         passed += solid_before(sentence, len(sentence) - len(bare))
+        bare = rejoined(bare)
         yield read(bare), Place(bare, solid, passed, opens)
         passed += solid_before(bare, len(bare))
 

@@ -17,6 +17,11 @@ RELATIVES = {
     "recipient": "recipients?", "newborn": "newborns?|neonates?|infants?|baby|babies|fetus|foetus",
     "contact": "contacts?|roommates?|colleagues?|classmates?|neighbou?rs?",
 }  # fmt: skip
+# A word for several relatives, each of whom it may mean.
+ANY_OF = {
+    "parent": {"mother", "father"}, "sibling": {"brother", "sister"}, "child": {"son", "daughter"},
+    "grandparent": {"grandmother", "grandfather"},
+}  # fmt: skip
 FAMILY = frozenset(RELATIVES) - {"donor", "recipient", "newborn", "contact", "spouse"}
 # Those who may be the patient: a report of a newborn or of a transplantation calls the patient so.
 MAY_BE_PATIENT = frozenset(("newborn", "recipient"))
@@ -26,11 +31,13 @@ RELATIVE = re.compile(
 )
 # A person is the subject of what follows if a predicate or a colon does: not in "a mother of three was referred".
 PREDICATE = re.compile(
-    r"(?:['’]s?)?(?:,? (?:who|aged \d+|age \d+|\w+ly|also|both|had also|and \w+))*(?: \([^)]*\))?\s?(?:"
+    r"(?:['’]s?)?(?:,? (?:who|aged \d+(?: and \d+)?(?: years?)?(?: old)?,?|age \d+|\w+ly|also|both|had also"
+    r"|and \w+))*(?: \([^)]*\))?\s?(?:"
     r"(?:had|has|have|having|was|were|is|are|died|dies|suffer\w*|develop\w*|with|received|underwent|took|tested"
     r"|experienced|carrie[sd]|carrying|presented|succumbed|passed|bore|gave birth|positive|negative|of|revealed"
     r"|includ\w*|showed|significant|notable|remarkable|unremarkable|denied|did|does|do|remain\w*|became|weigh\w*|smok\w*|diagnos\w*"
-    r"|affected|cmv|hiv|seropositive|came|comes|got|reported|found|complained|ha[ds]n)\b|[:–(-])",
+    r"|affected|an? (?:\w+ )?carrier|the (?:\w+ )?carrier"
+    r"|cmv|hiv|seropositive|came|comes|got|reported|found|complained|ha[ds]n)\b|[:–(-])",
     re.IGNORECASE,
 )
 OF_THREE = re.compile(
@@ -61,8 +68,9 @@ NOT_A_RELATIVE = re.compile(
 )
 # The scope of a suspicion, a plan or a subject goes on behind a verb: "her father had colon cancer".
 SENTENCE_PART = re.compile(
-    r";|\.(?=\s|$)|,? (?:but|however|whereas|although|though|while)\b|,? and (?:he|she|the (?:patient|newborn|baby"
-    r"|infant|recipient|donor|mother))\b|\b(?:therefore|which|who (?!had|has|died|suffered|was|is|were))\b"
+    r";|\.(?=\s|$)|,? (?:but|however|whereas|although|though|while|despite)\b|,? and"
+    r" (?:he|she|the (?:patient|newborn|baby|infant|recipient|donor|mother))\b"
+    r"|\b(?:therefore|which|who (?!had|has|died|suffered|was|is|were))\b"
     r"|, (?:he|she|the patient|it|we|a|the)\b",
     re.IGNORECASE,
 )

@@ -31,6 +31,8 @@ CLAUSE_END = re.compile(
     r"|treated)|(?:\d+|two|three|four|five|six|\w+teen) (?:hours?|days?|weeks?|months?|years?)"
     r" (?:after|later|before|ago|following|post)"
     r"|and (?:the|he|she|was|were|had|has|his|her|showed|then|a|an|is|underwent|received)"
+    r"|(?:from|to|into|in|on|within|between|against) (?:the|his|her|this|these|those|its|their)"
+    r" (?!form|absence|presence)"
     r"|was|were|is|are|had|has|showed|shows|revealed|demonstrated|disclosed|present(?:ed|s|ing)"
     r"|complain(?:ed|s|ing) of|admitted|referred|came|developed|underwent|consulted|hospitali[sz]ed|visited|attended"
     r"|sought|received|confirmed|grew|then|until|followed by|therefore|so)\b"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from data_prep.clinical_text import number_words
-from data_prep.clinical_text.number_words import DAYS_PER_UNIT, MONTHS, ORDINALS, SPELLED
+from data_prep.clinical_text.number_words import DAYS_PER_UNIT, MONTHS, ONE_TO_NINETEEN, ORDINALS, SPELLED, TENS
 from data_prep.clinical_text.words import bag, word_set
 from data_prep.faithfulness.atoms.kinds import Atom, Taken
 from data_prep.faithfulness.atoms.quantities import spelled_number
@@ -50,21 +50,29 @@ STAY = (
 DAYS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"\b(?:{STAY}[- ])?(?P<unit>day|week|month|hour)s? (?:#|no\. ?)?(?P<count>\d{{1,3}})(?![\w.]*\d)(?: (?:of"
-        rf"|after) {STAY.replace('label', 'after')})?",
+        rf"\b(?:{STAY}[- ])?(?P<unit>day|week|month|hour|minute)s? (?:#|no\. ?)?(?P<count>\d{{1,3}})(?![\w.]*\d)"
+        rf"(?: (?:of|after) {STAY.replace('label', 'after')})?",
         r"\b(?P<short>POD|HD) ?#?(?P<count>\d{1,3})\b",
         r"\b(?P<count>\d{1,3})(?:st|nd|rd|th) (?P<short>POD|HD)\b",
         rf"\b(?P<count>\d{{1,3}}(?=st|nd|rd|th)|{'|'.join(ORDINALS)})(?:st|nd|rd|th)?[- ](?:{STAY}[-"
-        rf" ])?(?P<unit>day|week|month|hour)\b",
+        rf" ])?(?P<unit>day|week|month|hour|minute)\b",
     )
 )
 FORTNIGHT = re.compile(r"\b(?:an?|one|(?P<count>two))? ?fortnights?\b", re.IGNORECASE)
 UNTIL_DAY = re.compile(r"\s?(?:to|and|until|[-–])\s?(\d{1,3})\b(?!\s?(?:mg|g|ml|mL|%|cm|mm))")
+# "thirty-two" is one number, "two-three" are two.
+COMPOUND = rf"(?:{'|'.join(TENS)})[-‐‑– ](?:{'|'.join(ONE_TO_NINETEEN[:9])})\b"
 DURATION = re.compile(
-    rf"(?<![\w.,])(?:(?P<low>\d{{1,3}}(?:\.\d+)?|{SPELLED})(?:\s?[-–/]\s?|\s(?:to|or)\s))?{COUNT}(?:[- ]and[- ]a[-"
-    rf" ](?P<half>half))?[- ]?"
+    rf"(?<![\w.,])(?:(?!{COMPOUND})(?P<low>\d{{1,3}}(?:\.\d+)?|{SPELLED})(?:\s?[-–/]\s?|\s(?:to|or)\s))?{COUNT}"
+    rf"(?:[- ]and[- ]a[- ](?P<half>half))?[- ]?"
     rf"(?:consecutive |full |more |additional |further |postoperative |post-?operative"
     rf" )?{UNIT}(?![\w/²³2])(?P<after> and a half)?",
+    re.IGNORECASE,
+)
+# "35 4/7 weeks", "35+4 weeks", "35 weeks and 4 days" of a pregnancy
+WEEKS_AND_DAYS = re.compile(
+    r"(?<![\w.])(?P<weeks>\d{1,2})(?:(?:\s?\+\s?|\s)(?P<sevenths>[0-6])(?:/7)?[- ]?(?:weeks?|wks?)\b"
+    r"|[- ]?(?:weeks?|wks?)(?:,? and|,|\s?\+)? (?P<days>[0-6]|one|two|three|four|five|six) days?\b)",
     re.IGNORECASE,
 )
 # "a day" is a rate ("twice a day"), unless one of these patterns precedes or follows it.
@@ -173,9 +181,15 @@ def days(sentence: str, taken: Taken) -> Iterator[Atom]:
 def durations(sentence: str, taken: Taken) -> Iterator[Atom]:
     for match in FORTNIGHT.finditer(sentence):
         yield Atom("duration", match[0], match.start(), match.end(), (28.0 if match["count"] else 14.0,))
+    for match in WEEKS_AND_DAYS.finditer(sentence):
+        if taken.free(match.start(), match.end()):
+            taken.take(match.start(), match.end())
+            length = 7 * int(match["weeks"]) + count_of(match["sevenths"] or match["days"])
+            yield Atom("duration", match[0], match.start(), match.end(), (float(length),), ("weeks and days",))
     for match in DURATION.finditer(sentence):
         start, end = match.start(), match.end()
-        if not taken.free(start, end) or RATE_BEFORE.search(sentence[:start]):
+        is_rate = RATE_BEFORE.search(sentence[:start]) and "-" not in match[0]  # "each 28-day cycle" is none
+        if not taken.free(start, end) or is_rate:
             continue
         count = match["count"].lower()
         vague = count in ("a", "an") and not (SPAN_BEFORE.search(sentence[:start]) or SPAN_AFTER.match(sentence[end:]))

@@ -40,11 +40,11 @@ ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 
 # Tokens of letters and digits: vertebrae, stages, genes, markers, ECG leads.
 CODE = re.compile(
-    r"(?<![\w.])(?:[A-Za-zα-ω]{1,6}-?\d{1,4}[A-Za-z]{0,3}(?![\w])|\d{1,3}[A-Z][A-Za-z]{0,2}\d{0,3}(?![\w.]))"
+    r"(?<![\w.])(?:\d\d-[A-C]\d(?:\.\d)?(?![\w])|[A-Za-zα-ω]{1,6}-?\d{1,4}[A-Za-z]{0,3}(?![\w])|\d{1,3}[A-Z][A-Za-z]{0,2}\d{0,3}(?![\w.]))"
 )
 CODE_RANGE = re.compile(r"[-–/]\s?([A-Z]?)(\d{1,2})(?!\w)")
 SCALES = (
-    r"grade|stage|type|class|phase|level|score|degree|group|zone|category|BI-?RADS|NYHA|ASA|ECOG|WHO|FIGO|Mallampati"
+    r"grade|stage|type|class|phase|level|score|degree|group|zone|segment|category|BI-?RADS|NYHA|ASA|ECOG|WHO|FIGO|Mallampati"
     r"|Killip|Gleason|Fuhrman|Bosniak|mRS|Rankin(?: scale)?|Clavien(?:-Dindo)?|Fontaine|Rutherford|Wagner|Garden"
     r"|Salter-Harris|Hinchey|Marsh|Tanner|Ann Arbor|Dukes?|Clark|ISUP|CTCAE|KDIGO|METAVIR|Fitzpatrick"
     r"|Hunt(?: and |-)Hess|Fisher|Forrest|Gustilo|Binet|Rai|Siewert"
@@ -58,7 +58,7 @@ LETTERED = re.compile(rf"\b({SCALES})\s(?:class\s|grade\s|stage\s|type\s|score\s
 SEVERAL = re.compile(r"(?<!\w)[cpyr]{0,2}(?:[A-Z]\d{1,2}[a-d]?|[NM][xX]){2,}(?!\w)")
 ONE_OF_SEVERAL = re.compile(r"[A-Z](?:\d{1,2}[a-d]?|[xX])")
 GRADED = re.compile(
-    rf"\b[cpy]{{0,2}}({SCALES}|gravida|para)[\s-](?:of\s|class\s|grade\s|stage\s|type\s|score\s)?"
+    rf"\b[cpy]{{0,2}}({SCALES}|gra?vida|grava|para)[\s-](?:of\s|class\s|grade\s|stage\s|type\s|score\s)?"
     r"((?:\d{1,2}|I{1,3}|IV|VI{0,3}|IX)(?![\w,.]*\d)(?![A-Za-z]{2})(?!\s?[+]))([a-cA-C])?\b(?!\s?(?:mg|g|ml|mL|µg|mcg|kg|%|mm|cm|IU)\b)",
     re.IGNORECASE,
 )
@@ -75,14 +75,15 @@ FREQUENCY = re.compile(
     rf"(?P<period>{PERIOD}|daily|weekly|monthly)\b"
     rf"|every\s(?:(?P<every>\d{{1,2}}|other|second|third|{'|'.join(TWO_TO_NINETEEN[:10])})[\s-])?(?P<unit>{PERIOD})s?\b"
     rf"|(?:(?:per|a|each)\s|/\s?)(?P<each>day|week|month|d|24 ?h(?:ours)?)\b"
-    r"|(?P<adverb>daily|nightly|hourly|weekly|biweekly|monthly|yearly|annually|at bedtime|"
-    r"every morning|every evening)\b)",
+    r"|(?P<adverb>daily|nightly|hourly|weekly|biweekly|fortnightly|monthly|yearly|annually|annual|at bedtime|"
+    r"alternat(?:e|ing)[ -]days?|every morning|every evening)\b)",
     re.IGNORECASE,
 )
 LATIN = {"bid": 2.0, "tid": 3.0, "qid": 4.0, "qd": 1.0, "qhs": 1.0, "qod": 0.5}
 ADVERBS = {
     "daily": 1.0, "nightly": 1.0, "hourly": 24.0, "weekly": 1 / 7, "monthly": 1 / 30, "yearly": 1 / 365,
-    "annually": 1 / 365, "at bedtime": 1.0, "every morning": 1.0, "every evening": 1.0, "biweekly": 1 / 14,
+    "annually": 1 / 365, "annual": 1 / 365, "fortnightly": 1 / 14,
+    "at bedtime": 1.0, "every morning": 1.0, "every evening": 1.0, "biweekly": 1 / 14,
 }  # fmt: skip
 PERIODS = {
     "day": 1.0,
@@ -163,20 +164,22 @@ def grades(sentence: str, taken: Taken) -> Iterator[Atom]:
 
 
 SCALE_NAMES = word_set("""
-grade cstage pstage ypstage ycstage grades stage type class phase level score degree group zone category rads nyha
-asa ecog who figo mallampati killip gleason fuhrman bosniak mrs rankin clavien fontaine rutherford wagner garden
+grade cstage pstage ypstage ycstage grades stage type class phase level score degree group zone segment category rads
+nyha asa ecog who figo mallampati killip gleason fuhrman bosniak mrs rankin clavien fontaine rutherford wagner garden
 salter hinchey marsh tanner arbor duke clark isup ctcae kdigo metavir fitzpatrick hess fisher forrest gustilo binet
-rai siewert kellgren child ccs ceap apgar karnofsky frankel asia stanford debakey gravida para scale turcotte pugh
+rai siewert kellgren child ccs ceap apgar karnofsky frankel asia stanford debakey gravida grava para scale turcotte pugh
 childs dukes
 """)
 RATE_WORDS = word_set("""
 day days daily d week weeks weekly biweekly wk month months monthly year yearly hour hourly h hrs hours night
-nightly every each per bid tid qid qd qhs qod q b t times once twice annually bedtime x
+nightly fortnightly annual alternate alternating every each per bid tid qid qd qhs qod q b t times once twice annually
+bedtime x
 """)
 
 
 def scale_of(label: str) -> str:
     name = label.lower().replace("-", "").split()[0]
+    name = {"grava": "gravida"}.get(name, name)
     return "child" if name.startswith("child") else name
 
 
@@ -250,7 +253,8 @@ def rate(match: re.Match[str]) -> float | None:
         return PERIODS[match["unit"].lower()] / step if step else None
     if match["each"]:
         return PERIODS.get(match["each"].lower(), 1.0)
-    return ADVERBS[match["adverb"].lower()]
+    adverb = match["adverb"].lower()
+    return 0.5 if adverb.startswith("alternat") else ADVERBS[adverb]
 
 
 def joined(sentence: str, match: re.Match[str], taken: Taken) -> tuple[list[tuple[re.Match[str], str]], int]:

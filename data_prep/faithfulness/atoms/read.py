@@ -25,7 +25,8 @@ COUNTED = re.compile(
     rf"|each|per"
     rf"|{'|'.join(ORDINALS)}|[bt]id|qid|qd|qhs|qod|[btq]\.[ihd]\.|daily|nightly|hourly|weekly|biweekly|monthly"
     rf"|yearly|annually"
-    r"|at bedtime|fortnight|(?:grade|stage|type|class|phase|level|group|zone|category|NYHA|ASA) [IV]"
+    r"|at bedtime|fortnight(?:ly)?|annual|alternat(?:e|ing) days?"
+    r"|(?:grade|stage|type|class|phase|level|group|zone|segment|category|NYHA|ASA) [IV]"
     rf"|{MONTH}|(?-i:[B-E]|(?<=[a-z] )A|[IVX]{{1,4}})\b)",
     re.IGNORECASE,
 )

@@ -80,7 +80,13 @@ TEMPERATURE = r"(?:°\s?[CF]|º\s?[CF]|℃|℉|degrees? (?:Celsius|Fahrenheit|C|
 # A lost superscript: "50 mg/m 2", "430/mm 3".
 SPACED = {"m 2": "m2", "mm 3": "mm3", "cm 2": "cm2"}
 BASE |= {spaced: BASE[name] for spaced, name in SPACED.items()}
-DENOMINATOR = rf"(?:\s?/\s?|\s(?:per|a)\s(?:100 )?)(?:{'|'.join(SPACED)}|{NAMES})(?![A-Za-z0-9])"
+# "beats·min(-1)", "mL kg⁻¹"
+TO_MINUS_ONE = r"(?:\s?\(\s?[-−–]\s?1\s?\)|⁻¹|\s?\^\s?[-−–]1|[-−–]1(?![\d.]))"
+INVERSE = re.compile(rf"[\s·⋅.∙]\s?([A-Za-zµμ]+){TO_MINUS_ONE}")
+DENOMINATOR = (
+    rf"(?:[\s·⋅.∙]\s?(?:{NAMES}){TO_MINUS_ONE}"
+    rf"|(?:\s?/\s?|\s(?:per|a)\s(?:100 )?)(?:{'|'.join(SPACED)}|{NAMES})(?![A-Za-z0-9]))"
+)
 # A quotient may begin with its slash: "70/min", "12,000/mm3".
 UNIT = re.compile(
     rf"(?:\s?(?P<count>[GT]/[Ll])(?![A-Za-z])|\s?-?(?P<temperature>{TEMPERATURE})|\s?-?(?P<first>{NAMES})(?![A-Za-z])(?P<rest>(?:{DENOMINATOR}){{0,3}})"
@@ -99,7 +105,7 @@ def parse_unit(text: str) -> tuple[str, float] | None:
     numerator: list[str] = []
     denominator: list[str] = []
     factor = 1.0
-    text = text.replace("per cent", "percent")  # a name, and no quotient
+    text = INVERSE.sub(r"/\1", text.replace("per cent", "percent"))  # a name, and no quotient
     for index, split_name in enumerate(PART.split(text.strip().strip("-"))):
         name = split_name.strip()
         if not name and index == 0:

@@ -9,7 +9,7 @@ from data_prep.clinical_text.statuses.cue_patterns import (
     SUBJECT,
     SUSPECTED,
 )
-from data_prep.clinical_text.statuses.people import FAMILY, MAY_BE_PATIENT
+from data_prep.clinical_text.statuses.people import ANY_OF, FAMILY, MAY_BE_PATIENT
 
 OPEN = frozenset((SUSPECTED, PLANNED, CONDITIONAL, ALLERGY))
 
@@ -46,4 +46,6 @@ def same_subject(claimed: frozenset[str], original: frozenset[str]) -> bool:
     a, b = claimed - MAY_BE_PATIENT, original - MAY_BE_PATIENT
     if not a or not b:
         return not a and not b and not (claimed and original and claimed.isdisjoint(original))
+    a |= {member for name in a for member in ANY_OF.get(name, ())}
+    b |= {member for name in b for member in ANY_OF.get(name, ())}
     return bool(a & b) or ("family" in a | b and a <= FAMILY and b <= FAMILY)

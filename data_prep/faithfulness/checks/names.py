@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from data_prep.clinical_text.statuses.cue_patterns import ABSENT as ABSENT_STATUS
-from data_prep.clinical_text.statuses.cue_patterns import PLANNED
+from data_prep.clinical_text.statuses.cue_patterns import PLANNED, SUBJECT
 from data_prep.clinical_text.synonyms import CLASSES, LONG_FORMS, implying, other_names
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.read import Reading
@@ -62,7 +62,7 @@ def looser_support(claim: Claim, source: Source) -> Iterator[tuple[str, list[int
     """(rule, sentences) of what supports a name that the source does not write: another form of it, or a member."""
     own = [str(word) for word in claim.atom.value]
     yield "another form", source.holding_roots([root(word) for word in own])
-    if len(own) > 1 and own[-1] in TESTING | DISEASES:
+    if len(own) > 1 and own[-1] in TESTING | TREATING | DISEASES:
         yield "less precise", source.holding_roots([root(word) for word in own[:-1]])
     if claim.atom.kind == "test" and len(own) == 1 and len(own[0]) > 5:
         yield "implied by a finding", source.containing(own[0])  # "albumin" in hypoalbuminemia
@@ -113,9 +113,18 @@ def supporting(claim: Claim, source: Source, words: tuple[str, ...]) -> tuple[li
     # A drug that was advised is one that was taken, unless another word says that it was not.
     ignored = {PLANNED} if claim.atom.kind == "drug" else set()
     for number, said in source.mentions(words).items():
+        if MOTHER in claim.atom.statuses and PREGNANCY.search(source.readings[number].text):
+            said = {statuses | {MOTHER} for statuses in said}  # the mother need not be named
         agreeing = any(agree(claim.atom.statuses, statuses - ignored) for statuses in said)
         (support if agreeing else against).append(number)
     return support, against
+
+
+MOTHER = SUBJECT + "mother"
+PREGNANCY = re.compile(
+    r"pregnan|gestation|c(?:a|ae|e)sarean|c-section|trimester|obstetric|antenatal|prenatal|\b(?:labou?r|deliver(?:y|ed))\b",
+    re.IGNORECASE,
+)
 
 
 def another_drug(claim: Claim, source: Source, support: list[int]) -> bool:
@@ -149,6 +158,7 @@ def check_finding(claim: Claim, source: Source) -> Verdict:
 
 
 # Words for a test that a source may leave out or say otherwise: "genetic testing", "confirmed genetically".
+TREATING = frozenset(("care", "therapy", "treatment", "management"))
 TESTING = frozenset(("testing", "test", "examination", "analysis", "study", "stain", "staining", "assay", "level"))
 DISEASES = frozenset(("disease", "disorder", "phenomenon"))
 PART = re.compile(

@@ -20,6 +20,8 @@ from data_prep.faithfulness.checks.source import Found, Source
 
 # Words for a level that do not say of which scale.
 UNNAMED = frozenset(("grade", "stage", "type", "class", "score", "degree", "group", "level", "category"))
+# "G12 P11": pregnancies and births.
+PARITY = {"g": "gravida", "p": "para"}
 SHORT_CODE = re.compile(r"([a-z]+)(\d+)")
 MEASURED = ("number", "quantity", "dose")
 # Least share of a clause's word weight in the source sentence that states a unit which the text leaves out.
@@ -189,7 +191,16 @@ def check_unit(claim: Claim, source: Source) -> Verdict:
     value, dimension, factor = claimed.amount, str(claimed.value[1]), float(claimed.value[2] or 1)
     raw = value if dimension == "temperature" else value / factor
     words = CUSTOMARY.get(dimension, ())
+    unit = claimed.text.lstrip("0123456789., ").lower()
     for number, bare in source.atoms_of("number"):
+        # "71,550 HIV RNA copies/mL"
+        behind = source.readings[number].text[bare.end : bare.end + 40].lower()
+        if (
+            unit
+            and close(bare.amount, value / factor)
+            and re.match(rf"(?:\s[a-z-]+){{1,4}} {re.escape(unit)}(?!\w)", behind)
+        ):
+            return Verdict("derived", "unit behind its thing", (number,))
         stems = source.readings[number].stems
         if close(bare.amount, raw) and any(word in stems for word in words):
             return Verdict("derived", "customary unit", (number,))
@@ -234,9 +245,17 @@ def check_code(claim: Claim, source: Source) -> Verdict:
     if name in source.compact:
         return STATED
     parts = SHORT_CODE.fullmatch(name)
+    if parts and parts[1] in PARITY:
+        spelled_out = (PARITY[parts[1]], int(parts[2]), "")
+        if said := [n for n, a in source.atoms_of("code") if a.value == spelled_out]:
+            return Verdict("derived", "abbreviation").citing(said)
     longs = LONG_FORMS.get(parts[1].upper(), ()) if parts else ()
     spelled = (
-        any("".join(long) + between + parts[2] in source.compact for long in longs for between in ("", "type"))
+        any(
+            "".join(long) + between + parts[2] in source.compact
+            for long in longs
+            for between in ("", "type", "virus", "virustype")
+        )
         if parts
         else False
     )

@@ -9,7 +9,8 @@ from functools import cached_property
 
 from data_prep.clinical_text.abbreviations import find_pairs
 from data_prep.clinical_text.entities import KIND_OF
-from data_prep.clinical_text.sentences import SOLID, split_sentences, tidy
+from data_prep.clinical_text.sentences import SOLID, rejoined, split_sentences, tidy
+from data_prep.clinical_text.statuses.people import PERSONS
 from data_prep.clinical_text.statuses.scopes import statuses_at
 from data_prep.clinical_text.words import EMPTY, stem, stems
 from data_prep.faithfulness.atoms.kinds import Atom
@@ -18,7 +19,10 @@ from data_prep.faithfulness.atoms.read import Reading, read
 from data_prep.faithfulness.atoms.terms import HEADING, PHRASE, named_in_scopes
 from data_prep.faithfulness.checks.agreement import agree
 from data_prep.faithfulness.dimensions.comparison import Compared, Statements, compare
+from data_prep.faithfulness.dimensions.heads import Said, contradicted, said_of_heads
 from data_prep.faithfulness.dimensions.order import Order, orders, reversed_orders
+from data_prep.faithfulness.dimensions.overstated import overstated
+from data_prep.faithfulness.dimensions.panels import items, misplaced, values_by_item
 from data_prep.faithfulness.dimensions.purpose import Names, exchanged, purposes
 from data_prep.faithfulness.dimensions.whole import of_whole, sex_of
 
@@ -33,7 +37,7 @@ class Source:
 
     def __init__(self, text: str):
         self.text = text
-        self.readings: Sequence[Reading] = [read(tidy(sentence)) for sentence in split_sentences(text)]
+        self.readings: Sequence[Reading] = [read(rejoined(tidy(sentence))) for sentence in split_sentences(text)]
         self._copies = {reading.text: number for number, reading in reversed(list(enumerate(self.readings)))}
         self.sentences_of: dict[str, list[int]] = defaultdict(list)
         self.atoms: dict[str, list[Found]] = defaultdict(list)
@@ -191,13 +195,31 @@ class Source:
         texts = enumerate(self.statements.sentences)
         return [(number, given, problem) for number, text in texts for given, problem, _, _ in purposes(text)]
 
+    @cached_property
+    def listed(self) -> dict[str, dict[str, int]]:
+        return values_by_item(self.statements.sentences)
+
+    @cached_property
+    def of_heads(self) -> Said:
+        return said_of_heads(self.statements.sentences)
+
     def compare(self, sentence: str) -> list[Compared]:
         """The values of a sentence in each dimension, each compared with the source's value for the same thing."""
-        found = compare(sentence, self.statements)
+        # What a list says of its items is surer than the words around a result.
+        listed = {("result", value) for name, value, _, _ in items(sentence) if value in self.listed.get(name, ())}
+        found = [one for one in compare(sentence, self.statements) if (one.dimension, one.value) not in listed]
         if not self.statements.has(sentence):
             found += of_whole(sentence, self.statements, self.sex)
             found += reversed_orders(sentence, self.statements, self.orders)
             found += exchanged(sentence, self.statements, self.purposes)
+            found += overstated(sentence, self.statements)
+            found += misplaced(sentence, self.listed, self.statements)
+            seen = {(one.dimension, one.start) for one in found}
+            found += (
+                one
+                for one in contradicted(sentence, self.of_heads, self.statements)
+                if (one.dimension, one.start) not in seen
+            )
         return found
 
 
@@ -219,7 +241,7 @@ def unqualified(reading: Reading, source: Source) -> Iterator[Atom]:
     """Things that the source names under a status alone, and this sentence without it; not the sentence's own atoms."""
     heading = HEADING.match(reading.text)
     for word, start, end in (*reading.words, *reading.shorts):
-        if word in EMPTY or KIND_OF.get(word) == "anatomy":
+        if word in EMPTY or word in PERSONS or KIND_OF.get(word) == "anatomy":
             continue
         for words in source.qualified.get(word, ()):
             if not reading.stems.issuperset(words) or (heading and end <= heading.end()):

@@ -4,6 +4,7 @@ import datetime
 import itertools
 import re
 
+from data_prep.clinical_text.number_words import DAYS_PER_UNIT
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.checks.context import ABSENT, CONTRADICTED, STATED, Claim, Verdict, retells_otherwise
 from data_prep.faithfulness.checks.source import Source
@@ -51,7 +52,7 @@ def check_day(claim: Claim, source: Source) -> Verdict:
             and (not origin or not original.value[1] or origin == original.value[1])
         ):
             return STATED.citing((number,))
-    length = float(count or 0) * {"hour": 1 / 24, "day": 1.0, "week": 7.0, "month": 30.4375}[str(unit)]
+    length = float(count or 0) * DAYS_PER_UNIT[str(unit)]
     counting = [n for n, a in source.atoms_of("duration") if abs(a.amount - length) < 0.01]
     return Verdict("derived", "days counted").citing(counting) if counting else ABSENT
 
@@ -83,6 +84,9 @@ def check_duration(claim: Claim, source: Source) -> Verdict:
         units = {letter(a.text) for _, a in found}
         verdict = STATED if letter(claim.atom.text) in units else Verdict("derived", "unit conversion")
         return verdict.citing(n for n, _ in found)
+    completed = [n for n, a in source.atoms_of("duration") if a.thing and claimed == a.amount // 7 * 7]
+    if completed and not claim.atom.thing:
+        return Verdict("derived", "completed weeks").citing(completed)
     if rough := [n for n, a in source.atoms_of("duration") if claimed >= 7 and roughly(a)]:
         return Verdict("derived", "unit conversion").citing(rough)
     if ages := [n for n, a in source.atoms_of("age") if equal(in_days(a))]:
@@ -94,7 +98,7 @@ def check_duration(claim: Claim, source: Source) -> Verdict:
 
 def counted(day: Atom) -> float:
     """The days until a counted day, week or month: "the 34th week"."""
-    return float(day.value[2] or 0) * {"hour": 1 / 24, "day": 1.0, "week": 7.0, "month": 30.4375}[str(day.value[0])]
+    return float(day.value[2] or 0) * DAYS_PER_UNIT[str(day.value[0])]
 
 
 def letter(text: str) -> str:
@@ -103,7 +107,7 @@ def letter(text: str) -> str:
 
 
 def in_days(age: Atom) -> float:
-    return age.amount * {"day": 1.0, "week": 7.0, "month": 30.4375, "year": 365.25}[str(age.value[1])]
+    return age.amount * DAYS_PER_UNIT[str(age.value[1])]
 
 
 def differences(source: Source) -> list[float]:

@@ -11,6 +11,7 @@ from difflib import Match, SequenceMatcher
 from typing import NamedTuple
 
 from data_prep.clinical_text.entities import KIND_OF
+from data_prep.clinical_text.statuses.cue_patterns import PLANNED
 from data_prep.clinical_text.statuses.scopes import count_of, is_denied_before, statuses_at
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.read import read
@@ -20,7 +21,7 @@ from data_prep.faithfulness.dimensions.values import PHRASES, Value, Word, value
 
 # Least share of the words around a value that a rival in the source has too, and how much more of them it must have
 # than the best agreeing value.
-ALIKE, MORE = 0.34, 1.25
+ALIKE, MORE, SURELY_ALIKE = 0.34, 1.25, 0.45
 # Least share of a sentence's words that another sentence must have, in order, to be its original.
 COPIED = 0.7
 # Least share of its content words, before the order of all words is compared.
@@ -29,6 +30,10 @@ LOOSEST = 1.6  # times the words of the copy that its original may take
 LONGEST_EDIT = 6  # words of a doubt with what belongs to it: "which could possibly represent a"
 MEASURED = ("number", "quantity", "dose")
 COUNTED = (*MEASURED, "duration", "frequency")
+OF_TESTS = frozenset(("test", "tests", "testing", "tested", "analysis", "examination"))
+# Two dimensions of change, and their common value.
+CHANGES = {"trend": "course", "course": "trend"}
+UNCHANGED = "same"
 PREFIXES = frozenset(("un", "in", "im", "ir", "il", "non", "non-", "a", "an", "dis", "anti", "mal", "ab"))
 
 
@@ -102,7 +107,7 @@ def by_neighbours(values: tuple[Value, ...], source: Statements) -> Iterator[Com
             continue
         same, rival = 0.0, 0.0
         agreeing, against = -1, None
-        for number, other in source.values.get(value.dimension, ()):
+        for number, other in rivals_of(value, source):
             shared = sum(
                 min(weight, other.about[name]) * source.weight(name)
                 for name, weight in value.about.items()
@@ -111,13 +116,28 @@ def by_neighbours(values: tuple[Value, ...], source: Statements) -> Iterator[Com
             if (other.value, other.negated) == (value.value, value.negated):
                 if shared > same:
                     same, agreeing = shared, number
-            elif shared > rival and other.value != value.value and not (other.negated or value.negated):
+            elif shared > rival and is_rival(other, value, shared / total):
                 rival, against = shared, (number, other)
         if against and rival > ALIKE * total and rival > MORE * same:
             number, other = against
             yield Compared(*named(value), said_of_it(source.sentences[number], other), number)
         elif same > ALIKE * total:
             yield Compared(*named(value), "", agreeing)
+
+
+def rivals_of(value: Value, source: Statements) -> Iterator[tuple[int, Value]]:
+    """The values of the same dimension; "stable" excludes any change, and a change "stable", in both of two."""
+    yield from source.values.get(value.dimension, ())
+    for number, other in source.values.get(CHANGES.get(value.dimension, ""), ()):
+        if (other.value == UNCHANGED) != (value.value == UNCHANGED):
+            yield number, other
+
+
+def is_rival(other: Value, value: Value, share: float) -> bool:
+    """A different value, or the same one denied, of what is very much the same thing."""
+    if other.value == value.value:
+        return other.negated and not value.negated and share > SURELY_ALIKE
+    return not (other.negated or value.negated)
 
 
 def named(value: Value) -> tuple[str, str, int, int]:
@@ -154,10 +174,12 @@ def by_copy(sentence: str, words: tuple[Word, ...], number: int, source: Stateme
                 or mine.text in PHRASES
                 or mine.text[0].isdigit()
                 or KIND_OF.get(mine.text) == "anatomy"
+                or mine.text in OF_TESTS
             ):
                 continue
-            claimed = statuses_at(sentence, mine.start, mine.end)
-            said = statuses_at(original, other.start, other.end)
+            planned = {PLANNED} if KIND_OF.get(mine.text) == "drug" else set()  # what was advised was taken
+            claimed = statuses_at(sentence, mine.start, mine.end) - planned
+            said = statuses_at(original, other.start, other.end) - planned
             # The same cues in both sentences may reach differently far; only a cue left out or added counts.
             changed = any(count_of(sentence, one) != count_of(original, one) for one in claimed ^ said)
             if changed and not agree(claimed, said):
@@ -282,8 +304,9 @@ def opposites(sentence: str, original: str, places: tuple[int, ...], number: int
                 and longer[: -len(shorter)] in PREFIXES
             )
             # "hypertension" and "hypotension"
-            denied = is_denied_before(original, other.start, other.end) or is_denied_before(
-                sentence, word.start, word.end
+            denied = any(
+                is_denied_before(text, one.start, one.end) or text[: one.start].lower().endswith("not ")
+                for text, one in ((original, other), (sentence, word))
             )
             if denied:
                 continue  # "unchanged" for "not changed"

@@ -18,7 +18,9 @@ BETWEEN: tuple[tuple[re.Pattern[str], bool], ...] = tuple(
     for words, left_first in (
         (r"preced(?:ed|es|ing)|led to|resulted in|followed by|before|prior to|until|and then|then|(?:and )?subsequently"
          r"|(?:and )?thereafter|(?:and )?afterwards?|(?:(?:an?|\w+|and a half) )?(?:hours?|days?|weeks?|months?|years?)"
-         r" later|and later|and next|and only then|and finally|was complicated by|preliminary to", True),
+         r" later|and later"
+         r"|(?:was|were|came|happened|appeared|occurred)(?: \w+ed)? first[,;]?(?: and| but)?(?: then| the)?"
+         r"|and next|and only then|and finally|was complicated by|preliminary to", True),
         (r"(?:which )?follow(?:ed|s)(?! by)(?:-up)?|after|following|since|was preceded by|preceded by|upon|once"
          r"|as a result of|secondary to|caused by|subsequent to", False),
     )

@@ -109,7 +109,20 @@ def values_of(sentence: str) -> tuple[Value, ...]:
             found.append(
                 Value(dimension, value, negated, start, end, index, last, about(words, index, last, dimension))
             )
-    return tuple(found)
+    return tuple(value for value in found if not is_alternative(value, found, sentence))
+
+
+OR = re.compile(r"\s(?:\w+\s)?or(?:\s(?:a|an))?\s$", re.IGNORECASE)
+
+
+def is_alternative(value: Value, found: list[Value], sentence: str) -> bool:
+    """Return True for one of two values joined by "or": "whether it was benign or malignant" states neither."""
+    return any(
+        other.dimension == value.dimension
+        and other.value != value.value
+        and (OR.match(sentence[value.end : other.start]) or OR.match(sentence[other.end : value.start]))
+        for other in found
+    )
 
 
 def first_part(word: str) -> str:

@@ -7,7 +7,7 @@ from data_prep.clinical_text.statuses.scopes import scopes
 from data_prep.faithfulness.dimensions.comparison import Compared, Statements
 from data_prep.faithfulness.dimensions.values import Value, values_of
 
-WHOLE = ("outcome", "airway")
+WHOLE = ("outcome", "airway", "kinship", "parity")
 # "A 61-year-old woman", "61 y/o F": the patient, and not somebody whom the text mentions.
 FEMALE = r"woman|female|girl|lady|F(?![\w'’-])"
 MALE = r"man|male|boy|gentleman|M(?![\w'’-])"
@@ -45,7 +45,7 @@ def sex_of(text: str) -> str:
 
 
 def of_whole(sentence: str, source: Statements, sex: str) -> Iterator[Compared]:
-    yield from wrong_sex(sentence, sex)
+    yield from wrong_sex(sentence, sex, source)
     for value in values_of(sentence):
         if value.dimension in WHOLE and of_patient(sentence, value):
             said = [
@@ -63,12 +63,37 @@ def of_whole(sentence: str, source: Statements, sex: str) -> Iterator[Compared]:
 
 
 def of_patient(sentence: str, value: Value) -> bool:
-    return not any(
+    # Parents are those who are related.
+    return value.dimension == "kinship" or not any(
         scope.status.startswith("of:") and scope.start <= value.start < scope.end for scope in scopes(sentence)
     )
 
 
-def wrong_sex(sentence: str, sex: str) -> Iterator[Compared]:
+# "Gave birth to a healthy boy", "a male infant": the sex of a child, who is not the patient of the whole text.
+CHILD = (
+    r"\b(?:baby|infant|newborn|neonate|stillborn|fetus|foetus|healthy|live|preterm|premature|delivered an?|birth to an?"
+    r"|bore an?)\s(?:\w+\s){0,2}?(?:(?P<female>girl|female|daughter)|(?P<male>boy|male|son))\b"
+)
+CHILD_SEX = re.compile(CHILD, re.IGNORECASE)
+SEX_CHILD = re.compile(
+    r"\b(?:(?P<female>female)|(?P<male>male))\s(?:\w+\s)?(?:baby|infant|newborn|neonate|fetus|foetus)\b", re.IGNORECASE
+)
+
+
+def sexes_of_children(text: str) -> list[re.Match[str]]:
+    return [*CHILD_SEX.finditer(text), *SEX_CHILD.finditer(text)]
+
+
+def wrong_sex(sentence: str, sex: str, source: Statements) -> Iterator[Compared]:
+    children = sexes_of_children(sentence)
+    if children:
+        said = {match.lastgroup for match in sexes_of_children(source.text)}
+        for child in children:
+            if said and child.lastgroup not in said:
+                start, end = child.span(str(child.lastgroup))
+                reason = f"the source's child is {' and '.join(sorted(map(str, said)))}"
+                yield Compared("sex", str(child.lastgroup), start, end, reason, 0)
+        return
     match = (PATIENT_SEX.search(sentence) or SUBJECT_NOUN.match(sentence)) if sex else None
     if match and match.lastgroup != sex:
         start, end = match.span(str(match.lastgroup))

@@ -165,6 +165,51 @@ ROWS = {
         "Severe aortic stenosis (AS).",
         "Severe ankylosing spondylitis (AS).",
     ),
+    "number word": (
+        "Thirty-two years later, the tumor recurred.",
+        "Recurrence of the tumor after 32 years.",
+        "Recurrence of the tumor after 30 years.",
+    ),
+    "list behind its result": (
+        "Tumor cells were positive for CD10 and vimentin but not for cytokeratin.",
+        "The tumor was cytokeratin negative and expressed vimentin.",
+        "The tumor expressed cytokeratin.",
+    ),
+    "list before its result": (
+        "Desmin and SMA were negative, whereas CD34 was positive.",
+        "Negative for SMA and desmin.",
+        "Positive for desmin.",
+    ),
+    "susceptibility": (
+        "The isolate was resistant to isoniazid and rifampicin but sensitive to ethambutol.",
+        "The isolate was susceptible to ethambutol and resistant to isoniazid.",
+        "The isolate was susceptible to isoniazid and resistant to ethambutol.",
+    ),
+    "proven": (
+        "Propofol was thought to be a possible cause of the pancreatitis.",
+        "Propofol was suspected as the cause of the pancreatitis.",
+        "Propofol was proven to have caused the pancreatitis.",
+    ),
+    "sex of a child": (
+        "A 29-year-old woman gave birth to a healthy girl.",
+        "She delivered a healthy girl.",
+        "She delivered a healthy boy.",
+    ),
+    "kinship": (
+        "A boy of five, whose parents were non consanguineous, could not walk.",
+        "The parents were unrelated.",
+        "His parents were first cousins.",
+    ),
+    "thing of a verb": (
+        "In view of the burden of arrhythmia on the monitor, amiodarone was finally initiated.",
+        "Amiodarone was started.",
+        "Amiodarone was withdrawn because of thyroid toxicity.",
+    ),
+    "change or none": (
+        "The tremor progressed during the winter months.",
+        "Her tremor got worse.",
+        "Her tremor remained stable.",
+    ),
     "sign": (
         "Base excess was -7 mmol/L.",
         "Base excess -7.",
@@ -201,6 +246,22 @@ def test_a_statement_is_told_from_its_opposite(kind: str):
         ("Leiomyosarcoma was found.", "A sarcoma was found."),
         ("She was treated with meropenem.", "Antibiotics were given."),
         ("The abdomen was normal.", "No abnormality of the abdomen."),
+        ("SpO 2 was 91% on ambient air.", "SpO2 91%."),
+        ("He went home on the 11 th postoperative day.", "Discharged on postoperative day 11."),
+        ("The heart rate peaked at 175 beats·min(-1).", "Maximal heart rate 175/min."),
+        ("Labor began at 35 4/7 weeks.", "Labor began at 35 weeks."),
+        ("She was gravida 4 para 2.", "G4 P2."),
+        ("Acyclovir was taken on alternate days.", "Acyclovir every other day."),
+        ("An annual bone scan was advised.", "A bone scan once a year was advised."),
+        ("The viral load was 71,550 plasma RNA copies/mL.", "Viral load 71,550 copies/mL."),
+        ("Biopsy was not performed.", "Biopsy was omitted."),
+        ("Both sisters had cataract.", "Her siblings had cataract."),
+        ("Gastric cancer had been suspected.", "Suspected gastric cancer."),
+        (
+            "We could not tell whether it was benign or malignant.",
+            "It was unclear if it was malignant or benign.",
+        ),
+        ("She had been delivered of a stillborn baby boy.", "A stillborn boy was delivered."),
     ],
 )
 def test_other_words_for_the_same_are_no_error(source: str, text: str):
