@@ -45,7 +45,14 @@ AGED = re.compile(
     re.IGNORECASE,
 )
 INTRODUCED = re.compile(r"^(?:An?|The|Our) (\d{1,3})[- ]years?[- ]old (?:[\w-]+ ){0,3}?" + SEXES + r"\b", re.IGNORECASE)
-PERSON = re.compile(rf"\b(?:patient|he|she|his|her|gravida|{SEXES})\b", re.IGNORECASE)
+# One person, as the subject of a sentence or with an age. A text about a programme or a gene has neither.
+PERSON = re.compile(
+    rf"{AGED.pattern}|\b(?:the|our|this|an?|his|her) (?:[\w-]+ ){{0,2}}(?:patient|{SEXES})\b|\b(?:he|she|his|her)\b"
+    rf"|\b(?:patient|gravida|{SEXES})\b[^.]{{0,60}}\b(?:was|had|presented|admitted|referred|born|underwent)\b",
+    re.IGNORECASE,
+)
+# The subject of a sentence, also behind "On examination,".
+HE_OR_SHE = re.compile(r"^(?:[^,.]{3,60}, )?(he|she)\b", re.IGNORECASE)
 
 # ---------------------------------------------------------------- sentences
 
@@ -102,7 +109,10 @@ LEAD_IN = re.compile(
 LABEL = re.compile(
     r"^(?:(?i:(?:(?:the )?(?:clinical )?case|patient|observation)(?: (?:report|presentation|description|information|"
     r"history|study|"
-    r"n[o°]?[.:°]? ?\d|\d))+|observation|present case|clinical (?:findings|presentation|case))\s*[:.–-]?\s*(?=[A-Z“\"])"
+    r"n[o°]?[.:°]? ?\d|\d))+|observation|present case|clinical (?:findings|presentation|case)"
+    r"|patient information|diagnostic assessment"
+    r"|diagnosis and differentials|therapeutic interventions?|follow-?up and outcomes?"
+    r"|timeline)\s*[:.–-]?\s*(?=[A-Z“\"])"
     r"|(?i:in (?:this|the present|our|present) case,\s*))"
 )
 # Pointers to figures that `tidy` leaves: "as shown in.", "(Figure (Figure1C);1C)", "a mass Figure 1, Figure 2."
@@ -145,6 +155,8 @@ def why_not(report: str) -> str:
     sentences = split_sentences(text)
     if several := SEVERAL.search("\n".join(sentences)):
         return f"describes several patients ({several[0]})"
+    if len({match[1].lower() for match in map(HE_OR_SHE.match, sentences) if match}) > 1:
+        return "describes several patients (he and she)"
     ages = {match[1] for match in map(INTRODUCED.match, sentences) if match}
     if len(ages) > 1:
         return f"describes several patients (aged {' and '.join(sorted(ages))})"

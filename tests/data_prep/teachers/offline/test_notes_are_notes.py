@@ -172,9 +172,11 @@ def test_the_paper_and_persons_initials_are_left_out():
         ("A 40-year-old man had gout. Another female patient had a rash.", "several patients"),
         ("Two siblings with gout were treated.", "several patients"),
         ("A 40-year-old man gave a kidney. The donor and recipient went home.", "several patients"),
+        ("Gout was treated in the clinic. He went home on day 3. She stayed for another week.", "several patients"),
         ("In this cohort, the mean age was 40 years and gout was common.", "cohort"),
         ("A 4-year-old, neutered male, European cat was presented with gout. The cat was treated.", "animal"),
         ("Gout is common. Its treatment is well known.", "no patient"),
+        ("A course trains nurses in the treatment of gout. Its cost was low.", "no patient"),
     ],
 )
 def test_reports_of_others_than_one_patient_are_declined_with_the_reason(report: str, reason: str):
