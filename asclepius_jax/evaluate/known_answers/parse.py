@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-MARKS = re.compile(r"^\s*(?:[-*•–·>#]+\s+|\(?\d{1,3}[.):]\s*|\(?[a-z][.)]\s+)+", re.IGNORECASE)
+MARKS = re.compile(r"^\s*(?:[-*•–·>#]+\s+|\(?\d{1,3}[.):]\s*|\[\d{1,3}\]\s*|\(?[a-z][.)]\s+)+", re.IGNORECASE)
+# A citation behind a mention: "aspirin [3]".
+CITATION = re.compile(r"\s*\[\s*\d{1,3}(?:\s*[-–,;]\s*\d{1,3})*\s*\]")
 SEPARATOR = re.compile(r"\s*(?:->|→|=>|⇒|\t|\||\s=\s|:\s|:$|\s[-–—]\s)\s*")
 IN_BRACKETS = re.compile(r"^(.+?)\s*\(([^()]+)\)$")
 DENIAL = re.compile(
@@ -25,6 +27,7 @@ INTRODUCTION = re.compile(
 )
 # A longer line without a label is a sentence about the note, not a mention.
 LONGEST_MENTION = 15
+MOST_BRACKETS = 200  # of an answer, of which any may open the JSON
 LABEL_KEYS = ("type", "label", "category", "kind", "entity_type", "first", "source", "head", "arg1")
 TEXT_KEYS = ("text", "span", "entity", "mention", "words", "value", "name", "second", "target", "tail", "arg2")
 
@@ -48,14 +51,26 @@ def items(answer: str) -> list[Item] | None:
 
 
 def json_value(answer: str) -> Any:
-    """First JSON list or object in the answer, even inside a code fence or after an introduction; None if none."""
+    """Longest JSON list or object in the answer, even inside a code fence or after an introduction; None if none.
+
+    A list of numbers, such as the citation in "aspirin [1]", is none."""
     decoder = json.JSONDecoder()
-    for place in [match.start() for match in re.finditer(r"[\[{]", answer)][:20]:
+    best, longest, inside = None, 0, 0
+    for place in [match.start() for match in re.finditer(r"[\[{]", answer)][:MOST_BRACKETS]:
+        if place < inside:
+            continue
         try:
-            return decoder.raw_decode(answer, place)[0]
+            value, end = decoder.raw_decode(answer, place)
         except (ValueError, RecursionError):
             continue
-    return None
+        inside = end
+        if end - place > longest and not is_citation(value):
+            best, longest = value, end - place
+    return best
+
+
+def is_citation(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(part, int | float) for part in value)
 
 
 def from_json(value: Any, label: str = "") -> Iterator[Item]:
@@ -110,6 +125,7 @@ def split(words: str) -> tuple[str, str, str]:
 
 def pieces(words: str) -> list[str]:
     """Parts of a line, split at semicolons, or otherwise at commas outside of brackets and numbers."""
+    words = CITATION.sub("", words)
     found = words.split(";") if ";" in words else re.split(r",\s+(?![^()]*\))", words)
     return [part for piece in found if (part := re.sub(r"^and\s", "", piece.strip()).strip(" \"'."))]
 

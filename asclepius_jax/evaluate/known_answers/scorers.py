@@ -206,13 +206,25 @@ class Found(NamedTuple):
     corrected: str
 
 
-NO_ERROR = re.compile(
-    r"\W*none\b|\W*(?:correct|ok)\W*$|[^.\d]{0,60}\b(?:no|not any|without)\b[^.\d]{0,40}\berrors?\b", re.IGNORECASE
-)
 # A sentence number stands alone, unlike the numbers in "24-year-old" and "106/min".
-NUMBERED = re.compile(
-    r"(?:^|\bsentence)\W*(?:sentence\W*)?(?:number\W*|no\W+|id\W*)?(\d{1,3})(?![\w/%-])[\s:.)\-–—>|]*(.*)",
-    re.IGNORECASE | re.DOTALL,
+NUMBER = r"\W*(?:sentence\W*)?(?:number\W*|no\W+|id\W*)?(\d{1,3})(?![\w/%-])[\s:.)\-–—>|]*(.*)"
+NUMBERED = re.compile(rf"(?:^|\bsentence){NUMBER}", re.IGNORECASE | re.DOTALL)
+ERROR = r"(?:errors?|mistakes?|inaccurac\w+|inconsistenc\w+|contradictions?)"
+# "No doubt an error" and "not without an error" state an error; "no further errors" says nothing of the first one.
+NO_ERROR = re.compile(
+    rf"(?<!not )\b(?:no|not any|without(?: any)?|free of|zero)\s(?:(?!doubt|question|denying|other|further|more"
+    rf"|additional)[\w-]+\s){{0,3}}{ERROR}\b"
+    rf"|(?:not|n['’]t)\s(?:see|find|contain|have|detect|identify|spot|appear)\b(?! only)[^.]{{0,30}}\b{ERROR}\b"
+    r"|nothing (?:is )?(?:wrong|incorrect)|\berror-free\b|\bno correction",
+    re.IGNORECASE,
+)
+ALL_RIGHT = re.compile(
+    r"\W*none\b|\W*(?:correct|ok|okay)\W*$|[^.\d]{0,60}\b(?:all|every|each|everything|the (?:whole )?(?:note|text))"
+    r"\b[^.\d]{0,40}\b(?:correct|right|accurate|consistent)\b(?! (?:but|except))",
+    re.IGNORECASE,
+)
+CLAUSE_END = re.compile(
+    r"[.;!?\n]+(?=\s|$)|,? (?:but|however|although|except|other than|apart from|whereas|while)\b", re.IGNORECASE
 )
 
 
@@ -221,10 +233,24 @@ def read_error(answer: str, reference: Reference, note: str) -> Found | None:
     if isinstance(value, dict):
         parts = [part for part in value.values() if isinstance(part, str | int) and not isinstance(part, bool)]
         answer = " ".join(map(str, parts)) or "none"
-    if NO_ERROR.match(answer):
+    # A clause that names a sentence and does not clear it, before one that clears the note: "no error in 1 and 2, but
+    # sentence 5 is wrong".
+    if ALL_RIGHT.match(answer):
         return Found(None, "")
-    match = NUMBERED.search(answer)
-    if match is None or not re.search(rf"^{match[1]}\b", note, re.MULTILINE):
+    cleared, start = False, 0
+    for end in [*(match.end() for match in CLAUSE_END.finditer(answer)), len(answer)]:
+        if NO_ERROR.search(answer, start, end):
+            cleared = True
+        elif found := numbered(answer, start, end, note):
+            return found
+        start = end
+    return Found(None, "") if cleared else None
+
+
+def numbered(answer: str, start: int, end: int, note: str) -> Found | None:
+    """The number of a sentence of the note in answer[start:end], with the rest of the answer as its correction."""
+    match = NUMBERED.search(answer[start:])
+    if match is None or start + match.start(1) >= end or not re.search(rf"^{match[1]}\b", note, re.MULTILINE):
         return None
     return Found(int(match[1]), match[2].strip())
 
@@ -251,15 +277,20 @@ def error_sums(found: Found | None, reference: Reference) -> Sums:
 def rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1", "rouge2", "rougeLsum"], use_stemmer=True)
+    return RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
 
 
 def rouge(text: str, reference: str) -> dict[str, float]:
-    """F-measures of rouge_score with stemming. ROUGE-L is its summary variant rougeLsum, which splits at lines."""
+    """F-measures of rouge_score with stemming. ROUGE-L takes the whole text, ROUGE-Lsum line by line."""
     found = rouge_scorer().score(reference, text)
     return {
         name: float(found[key].fmeasure)
-        for name, key in (("ROUGE-1", "rouge1"), ("ROUGE-2", "rouge2"), ("ROUGE-L", "rougeLsum"))
+        for name, key in (
+            ("ROUGE-1", "rouge1"),
+            ("ROUGE-2", "rouge2"),
+            ("ROUGE-L", "rougeL"),
+            ("ROUGE-Lsum", "rougeLsum"),
+        )
     }
 
 

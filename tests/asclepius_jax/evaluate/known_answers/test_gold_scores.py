@@ -98,9 +98,9 @@ def test_rouge_is_that_of_the_library():
     from rouge_score.rouge_scorer import RougeScorer
 
     text, reference = "Chest pain for two days.\nNo fever.", "Two days of chest pains.\nNo cough, no fever."
-    theirs = RougeScorer(["rouge1", "rouge2", "rougeLsum"], use_stemmer=True).score(reference, text)
+    theirs = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True).score(reference, text)
     sums = SCORERS["text"].sums(text, {"gold": reference})
-    for name, key in (("ROUGE-1", "rouge1"), ("ROUGE-2", "rouge2"), ("ROUGE-L", "rougeLsum")):
+    for name, key in (("ROUGE-1", "rouge1"), ("ROUGE-2", "rouge2"), ("ROUGE-L", "rougeL"), ("ROUGE-Lsum", "rougeLsum")):
         assert sums[name] == (pytest.approx(theirs[key].fmeasure, abs=1e-6), 1.0)
 
 
