@@ -4,8 +4,9 @@ All votes on an answer are joined as the report joins them, so a calibration wit
 is used with three, and one of single answers nothing of a judge of lists.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from asclepius_jax.evaluate.statistics.joined import majority, mean_score
 from data_prep.contract.errors import UserError
 
 Answered = tuple[str, str]  # question id, model
-Labels = Mapping[Answered, Label]
 Units = Mapping[str, Hashable]
 
 
@@ -39,7 +39,9 @@ def read_labels(folder: Path) -> dict[Answered, Label]:
     return {(label.question_id, label.model): label for label in read_records(folder, "labels", Label)}
 
 
-def calibrate(labels: Labels, judgements: Sequence[Judgement], units: Units | None = None) -> dict[str, Any]:
+def calibrate(
+    labels: Mapping[Any, Label], judgements: Sequence[Judgement], units: Units | None = None
+) -> dict[str, Any]:
     """Sensitivity, in total and by class of error, and specificity of one judge, from all its votes.
 
     units: cluster of each question, see `Question.cluster`; by default each question is its own. `incorrect_flag` has
@@ -48,16 +50,17 @@ def calibrate(labels: Labels, judgements: Sequence[Judgement], units: Units | No
     wrong answers, `position` is that of `position_bias`. Answers without any readable vote are missing. Raises
     UserError for an answer without a label.
     """
+    known = {(label.question_id, label.model): label for label in labels.values()}
     votes: dict[Answered, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
         key = judgement.question_id, judgement.model
-        if key not in labels:
+        if key not in known:
             raise UserError(f"{key[0]} is judged but has no label: judge the answers of the calibration set")
         votes[key].append(judgement)
-    joined = {key: joined_flag(labels[key], given) for key, given in votes.items()}
+    joined = {key: joined_flag(known[key], given) for key, given in votes.items()}
     classes: dict[str, list[Answered]] = defaultdict(list)
     for key in joined:
-        classes[labels[key].error].append(key)
+        classes[known[key].error].append(key)
     right = classes.pop("", [])
     wrong = [key for keys in classes.values() for key in keys]
 
@@ -68,8 +71,8 @@ def calibrate(labels: Labels, judgements: Sequence[Judgement], units: Units | No
     sensitivity, specificity = share_of(wrong, joined), share_of(right, {key: 1 - joined[key] for key in right})
     undefined = sensitivity["value"] is None or specificity["value"] is None
     flags = {key: majority(j.incorrect for j in given if not j.problem) for key, given in votes.items()}
-    incorrect = [key for key in wrong if labels[key].shows == "incorrect"]
-    correct = [key for key in votes if labels[key].shows in ("", "omitted")]
+    incorrect = [key for key in wrong if known[key].shows == "incorrect"]
+    correct = [key for key in votes if known[key].shows in ("", "omitted")]
     means = {key: mean_score(j.score for j in given) for key, given in votes.items()}
     return {
         "answers": len(votes),
@@ -85,12 +88,17 @@ def calibrate(labels: Labels, judgements: Sequence[Judgement], units: Units | No
             "specificity": share_of(correct, {key: 1 - flags[key] for key in correct}),
         },
         "mean_scores": {
-            "right": mean_score(means[key] for key in right),
-            "wrong": mean_score(means[key] for key in wrong),
+            "right": known_mean(means[key] for key in right),
+            "wrong": known_mean(means[key] for key in wrong),
         },
         "test_retest": retest(judgements, units),
         "position": position_bias(judgements, units),
     }
+
+
+def known_mean(values: Iterable[float]) -> float | None:
+    value = mean_score(values)
+    return None if math.isnan(value) else value
 
 
 def joined_flag(label: Label, votes: Sequence[Judgement]) -> float:
