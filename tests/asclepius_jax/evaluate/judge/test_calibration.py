@@ -1,5 +1,6 @@
 """A judge is calibrated as it is used: by all its votes, joined as the report joins them, and in lists."""
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -15,6 +16,7 @@ from data_prep.contract.errors import UserError
 from data_prep.synthesize import instructions, notes
 from data_prep.synthesize.stage import ShardsConfig
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
+from tests.helpers.evaluation.made_evaluation import write
 from tests.helpers.places import shared
 from tests.helpers.text_stages import api
 
@@ -69,6 +71,19 @@ def test_position_bias_shows_in_the_calibration():
 def test_an_answer_without_a_label_is_named():
     with pytest.raises(UserError, match="q99 is judged but has no label"):
         calibrate(LABELS, vote(99, [True]))
+
+
+@pytest.mark.parametrize(
+    ("record_type", "new"), [(Judgement, {"harm", "order"}), (Label, {"model"}), (Question, {"teacher"})]
+)
+def test_folders_from_before_a_field_are_read_with_its_default(tmp_path, record_type, new):
+    fields = [field for field in dataclasses.fields(record_type) if field.name not in new]
+    older = dataclasses.make_dataclass("Older", [(field.name, field.type) for field in fields], frozen=True)
+    values = [{str: "x", int: 3, bool: True}[field.type] for field in fields]
+    write(tmp_path / "folder", "older", older, [older(*values)])
+    (record,) = read_records(tmp_path / "folder", "older", record_type)
+    assert record == record_type(*values[: len(fields)])
+    assert getattr(record, "model", "planted") in ("planted", "x")
 
 
 # ---------------------------------------------------------------- lists
