@@ -4,6 +4,8 @@ Sentences of the reference that the rules of `faithfulness` find unsupported by 
 certificate that was written with the answer: a judge must not ask for the reference's own errors.
 """
 
+from functools import lru_cache
+
 from asclepius_jax.evaluate.judge.by_rule import declines
 from asclepius_jax.evaluate.records import Question
 from data_prep.faithfulness.certificate import check
@@ -21,10 +23,14 @@ def required_content(question: Question) -> list[str] | None:
         return None
     if declines(question.reference):
         return []
-    wrong = [finding for finding in check(question.reference, question.note) if not finding.supported]
-    kept = [
-        " ".join(question.reference[start:end].split())
-        for start, end in places_of_sentences(question.reference)
+    return list(supported_sentences(question.reference, question.note))[:MOST_ITEMS] or None
+
+
+@lru_cache(maxsize=256)  # the answers of all models to one question are judged one after another
+def supported_sentences(reference: str, note: str) -> tuple[str, ...]:
+    wrong = [finding for finding in check(reference, note) if not finding.supported]
+    return tuple(
+        " ".join(reference[start:end].split())
+        for start, end in places_of_sentences(reference)
         if not any(finding.start < end and start < finding.end for finding in wrong)
-    ]
-    return kept[:MOST_ITEMS] or None
+    )
