@@ -20,6 +20,8 @@ from data_prep.contract.records import read_parquet
 
 # With these finish reasons the text gives the reason why there is no answer. Every measure counts it as missing.
 NO_ANSWER = ("error", "too_long")
+# With these, the model gave no whole answer. The second reading of scores counts them as unacceptable.
+FAILED = (*NO_ANSWER, "length", "unfinished", "content_filter", "refusal", "invalid", "declined")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Question:
     restricted: bool = False  # a real note, which may only be sent to an endpoint of one's own institution
     report_id: str = ""  # the patient: the case report that the note was made from, or the person of a real note
     article: str = ""  # the publication that the case report comes from
+    teacher: str = ""  # the model that wrote the reference; empty if unknown
 
     @property
     def cluster(self) -> tuple[str, str]:
@@ -78,8 +81,11 @@ class Judgement:
     omitted: str = ""  # one of rubric.OMISSIONS
     answerable: bool = True
     recognised: bool = True
-    evidence: str = ""  # quotation from the note or the answer
+    evidence: str = ""  # JSON list of quotations, or of a judge by rule its reasons
     problem: str = ""  # why the reply could not be read; empty if it was read
+    harm: str = ""  # one of rubric.HARMS; empty if the judge does not grade harm
+    # JSON of the order in which the judge saw the options of each question, or the models of a list; empty if unknown
+    order: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class Label:
     question_id: str
     error: str  # class of the error; empty if the answer is right
     shows: str  # how it shows in a verdict: "incorrect", "omitted" or "unanswerable"; empty if the answer is right
+    model: str = "planted"  # model name of the answer: lists of answers to judge together have several
 
 
 def read_records(folder: Path, kind: str, record_type: type) -> Iterator[Any]:

@@ -41,6 +41,7 @@ class Request:
     prompt_hash: str = ""  # version of the prompt, if the messages do not determine it
     sample: int = 0  # index of several samples for the same messages
     extend: bool = True  # repeat a truncated reply once, with twice the tokens
+    room: int = 1  # multiple of --max-tokens that the reply may have
 
 
 class Teacher(Protocol):

@@ -10,6 +10,10 @@ from data_prep.teachers.endpoint.dry_run import PLACEHOLDER
 from data_prep.teachers.endpoint.replies import Reply
 
 ATTEMPTS = 2  # largest number of requests per reply
+MOST_ROOM = 4  # a reply that was cut off is requested again with this many times the tokens
+MOST_REPEATED = 1_000  # characters of an unusable reply that the next request quotes
+
+FAILED = ("error", "refusal", "content_filter")  # finish reasons of replies without a usable text
 
 Read = TypeVar("Read")
 
@@ -21,16 +25,32 @@ async def ask_until_read(
 
     `read` raises ValueError for an unreadable reply. The retry's sample number is higher by `sample_offset`."""
     problem = ""
-    for attempt in range(ATTEMPTS):
-        again = replace(request, seed=request.seed + attempt, sample=request.sample + sample_offset * attempt)
-        reply = await teacher.ask(again)
+    for _ in range(ATTEMPTS):
+        reply = await teacher.ask(request)
         try:
             return read(usable(reply)), ""
         except ValueError as error:
             problem = f"{error}: {reply.text[:200]}"
+            request = asked_again(request, reply, str(error), sample_offset)
         if is_dry_run(reply):
             break
     return None, problem
+
+
+def asked_again(request: Request, reply: Reply, reason: str, sample_offset: int) -> Request:
+    """The request to repeat after a reply that cannot be used.
+
+    At temperature 0, the same request would give the same reply: a reply that was cut off gets more room, and another
+    one is quoted with the reason.
+    """
+    again = replace(request, seed=request.seed + 1, sample=request.sample + sample_offset)
+    if reply.finish_reason == "length":
+        return replace(again, room=MOST_ROOM * request.room)
+    if reply.finish_reason in FAILED or not reply.text:
+        return again
+    why = f"This reply cannot be used: {reason}. Reply again as asked, with the JSON object alone."
+    told = ({"role": "assistant", "content": reply.text[:MOST_REPEATED]}, {"role": "user", "content": why})
+    return replace(again, messages=(*request.messages, *told))
 
 
 def is_dry_run(reply: Reply) -> bool:
@@ -42,7 +62,7 @@ def usable(reply: Reply) -> str:
     """Text of a reply. Raises ValueError if the request failed.
 
     A reply cut at the length limit is returned, because it may still contain the whole verdict."""
-    if reply.finish_reason in ("error", "refusal", "content_filter"):
+    if reply.finish_reason in FAILED:
         raise ValueError(reply.finish_reason)
     return reply.text
 
@@ -65,3 +85,33 @@ def json_in(text: str) -> dict[str, Any]:
     if found is None:
         raise ValueError("no JSON object")
     return found
+
+
+def json_so_far(text: str) -> dict[str, Any] | None:
+    """The first JSON object in a reply that was cut off, without the value in which it ends; None if there is none.
+
+    {"a": 1, "b": [{"c": 2}, {"c": "and so    ->    {"a": 1, "b": [{"c": 2}]}
+    """
+    start = text.find("{")
+    closers: list[str] = []
+    end, closing = 0, ""  # the longest beginning that ends after a complete value, and what closes it
+    is_quoted = is_escaped = False
+    for place, character in enumerate(text[start:], start) if start >= 0 else ():
+        if is_quoted:
+            is_quoted = is_escaped or character != '"'
+            is_escaped = character == "\\" and not is_escaped
+        elif character == '"':
+            is_quoted = True
+        elif character in "{[":
+            closers.append("}" if character == "{" else "]")
+        elif character == "," or character in "}]":
+            if character != "," and closers:
+                closers.pop()
+            end, closing = place + (character != ","), "".join(reversed(closers))
+            if not closers:
+                break
+    try:
+        value = json.loads(text[start:end] + closing)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

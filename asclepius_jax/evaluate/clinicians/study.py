@@ -45,7 +45,8 @@ class StudyConfig:
     """Random seed for the choice of items and their order."""
 
     items: int = 0
-    """Number of items: an item is a question with the answers of all models. 0 takes all questions."""
+    """Number of items: an item is a question with the answers of all models. They are drawn from each task in
+    proportion to its number of questions. 0 takes all questions."""
 
     repeats: float = 0.1
     """Share of the items that a rater sees twice, to measure self-agreement; at most 0.5."""
@@ -70,7 +71,8 @@ def run(config: StudyConfig) -> None:
     questions = {question.id: question for question in read_records(config.questions, "questions", Question)}
     answers, failed = answers_of(config, questions)
     reference = reference_of(config)
-    training, scored = chosen(config, answers, reference)
+    tasks = {name: question.task for name, question in questions.items()}
+    training, scored = chosen(config, answers, reference, tasks)
     used = {question: answers[question] for question in [*training, *scored]}
     place = place_of(config.out)
     with working_folder(place) as work:
@@ -152,10 +154,13 @@ def reference_of(config: StudyConfig) -> dict[tuple[str, str], Draft]:
 
 
 def chosen(
-    config: StudyConfig, answers: dict[str, list[Answer]], reference: dict[tuple[str, str], Draft]
+    config: StudyConfig,
+    answers: dict[str, list[Answer]],
+    reference: dict[tuple[str, str], Draft],
+    tasks: dict[str, str],
 ) -> tuple[list[str], list[str]]:
     """Questions of the training round, and questions to score."""
-    order = sorted(answers, key=lambda name: seeded_fraction(config.seed, "chosen", name))
+    order = by_strata(list(answers), tasks, config.seed)
     known = [
         name for name in order if not reference or all((name, answer.model) in reference for answer in answers[name])
     ]
@@ -165,11 +170,27 @@ def chosen(
             f"--training-items {config.training_items}: only {len(known)} questions have answers"
             f"{' and --reference verdicts' if reference else ''}"
         )
-    rest = [name for name in order if name not in training]
+    rest = by_strata([name for name in answers if name not in training], tasks, config.seed)
     scored = rest[: config.items or None]
     if len(scored) < max(config.items, 1):
         raise UserError(f"--items {config.items}: only {len(rest)} questions are left to score after training")
     return training, scored
+
+
+def by_strata(names: list[str], tasks: dict[str, str], seed: int) -> list[str]:
+    """Questions in a seeded order whose every beginning has of each task its share of all questions, up to rounding.
+
+    The share is that of all questions, so that means over the items estimate those over the questions.
+    """
+    strata: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names, key=lambda name: seeded_fraction(seed, "chosen", name)):
+        strata[tasks[name]].append(name)
+    places = {
+        name: (number + seeded_fraction(seed, "stratum", task)) / len(stratum)
+        for task, stratum in strata.items()
+        for number, name in enumerate(stratum)
+    }
+    return sorted(names, key=lambda name: (places[name], name))
 
 
 def order_of(config: StudyConfig, rater: str, scored: list[str]) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ LEAST_MINOR, LEAST_SIGNIFICANT = 0.15, 0.5
 # Share of an answer's words that must occur in the note, the instruction or the reference answer. Below it, the answer
 # is about something else or is not language.
 LEAST_FAMILIAR = 0.3
+LONGEST_REFUSAL = 40  # words; a longer text that says what the note does not state also says something else
 
 
 def by_rules(question: Question, answer: Answer, judge: str) -> Judgement:
@@ -31,7 +32,7 @@ def by_rules(question: Question, answer: Answer, judge: str) -> Judgement:
 def judge_answer(question: Question, answer: str) -> tuple[Verdict, str]:
     source = f"{question.note}\n{question.instruction}"
     wrong = [finding for finding in check(answer, question.note) if not finding.supported]
-    silent = bool(SAYS_ABSENT.search(answer)) and len(answer.split()) < 40
+    silent = declines(answer)
     strange = 0.0 if silent else 1 - familiar(answer, f"{source}\n{question.reference}")
     evidence = "; ".join(f"{f.atom.kind} “{f.atom.text}” ({f.verdict.rule}): {f.sentence[:200]}" for f in wrong)
     if strange > 1 - LEAST_FAMILIAR:
@@ -46,6 +47,11 @@ def judge_answer(question: Question, answer: str) -> tuple[Verdict, str]:
         recognised=silent != answerable,
     )
     return verdict, evidence
+
+
+def declines(text: str) -> bool:
+    """Report whether an answer does no more than to say that the note does not contain what is asked."""
+    return bool(SAYS_ABSENT.search(text)) and len(text.split()) < LONGEST_REFUSAL
 
 
 def content(text: str) -> set[str]:

@@ -1,14 +1,26 @@
-"""Calibrate a judge: its accuracy on answers with known errors, and its agreement with itself."""
+"""Calibrate a judge: its accuracy on answers with known errors, as it is used, and its agreement with itself.
 
-from collections.abc import Hashable, Mapping, Sequence
+All votes on an answer are joined as the report joins them, so a calibration with one vote says nothing of a judge that
+is used with three, and one of single answers nothing of a judge of lists.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from asclepius_jax.evaluate.judge.correction import clustered_share
+from asclepius_jax.evaluate.judge.position_bias import position_bias
 from asclepius_jax.evaluate.records import Judgement, Label, read_records
 from asclepius_jax.evaluate.statistics.agreement import krippendorff_alpha
 from asclepius_jax.evaluate.statistics.estimates import rate, scores
+from asclepius_jax.evaluate.statistics.joined import majority, mean_score
 from data_prep.contract.errors import UserError
+
+Answered = tuple[str, str]  # question id, model
+Units = Mapping[str, Hashable]
 
 
 def caught(label: Label, judgement: Judgement) -> bool:
@@ -22,42 +34,79 @@ def caught(label: Label, judgement: Judgement) -> bool:
     return shows[label.shows]
 
 
-def read_labels(folder: Path) -> dict[str, Label]:
-    return {label.question_id: label for label in read_records(folder, "labels", Label)}
+def read_labels(folder: Path) -> dict[Answered, Label]:
+    """Labels of a calibration set by (question id, model)."""
+    return {(label.question_id, label.model): label for label in read_records(folder, "labels", Label)}
 
 
-def calibrate(labels: Mapping[str, Label], judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """Sensitivity, in total and by class of error, and specificity of one judge, with Wilson intervals over answers.
+def calibrate(
+    labels: Mapping[Any, Label], judgements: Sequence[Judgement], units: Units | None = None
+) -> dict[str, Any]:
+    """Sensitivity, in total and by class of error, and specificity of one judge, from all its votes.
 
-    Uses the judge's first vote on each answer; missing verdicts are counted. Raises UserError for an answer without
-    a label."""
-    unknown = next((j.question_id for j in judgements if j.question_id not in labels), None)
-    if unknown:
-        raise UserError(f"{unknown} is judged but has no label: judge the answers of the calibration set")
-    first = [judgement for judgement in judgements if judgement.vote == 0]
-    classes: dict[str, list[bool | None]] = {}
-    for judgement in first:
-        label = labels[judgement.question_id]
-        flagged = None if judgement.problem else caught(label, judgement)
-        classes.setdefault(label.error, []).append(flagged)
+    units: cluster of each question, see `Question.cluster`; by default each question is its own. `incorrect_flag` has
+    the sensitivity and specificity of the flag `incorrect` alone, which correct a share of incorrect answers with
+    `correction.rogan_gladen`; answers that should have declined count for neither. `mean_scores` are of right and of
+    wrong answers, `position` is that of `position_bias`. Answers without any readable vote are missing. Raises
+    UserError for an answer without a label.
+    """
+    known = {(label.question_id, label.model): label for label in labels.values()}
+    votes: dict[Answered, list[Judgement]] = defaultdict(list)
+    for judgement in judgements:
+        key = judgement.question_id, judgement.model
+        if key not in known:
+            raise UserError(f"{key[0]} is judged but has no label: judge the answers of the calibration set")
+        votes[key].append(judgement)
+    joined = {key: joined_flag(known[key], given) for key, given in votes.items()}
+    classes: dict[str, list[Answered]] = defaultdict(list)
+    for key in joined:
+        classes[known[key].error].append(key)
     right = classes.pop("", [])
-    wrong = [flagged for flags in classes.values() for flagged in flags]
-    sensitivity, false_alarms = rate(wrong), rate(right)
-    specificity = rate([None if flagged is None else not flagged for flagged in right])
-    undefined = sensitivity.value is None or false_alarms.value is None
+    wrong = [key for keys in classes.values() for key in keys]
+
+    def share_of(keys: Sequence[Answered], values: Mapping[Answered, float]) -> dict[str, Any]:
+        clusters = [(units or {}).get(question, question) for question, _ in keys]
+        return asdict(clustered_share([values[key] for key in keys], clusters))
+
+    sensitivity, specificity = share_of(wrong, joined), share_of(right, {key: 1 - joined[key] for key in right})
+    undefined = sensitivity["value"] is None or specificity["value"] is None
+    flags = {key: majority(j.incorrect for j in given if not j.problem) for key, given in votes.items()}
+    incorrect = [key for key in wrong if known[key].shows == "incorrect"]
+    correct = [key for key in votes if known[key].shows in ("", "omitted")]
+    means = {key: mean_score(j.score for j in given) for key, given in votes.items()}
     return {
-        "answers": len(first),
-        "missing": sum(bool(judgement.problem) for judgement in first),
-        "sensitivity": asdict(sensitivity),
-        "specificity": asdict(specificity),
+        "answers": len(votes),
+        "votes": max((len(given) for given in votes.values()), default=0),
+        "missing": sensitivity["missing"] + specificity["missing"],
+        "sensitivity": sensitivity,
+        "specificity": specificity,
         # Youden's J = sensitivity + specificity - 1: 0 for a coin toss, 1 for a perfect judge.
-        "youden": None if undefined else float(sensitivity.value or 0) - float(false_alarms.value or 0),
-        "classes": {name: asdict(rate(flags)) for name, flags in classes.items()},
-        "test_retest": retest(judgements),
+        "youden": None if undefined else sensitivity["value"] + specificity["value"] - 1,
+        "classes": {name: share_of(keys, joined) for name, keys in classes.items()},
+        "incorrect_flag": {
+            "sensitivity": share_of(incorrect, flags),
+            "specificity": share_of(correct, {key: 1 - flags[key] for key in correct}),
+        },
+        "mean_scores": {
+            "right": known_mean(means[key] for key in right),
+            "wrong": known_mean(means[key] for key in wrong),
+        },
+        "test_retest": retest(judgements, units),
+        "position": position_bias(judgements, units),
     }
 
 
-def retest(judgements: Sequence[Judgement], units: Mapping[str, Hashable] | None = None) -> dict[str, Any] | None:
+def known_mean(values: Iterable[float]) -> float | None:
+    value = mean_score(values)
+    return None if math.isnan(value) else value
+
+
+def joined_flag(label: Label, votes: Sequence[Judgement]) -> float:
+    """Majority of an answer's readable votes on the labelled error: 0, 0.5 for a tie, 1, or nan if none is readable."""
+    return majority(caught(label, judgement) for judgement in votes if not judgement.problem)
+
+
+def retest(judgements: Sequence[Judgement], units: Units | None = None) -> dict[str, Any] | None:
     """Agreement between the votes of one judge, with Krippendorff's alpha; None if it voted once.
 
     units: cluster of each question, see `Question.cluster`."""

@@ -17,8 +17,8 @@ from typing import Any
 import tyro
 
 from asclepius_jax.evaluate.answers.answers import answers_hash, check_may_send, content_of_questions, read_answers
+from asclepius_jax.evaluate.judge.asking.prompts import MATERIAL, SYSTEM, enclosed, fields_of, mark_of, messages
 from asclepius_jax.evaluate.judge.judge import Item, items_of
-from asclepius_jax.evaluate.judge.prompts import SYSTEM, messages
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
 from asclepius_jax.evaluate.statistics.estimates import mean, rate
 from data_prep.contract.errors import UserError
@@ -31,8 +31,11 @@ from data_prep.teachers.json_replies import ask_until_read
 
 # Each verdict, and whether it counts only with a quotation from the note.
 VERDICTS = {"stated": True, "follows": False, "contradicted": True, "absent": False}
-PROMPT = """\
-Below are a clinical note, an instruction about it, and an answer. Split the answer into claims, the smallest \
+PROMPT = (
+    """\
+Below are a clinical note, an instruction about it, and an answer. """
+    + MATERIAL.replace("{mark}", "\0m")
+    + """ Split the answer into claims, the smallest \
 statements about the patient that can each be true or false on their own. Skip text that only repeats the instruction \
 or says that the note does not state something. For each claim, choose how the note relates to it:
 
@@ -44,16 +47,14 @@ or says that the note does not state something. For each claim, choose how the n
 Reply with one JSON object and nothing else:
 {"claims": [{"claim": "...", "note": "stated, follows, contradicted or absent", "quote": "the note's words, or empty"}]}
 
-Note:
 \0n
 
-Instruction:
 \0i
 
-Answer:
 \0a
 
 JSON:"""
+)
 HASH = text_hash(SYSTEM, PROMPT)
 
 
@@ -107,8 +108,10 @@ class CheckClaims:
             return [replace(missing, problem=f"no answer: {answer.text[:200]}")]
         if not answer.text.strip():
             return [missing]
-        fields = {"\0n": question.note.strip(), "\0i": question.instruction.strip(), "\0a": answer.text.strip()}
         name = f"{question.id} {text_hash(answer.text)}"
+        mark = mark_of((question.note, question.instruction, answer.text), f"{self.seed} {name}")
+        fields = fields_of(question.note, question.instruction, None, mark)
+        fields |= {"\0a": enclosed("answer", answer.text, mark), "\0m": mark}
         seed = request_seed(self.seed, "claims", name)
         request = Request("claims", name, messages(PROMPT, fields), seed=seed, prompt_hash=HASH)
         claims, problem = await ask_until_read(

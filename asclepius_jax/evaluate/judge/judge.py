@@ -3,13 +3,13 @@
     asclepius evaluate judge --questions evaluation/questions --answers evaluation/answers \\
         --out evaluation/judged/gpt --name gpt --base-url https://api.openai.com/v1 --model gpt-4o --votes 3
 
-The ledger OUT.ledger.sqlite stores each request and reply. A request whose reply cannot be read is retried once. If
-that fails too, the verdict is missing, which is counted and never a score.
+The ledger OUT.ledger.sqlite stores each request and reply. A request whose reply cannot be read, or whose evidence
+cannot be found in note and answer, is retried once, with more room if the reply was cut off. If that fails too, the
+verdict is missing, which is counted and never a score.
 """
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,20 +20,23 @@ from asclepius_jax.evaluate.answers.answers import (
     answers_hash,
     check_may_send,
     content_of_questions,
-    found_folders,
     read_answers,
 )
-from asclepius_jax.evaluate.judge import prompts
+from asclepius_jax.evaluate.judge.asking import prompts
+from asclepius_jax.evaluate.judge.asking.orders import answer_orders, option_orders, turns_of
+from asclepius_jax.evaluate.judge.asking.required import required_content
+from asclepius_jax.evaluate.judge.asking.verdict_replies import Quotable, read_scores, read_verdict
 from asclepius_jax.evaluate.judge.by_rule import RULES, by_rules
+from asclepius_jax.evaluate.judge.kinship import kinship, origins_of, teachers_of
+from asclepius_jax.evaluate.judge.position_bias import position_bias
 from asclepius_jax.evaluate.judge.rubric import score
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Judgement, Question, read_records
 from data_prep.contract.errors import UserError
-from data_prep.contract.manifests import read_manifest
-from data_prep.contract.records import seeded_fraction, text_hash
+from data_prep.contract.records import text_hash
 from data_prep.execution.progress import say
 from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, run_stage
 from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
-from data_prep.teachers.json_replies import ATTEMPTS, ask_until_read, is_dry_run, usable
+from data_prep.teachers.json_replies import ask_until_read
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,15 @@ class JudgeConfig:
     """Name of the judge in tables; empty for that of --model. --model rules judges by rule, without a chat model."""
 
     votes: int = 1
-    """Number of verdicts per answer; the median of their scores counts. The options of each question (in listwise
-    mode: the answers) change their order with each vote."""
+    """Number of verdicts per answer; the mean of their scores and the majority of their flags count. The options of
+    each question (in listwise mode: the answers) change their order with each vote."""
 
     mode: Literal["pointwise", "listwise"] = "pointwise"
     """Protocol of the judge. pointwise: questions about one answer at a time. listwise: scores for all answers to a
     question at once, in balanced orders, as in the Asclepius paper."""
 
     teacher: tyro.conf.OmitArgPrefixes[TeacherConfig] = field(
-        default_factory=lambda: TeacherConfig(teacher="openai", temperature=0.0, max_tokens=1024)
+        default_factory=lambda: TeacherConfig(teacher="openai", temperature=0.0, max_tokens=2048)
     )
     shards: tyro.conf.OmitArgPrefixes[ShardsConfig] = field(default_factory=ShardsConfig)
 
@@ -68,7 +71,7 @@ class JudgeConfig:
     them nowhere."""
 
     seed: int = 0
-    """Random seed sent with the requests, also used for the order of answers in listwise mode."""
+    """Random seed sent with the requests, also used for the orders of options and answers."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,14 @@ class Item:
     id: str
     question: Question
     answers: tuple[Answer, ...]
+    turn: int = 0  # where the question's orders of options or answers start, see `turns_of`
 
 
 @dataclass(frozen=True)
 class JudgePointwise:
-    """Asynchronous task that judges one answer."""
+    """Asynchronous task that judges one answer.
+
+    All answers to a question are judged with the options in the same orders, so that these do not favour a model."""
 
     judge: str
     votes: int
@@ -91,20 +97,26 @@ class JudgePointwise:
 
     async def __call__(self, item: Item, teacher: Teacher) -> list[Any]:
         (answer,) = item.answers
-        return [await self.vote(item.question, answer, vote, teacher) for vote in range(self.votes)]
+        required = required_content(item.question)
+        return [await self.vote(item, answer, vote, required, teacher) for vote in range(self.votes)]
 
-    async def vote(self, question: Question, answer: Answer, vote: int, teacher: Teacher) -> Judgement:
-        missing = Judgement(question.id, answer.model, self.judge, vote, score=0)
+    async def vote(
+        self, item: Item, answer: Answer, vote: int, required: list[str] | None, teacher: Teacher
+    ) -> Judgement:
+        question, orders = item.question, option_orders(item.turn, vote)
+        missing = Judgement(question.id, answer.model, self.judge, vote, score=0, order=json.dumps(orders))
         if answer.finish_reason in NO_ANSWER:
             return replace(missing, problem=f"no answer: {answer.text[:200]}")
-        messages = prompts.pointwise_messages(question.note, question.instruction, answer.text, vote)
         # The name contains the answer's text, not its model, so that identical answers are judged once and alike.
         name = f"{question.id} {text_hash(answer.text)}"
+        key = f"{self.seed} {vote} {name}"
+        messages = prompts.pointwise_messages(question, answer.text, orders, required, key)
         seed = request_seed(self.seed, f"judge {vote}", name)
         request = Request("judge", name, messages, seed=seed, prompt_hash=prompts.HASH, sample=vote)
         if self.structured:
             request = replace(request, schema=prompts.SCHEMA)
-        read, problem = await ask_until_read(teacher, request, self.votes, prompts.read_verdict)
+        quotable = Quotable(answer.text, "\n".join([question.note, *(required or ())]))
+        read, problem = await ask_until_read(teacher, request, self.votes, lambda text: read_verdict(text, quotable))
         if read is None:
             return replace(missing, problem=problem)
         verdict, evidence = read
@@ -113,56 +125,60 @@ class JudgePointwise:
 
 @dataclass(frozen=True)
 class JudgeListwise:
-    """Asynchronous task that judges all answers to one question.
-
-    The answers start in a seeded order and are rotated by one position with each vote."""
+    """Asynchronous task that judges all answers to one question, in another of their `answer_orders` with each vote."""
 
     judge: str
     votes: int
     seed: int
 
     async def __call__(self, item: Item, teacher: Teacher) -> list[Any]:
-        given = tuple(answer for answer in item.answers if answer.finish_reason not in NO_ANSWER)
+        given = given_answers(item.answers)
         missing = [
             Judgement(item.question.id, answer.model, self.judge, vote, 0, problem=f"no answer: {answer.text[:200]}")
             for vote in range(self.votes)
             for answer in item.answers
             if answer not in given
         ]
+        required = required_content(item.question)
         votes = range(self.votes if given else 0)
-        judged = [j for vote in votes for j in await self.vote(replace(item, answers=given), vote, teacher)]
+        judged = [j for vote in votes for j in await self.vote(replace(item, answers=given), vote, required, teacher)]
         return judged + missing
 
-    async def vote(self, item: Item, vote: int, teacher: Teacher) -> list[Judgement]:
-        count = len(item.answers)
-        start = int(seeded_fraction(self.seed, "order", item.question.id) * count) + vote
-        order = [(start + place) % count for place in range(count)]
-        texts = [item.answers[place].text for place in order]
-        messages = prompts.listwise_messages(item.question.note, item.question.instruction, texts)
+    async def vote(self, item: Item, vote: int, required: list[str] | None, teacher: Teacher) -> list[Judgement]:
+        count, question = len(item.answers), item.question
+        orders = answer_orders(count)
+        ordered = [item.answers[place] for place in orders[(item.turn * self.votes + vote) % len(orders)]]
+        texts = [answer.text for answer in ordered]
+        key = f"{self.seed} {vote} {item.id}"
+        messages = prompts.listwise_messages(question, texts, required, key)
         seed = request_seed(self.seed, f"judge {vote}", item.id)
         request = Request("judge", item.id, messages, seed=seed, prompt_hash=prompts.HASH, sample=vote)
-        scores, problem = [0] * count, ""
-        for attempt in range(ATTEMPTS):
-            reply = await teacher.ask(replace(request, seed=seed + attempt, sample=vote + self.votes * attempt))
-            try:
-                scores = prompts.read_scores(usable(reply), count)
-                problem = "" if all(scores) else f"no score from 1 to 4: {reply.text[:200]}"
-            except ValueError as error:
-                problem = f"{error}: {reply.text[:200]}"
-            if not problem or is_dry_run(reply):
-                break
+        scores = [0] * count
+
+        def read(text: str) -> None:
+            scores[:] = read_scores(text, count)  # some are of use, also if the retry does not give all
+            if not all(scores):
+                raise ValueError("an answer has no score from 1 to 4")
+
+        _, problem = await ask_until_read(teacher, request, self.votes, read)
+        order = json.dumps([answer.model for answer in ordered], ensure_ascii=False)
         return [
             Judgement(
-                question_id=item.question.id,
-                model=item.answers[place].model,
+                question_id=question.id,
+                model=answer.model,
                 judge=self.judge,
                 vote=vote,
                 score=given,
                 incorrect=given == 1,
                 problem="" if given else problem,
+                order=order,
             )
-            for place, given in zip(order, scores, strict=True)
+            for answer, given in zip(ordered, scores, strict=True)
         ]
+
+
+def given_answers(answers: Iterable[Answer]) -> tuple[Answer, ...]:
+    return tuple(answer for answer in answers if answer.finish_reason not in NO_ANSWER)
 
 
 @dataclass(frozen=True)
@@ -192,7 +208,7 @@ def run(config: JudgeConfig) -> dict[str, Any]:
     check_may_send(questions, teacher, config.allow_remote)
     check_teacher(teacher)
     answers = read_answers(config.answers, config.questions)
-    warnings = [] if rules else kinship(teacher.model, places_of(config.answers, answers))
+    warnings = [] if rules else kinship(teacher.model, origins_of(config.answers, answers), teachers_of(questions))
     for warning in warnings:
         say(f"judge {name}: {warning}")
     work: Any
@@ -215,59 +231,46 @@ def run(config: JudgeConfig) -> dict[str, Any]:
         "models": sorted(answers),
         "warnings": warnings,
     }
-    items: Any = items_of(questions, answers, together=rules or config.mode == "listwise")
+    items: Any = items_of(questions, answers, rules or config.mode == "listwise", config.seed)
     total = len(questions) * (1 if rules or config.mode == "listwise" else len(answers))
     stage = Stage("judgements", Judgement, config.out, teacher, config.shards, inputs, facts, total)
-    tally: Counter[str] = Counter()
-    first_problem: list[str] = []
-
-    def count(judgement: Any) -> None:
-        tally["missing" if judgement.problem else "read"] += 1
-        if judgement.problem and not first_problem:
-            first_problem.append(judgement.problem)
-
-    manifest = run_stage(stage, work, items, count)
-    if tally["missing"]:
-        summary = (
-            f"{tally['missing']} of {tally.total()} verdicts are missing; the first reason was: {first_problem[0]}"
-        )
-        if not tally["read"]:
-            remedy = "check the answers" if first_problem[0].startswith("no answer") else "choose another judge"
-            raise UserError(f"judge {name}: {summary}; no verdict could be read: {remedy}")
-        say(f"judge {name}: {summary}")
+    judged: list[Judgement] = []
+    manifest = run_stage(stage, work, items, judged.append)
+    check_verdicts(name, judged)
+    bias = position_bias(judged, {question.id: question.cluster for question in questions})
+    if bias["warning"]:
+        say(f"judge {bias['warning']}")
     return manifest
 
 
-def items_of(questions: list[Question], answers: dict[str, dict[str, Answer]], together: bool) -> Iterator[Item]:
+def check_verdicts(name: str, judged: Iterable[Judgement]) -> None:
+    """Print how many verdicts are missing. Raises UserError if all are."""
+    problems = [judgement.problem for judgement in judged]
+    missing = [problem for problem in problems if problem]
+    if not missing:
+        return
+    summary = f"{len(missing)} of {len(problems)} verdicts are missing; the first reason was: {missing[0]}"
+    if len(missing) == len(problems):
+        remedy = "check the answers" if missing[0].startswith("no answer") else "choose another judge"
+        raise UserError(f"judge {name}: {summary}; no verdict could be read: {remedy}")
+    say(f"judge {name}: {summary}")
+
+
+def items_of(
+    questions: list[Question], answers: dict[str, dict[str, Answer]], together: bool, seed: int = 0
+) -> Iterator[Item]:
+    lists = {question.id: tuple(answers[model][question.id] for model in sorted(answers)) for question in questions}
+    # Lists of different models have orders of their own, which are balanced among these lists.
+    groups = {name: tuple(answer.model for answer in given_answers(lists[name])) if together else () for name in lists}
+    turns = turns_of(groups.items(), seed)
     for question in questions:
-        given = tuple(answers[model][question.id] for model in sorted(answers))
+        turn = turns[question.id]
         if together:
-            yield Item(question.id, question, given)
+            yield Item(question.id, question, lists[question.id], turn)
         else:
-            yield from (Item(f"{question.id} {answer.model}", question, (answer,)) for answer in given)
+            for answer in lists[question.id]:
+                yield Item(f"{question.id} {answer.model}", question, (answer,), turn)
 
 
 # Names with another meaning in tables.
 RESERVED = {"clinicians": "the raters", "jury": "all judges together"}
-FAMILIES = ("gpt", "claude", "gemini", "gemma", "llama", "mistral", "mixtral", "qwen", "deepseek", "phi", "smollm")
-
-
-def family(name: str) -> str:
-    return next((known for known in FAMILIES if re.search(known, name, re.IGNORECASE)), "")
-
-
-def places_of(folders: Iterable[Path], models: Iterable[str]) -> dict[str, str]:
-    """Origin of each model by its name in the evaluation: its name at the endpoint or its folder's name."""
-    places = dict.fromkeys(models, "")
-    for folder in found_folders(list(folders)):
-        spec = read_manifest(folder, "answers").get("model")
-        if isinstance(spec, dict) and spec["name"] in places:
-            places[spec["name"]] = Path(spec["place"]).name
-    return places
-
-
-def kinship(judge: str, models: Mapping[str, str]) -> list[str]:
-    """Warning if names or origins show that the judge belongs to the family of a judged model, which it may favour."""
-    own = family(judge)
-    kin = [model for model, place in models.items() if own and own in (family(model), family(place))]
-    return [f"{judge} is of the same family as {', '.join(kin)}, and judges favour their own family"] if kin else []

@@ -17,6 +17,13 @@ MEANINGS = {
     4: "correct and complete; says so if the note contains no answer",
 }
 OMISSIONS = ("nothing", "minor", "significant")
+# Harm that a reader could do who acts on the worst incorrect statement.
+HARMS = ("none", "minor", "serious")
+HARM_MEANINGS = {
+    "none": "nothing is incorrect, or it would change no decision",
+    "minor": "could delay or complicate care, without lasting harm",
+    "serious": "could lead to lasting harm or death",
+}
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,13 @@ class Verdict:
     omitted: str  # one of OMISSIONS: how much the answer omits that the note contains and the instruction asks for
     answerable: bool = True  # the note can answer the instruction
     recognised: bool = True  # the answer acts accordingly: it answers if the note can, and says so if it cannot
+    harm: str = ""  # one of HARMS; empty if nobody graded it. The score does not depend on it.
 
     def __post_init__(self) -> None:
         if self.omitted not in OMISSIONS:
             raise UserError(f"omitted {self.omitted!r}: must be one of {', '.join(OMISSIONS)}")
+        if self.harm and self.harm not in HARMS:
+            raise UserError(f"harm {self.harm!r}: must be one of {', '.join(HARMS)}")
 
 
 def score(verdict: Verdict) -> int:

@@ -119,6 +119,7 @@ def of_example(example: Example, years: Mapping[str, str]) -> Question:
         restricted=example.restricted,
         report_id=example.report_id,
         article=article_id(example.article),
+        teacher=example.answer_generation.model,
     )
 
 
@@ -151,6 +152,7 @@ def of_table(files: list[SourceFile], name: str, years: Mapping[str, str]) -> It
             restricted=is_true(values.get("restricted")),
             report_id=patient,
             article=article_id(values.get("article", "")),
+            teacher=values.get("teacher", ""),
         )
 
 

@@ -78,7 +78,7 @@ class Counting:
             return await self.reader.ask(request)
         kind = self.kinds.setdefault(request.kind, Kind())
         kind.requests += 1
-        request_identity = identity(self.config, request, self.config.max_tokens)
+        request_identity = identity(self.config, request, request.room * self.config.max_tokens)
         raw = self.ledger.response(request_key(request_identity)) if self.ledger else None
         if raw is not None and (reply := read_response(raw, self.config.model)).finish_reason != "error":
             kind.known += 1

@@ -70,15 +70,16 @@ class OpenAITeacher:
         self.failed_in_a_row = 0
 
     async def ask(self, request: Request) -> Reply:
-        reply = await self._ask_once(request, self.config.max_tokens)
+        most = request.room * self.config.max_tokens
+        reply = await self._ask_once(request, most)
         if reply.finish_reason == "length" and request.extend:
-            longer = await self._ask_once(request, 2 * self.config.max_tokens)
+            longer = await self._ask_once(request, 2 * most)
             # If the endpoint refuses the larger limit, the first reply still counts.
             reply = longer if longer.finish_reason != "error" else reply
         if reply.finish_reason == "invalid":
             # Another seed and sample, because the same request would give the same reply.
             resampled = replace(request, seed=request.seed + 1, sample=request.sample + 1)
-            reply = await self._ask_once(resampled, self.config.max_tokens)
+            reply = await self._ask_once(resampled, most)
         if reply.finish_reason != "error":
             self.failed_in_a_row = 0
             self.meter.count_wrapping(reply)

@@ -6,6 +6,7 @@ python judge_endpoint.py PORT LOG SECONDS
 import asyncio
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -14,12 +15,17 @@ def verdict(prompt: str) -> str:
     digest = hashlib.sha256(prompt.encode()).digest()
     if digest[0] < 8:
         return "I cannot say."
+    texts = dict(re.findall(r"<(\w+)-\w{8}>\n(.*?)\n</\1-\w{8}>", prompt, re.DOTALL))
+    incorrect, omitted = digest[1] < 64, ("nothing", "minor", "significant")[digest[2] % 3]
+    evidence = [{"fault": "incorrect", "quote": texts["answer"], "why": ""}] if incorrect else []
+    evidence += [{"fault": "omitted", "quote": texts["note"], "why": ""}] if omitted != "nothing" else []
     told = {
-        "evidence": [],
-        "incorrect": "yes" if digest[1] < 64 else "no",
-        "omitted": ("nothing", "minor", "significant")[digest[2] % 3],
+        "incorrect": "yes" if incorrect else "no",
+        "harm": "minor" if incorrect else "none",
+        "omitted": omitted,
         "answerable": "yes",
         "recognised": "yes",
+        "evidence": evidence,
     }
     return json.dumps(told)
 
@@ -32,7 +38,8 @@ async def serve(port: int, log: Path, seconds: float) -> None:
         with log.open("a") as file:
             file.write(hashlib.sha256(body).hexdigest() + "\n")
         await asyncio.sleep(seconds)
-        prompt = json.loads(body)["messages"][-1]["content"]
+        # With what a retry adds: its verdict is another one.
+        prompt = "\n".join(message["content"] for message in json.loads(body)["messages"])
         message = {"role": "assistant", "content": verdict(prompt)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 500, "completion_tokens": 50, "total_tokens": 550}

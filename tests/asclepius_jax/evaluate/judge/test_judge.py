@@ -1,15 +1,18 @@
 """What a judge is asked, how its replies are read, and what becomes of those that cannot be."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
 from asclepius_jax.evaluate.answers.answers import read_answers
-from asclepius_jax.evaluate.judge import prompts
+from asclepius_jax.evaluate.judge.asking import prompts
+from asclepius_jax.evaluate.judge.asking.orders import option_orders
+from asclepius_jax.evaluate.judge.asking.prompts import listwise_messages, pointwise_messages
+from asclepius_jax.evaluate.judge.asking.verdict_replies import Quotable, read_scores, read_verdict
 from asclepius_jax.evaluate.judge.by_rule import by_rules
-from asclepius_jax.evaluate.judge.judge import JudgeConfig, kinship, run
-from asclepius_jax.evaluate.judge.prompts import listwise_messages, pointwise_messages, read_scores, read_verdict
+from asclepius_jax.evaluate.judge.judge import JudgeConfig, run
 from asclepius_jax.evaluate.judge.rubric import Verdict
 from asclepius_jax.evaluate.records import Answer, Judgement, read_records
 from data_prep.contract.errors import UserError
@@ -18,10 +21,13 @@ from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
 from tests.helpers.evaluation.made_evaluation import NOTE, question, write_answers, write_questions
 from tests.helpers.text_stages import api
 
-GOOD = json.dumps({"evidence": [], "incorrect": "no", "omitted": "nothing", "answerable": "yes", "recognised": "yes"})
-BAD = GOOD.replace('"incorrect": "no"', '"incorrect": "yes"')
+FAULTLESS = {"incorrect": "no", "harm": "none", "omitted": "nothing", "answerable": "yes", "recognised": "yes"}
+GOOD = json.dumps({**FAULTLESS, "evidence": []})
+QUOTE = {"fault": "incorrect", "quote": "Aspirin 100 mg", "why": "it was 1000 mg"}
+BAD = json.dumps({**FAULTLESS, "incorrect": "yes", "harm": "serious", "evidence": [QUOTE]})
 RIGHT = "Aspirin 100 mg was given twice daily."
 WRONG = "Aspirin 1000 mg was given twice daily."
+TEXTS = Quotable(RIGHT, NOTE)
 
 
 def judged(tmp_path, reply, models=("a", "b"), **changed):
@@ -55,15 +61,9 @@ def test_every_answer_gets_every_vote_and_no_model_is_named(tmp_path):
     assert not [text for text in sent if "secret" in text]
 
 
-def test_the_options_stand_in_another_order_with_each_vote():
-    first, second, third = (pointwise_messages(NOTE, "i", "a", vote)[1]["content"] for vote in range(3))
-    assert "One of: nothing, minor, significant." in first
-    assert "One of: significant, minor, nothing." in second
-    assert first == third
-
-
 def test_braces_and_placeholders_in_a_note_stay_text():
-    text = pointwise_messages("{answer} \0a {0}", "{note}", "the answer", 0)[1]["content"]
+    asked = question(0, note="{answer} \0a {0}", instruction="{note}")
+    text = pointwise_messages(asked, "the answer", option_orders(0), None, "")[1]["content"]
     assert "{answer}" in text
     assert text.count("the answer") >= 1
     assert "{note}" in text
@@ -76,21 +76,22 @@ def test_braces_and_placeholders_in_a_note_stay_text():
         f"```json\n{GOOD}\n```",
         f"Here is what I think {{not JSON}}: {GOOD} Good luck!",
         GOOD.replace('"no"', "false"),
+        GOOD.replace('"harm": "none", ', ""),
     ],
 )
 def test_a_verdict_is_read_however_it_is_wrapped(text):
-    assert read_verdict(text)[0] == Verdict(False, "nothing")
+    assert read_verdict(text, TEXTS)[0] == Verdict(False, "nothing", harm="none")
 
 
 def test_a_judge_that_repeats_the_example_first_is_read_by_its_answer():
     assert read_scores('Such as {"A": 3, "B": 3}? Here: {"A": 1, "B": 4}', 2) == [1, 4]
-    assert read_verdict(f"{GOOD} No, wait. {BAD}")[0].incorrect
+    assert read_verdict(f"{GOOD} No, wait. {BAD}", TEXTS)[0].incorrect
 
 
 @pytest.mark.parametrize("text", ["", "4", "{}", GOOD.replace("nothing", "maybe"), "{" * 50, '{"incorrect": "no"}'])
 def test_what_is_no_verdict_is_an_error_and_never_one(text):
     with pytest.raises(ValueError, match=r"no JSON object|is "):
-        read_verdict(text)
+        read_verdict(text, TEXTS)
 
 
 def test_garbage_is_asked_for_once_more_then_missing_and_never_a_score(tmp_path):
@@ -114,14 +115,14 @@ def test_a_judge_that_answers_garbage_for_ever_ends_in_one_line(tmp_path):
 def test_a_list_is_judged_in_balanced_orders_and_scores_go_to_their_models(tmp_path):
     # This judge knows the answers by their last letter: a is always worth 1, b 2, c 3.
     def reply(body, n):
-        listed = body["messages"][1]["content"].split("Answer ")[1:]
-        worth = {part[0]: "abc".index(part.split("JSON:")[0].strip()[-1]) + 1 for part in listed if part[1] == ":"}
+        listed = re.findall(r"Answer (\w):\n<answer-\w+>\n(.+)\n</answer", body["messages"][1]["content"])
+        worth = {name: "abc".index(text[-1]) + 1 for name, text in listed}
         return completion(json.dumps(worth))
 
     made, requests, _ = judged(tmp_path, reply, models=("a", "b", "c"), mode="listwise", votes=3)
     assert {(j.model, j.score) for j in made} == {("a", 1), ("b", 2), ("c", 3)}
     assert len(requests) == 8 * 3
-    firsts = [body["messages"][1]["content"].split("Answer A:\n")[1].split("\n")[0][-1] for body in requests]
+    firsts = [body["messages"][1]["content"].split("Answer A:\n")[1].split("\n")[1][-1] for body in requests]
     assert sorted(firsts) == sorted("abc" * 8), "each model stands first as often as any other"
 
 
@@ -130,17 +131,9 @@ def test_scores_off_the_scale_are_missing():
 
 
 def test_a_list_shows_the_scale_and_hides_the_models():
-    text = listwise_messages(NOTE, "i", ["one", "two"])[1]["content"]
-    assert "Answer A:\none" in text
+    text = listwise_messages(question(0), ["one", "two"], None, "")[1]["content"]
+    assert re.search(r"Answer A:\n<answer-\w+>\none\n", text)
     assert "4: excellent" in text
-
-
-def test_a_judge_of_the_family_of_a_model_is_told_of():
-    models = {"my-GPT-3.5": "", "base": "gpt-4o-mini", "llama-7b": "x"}
-    assert kinship("gpt-4o", models) == [
-        "gpt-4o is of the same family as my-GPT-3.5, base, and judges favour their own family"
-    ]
-    assert not kinship("claude-4", {"llama-7b": ""})
 
 
 def test_a_judge_may_not_go_by_the_name_of_the_clinicians(tmp_path):

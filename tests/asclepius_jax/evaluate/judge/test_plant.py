@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -9,7 +10,6 @@ import pytest
 
 from asclepius_jax.evaluate.judge import judge, plant
 from asclepius_jax.evaluate.judge.judge import JudgeConfig
-from asclepius_jax.evaluate.judge.prompts import pointwise_messages
 from asclepius_jax.evaluate.records import Answer, Label, Question, read_records
 from asclepius_jax.evaluate.report import report
 from data_prep.contract.errors import UserError
@@ -66,6 +66,25 @@ def test_what_is_labelled_wrong_differs_from_the_right_answer_and_what_is_right_
             assert question.reference == "This is not stated in the note."
 
 
+def shown(prompt: str) -> dict[str, str]:
+    """The texts between the tags of a prompt for one answer."""
+    return dict(re.findall(r"<(\w+)-\w{8}>\n(.*?)\n</\1-\w{8}>", prompt, re.DOTALL))
+
+
+def verdict(shows: str, texts: dict[str, str]) -> str:
+    """A reply with the fault that a label names, and evidence of it."""
+    found = {"incorrect": "no", "harm": "none", "omitted": "nothing", "answerable": "yes", "recognised": "yes"}
+    of_fault = {
+        "incorrect": ({"incorrect": "yes", "harm": "minor"}, "answer"),
+        "omitted": ({"omitted": "minor"}, "note"),
+        "unanswerable": ({"answerable": "no", "recognised": "no"}, ""),
+        "": ({}, ""),
+    }
+    fault, source = of_fault[shows]
+    evidence = [{"fault": shows, "quote": texts[source], "why": "…"}] if source else []
+    return json.dumps({**found, **fault, "evidence": evidence})
+
+
 def judged_by_endpoint(planted, out, reply, name):
     with FakeEndpoint(reply) as endpoint:
         config = JudgeConfig(
@@ -76,24 +95,17 @@ def judged_by_endpoint(planted, out, reply, name):
 
 
 def test_the_report_tells_judges_that_know_from_one_that_answers_at_random(planted, tmp_path):
-    labels = {
-        pointwise_messages(q.note, q.instruction, a.text, 0)[1]["content"]: label for q, a, label in read(planted)
-    }
-    good = {"evidence": [], "incorrect": "no", "omitted": "nothing", "answerable": "yes", "recognised": "yes"}
+    labels = {(q.note, q.instruction, a.text): label for q, a, label in read(planted)}
 
     def knows(body, n):
-        label = labels[body["messages"][1]["content"]]
-        error = {
-            "incorrect": {"incorrect": "yes"},
-            "omitted": {"omitted": "minor"},
-            "unanswerable": {"answerable": "no", "recognised": "no"},
-            "": {},
-        }
-        return completion(json.dumps({**good, **error[label.shows]}))
+        texts = shown(body["messages"][1]["content"])
+        shows = labels[texts["note"], texts["instruction"], texts["answer"]].shows
+        return completion(verdict(shows, texts))
 
     def tosses(body, n):
-        heads = hashlib.sha256(json.dumps(body["messages"]).encode()).digest()[0] % 2
-        return completion(json.dumps({**good, "incorrect": "yes" if heads else "no"}))
+        texts = shown(body["messages"][1]["content"])
+        heads = hashlib.sha256(json.dumps(texts).encode()).digest()[0] % 2
+        return completion(verdict("incorrect" if heads else "", texts))
 
     tried = [judged_by_endpoint(planted, tmp_path / n, reply, n) for n, reply in (("knows", knows), ("coin", tosses))]
     judge.run(

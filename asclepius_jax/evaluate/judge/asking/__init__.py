@@ -1,0 +1,1 @@
+"""Requests to a judge: prompts, the order of options and answers, and the reading of replies."""
