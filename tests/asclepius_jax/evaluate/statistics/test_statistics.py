@@ -251,7 +251,7 @@ def test_more_patients_or_raters_detect_less_and_impossible_plans_are_refused():
     assert sizes == sorted(sizes, reverse=True)
     assert power.planned_detectable(PARTS, Design(20, 4)) < power.planned_detectable(PARTS, Design(20, 2))
     assert power.planned_power(0.4, PARTS, Design(50, 2)) > power.planned_power(0.4, PARTS, Design(25, 2))
-    for design, why in ((Design(7, 2), "at least 8 patients"), (Design(9, 1, random_raters=True), "needs two or more")):
+    for design, why in ((Design(7, 2), "at least 8 patients"), (Design(20, 3, random_raters=True), "needs 4 or more")):
         with pytest.raises(UserError, match=why):
             power.planned_power(0.4, PARTS, design)
     with pytest.raises(UserError, match="power 1 at level"):
