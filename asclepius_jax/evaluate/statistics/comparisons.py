@@ -184,11 +184,12 @@ def by_holm(p_values: Mapping[Any, float | None]) -> dict[Any, float | None]:
 
     An undefined p value (None) stays None and does not count as a test.
     """
-    from statsmodels.stats.multitest import multipletests
-
     tested = {name: p for name, p in p_values.items() if p is not None}
     if any(not 0 <= p <= 1 for p in tested.values()):
         raise UserError(f"p values must lie between 0 and 1, not {', '.join(f'{n} {p:g}' for n, p in tested.items())}")
-    adjusted = multipletests(list(tested.values()), method="holm")[1] if tested else []
-    known = dict(zip(tested, map(float, adjusted), strict=True))
+    known: dict[Any, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(tested, key=lambda name: tested[name])):
+        largest = max(largest, min(1.0, (len(tested) - rank) * tested[name]))
+        known[name] = largest
     return {name: known.get(name) for name in p_values}
