@@ -13,11 +13,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from asclepius_jax.evaluate.statistics.estimates import Estimate, estimate_of_sums, mean
+from asclepius_jax.evaluate.statistics.estimates import Estimate, mean, ratio_of_sums, transformed
 from data_prep.contract.errors import UserError
 from data_prep.teachers.endpoint.replies import one_line
 
@@ -98,13 +97,13 @@ class Scorer:
 
 
 def perplexity(scored: Sequence[Scored]) -> Estimate:
-    """Perplexity per token of a corpus. The interval resamples texts."""
-    return corpus_estimate([s.tokens for s in scored], scored, np.exp)
+    """Perplexity per token of a corpus. Each text is a cluster."""
+    return transformed(corpus_estimate([s.tokens for s in scored], scored), math.exp)
 
 
 def bits_a_byte(scored: Sequence[Scored]) -> Estimate:
-    """Bits per byte of a corpus. The interval resamples texts."""
-    return corpus_estimate([s.bytes for s in scored], scored, lambda nats: nats / math.log(2))
+    """Bits per byte of a corpus. Each text is a cluster."""
+    return transformed(corpus_estimate([s.bytes for s in scored], scored), lambda nats: nats / math.log(2))
 
 
 def perplexity_a_text(scored: Sequence[Scored]) -> Estimate:
@@ -112,12 +111,7 @@ def perplexity_a_text(scored: Sequence[Scored]) -> Estimate:
     return mean([math.exp(s.nats / s.tokens) if s.tokens else None for s in scored], list(range(len(scored))))
 
 
-def corpus_estimate(counts: Sequence[int], scored: Sequence[Scored], unit: Any) -> Estimate:
-    columns = np.array([[s.nats, count] for s, count in zip(scored, counts, strict=True)], float).reshape(-1, 2)
-    columns[columns[:, 1] == 0] = np.nan
-
-    def figure(sums: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return unit(sums[..., 0] / sums[..., 1])
-
-    return estimate_of_sums(columns, list(range(len(scored))), figure)
+def corpus_estimate(counts: Sequence[int], scored: Sequence[Scored]) -> Estimate:
+    """Nats per token or byte; texts without any are missing."""
+    nats = [s.nats if count else None for s, count in zip(scored, counts, strict=True)]
+    return ratio_of_sums(nats, counts, list(range(len(scored))))

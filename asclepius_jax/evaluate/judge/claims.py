@@ -20,7 +20,7 @@ from asclepius_jax.evaluate.answers.answers import answers_hash, check_may_send,
 from asclepius_jax.evaluate.judge.asking.prompts import MATERIAL, SYSTEM, enclosed, fields_of, mark_of, messages
 from asclepius_jax.evaluate.judge.judge import Item, items_of
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
-from asclepius_jax.evaluate.statistics.estimates import mean, rate
+from asclepius_jax.evaluate.statistics.estimates import SHARE, mean, rate
 from data_prep.contract.errors import UserError
 from data_prep.contract.records import text_hash
 from data_prep.execution.progress import say
@@ -203,9 +203,9 @@ def model_figures(by_question: Mapping[str, Sequence[Claim]], questions: Mapping
         "missing": sum(bool(claim.problem and not claim.claim) for claim in every),
         "misquoted": sum(bool(claim.problem and claim.claim) for claim in every),
         "verdicts": {verdict: sum(claim.verdict == verdict for claim in every) for verdict in VERDICTS},
-        "strict": asdict(mean(share("follows", "contradicted", "absent"), units)),
-        "inference_aware": asdict(mean(unsupported, units)),
-        "answers_with_unsupported": asdict(rate([None if value is None else value > 0 for value in unsupported])),
+        "strict": asdict(mean(share("follows", "contradicted", "absent"), units, SHARE)),
+        "inference_aware": asdict(mean(unsupported, units, SHARE)),
+        "answers_with_unsupported": asdict(rate([None if v is None else v > 0 for v in unsupported], units)),
         "examples": [
             {"question_id": claim.question_id, "claim": claim.claim, "verdict": claim.verdict, "quote": claim.quote}
             for claim in every

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question
-from asclepius_jax.evaluate.statistics.estimates import mean, rate
+from asclepius_jax.evaluate.statistics.estimates import SHARE, mean, rate
 from data_prep.execution.processes import process_pool
 from data_prep.faithfulness.atoms.kinds import KINDS
 from data_prep.faithfulness.certificate import check, source_of
@@ -92,7 +92,7 @@ def model_figures(checked: list[tuple[Question, Found]], missing: int) -> dict[s
     def share_of_atoms(name: str) -> dict[str, Any]:
         """Mean share of an answer's atoms; answers without atoms are left out."""
         shares = [sum(getattr(f, name).values()) / f.atoms.total() if f.atoms else None for f in found]
-        return asdict(mean(shares, units))
+        return asdict(mean(shares, units, SHARE))
 
     unsupported = sum((f.unsupported for f in found), Counter[str]())
     atoms = sum((f.atoms for f in found), Counter[str]())
@@ -101,11 +101,11 @@ def model_figures(checked: list[tuple[Question, Found]], missing: int) -> dict[s
     return {
         "answers": len(found),
         "missing": missing,
-        "answers_with_unsupported": asdict(rate([bool(f.unsupported) for f in found])),
-        "answers_with_major": asdict(rate([any(f.unsupported[kind] for kind in MAJOR) for f in found])),
+        "answers_with_unsupported": asdict(rate([bool(f.unsupported) for f in found], units)),
+        "answers_with_major": asdict(rate([any(f.unsupported[kind] for kind in MAJOR) for f in found], units)),
         "strict": share_of_atoms("not_stated"),
         "inference_aware": share_of_atoms("unsupported"),
-        "omitted": asdict(mean([f.omitted / f.wanted if f.wanted else None for f in found], units)),
+        "omitted": asdict(mean([f.omitted / f.wanted if f.wanted else None for f in found], units, SHARE)),
         "words": sum(f.words for f in found) / max(1, len(found)),
         "kinds": {
             kind: {

@@ -20,14 +20,14 @@ from asclepius_jax.evaluate.answers.answers import found_folders
 from asclepius_jax.evaluate.known_answers.scorers import SCORERS, Sums
 from asclepius_jax.evaluate.questions.datasets.references import load
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records, unit_of
-from asclepius_jax.evaluate.statistics.estimates import RESAMPLES, Estimate, Rate, estimate_of_sums, rate, ratio
+from asclepius_jax.evaluate.statistics.estimates import SHARE, Estimate, Rate, rate, ratio_of_sums
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.output_folders import write_durably
 
 TITLE = "Scores against reference answers"
 ABOUT = (
-    "Intervals are 95 % and resample {}; those of the unparsable share are Wilson's. Unparsable answers are left "
-    "out, except in the last column, which counts them as wrong."
+    "Intervals are 95 % and clustered by {}. Unparsable answers are left out, except in the last column, which counts "
+    "them as wrong."
 )
 COLUMNS = ("model", "task", "figure", "value", "answers", "units", "unparsable as wrong")
 UNPARSABLE = "left out of the figures; with_unparsable_as_wrong counts them as answers that name nothing"
@@ -46,12 +46,6 @@ class ScoreConfig:
 
     by: Literal["task", "note_type", "source", "year"] = "task"
     """Column of the questions by which each task is sliced. task means no slices."""
-
-    resamples: int = RESAMPLES
-    """Number of bootstrap resamples for the intervals."""
-
-    seed: int = 0
-    """Random seed of the bootstrap."""
 
 
 class Scored(NamedTuple):
@@ -93,21 +87,17 @@ def score_answer(question: Question, text: str) -> Scored:
     return Scored(question.cluster, None if read is None else scorer.sums(read, reference), if_wrong)
 
 
-def figure_of(name: str, scored: Sequence[Scored], config: ScoreConfig) -> Figure:
+def figure_of(name: str, scored: Sequence[Scored]) -> Figure:
     def row(sums: Sums | None) -> tuple[float, float]:
         return (math.nan, math.nan) if sums is None else sums.get(name, (0.0, 0.0))
 
-    def figure(sums: np.ndarray) -> np.ndarray:
-        return ratio(sums[..., 0], sums[..., 1])
-
-    clusters = [answer.cluster for answer in scored]
     columns = np.asarray([row(answer.sums) for answer in scored])
-    estimate = estimate_of_sums(columns, clusters, figure, config.resamples, seed=config.seed)
+    estimate = ratio_of_sums(columns[:, 0], columns[:, 1], [answer.cluster for answer in scored], SHARE)
     harsh = np.asarray([row(answer.if_wrong if answer.sums is None else answer.sums) for answer in scored]).sum(0)
     return Figure(estimate, float(harsh[0] / harsh[1]) if harsh[1] else None)
 
 
-def figures_of(key: tuple[str, str, str], questions: Sequence[Question], answers: dict, config: ScoreConfig) -> Slice:
+def figures_of(key: tuple[str, str, str], questions: Sequence[Question], answers: dict) -> Slice:
     """Figures of one (model, task, slice value). answers: by (question id, model)."""
     model, task, value = key
     given: list[tuple[Question, Answer]] = []
@@ -126,8 +116,8 @@ def figures_of(key: tuple[str, str, str], questions: Sequence[Question], answers
         len(questions) - len(given),
         len(given) - len(usable),
         sum(answer.finish_reason == "length" for _, answer in usable),
-        rate([answer.sums is None for answer in scored]),
-        {name: figure_of(name, scored, config) for name in names},
+        rate([answer.sums is None for answer in scored], [answer.cluster for answer in scored]),
+        {name: figure_of(name, scored) for name in names},
     )
 
 
@@ -166,7 +156,7 @@ def score(questions: Iterable[Question], answers: Iterable[Answer], config: Scor
             if config.by != "task":
                 value = getattr(question, config.by) or "unknown"
                 groups.setdefault((model, question.task, value), []).append(question)
-    return [figures_of(key, members, found, config) for key, members in groups.items()]
+    return [figures_of(key, members, found) for key, members in groups.items()]
 
 
 def value_text(figure: Estimate | Rate) -> str:
@@ -196,7 +186,7 @@ def show(slices: Sequence[Slice], unit: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"95 % intervals resample {unit}; only the last column counts unparsable answers, as wrong")
+    table = Table(title=f"95 % intervals by {unit}; only the last column counts unparsable answers, as wrong")
     for name in COLUMNS[:3]:
         table.add_column(name, overflow="fold")
     for name in COLUMNS[3:]:
@@ -216,16 +206,14 @@ def show(slices: Sequence[Slice], unit: str) -> None:
     Console().print(table)
 
 
-def as_json(slices: Sequence[Slice], without_reference: int, unit: str, config: ScoreConfig) -> dict[str, Any]:
+def as_json(slices: Sequence[Slice], without_reference: int, unit: str) -> dict[str, Any]:
     return {
         "title": TITLE,
         "about": ABOUT.format(unit),
         "columns": list(COLUMNS),
         "table": as_table(slices),
-        "interval": f"95 %, percentile bootstrap of {unit}, expanded for few {unit}",
+        "interval": f"95 %, clustered by {unit}; the method stands with each figure",
         "unparsable": UNPARSABLE,
-        "resamples": config.resamples,
-        "seed": config.seed,
         "questions_without_reference": without_reference,
         "slices": [asdict(each) for each in slices],
     }
@@ -239,8 +227,6 @@ def answers_of(folder: Path) -> Iterator[Answer]:
 
 def run(config: ScoreConfig) -> None:
     """Print the table and write the JSON. Raises UserError for invalid options or input."""
-    if config.resamples < 1:
-        raise UserError(f"--resamples {config.resamples}: must be at least 1")
     questions = list(read_records(config.questions, "questions", Question))
     slices = score(questions, answers_of(config.answers), config)
     without = sum(not question.reference for question in questions)
@@ -249,5 +235,5 @@ def run(config: ScoreConfig) -> None:
     if without:
         print(f"score: {without} of {len(questions)} questions have no reference and are not scored")
     if config.json:
-        figures = as_json(slices, without, unit, config)
+        figures = as_json(slices, without, unit)
         write_durably(config.json, json.dumps(figures, indent=2, allow_nan=False) + "\n")

@@ -1,7 +1,7 @@
 """Read answers and score them against references, with one row of SCORERS per kind of reference.
 
 Every figure is a ratio of two sums over questions, such as F1 = 2 tp / (2 tp + fp + fn). A question contributes two
-numbers to each figure, and one function computes all intervals (`statistics.estimates.estimate_of_sums`).
+numbers to each figure, and one function computes all intervals (`statistics.estimates.ratio_of_sums`).
 """
 
 import functools

@@ -20,15 +20,9 @@ from asclepius_jax.evaluate.judge import claims
 from asclepius_jax.evaluate.judge.hallucination import analyse
 from asclepius_jax.evaluate.judge.rubric import MEANINGS, SCORES
 from asclepius_jax.evaluate.records import Answer, Question, Rating, read_records
-from asclepius_jax.evaluate.report.figures import (
-    CLINICIANS,
-    JURY,
-    Judged,
-    Results,
-    calibration_of,
-    figures_of,
-    read_judged,
-)
+from asclepius_jax.evaluate.report.figures import calibration_of, figures_of
+from asclepius_jax.evaluate.report.methods import methods_of
+from asclepius_jax.evaluate.report.results import CLINICIANS, Judged, Results, read_judged
 from asclepius_jax.evaluate.report.tables import estimate, p_value, read_measured, share
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.folder_lock import locked
@@ -71,7 +65,10 @@ class ReportConfig:
     """JSON files written by the score, realism, forgetting and privacy commands."""
 
     baseline: str = ""
-    """Model with which the others are compared. Empty compares none."""
+    """Model with which the others are compared. Empty compares none, unless --pairwise."""
+
+    pairwise: bool = False
+    """Compare every pair of models instead of each with the baseline."""
 
     margin: float = 0.3
     """Largest difference of mean scores that would not matter, for the equivalence test. Choose it beforehand."""
@@ -81,6 +78,8 @@ def run(config: ReportConfig) -> dict[str, Any]:
     """Write the three files and return the figures. Raises UserError for invalid options or input."""
     if not config.margin > 0:
         raise UserError(f"--margin {config.margin:g}: must be above 0")
+    if config.pairwise and config.baseline:
+        raise UserError(f"--pairwise compares every pair of models: leave out --baseline {config.baseline}")
     if bool(config.calibration) != bool(config.calibration_judged):
         raise UserError("--calibration and --calibration-judged must be given together")
     if not (config.answers or config.judged or config.ratings or config.calibration or config.measured):
@@ -89,7 +88,7 @@ def run(config: ReportConfig) -> dict[str, Any]:
     results = Results(questions, read_judged(config.judged))
     for folder in config.ratings:
         results.ratings += read_records(folder, "ratings", Rating)
-    figures = figures_of(results, config.baseline, config.margin)
+    figures = figures_of(results, config.baseline, config.margin, config.pairwise)
     answers = read_answers(config.answers, config.questions) if config.answers else {}
     figures["hallucination"] = analyse(questions, answers)
     figures["other_answers"] = other_answers(results.judged, answers)
@@ -139,9 +138,15 @@ def rendered(name: str, figures: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(estimate=estimate, share=share, p=p_value, cell=cell)
-    main = main_judge(figures)
+    main = figures["main"]
     text = environment.get_template(f"{name}.jinja").render(
-        f=figures, main=main, charts=charts(figures, main), scores=SCORES, meanings=MEANINGS, limits=limits(figures)
+        f=figures,
+        main=main,
+        charts=charts(figures, main),
+        scores=SCORES,
+        meanings=MEANINGS,
+        limits=limits(figures),
+        methods=methods_of(figures),
     )
     return pages.page("Evaluation", text) if name.endswith(".html") else text
 
@@ -149,12 +154,6 @@ def rendered(name: str, figures: Mapping[str, Any]) -> str:
 def cell(text: str) -> str:
     """Text for one cell of a Markdown table."""
     return " ".join(text.replace("|", "\\|").split())
-
-
-def main_judge(figures: Mapping[str, Any]) -> str:
-    """Judge whose scores the page shows first: the clinicians, otherwise the jury, otherwise the first judge."""
-    names = list(figures["scores"])
-    return next((name for name in (CLINICIANS, JURY) if name in names), names[0] if names else "")
 
 
 def charts(figures: Mapping[str, Any], main: str) -> dict[str, str]:
@@ -166,7 +165,7 @@ def charts(figures: Mapping[str, Any], main: str) -> dict[str, str]:
         drawn["distributions"] = draw.distributions(counts, main)
         if compared := figures["comparisons"].get(main):
             rows = {model: row["difference"] for model, row in compared.items()}
-            drawn["forest"] = draw.forest(rows, figures["margin"], figures["baseline"])
+            drawn["forest"] = draw.forest(rows, figures["margin"], figures["baseline"] or "the second model")
     if by_model := figures["hallucination"]:
         kinds = [kind for kind in all_kinds(by_model) if any(row["kinds"].get(kind) for row in by_model.values())]
         rows = {model: row["answers_with_unsupported"] for model, row in by_model.items()}
@@ -223,7 +222,7 @@ def limits(figures: Mapping[str, Any]) -> list[str]:
         found.append("No clinician rated these answers.")
     if figures["units"] < figures["questions"]:
         found.append(
-            f"Questions that share {figures['unit']} are not independent. Intervals of means resample them, but "
-            "intervals of shares of answers and the McNemar and Wilcoxon tests assume independence."
+            f"Questions that share {figures['unit']} are not independent. Intervals and tests allow for it: "
+            f"{figures['units']} {figures['unit']} tell less than {figures['questions']} independent questions would."
         )
     return found

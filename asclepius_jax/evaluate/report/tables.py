@@ -19,7 +19,7 @@ def estimate(fields: Mapping[str, Any] | None, digits: int = 2, sign: str = "") 
     text = f"{fields['value']:{sign}.{digits}f}"
     if fields.get("low") is None:
         return text
-    return f"{text} [{fields['low']:{sign}.{digits}f}, {fields['high']:{sign}.{digits}f}]"
+    return f"{text} [{fields['low']:{sign}.{digits}f}, {fields['high']:{sign}.{digits}f}]{marked(fields)}"
 
 
 def share(fields: Mapping[str, Any] | None) -> str:
@@ -27,7 +27,12 @@ def share(fields: Mapping[str, Any] | None) -> str:
     if fields is None or fields["value"] is None:
         return "not defined"
     text = f"{fields['value']:.1%}"
-    return text if fields.get("low") is None else f"{text} [{fields['low']:.1%}, {fields['high']:.1%}]"
+    return text if fields.get("low") is None else f"{text} [{fields['low']:.1%}, {fields['high']:.1%}]{marked(fields)}"
+
+
+def marked(fields: Mapping[str, Any]) -> str:
+    """What makes an interval doubtful, such as few clusters, in parentheses."""
+    return f" ({fields['mark']})" if fields.get("mark") else ""
 
 
 def p_value(p: float | None) -> str:

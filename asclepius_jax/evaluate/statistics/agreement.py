@@ -1,30 +1,36 @@
 """Agreement of raters with each other and of a judge with clinicians.
 
-Agreement needs at least two raters; fewer are an error. Intervals resample items, or their clusters.
+Agreement needs at least two raters; fewer are an error. Intervals leave out one cluster of items at a time.
 """
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from asclepius_jax.evaluate.statistics.estimates import (
-    CONFIDENCE,
     Column,
     Estimate,
     cluster_index,
-    interval_of,
+    few,
     numbers,
     same_length,
     scores,
 )
+from asclepius_jax.evaluate.statistics.intervals import (
+    CONFIDENCE,
+    FEWEST_CLUSTERS,
+    NOTHING,
+    fewer_degrees,
+    mark_of,
+    quantile,
+)
 from data_prep.contract.errors import UserError
 
-# Each resample recomputes alpha or a rank correlation, which is slow. 2,000 fix the bounds to about 0.01.
-RESAMPLES = 2_000
 LEVELS = ("nominal", "ordinal", "interval", "ratio")
+JACKKNIFE = "cluster jackknife, t on Fisher's z"
 
 
 @dataclass(frozen=True)
@@ -36,38 +42,38 @@ class Correlations:
     kendall: Estimate  # tau-b
 
 
-def resampled(
-    figure: Callable[[np.ndarray], float], clusters: Sequence[Hashable], missing: int, resamples: int, seed: int
-) -> Estimate:
-    """`figure` of all rows, with its interval over resamples that draw whole clusters with replacement.
+def jackknifed(figure: Callable[[np.ndarray], float], clusters: Sequence[Hashable], missing: int) -> Estimate:
+    """`figure` of all rows, with an interval from leaving out one whole cluster at a time.
 
-    figure: function from row numbers to a number, which is nan where undefined.
+    The interval is a t interval on Fisher's z, because the figures end at 1 (Efron and Tibshirani 1993, chapter 11).
+    figure: function from row numbers to a number of at most 1, which is nan where undefined.
     """
     index, count = cluster_index(clusters)
     rows = np.arange(len(index))
     value = figure(rows) if count else math.nan
     if math.isnan(value):
         return Estimate(None, None, None, len(rows), count, missing, "no variation, or too few items")
-    if count == 1:
-        return Estimate(value, None, None, len(rows), 1, missing, "no interval: one note only")
-    members = [rows[index == cluster] for cluster in range(count)]
-    random = np.random.default_rng(seed)
-    figures = np.asarray(
-        [
-            figure(np.concatenate([members[drawn] for drawn in random.integers(0, count, count)]))
-            for _ in range(resamples)
-        ]
-    )
-    low, high, why = interval_of(figures, count, CONFIDENCE)
-    return Estimate(value, low, high, len(rows), count, missing, f"no interval: {why}" if why else "")
+    bare = Estimate(value, None, None, len(rows), count, missing)
+    if count < FEWEST_CLUSTERS:
+        return replace(bare, undefined=f"no interval: {few(count)}, fewer than {FEWEST_CLUSTERS}")
+    without_G = np.asarray([figure(rows[index != cluster]) for cluster in range(count)])
+    if np.isnan(without_G).any():
+        return replace(bare, undefined="no interval: undefined without one of the clusters")
+    parts_G = (value - without_G) ** 2 * (count - 1) / count
+    variance = float(parts_G.sum())
+    if variance <= NOTHING or abs(value) >= 1 - NOTHING:
+        return replace(bare, undefined="no interval: no variation")
+    freedom = fewer_degrees(count - 1, parts_G)
+    reach = quantile(freedom, CONFIDENCE) * math.sqrt(variance) / (1 - value**2)
+    low, high = math.tanh(math.atanh(value) - reach), math.tanh(math.atanh(value) + reach)
+    mark = mark_of(count, float(np.bincount(index).max()) / len(rows))
+    return replace(bare, low=low, high=high, method=JACKKNIFE, freedom=freedom, mark=mark)
 
 
 def krippendorff_alpha(
     ratings: Sequence[Column] | np.ndarray,
     level: str = "ordinal",
     clusters: Sequence[Hashable] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Estimate:
     """Krippendorff's alpha, computed by the `krippendorff` package: 1 is perfect agreement, 0 is chance.
 
@@ -90,7 +96,7 @@ def krippendorff_alpha(
     compared = (~np.isnan(table)).sum(0) >= 2
     kept = table[:, compared]
     domain = np.unique(kept[~np.isnan(kept)])
-    # (items, values): the number of raters who gave an item each value. Resampling its rows resamples items.
+    # (items, values): the number of raters who gave an item each value.
     counts = np.stack([(kept == value).sum(0) for value in domain], axis=1) if len(domain) else np.zeros((0, 0))
 
     def figure(rows: np.ndarray) -> float:
@@ -99,7 +105,7 @@ def krippendorff_alpha(
         return float(krippendorff.alpha(value_counts=counts[rows], value_domain=domain, level_of_measurement=level))
 
     kept_clusters = [cluster for cluster, is_kept in zip(clusters, compared, strict=True) if is_kept]
-    return resampled(figure, kept_clusters, int((~compared).sum()), resamples, seed)
+    return jackknifed(figure, kept_clusters, int((~compared).sum()))
 
 
 def pairs_of(
@@ -120,33 +126,26 @@ def quadratic_kappa(
     first: Column,
     second: Column,
     clusters: Sequence[Hashable] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Estimate:
-    """Quadratically weighted kappa of two raters on the rubric's scale (Cohen 1968), computed by statsmodels.
+    """Quadratically weighted kappa of two raters on the rubric's scale (Cohen 1968).
 
-    Items with a missing score (0, None, nan) are left out. Raises UserError if no item has two scores.
+    Joined scores need not be whole. Items with a missing score (0, None, nan) are left out. Raises UserError if no item
+    has two scores.
     """
-    from statsmodels.stats.inter_rater import cohens_kappa
-
     a, b, kept, missing = pairs_of(scores(first, "first"), scores(second, "second"), clusters)
 
     def figure(rows: np.ndarray) -> float:
-        table = np.zeros((4, 4))
-        np.add.at(table, (a[rows].astype(int) - 1, b[rows].astype(int) - 1), 1)
-        if np.count_nonzero(table.sum(0) + table.sum(1)) < 2:  # all scores are equal, so kappa is 0 / 0
-            return math.nan
-        return float(cohens_kappa(table, wt="quadratic", return_results=False))
+        x, y = a[rows], b[rows]
+        by_chance = x.var() + y.var() + (x.mean() - y.mean()) ** 2  # mean squared difference of any x from any y
+        return 1 - float(((x - y) ** 2).mean()) / by_chance if by_chance > 0 else math.nan
 
-    return resampled(figure, kept, missing, resamples, seed)
+    return jackknifed(figure, kept, missing)
 
 
 def correlations(
     first: Column,
     second: Column,
     clusters: Sequence[Hashable] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Correlations:
     """Pearson's r, Spearman's rho and Kendall's tau-b (scipy) of two columns, such as judge and clinician scores.
 
@@ -164,6 +163,6 @@ def correlations(
                 return math.nan
             return float(test(x, y).statistic)
 
-        return resampled(figure, kept, missing, resamples, seed)
+        return jackknifed(figure, kept, missing)
 
     return Correlations(estimate(stats.pearsonr), estimate(stats.spearmanr), estimate(stats.kendalltau))

@@ -1,4 +1,4 @@
-"""Compare two models on the same questions: difference, equivalence and the smallest detectable difference.
+"""Compare two models on the same questions: difference, test and equivalence.
 
 "p = 0.18" does not show that two models are equivalent. `equivalent` tests that, within a margin chosen beforehand.
 """
@@ -6,23 +6,33 @@
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from asclepius_jax.evaluate.statistics.estimates import (
-    RESAMPLES,
     Column,
     Estimate,
     cluster_index,
-    mean,
+    few,
     numbers,
     same_length,
-    scores,
+)
+from asclepius_jax.evaluate.statistics.intervals import (
+    CONFIDENCE,
+    FEWEST_CLUSTERS,
+    NOTHING,
+    Spread,
+    T,
+    spread_of,
+    t_interval,
 )
 from data_prep.contract.errors import UserError
 
-POWER = 0.8
 LEVEL = 0.05
+RESAMPLES = 10_000  # of the signs; all ways of flipping are tried if these are fewer
+UNSCALED = (-math.inf, math.inf)
+IDENTICAL = "the two are identical on all {} pairs"
 
 
 @dataclass(frozen=True)
@@ -36,13 +46,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Tests of the first model's scores minus the second's, paired by question."""
+    """The first model's values minus the second's, paired by question."""
 
-    difference: Estimate  # mean difference, clustered by note; `missing` counts pairs without two scores
-    t: Outcome  # paired t test; assumes independent pairs
-    t_clustered: Outcome  # t test with note-clustered standard error; equals `t` if each note has one pair
-    wilcoxon: Outcome  # signed-rank test; assumes independent pairs
-    sign_flip: Outcome  # permutation test that flips all signs of a note together; the statistic is the mean difference
+    difference: Estimate  # mean difference; `missing` counts pairs without two values
+    sign_flip: Outcome  # permutation test that flips all signs of a cluster together; the statistic is the difference
 
 
 @dataclass(frozen=True)
@@ -57,20 +64,8 @@ class Equivalence:
     equivalent: bool | None
     n: int
     missing: int
-    undefined: str = ""
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """Counts of questions by which of two models' answers are unacceptable, with McNemar's exact test."""
-
-    first_only: int  # only the first model's answer is unacceptable
-    second_only: int
-    both: int
-    neither: int
-    p: float | None
-    missing: int
-    undefined: str = ""
+    undefined: str = ""  # reason why it cannot be tested, or why no test was needed
+    method: str = ""
 
 
 def paired(first: Column, second: Column, clusters: Sequence[Hashable]) -> tuple[np.ndarray, list, int]:
@@ -82,169 +77,119 @@ def paired(first: Column, second: Column, clusters: Sequence[Hashable]) -> tuple
     return differences[present], kept, int((~present).sum())
 
 
-def why_untestable(differences: np.ndarray, clusters: Sequence[Hashable]) -> str:
-    """Reason why the differences cannot be tested; empty if they can."""
-    if len(differences) < 2:
-        return f"{len(differences)} pairs: a test needs at least two"
-    if len(set(clusters)) < 2:
-        return "one cluster only"
+def spread_of_differences(differences: np.ndarray, clusters: Sequence[Hashable]) -> Spread:
+    return spread_of(differences, np.ones(len(differences)), cluster_index(clusters)[0])
+
+
+def why_no_difference_interval(differences: np.ndarray, clusters: Sequence[Hashable]) -> str:
+    """Reason why the mean difference has no interval and no equivalence test; empty if it has."""
+    if len(set(clusters)) < FEWEST_CLUSTERS:
+        return f"{few(len(set(clusters)))}, fewer than {FEWEST_CLUSTERS}"
     if np.ptp(differences) == 0:
-        return f"no variation: every pair differs by {differences[0]:g}"
+        same = differences[0] == 0
+        return IDENTICAL.format(len(differences)) if same else f"no variation: every pair differs by {differences[0]:g}"
+    if spread_of_differences(differences, clusters).variance <= NOTHING * float(np.abs(differences).max()) ** 2:
+        return "no variation between clusters"
     return ""
-
-
-def clustered_error(differences: np.ndarray, clusters: Sequence[Hashable]) -> tuple[float, int]:
-    """Standard error of the mean difference, clustered, and its degrees of freedom (clusters - 1).
-
-    Uses the cluster-robust covariance of statsmodels with small-sample correction, which is s / √n if every note has
-    one pair.
-    """
-    import statsmodels.api as sm
-
-    index, count = cluster_index(clusters)
-    model = sm.OLS(differences, np.ones(len(differences)))
-    fit = model.fit(cov_type="cluster", cov_kwds={"groups": index}, use_t=True)
-    return float(fit.bse[0]), count - 1
 
 
 def compare(
     first: Column,
     second: Column,
     clusters: Sequence[Hashable],
-    resamples: int = RESAMPLES,
+    scale: tuple[float, float] | None = None,
+    confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Comparison:
-    """Tests of first minus second, which are values of the same questions in the same order, None or nan if missing.
+    """First minus second, which are values of the same questions in the same order, None or nan if missing.
 
-    Pass rubric scores through `scores(...)`. The t and Wilcoxon tests are scipy's (zero differences dropped, as
-    Wilcoxon did). The signs are flipped by scipy's permutation test, in all ways if these are at most `resamples`,
-    otherwise in `resamples` random ways. Raises UserError for columns of unequal length.
+    Pass rubric scores through `scores(...)`. scale: ends of the scale of the values, at which the difference's interval
+    is cut. The test flips the signs of the clusters' sums: exact if two equal models' differences are
+    symmetric, whatever the number and size of clusters. With one pair per cluster and differences of -1, 0 and 1 it is
+    McNemar's exact test. Raises UserError for columns of unequal length.
     """
-    from scipy import stats
-
     differences, kept, missing = paired(first, second, clusters)
-    estimate = mean(differences, kept, resamples, seed=seed)
-    estimate = Estimate(**{**vars(estimate), "missing": missing})
-    if why := why_untestable(differences, kept):
-        none = Outcome(None, None, why)
-        return Comparison(estimate, none, none, none, none)
-    plain = stats.ttest_1samp(differences, 0)
-    error, freedom = clustered_error(differences, kept)
-    if error > 0:
-        t = float(differences.mean() / error)
-        clustered = Outcome(t, float(2 * stats.t.sf(abs(t), freedom)))
+    ends = (scale[0] - scale[1], scale[1] - scale[0]) if scale else UNSCALED
+    return Comparison(difference_of(differences, kept, missing, ends, confidence), flipped(differences, kept, seed))
+
+
+def difference_of(
+    differences: np.ndarray, clusters: Sequence[Hashable], missing: int, ends: tuple[float, float], confidence: float
+) -> Estimate:
+    """Mean difference with its interval, which is [0, 0] if all differences are 0."""
+    count, units = len(differences), len(set(clusters))
+    if not count:
+        return Estimate(None, None, None, 0, 0, missing, "no data")
+    why = why_no_difference_interval(differences, clusters)
+    if why == IDENTICAL.format(count):
+        return Estimate(0.0, 0.0, 0.0, count, units, missing, why, "identical")
+    if why:
+        return Estimate(float(differences.mean()), None, None, count, units, missing, f"no interval: {why}")
+    spread = spread_of_differences(differences, clusters)
+    low, high = t_interval(spread, confidence, ends)
+    return Estimate(spread.value, low, high, count, units, missing, "", T, spread.freedom, spread.mark)
+
+
+def flipped(differences: np.ndarray, clusters: Sequence[Hashable], seed: int = 0) -> Outcome:
+    """The sign-flip test of the mean difference, two-sided.
+
+    In all ways if these are at most RESAMPLES, otherwise in RESAMPLES random ways, of which the observed one is counted
+    as another (Phipson and Smyth 2010)."""
+    index, count = cluster_index(clusters)
+    if count < 2:
+        return Outcome(None, None, f"{few(count)}: a test needs at least two")
+    sums_G = np.bincount(index, differences, count)
+    sums_G = sums_G[sums_G != 0]  # whose sign changes nothing
+    observed = float(sums_G.sum())
+    exact = 2 ** len(sums_G) <= RESAMPLES
+    if exact:
+        signs_RG = 1 - 2 * ((np.arange(2 ** len(sums_G))[:, None] >> np.arange(len(sums_G))) & 1)
     else:
-        clustered = Outcome(None, None, "no variation between clusters")
-    signed = stats.wilcoxon(differences)
-    index, count = cluster_index(kept)
-    sums = np.bincount(index, differences, count)
-    flips = stats.permutation_test(
-        (sums,),
-        lambda values, axis: values.sum(axis) / len(differences),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, 1_000_000 // count),
-        rng=np.random.default_rng(seed),
-    )
-    return Comparison(
-        estimate,
-        Outcome(float(plain.statistic), float(plain.pvalue)),
-        clustered,
-        Outcome(float(signed.statistic), float(signed.pvalue)),
-        Outcome(float(flips.statistic), float(flips.pvalue)),
-    )
+        signs_RG = 1 - 2 * np.random.default_rng(seed).integers(0, 2, (RESAMPLES, len(sums_G)), dtype=np.int8)
+    # Sums of thirds differ in their last digits between orders of summation.
+    as_far = int((np.abs(signs_RG @ sums_G) >= abs(observed) - 1e-9 * np.abs(sums_G).sum()).sum())
+    p = as_far / len(signs_RG) if exact else (1 + as_far) / (1 + RESAMPLES)
+    return Outcome(observed / len(differences), p)
 
 
 def equivalent(
     first: Column, second: Column, clusters: Sequence[Hashable], margin: float, level: float = LEVEL
 ) -> Equivalence:
-    """Two one-sided t tests (TOST, Schuirmann 1987) that the mean difference lies within ±margin, in score points.
+    """Two one-sided t tests (TOST, Schuirmann 1987) that the mean difference lies within ±margin, in its unit.
 
-    The standard error is that of `clustered_error`; the result equals statsmodels' ttost_paired if each note has one
-    pair. The margin is a clinical judgement to make before seeing the scores. Raises UserError unless it is positive.
+    The models are equivalent if the 1 - 2 x level interval, computed as that of `compare`, lies within the margin. The
+    margin is a clinical judgement to make before seeing the scores. Raises UserError unless it is positive.
     """
     from scipy import stats
 
     if not (math.isfinite(margin) and margin > 0):
         raise UserError(f"margin {margin:g}: give a positive difference of scores that would not matter")
     differences, kept, missing = paired(first, second, clusters)
-    if why := why_untestable(differences, kept):
-        return Equivalence(margin, None, None, None, None, None, len(differences), missing, why)
-    difference = float(differences.mean())
-    error, freedom = clustered_error(differences, kept)
-    if error == 0:
-        why = "no variation between clusters"
-        return Equivalence(margin, difference, None, None, None, None, len(differences), missing, why)
-    above = stats.t.sf((difference + margin) / error, freedom)
-    below = stats.t.cdf((difference - margin) / error, freedom)
+    count = len(differences)
+    value = float(differences.mean()) if count else None
+    if why := why_no_difference_interval(differences, kept):
+        if why == IDENTICAL.format(count):
+            return Equivalence(margin, 0.0, 0.0, 0.0, 0.0, True, count, missing, why, "identical")
+        return Equivalence(margin, value, None, None, None, None, count, missing, why)
+    spread = spread_of_differences(differences, kept)
+    above = stats.t.sf((spread.value + margin) / spread.error, spread.freedom)
+    below = stats.t.cdf((spread.value - margin) / spread.error, spread.freedom)
     p = float(max(above, below))
-    reach = float(stats.t.isf(level, freedom)) * error
-    bounds = (difference - reach, difference + reach)
-    return Equivalence(margin, difference, *bounds, p, p < level, len(differences), missing)
+    low, high = t_interval(spread, 1 - 2 * level)
+    return Equivalence(margin, value, low, high, p, p < level, count, missing, method=T)
 
 
-def mcnemar(first: Column, second: Column) -> McNemar:
-    """McNemar's exact test that two models give unacceptable answers (score 1) equally often to the same questions.
-
-    Takes rubric scores in the same order and leaves out pairs with a missing score (0, None, nan). The test assumes
-    independent questions, even if they share a note.
-    """
-    from statsmodels.stats import contingency_tables
-
-    same_length(first=first, second=second)
-    a, b = scores(first, "first"), scores(second, "second")
-    present = ~(np.isnan(a) | np.isnan(b))
-    bad_a, bad_b = a[present] == 1, b[present] == 1
-    both, first_only = int((bad_a & bad_b).sum()), int((bad_a & ~bad_b).sum())
-    second_only, neither = int((~bad_a & bad_b).sum()), int((~bad_a & ~bad_b).sum())
-    p, why = None, "no question on which only one of the two models is unacceptable"
-    if first_only + second_only:
-        table = [[both, first_only], [second_only, neither]]
-        p, why = float(contingency_tables.mcnemar(table, exact=True).pvalue), ""
-    return McNemar(first_only, second_only, both, neither, p, int((~present).sum()), why)
-
-
-def detectable_difference(
-    first: Column,
-    second: Column,
-    clusters: Sequence[Hashable],
-    power: float = POWER,
-    level: float = LEVEL,
-) -> Estimate:
-    """Smallest true mean difference that a paired two-sided t test would detect with this power, in score points.
-
-    Computed by statsmodels' power of the t test from the observed spread of the differences, with clusters as units.
-    Not finding a smaller difference does not show that there is none. The estimate has no interval. Raises UserError if
-    the power does not lie between the level and 1.
-    """
-    from statsmodels.stats.power import TTestPower
-
-    if not (level < power < 1 and 0 < level < 1):
-        raise UserError(f"power {power:g} at level {level:g}: give a power between the level and 1")
-    differences, kept, missing = paired(first, second, clusters)
-    count = len(set(kept))
-    why = why_untestable(differences, kept)
-    if not why:
-        error, _ = clustered_error(differences, kept)
-        why = "" if error > 0 else "no variation between clusters"
-    if why:
-        return Estimate(None, None, None, len(differences), count, missing, why)
-    effect = TTestPower().solve_power(nobs=count, alpha=level, power=power, alternative="two-sided")
-    value = float(np.squeeze(effect)) * error * math.sqrt(count)
-    return Estimate(value, None, None, len(differences), count, missing, "no interval: computed from the spread")
-
-
-def by_holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """p values adjusted for multiple tests, such as one per task, by Holm's step-down procedure.
+def by_holm(p_values: Mapping[Any, float | None]) -> dict[Any, float | None]:
+    """p values of a family of tests, such as one per model and task, adjusted by Holm's step-down procedure.
 
     An undefined p value (None) stays None and does not count as a test.
     """
-    from statsmodels.stats.multitest import multipletests
-
     tested = {name: p for name, p in p_values.items() if p is not None}
     if any(not 0 <= p <= 1 for p in tested.values()):
         raise UserError(f"p values must lie between 0 and 1, not {', '.join(f'{n} {p:g}' for n, p in tested.items())}")
-    adjusted = multipletests(list(tested.values()), method="holm")[1] if tested else []
-    known = dict(zip(tested, map(float, adjusted), strict=True))
+    known: dict[Any, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(tested, key=lambda name: tested[name])):
+        largest = max(largest, min(1.0, (len(tested) - rank) * tested[name]))
+        known[name] = largest
     return {name: known.get(name) for name in p_values}

@@ -14,8 +14,10 @@ def mean_score(scores: Iterable[float]) -> float:
     return sum(present) / len(present) if present else math.nan
 
 
-def majority(flags: Iterable[bool]) -> float:
-    """Majority vote as a number: 1 if most flags are set, 0 if most are not, 0.5 for a tie; nan without flags."""
-    votes = [bool(flag) for flag in flags]
+def majority(flags: Iterable[float]) -> float:
+    """Majority vote as a number: 1 if most flags are set, 0 if most are not, 0.5 for a tie; nan without flags.
+
+    A flag may itself be such a number: the tied vote of one judge counts half in the jury's."""
+    votes = [float(flag) for flag in flags]
     difference = 2 * sum(votes) - len(votes)
     return math.nan if not votes else 0.5 + 0.5 * ((difference > 0) - (difference < 0))

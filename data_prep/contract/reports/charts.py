@@ -253,7 +253,7 @@ def distributions(models: Mapping[str, Mapping[str, int]], judge: str) -> str:
                     ink = "white" if score in ("1", "4") else INK
                     axes.text(left + share / 2, row, f"{share:.0f}%", ha="center", va="center", color=ink)
                 left += share
-            axes.text(101, row, f"n {total}", va="center", color=QUIET)
+            axes.text(101, row, f"n {total:g}", va="center", color=QUIET)
         axes.set_xlim(0, 100)
         axes.set_xlabel("% of answers")
         legend(axes, columns=4, handlelength=1.0, handleheight=1.0)

@@ -9,8 +9,9 @@ from asclepius_jax.evaluate.answers.answers import answers_hash
 from asclepius_jax.evaluate.judge import plant
 from asclepius_jax.evaluate.judge.calibration import retest
 from asclepius_jax.evaluate.records import Judgement, Label, Question, Rating, read_records
-from asclepius_jax.evaluate.report.figures import Results, figures_of, read_judged
+from asclepius_jax.evaluate.report.figures import figures_of
 from asclepius_jax.evaluate.report.report import ReportConfig, run
+from asclepius_jax.evaluate.report.results import Results, read_judged
 from asclepius_jax.evaluate.report.tables import keep
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST
@@ -93,7 +94,7 @@ def test_clinicians_who_cannot_judge_or_only_repeat_agree_with_nobody(tmp_path):
 # ---------------------------------------------------------------- intervals
 
 
-def test_intervals_of_agreement_resample_notes(tmp_path):
+def test_intervals_of_agreement_are_clustered_by_note(tmp_path):
     questions = {q.id: q for q in map(question, range(8))}  # two to a note
     folders = [write_judgements(tmp_path / name, name, {"m": GOOD, "n": BAD}, votes=2) for name in ("j", "k")]
     ratings = [

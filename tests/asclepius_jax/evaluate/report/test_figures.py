@@ -9,8 +9,10 @@ import pytest
 from asclepius_jax.evaluate.judge.calibration import calibrate
 from asclepius_jax.evaluate.judge.hallucination import analyse
 from asclepius_jax.evaluate.records import Answer, Judgement, Label, Rating
-from asclepius_jax.evaluate.report.figures import Results, figures_of, lower_median, read_judged, scores_of
+from asclepius_jax.evaluate.report.figures import figures_of
+from asclepius_jax.evaluate.report.methods import methods_of
 from asclepius_jax.evaluate.report.report import ReportConfig, rendered, run
+from asclepius_jax.evaluate.report.results import Results, read_judged
 from data_prep.contract.errors import UserError
 from tests.helpers.evaluation.made_evaluation import (
     NOTE,
@@ -31,31 +33,11 @@ def results(tmp_path, **judges) -> Results:
     return Results(questions, read_judged(folders))
 
 
-def test_the_lower_median_leaves_out_what_is_missing():
-    assert [lower_median(values) for values in ([4, 0, 1], [3], [0, 0], [2, 3, 4, 4])] == [1, 3, 0, 3]
-
-
-def test_a_jury_has_the_lower_median_of_its_judges(tmp_path):
-    found = scores_of(results(tmp_path, one={"m": GOOD}, two={"m": BAD}, three={"m": FAIR}))
-    assert list(found["jury"]["m"].values()) == FAIR
-
-
 def test_a_missing_verdict_is_counted_and_is_no_score(tmp_path):
     found = figures_of(results(tmp_path, j={"m": [0, 0, 4, 4, 4, 4, 4, 4]}), "", 0.3)
     told = found["scores"]["j"]["m"]
     assert (told["mean"]["value"], told["mean"]["missing"], told["unacceptable"]["count"]) == (4.0, 2, 0)
     assert found["judges"]["j"]["missing"] == 2
-
-
-def test_models_are_compared_with_the_baseline_by_task_too(tmp_path):
-    found = figures_of(results(tmp_path, j={"good": GOOD, "bad": BAD}), "bad", 0.3)
-    told = found["comparisons"]["j"]["good"]
-    assert told["difference"]["value"] == pytest.approx(sum(GOOD) / 8 - sum(BAD) / 8)
-    assert told["difference"]["low"] > 0
-    assert told["sign_flip"]["p"] < 0.2  # four notes: the least that flipping their signs can give is 1/8
-    assert not told["equivalence"]["equivalent"]
-    assert set(told["tasks"]) == {"Question Answering", "Summarization"}
-    assert all(row["p_holm"] is None or row["p_holm"] >= row["p"] for row in told["tasks"].values())
 
 
 def test_slices_hold_each_question_once(tmp_path):
@@ -196,27 +178,53 @@ def test_the_page_shows_a_useless_judge_and_escapes_what_it_shows(tmp_path):
 # ---------------------------------------------------------------- patients and articles
 
 
-def test_intervals_resample_the_coarsest_unit_that_is_known(tmp_path):
+def test_intervals_are_clustered_by_the_coarsest_unit_that_is_known(tmp_path):
     """Eight notes of each patient, all scored alike, tell as much as one: their interval is not narrower."""
-    scores = [1, 4, 3, 2]
-    single = {f"q{k}": question(k, note_id=f"n{k}") for k in range(4)}
-    eightfold = {f"q{k}": question(k, note_id=f"n{k}", report_id=f"p{k // 8}") for k in range(32)}
+    scores = [1, 4, 3, 2, 4, 2]
+    single = {f"q{k}": question(k, note_id=f"n{k}") for k in range(6)}
+    eightfold = {f"q{k}": question(k, note_id=f"n{k}", report_id=f"p{k // 8}") for k in range(48)}
     of_articles = {name: replace(q, article=f"PMC{int(name[1:]) // 16}") for name, q in eightfold.items()}
     told = []
     for number, questions in enumerate((single, eightfold, of_articles)):
-        given = scores if len(questions) == 4 else [score for score in scores for _ in range(8)]
+        given = scores if len(questions) == 6 else [score for score in scores for _ in range(8)]
         folder = write_judgements(tmp_path / f"j{number}", "j", {"m": given})
         told.append(figures_of(Results(questions, read_judged([folder])), "", 0.3))
     means = [each["scores"]["j"]["m"]["mean"] for each in told]
     assert [each["unit"] for each in told] == ["notes", "patients", "articles"]
-    assert [each["clusters"] for each in means] == [4, 4, 2]
-    assert (means[1]["low"], means[1]["high"]) == (means[0]["low"], means[0]["high"])
-    assert [each["value"] for each in means] == [2.5] * 3
+    assert [each["clusters"] for each in means] == [6, 6, 3]
+    assert (means[1]["low"], means[1]["high"]) == pytest.approx((means[0]["low"], means[0]["high"]))
+    assert means[2]["low"] is None, "three articles are too few for an interval"
+    assert [each["value"] for each in means] == pytest.approx([16 / 6] * 3)
+    shares = [each["scores"]["j"]["m"]["unacceptable"] for each in told]
+    assert (shares[1]["low"], shares[1]["high"]) == pytest.approx((shares[0]["low"], shares[0]["high"]))
     page = rendered(
         "report.md", {**told[1], "hallucination": {}, "calibration": {}, "measured": [], "other_answers": []}
     )
-    assert "32 questions on 32 notes from 4 patients; j scored answers to 32 of them" in page
-    assert "by bootstrap over patients" in page
+    assert "48 questions on 48 notes from 6 patients; j scored answers to 48 of them" in page
+    assert "clustered by patients" in page
+    assert "(6 clusters)" in page
+
+
+def test_every_interval_names_its_method(tmp_path):
+    """Whatever has two bounds says how they were computed, and the page explains it."""
+    made = results(tmp_path, j={"m": GOOD, "n": BAD}, k={"m": FAIR, "n": BAD})
+    made.questions = {f"q{k}": question(k, note_id=f"n{k}") for k in range(8)}
+    made.ratings = [Rating(r, f"q{k}", "m", GOOD[k]) for r in ("r1", "r2") for k in range(8)]
+    figures = figures_of(made, "n", 0.3)
+    nameless = []
+
+    def walk(value, path: str) -> None:
+        if isinstance(value, dict):
+            if value.get("low") is not None and not value.get("method"):
+                nameless.append(path)
+            for name, part in value.items():
+                walk(part, f"{path}/{name}")
+
+    for part in ("scores", "slices", "comparisons"):
+        walk(figures[part], part)
+    walk({name: value for name, value in figures["agreement"].items() if name != "retest"}, "agreement")
+    assert not nameless
+    assert all(method["text"] for method in methods_of(figures))
 
 
 def test_questions_that_nobody_scored_are_not_counted_as_scored(tmp_path):

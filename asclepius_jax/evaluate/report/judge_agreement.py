@@ -1,0 +1,109 @@
+"""Agreement between judges, between clinicians, of judges with clinicians, and of each with itself."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from asclepius_jax.evaluate.judge.calibration import retest
+from asclepius_jax.evaluate.report.results import CLINICIANS, MISSING, Cluster, Results, Table
+from asclepius_jax.evaluate.statistics.agreement import correlations, krippendorff_alpha, quadratic_kappa
+from asclepius_jax.evaluate.statistics.estimates import rate, scores
+from asclepius_jax.evaluate.statistics.joined import majority
+from data_prep.contract.errors import UserError
+
+# (model, question id)
+Item = tuple[str, str]
+# (model, question id, called incorrect)
+Vote = tuple[str, str, bool]
+
+
+def agreement_of(results: Results, table: Table) -> dict[str, Any]:
+    """All figures of agreement."""
+    units = {question.id: question.cluster for question in results.questions.values()}
+    figures: dict[str, Any] = {
+        "retest": {each.name: votes for each in results.judged if (votes := retest(each.judgements, units))},
+    }
+    items = items_of(table)
+    names = [each.name for each in results.judged]
+    if len(names) > 1:
+        figures["judges"] = alpha([score_row(table, judge, items) for judge in names], units, items)
+    raters = sorted({rating.rater for rating in results.ratings})
+    if raters:
+        given = {(r.rater, r.model, r.question_id, r.repeat): r.score for r in results.ratings}
+        rows = [[float(given.get((rater, m, q, 0), 0)) for m, q in items] for rater in raters]
+        figures["clinicians"] = alpha(rows, units, items)
+        repeated = [(rater, m, q) for rater, m, q, repeat in given if repeat]
+        if repeated:
+            pairs = [[float(given.get((*key, again), 0)) for key in repeated] for again in (0, 1)]
+            figures["same_clinician"] = alpha(pairs, units, [(m, q) for _, m, q in repeated])
+        figures["incorrect_by_clinicians"] = {
+            each.name: judge_accuracy(
+                [(r.model, r.question_id, r.incorrect) for r in results.first_ratings if r.score],
+                [(j.model, j.question_id, j.incorrect) for j in each.judgements if j.score],
+                units,
+            )
+            for each in results.judged
+        }
+        figures["with_clinicians"] = {
+            judge: with_clinicians(table, judge, items, units) for judge in table if judge != CLINICIANS
+        }
+    return figures
+
+
+def items_of(table: Table) -> list[Item]:
+    """All answers with a verdict, in order."""
+    return sorted(
+        {(model, question) for by_model in table.values() for model, found in by_model.items() for question in found}
+    )
+
+
+def score_row(table: Table, judge: str, items: Sequence[Item]) -> list[float]:
+    by_model = table.get(judge, {})
+    return [by_model.get(model, {}).get(question, MISSING).score for model, question in items]
+
+
+def joined_flags(votes: Iterable[Vote]) -> dict[Item, float]:
+    """Majority vote on each answer: 1 if most call it incorrect, 0 if most do not, 0.5 for a tie."""
+    by_answer: dict[Item, list[bool]] = defaultdict(list)
+    for model, question, incorrect in votes:
+        by_answer[model, question].append(incorrect)
+    return {answer: majority(flags) for answer, flags in by_answer.items()}
+
+
+def judge_accuracy(
+    clinician_votes: Iterable[Vote], judge_votes: Iterable[Vote], units: Mapping[str, Cluster]
+) -> dict[str, Any]:
+    """Sensitivity and specificity of a judge's `incorrect` flag against the clinicians' majority.
+
+    Neither list may contain missing verdicts. An answer on which the clinicians tie is neither right nor wrong: it is
+    left out and counted. A judge whose own votes tie finds half of the error."""
+    clinicians, judge = joined_flags(clinician_votes), joined_flags(judge_votes)
+    both = [answer for answer in clinicians if answer in judge]
+    wrong = [answer for answer in both if clinicians[answer] == 1]
+    right = [answer for answer in both if clinicians[answer] == 0]
+    return {
+        "sensitivity": asdict(rate([judge[a] for a in wrong], [units[question] for _, question in wrong])),
+        "specificity": asdict(rate([1 - judge[a] for a in right], [units[question] for _, question in right])),
+        "clinicians_tie": len(both) - len(wrong) - len(right),
+    }
+
+
+def with_clinicians(table: Table, judge: str, items: Sequence[Item], units: Mapping[str, Cluster]) -> dict[str, Any]:
+    clinician_scores, judge_scores = (scores(score_row(table, name, items)) for name in (CLINICIANS, judge))
+    clusters = [units[question] for _, question in items]
+    fields = fields_of(lambda: correlations(judge_scores, clinician_scores, clusters))
+    return {**fields, "kappa": fields_of(lambda: quadratic_kappa(judge_scores, clinician_scores, clusters))}
+
+
+def alpha(rows: Sequence[Sequence[float]], units: Mapping[str, Cluster], items: Sequence[Item]) -> dict[str, Any]:
+    clusters = [units[question] for _, question in items]
+    return fields_of(lambda: krippendorff_alpha([scores(row) for row in rows], clusters=clusters))
+
+
+def fields_of(figure: Callable[[], Any]) -> dict[str, Any]:
+    """Fields of a figure, or the reason why it is undefined."""
+    try:
+        return asdict(figure())
+    except UserError as error:
+        return {"value": None, "undefined": str(error)}

@@ -1,0 +1,45 @@
+"""Which method computed the intervals and tests of each part of the page."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from asclepius_jax.evaluate.statistics.agreement import JACKKNIFE
+from asclepius_jax.evaluate.statistics.estimates import INDEPENDENT
+from asclepius_jax.evaluate.statistics.intervals import WILSON, T
+from asclepius_jax.evaluate.statistics.power import METHOD
+
+EXPLAINED = {
+    WILSON: "Wilson's interval on the effective sample size that the clustered variance (CR2) implies, with a quantile "
+    "of t. Means of scores, shares and F1.",
+    T: "Value ± t × clustered standard error (CR2), with Satterthwaite's degrees of freedom. Differences and figures "
+    "without a scale.",
+    JACKKNIFE: "One cluster is left out at a time; t interval on Fisher's z. Alpha, kappa and correlations.",
+    INDEPENDENT: "Wilson's interval of independent events: too narrow where answers share a note.",
+    METHOD: "Power of a t test with the observed clustered standard error.",
+    "identical": "All pairs are equal, so nothing is estimated.",
+}
+
+
+def methods_of(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Methods with the number of figures that each computed, by part of the figures."""
+    counts: dict[str, dict[str, int]] = {}
+    for part, value in figures.items():
+        for method in named_in(value):
+            by_part = counts.setdefault(method, {})
+            by_part[part] = by_part.get(part, 0) + 1
+    return [
+        {"name": name, "text": EXPLAINED.get(name, ""), "parts": counts[name]}
+        for name in sorted(counts, key=lambda name: (list(EXPLAINED).index(name) if name in EXPLAINED else 99, name))
+    ]
+
+
+def named_in(value: Any) -> Iterator[str]:
+    """Every `method` in nested figures."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("method"), str) and value["method"]:
+            yield value["method"]
+        for part in value.values():
+            yield from named_in(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from named_in(part)

@@ -1,0 +1,140 @@
+"""Stored results of an evaluation, and one joined verdict on each answer by each judge.
+
+Several votes on an answer are joined by their mean score and the majority of "unacceptable", as `statistics.joined`
+does; a jury joins its judges in the same way. Unreadable votes are missing and counted, and a clinician's second rating
+of the same answer counts in the agreement with oneself only.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asclepius_jax.evaluate.judge.rubric import SCORES
+from asclepius_jax.evaluate.records import Judgement, Question, Rating, read_records
+from asclepius_jax.evaluate.statistics.joined import majority, mean_score
+from data_prep.contract.errors import UserError
+from data_prep.contract.manifests import read_manifest
+
+JURY = "jury"
+CLINICIANS = "clinicians"
+
+# what a question shares with others, see `Question.cluster`
+Cluster = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What the votes on one answer say together."""
+
+    score: float  # mean of the votes; nan if all are missing
+    unacceptable: float  # 1 if most votes score 1, 0 if most do not, 0.5 for a tie; nan if all are missing
+    shares: tuple[float, ...]  # of the votes, by score from 1 to 4
+
+
+MISSING = Joined(math.nan, math.nan, (0.0,) * len(SCORES))
+# judge -> model -> question id -> verdict
+Table = dict[str, dict[str, dict[str, Joined]]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Folder of judgements, with the judge's facts from its manifest."""
+
+    name: str
+    about: dict[str, Any]
+    judgements: list[Judgement]
+
+
+@dataclass
+class Results:
+    """Stored results of an evaluation."""
+
+    questions: dict[str, Question]
+    judged: list[Judged] = field(default_factory=list)
+    ratings: list[Rating] = field(default_factory=list)
+
+    @property
+    def clusters(self) -> list[Cluster]:
+        return [question.cluster for question in self.questions.values()]
+
+    @property
+    def first_ratings(self) -> list[Rating]:
+        return [rating for rating in self.ratings if not rating.repeat]
+
+
+def read_judged(folders: Iterable[Path]) -> list[Judged]:
+    judged = []
+    for folder in folders:
+        manifest = read_manifest(folder, "judgements")
+        about = {name: manifest.get(name) for name in ("mode", "votes", "prompt", "teacher", "warnings", "models")}
+        about["answers"] = manifest["inputs"].get("answers", "")
+        judged.append(Judged(manifest["judge"], about, list(read_records(folder, "judgements", Judgement))))
+    duplicates = [name for name, count in Counter(each.name for each in judged).items() if count > 1]
+    if duplicates:
+        raise UserError(f"two folders of judgements are by {duplicates[0]}: give one of them another --name")
+    return judged
+
+
+def check_ids(results: Results) -> None:
+    found = [(f"judge {each.name}", j.question_id) for each in results.judged for j in each.judgements]
+    found += [(f"rater {rating.rater}", rating.question_id) for rating in results.ratings]
+    stray = next(((who, name) for who, name in found if name not in results.questions), None)
+    if stray:
+        raise UserError(
+            f"{stray[0]} scores {stray[1]}, which is not among the questions: give the --questions that were judged"
+        )
+    given = Counter((r.rater, r.question_id, r.model, r.repeat) for r in results.ratings)
+    duplicate = next((key for key, count in given.items() if count > 1), None)
+    if duplicate:
+        rater, question, model, _ = duplicate
+        raise UserError(f"rater {rater} rates {model}'s answer to {question} twice: keep one of the ratings")
+
+
+def joined(votes: Sequence[int]) -> Joined:
+    """The verdict of several votes, of which 0 is missing."""
+    present = [vote for vote in votes if vote]
+    if not present:
+        return MISSING
+    shares = tuple(present.count(score) / len(present) for score in SCORES)
+    return Joined(mean_score(present), majority(vote == 1 for vote in present), shares)
+
+
+def jury_of(verdicts: Sequence[Joined]) -> Joined:
+    """The verdict of several judges, each of whom counts the same however often it voted."""
+    present = [verdict for verdict in verdicts if not math.isnan(verdict.score)]
+    if not present:
+        return MISSING
+    shares = tuple(sum(column) / len(present) for column in zip(*(verdict.shares for verdict in present), strict=True))
+    return Joined(mean_score(v.score for v in present), majority(v.unacceptable for v in present), shares)
+
+
+def scores_of(results: Results) -> Table:
+    """Verdicts of each judge, of all clinicians together and, if there are several judges, of the jury of them."""
+    collected: dict[str, dict[tuple[str, str], list[int]]] = defaultdict(lambda: defaultdict(list))
+    for each in results.judged:
+        for j in each.judgements:
+            collected[each.name][j.model, j.question_id].append(j.score)
+    for rating in results.first_ratings:
+        collected[CLINICIANS][rating.model, rating.question_id].append(rating.score)
+    table: Table = {}
+    for judge, found in collected.items():
+        for (model, question), given in found.items():
+            table.setdefault(judge, {}).setdefault(model, {})[question] = joined(given)
+    if len(results.judged) > 1:
+        together: dict[tuple[str, str], list[Joined]] = defaultdict(list)
+        for each in results.judged:
+            for model, by_question in table.get(each.name, {}).items():
+                for question, verdict in by_question.items():
+                    together[model, question].append(verdict)
+        for (model, question), verdicts in together.items():
+            table.setdefault(JURY, {}).setdefault(model, {})[question] = jury_of(verdicts)
+    return table
+
+
+def main_judge(table: Table) -> str:
+    """Judge whose scores the page shows first: the clinicians, otherwise the jury, otherwise the first judge."""
+    names = list(table)
+    return next((name for name in (CLINICIANS, JURY) if name in names), names[0] if names else "")
