@@ -17,6 +17,7 @@ from asclepius_jax.evaluate.audits.perplexity import Scored, Scorer, bits_a_byte
 from asclepius_jax.evaluate.audits.realism import texts_of
 from asclepius_jax.evaluate.report.tables import estimate, keep, p_value
 from asclepius_jax.evaluate.statistics.comparisons import compare
+from asclepius_jax.evaluate.statistics.estimates import ratio_of_sums
 from data_prep.contract.errors import UserError
 from data_prep.contract.records import seeded_fraction
 from data_prep.execution.progress import say
@@ -51,42 +52,47 @@ def run(config: ForgettingConfig) -> dict[str, Any]:
     """Write and return the table of figures. Raises UserError for invalid options or input."""
     if not config.texts.exists():
         raise UserError(f"--texts {config.texts}: no such file or folder")
-    found = [(where, text) for where, _, text in texts_of(config.texts)]
+    found = [(case, text) for case, _, text in texts_of(config.texts)]
     if len(found) < 2:
         raise UserError(f"--texts {config.texts} contains {len(found)} texts: a comparison needs at least two")
     found.sort(key=lambda item: seeded_fraction(config.seed, "forgetting", *item))
-    texts = [text for _, text in found[: config.sample or None]]
+    found = found[: config.sample or None]
+    cases = [case for case, _ in found]
     scored = {}
     # Both models get the same window, at most the shorter of their context lengths.
     window = min(config.window, *(longest_of(folder) for folder in (config.before, config.after)))
     for name, folder in (("before", config.before), ("after", config.after)):
         scorer = Scorer(folder, window, window // 2)
-        scored[name] = [scorer.score(text) for text in texts]
-        say(f"forgetting: {len(texts)} texts scored {name}")
-    figures: dict[str, Any] = {name: asdict(bits_a_byte(each)) for name, each in scored.items()}
-    difference = compare(bits(scored["after"]), bits(scored["before"]), list(range(len(texts))))
-    figures["difference"] = asdict(difference.difference)
-    figures["p"] = difference.sign_flip.p
-    table = as_table(figures, config, len(texts))
+        scored[name] = [scorer.score(text) for _, text in found]
+        say(f"forgetting: {len(found)} texts scored {name}")
+    figures: dict[str, Any] = {name: asdict(bits_a_byte(each, cases)) for name, each in scored.items()}
+    figures |= difference(scored["before"], scored["after"], cases)
+    table = as_table(figures, config, len(found))
     keep(table, config.out)
     return table
 
 
-def bits(scored: list[Scored]) -> list[float | None]:
-    """Bits per byte of each text; None for texts without tokens."""
-    return [s.nats / math.log(2) / s.bytes if s.tokens else None for s in scored]
+def difference(before: list[Scored], after: list[Scored], cases: list[str]) -> dict[str, Any]:
+    """Bits per byte of the corpus after minus before, and the p value of a sign permutation test of the texts' bits.
+
+    A text without tokens for one of the tokenizers is missing."""
+    bits = [
+        (a.nats - b.nats) / math.log(2) if a.tokens and b.tokens else None for b, a in zip(before, after, strict=True)
+    ]
+    estimate = ratio_of_sums(bits, [s.bytes for s in before], cases)
+    return {"difference": asdict(estimate), "p": compare(bits, [0.0] * len(bits), cases).sign_flip.p}
 
 
 def as_table(figures: dict[str, Any], config: ForgettingConfig, count: int) -> dict[str, Any]:
     return {
         "title": "Forgetting",
         "about": f"Bits per byte on {count} general texts, {config.before.name} before and {config.after.name} after "
-        "training. The difference is the mean over texts, with the p value of a sign permutation test.",
+        "training, all of the whole corpus. p is that of a sign permutation test.",
         "columns": ["general text", "bits per byte"],
         "table": [
             ["before", estimate(figures["before"], 4)],
             ["after", estimate(figures["after"], 4)],
-            ["difference per text", f"{estimate(figures['difference'], 4, '+')}, p {p_value(figures['p'])}"],
+            ["difference", f"{estimate(figures['difference'], 4, '+')}, p {p_value(figures['p'])}"],
         ],
         "figures": figures,
     }

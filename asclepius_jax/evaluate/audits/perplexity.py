@@ -10,7 +10,7 @@ Logarithms are natural. Bits per byte do not depend on the tokenizer, but perple
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,22 +96,22 @@ class Scorer:
         return total, last
 
 
-def perplexity(scored: Sequence[Scored]) -> Estimate:
-    """Perplexity per token of a corpus. Each text is a cluster."""
-    return transformed(corpus_estimate([s.tokens for s in scored], scored), math.exp)
+def perplexity(scored: Sequence[Scored], cases: Sequence[Hashable]) -> Estimate:
+    """Perplexity per token of a corpus. cases: case of each text; those of one case are a cluster."""
+    return transformed(corpus_estimate([s.tokens for s in scored], scored, cases), math.exp)
 
 
-def bits_a_byte(scored: Sequence[Scored]) -> Estimate:
-    """Bits per byte of a corpus. Each text is a cluster."""
-    return transformed(corpus_estimate([s.bytes for s in scored], scored), lambda nats: nats / math.log(2))
+def bits_a_byte(scored: Sequence[Scored], cases: Sequence[Hashable]) -> Estimate:
+    """Bits per byte of a corpus, clustered like `perplexity`."""
+    return transformed(corpus_estimate([s.bytes for s in scored], scored, cases), lambda nats: nats / math.log(2))
 
 
-def perplexity_a_text(scored: Sequence[Scored]) -> Estimate:
+def perplexity_a_text(scored: Sequence[Scored], cases: Sequence[Hashable]) -> Estimate:
     """Unweighted mean over texts of their perplexity per token."""
-    return mean([math.exp(s.nats / s.tokens) if s.tokens else None for s in scored], list(range(len(scored))))
+    return mean([math.exp(s.nats / s.tokens) if s.tokens else None for s in scored], cases)
 
 
-def corpus_estimate(counts: Sequence[int], scored: Sequence[Scored]) -> Estimate:
+def corpus_estimate(counts: Sequence[int], scored: Sequence[Scored], cases: Sequence[Hashable]) -> Estimate:
     """Nats per token or byte; texts without any are missing."""
     nats = [s.nats if count else None for s, count in zip(scored, counts, strict=True)]
-    return ratio_of_sums(nats, counts, list(range(len(scored))))
+    return ratio_of_sums(nats, counts, cases)

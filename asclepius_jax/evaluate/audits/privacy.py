@@ -12,8 +12,8 @@ Membership is the area under the ROC curve with which the loss separates trainin
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +25,7 @@ from asclepius_jax.evaluate.audits.canaries import DIGITS, FORMAT, Canary, read_
 from asclepius_jax.evaluate.audits.perplexity import Scorer
 from asclepius_jax.evaluate.audits.realism import texts_of as texts_of_file
 from asclepius_jax.evaluate.records import NO_ANSWER, Question, read_records
-from asclepius_jax.evaluate.report.tables import estimate, keep
+from asclepius_jax.evaluate.report.tables import estimate, keep, share
 from asclepius_jax.evaluate.statistics.estimates import Estimate, mean, rate
 from data_prep.clinical_text.near_duplicates import RUN_WORDS, runs, words_of
 from data_prep.contract.errors import UserError
@@ -33,6 +33,7 @@ from data_prep.contract.manifests import read_manifest, verified_files
 from data_prep.contract.records import Example, Note, read_parquet, seeded_fraction
 
 RESAMPLES = 1000
+FALSE = 0.01  # false alarms of the attack
 FEWEST = 10  # minimum number of notes per side; below it, the attack is meaningless
 
 
@@ -53,6 +54,10 @@ class PrivacyConfig:
 
     canaries: Path | None = None
     """Folder of notes from `asclepius evaluate canaries`, usually --trained-on itself; needed to measure canaries."""
+
+    base: Path | None = None
+    """Hugging Face folder of the model before training. What the attack finds of it is a difference between the two
+    sets of notes, not memorisation; the difference of the two models' losses is an attack of its own."""
 
     questions: Path | None = None
     """Folder of the questions of --answers; required with them."""
@@ -113,7 +118,9 @@ def exposures(canaries: Sequence[Canary], scorer: Scorer, config: PrivacyConfig)
     return {
         str(repeats): {
             "canaries": len(found),
-            "exposure": asdict(mean([exposure for exposure, _ in found], list(range(len(found))))),
+            "exposure": asdict(
+                mean([exposure for exposure, _ in found], list(range(len(found))), (0.0, math.log2(config.tried)))
+            ),
             "most": math.log2(config.tried),
             "first": sum(rank == 1 for _, rank in found),
         }
@@ -166,21 +173,37 @@ def membership(config: PrivacyConfig, scorer: Scorer) -> dict[str, Any]:
             f"{len(inside)} notes in --trained-on and {len(outside)} in --held-out{without}: the attack needs at least "
             f"{FEWEST} of each"
         )
-    sides = [[(scorer.score(each.text), each.text) for each in side] for side in (inside, outside)]
-    patients_of = [[each.patient for each in side] for side in (inside, outside)]
+    sides = (inside, outside)
+    patients_of = [[each.patient for each in side] for side in sides]
+    losses = losses_of(scorer, sides)
     attacks = {
-        "loss": [np.array([s.nats / max(1, s.tokens) for s, _ in side]) for side in sides],
+        "loss": losses,
         "loss over zlib": [
-            np.array([s.nats / len(zlib.compress(text.encode())) for s, text in side]) for side in sides
+            loss * sizes / packed for loss, (sizes, packed) in zip(losses, map(sizes_of, sides), strict=True)
         ],
     }
+    if config.base:
+        before = losses_of(Scorer(config.base, config.window, config.window // 2), sides)
+        attacks["loss of the base model"] = before
+        attacks["loss minus that of the base model"] = [a - b for a, b in zip(losses, before, strict=True)]
     figures: dict[str, Any] = {"inside": len(inside), "outside": len(outside), "in_both": len(both)}
     for name, losses in attacks.items():
         figures[name] = {
             "auc": asdict(auc(losses, patients_of, config.seed)),
-            "at_1_percent": caught_at(losses[0], losses[1]),
+            "at_1_percent": asdict(caught_at(losses, patients_of, config.seed)),
         }
     return figures
+
+
+def losses_of(scorer: Scorer, sides: Sequence[Sequence[PatientText]]) -> list[np.ndarray]:
+    """Loss of each text in nats per byte, which two models with different tokenizers have in common."""
+    return [np.array([scorer.score(each.text).nats / max(1, len(each.text.encode())) for each in s]) for s in sides]
+
+
+def sizes_of(side: Sequence[PatientText]) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes of each text, plain and compressed."""
+    texts = [each.text.encode() for each in side]
+    return np.array([len(text) for text in texts]), np.array([len(zlib.compress(text)) for text in texts])
 
 
 def chosen(config: PrivacyConfig) -> tuple[int, int]:
@@ -196,16 +219,29 @@ def area(inside: np.ndarray, outside: np.ndarray) -> float:
 
 def auc(losses: Sequence[np.ndarray], patients: Sequence[Sequence[str]], seed: int) -> Estimate:
     """The area for (inside, outside), with a bootstrap interval that resamples the patients of both sides."""
+    return resampled_estimate(area, losses, patients, seed)
+
+
+def resampled_estimate(
+    figure: Callable[[np.ndarray, np.ndarray], float],
+    losses: Sequence[np.ndarray],
+    patients: Sequence[Sequence[str]],
+    seed: int,
+) -> Estimate:
+    """A figure of (inside, outside), with the percentiles of resampled patients: it is no ratio of sums."""
     random = np.random.default_rng(seed)
     groups = [by_patient(*side) for side in zip(losses, patients, strict=True)]
+    clusters = sum(len(side) for side in groups)
+    bare = Estimate(figure(*losses), None, None, sum(map(len, losses)), clusters, 0)
+    if min(map(len, groups)) < FEWEST:
+        return replace(bare, undefined=f"no interval: fewer than {FEWEST} patients on one side")
 
     def resampled(side: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([side[index] for index in random.integers(0, len(side), len(side))])
 
-    drawn_areas = [area(*(resampled(side) for side in groups)) for _ in range(RESAMPLES)]
-    low, high = np.percentile(drawn_areas, [2.5, 97.5])
-    clusters = sum(len(side) for side in groups)
-    return Estimate(area(*losses), float(low), float(high), sum(map(len, losses)), clusters, 0)
+    drawn_figures = [figure(*(resampled(side) for side in groups)) for _ in range(RESAMPLES)]
+    low, high = np.percentile(drawn_figures, [2.5, 97.5])
+    return replace(bare, low=float(low), high=float(high), method=f"{RESAMPLES:,} resamples of patients, percentiles")
 
 
 def by_patient(losses: np.ndarray, patients: Sequence[str]) -> list[np.ndarray]:
@@ -215,9 +251,21 @@ def by_patient(losses: np.ndarray, patients: Sequence[str]) -> list[np.ndarray]:
     return [np.array(values) for values in found.values()]
 
 
-def caught_at(inside: np.ndarray, outside: np.ndarray, false: float = 0.01) -> float:
-    """Share of training notes found at the loss threshold below which lies a share `false` of the other notes."""
-    return float((inside < np.quantile(outside, false)).mean())
+def caught_at(losses: Sequence[np.ndarray], patients: Sequence[Sequence[str]], seed: int) -> Estimate:
+    """Share of training notes found at a loss below which, on average, at most 1 % of other notes lie.
+
+    The threshold is the k-th lowest loss of n other notes, k = (n + 1) x FALSE rounded down, below which a fresh note
+    lies with probability k / (n + 1). Of fewer than 99 notes there is none."""
+    outside = len(losses[1])
+    if int((outside + 1) * FALSE) < 1:
+        reason = f"{outside} held-out notes: a false alarm rate of {FALSE:.0%} needs at least {round(1 / FALSE) - 1}"
+        return Estimate(None, None, None, len(losses[0]), 0, 0, reason)
+    return resampled_estimate(found_below, losses, patients, seed)
+
+
+def found_below(inside: np.ndarray, outside: np.ndarray) -> float:
+    rank = max(1, int((len(outside) + 1) * FALSE))
+    return float((inside < np.partition(outside, rank - 1)[rank - 1]).mean())
 
 
 # ---------------------------------------------------------------- repeated runs of words
@@ -245,7 +293,8 @@ def repeated(config: PrivacyConfig) -> dict[str, Any]:
             for answer, question in given
         ]
         first = next((run for run in found if run), "")
-        answered = rate([None if run is None else bool(run) for run in found])
+        patients = [patient_of(question) for question in questions.values()]
+        answered = rate([None if run is None else bool(run) for run in found], patients)
         figures[model] = {"answers": asdict(answered), "example": first}
     return figures
 
@@ -284,13 +333,15 @@ def as_table(figures: dict[str, Any], config: PrivacyConfig) -> dict[str, Any]:
         ]
         for repeats, group in figures.get("canaries", {}).items()
     ]
-    for name in ("loss", "loss over zlib"):
-        if attack := figures.get("membership", {}).get(name):
+    for name, attack in figures.get("membership", {}).items():
+        if isinstance(attack, dict):
+            caught = attack["at_1_percent"]
             rows.append([f"membership by {name}, AUC", estimate(attack["auc"])])
-            rows.append([f"membership by {name}, found at 1 % false alarms", f"{attack['at_1_percent']:.1%}"])
+            rows.append([f"membership by {name}, found at 1 % false alarms", caught["undefined"] or share(caught)])
     for model, found in figures.get("repeated", {}).items():
         label = f"answers of {model} with {RUN_WORDS} consecutive words of another patient's text"
-        rows.append([label, f"{found['answers']['count']} of {found['answers']['n']}"])
+        counts = f"{found['answers']['count']} of {found['answers']['n']}"
+        rows.append([label, f"{counts}: {share(found['answers'])}"])
     return {
         "title": "Memorisation of training notes",
         "about": f"{config.model.name}. Without memorisation, a secret has an exposure of 1.4 bits on average and "

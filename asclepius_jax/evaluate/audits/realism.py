@@ -8,7 +8,8 @@ A source is a folder of notes or a file of texts. `#WORD` selects the texts whos
 """
 
 import statistics
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from asclepius_jax.evaluate.audits.perplexity import Scored, Scorer, bits_a_byte, perplexity, perplexity_a_text
 from asclepius_jax.evaluate.questions.datasets.tables import SURROGATE
 from asclepius_jax.evaluate.report.tables import estimate, keep
-from asclepius_jax.evaluate.statistics.estimates import rate
+from asclepius_jax.evaluate.statistics.estimates import mean, rate, ratio_of_sums
 from data_prep.clinical_text.headings import ABBREVIATION, as_lines, headings_of
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST, read_manifest, verified_files
@@ -30,6 +31,8 @@ TYPE_COLUMNS = ("note_type", "types", "type", "category")
 CASE_COLUMNS = ("id", "patient_uid", "patient_id")
 TEXT_COLUMNS = ("text", "patient", "note")
 FOLDS = 5
+FEWEST_FOR_MAUVE = 50  # texts per side of a draw
+DRAWS = 20
 FEWEST = 20  # minimum number of texts per side; below it, a classifier is meaningless
 
 
@@ -83,7 +86,8 @@ def run(config: RealismConfig) -> dict[str, Any]:
     for source in sources if config.real else ():
         if source.name != config.real:
             figures[source.name]["told_apart"] = told_apart(source, named[config.real], config.seed)
-            figures[source.name]["mauve"] = mauve_of(scored[source.name], scored[config.real], config.seed)
+            ours, real = (features_by_case(each, scored[each.name]) for each in (source, named[config.real]))
+            figures[source.name]["mauve"] = mauve_of(ours, real, config.seed)
     table = as_table(figures, config, scorer)
     keep(table, config.out)
     return table
@@ -137,16 +141,18 @@ def scored_texts(source: Source, scorer: Scorer) -> list[Scored]:
 
 
 def source_figures(source: Source, scored: list[Scored]) -> dict[str, Any]:
-    words = [len(text.split()) for text in source.texts]
+    words, cases = [len(text.split()) for text in source.texts], source.cases
+    short_forms = [100 * len(ABBREVIATION.findall(text)) for text in source.texts]
     return {
         "texts": len(source.texts),
+        "cases": len(set(cases)),
         "tokens": sum(s.tokens for s in scored),
-        "perplexity": asdict(perplexity(scored)),
-        "bits_a_byte": asdict(bits_a_byte(scored)),
-        "perplexity_a_text": asdict(perplexity_a_text(scored)),
+        "perplexity": asdict(perplexity(scored, cases)),
+        "bits_a_byte": asdict(bits_a_byte(scored, cases)),
+        "perplexity_a_text": asdict(perplexity_a_text(scored, cases)),
         "words": statistics.quantiles(words, n=4, method="inclusive") if len(words) > 1 else words * 3,
-        "abbreviations": 100 * sum(len(ABBREVIATION.findall(text)) for text in source.texts) / max(1, sum(words)),
-        "headings": statistics.mean(len(set(headings_of(text))) for text in source.texts),
+        "abbreviations": asdict(ratio_of_sums(short_forms, words, cases)),
+        "headings": asdict(mean([len(set(headings_of(text))) for text in source.texts], cases)),
     }
 
 
@@ -169,21 +175,64 @@ def told_apart(source: Source, real: Source, seed: int) -> dict[str, Any]:
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     predicted = cross_val_predict(model, both, labels, groups=cases, cv=folds)
-    return asdict(rate([bool(guess == label) for guess, label in zip(predicted, labels, strict=True)]))
+    return asdict(rate([bool(guess == label) for guess, label in zip(predicted, labels, strict=True)], cases))
 
 
-def mauve_of(scored: list[Scored], real: list[Scored], seed: int) -> float | None:
-    """MAUVE (Pillutla et al., 2021) of the scoring model's last hidden states; 1 means the same distribution.
+def features_by_case(source: Source, scored: list[Scored]) -> dict[str, list[np.ndarray]]:
+    """The scoring model's last hidden state of each text, by case; texts without tokens are left out."""
+    found: dict[str, list[np.ndarray]] = defaultdict(list)
+    for case, each in zip(source.cases, scored, strict=True):
+        if each.tokens:
+            found[case].append(each.last)
+    return found
 
-    None if there are too few texts or its library is not installed (`pip install mauve-text faiss-cpu`)."""
-    sides = [np.stack([s.last for s in side if s.tokens]) for side in (scored, real)]
-    if min(map(len, sides)) < FEWEST:
-        return None
+
+Features = Mapping[str, Sequence[np.ndarray]]
+
+
+def mauve_of(ours: Features, real: Features, seed: int) -> dict[str, Any]:
+    """MAUVE (Pillutla et al., 2021) of hidden states, and that of one half of the real notes against the other half.
+
+    MAUVE depends on the number of texts, so that only the real notes' own figure at the same number says what is
+    high. Both are means over draws of half of the real cases, with the percentiles of the draws. Undefined, with the
+    reason, for too few texts or without its library (`pip install mauve-text faiss-cpu`)."""
+    texts = sum(map(len, real.values())) // 2
+    size = min(texts, sum(map(len, ours.values())))
+    undefined = {"value": None, "ceiling": None}
+    if size < FEWEST_FOR_MAUVE or len(real) < FEWEST:
+        return {
+            **undefined,
+            "undefined": f"{size} texts per side and {len(real)} real cases: MAUVE needs {FEWEST_FOR_MAUVE} (and twice "
+            f"as many real ones) and {FEWEST}",
+        }
     try:
         import mauve
     except ModuleNotFoundError:
-        return None
-    return float(mauve.compute_mauve(p_features=sides[0], q_features=sides[1], verbose=False, seed=seed).mauve)
+        return {**undefined, "undefined": "mauve-text is not installed"}
+    random = np.random.default_rng(seed)
+
+    def of(features: Features, cases: Sequence[str]) -> np.ndarray:
+        rows = np.stack([row for case in cases for row in features[case]])
+        return random.permutation(rows)[:size]
+
+    draws = []
+    for draw in range(DRAWS):
+        order = [str(case) for case in random.permutation(sorted(real))]
+        middle = int(np.searchsorted(np.cumsum([len(real[case]) for case in order]), texts)) + 1
+        half, other = of(real, order[:middle]), of(real, order[middle:])
+        # The sides of one comparison have the same number of texts.
+        pairs = [(of(ours, sorted(ours)), half), (other, half[: len(other)])]
+        draws.append([float(mauve.compute_mauve(p, q, verbose=False, seed=seed + draw).mauve) for p, q in pairs])
+    figures = [
+        {
+            "value": float(np.mean(found)),
+            "low": float(np.percentile(found, 2.5)),
+            "high": float(np.percentile(found, 97.5)),
+        }
+        for found in zip(*draws, strict=True)
+    ]
+    method = f"percentiles of {DRAWS} draws of {size} texts per side"
+    return {**figures[0], "ceiling": figures[1], "n": size, "method": method}
 
 
 def as_table(figures: dict[str, Any], config: RealismConfig, scorer: Scorer) -> dict[str, Any]:
@@ -195,10 +244,11 @@ def as_table(figures: dict[str, Any], config: RealismConfig, scorer: Scorer) -> 
             estimate(source["perplexity_a_text"]),
             estimate(source["bits_a_byte"], 3),
             " / ".join(f"{words:.0f}" for words in source["words"]),
-            f"{source['abbreviations']:.1f}",
-            f"{source['headings']:.1f}",
+            estimate(source["abbreviations"], 1),
+            estimate(source["headings"], 1),
             estimate(source["told_apart"]) if "told_apart" in source else "–",
-            f"{source['mauve']:.2f}" if source.get("mauve") is not None else "–",
+            estimate(source["mauve"]) if "mauve" in source else "–",
+            estimate(source["mauve"]["ceiling"]) if "mauve" in source else "–",
         ]
         for name, source in figures.items()
     ]
@@ -206,10 +256,10 @@ def as_table(figures: dict[str, Any], config: RealismConfig, scorer: Scorer) -> 
         "title": "Realism of notes",
         "about": f"Scored by {config.scorer.name}: BOS, windows of {scorer.window} tokens shifted by {scorer.stride}, "
         "each token scored once. “Classifier accuracy” is that of a classifier that tries to distinguish a source's "
-        f"texts from {config.real or 'real ones'}. Indistinguishable texts have an accuracy of 0.5, and a MAUVE of 1 "
-        "over the scorer's hidden states.",
+        f"texts from {config.real or 'real ones'}. Indistinguishable texts have an accuracy of 0.5, and the MAUVE "
+        "(of the scorer's hidden states) of one half of the real texts against the other half.",
         "columns": ["texts of", "n", "perplexity per token", "mean of texts", "bits per byte", "words, quartiles",
-                    "abbreviations per 100 words", "headings", "classifier accuracy", "MAUVE"],
+                    "abbreviations per 100 words", "headings", "classifier accuracy", "MAUVE", "MAUVE, real halves"],
         "table": rows,
         "chart": {
             "description": "Perplexity per token, with 95 % intervals",

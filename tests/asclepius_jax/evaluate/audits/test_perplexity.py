@@ -78,9 +78,21 @@ def test_a_text_in_one_window_has_the_loss_of_transformers(folder, texts):
 def test_a_corpus_is_the_sum_of_its_texts(folder, texts):
     scored = [Scorer(folder, 256, 128).score(text) for text in texts]
     nats, tokens, size = (sum(getattr(s, name) for s in scored) for name in ("nats", "tokens", "bytes"))
-    assert perplexity(scored).value == pytest.approx(math.exp(nats / tokens))
-    assert bits_a_byte(scored).value == pytest.approx(nats / math.log(2) / size)
-    assert perplexity_a_text(scored).n == len(texts)
+    cases = range(len(texts))
+    assert perplexity(scored, cases).value == pytest.approx(math.exp(nats / tokens))
+    assert bits_a_byte(scored, cases).value == pytest.approx(nats / math.log(2) / size)
+    assert perplexity_a_text(scored, cases).n == len(texts)
+
+
+def test_texts_of_one_case_count_as_one():
+    scored = [Scored(100.0 + 10 * (k % 7), 50, 200) for k in range(40)]
+    single = perplexity(scored, range(40))
+    fourfold = perplexity([s for s in scored for _ in range(4)], [k for k in range(40) for _ in range(4)])
+    assert (fourfold.n, fourfold.clusters) == (160, 40)
+    assert (fourfold.low, fourfold.high) == (pytest.approx(single.low), pytest.approx(single.high))
+    together = Source("s", [*sentences(60, 30, seed=1)] * 2, [f"a{k}" for k in range(60)] * 2)
+    alone = source(sentences(60, 30, seed=2), "b")
+    assert told_apart(together, alone, 0)["clusters"] == 120  # of 120 texts on both sides
 
 
 def test_a_stride_that_skips_tokens_is_refused(folder):
@@ -110,12 +122,17 @@ def test_mauve_knows_one_distribution_from_two():
     pytest.importorskip("mauve", reason="mauve-text and faiss-cpu are not installed")
     random = np.random.default_rng(0)
 
-    def scored(shift: float) -> list[Scored]:
-        return [Scored(1.0, 1, 1, random.normal(size=16) + shift) for _ in range(60)]
+    def features(cases: int, shift: float) -> dict[str, list[np.ndarray]]:
+        return {f"c{k}": [random.normal(size=16) + shift for _ in range(2)] for k in range(cases)}
 
-    assert mauve_of(scored(0), scored(0), 0) > 0.8
-    assert mauve_of(scored(0), scored(2), 0) < 0.2
-    assert mauve_of(scored(0)[:5], scored(0), 0) is None
+    real = features(60, 0)
+    same, other = mauve_of(features(40, 0), real, 0), mauve_of(features(40, 2), real, 0)
+    assert same["n"] == 60
+    assert abs(same["value"] - same["ceiling"]["value"]) < 0.1
+    assert same["low"] < same["value"] < same["high"]
+    assert other["value"] < 0.2 < other["ceiling"]["low"]
+    assert mauve_of(features(10, 0), real, 0)["value"] is None
+    assert "MAUVE needs 50" in mauve_of(features(60, 0), features(20, 0), 0)["undefined"]
 
 
 def test_the_table_names_its_sources_and_refuses_those_that_are_not_there(folder, texts, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 
 from asclepius_jax.evaluate.audits import canaries, forgetting, privacy
 from asclepius_jax.evaluate.audits.canaries import FORMAT, CanariesConfig, read_canaries
-from asclepius_jax.evaluate.audits.privacy import PrivacyConfig, area, auc, caught_at
+from asclepius_jax.evaluate.audits.privacy import PrivacyConfig, area, auc, caught_at, found_below
 from asclepius_jax.evaluate.records import Answer, Question
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest, verified_files
@@ -75,8 +75,9 @@ def test_more_canaries_than_notes_are_refused(made, tmp_path):
 
 def audit(made, model: str) -> dict:
     config = PrivacyConfig(
-        made / model, made / "notes", made / f"{model}.json", made / "held_out", made / "notes", tried=128, window=256
-    )
+        made / model, made / "notes", made / f"{model}.json", made / "held_out", made / "notes", made / "fresh",
+        tried=128, window=256,
+    )  # fmt: skip
     return privacy.run(config)["figures"]
 
 
@@ -87,6 +88,10 @@ def test_a_model_that_learned_by_heart_is_found_and_one_that_never_saw_the_notes
     assert kept["membership"]["loss"]["auc"]["value"] > 0.9
     assert kept["membership"]["loss"]["auc"]["low"] > 0.8
     assert fresh["membership"]["loss"]["auc"]["low"] < 0.5 < fresh["membership"]["loss"]["auc"]["high"]
+    # The base model is the fresh one: what it shows is no memory, and what is left of the other one is.
+    assert kept["membership"]["loss of the base model"] == fresh["membership"]["loss"]
+    assert kept["membership"]["loss minus that of the base model"]["auc"]["value"] > 0.9
+    assert fresh["membership"]["loss minus that of the base model"]["auc"]["value"] == 0.5
 
 
 def test_the_area_is_the_share_of_pairs_in_the_right_order():
@@ -102,7 +107,25 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order():
     single = auc((noise[:25], noise[200:225]), [patients[:25]] * 2, 0)
     assert (eightfold.clusters, eightfold.n) == (50, 400)
     assert eightfold.high - eightfold.low == pytest.approx(single.high - single.low, rel=0.05)
-    assert caught_at(np.array([0.0, 0.1, 5.0]), np.linspace(1, 2, 100)) == pytest.approx(2 / 3)
+    assert found_below(np.array([0.0, 0.1, 5.0]), np.linspace(1, 2, 100)) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("outside", [99, 150, 250, 1000])
+def test_the_threshold_of_the_attack_keeps_its_one_percent(outside: int):
+    """The share of fresh notes of the same kind below it, over many draws. Quantiles gave 1.6 % of 100 notes."""
+    random = np.random.default_rng(0)
+    shares = [found_below(random.normal(size=400), random.normal(size=outside)) for _ in range(2000)]
+    assert 0.003 < np.mean(shares) < 0.0105
+    patients = [[f"{side}{k}" for k in range(count)] for side, count in (("i", 400), ("o", outside))]
+    found = caught_at((random.normal(size=400) - 5, random.normal(size=outside)), patients, 0)
+    assert found.value > 0.9
+    assert found.low < found.value < found.high + 1e-9
+
+
+def test_few_notes_give_no_threshold():
+    found = caught_at((np.zeros(50), np.ones(98)), [range(50), range(98)], 0)
+    assert found.value is None
+    assert "98 held-out notes" in found.undefined
 
 
 def test_runs_of_words_from_another_note_are_seen_and_from_the_own_one_are_not(made, tmp_path):
@@ -177,6 +200,7 @@ def test_a_model_that_was_trained_on_notes_has_forgotten_other_text(made, tmp_pa
     )["figures"]
     assert told["after"]["value"] > told["before"]["value"]
     assert told["difference"]["low"] > 0
+    assert told["difference"]["value"] == pytest.approx(told["after"]["value"] - told["before"]["value"])
     assert told["p"] < 0.01
     same = forgetting.run(
         forgetting.ForgettingConfig(made / "fresh", made / "fresh", general, tmp_path / "out.json", window=256)
