@@ -88,6 +88,10 @@ COMMANDS = {
             "--source data/instructions --out data/packed/instructions --tokenizer tokenizer.model --row-length 4096",
         ),
     ),
+    "join": Command(
+        "make one folder of the parts of a stage (--part I/N)", "data_prep.execution.parts", "JoinConfig", "", "prep",
+        ("data/notes.part-*-of-4 --out data/notes", "data/packed.part-*-of-8 --out data/packed"),
+    ),
     "train": Command(
         "pretrain or tune a model on packed rows", "asclepius_jax.train.loop", "", "train", "train",
         (
@@ -263,6 +267,12 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
     with ending_in_examples(name, command, arguments):
         settings, described = getattr(module, command.config), f"{command.summary.capitalize()}."
         config = tyro.cli(settings, prog=f"asclepius {name}", description=described, args=arguments)
+    if name == "join":
+        # The stage runs once more, with the stored results of its parts in place of its work.
+        stage = module.command_of(config)
+        command = named(stage, {**COMMANDS, **{f"evaluate {part}": row for part, row in PARTS.items()}}, "stage")
+        module, parts_module = importlib.import_module(command.module), module
+        config = parts_module.settings_of_stage(config, stage, getattr(module, command.config))
     check_finite(config)
     check_result(getattr(module, command.function)(config))
 

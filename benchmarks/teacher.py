@@ -192,7 +192,7 @@ def stage(port: int, requests: int, in_flight: int) -> dict[str, float]:
         config = TeacherConfig("openai", f"http://127.0.0.1:{port}/v1", "m", concurrency=in_flight)
 
         def run(limit: int) -> None:
-            from data_prep.synthesize.stage import ShardsConfig
+            from data_prep.execution.shards import ShardsConfig
 
             out = Path(folder) / "notes"
             notes.run(notes.NotesConfig(str(source), out, teacher=config, shards=ShardsConfig(limit=limit)))

@@ -5,13 +5,12 @@ Every text stage writes a folder of Parquet shards and `rejected.parquet`, and `
     notes/
       notes-00000-of-00002.parquet   notes-00001-of-00002.parquet
       rejected.parquet               rejected records, with the reason
-      manifest.json                  counts, reasons, seconds, hashes; its presence means "finished"
+      manifest.json                  counts, reasons, hashes; its presence means "finished"
 """
 
 import errno
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -126,7 +125,6 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
     """
     out = place_of(out, inputs)
     check_replaceable(out, kind)
-    started = time.monotonic()
     with working_folder(out) as work:
         writer = FolderWriter(work / NEW, kind)
         # The one rule: a folder is restricted if one of its records is, or one of the folders that it was made from.
@@ -145,7 +143,6 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
                 "rejected": dict(sorted(writer.reasons.items())),
                 "restricted": writer.restricted,
                 "sources": sorted(writer.sources),
-                "seconds": round(time.monotonic() - started, 3),
                 "inputs": inputs,
                 "files": sorted(writer.files, key=lambda file: file["name"]),
                 "other_files": other_files(writer),
@@ -234,7 +231,7 @@ def kept_if_refused(new: Path, out: Path) -> Iterator[None]:
 
 def contents(*kinds: str) -> str:
     """The kinds of folders in plain words."""
-    names = {"packed": "packed rows", "export": "exported weights"}
+    names = {"packed": "packed rows", "export": "exported weights", "part": "part of a stage"}
     return " or ".join(names.get(kind, kind) for kind in kinds)
 
 

@@ -21,11 +21,11 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest, verified_files
 from data_prep.contract.records import CaseReport, Certificate, Example, Note, SecondReading, read_parquet
 from data_prep.execution.processes import process_pool
+from data_prep.execution.shards import available_cores
 from data_prep.faithfulness.atoms.kinds import KINDS
 from data_prep.faithfulness.certificate import certificate, check, rules_version
 from data_prep.ingest.case_reports import ReportsConfig, open_reports
 from data_prep.synthesize import style
-from data_prep.synthesize.stage import available_cores
 
 CHUNK = 64  # texts per task of a worker process
 

@@ -7,6 +7,7 @@ independently, so that the result does not depend on the number of workers.
 
 import dataclasses
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +23,7 @@ from data_prep.contract.manifests import read_manifest, verified_files, writing_
 from data_prep.contract.records import Example, Note, Reject, read_parquet, text_hash, token_dtype
 from data_prep.contract.tokenizer import Tokenizer, load_tokenizer
 from data_prep.contract.training_prompt import load_template
+from data_prep.execution.parts import Part, as_json, from_json, read_part, read_parts, writing_part
 from data_prep.execution.processes import process_pool
 from data_prep.pack.best_fit import pack
 from data_prep.pack.documents import Document, DocumentStore, example_documents, note_documents
@@ -50,6 +52,9 @@ class PackConfig:
     each."""
     workers: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: one per core)")] = 0
     """Number of worker processes; 0 for one per core."""
+    part: str = ""
+    """I/N: pack every N-th of the --shards, from the I-th, and write OUT.part-I-of-N for `asclepius join`."""
+    joined: tyro.conf.Suppress[tuple[Path, ...]] = ()  # the parts to read instead of packing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +105,17 @@ def run(config: PackConfig) -> None:
     verified_files(config.source, manifest)
     # Hash of the data files only: the manifest also contains run times, which vary.
     inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
+    ranges = split_files(config.source, manifest, config.shards)
+    jobs = [Job(config, index, manifest["kind"], files, template, config.out) for index, files in enumerate(ranges)]
+    if part := read_part(config.part):
+        pack_part(config, part, jobs, inputs, tokenizer)
+        return
     with writing_folder(config.out, "packed", inputs) as folder:
         tokenizer.save(folder.path / "tokenizer", trained=True)
-        ranges = split_files(config.source, manifest, config.shards)
-        jobs = [
-            Job(config, index, manifest["kind"], files, template, folder.path) for index, files in enumerate(ranges)
-        ]
-        results = run_jobs(jobs, config.workers or os.cpu_count() or 1)
+        if config.joined:
+            results = results_of_parts(config.joined, folder.path)
+        else:
+            results = run_jobs([dataclasses.replace(job, folder=folder.path) for job in jobs], config.workers)
         rows = sum(result.rows for result in results)
         if not rows:
             raise UserError(f"no record of {config.source} fits a row of {config.row_length}: raise --row-length")
@@ -142,6 +151,30 @@ def run(config: PackConfig) -> None:
     )
 
 
+def pack_part(config: PackConfig, part: Part, jobs: list[Job], inputs: dict[str, str], tokenizer: Tokenizer) -> None:
+    """Pack the shards of one part. What shards have in common, such as the number of rows, is left to the join."""
+    if part.number == 0:
+        raise UserError(f"--part {config.part}: packing has nothing that all parts share; begin with 1/{part.count}")
+    with writing_part(part, config.out, "pack", config, inputs) as writer:
+        own = [dataclasses.replace(job, folder=writer.path) for job in jobs if part.has(job.index)]
+        for job, result in zip(own, run_jobs(own, config.workers), strict=True):
+            writer.add_file(result.name, result.rows)
+            writer.facts["shards"][str(job.index)] = as_json(result)
+        writer.facts["tokenizer_hash"] = tokenizer.hash
+    print(f"packed part {part.number} of {part.count}: {len(own)} of {len(jobs)} shards")
+
+
+def results_of_parts(folders: tuple[Path, ...], out: Path) -> list[ShardResult]:
+    """The results of all shards in order, with their files copied to `out`."""
+    parts = read_parts(folders)
+    found: dict[int, ShardResult] = {}
+    for folder, manifest in zip(parts.folders, parts.manifests, strict=True):
+        for number, stored in manifest["shards"].items():
+            found[int(number)] = from_json(stored, ShardResult)
+            shutil.copyfile(folder / found[int(number)].name, out / found[int(number)].name)
+    return [found[number] for number in sorted(found)]
+
+
 def split_files(source: Path, manifest: dict[str, Any], shards: int) -> list[tuple[tuple[Path, int, int], ...]]:
     """The ranges of the input files for each output shard: contiguous, and equal in size to within one record."""
     total = manifest["out"]
@@ -159,6 +192,8 @@ def split_files(source: Path, manifest: dict[str, Any], shards: int) -> list[tup
 
 
 def run_jobs(jobs: list[Job], workers: int) -> list[ShardResult]:
+    """The result of each job, from this number of processes, or one per core for 0."""
+    workers = workers or os.cpu_count() or 1
     if workers == 1 or len(jobs) == 1:
         return [pack_shard(job) for job in jobs]
     try:

@@ -30,6 +30,8 @@ from data_prep.contract.records import (
     seeded_fraction,
     text_hash,
 )
+from data_prep.execution.parts import KIND, Part, read_part
+from data_prep.execution.shards import ShardsConfig, check_shards
 from data_prep.synthesize.filters import Duplicates, reason_to_reject
 from data_prep.synthesize.gate import Draft, GateConfig, Tally, check_gate, misquoted, pass_gate, reader_of
 from data_prep.synthesize.prompts import (
@@ -43,7 +45,7 @@ from data_prep.synthesize.prompts import (
     question_messages,
 )
 from data_prep.synthesize.seed_instructions import SEED_INSTRUCTIONS
-from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, run_stage
+from data_prep.synthesize.stage import Stage, run_stage
 from data_prep.synthesize.task_weights import TaskWeights, tasks_of_note
 from data_prep.teachers.base import (
     Reply,
@@ -119,6 +121,7 @@ class WriteExamples:
     pool_notes: frozenset[str]  # ids of the notes whose questions form the pool; they see seed instructions only
     gate: GateConfig
     questions_only: bool = False
+    pool_name: str = ""
     why_not_send: str = ""  # why restricted notes must not be sent to this endpoint; empty if they may
 
     async def __call__(self, note: Note, teacher: Teacher) -> list[Example | Reject]:
@@ -259,7 +262,14 @@ def frozen_pool(
     Raises UserError if requests fail that may succeed later: every later request depends on the pool, so that a pool
     without their questions would make another data set.
     """
-    stage = Stage("questions", Example, config.out, config.teacher, config.shards, {}, {})
+
+    part = read_part(config.shards.part)
+    if config.shards.joined:
+        return {}  # a join asks nothing
+    if part and part.number:
+        return pool_of_part_0(config.out, part, name)
+    out = part.folder(config.out) if part else config.out
+    stage = Stage("questions", Example, out, config.teacher, config.shards, {}, {})
 
     def make() -> dict[str, list[str]]:
         failed = math.inf
@@ -284,12 +294,26 @@ def frozen_pool(
                 )
             failed = asked.passing
 
-    ledger = Ledger(ledger_path(config.teacher, config.out))
+    ledger = Ledger(ledger_path(config.teacher, out))
     try:
         # An estimate sends nothing, so it makes no pool.
         return ledger.thawed(name) or {} if config.teacher.estimate else ledger.frozen(name, make)
     finally:
         ledger.close()
+
+
+def pool_of_part_0(out: Path, part: Part, name: str) -> dict[str, list[str]]:
+    folder = Part(0, part.count).folder(out)
+    try:
+        shared = read_manifest(folder, KIND)
+    except UserError as error:
+        raise UserError(
+            f"{error}. Run --part 0/{part.count} first: it asks the questions that all parts show as examples"
+        ) from error
+    if shared["pool_name"] != name:
+        raise UserError(f"{folder} was made of other notes or settings: run --part 0/{part.count} again")
+    pool: dict[str, list[str]] = shared["pool"]
+    return pool
 
 
 def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path], meter: Meter) -> WriteExamples:
@@ -313,7 +337,9 @@ def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path],
         f"{config.seed} {config.per_note} {count}",
     )  # fmt: skip
     pool = frozen_pool(config, f"questions {name}", replace(seeds_only, questions_only=True), notes, meter)
-    return replace(seeds_only, pool=pool, pool_notes=frozenset(note.id for note in notes))
+    return replace(
+        seeds_only, pool=pool, pool_notes=frozenset(note.id for note in notes), pool_name=f"questions {name}"
+    )
 
 
 def run(config: InstructionsConfig) -> dict[str, Any]:
@@ -327,7 +353,8 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
     for name in ("pool_notes", "follow_ups"):
         if getattr(config, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be 0 or above")
-    check_replaceable(config.out, "instructions")
+    part = read_part(config.shards.part)
+    check_replaceable(part.folder(config.out), KIND) if part else check_replaceable(config.out, "instructions")
     manifest = read_manifest(config.source, "notes")
     paths = verified_files(config.source, manifest)
     # Hash of the data files only: the manifest also contains run times, and the pool must survive a rerun of `notes`.
@@ -353,8 +380,9 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
     }
     inputs = {str(config.source): content}
     stage = Stage(
-        "instructions", Example, config.out, config.teacher, config.shards, inputs, facts, manifest["out"], reader
-    )
+        "instructions", Example, config.out, config.teacher, config.shards, inputs, facts, manifest["out"], reader,
+        settings=("instructions", config), shared={"pool": work.pool, "pool_name": work.pool_name},
+    )  # fmt: skip
     if reader:
         stage = replace(stage, calibration=tally.calibration(texts_to_read(config, work, paths), config.seed))
     return run_stage(stage, work, read_notes(paths), judge, meter)

@@ -11,13 +11,14 @@ import tyro
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.records import CaseReport, Generation, Note, Reject
+from data_prep.execution.shards import ShardsConfig, check_shards, first
 from data_prep.ingest.case_reports import ReportsConfig, open_reports
 from data_prep.synthesize import style
 from data_prep.synthesize.filters import Duplicates, reason_to_reject
 from data_prep.synthesize.gate import Draft, GateConfig, Tally, check_gate, pass_gate, reader_of
 from data_prep.synthesize.note_types import NoteType, types_named, types_of_report
 from data_prep.synthesize.prompts import note_messages, note_prompt_hash
-from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, first, run_stage
+from data_prep.synthesize.stage import Stage, run_stage
 from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
 
 
@@ -125,7 +126,18 @@ def run(config: NotesConfig) -> dict[str, Any]:
     # The total is for the progress line, which only a slow run on an endpoint needs.
     api = config.teacher.teacher != "offline" and not config.teacher.estimate
     total = sum(1 for _ in open_reports(config.source, config.reports).records()) if api else 0
-    stage = Stage("notes", Note, config.out, config.teacher, config.shards, source.inputs, facts, total, reader)
+    stage = Stage(
+        "notes",
+        Note,
+        config.out,
+        config.teacher,
+        config.shards,
+        source.inputs,
+        facts,
+        total,
+        reader,
+        settings=("notes", config),
+    )
     if reader:
         records = first(open_reports(config.source, config.reports).records(), config.shards.limit)
         reports = ((record.id, record.text) for record in records if isinstance(record, CaseReport))

@@ -31,7 +31,8 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST, read_manifest, writing_folder
 from data_prep.contract.records import TASKS, text_hash
 from data_prep.execution.progress import say
-from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, run_stage
+from data_prep.execution.shards import ShardsConfig, check_shards
+from data_prep.synthesize.stage import Stage, run_stage
 from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
 from data_prep.teachers.endpoint.allowed_hosts import why_not_send
 from data_prep.teachers.wrapping import unwrap

@@ -24,8 +24,9 @@ from asclepius_jax.evaluate.statistics.estimates import SHARE, mean, rate
 from data_prep.contract.errors import UserError
 from data_prep.contract.records import text_hash
 from data_prep.execution.progress import say
+from data_prep.execution.shards import ShardsConfig, check_shards
 from data_prep.synthesize.second_reader.verdicts import MisquoteError, evidence_in, items_in
-from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, run_stage
+from data_prep.synthesize.stage import Stage, run_stage
 from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
 from data_prep.teachers.json_replies import ask_until_read
 

@@ -13,10 +13,10 @@ from typing import Any
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question
 from asclepius_jax.evaluate.statistics.estimates import SHARE, mean, rate
 from data_prep.execution.processes import process_pool
+from data_prep.execution.shards import available_cores
 from data_prep.faithfulness.atoms.kinds import KINDS
 from data_prep.faithfulness.certificate import check, source_of
 from data_prep.synthesize.second_reader.verdicts import SAYS_ABSENT
-from data_prep.synthesize.stage import available_cores
 
 # Kinds of facts that could cause harm if believed; the others are "minor".
 MAJOR = ("dose", "frequency", "side", "finding", "negated finding", "drug", "procedure")

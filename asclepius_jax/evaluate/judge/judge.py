@@ -34,7 +34,8 @@ from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Judgement, Questio
 from data_prep.contract.errors import UserError
 from data_prep.contract.records import text_hash
 from data_prep.execution.progress import say
-from data_prep.synthesize.stage import ShardsConfig, Stage, check_shards, run_stage
+from data_prep.execution.shards import ShardsConfig, check_shards
+from data_prep.synthesize.stage import Stage, run_stage
 from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
 from data_prep.teachers.json_replies import ask_until_read
 

@@ -11,10 +11,10 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import writing_folder
 from data_prep.contract.records import Example, Note, read_parquet
 from data_prep.curate.audit import AuditConfig, run
+from data_prep.execution.shards import ShardsConfig
 from data_prep.synthesize import instructions, notes
 from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.notes import NotesConfig
-from data_prep.synthesize.stage import ShardsConfig
 from tests.helpers.made_inputs import write_records
 from tests.helpers.text_stages import read_notes, write_reports
 

@@ -9,12 +9,12 @@ import tyro
 
 from data_prep.contract import manifests
 from data_prep.contract.errors import UserError
+from data_prep.execution.shards import ShardsConfig
 from data_prep.ingest.case_reports import ReportsConfig
 from data_prep.synthesize import notes
 from data_prep.synthesize.note_types import NOTE_TYPES
 from data_prep.synthesize.notes import NotesConfig
 from data_prep.synthesize.prompts import note_prompt_hash
-from data_prep.synthesize.stage import ShardsConfig
 from data_prep.teachers.base import TeacherConfig
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion, failure
 from tests.helpers.text_stages import TEXT, api, read_notes, write_reports

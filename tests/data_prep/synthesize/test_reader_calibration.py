@@ -130,7 +130,7 @@ import sys
 from pathlib import Path
 from data_prep.synthesize.gate import GateConfig
 from data_prep.synthesize.notes import NotesConfig, run
-from data_prep.synthesize.stage import ShardsConfig
+from data_prep.execution.shards import ShardsConfig
 from data_prep.teachers.base import TeacherConfig
 source, out, url = sys.argv[1:]
 teacher = TeacherConfig("openai", url, "m", concurrency=1)

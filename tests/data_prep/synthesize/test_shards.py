@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.records import CaseReport, Reject
-from data_prep.synthesize.stage import (
+from data_prep.execution.shards import (
     ShardsConfig,
     check_shards,
     first,

@@ -3,9 +3,9 @@
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.execution.shards import ShardsConfig
 from data_prep.synthesize import notes
 from data_prep.synthesize.notes import NotesConfig
-from data_prep.synthesize.stage import ShardsConfig
 from data_prep.teachers.base import BatchConfig, TeacherConfig
 from data_prep.teachers.endpoint.budget import BudgetConfig
 from tests.helpers.endpoints.fake_batches import FakeBatches

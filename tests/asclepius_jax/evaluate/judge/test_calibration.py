@@ -13,8 +13,8 @@ from asclepius_jax.evaluate.judge.calibration import calibrate, read_labels
 from asclepius_jax.evaluate.judge.judge import JudgeConfig
 from asclepius_jax.evaluate.records import Answer, Judgement, Label, Question, read_records
 from data_prep.contract.errors import UserError
+from data_prep.execution.shards import ShardsConfig
 from data_prep.synthesize import instructions, notes
-from data_prep.synthesize.stage import ShardsConfig
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
 from tests.helpers.evaluation.made_evaluation import write
 from tests.helpers.places import shared

@@ -13,8 +13,8 @@ from asclepius_jax.evaluate.judge.judge import JudgeConfig
 from asclepius_jax.evaluate.records import Answer, Label, Question, read_records
 from asclepius_jax.evaluate.report import report
 from data_prep.contract.errors import UserError
+from data_prep.execution.shards import ShardsConfig
 from data_prep.synthesize import instructions, notes
-from data_prep.synthesize.stage import ShardsConfig
 from data_prep.teachers.base import TeacherConfig
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
 from tests.helpers.evaluation.made_evaluation import write_questions

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.execution.shards import ShardsConfig
 from data_prep.synthesize import instructions, notes
 from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.notes import NotesConfig
-from data_prep.synthesize.stage import ShardsConfig
 from data_prep.teachers.base import TeacherConfig
 from data_prep.teachers.endpoint.batch import batch_api, batch_endpoint
 from data_prep.teachers.endpoint.budget import BudgetConfig

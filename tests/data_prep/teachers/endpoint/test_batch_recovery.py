@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.execution.shards import ShardsConfig
 from data_prep.synthesize import notes
-from data_prep.synthesize.stage import ShardsConfig
 from data_prep.teachers.base import BatchConfig
 from data_prep.teachers.endpoint.batch import batch_api, batch_endpoint, batch_results
 from data_prep.teachers.endpoint.budget import BudgetConfig

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.execution.shards import ShardsConfig
 from data_prep.synthesize import instructions, notes
 from data_prep.synthesize.filters import reason_to_reject
 from data_prep.synthesize.gate import GateConfig
 from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.notes import NotesConfig
-from data_prep.synthesize.stage import ShardsConfig
 from data_prep.teachers.base import Request, TeacherConfig
 from data_prep.teachers.endpoint.budget import BudgetConfig
 from data_prep.teachers.endpoint.dry_run import PLACEHOLDER, Counting
