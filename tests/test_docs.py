@@ -93,6 +93,7 @@ def test_every_command_that_needs_nothing_from_elsewhere_runs(tmp_path: Path):
         assert (tmp_path / made).exists(), made
 
 
+@pytest.mark.slow  # CI runs the slow tests of this file
 def test_the_library_of_the_quickstart_runs(base, tmp_path: Path, monkeypatch):
     """Its lines of Python, on the rows of the small run."""
     import asclepius_jax as asc

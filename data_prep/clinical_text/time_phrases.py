@@ -76,7 +76,8 @@ PATTERNS: tuple[tuple[str, str], ...] = (
         "duration",
         rf"\b(?:for|over|during|since|in) (?:the |a |an |her |his )?(?:up to )?(?:(?:past|last|next|first|previous"
         rf"|preceding|about|approximately|another|total of|more than|over|at least|almost|nearly) )*{NUMBER}[- ]"
-        rf"{UNIT}\b(?: period)?(?! (?:later|ago|earlier|after))",
+        rf"{UNIT}\b(?:[- ]period)?(?! (?:later|ago|earlier))"
+        r"(?! after (?:the |her |his )?(?:surgery|operation|admission|discharge|birth))",
     ),
     ("duration", rf"\b{NUMBER}[- ]{LONG_UNIT}(?:['’]s?|[- ]long)?[- ](?:history|course|duration|follow-?up)\b"),
     ("duration", rf"\b(?:of|with) {NUMBER} {UNIT}['’]? (?:duration|evolution)"),

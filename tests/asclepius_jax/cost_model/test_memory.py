@@ -48,11 +48,11 @@ def adapters(run: TrainConfig, dropout: float) -> TrainConfig:
 # The first of each kind here, the rest in slow: five seconds each.
 CASES = {
     "4 parts, all saved": ("h100-8", config("llama2_7b", 128, 4, "none")),
-    "13B on Ampere": ("a100-80g-8", config("llama2_13b", 128, 1, "full")),
     "tensor": ("h100-8", config("llama2_7b", 64, 1, "attention", tensor=2)),
     "adapters": ("h100-8", adapters(config("llama2_7b", 128, 1, "full"), dropout=0.0)),
 }
 REST = {
+    "13B on Ampere": ("a100-80g-8", config("llama2_13b", 128, 1, "full")),
     "16 rows": ("h100-8", config("llama2_7b", 128, 1, "full")),
     "projections": ("a6000-48g-8", config("llama2_7b", 128, 4, "projections")),
     "adapters with dropout": ("h100-8", adapters(config("llama2_7b", 128, 1, "full"), dropout=0.05)),

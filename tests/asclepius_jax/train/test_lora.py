@@ -205,6 +205,7 @@ def test_in_bfloat16_dropout_keeps_the_mean_too(rate: float):
     assert (dropped * kept).sum() / (kept**2).sum() == pytest.approx(1 / (1 - rate), rel=2e-4)
 
 
+@pytest.mark.slow
 def test_a_base_in_bfloat16_trains_as_one_in_float32_does_where_the_step_computes_in_bfloat16():
     """The step rounds float32 matrices to bfloat16 before it uses them: rounding them once and for all is no other."""
     compute = ComputeConfig("bfloat16", "full")

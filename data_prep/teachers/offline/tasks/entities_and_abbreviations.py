@@ -29,9 +29,11 @@ ethanol urea insulin vitamin folate creatine antibiotics bicarbonate lactate mer
 cement saline plasma platelets hormone hormones vaccine gadolinium chloride histamine dopamine serotonin adrenaline
 epinephrine norepinephrine noradrenaline aldosterone renin melatonin lead nitrogen helium carbon ammonia
 catecholamines catecholamine steroid opioid opioids immunoglobulin immunoglobulins gas fluorescein formaldehyde
+dextrose vasopressin erythropoietin enzyme enzymes interferon methicillin
 """)
 AMBIGUOUS = re.compile(
-    r"scopy|graphy|gram$|biops|aspirat|puncture|cathet|culture|lavage|stain|screen|smear|evaluation|monitoring",
+    r"^(?:sinus(?:es)?|pulse|stents?|bypass|necks?|foot|feet|hands?|leak\w*|head|arms?|back|body|root|crown|valve)$"
+    r"|scopy|graphy|gram$|biops|aspirat|puncture|cathet|culture|lavage|stain|screen|smear|evaluation|monitoring",
     re.IGNORECASE,
 )
 MEASUREMENT = re.compile(
@@ -42,10 +44,40 @@ MEASUREMENT = re.compile(
 )
 FULL_DOSE = re.compile(
     r"(?:,| at a dose of| at| \(| dose of)? ?\(?((?:\d[\d.,]*(?:\s?[-–]\s?\d[\d.,]*)?)\s?(?:mg|g|mcg|µg|μg|"
-    r"million units|IU|units?|mL|ml|mEq|mmol)(?:/(?:kg|m2|m²|day|d|h|hour|dose|week|min))*(?![/²\w])(?:,? (?:once|"
-    r"twice|three times|four times|every \d+ hours|per|a|each|daily|orally|intravenously|IV|weekly|monthly|bid|tid|kg|"
-    r"day|week|body weight))*)\)?"
+    r"million units|IU|units?|mL|ml|mEq|mmol)(?:/(?:kg|m2|m²|day|d|h|hour|dose|week|min))*(?![/²\w])(?:,? (?:(?:once|"
+    r"twice|three times|four times|every (?:\d+|six|eight|twelve) hours|\d+[- ]hourly|q ?\d+ ?h|(?:per|a|each) (?:day|"
+    r"week|dose|hour|month)|daily|orally|intravenously|IV|weekly|monthly|bid|tid|qd|qid|b\.?d\.?|body weight|in (?:two|"
+    r"three|four) divided doses)(?![\w/])))*)\)?(?! ?(?:/|per |every |q ?\d|\d+ ?-?hourly|[bt]\.?[id]\.?))",
+    re.IGNORECASE,
 )
+
+
+# What makes a drug's name one of a medication: that it is given. Not "susceptible to penicillin", "G-CSF staining".
+GIVEN = re.compile(
+    r"\b(?:g[ai]ve[ns]?|giving|treat\w*|start\w*|receiv\w*|administ\w*|prescrib\w*|tak(?:es?|en|ing)|took|therap\w+"
+    r"|medicat\w*|dos(?:es?|age)|add(?:ed|ing|ition)|switched|initiat\w*|commenc\w*|continu\w*|discontinu\w*|stopped"
+    r"|infus\w*|inject\w*|regimen|course of|mg|mcg|µg|units?|on)\b",
+    re.IGNORECASE,
+)
+NOT_A_MEDICATION = re.compile(
+    r"(?:(?:suscepti\w+|sensitiv\w+|resistan\w+|allerg\w+) (?:to|for) (?:[\w-]+,? (?:and |or )?){0,4}"
+    r"|levels? of |for |serum |plasma |decline of )$",
+    re.IGNORECASE,
+)
+TESTED = re.compile(
+    r"[- ](?:suscepti|sensitiv|resistan|agar|plate|levels?\b|antibod|receptor|respons|defici|stain|positiv"
+    r"|negativ|challenge|test)",
+    re.IGNORECASE,
+)
+
+
+def is_given(sentence: Sentence, start: int, end: int) -> bool:
+    """Return True if the drug named at [start, end) of a sentence is surely one that the patient got."""
+    return bool(
+        GIVEN.search(sentence.text)
+        and not NOT_A_MEDICATION.search(sentence.text[:start])
+        and not TESTED.match(sentence.text, end)
+    )
 
 
 def lines(items: list[str]) -> str:
@@ -58,7 +90,7 @@ def medications(sentences: list[Sentence]) -> list[str]:
         e.text
         for s in sentences
         for e in s.entities
-        if e.kind == "drug" and not set(re.split(r"[\s-]", e.text.lower())) & NOT_GIVEN
+        if e.kind == "drug" and not set(re.split(r"[\s-]", e.text.lower())) & NOT_GIVEN and is_given(s, e.start, e.end)
     ]
     return unique([name for name in found if len(name) > 4 and not name.endswith(("treatment", "therapy"))])
 

@@ -15,7 +15,7 @@ from data_prep.teachers.offline.tasks.forms import Form
 
 # Phrases with one meaning -> a replacement that fits the same place in the sentence.
 REWORDINGS = {
-    "presented to": "came to", "presented with": "came in with", "complained of": "reported",
+    "presented to": "came to", "presented with": "had", "complained of": "reported",
     "complaining of": "reporting", "underwent": "had", "revealed": "showed", "demonstrated": "showed",
     "was commenced on": "was started on",
     "was initiated": "was started", "were initiated": "were started", "was administered": "was given",
@@ -37,13 +37,13 @@ REWORDINGS = {
     "was started on": "was put on", "postoperative course": "course after the operation",
     "post-operative course": "course after the operation", "postoperatively": "after the operation",
     "preoperatively": "before the operation", "intraoperatively": "during the operation", "utilized": "used",
-    "rapidly": "quickly", "as well as": "and also", "adjacent to": "next to", "with no": "without any",
+    "rapidly": "quickly", "as well as": "and also", "adjacent to": "next to",
     "commenced on": "started on", "consistent with": "in keeping with",
     "compatible with": "in keeping with", "despite": "in spite of", "upon admission": "on admission", "via": "through",
     "bilaterally": "on both sides", "required": "needed", "frequently": "often",
     "currently": "at present", "consisted of": "was made up of", "deteriorated": "got worse",
     "worsened": "got worse", "improved": "got better", "revealing": "showing", "demonstrating": "showing",
-    "was transferred to": "was moved to", "the following day": "the next day", "presenting with": "coming in with",
+    "was transferred to": "was moved to", "the following day": "the next day",
     "regarding": "about", "beneath": "under", "several": "a number of", "in addition to": "besides",
     "was admitted with": "came in with", "utilizing": "using", "by means of": "with", "began": "started",
     "was discontinued": "was stopped", "were discontinued": "were stopped", "occurred": "took place",

@@ -23,7 +23,7 @@ VALUE = re.compile(
     r"measured|about|approximately|elevated|raised|high|low|normal|increased|decreased|only|=|:) ?)+"
     r"\(?([<>≥≤~]?\s?\d[\d.,]*(?:[/–-]\d[\d.,]*)?(?:\s?[x×]\s?10\s?\^?\s?\d+)?\s?(?:%|°\s?C|℃|(?:beats|"
     r"breaths)(?:/min| per minute|/minute)|/min|mm ?Hg|kg/m2|[A-Za-zµμ]{1,6}/[A-Za-zµμ0-9.]+[A-Za-z0-9²³]*|"
-    r"/[µμ]?[A-Za-z]+[23³]?|kg|cm|mm/h|mm))(?![\w/])(?! ?(?:Hg|to|and|then|[-–/(]|\d))"
+    r"/[µμ]?[A-Za-z]+[23³]?|kg|cm|mm/h|mm))(?![\w/])(?! ?(?:Hg|to|and|then|hours?\b|[-–/(]|\d))"
 )
 LABS = {
     "serum sodium": "sodium|electrolyt|natr|\\bNa\\b|laborator|blood test", "HbA1c": "HbA1c|glyc|A1C|"

@@ -52,11 +52,11 @@ ABSENT_DRUGS = {
     "quinol|antibio|antimicrob", "vancomycin": "vancom|antibio|antimicrob",
 }  # fmt: skip
 ABSENT_TESTS = {
-    "chest X-ray": "x-?ray|radiogra|CXR|film|imaging", "electrocardiogram": "electrocard|ECG|EKG|Holter",
-    "colonoscopy": "colonosc|endosc|sigmoidosc", "echocardiography": "echo|TTE|TEE",
+    "chest X-ray": "x[- ]?ray|radiogra|CXR|film|imaging|roentgen", "electrocardiogram": "electrocard|ECG|EKG|Holter",
+    "colonoscopy": "scop(?:y|ic|e)\\b|endosc", "echocardiography": "echo|TTE|TEE|ultraso|sonogra|doppler",
     "brain MRI": "MRI|MR |magnetic|imaging", "abdominal ultrasound": "ultraso|sonogra|echogra|imaging|US ", "bone "
     "scan": "scintigra|bone scan|imaging|nuclear", "urinalysis": "urin",
-    "bronchoscopy": "bronchosc|endosc|lavage", "lumbar puncture": "lumbar|CSF|spinal|cerebrospinal",
+    "bronchoscopy": "scop(?:y|ic|e)\\b|endosc|lavage", "lumbar puncture": "lumbar|CSF|spinal|cerebrospinal",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from data_prep.teachers.offline.note_view import NoteView, Sentence, per_note, w
 
 DENIAL = re.compile(
     r"\b(?:no|not|non|nor|neither|never|none|without|cannot|den(?:y|ied|ies|ying)|absen\w+|negative\w*|exclu\w+|"
-    r"rul\w+ out|free|lack\w*|fail\w*|unremarkable|"
+    r"rul\w+ out|free|lack\w*|fail\w*|unremarkable|normal\w*|"
     r"devoid|disappear\w*|resol\w+|subsid\w+|eliminat\w+|regress\w*|avoid\w*|unlikely)\b|n['’]t\b|\bnon-",
     re.IGNORECASE,
 )

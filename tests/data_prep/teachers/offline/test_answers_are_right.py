@@ -14,6 +14,8 @@ from data_prep.teachers.offline.tasks.entities_and_abbreviations import (
     defined,
     expandable_sentences,
     measurements,
+    medications,
+    typed,
     write_out,
 )
 from data_prep.teachers.offline.tasks.forms import Form, ask, find_form
@@ -25,7 +27,7 @@ from data_prep.teachers.offline.tasks.question_answering import (
     values,
     yes_or_no,
 )
-from data_prep.teachers.offline.tasks.relation_extraction import doses, findings, sites
+from data_prep.teachers.offline.tasks.relation_extraction import ABSENT_TESTS, doses, findings, sites, unmentioned
 from data_prep.teachers.offline.tasks.statements import affirmed, denied_in
 from data_prep.teachers.offline.tasks.summarization import ending, whole_note
 from data_prep.teachers.offline.tasks.summarization import opening as opening_of
@@ -285,3 +287,41 @@ def test_no_other_signs_of_a_disease_deny_no_disease(word: str):
     view = read_note(f"HISTORY:\nThere were no {word} signs of thyrotoxicosis.")
     assert denied_in(view.sentences[0]) == []
     assert denied_in(read_note("HISTORY:\nThere were no signs of thyrotoxicosis.").sentences[0]) == ["thyrotoxicosis"]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "drug", "dose"),
+    [
+        ("She was given ketamine 5 mg and midazolam 0.5 mg.", "ketamine", "5 mg"),
+        ("He took aspirin 150 mg daily and digoxin.", "aspirin", "150 mg daily"),
+        ("He took carvedilol 50 mg/day, atorvastatin and aspirin.", "carvedilol", "50 mg/day"),
+        ("Cefotaxime 1 g 8 hourly was given.", "cefotaxime", "1 g 8 hourly"),
+        ("Metronidazole 500 mg every eight hours was added.", "metronidazole", "500 mg every eight hours"),
+        ("Ibuprofen 400 mg b.d. was started.", "ibuprofen", "400 mg b.d"),
+    ],
+)
+def test_a_dose_is_whole_and_ends_with_a_word(sentence: str, drug: str, dose: str):
+    found = {name.lower(): answer for name, answer in doses(view(sentence)).items()}
+    assert found[drug].rstrip(".").endswith(f" as {dose}")
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The organism was susceptible to penicillin and resistant to ampicillin.",
+        "Growth was seen on Sabouraud dextrose agar.",
+        "Immunohistochemistry for bevacizumab was negative.",
+        "Methicillin resistant Staphylococcus aureus was treated surgically.",
+    ],
+)
+def test_a_drug_that_nobody_was_given_is_no_medication(sentence: str):
+    assert medications(view(sentence).prose) == []
+
+
+def test_words_in_other_senses_have_no_type():
+    text = view("On the other hand, sinus rhythm was restored after a pulse of steroids and a stent.")
+    assert not {"hand", "sinus", "pulse", "stent"} & {name.lower() for name in typed(text)}
+    assert not [e.text for e, _ in affirmed(view("Liver enzymes and indices of cholestasis were normal."))]
+    assert "chest X-ray" in unmentioned(ABSENT_TESTS, view("She had a cough."))
+    for names in ("A Chest X Ray was clear.", "Bronchial fibroscopy was clear.", "Cardiac ultrasound was clear."):
+        assert len(unmentioned(ABSENT_TESTS, view(names))) < len(ABSENT_TESTS)
