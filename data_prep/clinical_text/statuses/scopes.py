@@ -48,7 +48,7 @@ AFFIRMING = re.compile(
     r"|interval change)\b|no doubt"
     r"|never (?:stopped|ceased|resolved|recovered|regained|disappeared|completely)"
     r"|not (?:un|in|im)(?:likely|common|usual|frequent|expected|remarkable|significant|affected|possible)\w*|no sooner"
-    r"|none the less|no (?:one|wonder|matter)\b|without (?:treatment|knowing)\b|nothing but",
+    r"|not (?:\w+ ){0,4}?until\b|none the less|no (?:one|wonder|matter)\b|without (?:treatment|knowing)\b|nothing but",
     re.IGNORECASE,
 )
 # ", and lymph nodes were identified": a subject of its own

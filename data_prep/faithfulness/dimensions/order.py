@@ -29,6 +29,7 @@ BETWEEN: tuple[tuple[re.Pattern[str], bool], ...] = tuple(
 OPENING = re.compile(
     r"^\W*(?P<after>after|following|once|upon|since|first|initially)\b|^\W*(?P<before>before|prior to|until)\b", re.I
 )
+NOT = re.compile(r"\b(?:not|never|only)\b|n['’]t\b", re.IGNORECASE)
 REACH = 60  # characters to either side
 LEAST = 0.5  # share of an event's words that another event must have to be the same one
 GENERIC = frozenset(
@@ -67,7 +68,11 @@ def find_orders(sentence: str) -> Iterator[Order]:
                 sentence, match.end(), min(match.end() + REACH, match.end() + stop.start() if stop else len(sentence))
             )
             if left and right and left != right:
-                yield Order(*((left, right) if left_first else (right, left)), match.start(), match.end())
+                # "Was not begun until": what comes behind was first.
+                straight = left_first != bool(
+                    match[0].lower() == "until" and NOT.search(sentence, max(0, match.start() - REACH), match.start())
+                )
+                yield Order(*((left, right) if straight else (right, left)), match.start(), match.end())
 
 
 def boundary(sentence: str, end: int) -> int:

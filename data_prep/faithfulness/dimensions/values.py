@@ -104,6 +104,8 @@ def values_of(sentence: str) -> tuple[Value, ...]:
             start, end = word.start, words[last - 1].end
             # "No increase" denies no thing, but the change.
             negated = is_denied_before(sentence, start, end) or (index > 0 and words[index - 1].text in DENYING)
+            # "Was not started until" it was.
+            negated = negated and not any(word.text == "until" for word in words[last : last + WIDTH])
             if negated and DIMENSIONS[dimension].binary:
                 value, negated = other(dimension, value), False
             found.append(

@@ -165,6 +165,11 @@ ROWS = {
         "Severe aortic stenosis (AS).",
         "Severe ankylosing spondylitis (AS).",
     ),
+    "not until": (
+        "Dialysis was started after the hyperkalemia had been controlled.",
+        "Dialysis was not started until the hyperkalemia had been controlled.",
+        "The hyperkalemia was not controlled until dialysis had been started.",
+    ),
     "number word": (
         "Thirty-two years later, the tumor recurred.",
         "Recurrence of the tumor after 32 years.",
