@@ -73,9 +73,8 @@ class NearDuplicates:
         self.threshold, self.file = threshold, file
         self.signatures, self.owners, self.ends = array("I"), array("q"), array("q", [0])
 
-    def add(self, text: str, owner: int) -> None:
-        """Add the next text."""
-        shingles = shingles_of(text)
+    def add(self, shingles: np.ndarray, owner: int) -> None:
+        """Add the next text by its `shingles_of`."""
         self.file.write(shingles.tobytes())
         self.ends.append(self.ends[-1] + len(shingles))
         self.signatures.frombytes(signature_of(shingles).tobytes())

@@ -175,7 +175,7 @@ def arrow_schema(record_type: type) -> Any:
     """The Parquet schema of a record type; a nested dataclass becomes a struct, a tuple a list."""
     import pyarrow as pa
 
-    scalars = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    scalars = {str: pa.string(), bytes: pa.binary(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
     def arrow_type(annotation: Any) -> Any:
         if typing.get_origin(annotation) is tuple:

@@ -10,16 +10,20 @@ All records of one patient, and all patients of one article, are on one side. A 
 is rejected, and so is a record that shares a run of words with an evaluation set (`--against`).
 """
 
+import itertools
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tyro
+
 from data_prep.clinical_text.identifiers import KINDS, NEVER_PUBLISHED, Found, described, find_identifiers
-from data_prep.clinical_text.near_duplicates import RUN_WORDS, Contamination, NearDuplicates
+from data_prep.clinical_text.near_duplicates import RUN_WORDS, Contamination, NearDuplicates, shingles_of
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.output_folders import write_durably
 from data_prep.contract.manifests import MANIFEST, read_manifest, verified_files, writing_folder, writing_together
@@ -35,9 +39,12 @@ from data_prep.contract.records import (
     text_hash,
 )
 from data_prep.contract.tables import files_of, rows_of
+from data_prep.execution.parts import KIND, Part, add_results, as_json, read_part, read_parts, writing_part
+from data_prep.execution.shards import in_shards
 from data_prep.ingest.article_ids import article_id
 
 SHARD_RECORDS = 10_000
+LOOKED_AT_ONCE = 1_000  # records of a shard of the first pass
 SIDES = ("train", "held_out")
 REPORT = "report.json"
 READABLE = ("notes", "instructions", "questions", "dataset")  # kinds of finished folders with texts to compare
@@ -72,6 +79,12 @@ class SplitConfig:
 
     seed: int = 0
     """Random seed for the choice of held-out patients."""
+
+    part: str = ""
+    """I/N: look for identifiers and shared words in every N-th thousand of records, and write OUT.part-I-of-N for
+    `asclepius join`, which splits."""
+
+    joined: tyro.conf.Suppress[tuple[Path, ...]] = ()  # the parts to read instead of looking
 
 
 class Groups:
@@ -178,28 +191,63 @@ def read_against(paths: Iterable[Path]) -> tuple[Contamination, dict[str, dict[s
     return contamination, facts
 
 
-def look(records: Iterator[Any], config: SplitConfig, scratch: Path) -> Findings:
-    """The first pass: which records belong together, and which are rejected.
+@dataclass(frozen=True)
+class Looked:
+    """What the first pass finds in one record, by itself."""
+
+    id: str
+    note_id: str
+    shingles: bytes  # of its note, as uint32; empty if an earlier record of the shard has the same note
+    reason: str  # why it is rejected; empty if it is not
+    detail: str
+    identifiers: tuple[str, ...]  # their kinds
+
+
+def looked(records: Iterable[Any], contamination: Contamination, config: SplitConfig) -> Iterator[Looked]:
+    """The first pass over some records, each by itself."""
+    notes: set[str] = set()
+    for record in records:
+        note_id, note = note_of(record)
+        shingles = b"" if note_id in notes else shingles_of(note).tobytes()
+        notes.add(note_id)
+        kinds, refused = identifiers_of(record, config)
+        if not refused:
+            texts = texts_of(record)
+            shared = next((found for text in texts if (found := contamination.find(text))), None)
+            refused = ("contaminated", f"{shared[0]} contains {shared[1]!r}") if shared else None
+        yield Looked(record.id, note_id, shingles, *(refused or ("", "")), tuple(sorted(kinds)))
+
+
+def identifiers_of(record: Any, config: SplitConfig) -> tuple[set[str], tuple[str, str] | None]:
+    """The kinds of identifiers in a record, and the reason to reject it for one."""
+    by_rules = [item for text in texts_of(record) for item in find_identifiers(text)]
+    by_presidio = persons(record, config.presidio) if config.presidio else []
+    kinds = KINDS if config.identifiers else NEVER_PUBLISHED
+    refused = [item for item in by_rules if item.kind in kinds] + by_presidio
+    return {item.kind for item in by_rules + by_presidio}, ("identifier", described(refused)) if refused else None
+
+
+def together_with(records: Iterable[Any], found: Iterable[Looked], config: SplitConfig, scratch: Path) -> Findings:
+    """What the first pass finds in all records together: who belongs to whom, and near duplicates.
 
     scratch: folder for a temporary file with the words of all notes, as numbers.
     """
-    contamination, against = read_against(config.against)
-    findings = Findings(Groups(), {}, Counter(), against)
+    findings = Findings(Groups(), {}, Counter(), {})
     notes: dict[str, int] = {}  # note id -> its number, in the order in which notes first appear
     patients: dict[str, int] = {}
     with tempfile.TemporaryFile(dir=scratch) as file:
         near = NearDuplicates(config.similarity, file)
-        for record in records:
+        for record, one in zip(records, found, strict=True):
             patient = patient_of(record)
             findings.groups.find(patient)
             if article := article_id(record.article):
                 findings.groups.join(patient, f"article {article}")
-            note_id, note = note_of(record)
-            if note_id not in notes:
-                notes[note_id] = len(notes)
-                near.add(note, patients.setdefault(patient, len(patients)))
-            if refused := refusal_of(record, findings, contamination, config):
-                findings.rejects[record.id] = refused
+            if one.note_id not in notes:
+                notes[one.note_id] = len(notes)
+                near.add(np.frombuffer(one.shingles, np.uint32), patients.setdefault(patient, len(patients)))
+            findings.identifiers.update(one.identifiers)
+            if one.reason:
+                findings.rejects[record.id] = one.reason, one.detail
         names = list(notes)
         for text, earlier in near.pairs().items():
             detail = f"near duplicate of note {names[earlier]} of another patient"
@@ -207,19 +255,32 @@ def look(records: Iterator[Any], config: SplitConfig, scratch: Path) -> Findings
     return findings
 
 
-def refusal_of(
-    record: Any, findings: Findings, contamination: Contamination, config: SplitConfig
-) -> tuple[str, str] | None:
-    """The reason to reject a record for an identifier or for a text of an evaluation set; counts its identifiers."""
-    texts = texts_of(record)
-    by_rules = [item for text in texts for item in find_identifiers(text)]
-    by_presidio = persons(record, config.presidio) if config.presidio else []
-    findings.identifiers.update({item.kind for item in by_rules + by_presidio})
-    kinds = KINDS if config.identifiers else NEVER_PUBLISHED
-    if refused := [item for item in by_rules if item.kind in kinds] + by_presidio:
-        return "identifier", described(refused)
-    shared = next((found for text in texts if (found := contamination.find(text))), None)
-    return ("contaminated", f"{shared[0]} contains {shared[1]!r}") if shared else None
+def look(config: SplitConfig, records: Callable[[], Iterator[Any]], scratch: Path) -> Findings:
+    """The first pass: which records belong together, and which are rejected; from the parts if there are some."""
+    if config.joined:
+        parts = read_parts(config.joined)
+        found: Iterator[Looked] = itertools.chain.from_iterable(parts.results(Looked))
+        against = parts.manifests[0]["against"]
+    else:
+        contamination, against = read_against(config.against)
+        found = looked(records(), contamination, config)
+    findings = together_with(records(), found, config, scratch)
+    return replace(findings, against=against)
+
+
+def look_at_part(config: SplitConfig, part: Part, records: Iterator[Any], inputs: dict[str, str]) -> dict[str, Any]:
+    """The first pass over the shards of one part, which takes most of the time."""
+    if part.number == 0:
+        raise UserError(f"--part {config.part}: a split has nothing that all parts share; begin with 1/{part.count}")
+    contamination, against = read_against(config.against)
+    with writing_part(part, config.out, "split", config, inputs) as writer:
+        writer.facts["against"] = against
+        for number, shard in enumerate(in_shards(records, LOOKED_AT_ONCE)):
+            if part.has(number):
+                writer.counts["in"] += len(shard)
+                add_results(writer, number, list(looked(shard, contamination, config)), Looked)
+    print(f"split: part {part.number} of {part.count}, {writer.counts['in']} records -> {part.folder(config.out)}")
+    return read_manifest(part.folder(config.out), KIND)
 
 
 def persons(record: Any, model: str) -> list[Found]:
@@ -245,13 +306,15 @@ def run(config: SplitConfig) -> dict[str, Any]:
 
     # Hash of the data files only: the manifest also contains run times, which vary.
     inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}
+    if part := read_part(config.part):
+        return look_at_part(config, part, records(), inputs)
     report: dict[str, Any] = {
         "source": str(config.source),
         "share": config.held_out,
         "similarity": config.similarity,
     }
     with writing_together(config.out, dict.fromkeys(SIDES, kind), inputs, REPORT) as together:
-        findings = look(records(), config, together)
+        findings = look(config, records, together)
         report["against"] = findings.against
         report["records_with_identifiers"] = dict(sorted(findings.identifiers.items()))
         for side in SIDES:
@@ -262,6 +325,11 @@ def run(config: SplitConfig) -> dict[str, Any]:
     sides = ", ".join(f"{report[side]['records']} {side} of {report[side]['patients']} patients" for side in SIDES)
     print(f"split {config.source}: {sides}; rejected: {rejected} -> {config.out}", flush=True)
     return report
+
+
+def settings_in_words(config: SplitConfig) -> dict[str, Any]:
+    """The settings for the manifest, without those of the folders in which the run lies."""
+    return {name: value for name, value in as_json(config).items() if name not in ("part", "joined")} | {"out": ""}
 
 
 def write_side(
@@ -275,8 +343,7 @@ def write_side(
     side = out.name
     patients: set[str] = set()
     with writing_folder(out, kind, inputs) as writer:
-        writer.facts = {"split": {**asdict(config), "source": str(config.source), "out": "", "side": side}}
-        writer.facts["split"]["against"] = [str(path) for path in config.against]
+        writer.facts = {"split": {**settings_in_words(config), "side": side}}
         shard: list[Record] = []
         for record in records:
             writer.counts["in"] += 1

@@ -246,9 +246,11 @@ def settings_of_stage(config: JoinConfig, command: str, settings_type: type) -> 
         raise UserError(
             f"{config.parts[0]} has settings of another version of asclepius-jax ({error}): join with that version"
         ) from error
-    if dataclasses.is_dataclass(settings.shards) and not isinstance(settings.shards, type):
+    # Of a stage on a teacher, the part is one of the settings of its shards.
+    inner = vars(settings).get("shards")
+    if dataclasses.is_dataclass(inner) and not isinstance(inner, type):
         return dataclasses.replace(
-            settings, out=config.out, shards=dataclasses.replace(settings.shards, part="", joined=config.parts)
+            settings, out=config.out, shards=dataclasses.replace(inner, part="", joined=config.parts)
         )
     return dataclasses.replace(settings, out=config.out, part="", joined=config.parts)
 

@@ -153,7 +153,8 @@ def run(config: ClaimsConfig) -> dict[str, Any]:
     facts = {"checker": teacher.model, "prompt": HASH, "teacher": sampling(teacher), "models": sorted(answers)}
     work: Any = CheckClaims(config.seed)
     total = len(questions) * len(answers)
-    stage = Stage("claims", Claim, config.out, teacher, config.shards, inputs, facts, total)
+    settings = "evaluate claims", config
+    stage = Stage("claims", Claim, config.out, teacher, config.shards, inputs, facts, total, settings=settings)
     problems: list[str] = []
     misquoted: list[str] = []
 

@@ -234,9 +234,12 @@ def run(config: JudgeConfig) -> dict[str, Any]:
     }
     items: Any = items_of(questions, answers, rules or config.mode == "listwise", config.seed)
     total = len(questions) * (1 if rules or config.mode == "listwise" else len(answers))
-    stage = Stage("judgements", Judgement, config.out, teacher, config.shards, inputs, facts, total)
+    settings = "evaluate judge", config
+    stage = Stage("judgements", Judgement, config.out, teacher, config.shards, inputs, facts, total, settings=settings)
     judged: list[Judgement] = []
     manifest = run_stage(stage, work, items, judged.append)
+    if config.shards.part:
+        return manifest  # the join sees all verdicts
     check_verdicts(name, judged)
     bias = position_bias(judged, {question.id: question.cluster for question in questions})
     if bias["warning"]:

@@ -18,6 +18,7 @@ from data_prep.clinical_text.near_duplicates import (
     copied_share,
     longest_run,
     runs,
+    shingles_of,
     words_of,
 )
 from data_prep.contract.errors import UserError
@@ -96,10 +97,10 @@ def test_a_pair_at_the_threshold_is_found_and_one_below_it_is_not():
         near = NearDuplicates(0.7, file)
         for pair in range(300):
             words = [f"w{k}" for k in random.integers(10_000, size=200)]
-            near.add(" ".join(words), 2 * pair)
+            near.add(shingles_of(" ".join(words)), 2 * pair)
             for place in random.choice(200, random.integers(4, 12), replace=False):
                 words[place] = "otherwise"
-            near.add(" ".join(words), 2 * pair + 1)
+            near.add(shingles_of(" ".join(words)), 2 * pair + 1)
         similar = {k: near.similarity(k - 1, k) for k in range(1, 600, 2)}
         assert sum(0.7 <= each < 0.75 for each in similar.values()) > 20
         assert sum(0.65 <= each < 0.7 for each in similar.values()) > 20
@@ -119,7 +120,7 @@ def test_the_similarity_of_texts_is_that_of_their_runs_of_five_words():
     with tempfile.TemporaryFile() as file:
         near = NearDuplicates(0.5, file)
         for owner, text in enumerate(texts):
-            near.add(text, owner)
+            near.add(shingles_of(text), owner)
         for one, other in itertools.product(range(len(texts)), repeat=2):
             common = len(runs_of[one] & runs_of[other])
             union = len(runs_of[one] | runs_of[other])
@@ -130,7 +131,7 @@ def test_many_copies_of_one_text_take_one_comparison_each():
     with tempfile.TemporaryFile() as file:
         near = NearDuplicates(0.7, file)
         for owner in (0, 0, *range(1, 400)):
-            near.add(TEXTS[0], owner)
+            near.add(shingles_of(TEXTS[0]), owner)
         compared: list[tuple[int, int]] = []
         similarity = near.similarity
         near.similarity = lambda *pair: compared.append(pair) or similarity(*pair)  # type: ignore[method-assign]
