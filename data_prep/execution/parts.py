@@ -29,7 +29,7 @@ KIND = "part"
 PART = re.compile(r"(\d+)/([1-9]\d*)")
 # Settings that may differ from part to part, because the result does not depend on them.
 OWN = frozenset(
-    ("part", "joined", "workers", "ledger", "concurrency", "base_url", "second_reader_url", "proxy", "timeout_seconds",
+    ("out", "part", "joined", "workers", "ledger", "concurrency", "base_url", "second_reader_url", "proxy", "timeout_seconds",
      "max_retries", "max_cost", "allow_remote")
 )  # fmt: skip
 
@@ -185,25 +185,6 @@ def read_parts(folders: Sequence[Path]) -> Parts:
         raise UserError(f"part {numbers} of {count or 'N'} is missing: run it, and name the folders of all parts")
     ordered = [found[number] for number in sorted(found)]
     return Parts(tuple(folder for folder, _ in ordered), tuple(manifest for _, manifest in ordered), shared)
-
-
-def share_of_cost(most: float, part: Part, out: Path) -> float:
-    """The part's share of a limit on the cost of all parts, in USD; 0 for no limit.
-
-    What finished parts have left is dealt out among the others. Shares only grow as parts finish, so that those of
-    parts which run at the same time never exceed the limit together.
-    """
-    spent, finished = 0.0, 0
-    for number in range(part.count + 1):
-        if number == part.number:
-            continue
-        try:
-            manifest = read_manifest(Part(number, part.count).folder(out), KIND)
-        except UserError:
-            continue
-        spent += float(manifest.get("spent", 0.0))
-        finished += number > 0
-    return max(most - spent, 0.0) / max(1, part.count - finished) if part.number else most
 
 
 def check_alike(found: Sequence[tuple[Path, Manifest]]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import FolderWriter, read_manifest, writing_folder
 from data_prep.contract.records import Reject
+from data_prep.execution.cost_shares import settle_share, take_share
 from data_prep.execution.parts import (
     KIND,
     Part,
@@ -19,7 +20,6 @@ from data_prep.execution.parts import (
     add_results,
     read_part,
     read_parts,
-    share_of_cost,
     writing_part,
 )
 from data_prep.execution.progress import say, shown
@@ -179,7 +179,10 @@ def run_part(
     stage: Stage[Out], part: Part, work: Work[In, Out], records: Iterable[In | Reject], meter: Meter
 ) -> dict[str, Any]:
     """Work on the shards of one part and write its folder; of part 0, on what all parts share."""
-    limit = share_of_cost(stage.teacher.budget.max_cost, part, stage.out)
+    most = stage.teacher.budget.max_cost
+    limit = take_share(most, part, stage.out) if most else 0.0
+    if most and not limit:
+        raise UserError(f"--max-cost {most:g}: other parts have spent it, or may; wait for them, or raise the limit")
     here = replace(stage, out=part.folder(stage.out), teacher=with_limit(stage.teacher, limit))
     if here.reader:
         here = replace(here, reader=with_limit(here.reader, limit))
@@ -199,7 +202,9 @@ def run_part(
             for results in here.map_shards(work, shards, meter):
                 add_results(writer, numbers.popleft(), results, stage.record_type)
                 meter.records = min(meter.records + stage.shards.shard_records, writer.counts["in"])
-        writer.facts |= facts_of(meter, None) | {"spent": meter.budget.spent if meter.budget else 0.0}
+        writer.facts |= facts_of(meter, None)
+    if most:
+        settle_share(meter.budget.spent if meter.budget else 0.0, part, stage.out)
     say(f"{stage.kind}: part {part.number} of {part.count}, {writer.counts['in']} records -> {here.out}")
     return read_manifest(here.out, KIND)
 
