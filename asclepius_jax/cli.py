@@ -20,6 +20,7 @@ from asclepius_jax.evaluate import parts
 from data_prep.contract.errors import UserError
 from data_prep.execution.arguments import check_finite, check_result, read_arguments
 from data_prep.execution.ending import end_alike, forgive_streams, leave_at_once
+from data_prep.execution.on_ray import EngineConfig, run_on_ray
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Command:
     examples: tuple[str, str]  # arguments, shown at the end of its --help
 
 
+# Stages that a Ray cluster can work on.
+IN_PARTS = ("notes", "instructions", "split", "pack")
 COMMANDS = {
     "notes": Command(
         "write synthetic notes from case reports, or check a finished folder (--audit)",
@@ -266,7 +269,15 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
     module = importlib.import_module(command.module)
     with ending_in_examples(name, command, arguments):
         settings, described = getattr(module, command.config), f"{command.summary.capitalize()}."
+        if command in [COMMANDS[stage] for stage in IN_PARTS]:
+            settings = with_engine(settings)
         config = tyro.cli(settings, prog=f"asclepius {name}", description=described, args=arguments)
+    if command in [COMMANDS[stage] for stage in IN_PARTS]:
+        config, engine = config.run, config.on
+        if engine.engine == "ray":
+            check_finite(config)
+            check_result(run_on_ray(module, command.function, config, engine))
+            return
     if name == "join":
         # The stage runs once more, with the stored results of its parts in place of its work.
         stage = module.command_of(config)
@@ -275,6 +286,17 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
         config = parts_module.settings_of_stage(config, stage, getattr(module, command.config))
     check_finite(config)
     check_result(getattr(module, command.function)(config))
+
+
+def with_engine(settings: Any) -> Any:
+    """The settings of a stage of the text side, and where it runs, as one dataclass of flags."""
+
+    @dataclass(frozen=True)
+    class Flags:
+        run: Annotated[settings, tyro.conf.arg(name="")]
+        on: Annotated[EngineConfig, tyro.conf.arg(name="")]
+
+    return Flags
 
 
 def train(command: Command, arguments: list[str], debug: bool) -> None:

@@ -29,8 +29,8 @@ KIND = "part"
 PART = re.compile(r"(\d+)/([1-9]\d*)")
 # Settings that may differ from part to part, because the result does not depend on them.
 OWN = frozenset(
-    ("out", "part", "joined", "workers", "ledger", "concurrency", "base_url", "second_reader_url", "proxy", "timeout_seconds",
-     "max_retries", "max_cost", "allow_remote")
+    ("out", "part", "joined", "workers", "ledger", "concurrency", "base_url", "second_reader_url", "proxy",
+     "timeout_seconds", "max_retries", "max_cost", "allow_remote")
 )  # fmt: skip
 
 

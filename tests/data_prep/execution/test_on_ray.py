@@ -1,0 +1,64 @@
+"""Parts on a real Ray cluster of this machine, of which one half is taken away."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep.contract.errors import UserError
+from data_prep.execution.on_ray import EngineConfig, run_on_ray
+from data_prep.execution.shards import ShardsConfig
+from data_prep.synthesize import notes
+from data_prep.synthesize.notes import NotesConfig
+from tests.data_prep.execution.test_parts import files_of, reports
+
+pytestmark = pytest.mark.slow
+ray = pytest.importorskip("ray", reason="ray is not installed")
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def test_a_machine_that_goes_away_costs_nothing_but_time(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = NotesConfig(reports(tmp_path / "reports.jsonl", 60), Path("notes"), ("all",), shards=ShardsConfig(2))
+    notes.run(config)
+    once = files_of(config.out)
+    other = cluster.add_node(num_cpus=1)
+
+    def lose_it() -> None:
+        while not list(tmp_path.glob("notes.part-*/manifest.json")):
+            time.sleep(0.05)
+        # As a machine does that loses its power.
+        for process in other.all_processes.values():
+            for each in process:
+                os.kill(each.process.pid, signal.SIGKILL)
+
+    lost = threading.Thread(target=lose_it, daemon=True)
+    lost.start()
+    run_on_ray(notes, "run", config, EngineConfig("ray", cluster.address, 24))
+    lost.join(5)
+    assert not lost.is_alive()
+    assert files_of(config.out) == once
+
+
+def test_an_error_in_a_part_is_the_line_of_the_part(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"part \d of 2: .*empty"):
+        run_on_ray(notes, "run", NotesConfig("empty.jsonl", Path("notes")), EngineConfig("ray", cluster.address, 2))
+    with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1"):
+        run_on_ray(notes, "run", NotesConfig("empty.jsonl", Path("notes")), EngineConfig("ray", "127.0.0.1:1", 2))
