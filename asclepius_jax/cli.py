@@ -21,6 +21,7 @@ from data_prep.contract.errors import UserError
 from data_prep.execution.arguments import check_finite, check_result, read_arguments
 from data_prep.execution.ending import end_alike, forgive_streams, leave_at_once
 from data_prep.execution.on_ray import EngineConfig, run_on_ray
+from data_prep.execution.parts import JoinConfig, command_of, settings_of_stage
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ COMMANDS = {
         ),
     ),
     "join": Command(
-        "make one folder of the parts of a stage (--part I/N)", "data_prep.execution.parts", "JoinConfig", "", "prep",
+        "make one folder of the parts of a stage (--part I/N)", "asclepius_jax.cli", "JoinConfig", "join", "prep",
         ("data/notes.part-*-of-4 --out data/notes", "data/packed.part-*-of-8 --out data/packed"),
     ),
     "train": Command(
@@ -278,14 +279,16 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
             check_finite(config)
             check_result(run_on_ray(module, command.function, config, engine))
             return
-    if name == "join":
-        # The stage runs once more, with the stored results of its parts in place of its work.
-        stage = module.command_of(config)
-        command = named(stage, {**COMMANDS, **{f"evaluate {part}": row for part, row in PARTS.items()}}, "stage")
-        module, parts_module = importlib.import_module(command.module), module
-        config = parts_module.settings_of_stage(config, stage, getattr(module, command.config))
     check_finite(config)
     check_result(getattr(module, command.function)(config))
+
+
+def join(config: JoinConfig) -> Any:
+    """Run the stage of these parts once more, with their stored results in place of its work."""
+    stage = command_of(config)
+    command = named(stage, {**COMMANDS, **{f"evaluate {part}": row for part, row in PARTS.items()}}, "stage")
+    module = importlib.import_module(command.module)
+    return getattr(module, command.function)(settings_of_stage(config, stage, getattr(module, command.config)))
 
 
 def with_engine(settings: Any) -> Any:

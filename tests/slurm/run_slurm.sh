@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# A real Slurm on this machine runs launch/slurm.sbatch: two tasks with four virtual devices each must reach the losses
-# of one process with eight, and a job that is told to stop must be requeued and go on to the same end.
+# A real Slurm on this machine runs launch/slurm_parts.sh: four parts must join to the bytes of one run. And it runs
+# launch/slurm.sbatch: two tasks with four virtual devices each must reach the losses of one process with eight, and a job
+# that is told to stop must be requeued and go on to the same end.
 #   apt-get install slurm-wlm munge     once
-#   tests/slurm/run_slurm.sh            as root; minutes
+#   tests/slurm/run_slurm.sh [parts]    as root; minutes, or seconds for the parts alone
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
@@ -38,7 +39,7 @@ SlurmctldPidFile=$work/slurmctld.pid
 SlurmdPidFile=$work/slurmd.pid
 SlurmctldLogFile=$work/slurmctld.log
 SlurmdLogFile=$work/slurmd.log
-NodeName=$host NodeAddr=127.0.0.1 CPUs=2
+NodeName=$host NodeAddr=127.0.0.1 CPUs=2 RealMemory=16000
 PartitionName=test Nodes=ALL Default=YES State=UP
 END
 dd if=/dev/urandom of="$work/munge.key" bs=1024 count=1 status=none
@@ -54,11 +55,36 @@ daemons+=($!)
 until sinfo --noheader --format=%T 2>/dev/null | grep -q idle; do sleep 0.5; done
 sinfo
 
+state() { scontrol --oneliner show job "$1" | grep -o 'JobState=[A-Z]*'; }
+
+# An array of four parts and their join. The stages of the text side take a core each; the test's nodes have two.
+root=$PWD
 python - "$work" <<'END'
 import sys
 from pathlib import Path
 
-from made_inputs import make_tokenizer, packed_notes
+from tests.data_prep.execution.test_parts import reports
+
+reports(Path(sys.argv[1]) / "reports.jsonl", 40)
+END
+cd "$work"
+notes=(--source reports.jsonl --out many/notes --note-types all --shard-records 3 --workers 1)
+submitted=$("$root/launch/slurm_parts.sh" 4 notes "${notes[@]}")
+echo "$submitted"
+join=$(grep -o 'job [0-9]*: their join' <<<"$submitted" | grep -o '[0-9]*')
+until [[ "$(state "$join")" =~ (COMPLETED|FAILED|TIMEOUT|CANCELLED|NODE_FAIL) ]]; do sleep 1; done
+[ "$(state "$join")" = JobState=COMPLETED ] || { cat slurm-*.out; exit 1; }
+asclepius notes "${notes[@]/many/one}" 2>/dev/null
+diff -r one/notes many/notes
+echo "four parts of an array, joined: the bytes of one run"
+cd "$root"
+[ "${1:-}" != parts ] || exit 0
+
+python - "$work" <<'END'
+import sys
+from pathlib import Path
+
+from tests.helpers.made_inputs import make_tokenizer, packed_notes
 
 work = Path(sys.argv[1])
 packed_notes(work / "data", make_tokenizer(work / "tokenizer"), count=60, row_length=864)
@@ -71,7 +97,6 @@ submit() {
     sbatch --parsable --nodes=1 --ntasks-per-node=2 --gpus-per-node=0 --time=20 --output="$work/$1.log" \
         launch/slurm.sbatch "${flags[@]}" --run-dir "$work/$1"
 }
-state() { scontrol --oneliner show job "$1" | grep -o 'JobState=[A-Z]*'; }
 await() {
     until [[ "$(state "$1")" =~ (COMPLETED|FAILED|TIMEOUT|CANCELLED|NODE_FAIL) ]]; do sleep 1; done
     echo "job $1: $(state "$1"), $(scontrol --oneliner show job "$1" | grep -o 'Restarts=[0-9]*')"
