@@ -13,6 +13,7 @@ notifies the waiting tasks. Thousands of requests share a commit, and the event 
 """
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.network_disks import is_on_network
 from data_prep.execution.progress import say
 from data_prep.teachers.endpoint import ledger_tables
 from data_prep.teachers.endpoint.ledger_tables import Call
@@ -87,6 +89,7 @@ class Ledger:
     def __init__(self, path: Path):
         self.path, self.file = path, real_file(path)
         self.lock_file: int | None = None
+        self.lease = b""  # what this process wrote into the lock file
         self.tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.writer: threading.Thread | None = None
         # Guards the only connection, which the writing thread and the caller's thread share.
@@ -112,6 +115,9 @@ class Ledger:
         # WAL mode; without it, a power cut could undo the switch to that mode, and with it everything.
         self.database.execute("PRAGMA synchronous=EXTRA")
         self.database.execute("PRAGMA fullfsync=1")  # macOS: through the disk's own cache
+        if is_on_network(self.file):
+            # WAL keeps an index in memory that hosts do not share; one process alone needs none of it.
+            self.database.execute("PRAGMA locking_mode=EXCLUSIVE")
         self.database.execute("PRAGMA journal_mode=WAL")
         version = self.database.execute("PRAGMA user_version").fetchone()[0]
         if version > ledger_tables.VERSION:
@@ -232,7 +238,9 @@ class Ledger:
             self.writer.join()
         self.database.close()
         if self.lock_file is not None:
-            self._lock_path().unlink(missing_ok=True)
+            with contextlib.suppress(UserError):
+                self._check_lease()
+                self._lock_path().unlink(missing_ok=True)
             os.close(self.lock_file)
             self.lock_file = None
 
@@ -256,9 +264,30 @@ class Ledger:
                 ) from error
             # The previous owner may have removed the file between our opening and our locking it.
             if self._lock_path().exists() and os.path.samestat(os.fstat(descriptor), self._lock_path().stat()):
-                self.lock_file = descriptor
+                self.lock_file, self.lease = descriptor, uuid.uuid4().hex.encode()
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, self.lease)
+                os.fsync(descriptor)
             else:
                 os.close(descriptor)
+
+    def _check_lease(self) -> None:
+        """Raise UserError if another process has taken the ledger over, as it may on a disk that hosts share.
+
+        A file server drops the locks of a host that it believes dead. If the host wakes up, its run must not go on
+        writing what another one now writes.
+        """
+        if not self.lease:
+            return
+        try:
+            lease = self._lock_path().read_bytes()
+        except OSError:
+            lease = b""
+        if lease != self.lease:
+            raise UserError(
+                f"another run has taken over the ledger {self.path}, because this one seemed dead: it ends, and loses "
+                "nothing that was committed"
+            )
 
     def _select(self, statement: str, *values: Any) -> sqlite3.Cursor:
         return self._at_once(lambda db: db.execute(statement, values))
@@ -317,6 +346,8 @@ class Ledger:
         """The result of each operation, or its error. One that fails leaves the others as they are."""
         try:
             return self._patiently(lambda: self._transaction(group))
+        except UserError as error:
+            return [error] * len(group)
         except sqlite3.Error as error:
             if len(group) == 1:
                 return [self._broken(error)]
@@ -326,6 +357,7 @@ class Ledger:
     def _transaction(self, group: list[Any]) -> list[Any]:
         with self.one_at_a_time:
             try:
+                self._check_lease()
                 self.database.execute("BEGIN IMMEDIATE")
                 outcomes = [self._in_savepoint(operation, values) for operation, values, _ in group]
                 self.database.execute("COMMIT")

@@ -60,5 +60,5 @@ def test_an_error_in_a_part_is_the_line_of_the_part(cluster, tmp_path, monkeypat
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match=r"part \d of 2: .*empty"):
         run_on_ray(notes, "run", NotesConfig("empty.jsonl", Path("notes")), EngineConfig("ray", cluster.address, 2))
-    with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1"):
+    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
         run_on_ray(notes, "run", NotesConfig("empty.jsonl", Path("notes")), EngineConfig("ray", "127.0.0.1:1", 2))

@@ -9,7 +9,9 @@ import threading
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.network_disks import is_on_network
 from data_prep.teachers.base import TeacherConfig, ledger_path
+from data_prep.teachers.endpoint import ledger as ledger_module
 from data_prep.teachers.endpoint.ledger import Ledger, canonical, key_of, request_key
 from data_prep.teachers.endpoint.ledger_tables import unpacked
 
@@ -86,6 +88,50 @@ def test_two_runs_cannot_share_a_ledger(tmp_path):
     second.take_over()
     second.close()
     assert [path.name for path in tmp_path.iterdir()] == ["a.sqlite"]
+
+
+def test_a_run_that_was_believed_dead_writes_nothing_once_another_has_taken_over(tmp_path):
+    """A file server drops the lock of a host that it does not hear; here the lock's file is removed."""
+
+    async def go():
+        sleeping = Ledger(tmp_path / "ledger.sqlite")
+        sleeping.take_over()
+        key = await send(sleeping, 1)
+        await send(sleeping, 2, "paid")
+        (tmp_path / "ledger.sqlite.lock").unlink()
+        awake = Ledger(tmp_path / "ledger.sqlite")
+        assert awake.take_over() == 1
+        with pytest.raises(UserError, match="another run has taken over the ledger"):
+            await sleeping.finish(key, "late")
+        with pytest.raises(UserError, match="another run has taken over the ledger"):
+            await send(sleeping, 3)
+        sleeping.close()
+        await send(awake, 1, "in time")
+        assert awake.response(key) == "in time"
+        assert awake.response(numbered(2)[0]) == "paid"
+        assert awake.counts() == {"done": 2}
+        with pytest.raises(UserError, match="another run uses the ledger"):
+            Ledger(tmp_path / "ledger.sqlite").take_over()
+        awake.close()
+        assert not (tmp_path / "ledger.sqlite.lock").exists()
+
+    asyncio.run(go())
+
+
+def test_on_a_disk_of_the_network_one_process_has_the_database_alone(tmp_path, monkeypatch):
+    assert not is_on_network(tmp_path)
+    monkeypatch.setattr(ledger_module, "is_on_network", lambda file: True)
+    one = Ledger(tmp_path / "ledger.sqlite")
+    one.take_over()
+    asyncio.run(send(one, 1, "reply"))
+    # No index that other hosts would not see.
+    assert not (tmp_path / "ledger.sqlite-shm").exists()
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        sqlite3.connect(tmp_path / "ledger.sqlite", timeout=0).execute("SELECT * FROM calls")
+    one.close()
+    again = Ledger(tmp_path / "ledger.sqlite")
+    assert again.response(numbered(1)[0]) == "reply"
+    again.close()
 
 
 @pytest.mark.parametrize("spelling", ["link", "link in another folder", "folder/../a.sqlite", "linked folder/a.sqlite"])
