@@ -57,26 +57,35 @@ sinfo
 
 state() { scontrol --oneliner show job "$1" | grep -o 'JobState=[A-Z]*'; }
 
-# An array of four parts and their join. The stages of the text side take a core each; the test's nodes have two.
+# Every stage of the text side as an array of four parts and their join, beside one run in another folder.
 root=$PWD
 python - "$work" <<'END'
 import sys
 from pathlib import Path
 
 from tests.data_prep.execution.test_parts import reports
+from tests.helpers.made_inputs import make_tokenizer
 
-reports(Path(sys.argv[1]) / "reports.jsonl", 40)
+for name in ("one", "many"):
+    (Path(sys.argv[1]) / name).mkdir()
+    reports(Path(sys.argv[1]) / name / "reports.jsonl", 40)
+    make_tokenizer(Path(sys.argv[1]) / name / "tokenizer", 400)
 END
-cd "$work"
-notes=(--source reports.jsonl --out many/notes --note-types all --shard-records 3 --workers 1)
-submitted=$("$root/launch/slurm_parts.sh" 4 notes "${notes[@]}")
-echo "$submitted"
-join=$(grep -o 'job [0-9]*: their join' <<<"$submitted" | grep -o '[0-9]*')
-until [[ "$(state "$join")" =~ (COMPLETED|FAILED|TIMEOUT|CANCELLED|NODE_FAIL) ]]; do sleep 1; done
-[ "$(state "$join")" = JobState=COMPLETED ] || { cat slurm-*.out; exit 1; }
-asclepius notes "${notes[@]/many/one}" 2>/dev/null
-diff -r one/notes many/notes
-echo "four parts of an array, joined: the bytes of one run"
+stage() {
+    local submitted join
+    (cd "$work/one" && asclepius "$@") >/dev/null 2>&1
+    cd "$work/many"
+    submitted=$("$root/launch/slurm_parts.sh" 4 "$@")
+    join=$(grep -o 'job [0-9]*: their join' <<<"$submitted" | grep -o '[0-9]*')
+    until [[ "$(state "$join")" =~ (COMPLETED|FAILED|TIMEOUT|CANCELLED|NODE_FAIL) ]]; do sleep 1; done
+    [ "$(state "$join")" = JobState=COMPLETED ] || { cat slurm-*.out; exit 1; }
+}
+stage notes --source reports.jsonl --out notes --note-types all --shard-records 3
+stage instructions --source notes --out pairs --per-note 2 --shard-records 7
+stage split --source pairs --out sides --held-out 0.3
+stage pack --source sides/train --out packed --tokenizer tokenizer --row-length 256 --shards 5
+for name in notes pairs sides packed; do diff -r "$work/one/$name" "$work/many/$name"; done
+echo "four stages in four parts each, joined: the bytes of one run"
 cd "$root"
 [ "${1:-}" != parts ] || exit 0
 
