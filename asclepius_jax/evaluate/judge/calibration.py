@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from asclepius_jax.evaluate.judge.correction import clustered_share
 from asclepius_jax.evaluate.judge.position_bias import position_bias
 from asclepius_jax.evaluate.records import Judgement, Label, read_records
 from asclepius_jax.evaluate.statistics.agreement import krippendorff_alpha
@@ -66,7 +65,7 @@ def calibrate(
 
     def share_of(keys: Sequence[Answered], values: Mapping[Answered, float]) -> dict[str, Any]:
         clusters = [(units or {}).get(question, question) for question, _ in keys]
-        return asdict(clustered_share([values[key] for key in keys], clusters))
+        return asdict(rate([values[key] for key in keys], clusters))
 
     sensitivity, specificity = share_of(wrong, joined), share_of(right, {key: 1 - joined[key] for key in right})
     undefined = sensitivity["value"] is None or specificity["value"] is None

@@ -55,7 +55,7 @@ def test_a_tie_counts_half_and_an_answer_is_missing_only_without_any_vote():
 
 def test_answers_on_one_note_count_as_one_for_the_interval():
     votes = [j for n in range(40) for j in vote(n, [n < 20])]
-    alone, shared_note = calibrate(LABELS, votes), calibrate(LABELS, votes, {f"q{n}": n // 10 for n in range(40)})
+    alone, shared_note = calibrate(LABELS, votes), calibrate(LABELS, votes, {f"q{n}": n // 4 for n in range(40)})
     assert shared_note["sensitivity"]["low"] < alone["sensitivity"]["low"] - 0.2
 
 
