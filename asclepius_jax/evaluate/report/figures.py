@@ -9,11 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from asclepius_jax.evaluate.judge.asking.required import required_content
 from asclepius_jax.evaluate.judge.calibration import calibrate, read_labels
 from asclepius_jax.evaluate.judge.rubric import SCORES
-from asclepius_jax.evaluate.records import Question, unit_of
+from asclepius_jax.evaluate.records import Question, read_records, unit_of
 from asclepius_jax.evaluate.report.as_in_paper import as_in_paper
-from asclepius_jax.evaluate.report.judge_agreement import agreement_of
+from asclepius_jax.evaluate.report.judges.judge_agreement import agreement_of
+from asclepius_jax.evaluate.report.judges.judge_errors import harm_of
+from asclepius_jax.evaluate.report.judges.judge_readings import positions_of, readings_of
 from asclepius_jax.evaluate.report.model_comparisons import (
     comparisons_of,
     family_of,
@@ -133,6 +136,9 @@ def figures_of(results: Results, baseline: str, margin: float, pairwise: bool = 
         "baseline": baseline,
         "margin": margin,
         "agreement": agreement_of(results, table),
+        "readings": readings_of(results, table, baseline),
+        "position": positions_of(results),
+        "harm": harm_of(results),
         "as_in_paper": as_in_paper(results, table, pairs),
     }
 
@@ -162,7 +168,18 @@ def counts_of(results: Results, table: Table) -> dict[str, Any]:
     }
 
 
-def calibration_of(folders: Iterable[Path], judged: Iterable[Path]) -> dict[str, Any]:
+def calibration_of(folder: Path, judged: Iterable[Path]) -> dict[str, Any]:
     """Calibration figures of each judge, from its verdicts on answers with known errors."""
-    labels = {name: label for folder in folders for name, label in read_labels(folder / "labels").items()}
-    return {each.name: {**calibrate(labels, each.judgements), "about": each.about} for each in read_judged(judged)}
+    labels = read_labels(folder / "labels")
+    questions = {q.id: q for q in read_records(folder / "questions", "questions", Question)}
+    units = {name: question.cluster for name, question in questions.items()}
+    has_required = any(required_content(question) for question in questions.values())
+    return {
+        each.name: {
+            **calibrate(labels, each.judgements, units),
+            "about": each.about,
+            "sees_required": has_required,
+            "unit": unit_of(questions.values()),
+        }
+        for each in read_judged(judged)
+    }

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from asclepius_jax.evaluate.judge.correction import POWERED, POWERED_SHARE, ROGAN_GLADEN
+from asclepius_jax.evaluate.judge.fairness import LENGTH
 from asclepius_jax.evaluate.statistics.agreement import JACKKNIFE
 from asclepius_jax.evaluate.statistics.estimates import INDEPENDENT
 from asclepius_jax.evaluate.statistics.intervals import WILSON, T
@@ -15,6 +17,12 @@ EXPLAINED = {
     "without a scale.",
     JACKKNIFE: "One cluster is left out at a time; t interval on Fisher's z. Alpha, kappa and correlations.",
     INDEPENDENT: "Wilson's interval of independent events: too narrow where answers share a note.",
+    ROGAN_GLADEN: "The judge's share, corrected for its sensitivity and specificity on planted errors, with the "
+    "uncertainty of all three.",
+    POWERED: "Clinicians' mean of a random part, with the judge's scores of the rest (PPI++).",
+    POWERED_SHARE: "The same for shares, on the scale from 0 to 1.",
+    LENGTH: "Score on model and log of length within questions; clustered errors, t with clusters - 1 degrees of "
+    "freedom. Too narrow below 20 clusters.",
     METHOD: "Power of a t test with the observed clustered standard error.",
     "identical": "All pairs are equal, so nothing is estimated.",
 }

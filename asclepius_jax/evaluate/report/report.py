@@ -21,9 +21,11 @@ from asclepius_jax.evaluate.judge.hallucination import analyse
 from asclepius_jax.evaluate.judge.rubric import MEANINGS, SCORES
 from asclepius_jax.evaluate.records import Answer, Question, Rating, read_records
 from asclepius_jax.evaluate.report.figures import calibration_of, figures_of
+from asclepius_jax.evaluate.report.judges.judge_errors import judge_errors
+from asclepius_jax.evaluate.report.judges.limits import limits
 from asclepius_jax.evaluate.report.methods import methods_of
 from asclepius_jax.evaluate.report.results import CLINICIANS, Judged, Results, read_judged
-from asclepius_jax.evaluate.report.tables import estimate, p_value, read_measured, share
+from asclepius_jax.evaluate.report.tables import estimate, number, p_value, points, read_measured, share
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.folder_lock import locked
 from data_prep.contract.folders.output_folders import write_durably
@@ -88,13 +90,12 @@ def run(config: ReportConfig) -> dict[str, Any]:
     results = Results(questions, read_judged(config.judged))
     for folder in config.ratings:
         results.ratings += read_records(folder, "ratings", Rating)
+    results.answers = answers = read_answers(config.answers, config.questions) if config.answers else {}
     figures = figures_of(results, config.baseline, config.margin, config.pairwise)
-    answers = read_answers(config.answers, config.questions) if config.answers else {}
     figures["hallucination"] = analyse(questions, answers)
     figures["other_answers"] = other_answers(results.judged, answers)
-    figures["calibration"] = (
-        calibration_of([config.calibration], config.calibration_judged) if config.calibration else {}
-    )
+    figures["calibration"] = calibration_of(config.calibration, config.calibration_judged) if config.calibration else {}
+    figures["judge_errors"] = judge_errors(results, figures["calibration"])
     figures["claims"] = {
         read_manifest(folder, "claims")["checker"]: claims.figures_of(
             read_records(folder, "claims", claims.Claim), questions
@@ -137,7 +138,7 @@ def rendered(name: str, figures: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(estimate=estimate, share=share, p=p_value, cell=cell)
+    environment.filters.update(estimate=estimate, share=share, points=points, p=p_value, cell=cell, number=number)
     main = figures["main"]
     text = environment.get_template(f"{name}.jinja").render(
         f=figures,
@@ -176,53 +177,11 @@ def charts(figures: Mapping[str, Any], main: str) -> dict[str, str]:
         drawn["agreement"] = draw.matrix([CLINICIANS, *correlated], values)
     for judge, row in figures["calibration"].items():
         drawn[f"calibration {judge}"] = draw.bars(row["classes"], f"Planted errors that {judge} finds")
-    for number, table in enumerate(figures["measured"]):
+    for place, table in enumerate(figures["measured"]):
         if chart := table.get("chart"):
-            drawn[f"measured {number}"] = draw.intervals(chart["rows"], chart["description"])
+            drawn[f"measured {place}"] = draw.intervals(chart["rows"], chart["description"])
     return {name: markupsafe.Markup(drawing) for name, drawing in drawn.items()}
 
 
 def all_kinds(by_model: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(kind for row in by_model.values() for kind in row["kinds"]))
-
-
-def limits(figures: Mapping[str, Any]) -> list[str]:
-    """Limitations that a reader must know before relying on the page, one sentence each."""
-    found: list[str] = list(figures["other_answers"])
-    for judge, about in figures["judges"].items():
-        found += about["warnings"] or []
-        if about["mode"] == "rules":
-            found.append(
-                f"{judge} judges by rule: it checks numbers, doses, dates, sides, negations, drugs, findings and the "
-                "words of the reference answer, but not their combined meaning."
-            )
-            if judge in figures["calibration"]:
-                found.append(
-                    f"On planted errors {judge} has the right answer as reference, so omissions are easy to see."
-                )
-        if about["missing"]:
-            found.append(f"{about['missing']} of {about['verdicts']} verdicts of {judge} are missing.")
-        if judge not in figures["calibration"]:
-            found.append(f"{judge} was not tested on answers with known errors.")
-    for judge, calibration in figures["calibration"].items():
-        youden = calibration["youden"]
-        about = figures["judges"].get(judge, calibration["about"])
-        if other := [name for name in ("mode", "prompt", "teacher") if about[name] != calibration["about"][name]]:
-            found.append(
-                f"{judge} was tested on known errors with another {' and '.join(other)} than it judges with here."
-            )
-        if youden is None:
-            found.append(f"{judge} gave no readable verdict on right or on wrong answers: its reliability is unknown.")
-        elif youden < 0.5:
-            found.append(
-                f"{judge} tells right answers from wrong ones little better than chance (sensitivity + specificity - 1 "
-                f"is {youden:.2f}): do not rely on its scores."
-            )
-    if not figures["raters"]:
-        found.append("No clinician rated these answers.")
-    if figures["units"] < figures["questions"]:
-        found.append(
-            f"Questions that share {figures['unit']} are not independent. Intervals and tests allow for it: "
-            f"{figures['units']} {figures['unit']} tell less than {figures['questions']} independent questions would."
-        )
-    return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asclepius_jax.evaluate.judge.rubric import SCORES
-from asclepius_jax.evaluate.records import Judgement, Question, Rating, read_records
+from asclepius_jax.evaluate.records import Answer, Judgement, Question, Rating, read_records
 from asclepius_jax.evaluate.statistics.joined import majority, mean_score
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest
@@ -55,6 +55,7 @@ class Results:
     questions: dict[str, Question]
     judged: list[Judged] = field(default_factory=list)
     ratings: list[Rating] = field(default_factory=list)
+    answers: dict[str, dict[str, Answer]] = field(default_factory=dict)  # by model and question id
 
     @property
     def clusters(self) -> list[Cluster]:

@@ -30,6 +30,20 @@ def share(fields: Mapping[str, Any] | None) -> str:
     return text if fields.get("low") is None else f"{text} [{fields['low']:.1%}, {fields['high']:.1%}]{marked(fields)}"
 
 
+def points(fields: Mapping[str, Any] | None) -> str:
+    """Text of a difference of shares with its interval, in percentage points."""
+    if fields is None or fields["value"] is None:
+        return "not defined"
+    text = f"{fields['value'] * 100:+.1f}"
+    if fields.get("low") is None:
+        return text
+    return f"{text} [{fields['low'] * 100:+.1f}, {fields['high'] * 100:+.1f}]{marked(fields)}"
+
+
+def number(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.2f}"
+
+
 def marked(fields: Mapping[str, Any]) -> str:
     """What makes an interval doubtful, such as few clusters, in parentheses."""
     return f" ({fields['mark']})" if fields.get("mark") else ""

@@ -1,21 +1,15 @@
 """Agreement between judges, between clinicians, of judges with clinicians, and of each with itself."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from asclepius_jax.evaluate.judge.calibration import retest
+from asclepius_jax.evaluate.report.judges.judge_errors import Flags, Item, joined_flags
 from asclepius_jax.evaluate.report.results import CLINICIANS, MISSING, Cluster, Results, Table
 from asclepius_jax.evaluate.statistics.agreement import correlations, krippendorff_alpha, quadratic_kappa
 from asclepius_jax.evaluate.statistics.estimates import rate, scores
-from asclepius_jax.evaluate.statistics.joined import majority
 from data_prep.contract.errors import UserError
-
-# (model, question id)
-Item = tuple[str, str]
-# (model, question id, called incorrect)
-Vote = tuple[str, str, bool]
 
 
 def agreement_of(results: Results, table: Table) -> dict[str, Any]:
@@ -38,11 +32,7 @@ def agreement_of(results: Results, table: Table) -> dict[str, Any]:
             pairs = [[float(given.get((*key, again), 0)) for key in repeated] for again in (0, 1)]
             figures["same_clinician"] = alpha(pairs, units, [(m, q) for _, m, q in repeated])
         figures["incorrect_by_clinicians"] = {
-            each.name: judge_accuracy(
-                [(r.model, r.question_id, r.incorrect) for r in results.first_ratings if r.score],
-                [(j.model, j.question_id, j.incorrect) for j in each.judgements if j.score],
-                units,
-            )
+            each.name: judge_accuracy(joined_flags(results.first_ratings), joined_flags(each.judgements), units)
             for each in results.judged
         }
         figures["with_clinicians"] = {
@@ -63,22 +53,11 @@ def score_row(table: Table, judge: str, items: Sequence[Item]) -> list[float]:
     return [by_model.get(model, {}).get(question, MISSING).score for model, question in items]
 
 
-def joined_flags(votes: Iterable[Vote]) -> dict[Item, float]:
-    """Majority vote on each answer: 1 if most call it incorrect, 0 if most do not, 0.5 for a tie."""
-    by_answer: dict[Item, list[bool]] = defaultdict(list)
-    for model, question, incorrect in votes:
-        by_answer[model, question].append(incorrect)
-    return {answer: majority(flags) for answer, flags in by_answer.items()}
-
-
-def judge_accuracy(
-    clinician_votes: Iterable[Vote], judge_votes: Iterable[Vote], units: Mapping[str, Cluster]
-) -> dict[str, Any]:
+def judge_accuracy(clinicians: Flags, judge: Flags, units: Mapping[str, Cluster]) -> dict[str, Any]:
     """Sensitivity and specificity of a judge's `incorrect` flag against the clinicians' majority.
 
-    Neither list may contain missing verdicts. An answer on which the clinicians tie is neither right nor wrong: it is
+    An answer on which the clinicians tie is neither right nor wrong: it is
     left out and counted. A judge whose own votes tie finds half of the error."""
-    clinicians, judge = joined_flags(clinician_votes), joined_flags(judge_votes)
     both = [answer for answer in clinicians if answer in judge]
     wrong = [answer for answer in both if clinicians[answer] == 1]
     right = [answer for answer in both if clinicians[answer] == 0]
