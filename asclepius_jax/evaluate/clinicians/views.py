@@ -171,9 +171,11 @@ def administration_page(db: sqlite3.Connection, token: str) -> Response:
         training = [item for item in items if item.kind == "training"]
         scored = [item for item in items if item.kind != "training"]
         done = [item for item in scored if item.complete]
-        seconds = sorted(item.seconds for item in done)
+        # An answer that is seen again is read faster, and counts in the agreement with oneself only.
+        first = [item for item in scored if item.kind != "repeat"]
+        seconds = sorted(item.seconds for item in first if item.complete)
         last = db.execute("SELECT max(time) FROM log WHERE rater = ?", (rater["name"],)).fetchone()[0]
-        answers: list[Shown] = [answer for item in scored for answer in item.answers]
+        answers: list[Shown] = [answer for item in first for answer in item.answers]
         raters.append(
             {
                 "name": rater["name"],

@@ -7,7 +7,13 @@ from typing import Any
 from asclepius_jax.evaluate.judge.calibration import retest
 from asclepius_jax.evaluate.report.judges.judge_errors import Flags, Item, joined_flags
 from asclepius_jax.evaluate.report.results import CLINICIANS, MISSING, Cluster, Results, Table
-from asclepius_jax.evaluate.statistics.agreement import correlations, krippendorff_alpha, quadratic_kappa
+from asclepius_jax.evaluate.statistics.agreement import (
+    against_other_raters,
+    correlations,
+    krippendorff_alpha,
+    quadratic_kappa,
+    within_groups,
+)
 from asclepius_jax.evaluate.statistics.estimates import rate, scores
 from data_prep.contract.errors import UserError
 
@@ -37,6 +43,9 @@ def agreement_of(results: Results, table: Table) -> dict[str, Any]:
         }
         figures["with_clinicians"] = {
             judge: with_clinicians(table, judge, items, units) for judge in table if judge != CLINICIANS
+        }
+        figures["ceiling"] = {
+            judge: ceiling(table, judge, rows, items, units) for judge in table if judge != CLINICIANS
         }
     return figures
 
@@ -69,10 +78,31 @@ def judge_accuracy(clinicians: Flags, judge: Flags, units: Mapping[str, Cluster]
 
 
 def with_clinicians(table: Table, judge: str, items: Sequence[Item], units: Mapping[str, Cluster]) -> dict[str, Any]:
-    clinician_scores, judge_scores = (scores(score_row(table, name, items)) for name in (CLINICIANS, judge))
-    clusters = [units[question] for _, question in items]
-    fields = fields_of(lambda: correlations(judge_scores, clinician_scores, clusters))
-    return {**fields, "kappa": fields_of(lambda: quadratic_kappa(judge_scores, clinician_scores, clusters))}
+    """Correlations over all answers and within models, and kappa. Only the models' quality shows over all answers."""
+    by_clinicians, by_judge = (scores(score_row(table, name, items)) for name in (CLINICIANS, judge))
+    clusters, models = [units[question] for _, question in items], [model for model, _ in items]
+    fields = fields_of(lambda: correlations(by_judge, by_clinicians, clusters))
+    kappa = fields_of(lambda: quadratic_kappa(by_judge, by_clinicians, clusters))
+    return {**fields, "kappa": kappa, "within_models": figures_by_name(by_judge, by_clinicians, models, clusters)}
+
+
+def figures_by_name(*columns: Any) -> dict[str, Any]:
+    try:
+        return {name: asdict(estimate) for name, estimate in within_groups(*columns).items()}
+    except UserError as error:
+        return {"undefined": str(error)}
+
+
+def ceiling(
+    table: Table, judge: str, by_rater: Sequence[Sequence[float]], items: Sequence[Item], units: Mapping[str, Cluster]
+) -> dict[str, Any]:
+    """Agreement of a judge, and of a clinician, with the mean of the other clinicians on the same answers."""
+    columns = scores(score_row(table, judge, items)), [scores(row) for row in by_rater]
+    groups, clusters = [model for model, _ in items], [units[question] for _, question in items]
+    try:
+        return {name: asdict(each) for name, each in against_other_raters(*columns, groups, clusters).items()}
+    except UserError as error:
+        return {"undefined": str(error)}
 
 
 def alpha(rows: Sequence[Sequence[float]], units: Mapping[str, Cluster], items: Sequence[Item]) -> dict[str, Any]:
