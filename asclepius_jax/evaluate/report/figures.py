@@ -5,7 +5,7 @@ Every interval names its method; `docs/statistics.md` says what the methods are 
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,14 @@ from asclepius_jax.evaluate.judge.calibration import calibrate, read_labels
 from asclepius_jax.evaluate.judge.rubric import SCORES
 from asclepius_jax.evaluate.records import Question, read_records, unit_of
 from asclepius_jax.evaluate.report.as_in_paper import as_in_paper
+from asclepius_jax.evaluate.report.journal.blinding import blinding_of
+from asclepius_jax.evaluate.report.journal.rater_figures import rater_model_of
+from asclepius_jax.evaluate.report.journal.subgroups import subgroups_of
 from asclepius_jax.evaluate.report.judges.judge_agreement import agreement_of
 from asclepius_jax.evaluate.report.judges.judge_errors import harm_of
 from asclepius_jax.evaluate.report.judges.judge_readings import positions_of, readings_of
 from asclepius_jax.evaluate.report.model_comparisons import (
+    Endpoint,
     comparisons_of,
     family_of,
     pairs_of_models,
@@ -36,6 +40,15 @@ from asclepius_jax.evaluate.report.results import (
 )
 from asclepius_jax.evaluate.statistics.estimates import SCALE, mean, rate
 from data_prep.contract.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was prespecified of an analysis."""
+
+    endpoint: Endpoint
+    subgroups: tuple[str, ...] = ()  # whose interaction tests are confirmatory
+
 
 LENGTHS = ((200, "under 200 words"), (500, "200 to 499 words"), (1000, "500 to 999 words"))
 LONGEST = "1,000 words and more"
@@ -107,8 +120,12 @@ def slices_of(by_model: Mapping[str, Mapping[str, Joined]], questions: Mapping[s
 # ---------------------------------------------------------------- all figures
 
 
-def figures_of(results: Results, baseline: str, margin: float, pairwise: bool = False) -> dict[str, Any]:
+def figures_of(
+    results: Results, baseline: str, margin: float, pairwise: bool = False, plan: Plan | None = None
+) -> dict[str, Any]:
     """All figures from judgements and ratings; see the module's docstring.
+
+    plan: what was prespecified; otherwise mean scores by the main judge, over all questions and each task.
 
     Raises UserError for an unknown baseline, unknown question ids, duplicate ratings or no questions."""
     check_ids(results)
@@ -118,9 +135,11 @@ def figures_of(results: Results, baseline: str, margin: float, pairwise: bool = 
     models = sorted({model for by_model in table.values() for model in by_model})
     if baseline and baseline not in models:
         raise UserError(f"--baseline {baseline}: no such model; choose one of {', '.join(models)}")
-    main = main_judge(table)
+    plan = plan or Plan(Endpoint(main_judge(table)))
+    endpoint = plan.endpoint if plan.endpoint.judge in table else Endpoint(main_judge(table))
+    main = endpoint.judge
     pairs = pairs_of_models(models, baseline, pairwise)
-    compared = comparisons_of(table, results.questions, pairs, margin, main)
+    compared = comparisons_of(table, results.questions, pairs, margin, endpoint)
     return {
         **counts_of(results, table),
         "main": main,
@@ -132,13 +151,16 @@ def figures_of(results: Results, baseline: str, margin: float, pairwise: bool = 
         },
         "slices": {judge: slices_of(by_model, results.questions) for judge, by_model in table.items()},
         "comparisons": compared,
-        "family": family_of(compared, main, baseline),
+        "family": family_of(compared, endpoint, baseline),
         "baseline": baseline,
         "margin": margin,
         "agreement": agreement_of(results, table),
         "readings": readings_of(results, table, baseline),
         "position": positions_of(results),
         "harm": harm_of(results),
+        "subgroups": subgroups_of(table.get(main, {}), results.questions, pairs, plan.subgroups),
+        "rater_model": rater_model_of(results, baseline),
+        "blinding": blinding_of(results.guesses, results.questions),
         "as_in_paper": as_in_paper(results, table, pairs),
     }
 

@@ -6,8 +6,10 @@ from typing import Any
 from asclepius_jax.evaluate.judge.correction import POWERED, POWERED_SHARE, ROGAN_GLADEN
 from asclepius_jax.evaluate.judge.fairness import LENGTH
 from asclepius_jax.evaluate.statistics.agreement import JACKKNIFE
+from asclepius_jax.evaluate.statistics.comparisons import TWO_GROUPS
 from asclepius_jax.evaluate.statistics.estimates import INDEPENDENT
 from asclepius_jax.evaluate.statistics.intervals import WILSON, T
+from asclepius_jax.evaluate.statistics.mixed_model import MIXED
 from asclepius_jax.evaluate.statistics.power import METHOD
 
 EXPLAINED = {
@@ -23,6 +25,9 @@ EXPLAINED = {
     POWERED_SHARE: "The same for shares, on the scale from 0 to 1.",
     LENGTH: "Score on model and log of length within questions; clustered errors, t with clusters - 1 degrees of "
     "freedom. Too narrow below 20 clusters.",
+    TWO_GROUPS: "Difference of two groups' mean differences, both with clustered errors (CR2); t with the degrees of "
+    "freedom of the group that has fewer.",
+    MIXED: "Crossed random effects of raters and items; conservative for few raters.",
     METHOD: "Power of a t test with the observed clustered standard error.",
     "identical": "All pairs are equal, so nothing is estimated.",
 }

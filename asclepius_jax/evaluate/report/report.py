@@ -15,15 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asclepius_jax.evaluate.answers.answers import answers_hash, read_answers
+from asclepius_jax.evaluate.answers.answers import answers_hash, content_of_questions, read_answers
 from asclepius_jax.evaluate.judge import claims
 from asclepius_jax.evaluate.judge.hallucination import analyse
 from asclepius_jax.evaluate.judge.rubric import MEANINGS, SCORES
+from asclepius_jax.evaluate.protocol.prespecification import (
+    WITH_TASKS,
+    Analysis,
+    is_confirmatory,
+    read_prespecification,
+    reported,
+)
 from asclepius_jax.evaluate.records import Answer, Question, Rating, read_records
-from asclepius_jax.evaluate.report.figures import calibration_of, figures_of
+from asclepius_jax.evaluate.report.figures import Plan, calibration_of, figures_of
 from asclepius_jax.evaluate.report.judges.judge_errors import judge_errors
 from asclepius_jax.evaluate.report.judges.limits import limits
 from asclepius_jax.evaluate.report.methods import methods_of
+from asclepius_jax.evaluate.report.model_comparisons import Endpoint
 from asclepius_jax.evaluate.report.results import CLINICIANS, Judged, Results, read_judged
 from asclepius_jax.evaluate.report.tables import estimate, number, p_value, points, read_measured, share
 from data_prep.contract.errors import UserError
@@ -75,6 +83,10 @@ class ReportConfig:
     margin: float = 0.3
     """Largest difference of mean scores that would not matter, for the equivalence test. Choose it beforehand."""
 
+    prespecification: Path | None = None
+    """File that `asclepius evaluate prespecify` wrote. The report names every departure from it; without it, all
+    results are called exploratory."""
+
 
 def run(config: ReportConfig) -> dict[str, Any]:
     """Write the three files and return the figures. Raises UserError for invalid options or input."""
@@ -90,8 +102,16 @@ def run(config: ReportConfig) -> dict[str, Any]:
     results = Results(questions, read_judged(config.judged))
     for folder in config.ratings:
         results.ratings += read_records(folder, "ratings", Rating)
+        results.guesses += read_manifest(folder, "ratings").get("guesses", [])
     results.answers = answers = read_answers(config.answers, config.questions) if config.answers else {}
-    figures = figures_of(results, config.baseline, config.margin, config.pairwise)
+    spec, sha256 = read_prespecification(config.prespecification) if config.prespecification else (None, "")
+    plan = None
+    if spec:
+        endpoint = Endpoint(spec.endpoint, spec.figure, spec.family == WITH_TASKS)
+        plan = Plan(endpoint, tuple(spec.subgroups))
+    figures = figures_of(results, config.baseline, config.margin, config.pairwise, plan)
+    figures["prespecification"] = reported(spec, sha256, analysis_of(figures, config)) if spec else {}
+    figures["confirmatory"] = is_confirmatory(figures["prespecification"])
     figures["hallucination"] = analyse(questions, answers)
     figures["other_answers"] = other_answers(results.judged, answers)
     figures["calibration"] = calibration_of(config.calibration, config.calibration_judged) if config.calibration else {}
@@ -109,6 +129,20 @@ def run(config: ReportConfig) -> dict[str, Any]:
             write_durably(config.out / name, rendered(name, figures))
     say(f"report: {len(questions)} questions, {len(results.judged)} judges -> {config.out / 'report.html'}")
     return figures
+
+
+def analysis_of(figures: Mapping[str, Any], config: ReportConfig) -> Analysis:
+    """What this report does, to be compared with its prespecification."""
+    return Analysis(
+        judges=list(figures["scores"]),
+        baseline=config.baseline,
+        margin=config.margin,
+        models=list(figures["scores"].get(figures["main"], {})),
+        tasks=list(figures["tasks"]),
+        questions=content_of_questions(config.questions),
+        patients=figures["units"],
+        raters=figures["raters"],
+    )
 
 
 def other_answers(judged: Sequence[Judged], answers: Mapping[str, Mapping[str, Answer]]) -> list[str]:

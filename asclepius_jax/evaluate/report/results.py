@@ -56,6 +56,7 @@ class Results:
     judged: list[Judged] = field(default_factory=list)
     ratings: list[Rating] = field(default_factory=list)
     answers: dict[str, dict[str, Answer]] = field(default_factory=dict)  # by model and question id
+    guesses: list[dict[str, Any]] = field(default_factory=list)  # see `clinicians.guesses.unblinded`
 
     @property
     def clusters(self) -> list[Cluster]:

@@ -55,14 +55,15 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def keep(made: Mapping[str, Any], out: Path) -> None:
-    """Save a table as JSON and print it."""
+def keep(made: Mapping[str, Any], out: Path | None) -> None:
+    """Save a table as JSON, if there is a file for it, and print it."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(out, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(out, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     # Rich would read a model name such as [/x] as markup.
     table = Table(*map(escape, made["columns"]), title=escape(made["title"]))
     for row in made["table"]:

@@ -181,8 +181,8 @@ def within_groups(
 
     clusters = list(range(len(first))) if clusters is None else clusters
     same_length(first=first, groups=groups, clusters=clusters)
-    a, b, kept, missing = pairs_of(first, second, list(zip(clusters, groups, strict=True)))
-    group, _ = cluster_index([name for _, name in kept])
+    a, b, kept, missing = pairs_of(first, second, clusters)
+    group = cluster_index(pairs_of(first, second, groups)[2])[0]
 
     def deviations(values: np.ndarray, of_rows: np.ndarray, ranked: bool) -> np.ndarray:
         found = np.empty(len(values))
@@ -198,7 +198,7 @@ def within_groups(
             scale = math.sqrt(float(x @ x) * float(y @ y))
             return float(x @ y) / scale if scale > NOTHING else math.nan
 
-        return jackknifed(figure, [cluster for cluster, _ in kept], missing)
+        return jackknifed(figure, kept, missing)
 
     return {"pearson": estimate(False), "spearman": estimate(True)}
 

@@ -65,8 +65,8 @@ def incorrect_of(
     apparent = rate(judge, clusters)
     figures: dict[str, Any] = {"incorrect": asdict(apparent)}
     if tested:
-        known = (Rate(**tested["incorrect_flag"][name]) for name in ("sensitivity", "specificity"))
-        figures["rogan_gladen"] = rogan_gladen(apparent, *known)
+        sensitivity, specificity = (Rate(**tested["incorrect_flag"][name]) for name in ("sensitivity", "specificity"))
+        figures["rogan_gladen"] = rogan_gladen(apparent, sensitivity, specificity)
     if flags[1]:
         figures["powered_incorrect"] = asdict(prediction_powered_share(judge, clinicians, clusters))
     return figures

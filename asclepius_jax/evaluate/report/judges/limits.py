@@ -23,6 +23,8 @@ def limits(figures: Mapping[str, Any]) -> list[str]:
             found.append(f"{judge} was not tested on answers with known errors.")
     for judge, calibration in figures["calibration"].items():
         found += limits_of_calibration(judge, figures["judges"].get(judge), calibration)
+    if figures["blinding"] and figures["blinding"]["warning"]:
+        found.append(figures["blinding"]["warning"])
     if not figures["raters"]:
         found.append("No clinician rated these answers.")
     if figures["units"] < figures["questions"]:
