@@ -121,6 +121,8 @@ def answers_of(config: StudyConfig, questions: dict[str, Question]) -> tuple[dic
         for answer in read_records(folder, "answers", Answer):
             if answer.question_id not in questions:
                 raise UserError(f"{folder} answers {answer.question_id}, which is not in {config.questions}")
+            if answer.variant_of:
+                continue  # clinicians score the first sample of each model
             if answer.model in found[answer.question_id]:
                 raise UserError(f"{folder}: {answer.model} answers {answer.question_id} twice")
             found[answer.question_id][answer.model] = answer

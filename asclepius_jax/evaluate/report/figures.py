@@ -16,6 +16,7 @@ from asclepius_jax.evaluate.records import Question, read_records, unit_of
 from asclepius_jax.evaluate.report.as_in_paper import as_in_paper
 from asclepius_jax.evaluate.report.journal.blinding import blinding_of
 from asclepius_jax.evaluate.report.journal.rater_figures import rater_model_of
+from asclepius_jax.evaluate.report.journal.seeds import seeds_of
 from asclepius_jax.evaluate.report.journal.subgroups import subgroups_of
 from asclepius_jax.evaluate.report.judges.judge_agreement import agreement_of
 from asclepius_jax.evaluate.report.judges.judge_errors import harm_of
@@ -131,7 +132,9 @@ def figures_of(
     check_ids(results)
     if not results.questions:
         raise UserError("nothing to report: --questions contains no questions")
-    table = scores_of(results)
+    table, first = scores_of(results), results.first_samples
+    # Clinicians rate first samples, and the paper's tables know no others.
+    first_table = scores_of(first)
     models = sorted({model for by_model in table.values() for model in by_model})
     if baseline and baseline not in models:
         raise UserError(f"--baseline {baseline}: no such model; choose one of {', '.join(models)}")
@@ -154,14 +157,15 @@ def figures_of(
         "family": family_of(compared, endpoint, baseline),
         "baseline": baseline,
         "margin": margin,
-        "agreement": agreement_of(results, table),
-        "readings": readings_of(results, table, baseline),
+        "agreement": agreement_of(first, first_table),
+        "readings": readings_of(first, first_table, baseline),
         "position": positions_of(results),
-        "harm": harm_of(results),
+        "harm": harm_of(first),
+        "seeds": seeds_of(results),
         "subgroups": subgroups_of(table.get(main, {}), results.questions, pairs, plan.subgroups),
         "rater_model": rater_model_of(results, baseline),
         "blinding": blinding_of(results.guesses, results.questions),
-        "as_in_paper": as_in_paper(results, table, pairs),
+        "as_in_paper": as_in_paper(first, first_table, pairs),
     }
 
 

@@ -112,10 +112,10 @@ def run(config: ReportConfig) -> dict[str, Any]:
     figures = figures_of(results, config.baseline, config.margin, config.pairwise, plan)
     figures["prespecification"] = reported(spec, sha256, analysis_of(figures, config)) if spec else {}
     figures["confirmatory"] = is_confirmatory(figures["prespecification"])
-    figures["hallucination"] = analyse(questions, answers)
+    figures["hallucination"] = analyse(questions, results.first_samples.answers)
     figures["other_answers"] = other_answers(results.judged, answers)
     figures["calibration"] = calibration_of(config.calibration, config.calibration_judged) if config.calibration else {}
-    figures["judge_errors"] = judge_errors(results, figures["calibration"])
+    figures["judge_errors"] = judge_errors(results.first_samples, figures["calibration"])
     figures["claims"] = {
         read_manifest(folder, "claims")["checker"]: claims.figures_of(
             read_records(folder, "claims", claims.Claim), questions
