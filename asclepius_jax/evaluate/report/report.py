@@ -28,6 +28,8 @@ from asclepius_jax.evaluate.protocol.prespecification import (
 )
 from asclepius_jax.evaluate.records import Answer, Question, Rating, read_records
 from asclepius_jax.evaluate.report.figures import Plan, calibration_of, figures_of
+from asclepius_jax.evaluate.report.journal.contamination import contamination_of, models_of
+from asclepius_jax.evaluate.report.journal.tripod import checklist
 from asclepius_jax.evaluate.report.judges.judge_errors import judge_errors
 from asclepius_jax.evaluate.report.judges.limits import limits
 from asclepius_jax.evaluate.report.methods import methods_of
@@ -83,6 +85,16 @@ class ReportConfig:
     margin: float = 0.3
     """Largest difference of mean scores that would not matter, for the equivalence test. Choose it beforehand."""
 
+    split: tuple[Path, ...] = ()
+    """Folders that `asclepius split` wrote, from which the report says what is known of contamination."""
+
+    trained_on: tuple[str, ...] = ()
+    """Models that were trained on the training side of --split, by your account. Of checkpoints it is read from the
+    run; of other models it is unknown."""
+
+    tripod: Path | None = None
+    """Markdown file for a draft of the TRIPOD-LLM checklist, filled in as far as these data allow."""
+
     prespecification: Path | None = None
     """File that `asclepius evaluate prespecify` wrote. The report names every departure from it; without it, all
     results are called exploratory."""
@@ -122,11 +134,19 @@ def run(config: ReportConfig) -> dict[str, Any]:
         )
         for folder in config.claims
     }
+    figures["contamination"] = (
+        contamination_of(config.split, config.questions, questions, models_of(config.answers, config.trained_on))
+        if config.split
+        else {}
+    )
     figures["measured"] = [read_measured(path) for path in config.measured]
+    figures["limits"] = limits(figures)
     with locked(config.out):
         write_durably(config.out / "report.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
         for name in ("report.html", "report.md"):
             write_durably(config.out / name, rendered(name, figures))
+    if config.tripod:
+        write_durably(config.tripod, checklist(figures))
     say(f"report: {len(questions)} questions, {len(results.judged)} judges -> {config.out / 'report.html'}")
     return figures
 
@@ -180,7 +200,7 @@ def rendered(name: str, figures: Mapping[str, Any]) -> str:
         charts=charts(figures, main),
         scores=SCORES,
         meanings=MEANINGS,
-        limits=limits(figures),
+        limits=figures["limits"] if "limits" in figures else limits(figures),
         methods=methods_of(figures),
     )
     return pages.page("Evaluation", text) if name.endswith(".html") else text
