@@ -34,6 +34,7 @@ from asclepius_jax.evaluate.report.results import (
     Joined,
     Results,
     Table,
+    asked_of,
     check_ids,
     main_judge,
     read_judged,
@@ -140,7 +141,8 @@ def figures_of(
         raise UserError(f"--baseline {baseline}: no such model; choose one of {', '.join(models)}")
     plan = plan or Plan(Endpoint(main_judge(table)))
     endpoint = plan.endpoint if plan.endpoint.judge in table else Endpoint(main_judge(table))
-    main = endpoint.judge
+    main, of_main = endpoint.judge, table.get(endpoint.judge, {})
+    asked = asked_of(table, main, results.questions)
     pairs = pairs_of_models(models, baseline, pairwise)
     compared = comparisons_of(table, results.questions, pairs, margin, endpoint)
     return {
@@ -148,11 +150,16 @@ def figures_of(
         "main": main,
         "scores": {
             judge: best_first(
-                {model: model_figures(by_question, results.questions) for model, by_question in by_model.items()}
+                {
+                    model: model_figures(by_question, asked_of(table, judge, results.questions))
+                    for model, by_question in by_model.items()
+                }
             )
             for judge, by_model in table.items()
         },
-        "slices": {judge: slices_of(by_model, results.questions) for judge, by_model in table.items()},
+        "slices": {
+            judge: slices_of(by_model, asked_of(table, judge, results.questions)) for judge, by_model in table.items()
+        },
         "comparisons": compared,
         "family": family_of(compared, endpoint, baseline),
         "baseline": baseline,
@@ -162,7 +169,7 @@ def figures_of(
         "position": positions_of(results),
         "harm": harm_of(first),
         "seeds": seeds_of(results),
-        "subgroups": subgroups_of(table.get(main, {}), results.questions, pairs, plan.subgroups),
+        "subgroups": subgroups_of(of_main, asked, pairs, plan.subgroups),
         "rater_model": rater_model_of(results, baseline),
         "blinding": blinding_of(results.guesses, results.questions),
         "as_in_paper": as_in_paper(first, first_table, pairs),
@@ -188,6 +195,10 @@ def counts_of(results: Results, table: Table) -> dict[str, Any]:
         },
         "scored": {
             judge: len({name for found in by_model.values() for name, verdict in found.items() if any(verdict.shares)})
+            for judge, by_model in table.items()
+        },
+        "scored_units": {
+            judge: len({questions[name].cluster for by_question in by_model.values() for name in by_question})
             for judge, by_model in table.items()
         },
         "raters": len({rating.rater for rating in results.ratings}),

@@ -56,3 +56,26 @@ def named_in(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for part in value:
             yield from named_in(part)
+
+
+def reasons_of(figures: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Why figures have no value or no interval: number of figures by reason and part."""
+    counts: dict[str, dict[str, int]] = {}
+    for part, value in figures.items():
+        for reason in undefined_in(value):
+            by_part = counts.setdefault(reason, {})
+            by_part[part] = by_part.get(part, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def undefined_in(value: Any) -> Iterator[str]:
+    """Every reason of a figure without a value or an interval."""
+    if isinstance(value, Mapping):
+        reason = value.get("undefined")
+        if isinstance(reason, str) and reason and value.get("low") is None:
+            yield reason
+        for part in value.values():
+            yield from undefined_in(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from undefined_in(part)

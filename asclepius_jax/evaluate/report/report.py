@@ -32,7 +32,7 @@ from asclepius_jax.evaluate.report.journal.contamination import contamination_of
 from asclepius_jax.evaluate.report.journal.tripod import checklist
 from asclepius_jax.evaluate.report.judges.judge_errors import judge_errors
 from asclepius_jax.evaluate.report.judges.limits import limits
-from asclepius_jax.evaluate.report.methods import methods_of
+from asclepius_jax.evaluate.report.methods import methods_of, reasons_of
 from asclepius_jax.evaluate.report.model_comparisons import Endpoint
 from asclepius_jax.evaluate.report.results import CLINICIANS, Judged, Results, read_judged
 from asclepius_jax.evaluate.report.tables import estimate, number, p_value, points, read_measured, share
@@ -160,7 +160,7 @@ def analysis_of(figures: Mapping[str, Any], config: ReportConfig) -> Analysis:
         models=list(figures["scores"].get(figures["main"], {})),
         tasks=list(figures["tasks"]),
         questions=content_of_questions(config.questions),
-        patients=figures["units"],
+        patients=figures["scored_units"].get(figures["main"], 0),
         raters=figures["raters"],
     )
 
@@ -202,6 +202,7 @@ def rendered(name: str, figures: Mapping[str, Any]) -> str:
         meanings=MEANINGS,
         limits=figures["limits"] if "limits" in figures else limits(figures),
         methods=methods_of(figures),
+        reasons=reasons_of(figures),
     )
     return pages.page("Evaluation", text) if name.endswith(".html") else text
 

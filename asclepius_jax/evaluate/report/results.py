@@ -7,7 +7,7 @@ of the same answer counts in the agreement with oneself only.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,14 @@ def scores_of(results: Results) -> Table:
         for (model, question), verdicts in together.items():
             table.setdefault(JURY, {}).setdefault(model, {})[question] = jury_of(verdicts)
     return table
+
+
+def asked_of(table: Table, judge: str, questions: Mapping[str, Question]) -> Mapping[str, Question]:
+    """Questions on which a judge should have given verdicts: all, and of clinicians those that their study contains."""
+    if judge != CLINICIANS:
+        return questions
+    asked = {name for by_question in table[judge].values() for name in by_question}
+    return {name: question for name, question in questions.items() if name in asked}
 
 
 def main_judge(table: Table) -> str:

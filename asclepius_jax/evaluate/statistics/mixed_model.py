@@ -126,7 +126,7 @@ def effects_of(fit: Any, names: Sequence[str], count: dict[str, int]) -> dict[st
 def iccs(variances: dict[str, float], raters: int) -> dict[str, Any]:
     of_answers = sum(variances.get(name, 0.0) for name in OF_ANSWERS)
     of_raters = sum(variance for name, variance in variances.items() if name not in OF_ANSWERS)
-    why = "no interval: alpha, beside it, has one by cluster"
+    why = "no interval: Krippendorff's alpha of the clinicians has one, by cluster"
 
     def icc(number: int) -> dict[str, Any]:
         total = of_answers + of_raters / number

@@ -5,26 +5,27 @@ from typing import Any
 
 from asclepius_jax.evaluate.judge.fairness import declined, length_adjusted, readings
 from asclepius_jax.evaluate.judge.position_bias import position_bias
-from asclepius_jax.evaluate.report.results import Results, Table
+from asclepius_jax.evaluate.report.results import Results, Table, asked_of
 
 
 def readings_of(results: Results, table: Table, baseline: str) -> dict[str, Any]:
     """By judge: `models` with bounds for missing verdicts, failed and declined answers, and `length_adjusted`."""
     figures: dict[str, Any] = {}
     for judge, by_model in table.items():
+        questions = asked_of(table, judge, results.questions)
         scores = {
             model: {name: verdict.score for name, verdict in found.items() if not math.isnan(verdict.score)}
             for model, found in by_model.items()
         }
         models = {
-            model: readings(given, results.answers.get(model, {}), results.questions)
-            | (declined(given, results.answers[model], results.questions) if model in results.answers else {})
+            model: readings(given, results.answers.get(model, {}), questions)
+            | (declined(given, results.answers[model], questions) if model in results.answers else {})
             for model, given in scores.items()
         }
         known = {model: given for model, given in scores.items() if model in results.answers}
         figures[judge] = {"models": models}
         if baseline in known and len(known) > 1:
-            figures[judge]["length_adjusted"] = length_adjusted(known, results.answers, results.questions, baseline)
+            figures[judge]["length_adjusted"] = length_adjusted(known, results.answers, questions, baseline)
     return figures
 
 

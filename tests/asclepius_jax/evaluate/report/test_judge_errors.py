@@ -108,3 +108,24 @@ def test_failed_answers_are_scored_1_in_the_second_reading_of_the_page():
     judged = Judged("j", ABOUT, [verdict(n, "m", False) for n in range(200)])
     told = figures_of(Results(QUESTIONS, [judged], answers={"m": failed}), "", 0.3)["readings"]["j"]["models"]["m"]
     assert (told["as_judged"]["value"], told["failed_as_1"]["value"]) == (4.0, 3.25)
+
+
+def test_answers_that_clinicians_were_not_shown_are_not_missing():
+    """They rate 40 of 200 questions, and cannot judge one answer."""
+    rated = [Rating("r", f"q{n}", "m", 4 if n else 0) for n in range(40)]
+    cut = {f"q{n}": Answer(f"q{n}", "m", "…", "length" if n >= 100 else "stop") for n in range(200)}
+    figures = figures_of(Results(QUESTIONS, [], rated, {"m": cut}), "", 0.3)
+    told = figures["readings"]["clinicians"]["models"]["m"]
+    assert figures["scores"]["clinicians"]["m"]["mean"]["missing"] == told["missing"] == 1
+    assert (told["worst"]["value"], told["failed"], told["failed_as_1"]["value"]) == ((39 * 4 + 1) / 40, 0, 4.0)
+    assert figures["scored_units"] == {"clinicians": 40}
+
+
+def test_a_judge_that_grades_no_harm_is_not_biased_by_the_order_of_harms():
+    wrong = np.random.default_rng(1).random(192) < 0.5
+    made = [verdict(n, "m", wrong[n], order=json.dumps(option_orders(n))) for n in range(192)]
+    for each in ({}, {"harm": "none"}):
+        given = [replace(j, **each) for j in made]
+        position = figures_of(Results(QUESTIONS, [Judged("j", ABOUT, given)]), "", 0.3)["position"]["j"]
+        assert position["warning"] == ""
+        assert ("harm" in position["first_option"]) is bool(each)
