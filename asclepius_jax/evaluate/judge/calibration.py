@@ -118,9 +118,14 @@ def retest(judgements: Sequence[Judgement], units: Units | None = None) -> dict[
     for judgement in judgements:
         table[votes.index(judgement.vote)][place[judgement.model, judgement.question_id]] = judgement.score
     clusters = [units[question] for _, question in items] if units else None
-    same = [len(set(column)) == 1 for column in zip(*table, strict=True) if all(column)]
+    columns = list(zip(*table, strict=True))
+    same = [float(len(set(column)) == 1) if all(column) else None for column in columns]
     try:
         alpha: dict[str, Any] = asdict(krippendorff_alpha([scores(row) for row in table], clusters=clusters))
     except UserError as error:
         alpha = {"value": None, "undefined": str(error)}
-    return {"votes": len(votes), "alpha": alpha, "same_score": asdict(rate(same))}
+    return {
+        "votes": len(votes),
+        "alpha": alpha,
+        "same_score": asdict(rate(same, clusters or [question for _, question in items])),
+    }
