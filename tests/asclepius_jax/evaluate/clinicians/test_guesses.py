@@ -137,3 +137,15 @@ def test_a_study_of_the_version_before_is_read_and_has_no_guesses(study, tmp_pat
     assert "You can close this page" in study.browser.get(study.paths["Dr Ito"]).text
     ratings.run(RatingsConfig(study.settings.out, study.settings.out / "key.json", tmp_path / "ratings"))
     assert read_manifest(tmp_path / "ratings", "ratings")["guesses"] == []
+
+
+def test_repeats_do_not_count_in_what_the_administrator_sees(study):
+    """Seen again, an item takes a second and cannot be judged."""
+    study.score_all("Dr Ito")
+    with store.transaction(study.database, write=True) as db:
+        db.execute("UPDATE items SET seconds = CASE kind WHEN 'repeat' THEN 1 ELSE 60 END")
+        repeats = "item_id IN (SELECT id FROM items WHERE kind = 'repeat')"
+        db.execute(f"UPDATE shown SET draft = ? WHERE {repeats}", (json.dumps({"cannot_judge": True}),))
+        assert db.execute("SELECT count(*) FROM items WHERE kind = 'repeat'").fetchone()[0] > 0
+    page = study.browser.get(study.paths["Administrator"]).text
+    assert "<td>0 answers</td>\n<td>60</td>" in page
