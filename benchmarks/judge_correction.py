@@ -18,11 +18,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from asclepius_jax.evaluate.judge.correction import (
-    clustered_share,
     prediction_powered,
     prediction_powered_share,
     rogan_gladen,
 )
+from asclepius_jax.evaluate.statistics.estimates import rate
 
 SENSITIVITY, SPECIFICITY, KNOWN = 0.8, 0.9, 80  # of the judge, and the number of planted errors and of right answers
 Bounds = tuple[float, float, float]  # value, low, high
@@ -59,7 +59,7 @@ def powered_share(random: np.random.Generator, clusters: np.ndarray, count: int,
 
 def plain_share(random: np.random.Generator, clusters: np.ndarray, count: int, true: float) -> Bounds:
     rated = clusters < count
-    found = clustered_share(events(random, clusters, count, true)[rated], clusters[rated])
+    found = rate(events(random, clusters, count, true)[rated], clusters[rated])
     return found.value, found.low, found.high
 
 
@@ -68,9 +68,9 @@ def corrected_share(random: np.random.Generator, clusters: np.ndarray, count: in
     judged = flags(random, events(random, clusters, count, true)[rated])
     wrong, right = flags(random, np.ones(KNOWN, bool)), flags(random, np.zeros(KNOWN, bool))
     found = rogan_gladen(
-        clustered_share(judged, clusters[rated]),
-        clustered_share(wrong, range(KNOWN)),
-        clustered_share(1 - right, range(KNOWN)),
+        rate(judged, clusters[rated]),
+        rate(wrong, range(KNOWN)),
+        rate(1 - right, range(KNOWN)),
     )
     return found["value"], found["low"], found["high"]
 

@@ -5,6 +5,19 @@ Each row: name, summary, module of this package, its dataclass of settings, and 
 
 PARTS = (
     (
+        "power", "plan a study: the difference that patients and raters detect", "protocol.power_table", "PowerConfig",
+        ("--patients 20 60 100 --raters 2 4", "--sd-patient 0.4 --sd-rater 0.2 --sd-residual 0.9 --out power.json"),
+    ),
+    (
+        "prespecify", "write down what the report will test, before the scores are seen", "protocol.prespecify",
+        "PrespecifyConfig",
+        (
+            "--out prespecification.json --endpoint clinicians --models mine base --baseline base --patients 60 "
+            "--raters 4",
+            "--out prespecification.json --endpoint gpt-4o --models a b c --patients 100 --no-by-task --margin 0.2",
+        ),
+    ),
+    (
         "questions", "choose the questions that models will answer", "questions.questions", "QuestionsConfig",
         (
             "--source data/split/held_out --out evaluation/questions --per-task 60",

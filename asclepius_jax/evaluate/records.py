@@ -66,6 +66,8 @@ class Answer:
     text: str
     finish_reason: str  # "stop", "length" or that of a teacher's Reply; for "error", `text` is the error message
     prompt_format: str = ""  # one of prompt_formats.FORMATS
+    seed: int = 0  # of the sampling
+    variant_of: str = ""  # the model of which this is a further sample, with another seed; empty for its first sample
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Judgement:
     harm: str = ""  # one of rubric.HARMS; empty if the judge does not grade harm
     # JSON of the order in which the judge saw the options of each question, or the models of a list; empty if unknown
     order: str = ""
+    seed: int = 0  # of the answer, as is variant_of
+    variant_of: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,9 @@ from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teach
 from data_prep.teachers.endpoint.allowed_hosts import why_not_send
 from data_prep.teachers.wrapping import unwrap
 
+TAUGHT = ("endpoint", "offline")  # kinds of models that a teacher asks
+SAMPLED = ("hf", "checkpoint", "untrained", "endpoint")  # kinds whose answers depend on the seed
+
 
 @dataclass(frozen=True)
 class AnswersConfig:
@@ -59,6 +62,10 @@ class AnswersConfig:
     """Host name of an endpoint inside your institution to which real (restricted) notes may be sent; empty sends
     them nowhere."""
 
+    seeds: int = 1
+    """Number of samples per question and model, with the seeds --decoding.seed and the following ones. Those after the
+    first are answers of NAME-seedN, in a folder of their own; the report joins them. Needs a temperature above 0."""
+
 
 def run(config: AnswersConfig) -> None:
     """Answer the questions with every model that has no up-to-date folder.
@@ -78,24 +85,44 @@ def run(config: AnswersConfig) -> None:
         )
     check_format(config.decoding.prompt_format)
     check_shards(config.shards)
+    if config.seeds < 1 or (config.seeds > 1 and not temperature):
+        raise UserError(
+            f"--seeds {config.seeds}: must be 1 or more, and 1 at temperature 0, where every sample is the same"
+        )
     questions = list(read_records(config.questions, "questions", Question))[: config.shards.limit or None]
     content = content_of_questions(config.questions)
-    teachers = {spec.name: teacher_of(config, spec) for spec in specs if spec.kind in ("endpoint", "offline")}
+    samples = [sample for spec in specs for sample in samples_of(config, spec)]
+    names = [spec.name for _, spec, _ in samples]
+    if clash := next((name for name in names if names.count(name) > 1), ""):
+        raise UserError(f"--models {clash}: --seeds gives a further sample this name; choose another")
+    teachers = {spec.name: teacher_of(seeded, spec) for seeded, spec, _ in samples if spec.kind in TAUGHT}
     for teacher_config in teachers.values():
         check_may_send(questions, teacher_config, config.allow_remote)
         check_teacher(teacher_config)
-    for spec in specs:
+    for seeded, spec, variant_of in samples:
         out, teacher = config.out / spec.name, teachers.get(spec.name)
-        facts = {"model": asdict(spec), "weights": content_of(spec), "decoding": asdict(config.decoding)}
+        facts = {"model": asdict(spec), "weights": content_of(spec), "decoding": asdict(seeded.decoding)}
+        if variant_of:
+            facts["variant_of"] = variant_of
         if teacher:
             facts["teacher"] = sampling(teacher)
         inputs = Inputs(content, facts)
         if (out / MANIFEST).is_file() and is_same(read_manifest(out, "answers"), inputs, len(questions)):
             say(f"answers of {spec.name}: already finished -> {out}")
         elif teacher:
-            ask_teacher(config, spec, teacher, questions, inputs)
+            ask_teacher(seeded, spec, teacher, questions, inputs)
         else:
-            ask_local(config, spec, questions, inputs)
+            ask_local(seeded, spec, questions, inputs)
+
+
+def samples_of(config: AnswersConfig, spec: ModelSpec) -> list[tuple[AnswersConfig, ModelSpec, str]]:
+    """Settings, model and, for further samples, the first one's name: one for each seed."""
+    samples = [(config, spec, "")]
+    # The rule-based teacher and the references give the same answer to every seed.
+    for seed in range(config.decoding.seed + 1, config.decoding.seed + config.seeds) if spec.kind in SAMPLED else ():
+        seeded = replace(config, decoding=replace(config.decoding, seed=seed))
+        samples.append((seeded, replace(spec, name=f"{spec.name}-seed{seed}"), spec.name))
+    return samples
 
 
 def content_of_questions(folder: Path) -> str:
@@ -108,6 +135,10 @@ class Inputs:
 
     content_hash: str  # of the questions
     facts: dict[str, Any]  # manifest entries: model, weights, decoding and, for an endpoint, its sampling
+
+    @property
+    def variant_of(self) -> str:
+        return str(self.facts.get("variant_of", ""))
 
 
 def is_same(manifest: dict[str, Any], inputs: Inputs, count: int) -> bool:
@@ -135,6 +166,7 @@ class Ask:
     model: str
     prompt_format: str
     seed: int
+    variant_of: str = ""
 
     async def __call__(self, question: Question, teacher: Teacher) -> list[Any]:
         if self.prompt_format == CHAT:
@@ -145,9 +177,12 @@ class Ask:
         task = question.task if question.task in TASKS else "Question Answering"
         inputs = {"note": question.note, "task": task, "question": question.instruction}
         seed = request_seed(self.seed, "evaluated answer", question.id)
+        # An endpoint that ignores seeds gives another sample all the same.
+        sample = self.seed if self.variant_of else 0
         # No extension: all models must answer within the same number of tokens.
-        reply = await teacher.ask(Request("answer", question.id, messages, inputs, seed, extend=False))
-        return [Answer(question.id, self.model, reply.text.strip(), reply.finish_reason, self.prompt_format)]
+        reply = await teacher.ask(Request("answer", question.id, messages, inputs, seed, sample=sample, extend=False))
+        text, reason = reply.text.strip(), reply.finish_reason
+        return [Answer(question.id, self.model, text, reason, self.prompt_format, self.seed, self.variant_of)]
 
 
 def teacher_of(config: AnswersConfig, spec: ModelSpec) -> TeacherConfig:
@@ -175,7 +210,7 @@ def ask_teacher(
         if reasons["error"] == len(questions):
             raise UserError(f"answers of {spec.name}: every request failed; the last error was: {answer.text[:300]}")
 
-    work = Ask(spec.name, config.decoding.prompt_format or CHAT, config.decoding.seed)
+    work = Ask(spec.name, config.decoding.prompt_format or CHAT, config.decoding.seed, inputs.variant_of)
     config.out.mkdir(parents=True, exist_ok=True)
     # `count` has seen every answer by the time the manifest is written.
     facts = {**inputs.facts, "finish_reasons": reasons}
@@ -231,7 +266,11 @@ def ask_local(config: AnswersConfig, spec: ModelSpec, questions: Sequence[Questi
                 replies = model.answer(batch)
                 kept.add(
                     [
-                        local_answer(question, spec.name, text, reason, model.prompt_format)
+                        replace(
+                            local_answer(question, spec.name, text, reason, model.prompt_format),
+                            seed=config.decoding.seed,
+                            variant_of=inputs.variant_of,
+                        )
                         for question, (text, reason) in zip(batch, replies, strict=True)
                     ]
                 )

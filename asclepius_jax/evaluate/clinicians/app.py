@@ -3,6 +3,7 @@
     /r/TOKEN                         a rater's first page
     /r/TOKEN/item/POSITION           an item; POST .../LABEL changes the verdict on one of its answers
     /r/TOKEN/time/POSITION           POST: seconds for which the item was visible
+    /r/TOKEN/guess                   after the last item: which model wrote what; POST closes the scores, and saves
     /admin/TOKEN                     progress; ratings.csv and log.csv below it
 
 A wrong link, another rater's item and a page that does not exist all return the same 404.
@@ -24,7 +25,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from asclepius_jax.evaluate.clinicians import ratings, store, views
+from asclepius_jax.evaluate.clinicians import guesses, ratings, store, views
 from asclepius_jax.evaluate.clinicians.verdicts import changed
 from data_prep.contract.errors import UserError
 
@@ -49,6 +50,8 @@ def application(database: Path) -> Starlette:
         Route("/r/{token}/item/{position:int}", quickly(page.item)),
         Route("/r/{token}/item/{position:int}/{label}", changing(page.change), methods=["POST"]),
         Route("/r/{token}/time/{position:int}", changing(page.count_time), methods=["POST"]),
+        Route("/r/{token}/guess", quickly(page.guess)),
+        Route("/r/{token}/guess", changing(page.change_guess), methods=["POST"]),
         Route("/admin/{token}", quickly(page.administration)),
         Route("/admin/{token}/{table}.csv", quickly(page.table)),
         Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
@@ -140,7 +143,9 @@ class Page:
         with store.transaction(self.database) as db:
             rater = rater_of(db, request)
             items = store.items_of(db, rater["id"])
-        return views.start_page(request.path_params["token"], rater["name"], items)
+            made = guesses.guesses_of(db, rater["id"])
+            closed = guesses.is_closed(db, rater["id"])
+        return views.start_page(request.path_params["token"], rater["name"], items, made, closed)
 
     def item(self, request: Request) -> Response:
         token = request.path_params["token"]
@@ -165,6 +170,7 @@ class Page:
                 raise HTTPException(404)
             if waits_for_training(items, item):
                 raise UserError("the training items come first")
+            guesses.check_open(db, rater["id"])
             store.save(db, rater["name"], item, answer, changed(answer.draft, answer.text, form))
             items = store.items_of(db, rater["id"])
             reference = views.reference_of(db, item)
@@ -173,6 +179,27 @@ class Page:
         if wants_json(request):
             return JSONResponse(views.after_change(items, item, label, reference))
         return RedirectResponse(f"/r/{token}/item/{item.position}#{label}", 303)
+
+    def guess(self, request: Request) -> Response:
+        token = request.path_params["token"]
+        with store.transaction(self.database) as db:
+            rater = rater_of(db, request)
+            made = guesses.guesses_of(db, rater["id"])
+            if not made or not guesses.is_closed(db, rater["id"]):
+                return RedirectResponse(f"/r/{token}", 303)
+            return views.guess_page(token, rater["name"], made, guesses.models_of(db))
+
+    def change_guess(self, request: Request, form: dict[str, str]) -> Response:
+        with store.transaction(self.database, write=True) as db:
+            rater = rater_of(db, request)
+            made = guesses.guesses_of(db, rater["id"])
+            if not made:
+                raise HTTPException(404)
+            guesses.close(db, rater, store.items_of(db, rater["id"]))
+            for guess in made:
+                if model := form.get(str(guess.position), ""):
+                    guesses.save(db, rater, guess, model)
+        return RedirectResponse(f"/r/{request.path_params['token']}/guess", 303)
 
     def count_time(self, request: Request, form: dict[str, str]) -> Response:
         try:

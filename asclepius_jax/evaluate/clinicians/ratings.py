@@ -1,4 +1,5 @@
-"""Unblind a study: write the raters' verdicts, with model names, as a folder of ratings that includes ratings.csv.
+"""Unblind a study: write the raters' verdicts, with model names, as a folder of ratings that includes ratings.csv
+and guesses.csv.
 
 asclepius evaluate ratings --study STUDY --key KEY.json --out evaluation/ratings
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asclepius_jax.evaluate.clinicians import store
+from asclepius_jax.evaluate.clinicians import guesses, store
 from asclepius_jax.evaluate.clinicians.store import Item, Shown
 from asclepius_jax.evaluate.clinicians.verdicts import TREATMENTS, Draft, is_complete, settled_score
 from asclepius_jax.evaluate.records import Rating
@@ -39,6 +40,7 @@ def run(config: RatingsConfig) -> None:
     with store.transaction(config.study / store.DATABASE) as db:
         key, restricted = key_of(config.key, store.setting(db, "id"))
         rows = list(counted(db))
+        guessed = guesses.unblinded(db, key)
     for _, _, answer in rows:
         if answer.answer_id not in key:
             raise UserError(f"{config.key} is incomplete: answer {answer.answer_id} is missing")
@@ -54,6 +56,10 @@ def run(config: RatingsConfig) -> None:
         table = csv_text(names, ([getattr(rating, name) for name in names] for rating in ratings))
         (writer.path / "ratings.csv").write_text(table, encoding="utf-8", newline="")
         writer.facts["not_scored"] = len(rows) - len(ratings)
+        writer.facts["guesses"] = guessed
+        (writer.path / "guesses.csv").write_text(
+            csv_text(GUESSED, ([guess[name] for name in GUESSED] for guess in guessed)), encoding="utf-8", newline=""
+        )
     print(f"{len(ratings)} ratings in {config.out}; {len(rows) - len(ratings)} of {len(rows)} answers are still open")
 
 
@@ -104,6 +110,7 @@ def verdict_fields(draft: Draft) -> dict[str, Any]:
     }
 
 
+GUESSED = ("rater", "question_id", "model", "guess", "choices")
 BLINDED = (
     *("rater", "item", "kind", "question_id", "label", "answer_id", "score", "incorrect", "omitted", "treatment"),
     *("seconds", "spans", "comment"),

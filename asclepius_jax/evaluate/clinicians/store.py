@@ -19,9 +19,16 @@ from asclepius_jax.evaluate.clinicians.verdicts import Draft, Span, is_complete
 from data_prep.contract.errors import UserError
 
 DATABASE = "study.sqlite"
-VERSION = 1
+VERSION = 2
 BUSY_SECONDS = 5.0
 # A row of `shown` is one answer shown to one rater, with its label and draft. `kind` is training, scored or repeat.
+# Version 2 added the guesses of models, and `closed`: scores cannot change once a rater has seen the models' names.
+GUESSES = (
+    "CREATE TABLE guesses (rater_id INTEGER NOT NULL REFERENCES raters, position INTEGER NOT NULL, "
+    "item_id INTEGER NOT NULL REFERENCES items, label TEXT NOT NULL, guess TEXT NOT NULL DEFAULT '', "
+    "PRIMARY KEY (rater_id, position))",
+    "ALTER TABLE raters ADD COLUMN closed INTEGER NOT NULL DEFAULT 0",
+)
 SCHEMA = """
 CREATE TABLE study (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE raters (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, token_hash TEXT NOT NULL UNIQUE);
@@ -80,7 +87,9 @@ def transaction(path: Path, write: bool = False) -> Iterator[sqlite3.Connection]
         connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
         connection.row_factory = sqlite3.Row
         connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-        if (version := connection.execute("PRAGMA user_version").fetchone()[0]) != VERSION:
+        if (version := connection.execute("PRAGMA user_version").fetchone()[0]) == 1:
+            upgrade(connection)
+        elif version != VERSION:
             raise UserError(f"{path} has version {version}, but this program reads {VERSION}: set up the study again")
         yield connection
         connection.execute("COMMIT")
@@ -99,6 +108,13 @@ def transaction(path: Path, write: bool = False) -> Iterator[sqlite3.Connection]
             connection.close()  # rolls back uncommitted changes
 
 
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Give an older study what this version adds, within the open transaction: it has no guesses."""
+    for statement in GUESSES:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
 def create(path: Path) -> None:
     """Create an empty study.
 
@@ -107,7 +123,7 @@ def create(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(SCHEMA)
-    connection.execute(f"PRAGMA user_version = {VERSION}")
+    upgrade(connection)
     connection.commit()
     connection.close()
 

@@ -2,7 +2,7 @@
 
 asclepius evaluate study --questions QUESTIONS --answers ANSWERS --raters "Dr Ito" "Dr Weiss" --out STUDY
 
-    STUDY/study.sqlite   items and hashes of the personal links, without model names
+    STUDY/study.sqlite   items and hashes of the personal links; the models' names, but not which is which
     STUDY/key.json       the model behind each answer; move it away until every rater is done
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asclepius_jax.evaluate.answers.answers import found_folders
-from asclepius_jax.evaluate.clinicians import store
+from asclepius_jax.evaluate.clinicians import guesses, store
 from asclepius_jax.evaluate.clinicians.verdicts import TREATMENTS, Draft
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, Rating, read_records
 from data_prep.contract.errors import UserError
@@ -57,6 +57,10 @@ class StudyConfig:
     reference: Path | None = None
     """Folder of ratings, from `asclepius evaluate ratings`, that the practice round shows as feedback; needs
     --training-items."""
+
+    guesses: bool = True
+    """Have each rater guess, after the last item, which model wrote each of ten answers: a test of the blinding. The
+    scores are closed before the names of the models are shown."""
 
     url: str = "http://127.0.0.1:8000"
     """Address at which raters will reach the page of `asclepius evaluate serve`, used in the links. The default works
@@ -117,6 +121,8 @@ def answers_of(config: StudyConfig, questions: dict[str, Question]) -> tuple[dic
         for answer in read_records(folder, "answers", Answer):
             if answer.question_id not in questions:
                 raise UserError(f"{folder} answers {answer.question_id}, which is not in {config.questions}")
+            if answer.variant_of:
+                continue  # clinicians score the first sample of each model
             if answer.model in found[answer.question_id]:
                 raise UserError(f"{folder}: {answer.model} answers {answer.question_id} twice")
             found[answer.question_id][answer.model] = answer
@@ -229,6 +235,10 @@ def write_study(
     store.create(folder / store.DATABASE)
     with store.transaction(folder / store.DATABASE, write=True) as db:
         settings = [("id", study_id), ("administrator_hash", store.token_hash(administrator))]
+        names = sorted({answer.model for group in answers.values() for answer in group})
+        with_guesses = config.guesses and len(names) > 1
+        if with_guesses:
+            settings.append((guesses.MODELS, store.json_of(names)))
         db.executemany("INSERT INTO study VALUES (?, ?)", settings)
         db.executemany(
             "INSERT INTO questions VALUES (?, ?, ?, ?, ?)",
@@ -251,6 +261,8 @@ def write_study(
                 own.sort(key=lambda name: seeded_fraction(config.seed, "label", rater, kind, name))
                 items.append((question, kind, dict(zip(LABELS, own, strict=False))))
             store.add_rater(db, rater, token, items)
+            if with_guesses:
+                guesses.prepare(db, rater, config.seed)
     key = {name: {"question_id": answer.question_id, "model": answer.model} for name, answer in texts.items()}
     restricted = any(question.restricted for question in questions)
     content = {"study": study_id, "seed": config.seed, "restricted": restricted, "answers": key}

@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse, Response
 
 from asclepius_jax.evaluate.clinicians import store
+from asclepius_jax.evaluate.clinicians.guesses import Guess
 from asclepius_jax.evaluate.clinicians.sentences import numbered
 from asclepius_jax.evaluate.clinicians.store import Item, Shown
 from asclepius_jax.evaluate.clinicians.verdicts import (
@@ -108,12 +109,21 @@ def next_open(items: list[Item]) -> int | None:
     return next((item.position for item in items if not item.complete), None)
 
 
-def start_page(token: str, rater: str, items: list[Item]) -> Response:
+def start_page(token: str, rater: str, items: list[Item], guesses: list[Guess], closed: bool) -> Response:
     done = sum(item.complete for item in items)
     begun = any(answer.draft != Draft() for item in items for answer in item.answers)
     training_open = any(item.kind == "training" and not item.complete for item in items)
     progress = {"done": done, "begun": begun, "next_open": next_open(items), "training_open": training_open}
-    return shown("start.html", {"token": token, "rater": rater, "items": items, **progress})
+    guessing = {"guesses": len(guesses), "guessed": sum(bool(guess.guess) for guess in guesses), "closed": closed}
+    return shown("start.html", {"token": token, "rater": rater, "items": items, **progress, **guessing})
+
+
+def guess_page(token: str, rater: str, guesses: list[Guess], models: list[str]) -> Response:
+    return shown("guess.html", {"token": token, "rater": rater, "guesses": guesses, "models": models})
+
+
+def guess_forms(raters: list[tuple[str, list[Guess]]], models: list[str]) -> str:
+    return environment.get_template("guess_paper.html").render(raters=raters, models=models)
 
 
 def reference_of(db: sqlite3.Connection, item: Item) -> dict[str, Draft]:
@@ -171,9 +181,11 @@ def administration_page(db: sqlite3.Connection, token: str) -> Response:
         training = [item for item in items if item.kind == "training"]
         scored = [item for item in items if item.kind != "training"]
         done = [item for item in scored if item.complete]
-        seconds = sorted(item.seconds for item in done)
+        # An answer that is seen again is read faster, and counts in the agreement with oneself only.
+        first = [item for item in scored if item.kind != "repeat"]
+        seconds = sorted(item.seconds for item in first if item.complete)
         last = db.execute("SELECT max(time) FROM log WHERE rater = ?", (rater["name"],)).fetchone()[0]
-        answers: list[Shown] = [answer for item in scored for answer in item.answers]
+        answers: list[Shown] = [answer for item in first for answer in item.answers]
         raters.append(
             {
                 "name": rater["name"],

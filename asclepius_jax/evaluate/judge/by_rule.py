@@ -22,7 +22,7 @@ LONGEST_REFUSAL = 40  # words; a longer text that says what the note does not st
 
 
 def by_rules(question: Question, answer: Answer, judge: str) -> Judgement:
-    missing = Judgement(question.id, answer.model, judge, 0, score=0)
+    missing = Judgement(question.id, answer.model, judge, 0, 0, seed=answer.seed, variant_of=answer.variant_of)
     if answer.finish_reason in NO_ANSWER:
         return replace(missing, problem=f"no answer: {answer.text[:200]}")
     verdict, evidence = judge_answer(question, answer.text)

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from asclepius_jax.evaluate.judge.correction import clustered_share
 from asclepius_jax.evaluate.judge.position_bias import position_bias
 from asclepius_jax.evaluate.records import Judgement, Label, read_records
 from asclepius_jax.evaluate.statistics.agreement import krippendorff_alpha
@@ -66,7 +65,7 @@ def calibrate(
 
     def share_of(keys: Sequence[Answered], values: Mapping[Answered, float]) -> dict[str, Any]:
         clusters = [(units or {}).get(question, question) for question, _ in keys]
-        return asdict(clustered_share([values[key] for key in keys], clusters))
+        return asdict(rate([values[key] for key in keys], clusters))
 
     sensitivity, specificity = share_of(wrong, joined), share_of(right, {key: 1 - joined[key] for key in right})
     undefined = sensitivity["value"] is None or specificity["value"] is None
@@ -119,9 +118,14 @@ def retest(judgements: Sequence[Judgement], units: Units | None = None) -> dict[
     for judgement in judgements:
         table[votes.index(judgement.vote)][place[judgement.model, judgement.question_id]] = judgement.score
     clusters = [units[question] for _, question in items] if units else None
-    same = [len(set(column)) == 1 for column in zip(*table, strict=True) if all(column)]
+    columns = list(zip(*table, strict=True))
+    same = [float(len(set(column)) == 1) if all(column) else None for column in columns]
     try:
         alpha: dict[str, Any] = asdict(krippendorff_alpha([scores(row) for row in table], clusters=clusters))
     except UserError as error:
         alpha = {"value": None, "undefined": str(error)}
-    return {"votes": len(votes), "alpha": alpha, "same_score": asdict(rate(same))}
+    return {
+        "votes": len(votes),
+        "alpha": alpha,
+        "same_score": asdict(rate(same, clusters or [question for _, question in items])),
+    }

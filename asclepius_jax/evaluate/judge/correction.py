@@ -7,114 +7,61 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from asclepius_jax.evaluate.statistics.estimates import (
-    CONFIDENCE,
+    SHARE,
     Column,
     Estimate,
+    Rate,
     cluster_index,
     mean,
     numbers,
+    rate,
     same_length,
+)
+from asclepius_jax.evaluate.statistics.intervals import (
+    CONFIDENCE,
+    FEWEST_CLUSTERS,
+    Spread,
+    spread_of,
+    t_interval,
+    wilson_interval,
 )
 
 # A judge whose sensitivity + specificity - 1 is smaller knows too little: the correction would divide by almost 0.
 LEAST_YOUDEN = 0.1
-FEWEST_RATED = 5  # clusters
 FOLDS = 5
-
-
-@dataclass(frozen=True)
-class Share:
-    """Share from 0 to 1 with Wilson's interval on its effective number of answers."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    count: int
-    n: int
-    missing: int
-    undefined: str = ""
-    effective: float = 0.0  # number of independent answers whose interval would be as wide
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Variance of the mean of clustered values, its degrees of freedom, and the effective number of clusters."""
-
-    variance: float
-    freedom: float
-    clusters: float  # Kish's: fewer than there are if their sizes differ
-
-
-def spread_of(values: np.ndarray, clusters: np.ndarray) -> Spread:
-    """CR2 variance of a mean, which also holds for few clusters and for one that dominates (Bell and McCaffrey 2002).
-
-    Its degrees of freedom are Satterthwaite's, or those that the observed parts of the variance give if these are
-    fewer. At least two clusters are needed.
-    """
-    index = np.unique(clusters, return_inverse=True)[1]
-    share = np.bincount(index) / len(values)
-    parts = (np.bincount(index, values - values.mean()) / len(values)) ** 2 / (1 - share)
-    pull = share**2 / (1 - share)
-    variance = float(parts.sum())
-    freedom = float(1 / ((share**2).sum() + pull.sum() ** 2 - (pull**2).sum()))
-    if variance > 0:
-        excess = float(((parts / variance) ** 2).sum()) - 1 / len(parts)
-        freedom = min(freedom, max(1.0, 2 / excess)) if excess > 0 else freedom
-    return Spread(variance, freedom, float(1 / (share**2).sum()))
-
-
-def wilson(value: float, variance: float, freedom: float, confidence: float) -> tuple[float, float, float]:
-    """Bounds of a share between 0 and 1 and its effective number of answers (Korn and Graubard, Survey Methodol. 24).
-
-    The effective number is that of independent answers with this variance, less what t needs over normal quantiles."""
-    from scipy import stats
-    from statsmodels.stats.proportion import proportion_confint
-
-    tail = (1 - confidence) / 2
-    effective = value * (1 - value) / variance * float(stats.norm.ppf(tail) / stats.t.ppf(tail, freedom)) ** 2
-    low, high = proportion_confint(value * effective, effective, alpha=1 - confidence, method="wilson")
-    return float(low), float(high), effective
-
-
-def clustered_share(values: Column, clusters: Sequence[Hashable], confidence: float = CONFIDENCE) -> Share:
-    """Mean of flags (0, 1, or 0.5 for a tie; None and nan are missing) with a clustered interval.
-
-    Without variation, every cluster counts as one answer.
-    """
-    from statsmodels.stats.proportion import proportion_confint
-
-    same_length(values=values, clusters=clusters)
-    array = numbers(values)
-    present = ~np.isnan(array)
-    known, missing = array[present], int((~present).sum())
-    index = cluster_index(clusters)[0][present]
-    if not len(known):
-        return Share(None, None, None, 0, 0, missing, "no data")
-    value, count = float(known.mean()), round(float(known.sum()))
-    if len(set(index)) == 1:
-        return Share(value, None, None, count, len(known), missing, "no interval: one cluster only")
-    spread = spread_of(known, index)
-    if spread.variance > 0 and 0 < value < 1:
-        # No more than as many independent answers: clusters that differ less than by chance do so by chance.
-        variance = max(spread.variance, value * (1 - value) / len(known))
-        low, high, effective = wilson(value, variance, spread.freedom, confidence)
-    else:
-        effective = spread.clusters
-        low, high = proportion_confint(value * effective, effective, alpha=1 - confidence, method="wilson")
-    return Share(value, float(low), float(high), count, len(known), missing, "", effective)
+ROGAN_GLADEN = "Rogan and Gladen, interval of Lang and Reiczigel"
+POWERED = "prediction-powered, CR2, t"
+POWERED_SHARE = "prediction-powered, CR2, Wilson with t"
 
 
 # ---------------------------------------------------------------- Rogan and Gladen
 
 
+def effective_number(share: Rate, confidence: float = CONFIDENCE) -> float:
+    """Number of independent answers whose Wilson interval would be as wide as this clustered one.
+
+    Wilson's width w of n answers with share p solves, in u = 1 / n,
+    z⁴ (1 - w²) u² + 4 z² (p (1 - p) - w² / 2) u = w².
+    """
+    from scipy import stats
+
+    assert share.value is not None
+    assert share.low is not None
+    assert share.high is not None
+    z2 = float(stats.norm.ppf((1 + confidence) / 2)) ** 2
+    width2 = (share.high - share.low) ** 2
+    square, linear = z2**2 * (1 - width2), 4 * z2 * (share.value * (1 - share.value) - width2 / 2)
+    return 2 * square / (math.sqrt(linear**2 + 4 * square * width2) - linear)
+
+
 def rogan_gladen(
-    apparent: Share, sensitivity: Share, specificity: Share, confidence: float = CONFIDENCE
+    apparent: Rate, sensitivity: Rate, specificity: Rate, confidence: float = CONFIDENCE
 ) -> dict[str, Any]:
     """True share of incorrect answers from the share that the judge calls incorrect; fields of an Estimate.
 
@@ -125,32 +72,34 @@ def rogan_gladen(
     from scipy import stats
 
     shares = (apparent, sensitivity, specificity)
-    count, missing = apparent.n, apparent.missing
+    clusters = apparent.n if apparent.clusters is None else apparent.clusters
+    bare = Estimate(None, None, None, apparent.n, clusters, apparent.missing)
     if any(each.value is None for each in shares):
-        return asdict(Estimate(None, None, None, count, count, missing, "no data"))
+        return asdict(replace(bare, undefined="no data"))
     p, se, sp = (float(each.value or 0.0) for each in shares)
     if se + sp - 1 < LEAST_YOUDEN:
-        reason = "the judge hardly tells wrong answers from right ones"
-        return asdict(Estimate(None, None, None, count, count, missing, reason))
+        return asdict(replace(bare, undefined="the judge hardly tells wrong answers from right ones"))
+    bare = replace(bare, value=min(1.0, max(0.0, (p + sp - 1) / (se + sp - 1))))
+    if any(each.low is None for each in shares):
+        why = next(each.undefined for each in shares if each.low is None)
+        return asdict(replace(bare, undefined=why))
     z = float(stats.norm.ppf((1 + confidence) / 2))
-    n, n_se, n_sp = (each.effective for each in shares)
+    n, n_se, n_sp = (effective_number(each, confidence) for each in shares)
     # Shrunken shares, as in Agresti and Coull's interval, whose error is defined at 0 and 1 as well.
     p_near = (n * p + z * z / 2) / (n + z * z)
     se_near, sp_near = (n_se * se + 1) / (n_se + 2), (n_sp * sp + 1) / (n_sp + 2)
     youden = se_near + sp_near - 1
     if youden <= 0:
-        return asdict(Estimate(None, None, None, count, count, missing, "too few answers with known errors"))
+        return asdict(replace(bare, value=None, undefined="too few answers with known errors"))
     true_near = (p_near + sp_near - 1) / youden
     of_se, of_sp = se_near * (1 - se_near) / (n_se + 2), sp_near * (1 - sp_near) / (n_sp + 2)
     shift = 2 * z * z * (true_near * of_se - (1 - true_near) * of_sp)
     error = (
         math.sqrt(p_near * (1 - p_near) / (n + z * z) + (1 - true_near) ** 2 * of_sp + true_near**2 * of_se) / youden
     )
-    value, low, high = (
-        min(1.0, max(0.0, each))
-        for each in ((p + sp - 1) / (se + sp - 1), true_near + shift - z * error, true_near + shift + z * error)
-    )
-    return asdict(Estimate(value, low, high, count, round(n), missing))
+    low, high = (min(1.0, max(0.0, each)) for each in (true_near + shift - z * error, true_near + shift + z * error))
+    # The mark of the share in this evaluation; those of the calibration stand beside its own figures.
+    return asdict(replace(bare, low=low, high=high, method=ROGAN_GLADEN, mark=apparent.mark))
 
 
 # ---------------------------------------------------------------- clinicians' ratings of a part
@@ -166,6 +115,11 @@ class Powered:
     clusters: int  # of rated answers
     missing: int  # answers without a readable verdict
 
+    def estimate(self, value: float, bounds: tuple[float, float], method: str) -> Estimate:
+        return Estimate(
+            value, *bounds, self.n, self.clusters, self.missing, "", method, self.spread.freedom, self.spread.mark
+        )
+
 
 def prediction_powered(
     judge: Column, clinicians: Column, clusters: Sequence[Hashable], confidence: float = CONFIDENCE
@@ -178,16 +132,13 @@ def prediction_powered(
     None and nan are missing. `n` is the number of rated answers, `clusters` that of their clusters. For shares, use
     `prediction_powered_share`.
     """
-    from scipy import stats
-
     found = powered(judge, clinicians, clusters)
     if isinstance(found, Estimate):
         return found
     if found.spread.variance == 0:
         reason = "no interval: no variation"
         return Estimate(found.value, None, None, found.n, found.clusters, found.missing, reason)
-    reach = float(stats.t.ppf((1 + confidence) / 2, found.spread.freedom)) * math.sqrt(found.spread.variance)
-    return Estimate(found.value, found.value - reach, found.value + reach, found.n, found.clusters, found.missing)
+    return found.estimate(found.value, t_interval(replace(found.spread, value=found.value), confidence), POWERED)
 
 
 def prediction_powered_share(
@@ -202,11 +153,14 @@ def prediction_powered_share(
     found = powered(judge, clinicians, clusters)
     if isinstance(found, Estimate):
         return found
-    least = 0.5 / found.spread.clusters
-    value = min(1.0, max(0.0, found.value))
-    variance = found.spread.variance + 0.5 / found.spread.clusters**2
-    low, high, _ = wilson(min(1 - least, max(least, value)), variance, found.spread.freedom, confidence)
-    return Estimate(value, min(low, value), max(high, value), found.n, found.clusters, found.missing)
+    units = found.spread.effective_clusters
+    value, least = min(1.0, max(0.0, found.value)), 0.5 / units
+    near = min(1 - least, max(least, value))
+    spread = replace(
+        found.spread, value=near, variance=found.spread.variance + 0.5 / units**2, row_variance=near * (1 - near)
+    )
+    low, high = wilson_interval(spread, SHARE, confidence)
+    return found.estimate(value, (min(low, value), max(high, value)), POWERED_SHARE)
 
 
 def powered(judge: Column, clinicians: Column, clusters: Sequence[Hashable]) -> Powered | Estimate:
@@ -217,14 +171,14 @@ def powered(judge: Column, clinicians: Column, clusters: Sequence[Hashable]) -> 
     index, _ = cluster_index(clusters)
     n, rest, missing = int(rated.sum()), int((~rated).sum()), int(np.isnan(scored).sum())
     groups = len(set(index[rated]))
-    if groups < FEWEST_RATED:
-        reason = f"clinicians rated answers of {groups} independent units: at least {FEWEST_RATED} are needed"
+    if groups < FEWEST_CLUSTERS:
+        reason = f"clinicians rated answers of {groups} independent units: at least {FEWEST_CLUSTERS} are needed"
         return Estimate(None, None, None, n, groups, missing, reason)
     # Any prediction gives an unbiased estimate; the least informative one replaces verdicts that are missing.
     scored = np.where(np.isnan(scored), np.nanmean(scored) if missing < len(scored) else 0.0, scored)
     weights = power_weights(scored, truth, index, rated)
     corrected = truth[rated] - weights * scored[rated]
-    value, spread = float(corrected.mean()), spread_of(corrected, index[rated])
+    value, spread = float(corrected.mean()), spread_of(corrected, np.ones(n), index[rated])
     if rest and weights.any():
         predicted = weights.mean() * scored[~rated]
         value += float(predicted.mean())
@@ -236,14 +190,13 @@ def joint_spread(
     rated: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray], of_rated: Spread
 ) -> Spread:
     """Spread of the sum of two means of values in clusters, which may share clusters."""
-    of_others = spread_of(*others) if len(set(others[1])) > 1 else Spread(0.0, 1.0, 1.0)
+    of_others = spread_of(others[0], np.ones(len(others[0])), others[1])
     size = int(max(rated[1].max(), others[1].max())) + 1
     sums = [np.bincount(index, (values - values.mean()) / len(values), size) for values, index in (rated, others)]
     separate = of_rated.variance + of_others.variance
     variance = max(separate + 2 * float(sums[0] @ sums[1]), of_rated.variance)
-    squares = of_rated.variance**2 / of_rated.freedom + of_others.variance**2 / of_others.freedom
-    freedom = separate**2 / squares if squares else of_rated.freedom
-    return Spread(variance, freedom, of_rated.clusters)
+    squares = sum(each.variance**2 / each.freedom for each in (of_rated, of_others) if each.variance)
+    return replace(of_rated, variance=variance, freedom=separate**2 / squares if squares else of_rated.freedom)
 
 
 def power_weights(scored: np.ndarray, truth: np.ndarray, index: np.ndarray, rated: np.ndarray) -> np.ndarray:
@@ -290,8 +243,8 @@ def errors_by_model(
             for key in keys
         ]
         figures[model] = {
-            "sensitivity": asdict(clustered_share([judge[key] for key in wrong], [units[key[1]] for key in wrong])),
-            "specificity": asdict(clustered_share([1 - judge[key] for key in right], [units[key[1]] for key in right])),
+            "sensitivity": asdict(rate([judge[key] for key in wrong], [units[key[1]] for key in wrong])),
+            "specificity": asdict(rate([1 - judge[key] for key in right], [units[key[1]] for key in right])),
             "excess": asdict(mean([excess[key] for key in keys], clusters)),
             "against_others": asdict(mean(compared, clusters)),
         }

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from asclepius_jax.evaluate.judge.by_rule import declines
-from asclepius_jax.evaluate.judge.correction import clustered_share
 from asclepius_jax.evaluate.records import FAILED, NO_ANSWER, Answer, Question
-from asclepius_jax.evaluate.statistics.estimates import Estimate, mean
+from asclepius_jax.evaluate.statistics.estimates import SCALE, Estimate, mean, rate
+from asclepius_jax.evaluate.statistics.intervals import FEWEST_CLUSTERS, mark_of
 
-WORST, BEST = 1.0, 4.0  # scores
+WORST, BEST = SCALE
+LENGTH = "least squares, clustered, t"  # statsmodels' sandwich, t with clusters - 1 degrees of freedom
 
 # question id -> joined score, nan or absent if it is missing
 Scores = Mapping[str, float]
@@ -42,15 +43,17 @@ def readings(scores: Scores, answers: Mapping[str, Answer], questions: Mapping[s
     failed = [name in answers and answers[name].finish_reason in FAILED for name in questions]
 
     def filled(with_score: float) -> dict[str, Any]:
-        return asdict(mean([with_score if math.isnan(score) else score for score in given], clusters))
+        return asdict(mean([with_score if math.isnan(score) else score for score in given], clusters, SCALE))
 
     return {
-        "as_judged": asdict(mean(given, clusters)),
+        "as_judged": asdict(mean(given, clusters, SCALE)),
         "worst": filled(WORST),
         "best": filled(BEST),
         "missing": sum(map(math.isnan, given)),
         "failed_as_1": asdict(
-            mean([WORST if is_failed else score for score, is_failed in zip(given, failed, strict=True)], clusters)
+            mean(
+                [WORST if is_failed else score for score, is_failed in zip(given, failed, strict=True)], clusters, SCALE
+            )
         ),
         "failed": sum(failed),
     }
@@ -75,11 +78,11 @@ def declined(scores: Scores, answers: Mapping[str, Answer], questions: Mapping[s
             name for name, question in questions.items() if answerable is None or is_answerable(question) is answerable
         ]
         values = [float(refusals[name]) if name in refusals else None for name in names]
-        return asdict(clustered_share(values, [questions[name].cluster for name in names]))
+        return asdict(rate(values, [questions[name].cluster for name in names]))
 
     def mean_of(names: Sequence[str]) -> dict[str, Any]:
         values = [scores.get(name, math.nan) or math.nan for name in names]
-        return asdict(mean(values, [questions[name].cluster for name in names]))
+        return asdict(mean(values, [questions[name].cluster for name in names], SCALE))
 
     return {
         "declined": share_of(None),
@@ -117,8 +120,14 @@ def length_adjusted(
     rows = [row for row in rows if counts[row[1]] > 1]
     clusters = [questions[row[1]].cluster for row in rows]
     wanted = [*models[1:], "per_doubling"]
-    if len(set(clusters)) < 2 or len({row[3] for row in rows}) < 2 or len({row[0] for row in rows}) < len(models):
-        missing = Estimate(None, None, None, len(rows), len(set(clusters)), 0, "too few answers, or all of one length")
+    if (
+        len(set(clusters)) < FEWEST_CLUSTERS
+        or len({row[3] for row in rows}) < 2
+        or len({row[0] for row in rows}) < len(models)
+    ):
+        missing = Estimate(
+            None, None, None, len(rows), len(set(clusters)), 0, "too few clusters or answers, or all of one length"
+        )
         return dict.fromkeys(wanted, asdict(missing))
     design = np.asarray([[*(float(row[0] == model) for model in models[1:]), row[3]] for row in rows])
     return fitted(design, np.asarray([row[2] for row in rows]), [row[1] for row in rows], clusters, wanted)
@@ -144,8 +153,10 @@ def fitted(
         missing = Estimate(None, None, None, len(values), units, 0, "models and lengths cannot be told apart")
         return dict.fromkeys(wanted, asdict(missing))
     fit = sm.OLS(within(values), inside).fit(cov_type="cluster", cov_kwds={"groups": cluster}, use_t=True)
-    bounds = fit.conf_int()
+    mark = mark_of(units, float(np.bincount(cluster).max()) / len(values))
     return {
-        name: asdict(Estimate(float(value), float(low), float(high), len(values), units, 0))
-        for name, value, (low, high) in zip(wanted, fit.params, bounds, strict=True)
+        name: asdict(
+            Estimate(float(value), float(low), float(high), len(values), units, 0, "", LENGTH, units - 1.0, mark)
+        )
+        for name, value, (low, high) in zip(wanted, fit.params, fit.conf_int(), strict=True)
     }

@@ -106,6 +106,7 @@ class JudgePointwise:
     ) -> Judgement:
         question, orders = item.question, option_orders(item.turn, vote)
         missing = Judgement(question.id, answer.model, self.judge, vote, score=0, order=json.dumps(orders))
+        missing = replace(missing, seed=answer.seed, variant_of=answer.variant_of)
         if answer.finish_reason in NO_ANSWER:
             return replace(missing, problem=f"no answer: {answer.text[:200]}")
         # The name contains the answer's text, not its model, so that identical answers are judged once and alike.
@@ -209,6 +210,12 @@ def run(config: JudgeConfig) -> dict[str, Any]:
     check_may_send(questions, teacher, config.allow_remote)
     check_teacher(teacher)
     answers = read_answers(config.answers, config.questions)
+    further = next((a.model for given in answers.values() for a in given.values() if a.variant_of), "")
+    if further and config.mode == "listwise" and not rules:
+        raise UserError(
+            f"--mode listwise: {further} is a further sample of a model, and a list compares models; give --answers "
+            "folders of one seed, or judge pointwise"
+        )
     warnings = [] if rules else kinship(teacher.model, origins_of(config.answers, answers), teachers_of(questions))
     for warning in warnings:
         say(f"judge {name}: {warning}")

@@ -52,8 +52,14 @@ def option_figures(
 ) -> dict[str, Any]:
     figures = {}
     for name, options in orders[0].items():
-        firsts = [option_of(j, name) == order[name][0] for j, order in zip(judgements, orders, strict=True)]
-        share, expected = asdict(mean([float(first) for first in firsts], clusters)), 1 / len(options)
+        # A verdict without an answer to this question, such as one of a prompt that did not ask for harm, says nothing.
+        firsts = [
+            float(option_of(j, name) == order[name][0]) if option_of(j, name) in options else None
+            for j, order in zip(judgements, orders, strict=True)
+        ]
+        share, expected = asdict(mean(firsts, clusters)), 1 / len(options)
+        if share["value"] is None:
+            continue
         decided = (share["value"] - expected) / (1 - expected if share["value"] > expected else expected)
         margin = MOST_DECIDED * (1 - expected if share["value"] > expected else expected)
         figures[name] = {**share, "expected": expected, "decided": decided}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from asclepius_jax.evaluate.records import Question
-from asclepius_jax.evaluate.report.judge_agreement import items_of, score_row
+from asclepius_jax.evaluate.report.judges.judge_agreement import items_of, score_row
 from asclepius_jax.evaluate.report.model_comparisons import Pairs, score_column
 from asclepius_jax.evaluate.report.results import CLINICIANS, JURY, Results, Table
 from asclepius_jax.evaluate.statistics.agreement import krippendorff_alpha

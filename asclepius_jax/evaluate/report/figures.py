@@ -5,16 +5,24 @@ Every interval names its method; `docs/statistics.md` says what the methods are 
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from asclepius_jax.evaluate.judge.asking.required import required_content
 from asclepius_jax.evaluate.judge.calibration import calibrate, read_labels
 from asclepius_jax.evaluate.judge.rubric import SCORES
-from asclepius_jax.evaluate.records import Question, unit_of
+from asclepius_jax.evaluate.records import Question, read_records, unit_of
 from asclepius_jax.evaluate.report.as_in_paper import as_in_paper
-from asclepius_jax.evaluate.report.judge_agreement import agreement_of
+from asclepius_jax.evaluate.report.journal.blinding import blinding_of
+from asclepius_jax.evaluate.report.journal.rater_figures import rater_model_of
+from asclepius_jax.evaluate.report.journal.seeds import seeds_of
+from asclepius_jax.evaluate.report.journal.subgroups import subgroups_of
+from asclepius_jax.evaluate.report.judges.judge_agreement import agreement_of
+from asclepius_jax.evaluate.report.judges.judge_errors import harm_of
+from asclepius_jax.evaluate.report.judges.judge_readings import positions_of, readings_of
 from asclepius_jax.evaluate.report.model_comparisons import (
+    Endpoint,
     comparisons_of,
     family_of,
     pairs_of_models,
@@ -26,6 +34,7 @@ from asclepius_jax.evaluate.report.results import (
     Joined,
     Results,
     Table,
+    asked_of,
     check_ids,
     main_judge,
     read_judged,
@@ -33,6 +42,15 @@ from asclepius_jax.evaluate.report.results import (
 )
 from asclepius_jax.evaluate.statistics.estimates import SCALE, mean, rate
 from data_prep.contract.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was prespecified of an analysis."""
+
+    endpoint: Endpoint
+    subgroups: tuple[str, ...] = ()  # whose interaction tests are confirmatory
+
 
 LENGTHS = ((200, "under 200 words"), (500, "200 to 499 words"), (1000, "500 to 999 words"))
 LONGEST = "1,000 words and more"
@@ -104,36 +122,57 @@ def slices_of(by_model: Mapping[str, Mapping[str, Joined]], questions: Mapping[s
 # ---------------------------------------------------------------- all figures
 
 
-def figures_of(results: Results, baseline: str, margin: float, pairwise: bool = False) -> dict[str, Any]:
+def figures_of(
+    results: Results, baseline: str, margin: float, pairwise: bool = False, plan: Plan | None = None
+) -> dict[str, Any]:
     """All figures from judgements and ratings; see the module's docstring.
+
+    plan: what was prespecified; otherwise mean scores by the main judge, over all questions and each task.
 
     Raises UserError for an unknown baseline, unknown question ids, duplicate ratings or no questions."""
     check_ids(results)
     if not results.questions:
         raise UserError("nothing to report: --questions contains no questions")
-    table = scores_of(results)
+    table, first = scores_of(results), results.first_samples
+    # Clinicians rate first samples, and the paper's tables know no others.
+    first_table = scores_of(first)
     models = sorted({model for by_model in table.values() for model in by_model})
     if baseline and baseline not in models:
         raise UserError(f"--baseline {baseline}: no such model; choose one of {', '.join(models)}")
-    main = main_judge(table)
+    plan = plan or Plan(Endpoint(main_judge(table)))
+    endpoint = plan.endpoint if plan.endpoint.judge in table else Endpoint(main_judge(table))
+    main, of_main = endpoint.judge, table.get(endpoint.judge, {})
+    asked = asked_of(table, main, results.questions)
     pairs = pairs_of_models(models, baseline, pairwise)
-    compared = comparisons_of(table, results.questions, pairs, margin, main)
+    compared = comparisons_of(table, results.questions, pairs, margin, endpoint)
     return {
         **counts_of(results, table),
         "main": main,
         "scores": {
             judge: best_first(
-                {model: model_figures(by_question, results.questions) for model, by_question in by_model.items()}
+                {
+                    model: model_figures(by_question, asked_of(table, judge, results.questions))
+                    for model, by_question in by_model.items()
+                }
             )
             for judge, by_model in table.items()
         },
-        "slices": {judge: slices_of(by_model, results.questions) for judge, by_model in table.items()},
+        "slices": {
+            judge: slices_of(by_model, asked_of(table, judge, results.questions)) for judge, by_model in table.items()
+        },
         "comparisons": compared,
-        "family": family_of(compared, main, baseline),
+        "family": family_of(compared, endpoint, baseline),
         "baseline": baseline,
         "margin": margin,
-        "agreement": agreement_of(results, table),
-        "as_in_paper": as_in_paper(results, table, pairs),
+        "agreement": agreement_of(first, first_table),
+        "readings": readings_of(first, first_table, baseline),
+        "position": positions_of(results),
+        "harm": harm_of(first),
+        "seeds": seeds_of(results),
+        "subgroups": subgroups_of(of_main, asked, pairs, plan.subgroups),
+        "rater_model": rater_model_of(results, baseline),
+        "blinding": blinding_of(results.guesses, results.questions),
+        "as_in_paper": as_in_paper(first, first_table, pairs),
     }
 
 
@@ -158,11 +197,26 @@ def counts_of(results: Results, table: Table) -> dict[str, Any]:
             judge: len({name for found in by_model.values() for name, verdict in found.items() if any(verdict.shares)})
             for judge, by_model in table.items()
         },
+        "scored_units": {
+            judge: len({questions[name].cluster for by_question in by_model.values() for name in by_question})
+            for judge, by_model in table.items()
+        },
         "raters": len({rating.rater for rating in results.ratings}),
     }
 
 
-def calibration_of(folders: Iterable[Path], judged: Iterable[Path]) -> dict[str, Any]:
+def calibration_of(folder: Path, judged: Iterable[Path]) -> dict[str, Any]:
     """Calibration figures of each judge, from its verdicts on answers with known errors."""
-    labels = {name: label for folder in folders for name, label in read_labels(folder / "labels").items()}
-    return {each.name: {**calibrate(labels, each.judgements), "about": each.about} for each in read_judged(judged)}
+    labels = read_labels(folder / "labels")
+    questions = {q.id: q for q in read_records(folder / "questions", "questions", Question)}
+    units = {name: question.cluster for name, question in questions.items()}
+    has_required = any(required_content(question) for question in questions.values())
+    return {
+        each.name: {
+            **calibrate(labels, each.judgements, units),
+            "about": each.about,
+            "sees_required": has_required,
+            "unit": unit_of(questions.values()),
+        }
+        for each in read_judged(judged)
+    }

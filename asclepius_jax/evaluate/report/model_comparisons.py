@@ -1,21 +1,32 @@
 """Compare models: against a baseline, or every pair, with Holm's correction over all tests of the stated family.
 
-The family is the main judge's comparisons of models, over all questions and over each task. Whatever is compared beside
-it (other judges, shares of unacceptable answers) is exploratory and gets no adjusted p value.
+The family is the endpoint's: the comparisons of models by one judge, over all questions and, for mean scores, over each
+task. Whatever is compared beside it (other judges, the other figure) is exploratory and gets no adjusted p value.
 """
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from asclepius_jax.evaluate.protocol.prespecification import MEAN_SCORE, UNACCEPTABLE
 from asclepius_jax.evaluate.records import Question
 from asclepius_jax.evaluate.report.results import MISSING, Joined, Table
 from asclepius_jax.evaluate.statistics.comparisons import by_holm, compare, equivalent
 from asclepius_jax.evaluate.statistics.estimates import SCALE, SHARE, scores
 from asclepius_jax.evaluate.statistics.power import detectable_difference
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What the family of tests consists of."""
+
+    judge: str  # whose scores are compared
+    figure: str = MEAN_SCORE
+    with_tasks: bool = True  # each task is tested, besides all questions; mean scores only
+
 
 # name of a comparison -> the first model and the second, with which it is compared
 Pairs = Mapping[str, tuple[str, str]]
@@ -37,7 +48,7 @@ def pairs_of_models(models: Sequence[str], baseline: str, pairwise: bool) -> Pai
 
 
 def comparisons_of(
-    table: Table, questions: Mapping[str, Question], pairs: Pairs, margin: float, main: str
+    table: Table, questions: Mapping[str, Question], pairs: Pairs, margin: float, endpoint: Endpoint
 ) -> dict[str, Any]:
     """Comparisons by judge and pair of models: difference, test, equivalence, and the same by task."""
     compared: dict[str, Any] = {}
@@ -46,7 +57,7 @@ def comparisons_of(
             name: {
                 "first": first,
                 "second": second,
-                "exploratory": judge != main,
+                "exploratory": judge != endpoint.judge,
                 **comparison(by_model[first], by_model[second], questions, margin),
             }
             for name, (first, second) in pairs.items()
@@ -54,8 +65,8 @@ def comparisons_of(
         }
         if rows:
             compared[judge] = rows
-    if main in compared:
-        adjust(compared[main])
+    if endpoint.judge in compared:
+        adjust(compared[endpoint.judge], endpoint)
     return compared
 
 
@@ -75,37 +86,47 @@ def comparison(
         **asdict(compare(*columns, clusters, SCALE)),
         "p_holm": None,
         "equivalence": asdict(equivalent(*columns, clusters, margin)),
-        "unacceptable": {**asdict(compare(*unacceptable, clusters, SHARE)), "exploratory": True},
+        "unacceptable": {**asdict(compare(*unacceptable, clusters, SHARE)), "p_holm": None, "exploratory": True},
         "detectable": asdict(detectable_difference(*columns, clusters)),
         "tasks": by_task,
     }
 
 
-def adjust(rows: Mapping[str, dict[str, Any]]) -> None:
-    """Write Holm's adjusted p values of one family: every pair over all questions and over each task.
+def tests_of(rows: Mapping[str, dict[str, Any]], endpoint: Endpoint) -> dict[tuple[str, str], float | None]:
+    """p values of the family by (pair, task), in which the task is empty for all questions.
 
     With one task only, the task's test is that of all questions and is not counted again."""
+    if endpoint.figure == UNACCEPTABLE:
+        return {(name, ""): row["unacceptable"]["sign_flip"]["p"] for name, row in rows.items()}
     family = {(name, ""): row["sign_flip"]["p"] for name, row in rows.items()}
     for name, row in rows.items():
-        if len(row["tasks"]) > 1:
+        if len(row["tasks"]) > 1 and endpoint.with_tasks:
             family |= {(name, task): part["p"] for task, part in row["tasks"].items()}
-    holm = by_holm(family)
+    return family
+
+
+def adjust(rows: Mapping[str, dict[str, Any]], endpoint: Endpoint) -> None:
+    """Write Holm's adjusted p values of one family."""
+    holm = by_holm(tests_of(rows, endpoint))
     for name, row in rows.items():
+        if endpoint.figure == UNACCEPTABLE:
+            row["unacceptable"] |= {"p_holm": holm[name, ""], "exploratory": False}
+            continue
         row["p_holm"] = holm[name, ""]
         for task, part in row["tasks"].items():
-            part["p_holm"] = holm.get((name, task), row["p_holm"])
+            part["p_holm"] = holm.get((name, task), row["p_holm"] if len(row["tasks"]) == 1 else None)
 
 
-def family_of(compared: Mapping[str, Any], main: str, baseline: str) -> dict[str, Any]:
+def family_of(compared: Mapping[str, Any], endpoint: Endpoint, baseline: str) -> dict[str, Any]:
     """The family of tests that are corrected for each other, in words and numbers."""
-    rows = compared.get(main, {})
-    tasks = max((len(row["tasks"]) for row in rows.values()), default=0)
-    tests = [row["sign_flip"]["p"] for row in rows.values()]
-    tests += [part["p"] for row in rows.values() if len(row["tasks"]) > 1 for part in row["tasks"].values()]
+    rows = compared.get(endpoint.judge, {})
+    tests = tests_of(rows, endpoint)
+    tasks = len({task for _, task in tests if task})
     return {
-        "judge": main,
+        "judge": endpoint.judge,
+        "figure": endpoint.figure,
         "models": f"each model against {baseline}" if baseline else "every pair of models",
-        "questions": f"all questions and each of {tasks} tasks" if tasks > 1 else "all questions",
-        "tests": sum(p is not None for p in tests),
+        "questions": f"all questions and each of {tasks} tasks" if tasks else "all questions",
+        "tests": sum(p is not None for p in tests.values()),
         "correction": "Holm",
     }

@@ -15,15 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asclepius_jax.evaluate.answers.answers import answers_hash, read_answers
+from asclepius_jax.evaluate.answers.answers import answers_hash, content_of_questions, read_answers
 from asclepius_jax.evaluate.judge import claims
 from asclepius_jax.evaluate.judge.hallucination import analyse
 from asclepius_jax.evaluate.judge.rubric import MEANINGS, SCORES
+from asclepius_jax.evaluate.protocol.prespecification import (
+    WITH_TASKS,
+    Analysis,
+    is_confirmatory,
+    read_prespecification,
+    reported,
+)
 from asclepius_jax.evaluate.records import Answer, Question, Rating, read_records
-from asclepius_jax.evaluate.report.figures import calibration_of, figures_of
-from asclepius_jax.evaluate.report.methods import methods_of
+from asclepius_jax.evaluate.report.figures import Plan, calibration_of, figures_of
+from asclepius_jax.evaluate.report.journal.contamination import contamination_of, models_of
+from asclepius_jax.evaluate.report.journal.tripod import checklist
+from asclepius_jax.evaluate.report.judges.judge_errors import judge_errors
+from asclepius_jax.evaluate.report.judges.limits import limits
+from asclepius_jax.evaluate.report.methods import methods_of, reasons_of
+from asclepius_jax.evaluate.report.model_comparisons import Endpoint
 from asclepius_jax.evaluate.report.results import CLINICIANS, Judged, Results, read_judged
-from asclepius_jax.evaluate.report.tables import estimate, p_value, read_measured, share
+from asclepius_jax.evaluate.report.tables import estimate, number, p_value, points, read_measured, share
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.folder_lock import locked
 from data_prep.contract.folders.output_folders import write_durably
@@ -73,6 +85,20 @@ class ReportConfig:
     margin: float = 0.3
     """Largest difference of mean scores that would not matter, for the equivalence test. Choose it beforehand."""
 
+    split: tuple[Path, ...] = ()
+    """Folders that `asclepius split` wrote, from which the report says what is known of contamination."""
+
+    trained_on: tuple[str, ...] = ()
+    """Models that were trained on the training side of --split, by your account. Of checkpoints it is read from the
+    run; of other models it is unknown."""
+
+    tripod: Path | None = None
+    """Markdown file for a draft of the TRIPOD-LLM checklist, filled in as far as these data allow."""
+
+    prespecification: Path | None = None
+    """File that `asclepius evaluate prespecify` wrote. The report names every departure from it; without it, all
+    results are called exploratory."""
+
 
 def run(config: ReportConfig) -> dict[str, Any]:
     """Write the three files and return the figures. Raises UserError for invalid options or input."""
@@ -88,26 +114,55 @@ def run(config: ReportConfig) -> dict[str, Any]:
     results = Results(questions, read_judged(config.judged))
     for folder in config.ratings:
         results.ratings += read_records(folder, "ratings", Rating)
-    figures = figures_of(results, config.baseline, config.margin, config.pairwise)
-    answers = read_answers(config.answers, config.questions) if config.answers else {}
-    figures["hallucination"] = analyse(questions, answers)
+        results.guesses += read_manifest(folder, "ratings").get("guesses", [])
+    results.answers = answers = read_answers(config.answers, config.questions) if config.answers else {}
+    spec, sha256 = read_prespecification(config.prespecification) if config.prespecification else (None, "")
+    plan = None
+    if spec:
+        endpoint = Endpoint(spec.endpoint, spec.figure, spec.family == WITH_TASKS)
+        plan = Plan(endpoint, tuple(spec.subgroups))
+    figures = figures_of(results, config.baseline, config.margin, config.pairwise, plan)
+    figures["prespecification"] = reported(spec, sha256, analysis_of(figures, config)) if spec else {}
+    figures["confirmatory"] = is_confirmatory(figures["prespecification"])
+    figures["hallucination"] = analyse(questions, results.first_samples.answers)
     figures["other_answers"] = other_answers(results.judged, answers)
-    figures["calibration"] = (
-        calibration_of([config.calibration], config.calibration_judged) if config.calibration else {}
-    )
+    figures["calibration"] = calibration_of(config.calibration, config.calibration_judged) if config.calibration else {}
+    figures["judge_errors"] = judge_errors(results.first_samples, figures["calibration"])
     figures["claims"] = {
         read_manifest(folder, "claims")["checker"]: claims.figures_of(
             read_records(folder, "claims", claims.Claim), questions
         )
         for folder in config.claims
     }
+    figures["contamination"] = (
+        contamination_of(config.split, config.questions, questions, models_of(config.answers, config.trained_on))
+        if config.split
+        else {}
+    )
     figures["measured"] = [read_measured(path) for path in config.measured]
+    figures["limits"] = limits(figures)
     with locked(config.out):
         write_durably(config.out / "report.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
         for name in ("report.html", "report.md"):
             write_durably(config.out / name, rendered(name, figures))
+    if config.tripod:
+        write_durably(config.tripod, checklist(figures))
     say(f"report: {len(questions)} questions, {len(results.judged)} judges -> {config.out / 'report.html'}")
     return figures
+
+
+def analysis_of(figures: Mapping[str, Any], config: ReportConfig) -> Analysis:
+    """What this report does, to be compared with its prespecification."""
+    return Analysis(
+        judges=list(figures["scores"]),
+        baseline=config.baseline,
+        margin=config.margin,
+        models=list(figures["scores"].get(figures["main"], {})),
+        tasks=list(figures["tasks"]),
+        questions=content_of_questions(config.questions),
+        patients=figures["scored_units"].get(figures["main"], 0),
+        raters=figures["raters"],
+    )
 
 
 def other_answers(judged: Sequence[Judged], answers: Mapping[str, Mapping[str, Answer]]) -> list[str]:
@@ -137,7 +192,7 @@ def rendered(name: str, figures: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(estimate=estimate, share=share, p=p_value, cell=cell)
+    environment.filters.update(estimate=estimate, share=share, points=points, p=p_value, cell=cell, number=number)
     main = figures["main"]
     text = environment.get_template(f"{name}.jinja").render(
         f=figures,
@@ -145,8 +200,9 @@ def rendered(name: str, figures: Mapping[str, Any]) -> str:
         charts=charts(figures, main),
         scores=SCORES,
         meanings=MEANINGS,
-        limits=limits(figures),
+        limits=figures["limits"] if "limits" in figures else limits(figures),
         methods=methods_of(figures),
+        reasons=reasons_of(figures),
     )
     return pages.page("Evaluation", text) if name.endswith(".html") else text
 
@@ -176,53 +232,11 @@ def charts(figures: Mapping[str, Any], main: str) -> dict[str, str]:
         drawn["agreement"] = draw.matrix([CLINICIANS, *correlated], values)
     for judge, row in figures["calibration"].items():
         drawn[f"calibration {judge}"] = draw.bars(row["classes"], f"Planted errors that {judge} finds")
-    for number, table in enumerate(figures["measured"]):
+    for place, table in enumerate(figures["measured"]):
         if chart := table.get("chart"):
-            drawn[f"measured {number}"] = draw.intervals(chart["rows"], chart["description"])
+            drawn[f"measured {place}"] = draw.intervals(chart["rows"], chart["description"])
     return {name: markupsafe.Markup(drawing) for name, drawing in drawn.items()}
 
 
 def all_kinds(by_model: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(kind for row in by_model.values() for kind in row["kinds"]))
-
-
-def limits(figures: Mapping[str, Any]) -> list[str]:
-    """Limitations that a reader must know before relying on the page, one sentence each."""
-    found: list[str] = list(figures["other_answers"])
-    for judge, about in figures["judges"].items():
-        found += about["warnings"] or []
-        if about["mode"] == "rules":
-            found.append(
-                f"{judge} judges by rule: it checks numbers, doses, dates, sides, negations, drugs, findings and the "
-                "words of the reference answer, but not their combined meaning."
-            )
-            if judge in figures["calibration"]:
-                found.append(
-                    f"On planted errors {judge} has the right answer as reference, so omissions are easy to see."
-                )
-        if about["missing"]:
-            found.append(f"{about['missing']} of {about['verdicts']} verdicts of {judge} are missing.")
-        if judge not in figures["calibration"]:
-            found.append(f"{judge} was not tested on answers with known errors.")
-    for judge, calibration in figures["calibration"].items():
-        youden = calibration["youden"]
-        about = figures["judges"].get(judge, calibration["about"])
-        if other := [name for name in ("mode", "prompt", "teacher") if about[name] != calibration["about"][name]]:
-            found.append(
-                f"{judge} was tested on known errors with another {' and '.join(other)} than it judges with here."
-            )
-        if youden is None:
-            found.append(f"{judge} gave no readable verdict on right or on wrong answers: its reliability is unknown.")
-        elif youden < 0.5:
-            found.append(
-                f"{judge} tells right answers from wrong ones little better than chance (sensitivity + specificity - 1 "
-                f"is {youden:.2f}): do not rely on its scores."
-            )
-    if not figures["raters"]:
-        found.append("No clinician rated these answers.")
-    if figures["units"] < figures["questions"]:
-        found.append(
-            f"Questions that share {figures['unit']} are not independent. Intervals and tests allow for it: "
-            f"{figures['units']} {figures['unit']} tell less than {figures['questions']} independent questions would."
-        )
-    return found

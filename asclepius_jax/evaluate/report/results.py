@@ -7,13 +7,13 @@ of the same answer counts in the agreement with oneself only.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from asclepius_jax.evaluate.judge.rubric import SCORES
-from asclepius_jax.evaluate.records import Judgement, Question, Rating, read_records
+from asclepius_jax.evaluate.records import Answer, Judgement, Question, Rating, read_records
 from asclepius_jax.evaluate.statistics.joined import majority, mean_score
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest
@@ -55,10 +55,28 @@ class Results:
     questions: dict[str, Question]
     judged: list[Judged] = field(default_factory=list)
     ratings: list[Rating] = field(default_factory=list)
+    answers: dict[str, dict[str, Answer]] = field(default_factory=dict)  # by model and question id
+    guesses: list[dict[str, Any]] = field(default_factory=list)  # see `clinicians.guesses.unblinded`
 
     @property
     def clusters(self) -> list[Cluster]:
         return [question.cluster for question in self.questions.values()]
+
+    @property
+    def first_samples(self) -> "Results":
+        """These results with the first sample of each model only: the answers that clinicians rate."""
+        judged = [
+            replace(each, judgements=[j for j in each.judgements if not j.variant_of])
+            if any(j.variant_of for j in each.judgements)
+            else each
+            for each in self.judged
+        ]
+        answers = {
+            model: given
+            for model, given in self.answers.items()
+            if not any(answer.variant_of for answer in given.values())
+        }
+        return replace(self, judged=judged, answers=answers)
 
     @property
     def first_ratings(self) -> list[Rating]:
@@ -111,18 +129,34 @@ def jury_of(verdicts: Sequence[Joined]) -> Joined:
     return Joined(mean_score(v.score for v in present), majority(v.unacceptable for v in present), shares)
 
 
+def over_samples(verdicts: Sequence[Joined]) -> Joined:
+    """Mean of the verdicts on several samples of a model's answer to one question."""
+    present = [verdict for verdict in verdicts if not math.isnan(verdict.score)]
+    if len(present) < 2:
+        return present[0] if present else MISSING
+    shares = tuple(sum(column) / len(present) for column in zip(*(verdict.shares for verdict in present), strict=True))
+    unacceptable = sum(verdict.unacceptable for verdict in present) / len(present)
+    return Joined(mean_score(verdict.score for verdict in present), unacceptable, shares)
+
+
 def scores_of(results: Results) -> Table:
-    """Verdicts of each judge, of all clinicians together and, if there are several judges, of the jury of them."""
-    collected: dict[str, dict[tuple[str, str], list[int]]] = defaultdict(lambda: defaultdict(list))
+    """Verdicts of each judge, of all clinicians together and, if there are several judges, of the jury of them.
+
+    Several samples of one model are joined question by question, after the votes on each."""
+    # judge -> model, question -> sample -> scores
+    collected: dict[str, dict[tuple[str, str], dict[str, list[int]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
     for each in results.judged:
         for j in each.judgements:
-            collected[each.name][j.model, j.question_id].append(j.score)
+            collected[each.name][j.variant_of or j.model, j.question_id][j.model].append(j.score)
     for rating in results.first_ratings:
-        collected[CLINICIANS][rating.model, rating.question_id].append(rating.score)
+        collected[CLINICIANS][rating.model, rating.question_id][rating.model].append(rating.score)
     table: Table = {}
     for judge, found in collected.items():
-        for (model, question), given in found.items():
-            table.setdefault(judge, {}).setdefault(model, {})[question] = joined(given)
+        for (model, question), samples in found.items():
+            verdict = over_samples([joined(given) for given in samples.values()])
+            table.setdefault(judge, {}).setdefault(model, {})[question] = verdict
     if len(results.judged) > 1:
         together: dict[tuple[str, str], list[Joined]] = defaultdict(list)
         for each in results.judged:
@@ -132,6 +166,14 @@ def scores_of(results: Results) -> Table:
         for (model, question), verdicts in together.items():
             table.setdefault(JURY, {}).setdefault(model, {})[question] = jury_of(verdicts)
     return table
+
+
+def asked_of(table: Table, judge: str, questions: Mapping[str, Question]) -> Mapping[str, Question]:
+    """Questions on which a judge should have given verdicts: all, and of clinicians those that their study contains."""
+    if judge != CLINICIANS:
+        return questions
+    asked = {name for by_question in table[judge].values() for name in by_question}
+    return {name: question for name, question in questions.items() if name in asked}
 
 
 def main_judge(table: Table) -> str:

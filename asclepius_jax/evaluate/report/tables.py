@@ -30,6 +30,20 @@ def share(fields: Mapping[str, Any] | None) -> str:
     return text if fields.get("low") is None else f"{text} [{fields['low']:.1%}, {fields['high']:.1%}]{marked(fields)}"
 
 
+def points(fields: Mapping[str, Any] | None) -> str:
+    """Text of a difference of shares with its interval, in percentage points."""
+    if fields is None or fields["value"] is None:
+        return "not defined"
+    text = f"{fields['value'] * 100:+.1f}"
+    if fields.get("low") is None:
+        return text
+    return f"{text} [{fields['low'] * 100:+.1f}, {fields['high'] * 100:+.1f}]{marked(fields)}"
+
+
+def number(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.2f}"
+
+
 def marked(fields: Mapping[str, Any]) -> str:
     """What makes an interval doubtful, such as few clusters, in parentheses."""
     return f" ({fields['mark']})" if fields.get("mark") else ""
@@ -41,14 +55,15 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def keep(made: Mapping[str, Any], out: Path) -> None:
-    """Save a table as JSON and print it."""
+def keep(made: Mapping[str, Any], out: Path | None) -> None:
+    """Save a table as JSON, if there is a file for it, and print it."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(out, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(out, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     # Rich would read a model name such as [/x] as markup.
     table = Table(*map(escape, made["columns"]), title=escape(made["title"]))
     for row in made["table"]:

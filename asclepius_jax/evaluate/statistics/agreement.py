@@ -166,3 +166,85 @@ def correlations(
         return jackknifed(figure, kept, missing)
 
     return Correlations(estimate(stats.pearsonr), estimate(stats.spearmanr), estimate(stats.kendalltau))
+
+
+def within_groups(
+    first: Column, second: Column, groups: Sequence[Hashable], clusters: Sequence[Hashable] | None = None
+) -> dict[str, Estimate]:
+    """Pearson's r and Spearman's rho within groups, such as the models whose answers were scored.
+
+    Values (for rho their ranks within the group) are taken as deviations from the group's mean: a judge that knows
+    nothing but which model it reads gets 0, whatever its correlation over all answers. Raises UserError if no item has
+    two values.
+    """
+    from scipy import stats
+
+    clusters = list(range(len(first))) if clusters is None else clusters
+    same_length(first=first, groups=groups, clusters=clusters)
+    a, b, kept, missing = pairs_of(first, second, clusters)
+    group = cluster_index(pairs_of(first, second, groups)[2])[0]
+
+    def deviations(values: np.ndarray, of_rows: np.ndarray, ranked: bool) -> np.ndarray:
+        found = np.empty(len(values))
+        for name in np.unique(of_rows):
+            part = of_rows == name
+            inside = stats.rankdata(values[part]) if ranked else values[part]
+            found[part] = inside - inside.mean()
+        return found
+
+    def estimate(ranked: bool) -> Estimate:
+        def figure(rows: np.ndarray) -> float:
+            x, y = (deviations(values[rows], group[rows], ranked) for values in (a, b))
+            scale = math.sqrt(float(x @ x) * float(y @ y))
+            return float(x @ y) / scale if scale > NOTHING else math.nan
+
+        return jackknifed(figure, kept, missing)
+
+    return {"pearson": estimate(False), "spearman": estimate(True)}
+
+
+def against_other_raters(
+    judge: Column, raters: Sequence[Column], groups: Sequence[Hashable], clusters: Sequence[Hashable]
+) -> dict[str, Estimate]:
+    """Pearson's r with the mean of all raters but one: of the judge, and of the rater left out, on the same items.
+
+    The raters' figure is the ceiling for a judge: agreement with a mean of so many raters that a further rater reaches.
+    Each is the mean over the raters left out; `judge_within` and `rater_within` are within groups. Raises UserError for
+    fewer than two raters.
+    """
+    table, scored = np.stack([numbers(row) for row in raters]), numbers(judge)
+    if sum(bool((~np.isnan(row)).any()) for row in table) < 2:
+        raise UserError("a ceiling needs the ratings of at least two raters")
+    group, _ = cluster_index(groups)
+    compared = ~np.isnan(scored) & ((~np.isnan(table)).sum(0) >= 2)
+    table, scored, group = table[:, compared], scored[compared], group[compared]
+    kept = [cluster for cluster, is_kept in zip(clusters, compared, strict=True) if is_kept]
+
+    def correlation(x: np.ndarray, y: np.ndarray, of_rows: np.ndarray | None) -> float:
+        if of_rows is None:
+            of_rows = np.zeros(len(x), dtype=np.intp)
+        counts = np.maximum(np.bincount(of_rows), 1)
+        x, y = (values - (np.bincount(of_rows, values) / counts)[of_rows] for values in (x, y))
+        scale = math.sqrt(float(x @ x) * float(y @ y))
+        return float(x @ y) / scale if len(x) > 2 and scale > NOTHING else math.nan
+
+    def estimate(is_judge: bool, within: bool) -> Estimate:
+        def figure(rows: np.ndarray) -> float:
+            found = []
+            for left_out in range(len(table)):
+                own, others = table[left_out][rows], np.delete(table, left_out, 0)[:, rows]
+                present = ~np.isnan(own) & (~np.isnan(others)).any(0)
+                if present.any():
+                    mine = (scored[rows] if is_judge else own)[present]
+                    of_rows = group[rows][present] if within else None
+                    found.append(correlation(mine, np.nanmean(others[:, present], 0), of_rows))
+            known = [value for value in found if not math.isnan(value)]
+            return sum(known) / len(known) if known else math.nan
+
+        return jackknifed(figure, kept, int((~compared).sum()))
+
+    return {
+        f"{name}{'_within' if within else ''}": estimate(name == "judge", within)
+        for name in ("judge", "rater")
+        for within in (False, True)
+    }

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from asclepius_jax.evaluate.statistics.intervals import (
     NOTHING,
     Spread,
     T,
+    quantile,
     spread_of,
     t_interval,
 )
@@ -31,6 +32,7 @@ from data_prep.contract.errors import UserError
 
 LEVEL = 0.05
 RESAMPLES = 10_000  # of the signs; all ways of flipping are tried if these are fewer
+TWO_GROUPS = "CR2 of two groups, t"
 UNSCALED = (-math.inf, math.inf)
 IDENTICAL = "the two are identical on all {} pairs"
 
@@ -50,6 +52,14 @@ class Comparison:
 
     difference: Estimate  # mean difference; `missing` counts pairs without two values
     sign_flip: Outcome  # permutation test that flips all signs of a cluster together; the statistic is the difference
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """How a mean difference differs between two groups of clusters."""
+
+    difference: Estimate  # of the differences; `missing` counts rows without a value
+    test: Outcome  # t test on the clustered errors of both groups; the statistic is t
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,42 @@ def flipped(differences: np.ndarray, clusters: Sequence[Hashable], seed: int = 0
     as_far = int((np.abs(signs_RG @ sums_G) >= abs(observed) - 1e-9 * np.abs(sums_G).sum()).sum())
     p = as_far / len(signs_RG) if exact else (1 + as_far) / (1 + RESAMPLES)
     return Outcome(observed / len(differences), p)
+
+
+def interaction(
+    inside: Column, inside_clusters: Sequence[Hashable], rest: Column, rest_clusters: Sequence[Hashable]
+) -> Interaction:
+    """Mean of the differences of two models inside a group minus that in the rest, with a t interval and test.
+
+    Both errors are clustered (CR2); the degrees of freedom are those of the group that has fewer. A
+    cluster with rows on both sides makes the test conservative. Without five clusters on each side there is no test.
+    """
+    from scipy import stats
+
+    sides = []
+    for values, clusters in ((inside, inside_clusters), (rest, rest_clusters)):
+        same_length(values=values, clusters=clusters)
+        array = numbers(values)
+        known = ~np.isnan(array)
+        sides.append((array[known], [c for c, is_known in zip(clusters, known, strict=True) if is_known]))
+    (a, a_units), (b, b_units) = sides
+    missing, units = len(inside) + len(rest) - len(a) - len(b), len(set(a_units) | set(b_units))
+    value = float(a.mean() - b.mean()) if len(a) and len(b) else None
+    bare = Estimate(value, None, None, len(a) + len(b), units, missing)
+    fewest = min(len(set(a_units)), len(set(b_units)))
+    if fewest < FEWEST_CLUSTERS:
+        why = f"{few(fewest)} on one side, fewer than {FEWEST_CLUSTERS}"
+        return Interaction(replace(bare, undefined=f"no interval: {why}"), Outcome(None, None, why))
+    spreads = [spread_of_differences(*side) for side in sides]
+    variance = spreads[0].variance + spreads[1].variance
+    if value is None or variance <= NOTHING:
+        return Interaction(replace(bare, undefined="no interval: no variation"), Outcome(None, None, "no variation"))
+    # Welch's formula trusts the observed variances: with one dominant cluster of five it rejects 11.8 % falsely.
+    freedom = min(each.freedom for each in spreads if each.variance)
+    statistic, reach = value / math.sqrt(variance), quantile(freedom, CONFIDENCE) * math.sqrt(variance)
+    mark = next((each.mark for each in sorted(spreads, key=lambda each: each.clusters) if each.mark), "")
+    estimate = replace(bare, low=value - reach, high=value + reach, method=TWO_GROUPS, freedom=freedom, mark=mark)
+    return Interaction(estimate, Outcome(statistic, float(2 * stats.t.sf(abs(statistic), freedom))))
 
 
 def equivalent(

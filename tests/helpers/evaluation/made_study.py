@@ -52,6 +52,7 @@ def config(folder: Path, count: int = 6, raters: tuple[str, ...] = ("Dr Ito", "D
         (write(folder / "answers", "answers", answers(count)),),
         raters,
         folder / "study",
+        guesses=False,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from asclepius_jax.evaluate.answers.answers import AnswersConfig, run
 from asclepius_jax.evaluate.answers.models import Decoding
 from asclepius_jax.evaluate.judge import judge
-from asclepius_jax.evaluate.records import Question
+from asclepius_jax.evaluate.records import Judgement, Question, read_records
 from data_prep.contract.errors import UserError
 from data_prep.teachers.base import TeacherConfig
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion, failure
@@ -109,3 +109,38 @@ def test_a_real_note_goes_to_no_host_of_others_even_if_it_is_named(tmp_path):
     )
     with pytest.raises(UserError, match=r"models\.example\.com is not a host of your own"):
         run(config)
+
+
+# ---------------------------------------------------------------- several seeds
+
+
+def test_each_seed_is_asked_once_and_an_interrupted_run_asks_for_the_rest(tmp_path):
+    """Three samples of eight questions are 24 requests, however often the run starts again."""
+    questions = write_questions(tmp_path / "questions")
+    with FakeEndpoint(lambda body, n: completion(f"About {n}.")) as endpoint:
+        settings = at_endpoint(endpoint, questions, tmp_path / "out", seeds=3)
+        settings = replace(settings, decoding=replace(settings.decoding, temperature=0.7, seed=5))
+        run(replace(settings, seeds=1))
+        before = content(tmp_path / "out/gpt")
+        run(settings)
+        assert len({body["seed"] for body in endpoint.requests}) == len(endpoint.requests) == 24
+        assert content(tmp_path / "out/gpt") == before, "the first sample is that of a run with one seed"
+        shutil.rmtree(tmp_path / "out/gpt-seed7")
+        run(settings)
+        assert len(endpoint.requests) == 24
+        with pytest.raises(UserError, match="1 at temperature 0"):
+            run(replace(settings, decoding=Decoding()))
+        with pytest.raises(UserError, match="gives a further sample this name"):
+            run(replace(settings, models=(*settings.models, "gpt-seed6=endpoint:x")))
+    samples = {name: answered(tmp_path / "out" / name) for name in ("gpt", "gpt-seed6", "gpt-seed7")}
+    assert [{a.seed for a in given.values()} for given in samples.values()] == [{5}, {6}, {7}]
+    assert [{a.variant_of for a in given.values()} for given in samples.values()] == [{""}, {"gpt"}, {"gpt"}]
+    assert len({a.text for given in samples.values() for a in given.values()}) == 24
+    by_rule = judge.JudgeConfig(questions, (tmp_path / "out",), tmp_path / "judged", "rules")
+    judge.run(replace(by_rule, teacher=TeacherConfig(model="rules")))
+    judged = list(read_records(tmp_path / "judged", "judgements", Judgement))
+    assert {(j.model, j.variant_of, j.seed) for j in judged} == {
+        ("gpt", "", 5), ("gpt-seed6", "gpt", 6), ("gpt-seed7", "gpt", 7)
+    }  # fmt: skip
+    with pytest.raises(UserError, match="is a further sample of a model, and a list compares models"):
+        judge.run(replace(by_rule, mode="listwise", out=tmp_path / "x", teacher=judge_at(endpoint)))

@@ -9,7 +9,7 @@ import pytest
 
 from asclepius_jax.evaluate.judge import judge, plant
 from asclepius_jax.evaluate.judge.asking.orders import option_orders
-from asclepius_jax.evaluate.judge.calibration import calibrate, read_labels
+from asclepius_jax.evaluate.judge.calibration import calibrate, read_labels, retest
 from asclepius_jax.evaluate.judge.judge import JudgeConfig
 from asclepius_jax.evaluate.records import Answer, Judgement, Label, Question, read_records
 from data_prep.contract.errors import UserError
@@ -55,7 +55,7 @@ def test_a_tie_counts_half_and_an_answer_is_missing_only_without_any_vote():
 
 def test_answers_on_one_note_count_as_one_for_the_interval():
     votes = [j for n in range(40) for j in vote(n, [n < 20])]
-    alone, shared_note = calibrate(LABELS, votes), calibrate(LABELS, votes, {f"q{n}": n // 10 for n in range(40)})
+    alone, shared_note = calibrate(LABELS, votes), calibrate(LABELS, votes, {f"q{n}": n // 4 for n in range(40)})
     assert shared_note["sensitivity"]["low"] < alone["sensitivity"]["low"] - 0.2
 
 
@@ -74,7 +74,8 @@ def test_an_answer_without_a_label_is_named():
 
 
 @pytest.mark.parametrize(
-    ("record_type", "new"), [(Judgement, {"harm", "order"}), (Label, {"model"}), (Question, {"teacher"})]
+    ("record_type", "new"),
+    [(Judgement, {"harm", "order", "seed", "variant_of"}), (Label, {"model"}), (Question, {"teacher"})],
 )
 def test_folders_from_before_a_field_are_read_with_its_default(tmp_path, record_type, new):
     fields = [field for field in dataclasses.fields(record_type) if field.name not in new]
@@ -150,3 +151,11 @@ def test_lists_without_a_length_or_with_single_answers_of_medec_are_refused(list
         plant.run(plant.PlantConfig(source, tmp_path / "a", per_question=27))
     with pytest.raises(UserError, match="--medec has one answer per question"):
         plant.run(plant.PlantConfig(source, tmp_path / "a", shared("data/medec_ms_validation.csv"), per_question=2))
+
+
+def test_agreement_between_votes_is_clustered():
+    """Ten questions on each of five notes: all votes of two notes differ."""
+    votes = [Judgement(f"q{n}", "m", "j", v, 4 - v * (n < 20)) for n in range(50) for v in (0, 1)]
+    told = retest(votes, {f"q{n}": n // 10 for n in range(50)})["same_score"]
+    assert (told["value"], told["clusters"]) == (0.6, 5)
+    assert told["low"] < 0.2

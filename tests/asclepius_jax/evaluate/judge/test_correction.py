@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from asclepius_jax.evaluate.judge.correction import (
-    clustered_share,
+    effective_number,
     errors_by_model,
     prediction_powered,
     prediction_powered_share,
     rogan_gladen,
 )
+from asclepius_jax.evaluate.statistics.estimates import rate
 
 DRAWS = 1000
 
@@ -26,9 +27,9 @@ def test_rogan_and_gladen_undo_a_judges_errors(true_share):
     random, inside, values, apparent = np.random.default_rng(1), 0, [], []
     for _ in range(DRAWS):
         judged = flags(random, random.random(200) < true_share, 0.8, 0.9)
-        sensitivity = clustered_share(flags(random, np.ones(80, bool), 0.8, 0.9), range(80))
-        specificity = clustered_share(1 - flags(random, np.zeros(80, bool), 0.8, 0.9), range(80))
-        share = clustered_share(judged, range(200))
+        sensitivity = rate(flags(random, np.ones(80, bool), 0.8, 0.9), range(80))
+        specificity = rate(1 - flags(random, np.zeros(80, bool), 0.8, 0.9), range(80))
+        share = rate(judged, range(200))
         corrected = rogan_gladen(share, sensitivity, specificity)
         inside += corrected["low"] <= true_share <= corrected["high"]
         values.append(corrected["value"])
@@ -39,11 +40,11 @@ def test_rogan_and_gladen_undo_a_judges_errors(true_share):
 
 
 def test_a_judge_that_knows_nothing_corrects_nothing():
-    coin = clustered_share([0, 1] * 40, range(80))
+    coin = rate([0, 1] * 40, range(80))
     corrected = rogan_gladen(coin, coin, coin)
     assert corrected["value"] is None
     assert corrected["undefined"] == "the judge hardly tells wrong answers from right ones"
-    nothing = clustered_share([], [])
+    nothing = rate([], [])
     assert rogan_gladen(nothing, coin, coin)["undefined"] == "no data"
 
 
@@ -113,17 +114,26 @@ def test_the_interval_of_a_share_holds_where_answers_share_notes():
     notes = np.repeat(np.arange(20), 6)
     for _ in range(DRAWS):
         events = (random.random(120) < random.beta(2, 3, 20)[notes]).astype(float)
-        share, single = clustered_share(events, notes), clustered_share(events, range(120))
+        share, single = rate(events, notes), rate(events, range(120))
         inside += share.low <= 0.4 <= share.high
         naive += single.low <= 0.4 <= single.high
     assert naive / DRAWS < 0.9, "as if answers were independent"
     assert inside / DRAWS >= 0.93
 
 
-def test_without_variation_a_note_counts_once():
-    share = clustered_share([1.0] * 40, [number // 10 for number in range(40)])
-    assert (share.value, share.effective) == (1.0, 4)
-    assert share.low < 0.6
+def test_an_effective_number_is_that_of_independent_answers_with_the_same_interval():
+    for count, n in ((0, 12), (9, 30), (80, 160), (40, 40)):
+        assert effective_number(rate([1.0] * count + [0.0] * (n - count))) == pytest.approx(n)
+    notes = [number // 8 for number in range(40)]
+    always = rate([1.0] * 40, notes)
+    assert 2 < effective_number(always) < 5, "five notes without variation count at most once each"
+    assert always.low < 0.6
+
+
+def test_a_calibration_on_few_notes_corrects_the_share_without_an_interval():
+    corrected = rogan_gladen(rate([1, 0] * 20), rate([1.0] * 40), rate([1.0] * 40, [n // 10 for n in range(40)]))
+    assert (corrected["value"], corrected["low"]) == (0.5, None)
+    assert "4 clusters only" in corrected["undefined"]
 
 
 def test_a_judge_that_is_harsher_on_one_model_is_shown():

@@ -145,11 +145,12 @@ def test_a_judge_that_was_tried_in_another_way_or_said_nothing_is_told_of(tmp_pa
     labels = [Label(f"q{n}", "dose x10" if n % 2 else "", "incorrect" if n % 2 else "") for n in range(8)]
     write(tmp_path / "cal/labels", "labels", Label, labels)
     judged = write_judgements(tmp_path / "judged", "j", {"a": GOOD})
+    write_questions(tmp_path / "cal/questions")
     tried = write_judgements(tmp_path / "tried", "j", {"planted": NONE})
     manifest = json.loads((tried / MANIFEST).read_text())
-    (tried / MANIFEST).write_text(json.dumps({**manifest, "mode": "listwise"}))
+    (tried / MANIFEST).write_text(json.dumps({**manifest, "mode": "listwise", "votes": 3}))
     _, page, _ = reported(tmp_path, judged=(judged,), calibration=tmp_path / "cal", calibration_judged=(tried,))
-    assert "j was tested on known errors with another mode than it judges with here." in page
+    assert "j was tested on known errors with another mode and votes than it judges with here." in page
     assert "j gave no readable verdict on right or on wrong answers" in page
 
 

@@ -156,6 +156,7 @@ def test_the_page_shows_a_useless_judge_and_escapes_what_it_shows(tmp_path):
     answers = write_answers(tmp_path / "answers", name, {f"q{n}": f"{NOTE} <img src=x> Aspirin 5 g." for n in range(8)})
     judged = write_judgements(tmp_path / "judged", "coin", {name: GOOD})
     write(tmp_path / "cal/labels", "labels", Label, [LABELS[f"q{n}"] for n in range(8)])
+    write_questions(tmp_path / "cal/questions")
     tried = write_judgements(tmp_path / "tried", "coin", {"planted": [1] * 8})
     out = tmp_path / "out"
     config = ReportConfig(

@@ -8,7 +8,7 @@ from scipy import stats
 
 from asclepius_jax.evaluate.records import Judgement, Rating
 from asclepius_jax.evaluate.report.figures import figures_of
-from asclepius_jax.evaluate.report.model_comparisons import adjust, comparisons_of, pairs_of_models
+from asclepius_jax.evaluate.report.model_comparisons import Endpoint, adjust, comparisons_of, pairs_of_models
 from asclepius_jax.evaluate.report.report import ReportConfig, rendered, run
 from asclepius_jax.evaluate.report.results import Joined, Judged, Results
 from asclepius_jax.evaluate.statistics.comparisons import flipped
@@ -43,8 +43,8 @@ def test_models_are_compared_with_the_baseline_by_task_too():
     assert set(told["tasks"]) == {"Question Answering", "Summarization"}
     assert all(row["p_holm"] >= row["p"] for row in told["tasks"].values())
     assert found["family"] == {
-        "judge": "j", "models": "each model against bad", "questions": "all questions and each of 2 tasks", "tests": 3,
-        "correction": "Holm",
+        "judge": "j", "figure": "mean score", "models": "each model against bad",
+        "questions": "all questions and each of 2 tasks", "tests": 3, "correction": "Holm",
     }  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def test_equal_models_are_rarely_told_apart(models: int):
             p = flipped(gap, clusters).p
             tasks = {task: {"p": flipped(gap[task::2], clusters[task::2]).p} for task in (0, 1)}
             rows[k] = {"sign_flip": {"p": p}, "tasks": tasks}
-        adjust(rows)
+        adjust(rows, Endpoint("j"))
         found = [(row["p_holm"], row["sign_flip"]["p"]) for row in rows.values()]
         found += [(task["p_holm"], task["p"]) for row in rows.values() for task in row["tasks"].values()]
         adjusted += min(holm for holm, _ in found) < 0.05
@@ -167,4 +167,4 @@ def test_pairs_are_those_of_the_baseline_or_all():
     assert len(pairs_of_models(["a", "b", "c", "d"], "", pairwise=True)) == 6
     assert pairs_of_models(["a", "b"], "", pairwise=False) == {}
     verdict = Joined(4.0, 0.0, (0, 0, 0, 1.0))
-    assert comparisons_of({"j": {"a": {"q": verdict}}}, {}, {"a": ("a", "b")}, 0.3, "j") == {}
+    assert comparisons_of({"j": {"a": {"q": verdict}}}, {}, {"a": ("a", "b")}, 0.3, Endpoint("j")) == {}

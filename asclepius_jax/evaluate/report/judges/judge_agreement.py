@@ -1,21 +1,21 @@
 """Agreement between judges, between clinicians, of judges with clinicians, and of each with itself."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from asclepius_jax.evaluate.judge.calibration import retest
+from asclepius_jax.evaluate.report.judges.judge_errors import Flags, Item, joined_flags
 from asclepius_jax.evaluate.report.results import CLINICIANS, MISSING, Cluster, Results, Table
-from asclepius_jax.evaluate.statistics.agreement import correlations, krippendorff_alpha, quadratic_kappa
+from asclepius_jax.evaluate.statistics.agreement import (
+    against_other_raters,
+    correlations,
+    krippendorff_alpha,
+    quadratic_kappa,
+    within_groups,
+)
 from asclepius_jax.evaluate.statistics.estimates import rate, scores
-from asclepius_jax.evaluate.statistics.joined import majority
 from data_prep.contract.errors import UserError
-
-# (model, question id)
-Item = tuple[str, str]
-# (model, question id, called incorrect)
-Vote = tuple[str, str, bool]
 
 
 def agreement_of(results: Results, table: Table) -> dict[str, Any]:
@@ -38,15 +38,14 @@ def agreement_of(results: Results, table: Table) -> dict[str, Any]:
             pairs = [[float(given.get((*key, again), 0)) for key in repeated] for again in (0, 1)]
             figures["same_clinician"] = alpha(pairs, units, [(m, q) for _, m, q in repeated])
         figures["incorrect_by_clinicians"] = {
-            each.name: judge_accuracy(
-                [(r.model, r.question_id, r.incorrect) for r in results.first_ratings if r.score],
-                [(j.model, j.question_id, j.incorrect) for j in each.judgements if j.score],
-                units,
-            )
+            each.name: judge_accuracy(joined_flags(results.first_ratings), joined_flags(each.judgements), units)
             for each in results.judged
         }
         figures["with_clinicians"] = {
             judge: with_clinicians(table, judge, items, units) for judge in table if judge != CLINICIANS
+        }
+        figures["ceiling"] = {
+            judge: ceiling(table, judge, rows, items, units) for judge in table if judge != CLINICIANS
         }
     return figures
 
@@ -63,22 +62,11 @@ def score_row(table: Table, judge: str, items: Sequence[Item]) -> list[float]:
     return [by_model.get(model, {}).get(question, MISSING).score for model, question in items]
 
 
-def joined_flags(votes: Iterable[Vote]) -> dict[Item, float]:
-    """Majority vote on each answer: 1 if most call it incorrect, 0 if most do not, 0.5 for a tie."""
-    by_answer: dict[Item, list[bool]] = defaultdict(list)
-    for model, question, incorrect in votes:
-        by_answer[model, question].append(incorrect)
-    return {answer: majority(flags) for answer, flags in by_answer.items()}
-
-
-def judge_accuracy(
-    clinician_votes: Iterable[Vote], judge_votes: Iterable[Vote], units: Mapping[str, Cluster]
-) -> dict[str, Any]:
+def judge_accuracy(clinicians: Flags, judge: Flags, units: Mapping[str, Cluster]) -> dict[str, Any]:
     """Sensitivity and specificity of a judge's `incorrect` flag against the clinicians' majority.
 
-    Neither list may contain missing verdicts. An answer on which the clinicians tie is neither right nor wrong: it is
+    An answer on which the clinicians tie is neither right nor wrong: it is
     left out and counted. A judge whose own votes tie finds half of the error."""
-    clinicians, judge = joined_flags(clinician_votes), joined_flags(judge_votes)
     both = [answer for answer in clinicians if answer in judge]
     wrong = [answer for answer in both if clinicians[answer] == 1]
     right = [answer for answer in both if clinicians[answer] == 0]
@@ -90,10 +78,31 @@ def judge_accuracy(
 
 
 def with_clinicians(table: Table, judge: str, items: Sequence[Item], units: Mapping[str, Cluster]) -> dict[str, Any]:
-    clinician_scores, judge_scores = (scores(score_row(table, name, items)) for name in (CLINICIANS, judge))
-    clusters = [units[question] for _, question in items]
-    fields = fields_of(lambda: correlations(judge_scores, clinician_scores, clusters))
-    return {**fields, "kappa": fields_of(lambda: quadratic_kappa(judge_scores, clinician_scores, clusters))}
+    """Correlations over all answers and within models, and kappa. Only the models' quality shows over all answers."""
+    by_clinicians, by_judge = (scores(score_row(table, name, items)) for name in (CLINICIANS, judge))
+    clusters, models = [units[question] for _, question in items], [model for model, _ in items]
+    fields = fields_of(lambda: correlations(by_judge, by_clinicians, clusters))
+    kappa = fields_of(lambda: quadratic_kappa(by_judge, by_clinicians, clusters))
+    return {**fields, "kappa": kappa, "within_models": figures_by_name(by_judge, by_clinicians, models, clusters)}
+
+
+def figures_by_name(*columns: Any) -> dict[str, Any]:
+    try:
+        return {name: asdict(estimate) for name, estimate in within_groups(*columns).items()}
+    except UserError as error:
+        return {"undefined": str(error)}
+
+
+def ceiling(
+    table: Table, judge: str, by_rater: Sequence[Sequence[float]], items: Sequence[Item], units: Mapping[str, Cluster]
+) -> dict[str, Any]:
+    """Agreement of a judge, and of a clinician, with the mean of the other clinicians on the same answers."""
+    columns = scores(score_row(table, judge, items)), [scores(row) for row in by_rater]
+    groups, clusters = [model for model, _ in items], [units[question] for _, question in items]
+    try:
+        return {name: asdict(each) for name, each in against_other_raters(*columns, groups, clusters).items()}
+    except UserError as error:
+        return {"undefined": str(error)}
 
 
 def alpha(rows: Sequence[Sequence[float]], units: Mapping[str, Cluster], items: Sequence[Item]) -> dict[str, Any]:

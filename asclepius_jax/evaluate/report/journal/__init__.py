@@ -1,0 +1,1 @@
+"""What a journal asks of an evaluation, for the report."""

@@ -1,0 +1,1 @@
+"""What the judges of an evaluation are worth, for the report."""
