@@ -65,7 +65,7 @@ def test_every_stage_closes_its_folder(made: Path):
     assert counts["packed_instructions"]["truncated"] == 0
     assert counts["packed_instructions"]["packing_efficiency"] > 0.5
     for manifest in counts.values():
-        assert {"in", "out", "rejected", "seconds", "inputs"} <= manifest.keys()
+        assert {"in", "out", "rejected", "inputs"} <= manifest.keys()
 
 
 def test_the_run_folder_tells_its_story(made: Path):

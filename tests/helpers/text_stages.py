@@ -66,10 +66,7 @@ def usage(text: str, prompt: int, completion_tokens: int):
 
 
 def folder_content(out: Path) -> dict[str, bytes]:
-    files = {path.name: path.read_bytes() for path in sorted(out.iterdir())}
-    manifest = json.loads(files.pop("manifest.json"))
-    del manifest["seconds"]
-    return {**files, "manifest.json": json.dumps(manifest).encode()}
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
 
 
 def free_port() -> int:

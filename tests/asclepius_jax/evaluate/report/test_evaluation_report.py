@@ -1,6 +1,7 @@
 """A report of little is a page all the same, and one of what does not must be given together says so."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -57,6 +58,30 @@ def test_verdicts_that_are_all_missing_make_a_page_without_a_figure(tmp_path):
     assert figures["comparisons"]["j"]["b"]["difference"]["value"] is None
     assert "32 of 48 verdicts of j are missing." in page
     assert "not defined" in page
+
+
+def rows_of(page: str, caption: str) -> list[list[str]]:
+    """The cells of the table with this caption, header first."""
+    table = page[page.index(f"<caption>{caption}") :].split("</table>")[0]
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)]
+
+
+def test_every_cell_is_under_its_model(tmp_path):
+    """Models by their names in one place and by their scores in another: here the two orders are opposite."""
+    judged = write_judgements(tmp_path / "judged", "j", {"a": BAD, "b": [3, 3, 2, 3, 3, 2, 3, 3], "c": GOOD})
+    figures, page, _ = reported(tmp_path, judged=(judged,), baseline="b")
+    header, *rows = rows_of(page, "By task")
+    assert header[2:] == ["c", "b", "a"]
+    for name, _, *cells in rows:
+        told = figures["slices"]["j"]["task"][name]["models"]
+        assert [cell.split()[0] for cell in cells] == [f"{told[model]['value']:.2f}" for model in header[2:]]
+    for way in ("age group", "sex", "specialty"):
+        header, *rows = rows_of(page, f"By {way}")
+        for name, _, _, *cells in rows:
+            group = figures["subgroups"][way]["groups"][name]
+            if not group.get("suppressed"):
+                told = group["models"]
+                assert [cell.split()[0] for cell in cells] == [f"{told[model]['value']:.2f}" for model in header[3:]]
 
 
 def test_one_model_on_one_note_without_known_answers(tmp_path):
