@@ -47,6 +47,11 @@ class Part:
         return out.with_name(f"{out.name}.part-{self.number}-of-{self.count}")
 
 
+def is_part(folder: Path) -> bool:
+    """Return True if a folder has the name of a part."""
+    return bool(re.search(r"\.part-\d+-of-\d+$", folder.name))
+
+
 def read_part(text: str) -> Part | None:
     """The part that `--part I/N` names; None for no text. Raises UserError for anything else."""
     if not text:

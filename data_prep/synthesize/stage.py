@@ -205,6 +205,8 @@ def run_part(
         writer.facts |= facts_of(meter, None)
     if most:
         settle_share(meter.budget.spent if meter.budget else 0.0, part, stage.out)
+    if part.number and not writer.facts["shards"]:
+        say(f"{stage.kind}: no shard for part {part.number}: with fewer --shard-records, in all parts, there are more")
     say(f"{stage.kind}: part {part.number} of {part.count}, {writer.counts['in']} records -> {here.out}")
     return read_manifest(here.out, KIND)
 

@@ -30,8 +30,9 @@ from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_rec
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST, read_manifest, writing_folder
 from data_prep.contract.records import TASKS, text_hash
+from data_prep.execution.parts import add_results, is_part, read_part, read_parts, writing_part
 from data_prep.execution.progress import say
-from data_prep.execution.shards import ShardsConfig, check_shards
+from data_prep.execution.shards import ShardsConfig, check_shards, in_shards
 from data_prep.synthesize.stage import Stage, run_stage
 from data_prep.teachers.base import Request, Teacher, TeacherConfig, check_teacher, request_seed, sampling
 from data_prep.teachers.endpoint.allowed_hosts import why_not_send
@@ -39,6 +40,9 @@ from data_prep.teachers.wrapping import unwrap
 
 TAUGHT = ("endpoint", "offline")  # kinds of models that a teacher asks
 SAMPLED = ("hf", "checkpoint", "untrained", "endpoint")  # kinds whose answers depend on the seed
+
+
+COMMAND = "evaluate answers"
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,16 @@ def run(config: AnswersConfig) -> None:
         raise UserError(
             f"--seeds {config.seeds}: must be 1 or more, and 1 at temperature 0, where every sample is the same"
         )
+    if config.shards.joined and config.out.name == specs[0].name:
+        config = replace(config, out=config.out.parent)  # the folder of the model itself, as of other stages
     questions = list(read_records(config.questions, "questions", Question))[: config.shards.limit or None]
     content = content_of_questions(config.questions)
     samples = [sample for spec in specs for sample in samples_of(config, spec)]
     names = [spec.name for _, spec, _ in samples]
     if clash := next((name for name in names if names.count(name) > 1), ""):
         raise UserError(f"--models {clash}: --seeds gives a further sample this name; choose another")
+    if (config.shards.part or config.shards.joined) and len(samples) > 1:
+        raise UserError(f"--part takes one model at a time, with one seed: {len(samples)} are given")
     teachers = {spec.name: teacher_of(seeded, spec) for seeded, spec, _ in samples if spec.kind in TAUGHT}
     for teacher_config in teachers.values():
         check_may_send(questions, teacher_config, config.allow_remote)
@@ -192,7 +200,8 @@ def teacher_of(config: AnswersConfig, spec: ModelSpec) -> TeacherConfig:
         model=spec.place,
         temperature=config.decoding.temperature,
         max_tokens=config.decoding.max_new_tokens,
-        ledger=config.teacher.ledger or str(config.out / f"{spec.name}.ledger.sqlite"),
+        # A part has a ledger of its own beside its folder.
+        ledger=config.teacher.ledger or ("" if config.shards.part else str(config.out / f"{spec.name}.ledger.sqlite")),
     )
 
 
@@ -215,7 +224,10 @@ def ask_teacher(
     # `count` has seen every answer by the time the manifest is written.
     facts = {**inputs.facts, "finish_reasons": reasons}
     sources = {str(config.questions): inputs.content_hash}
-    stage = Stage("answers", Answer, config.out / spec.name, teacher, config.shards, sources, facts, len(questions))
+    stage = Stage(
+        "answers", Answer, config.out / spec.name, teacher, config.shards, sources, facts, len(questions),
+        settings=(COMMAND, config),
+    )  # fmt: skip
     records: Any = iter(questions)
     run_stage(stage, work, records, count)
     if reasons["error"]:
@@ -251,37 +263,59 @@ class Kept:
 
 def ask_local(config: AnswersConfig, spec: ModelSpec, questions: Sequence[Question], inputs: Inputs) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
-    identity = text_hash(inputs.content_hash, json.dumps(inputs.facts, sort_keys=True))
-    kept = Kept(config.out / f"{spec.name}.partial.jsonl", identity)
-    with writing_folder(config.out / spec.name, "answers", {str(config.questions): inputs.content_hash}) as writer:
+    out, sources = config.out / spec.name, {str(config.questions): inputs.content_hash}
+    if part := read_part(config.shards.part):
+        with writing_part(part, out, COMMAND, config, sources) as writer:
+            shards = [*enumerate(in_shards(questions, config.shards.shard_records))]
+            own = {number: shard for number, shard in shards if part.has(number)}
+            asked = [question for shard in own.values() for question in shard]
+            answers = {a.question_id: a for a in answered(config, spec, asked, inputs, part.folder(out))}
+            for number, shard in own.items():
+                add_results(writer, number, [answers[question.id] for question in shard], Answer)
+            writer.counts["in"] = len(asked)
+        return
+    with writing_folder(out, "answers", sources) as writer:
         writer.facts = dict(inputs.facts)
         writer.counts["in"] = len(questions)
-        left = [question for question in questions if question.id not in kept.answers]
-        if spec.kind == "reference":
-            kept.answers.update({q.id: Answer(q.id, spec.name, q.reference, "stop", "") for q in left})
-        elif left:
-            model = load_model(spec, config.decoding)
-            done = len(questions) - len(left)
-            for batch in batches(left, config.decoding.batch):
-                replies = model.answer(batch)
-                kept.add(
-                    [
-                        replace(
-                            local_answer(question, spec.name, text, reason, model.prompt_format),
-                            seed=config.decoding.seed,
-                            variant_of=inputs.variant_of,
-                        )
-                        for question, (text, reason) in zip(batch, replies, strict=True)
-                    ]
-                )
-                done += len(batch)
-                say(f"answers of {spec.name}: {done} of {len(questions)}")
-        answers = [kept.answers[question.id] for question in questions]
-        writer.facts["finish_reasons"] = dict(Counter(answer.finish_reason for answer in answers))
-        writer.add_shard(answers, Answer)
-    kept.path.unlink(missing_ok=True)
+        if config.shards.joined:
+            found = [answer for shard in read_parts(config.shards.joined).results(Answer) for answer in shard]
+        else:
+            found = answered(config, spec, questions, inputs, out)
+        writer.facts["finish_reasons"] = dict(Counter(answer.finish_reason for answer in found))
+        writer.add_shard(found, Answer)
+    partial_of(out).unlink(missing_ok=True)
     reasons = ", ".join(f"{count} {reason}" for reason, count in writer.facts["finish_reasons"].items())
-    say(f"answers of {spec.name}: {len(answers)} ({reasons}) -> {config.out / spec.name}")
+    say(f"answers of {spec.name}: {len(found)} ({reasons}) -> {out}")
+
+
+def partial_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial.jsonl")
+
+
+def answered(
+    config: AnswersConfig, spec: ModelSpec, questions: Sequence[Question], inputs: Inputs, out: Path
+) -> list[Answer]:
+    """A local model's answers to these questions, of which those of an interrupted run beside `out` are kept."""
+    kept = Kept(partial_of(out), text_hash(inputs.content_hash, json.dumps(inputs.facts, sort_keys=True)))
+    left = [question for question in questions if question.id not in kept.answers]
+    if spec.kind == "reference":
+        kept.answers.update({q.id: Answer(q.id, spec.name, q.reference, "stop", "") for q in left})
+    elif left:
+        model = load_model(spec, config.decoding)
+        done = len(questions) - len(left)
+        for batch in batches(left, config.decoding.batch):
+            answers = [
+                replace(
+                    local_answer(question, spec.name, text, reason, model.prompt_format),
+                    seed=config.decoding.seed,
+                    variant_of=inputs.variant_of,
+                )
+                for question, (text, reason) in zip(batch, model.answer(batch), strict=True)
+            ]
+            kept.add(answers)
+            done += len(batch)
+            say(f"answers of {spec.name}: {done} of {len(questions)}")
+    return [kept.answers[question.id] for question in questions]
 
 
 def local_answer(question: Question, model: str, text: str, reason: str, prompt_format: str) -> Answer:
@@ -349,7 +383,7 @@ def found_folders(folders: Sequence[Path]) -> list[Path]:
         else:
             # Skip hidden folders: a process killed while replacing a folder leaves one behind.
             inside = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
-            found += [path for path in inside if not path.name.startswith(".")]
+            found += [path for path in inside if not path.name.startswith(".") and not is_part(path)]
     if not found:
         raise UserError(f"no finished folder of answers in {', '.join(map(str, folders))}")
     return found

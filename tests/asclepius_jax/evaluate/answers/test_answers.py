@@ -13,12 +13,17 @@ from asclepius_jax.evaluate.answers import answers, models
 from asclepius_jax.evaluate.answers.answers import AnswersConfig, found_folders, run
 from asclepius_jax.evaluate.answers.models import Checkpoint, Decoding, ModelSpec, Transformer, parse_spec
 from asclepius_jax.evaluate.judge import judge
+from asclepius_jax.evaluate.judge.judge import JudgeConfig
 from asclepius_jax.evaluate.questions.prompt_formats import by_chat_template
 from asclepius_jax.evaluate.records import Judgement, Question, read_records
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest
 from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt
 from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
+from data_prep.execution.parts import JoinConfig, command_of, settings_of_stage
+from data_prep.execution.shards import ShardsConfig
+from data_prep.teachers.base import TeacherConfig
+from tests.data_prep.execution.test_parts import files_of
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
 from tests.helpers.evaluation.made_evaluation import answered, content, judge_at, question, write, write_questions
 from tests.helpers.made_inputs import MODEL, make_tokenizer, sentences, transformers_model
@@ -386,3 +391,43 @@ def test_a_limit_asks_the_first_questions_and_no_later_run_takes_them_for_all(tm
     assert [len(answered(tmp_path / "out" / name)) for name in ("known", "rules")] == [3, 3]
     run(config)
     assert [len(answered(tmp_path / "out" / name)) for name in ("known", "rules")] == [8, 8]
+
+
+# ---------------------------------------------------------------- parts
+
+
+@pytest.mark.parametrize("kind", ["hf:{folder}", "reference:", "offline:"])
+def test_parts_of_the_answers_and_of_the_verdicts_join_to_those_of_one_run(folder, asked, tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "questions", "questions", Question, [replace(each, reference="Fever.") for each in asked])
+    config = AnswersConfig(
+        Path("questions"), (f"m={kind.format(folder=folder)}",), Path("answers"), replace(GREEDY, batch=1),
+        shards=ShardsConfig(2, 1),
+    )  # fmt: skip
+    run(config)
+    once = files_of(Path("answers/m"))
+    shutil.rmtree("answers")
+    for number in (2, 1):
+        run(replace(config, shards=ShardsConfig(2, 1, part=f"{number}/2")))
+    assert found_folders_or_none(Path("answers")) == []
+    join = JoinConfig((Path("answers/m.part-1-of-2"), Path("answers/m.part-2-of-2")), Path("answers/m"))
+    run(settings_of_stage(join, command_of(join), AnswersConfig))
+    assert files_of(Path("answers/m")) == once
+    judging = JudgeConfig(
+        Path("questions"), (Path("answers"),), Path("judged"), teacher=TeacherConfig(model="rules"),
+        shards=ShardsConfig(2, 1),
+    )  # fmt: skip
+    judge.run(judging)
+    verdicts = files_of(Path("judged"))
+    for number in (1, 2):
+        judge.run(replace(judging, shards=ShardsConfig(2, 1, part=f"{number}/2")))
+    join = JoinConfig((Path("judged.part-1-of-2"), Path("judged.part-2-of-2")), Path("judged"))
+    judge.run(settings_of_stage(join, command_of(join), JudgeConfig))
+    assert files_of(Path("judged")) == verdicts
+
+
+def found_folders_or_none(folder: Path) -> list[Path]:
+    try:
+        return found_folders([folder])
+    except UserError:
+        return []
