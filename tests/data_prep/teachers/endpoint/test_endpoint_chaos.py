@@ -147,6 +147,64 @@ def test_an_interrupt_loses_no_reply(tmp_path):
     assert (counts["done"], counts.get("in flight")) == (sent, None)
 
 
+def survive_in_parts(tmp_path: Path, requests: int, parts: int, kills: int) -> str:
+    """Parts run two at a time and are killed at random; their join must be one undisturbed run, within the budget."""
+    source = write_source(tmp_path / "a.jsonl", requests)
+    port = free_port()
+    prices = ("--price-input", "1", "--price-output", "2")
+    with endpoint(port, tmp_path / "calm", 0, 0.01):
+        finished(start(source, tmp_path / "out", port, 60, *prices))
+    undisturbed = folder_content(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "undisturbed")
+    calm = Ledger(tmp_path / "out.ledger.sqlite")
+    most = 3 * calm.spent()
+    calm.close()
+    draw = random.Random(requests)
+    waiting = [*range(1, parts + 1)]
+    running: dict[int, subprocess.Popen[str]] = {}
+    left = kills
+    with endpoint(port, tmp_path / "chaos", 1, 0.05):
+        while waiting or running:
+            while waiting and len(running) < 2:
+                number = waiting.pop(0)
+                flags = (*prices, "--max-cost", str(most), "--part", f"{number}/{parts}", "--concurrency", "16")
+                running[number] = start(source, tmp_path / "out", port, 2, *flags)
+            time.sleep(draw.uniform(0.5, 2.5))
+            for number, process in [*running.items()]:
+                if process.poll() is not None:
+                    finished(running.pop(number))
+            if running and left:
+                number = draw.choice([*running])
+                running[number].kill()
+                running.pop(number).communicate()
+                waiting.append(number)
+                left -= 1
+    folders = [str(tmp_path / f"out.part-{number}-of-{parts}") for number in range(1, parts + 1)]
+    join = [*COMMAND[:-1], "join", *folders, "--out", str(tmp_path / "out")]
+    subprocess.run(join, check=True, stderr=subprocess.DEVNULL)
+    assert folder_content(tmp_path / "out") == undisturbed
+    ends = paid(tmp_path / "chaos")
+    lost = sum(ends[name] for name in LOST)
+    spent = uncertain = 0.0
+    for folder in folders:
+        ledger = Ledger(Path(f"{folder}.ledger.sqlite"))
+        spent, uncertain = spent + ledger.spent(), uncertain + ledger.uncertain()
+        ledger.close()
+    line = (
+        f"{requests} requests in {parts} parts, {kills - left} kills: paid {sum(ends.values())}, lost by the endpoint "
+        f"{lost}, perhaps paid twice {uncertain:.0f}; {spent:.4f} of {most:.4f} USD"
+    )
+    print(line)
+    assert sum(ends.values()) - requests <= uncertain <= lost + (kills - left) * 16, line
+    assert spent <= most, line
+    return line
+
+
+@pytest.mark.slow
+def test_parts_that_are_killed_join_to_an_unbroken_run(tmp_path):
+    survive_in_parts(tmp_path, 2000, 5, 30)
+
+
 @pytest.mark.slow
 def test_five_thousand_requests_and_five_kills(tmp_path):
     survive(tmp_path, 5000, 5, timeout=2)
