@@ -193,7 +193,7 @@ def read_against(paths: Iterable[Path]) -> tuple[Contamination, dict[str, dict[s
 
 @dataclass(frozen=True)
 class Looked:
-    """What the first pass finds in one record, by itself."""
+    """Result of the first pass for one record, by itself."""
 
     id: str
     note_id: str
@@ -228,7 +228,7 @@ def identifiers_of(record: Any, config: SplitConfig) -> tuple[set[str], tuple[st
 
 
 def together_with(records: Iterable[Any], found: Iterable[Looked], config: SplitConfig, scratch: Path) -> Findings:
-    """What the first pass finds in all records together: who belongs to whom, and near duplicates.
+    """Combine the results of all records: which belong together, and which are near duplicates.
 
     scratch: folder for a temporary file with the words of all notes, as numbers.
     """

@@ -32,7 +32,7 @@ Out = TypeVar("Out")  # record type that a stage writes
 
 
 class Closing(Protocol):
-    """What a stage works with, such as a teacher."""
+    """A resource of a stage that is closed at the end, such as a teacher."""
 
     async def close(self) -> None: ...
 

@@ -153,7 +153,7 @@ def counted(records: Iterable[In | Reject], writer: FolderWriter) -> Iterator[In
 
 
 def facts_of(meter: Meter, parts: Parts | None) -> dict[str, Any]:
-    """What the requests of a run, or of its parts, have met."""
+    """Entries of the manifest about the replies to the requests of a run, or of its parts."""
     wrappings, omitted = Counter(meter.wrappings), set(meter.omitted)
     for manifest in parts.manifests if parts else ():
         wrappings.update(manifest.get("wrappings_removed", {}))

@@ -48,12 +48,12 @@ class Spread:
 
     @property
     def mark(self) -> str:
-        """What makes the interval wide or doubtful; empty if nothing does."""
+        """Reason to doubt the interval; empty if there is none."""
         return mark_of(self.clusters, self.largest)
 
 
 def mark_of(clusters: int, largest: float) -> str:
-    """What makes an interval doubtful: few clusters, or one with a large share of the rows."""
+    """Reason to doubt an interval: few clusters, or one with a large share of the rows."""
     dominated = f", one with {largest:.0%} of the rows" if largest > DOMINANT else ""
     return f"{clusters} clusters{dominated}" if clusters < MARKED_BELOW or dominated else ""
 

@@ -44,7 +44,7 @@ class Design:
     raters_per_patient: int = 0  # drawn evenly from the raters; 0 for all
     questions_per_patient: int = 1
     random_raters: bool = False
-    """Whether the conclusion is about all raters like these. Otherwise it is about these raters."""
+    """True if the conclusion is about all raters like these. Otherwise it is about these raters."""
 
 
 def attainable(level: float, clusters: int) -> float:
