@@ -103,6 +103,14 @@ COMMANDS = {
             "instruct_7b --init.checkpoint runs/pretrain_7b --data.path data/packed/instructions --restarts 5",
         ),
     ),
+    "preflight": Command(
+        "check every host of a machine with the run that it is to train", "asclepius_jax.plan.preflight.preflight", "",
+        "run", "train",
+        (
+            "pretrain_7b --init.hf meta-llama/Llama-2-7b-hf --data.path data/packed/notes",
+            "instruct_7b --init.checkpoint runs/pretrain_7b --data.path data/packed/instructions --json preflight.json",
+        ),
+    ),
     "plan": Command(
         "predict memory, communication, speed and cost of a run, without the machine", "asclepius_jax.plan.command",
         "PlanOptions", "run", "plan",
@@ -255,8 +263,8 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
         # Another question to the same folder: none of the settings of a run that writes.
         command = AUDIT
     arguments = read_arguments(arguments)
-    if name == "train":
-        train(command, arguments, debug)
+    if name in ("train", "preflight"):
+        train(name, command, arguments, debug)
         return
     if name == "plan":
         plan(command, arguments)
@@ -302,9 +310,12 @@ def with_engine(settings: Any) -> Any:
     return Flags
 
 
-def train(command: Command, arguments: list[str], debug: bool) -> None:
-    """`asclepius train CONFIG [--section.field value ...]`: the config gives the values, flags edit them."""
-    leave_at_once("train")  # until the loop saves and ends by itself
+def train(name: str, command: Command, arguments: list[str], debug: bool) -> None:
+    """`asclepius train CONFIG [--section.field value ...]`: the config gives the values, flags edit them.
+
+    `asclepius preflight` is started alike, and takes the same flags.
+    """
+    leave_at_once(name)  # until the loop saves and ends by itself
     from asclepius_jax.distributed.xla_flags import set_flags_for_training
 
     set_flags_for_training()
@@ -318,16 +329,21 @@ def train(command: Command, arguments: list[str], debug: bool) -> None:
         run: Annotated[TrainConfig, tyro.conf.arg(name="")]
         job: JobConfig
         restarts: int = 0
-        """Restart after a crash, until this many crashes in a row bring no new checkpoint. The environment variable
-        ASCLEPIUS_RESTARTS sets it too."""
+        """Restart a training after a crash, until this many crashes in a row bring no new checkpoint. The environment
+        variable ASCLEPIUS_RESTARTS sets it too."""
 
-    flags = parse("train", arguments, Flags, lambda config: Flags(config, JobConfig()))
-    if restarts := restarts_asked(flags.restarts):
+    @dataclass(frozen=True)
+    class CheckFlags(Flags):
+        json: str = ""
+        """File for the results as JSON, such as for a support ticket."""
+
+    kind = Flags if name == "train" else CheckFlags
+    flags = parse(name, arguments, kind, lambda config: kind(config, JobConfig()))
+    if name == "train" and (restarts := restarts_asked(flags.restarts)):
         sys.exit(supervise([sys.executable, *sys.argv], Path(flags.run.run_dir), restarts))
-    with joined(flags.job, lambda error: None if debug else explain(error, "train")):
-        module = importlib.import_module(command.module)
-        run: Callable[[Any], Any] = getattr(module, command.function)
-        run(flags.run)
+    with joined(flags.job, lambda error: None if debug else explain(error, name), name):
+        run: Callable[..., Any] = getattr(importlib.import_module(command.module), command.function)
+        run(flags.run, *([flags.json] if name == "preflight" else []))
 
 
 def plan(command: Command, arguments: list[str]) -> None:

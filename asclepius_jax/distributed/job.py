@@ -12,6 +12,7 @@ import functools
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -69,6 +70,7 @@ class Job:
         self.config = config
         self.coordinator, self.processes, self.process_id = coordinator, processes, process_id
         self.met = False
+        self.meetings = 0  # waits for all other processes so far; see same_program.meet
         self.ending = threading.Lock()
         self.listener = threading.Thread(target=self.listen, daemon=True)
         # Keep a reference: calling a C handler whose Python object was garbage-collected crashes.
@@ -149,7 +151,7 @@ class Job:
                 f"{self.config.timeout_seconds} s ({here}): was each started, with a unique id? See their logs"
             )
         time.sleep(0.5)  # a dying process closes its sockets one by one, and the coordinator's may not be the first
-        again = "start the job again, it resumes from its last checkpoint"
+        again = "start the job again, it resumes from its last checkpoint" if _command == "train" else "start it again"
         if self.process_id and not answers(self.coordinator):
             return f"the coordinator {self.coordinator} (process 0) is gone or does not answer ({here}): {again}"
         return f"another process of the job is gone or does not answer, or JAX failed as logged above ({here}): {again}"
@@ -159,13 +161,10 @@ class Job:
         if not self.ending.acquire(blocking=False):
             time.sleep(4 * FAREWELL_SECONDS)  # longer than the first call needs
             os._exit(code)
-        sys.stdout.flush()
-        print(f"asclepius train: {line}", file=sys.stderr, flush=True)
+        say(line)
         if notify_others:
-            # In a thread, because the notification hangs if the coordinator hangs.
-            notifying = threading.Thread(target=self.notify, args=(code, line), daemon=True)
-            notifying.start()
-            notifying.join(FAREWELL_SECONDS)
+            within(FAREWELL_SECONDS, lambda: self.notify(code, line))  # it hangs if the coordinator hangs
+        tidy()
         if self.process_id == 0 and self.met:
             time.sleep(FAREWELL_SECONDS)  # the others receive the message through this process
         # Not sys.exit, because JAX would wait for the others at its shutdown barrier.
@@ -198,10 +197,12 @@ class Job:
 
 
 class Disagreement(UserError):
-    """Raised in every process of a job whose processes would not run the same program."""
+    """Raised in every process of a job, such as one whose processes would not run the same program."""
 
 
 _job: Job | None = None  # the job of this process, which like JAX's client exists once per process
+_command = "train"  # the subcommand that runs, for messages
+_cleanups: list[Callable[[], None]] = []  # see `before_end`
 
 
 def current() -> Job | None:
@@ -209,13 +210,52 @@ def current() -> Job | None:
     return _job
 
 
+def here() -> str:
+    """The name of this process for messages, such as "process 1 on node7"; of one that runs alone, its host."""
+    host = socket.gethostname()
+    return host if _job is None else f"process {_job.process_id} on {host}"
+
+
+def say(line: str) -> None:
+    sys.stdout.flush()
+    print(f"asclepius {_command}: {line}", file=sys.stderr, flush=True)
+
+
+def before_end(action: Callable[[], None]) -> None:
+    """Have `end`, a signal during the start or a lost process call this before they leave without an exception."""
+    _cleanups.append(action)
+
+
+def tidy() -> None:
+    for action in _cleanups:
+        within(FAREWELL_SECONDS, action)  # a file system that does not answer may be why the process ends
+
+
+def within(seconds: float, action: Callable[[], None]) -> None:
+    """Call something that may hang, and wait for it only so long."""
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
+def end(code: int, line: str) -> NoReturn:
+    """End this process with one line, and with it its job, from any thread and without an exception."""
+    if _job is not None:
+        _job.end(code, line)
+    say(line)
+    tidy()
+    os._exit(code)
+
+
 @contextlib.contextmanager
-def joined(config: JobConfig, explain: Callable[[Exception], str | None]) -> Iterator[None]:
+def joined(config: JobConfig, explain: Callable[[Exception], str | None], command: str = "train") -> Iterator[None]:
     """Context in which an error ends every process of the job. A process that runs alone just raises it.
 
     `explain` returns the message to show for an error, or None to print its traceback.
     """
-    with interruptible(interrupted):
+    global _command
+    _command = command
+    with interruptible(lambda: end(130, "interrupted")):
         join(config)
         if _job is None:
             yield
@@ -225,14 +265,6 @@ def joined(config: JobConfig, explain: Callable[[Exception], str | None]) -> Ite
             _job.leave()
         except BaseException as error:  # noqa: BLE001
             _job.fail(error, explain(error) if isinstance(error, Exception) else None)
-
-
-def interrupted() -> NoReturn:
-    """End the process, and with it the job, because of a signal during the start."""
-    if _job is not None:
-        _job.end(130, "interrupted")
-    print("asclepius train: interrupted", file=sys.stderr, flush=True)
-    os._exit(130)
 
 
 def join(config: JobConfig) -> None:

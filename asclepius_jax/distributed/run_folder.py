@@ -2,12 +2,11 @@
 
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from asclepius_jax.distributed.job import Disagreement, current
+from asclepius_jax.distributed.job import Disagreement, current, here
 from asclepius_jax.distributed.same_program import from_first, problems_of_all
 from data_prep.contract.folders.folder_lock import SILENCE_SECONDS
 
@@ -27,7 +26,7 @@ def check_shared(run_dir: Path) -> None:
     job = current()
     if job is None:
         return
-    meeting, here = run_dir, f"process {job.process_id} on {socket.gethostname()}"
+    meeting = run_dir
     if job.process_id == 0:
         meeting = run_dir / f".hosts-{os.urandom(6).hex()}"
         meeting.mkdir()
@@ -35,12 +34,12 @@ def check_shared(run_dir: Path) -> None:
         meeting = run_dir / from_first(f"folder/{run_dir}", meeting.name, longer=SILENCE_SECONDS)
         problem = ""
         if not seen(meeting.is_dir, FOLDER_SECONDS):
-            problem = f"{here} sees another folder than process 0, or none"
+            problem = f"{here()} sees another folder than process 0, or none"
         else:
             try:
                 (meeting / str(job.process_id)).touch()
             except OSError as error:
-                problem = f"{here} cannot write to it ({error.strerror})"
+                problem = f"{here()} cannot write to it ({error.strerror})"
         refuse(run_dir, problems_of_all(f"folder/{run_dir}", problem))
         answers = [meeting / str(number) for number in range(job.processes)]
         if job.process_id == 0 and not seen(lambda: all(path.exists() for path in answers), FOLDER_SECONDS):
@@ -77,7 +76,7 @@ def check_newest(name: str, steps: list[int], is_complete: Callable[[int], bool]
     newest = [int(step) for step in problems_of_all(f"newest/{name}", str(max(steps)) if steps else "")]
     problem = ""
     if newest and not seen(lambda: is_complete(max(newest)), STEP_SECONDS):
-        problem = f"process {job.process_id} on {socket.gethostname()} does not see step {max(newest)} of {name}"
+        problem = f"{here()} does not see step {max(newest)} of {name}"
     if problems := problems_of_all(f"newest/{name}/seen", problem):
         more = f"; and {len(problems) - MOST_TOLD} more" if problems[MOST_TOLD:] else ""
         raise Disagreement(

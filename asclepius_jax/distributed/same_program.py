@@ -22,9 +22,9 @@ from data_prep.contract.errors import UserError, first_line
 
 PACKAGES = ("asclepius_jax", "data_prep")
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "libtpu", "jax-cuda13-plugin")
-# Environment variables that change how the compiler translates the same program.
 # Settings that may differ between hosts, because they change nothing of the program: a cache on a local disk.
 OF_ONE_HOST = ("compute.compiled",)
+# Environment variables that change how the compiler translates the same program.
 COMPILER_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 
@@ -64,13 +64,21 @@ def beginning_hash(path: Path) -> str:
 
 
 def compare(job: Job, name: str, facts: dict[str, str]) -> None:
-    """Compare each process with process 0 only, so that traffic does not grow with the square of their number."""
-    client, wait = job.client, job.config.timeout_seconds * 1000
+    if differing := differences(job, name, facts):
+        raise Disagreement(f"the processes of the job do not agree: {summary(differing)}")
+
+
+def differences(job: Job, name: str, facts: dict[str, str]) -> list[tuple[str, str]]:
+    """(key that ends in a process id, lines `fact is A in process 0, B in process `) of each process that differs.
+
+    Compares each process with process 0 only, so that traffic does not grow with the square of their number.
+    """
+    client, seconds = job.client, job.config.timeout_seconds
     place = f"asclepius/{name}"
     if job.process_id == 0:
         client.key_value_set(f"{place}/facts", json.dumps(facts))
     try:
-        first = json.loads(client.blocking_key_value_get(f"{place}/facts", wait))
+        first = json.loads(client.blocking_key_value_get(f"{place}/facts", seconds * 1000))
         differing = [
             f"{fact} is {first.get(fact, 'absent')} in process 0, {facts.get(fact, 'absent')} in process "
             for fact in sorted(first.keys() | facts.keys())
@@ -78,17 +86,34 @@ def compare(job: Job, name: str, facts: dict[str, str]) -> None:
         ]
         if differing:
             client.key_value_set(f"{place}/differs/{job.process_id:06}", "\n".join(differing))
-        client.wait_at_barrier(f"{place}/compared", wait)
-        differences = client.key_value_dir_get(f"{place}/differs/")
-        client.wait_at_barrier(f"{place}/read", wait)  # the coordinator must not leave before all have read
+        meet(job, f"{place}/compared", seconds)
+        differs: list[tuple[str, str]] = client.key_value_dir_get(f"{place}/differs/")
+        meet(job, f"{place}/read", seconds)  # the coordinator must not leave before all have read
     except jax.errors.JaxRuntimeError as error:
         what = name.partition("/")[0]
         raise UserError(
             f"not every process reported its {what} within {job.config.timeout_seconds} s: see the logs of the other "
             f"processes ({first_line(error)})"
         ) from error
-    if differences:
-        raise Disagreement(f"the processes of the job do not agree: {summary(differences)}")
+    return differs
+
+
+def meet(job: Job, name: str, seconds: float) -> None:
+    """Wait for all processes of the job, under a name that can be used only once.
+
+    Each says first that it has come, so that `late` finds those for which the others wait.
+    """
+    job.meetings += 1
+    job.client.key_value_set(f"asclepius/met/{job.process_id:06}", str(job.meetings), allow_overwrite=True)
+    job.client.wait_at_barrier(name, int(seconds * 1000))
+
+
+def late(job: Job) -> list[int]:
+    """The processes that have not come to a meeting at which others wait. Empty if all came, and hang elsewhere."""
+    met = dict.fromkeys(range(job.processes), 0)
+    for key, count in job.client.key_value_dir_get("asclepius/met/"):
+        met[int(key.rpartition("/")[2])] = int(count)
+    return [number for number, count in met.items() if count < max(met.values())]
 
 
 def from_first(name: str, value: str, longer: float = 0.0) -> str:
@@ -121,11 +146,25 @@ def problems_of_all(name: str, problem: str, timeout_seconds: int = 3600) -> lis
     job = current()
     if job is None:
         return [problem] if problem else []
-    client, place, wait = job.client, f"asclepius/problems/{name}", timeout_seconds * 1000
+    client, place = job.client, f"asclepius/problems/{name}"
     if problem:
         client.key_value_set(f"{place}/{job.process_id:06}", problem)
-    client.wait_at_barrier(f"{place}/told", wait)
+    meet(job, f"{place}/told", timeout_seconds)
     return [text for _, text in sorted(client.key_value_dir_get(place))]
+
+
+def gathered(name: str, text: str, timeout_seconds: float = 3600) -> list[str]:
+    """The texts of all processes of the job, by their numbers, after waiting for all. A name can be used only once."""
+    job = current()
+    if job is None:
+        return [text]
+    job.client.key_value_set(f"asclepius/gathered/{name}/{job.process_id:06}", text)
+    meet(job, f"asclepius/gathered/{name}/told", timeout_seconds)
+    return gathered_so_far(job, name)
+
+
+def gathered_so_far(job: Job, name: str) -> list[str]:
+    return [text for _, text in sorted(job.client.key_value_dir_get(f"asclepius/gathered/{name}"))]
 
 
 def summary(differences: list[tuple[str, str]], most: int = 4) -> str:
@@ -143,9 +182,7 @@ def facts_of(config: TrainConfig) -> dict[str, str]:
     """Everything that determines the program and its data: settings, packed folders, code, versions, compiler flags."""
     settings = leaves(dataclasses.asdict(config))
     facts = {f"--{name}": str(value) for name, value in settings if name not in OF_ONE_HOST}
-    for name in (config.data.path, config.data.eval_path):
-        if name:
-            facts[f"{name}/manifest.json"] = short_hash(Path(name) / "manifest.json")
+    facts |= facts_of_data(config)
     root = Path(__file__).resolve().parents[2]
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
@@ -155,6 +192,11 @@ def facts_of(config: TrainConfig) -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             facts[name] = metadata.version(name)
     return facts | {name: os.environ[name] for name in COMPILER_FLAGS if name in os.environ}
+
+
+def facts_of_data(config: TrainConfig) -> dict[str, str]:
+    folders = [Path(name) for name in (config.data.path, config.data.eval_path) if name]
+    return {str(folder / "manifest.json"): short_hash(folder / "manifest.json") for folder in folders}
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -153,9 +153,7 @@ def compile_step(config: TrainConfig, model: Model, mesh: Mesh, kernel: Kernel, 
 def memory_facts(compiled: Any, refusal: str, parts: Memory, topology: Topology) -> dict[str, int]:
     """Bytes per device: the compiler's allocations, and their uses according to the memory model."""
     if compiled is not None:
-        stats = compiled.memory_analysis()
-        arguments, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes
-        peak = arguments + temporaries + stats.output_size_in_bytes - stats.alias_size_in_bytes
+        arguments, temporaries, peak = allocations(compiled)
     else:
         arguments = int(parts.params + parts.optimizer)
         # "... total memory required for HLO temporaries (20.42G) exceeds available HBM (15.75G)"
@@ -174,6 +172,13 @@ def memory_facts(compiled: Any, refusal: str, parts: Memory, topology: Topology)
         "activations_bytes": int(parts.saved),
         "working_bytes": max(0, temporaries - gradients - int(parts.saved)),
     }
+
+
+def allocations(compiled: Any) -> tuple[int, int, int]:
+    """Bytes per device that a compiled program needs: arguments, temporaries, and all together."""
+    stats = compiled.memory_analysis()
+    arguments, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes
+    return arguments, temporaries, arguments + temporaries + stats.output_size_in_bytes - stats.alias_size_in_bytes
 
 
 def traffic(text: str, mesh: Mesh, topology: Topology) -> list[dict[str, Any]]:

@@ -19,7 +19,6 @@ from asclepius_jax.distributed.same_program import check_agreement, facts_of
 from asclepius_jax.distributed.sharding import batch_sharding
 from asclepius_jax.train.adapters import footprint
 from asclepius_jax.train.batches import PackedRows, Prefetch, eval_batches
-from asclepius_jax.train.compiled_step import load_program, program_facts
 from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.setup import build_model, describe, make_step, open_data
 from asclepius_jax.train.start import (
@@ -78,10 +77,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             assert batches is not None, "a run has rows"
             if model.lora.rank and jax.process_index() == 0:
                 print(footprint(model, optimizer, mesh), flush=True)
-            train_step = setup.function
-            if config.compute.program:
-                facts = program_facts(config, model.config, mesh, kernel, total_steps)
-                train_step = load_program(Path(config.compute.program), facts, train_step, *setup.abstract(), mesh=mesh)
+            train_step = setup.program()
             # Before anything is written, so that a refused start leaves no run folder behind.
             state = start_state(config, model, rows, optimizer, shardings)
             watchdog.alive()

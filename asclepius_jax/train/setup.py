@@ -20,6 +20,7 @@ from asclepius_jax.model.llama import Model, build
 from asclepius_jax.model.sizes import LlamaConfig
 from asclepius_jax.train.batches import Batch, PackedRows, TrainBatches
 from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel
+from asclepius_jax.train.compiled_step import load_program, program_facts
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.start import (
     check_tokenizer,
@@ -131,6 +132,18 @@ class TrainStep:
             saver.save(int(state["step"]), state, describe(self.config, self.model, self.rows, state))
             saver.finish(last=True)
         return folder
+
+    def program(self) -> Any:
+        """The function, or what `compute.program` names in its place: the step as `asclepius plan --save` compiled it.
+
+        Raises:
+            UserError: the file is missing, damaged, or was compiled for another run or by another version.
+        """
+        path = self.config.compute.program
+        if not path:
+            return self.function
+        facts = program_facts(self.config, self.model.config, self.mesh, self.kernel, self.total_steps)
+        return load_program(Path(path), facts, self.function, *self.abstract(), mesh=self.mesh)
 
     def abstract(self) -> tuple[State, Batch]:
         """Shapes and shardings of the arguments, for `step.function.lower(*step.abstract())`: nothing is allocated."""

@@ -124,14 +124,7 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
     """
 
     def restore(folder: Path, meta: Meta) -> State:
-        if meta.phase == "import":
-            raise UserError(
-                f"{config.run_dir} contains imported weights: start from them with --init.checkpoint {config.run_dir}, "
-                "and choose another --run-dir"
-            )
-        check_model(meta, model.config, folder)
-        check_tokenizer(meta.tokenizer_hash, str(folder), rows)
-        check_same_course(meta, config, rows)
+        check_resumable(config, model, rows, folder, meta)
         abstract = abstract_state(model, optimizer, shardings)
         if model.lora.rank:  # the step contains only adapters
             del abstract["params"]
@@ -154,6 +147,18 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
     return initial_state(config, model, rows, optimizer, shardings)
 
 
+def check_resumable(config: TrainConfig, model: Model, rows: PackedRows, folder: Path, meta: Meta) -> None:
+    """Raise UserError if the run with this step cannot be resumed with these settings, model and rows."""
+    if meta.phase == "import":
+        raise UserError(
+            f"{config.run_dir} contains imported weights: start from them with --init.checkpoint {config.run_dir}, "
+            "and choose another --run-dir"
+        )
+    check_model(meta, model.config, folder)
+    check_tokenizer(meta.tokenizer_hash, str(folder), rows)
+    check_same_course(meta, config, rows)
+
+
 def initial_state(
     config: TrainConfig, model: Model, rows: PackedRows | None, optimizer: Any, shardings: State
 ) -> State:
@@ -164,19 +169,30 @@ def initial_state(
 
 
 def start_params(config: TrainConfig, model: Model, rows: PackedRows | None, shardings: Params) -> Params:
+    folder = check_weights(config, model, rows)
+    if folder is None:
+        return random_params(model, config.init.seed, shardings)
+    return (whole_params if config.init.checkpoint else load_params)(folder, model, shardings)
+
+
+def check_weights(config: TrainConfig, model: Model, rows: PackedRows | None) -> Path | None:
+    """The folder of the initial weights, or None for random ones; `init.hf` is a folder.
+
+    Raises UserError if they do not fit the model or the tokenizer of the rows, or are random and must not be.
+    """
     if config.init.checkpoint:
         _, folder = find_step(Path(config.init.checkpoint))
         meta = read_meta(folder)
         check_model(meta, model.config, folder)
         check_tokenizer(meta.tokenizer_hash, str(folder), rows)
-        return whole_params(folder, model, shardings)
+        return folder
     if config.init.hf:
         folder = Path(config.init.hf)
         check_model(Meta(read_config(folder), "", "", 0, "import", {}), model.config, folder)
         check_tokenizer(load_tokenizer(folder).hash, config.init.hf, rows)
-        return load_params(folder, model, shardings)
+        return folder
     check_random(config, rows)
-    return random_params(model, config.init.seed, shardings)
+    return None
 
 
 def check_tokenizer(model_hash: str, where: str, rows: PackedRows | None) -> None:

@@ -108,7 +108,7 @@ def test_a_misspelt_subcommand_is_suggested(refused: Ask, typed: str, meant: str
 
 def test_an_unknown_subcommand_lists_those_there_are(refused: Ask):
     told = one_line(refused("zzz"))
-    assert "one of notes, real-notes, instructions, compare, split, release, adopt, pack, train, plan, import" in told
+    assert told.endswith(f"one of {', '.join(cli.COMMANDS)}\n")
 
 
 def test_a_misspelt_flag_is_suggested(training: Ask):

@@ -2,7 +2,6 @@
 
 import contextlib
 import faulthandler
-import os
 import queue
 import statistics
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import jax
 
 from asclepius_jax.config import HealthConfig
-from asclepius_jax.distributed.job import LOST, current
+from asclepius_jax.distributed.job import LOST, current, end
 
 FLOOR_SECONDS = 180.0  # minimum of the limit that is derived from the duration of steps
 STEPS_OF_SILENCE = 20  # the derived limit in steps of median duration
@@ -108,7 +107,4 @@ class Watchdog:
             f"the stacks of all threads are above and in {stacks}: start the job again, it resumes from its last "
             "checkpoint"
         )
-        if job is not None:
-            job.end(LOST, line)
-        print(f"asclepius train: {line}", file=sys.stderr, flush=True)
-        os._exit(LOST)
+        end(LOST, line)

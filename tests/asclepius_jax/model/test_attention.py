@@ -10,7 +10,7 @@ import pytest
 
 from asclepius_jax.model.attention import Kernel, attend, prepare
 from asclepius_jax.model.kernels import cudnn, splash
-from tests.helpers.attention_reference import reference, runs_of
+from asclepius_jax.plan.preflight.float64_reference import reference, runs_of
 
 # Rows of documents' lengths; what is left is padding. Two documents in one block, one over several, one token alone.
 ROWS = {
