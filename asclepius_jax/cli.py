@@ -20,7 +20,7 @@ from asclepius_jax.evaluate import parts
 from data_prep.contract.errors import UserError
 from data_prep.execution.arguments import check_finite, check_result, read_arguments
 from data_prep.execution.ending import end_alike, forgive_streams, leave_at_once
-from data_prep.execution.on_ray import EngineConfig, run_on_ray
+from data_prep.execution.on_ray import run_on_ray, with_engine
 from data_prep.execution.parts import JoinConfig, command_of, settings_of_stage
 
 
@@ -297,17 +297,6 @@ def join(config: JoinConfig) -> Any:
     command = named(stage, {**COMMANDS, **{f"evaluate {part}": row for part, row in PARTS.items()}}, "stage")
     module = importlib.import_module(command.module)
     return getattr(module, command.function)(settings_of_stage(config, stage, getattr(module, command.config)))
-
-
-def with_engine(settings: Any) -> Any:
-    """The settings of a stage of the text side, and where it runs, as one dataclass of flags."""
-
-    @dataclass(frozen=True)
-    class Flags:
-        run: Annotated[settings, tyro.conf.arg(name="")]
-        on: Annotated[EngineConfig, tyro.conf.arg(name="")]
-
-    return Flags
 
 
 def train(name: str, command: Command, arguments: list[str], debug: bool) -> None:

@@ -10,7 +10,9 @@ import importlib
 import os
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from data_prep.contract.errors import UserError, first_line
 from data_prep.execution.parts import JoinConfig, Part, command_of, settings_of_stage
@@ -33,6 +35,17 @@ class EngineConfig:
 
     parts: int = 0
     """Number of parts for the cluster; 0 for one per core of the cluster."""
+
+
+def with_engine(settings: Any) -> Any:
+    """The settings of a stage (`run`), and where it runs (`on`), as one dataclass of flags."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Flags:
+        run: Annotated[settings, tyro.conf.arg(name="")]
+        on: Annotated[EngineConfig, tyro.conf.arg(name="")]
+
+    return Flags
 
 
 def with_part(settings: Any, text: str) -> Any:

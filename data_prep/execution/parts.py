@@ -14,7 +14,7 @@ import re
 import types
 import typing
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class Parts:
     manifests: tuple[Manifest, ...]
     shared: Manifest | None  # part 0
 
-    def results(self, record_type: type) -> Iterator[list[Any]]:
+    def results(self, record_type: type) -> Generator[list[Any]]:
         """The records and rejects of each shard, in the order of the input."""
         count = sum(len(manifest["shards"]) for manifest in self.manifests)
         for number in range(count):

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -134,7 +134,7 @@ def _run_in_worker(shard: list[Any]) -> list[Any]:
 
 def map_in_processes(
     work: Work[In, Out], make: MakeTeacher, shards: Iterable[list[In | Reject]], workers: int
-) -> Iterator[list[Out | Reject]]:
+) -> Generator[list[Out | Reject]]:
     """Each shard's results in order, from a process pool; in this process if there is one worker or one shard."""
     shards = iter(shards)
     head = list(itertools.islice(shards, 2))
@@ -173,7 +173,7 @@ async def until_first(running: Iterable[asyncio.Task[Any]]) -> None:
 
 def map_on_one_loop(
     work: Work[In, Out], make: MakeTeacher, shards: Iterable[list[In | Reject]], ahead: int = SHARDS_AHEAD
-) -> Iterator[list[Out | Reject]]:
+) -> Generator[list[Out | Reject]]:
     """Each shard's results in order, from one event loop on which `ahead` shards overlap.
 
     The teacher limits the number of requests in flight.

@@ -1,10 +1,11 @@
 """A whole text stage: its settings, its run, a part of it, and the folder that it writes."""
 
+import contextlib
 import functools
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol
@@ -74,12 +75,12 @@ class Stage(Generic[Out]):
 
     def map(
         self, work: Work[In, Out], records: Iterable[In | Reject], meter: Meter | None = None
-    ) -> Iterator[list[Out | Reject]]:
+    ) -> Generator[list[Out | Reject]]:
         return self.map_shards(work, in_shards(first(records, self.shards.limit), self.shards.shard_records), meter)
 
     def map_shards(
         self, work: Work[In, Out], shards: Iterable[list[In | Reject]], meter: Meter | None = None
-    ) -> Iterator[list[Out | Reject]]:
+    ) -> Generator[list[Out | Reject]]:
         ledger = ledger_path(self.teacher, self.out)
         make = functools.partial(make_teacher, self.teacher, ledger, meter or Meter(), self.reader)
         if self.teacher.teacher == "offline" and self.reader is None:
@@ -120,7 +121,7 @@ def run_stage(
     with writing_folder(stage.out, stage.kind, stage.inputs) as writer, shown(stage.kind, meter.line):
         writer.facts.update(stage.facts)
         if parts:
-            shards: Iterator[list[Out | Reject]] = parts.results(stage.record_type)
+            shards = parts.results(stage.record_type)
             writer.counts["in"] = parts.total("in")
             if stage.calibration:
                 stage.calibration.facts.update(shared_by(parts, "calibration"))
@@ -129,11 +130,13 @@ def run_stage(
                 everything = replace(stage, shards=replace(stage.shards, limit=0))
                 stage.calibration.conclude(everything.map(stage.calibration.work, stage.calibration.cases, meter))
             shards = stage.map(work, counted(records, writer), meter)
-        for results in shards:
-            write_shard(writer, results, stage.record_type, judge)
-            # writer.counts["in"] is larger, because later shards have been read already.
-            meter.records = min(meter.records + stage.shards.shard_records, writer.counts["in"])
-            meter.rejected = writer.reasons.total()
+        # Closed at an interrupt too, with its processes and its ledger, whoever still holds the traceback.
+        with contextlib.closing(shards):
+            for results in shards:
+                write_shard(writer, results, stage.record_type, judge)
+                # writer.counts["in"] is larger, because later shards have been read already.
+                meter.records = min(meter.records + stage.shards.shard_records, writer.counts["in"])
+                meter.rejected = writer.reasons.total()
         writer.facts |= facts_of(meter, parts)
         if not writer.counts["in"]:
             raise UserError(f"{', '.join(stage.inputs)} contains no records: check --source")
@@ -199,9 +202,10 @@ def run_part(
         else:
             numbers: deque[int] = deque()
             shards = own_shards(here, part, records, writer, numbers)
-            for results in here.map_shards(work, shards, meter):
-                add_results(writer, numbers.popleft(), results, stage.record_type)
-                meter.records = min(meter.records + stage.shards.shard_records, writer.counts["in"])
+            with contextlib.closing(here.map_shards(work, shards, meter)) as worked:
+                for results in worked:
+                    add_results(writer, numbers.popleft(), results, stage.record_type)
+                    meter.records = min(meter.records + stage.shards.shard_records, writer.counts["in"])
         writer.facts |= facts_of(meter, None)
     if most:
         settle_share(meter.budget.spent if meter.budget else 0.0, part, stage.out)

@@ -127,7 +127,7 @@ LINES = {
         "",
     ),
     "evaluate score --json": (
-        "evaluate score --questions IN/known --answers IN/known_answers --json OUT.json --resamples 50",
+        "evaluate score --questions IN/known --answers IN/known_answers --json OUT.json",
         None,
     ),
     "evaluate claims": (

@@ -19,7 +19,7 @@ from data_prep.contract.errors import UserError
 
 @dataclass(frozen=True)
 class StudySize:
-    """What the detectable difference depends on, besides the numbers of patients and raters."""
+    """Spread of the scores, on which the detectable difference depends besides the numbers of patients and raters."""
 
     sd_patient: float = 0.5
     """Standard deviation between patients of the difference between two models, in points."""

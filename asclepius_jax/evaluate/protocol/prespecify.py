@@ -73,7 +73,7 @@ class PrespecifyConfig:
     size: tyro.conf.OmitArgPrefixes[StudySize] = field(default_factory=StudySize)
 
     exclusions: tuple[str, ...] = ()
-    """What will be left out, in sentences."""
+    """Answers and raters that the analysis will leave out, and why, in sentences."""
 
     hypotheses: tuple[str, ...] = ()
     """Hypotheses, in sentences."""

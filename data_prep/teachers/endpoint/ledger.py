@@ -267,7 +267,6 @@ class Ledger:
                 self.lock_file, self.lease = descriptor, uuid.uuid4().hex.encode()
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, self.lease)
-                os.fsync(descriptor)
             else:
                 os.close(descriptor)
 
