@@ -17,7 +17,6 @@ from asclepius_jax.evaluate.statistics.estimates import (
     Column,
     Estimate,
     Rate,
-    cluster_index,
     mean,
     numbers,
     rate,
@@ -168,7 +167,8 @@ def powered(judge: Column, clinicians: Column, clusters: Sequence[Hashable]) -> 
     same_length(judge=judge, clinicians=clinicians, clusters=clusters)
     scored, truth = numbers(judge, "judge"), numbers(clinicians, "clinicians")
     rated = ~np.isnan(truth)
-    index, _ = cluster_index(clusters)
+    # By name, not by appearance: the folds of the weights must not depend on the order of the rows.
+    index = np.unique([repr(cluster) for cluster in clusters], return_inverse=True)[1]
     n, rest, missing = int(rated.sum()), int((~rated).sum()), int(np.isnan(scored).sum())
     groups = len(set(index[rated]))
     if groups < FEWEST_CLUSTERS:
@@ -223,8 +223,8 @@ def errors_by_model(
     judge, clinicians: (model, question id) -> joined flag, 0, 0.5 for a tie, or 1. Answers without both are left out.
     For each model: `sensitivity` and `specificity` (without ties of the clinicians), `excess`: the share
     that the judge calls incorrect minus the clinicians', and `against_others`: the excess minus the mean excess of the
-    models on the same question. If its interval excludes 0, the judge errs differently on this model, and differences
-    between models contain its error.
+    other models on the same question. If its interval excludes 0, the judge errs differently on this model, and
+    differences between models contain its error.
     """
     both = [
         key for key in clinicians if key in judge and not math.isnan(clinicians[key]) and not math.isnan(judge[key])
@@ -239,13 +239,15 @@ def errors_by_model(
         clusters = [units[question] for _, question in keys]
         wrong, right = ([key for key in keys if clinicians[key] == value] for value in (1, 0))
         compared = [
-            excess[key] - sum(of_question[key[1]]) / len(of_question[key[1]]) if len(of_question[key[1]]) > 1 else None
+            excess[key] - (math.fsum(of_question[key[1]]) - excess[key]) / (len(of_question[key[1]]) - 1)
+            if len(of_question[key[1]]) > 1
+            else None
             for key in keys
         ]
         figures[model] = {
             "sensitivity": asdict(rate([judge[key] for key in wrong], [units[key[1]] for key in wrong])),
             "specificity": asdict(rate([1 - judge[key] for key in right], [units[key[1]] for key in right])),
-            "excess": asdict(mean([excess[key] for key in keys], clusters)),
+            "excess": asdict(mean([excess[key] for key in keys], clusters, (-1.0, 1.0))),
             "against_others": asdict(mean(compared, clusters)),
         }
     return figures

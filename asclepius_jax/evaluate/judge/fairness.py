@@ -30,26 +30,35 @@ def is_answerable(question: Question) -> bool | None:
 # ---------------------------------------------------------------- missing verdicts, failed answers
 
 
-def readings(scores: Scores, answers: Mapping[str, Answer], questions: Mapping[str, Question]) -> dict[str, Any]:
+def readings(
+    scores: Scores, lost: Scores, answers: Mapping[str, Answer], questions: Mapping[str, Question]
+) -> dict[str, Any]:
     """Mean score of one model in several readings.
 
-    `as_judged` leaves missing verdicts out. `worst` and `best` score them 1 and 4: what a mean could be if verdicts are
-    not missing at random. `failed_as_1` scores answers that failed, were cut off or did not fit as 1, whatever the
-    judge says of what there is of them.
+    lost: share of the votes on each answer that are missing. `as_judged` leaves missing votes out. `worst` and `best`
+    score each of them 1 and 4, so that the mean lies between them whatever is missing. `failed_as_1` scores answers
+    that failed, were cut off or did not fit as 1, whatever the judge says of what there is of them.
     """
     clusters = [question.cluster for question in questions.values()]
     given = [scores.get(name, math.nan) for name in questions]
     given = [math.nan if score == 0 else score for score in given]
     failed = [name in answers and answers[name].finish_reason in FAILED for name in questions]
 
+    gone = [1.0 if math.isnan(score) else lost.get(name, 0.0) for name, score in zip(questions, given, strict=True)]
+
     def filled(with_score: float) -> dict[str, Any]:
-        return asdict(mean([with_score if math.isnan(score) else score for score in given], clusters, SCALE))
+        values = [
+            with_score if share == 1 else score * (1 - share) + with_score * share
+            for score, share in zip(given, gone, strict=True)
+        ]
+        return asdict(mean(values, clusters, SCALE))
 
     return {
         "as_judged": asdict(mean(given, clusters, SCALE)),
         "worst": filled(WORST),
         "best": filled(BEST),
         "missing": sum(map(math.isnan, given)),
+        "votes_missing": math.fsum(gone) / len(gone) if gone else 0.0,
         "failed_as_1": asdict(
             mean(
                 [WORST if is_failed else score for score, is_failed in zip(given, failed, strict=True)], clusters, SCALE

@@ -36,9 +36,10 @@ def position_bias(judgements: Sequence[Judgement], units: Units | None = None) -
         return {"warning": ""}
     if isinstance(orders[0], dict):
         figures: dict[str, Any] = {"first_option": option_figures(read, orders, clusters)}
-        worst = max(figures["first_option"].values(), key=lambda row: abs(row["decided"]))
-        is_biased = worst["exceeds"]
-        text = f"the order of options decides {abs(worst['decided']):.0%} of its verdicts"
+        beyond = [row for row in figures["first_option"].values() if row["exceeds"]]
+        is_biased = bool(beyond)
+        decided = max((abs(row["decided"]) for row in beyond), default=0.0)
+        text = f"the order of options decides {decided:.0%} of its verdicts"
     else:
         figures = {"places": place_figures(read, orders, clusters)}
         shift = figures["places"][0]
@@ -57,7 +58,7 @@ def option_figures(
             float(option_of(j, name) == order[name][0]) if option_of(j, name) in options else None
             for j, order in zip(judgements, orders, strict=True)
         ]
-        share, expected = asdict(mean(firsts, clusters)), 1 / len(options)
+        share, expected = asdict(mean(firsts, clusters, (0.0, 1.0))), 1 / len(options)
         if share["value"] is None:
             continue
         decided = (share["value"] - expected) / (1 - expected if share["value"] > expected else expected)

@@ -145,11 +145,12 @@ def flipped(differences: np.ndarray, clusters: Sequence[Hashable], seed: int = 0
 
     In all ways if these are at most RESAMPLES, otherwise in RESAMPLES random ways, of which the observed one is counted
     as another (Phipson and Smyth 2010)."""
-    index, count = cluster_index(clusters)
-    if count < 2:
-        return Outcome(None, None, f"{few(count)}: a test needs at least two")
-    sums_G = np.bincount(index, differences, count)
-    sums_G = sums_G[sums_G != 0]  # whose sign changes nothing
+    # In the order of the clusters' names, so that the random flips do not depend on the order of the rows.
+    names, index = np.unique([repr(cluster) for cluster in clusters], return_inverse=True)
+    if len(names) < 2:
+        return Outcome(None, None, f"{few(len(names))}: a test needs at least two")
+    sums_G = np.bincount(index, differences, len(names))
+    sums_G = sums_G[np.abs(sums_G) > NOTHING]  # the sign of the others changes nothing
     observed = float(sums_G.sum())
     exact = 2 ** len(sums_G) <= RESAMPLES
     if exact:

@@ -17,8 +17,9 @@ def readings_of(results: Results, table: Table, baseline: str) -> dict[str, Any]
             model: {name: verdict.score for name, verdict in found.items() if not math.isnan(verdict.score)}
             for model, found in by_model.items()
         }
+        lost = {model: {name: verdict.missing for name, verdict in found.items()} for model, found in by_model.items()}
         models = {
-            model: readings(given, results.answers.get(model, {}), questions)
+            model: readings(given, lost[model], results.answers.get(model, {}), questions)
             | (declined(given, results.answers[model], questions) if model in results.answers else {})
             for model, given in scores.items()
         }

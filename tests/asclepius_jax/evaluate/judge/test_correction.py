@@ -101,6 +101,17 @@ def test_prediction_powered_intervals_hold_for_answers_on_shared_notes_and_missi
     assert inside / DRAWS >= 0.93
 
 
+def test_the_order_of_the_answers_changes_no_corrected_mean():
+    random = np.random.default_rng(8)
+    judge = random.choice([1.0, 2, 3, 4], 120)
+    clinicians = np.where(random.random(120) < 0.3, random.choice([1.0, 2, 3, 4], 120), math.nan)
+    clusters = [f"n{n // 2}" for n in range(120)]
+    order = random.permutation(120)
+    told = prediction_powered(judge, clinicians, clusters)
+    again = prediction_powered(judge[order], clinicians[order], [clusters[row] for row in order])
+    assert (told.value, told.low, told.high) == pytest.approx((again.value, again.low, again.high), abs=1e-12)
+
+
 def test_too_few_ratings_have_no_interval_and_ratings_of_all_answers_need_no_judge():
     few = prediction_powered([1.0] * 9, [2.0] * 4 + [None] * 5, range(9))
     assert (few.value, few.n) == (None, 4)
@@ -145,5 +156,7 @@ def test_a_judge_that_is_harsher_on_one_model_is_shown():
     assert figures["b"]["specificity"]["value"] == pytest.approx(0.6, abs=0.12)
     assert figures["b"]["against_others"]["low"] > 0.05
     assert figures["a"]["against_others"]["high"] < 0
+    harsh, others = figures["b"]["excess"]["value"], [figures[m]["excess"]["value"] for m in "ac"]
+    assert figures["b"]["against_others"]["value"] == pytest.approx(harsh - sum(others) / 2)
     even = errors_by_model(clinicians, clinicians, {f"q{n}": n for n in range(80)})
     assert {even[m]["excess"]["value"] for m in "abc"} == {0.0}

@@ -24,7 +24,7 @@ def test_bounds_hold_the_truth_that_missing_verdicts_hide():
     random = np.random.default_rng(0)
     truth = {name: float(random.choice([1, 1, 1, 3, 4])) for name in ASKED}
     shown = {name: math.nan if score == 1 and n % 2 else score for n, (name, score) in enumerate(truth.items())}
-    figures = readings(shown, answers("Aspirin."), ASKED)
+    figures = readings(shown, {}, answers("Aspirin."), ASKED)
     mean = sum(truth.values()) / 100
     assert figures["as_judged"]["value"] > mean + 0.3
     assert figures["worst"]["value"] == pytest.approx(mean), "the missing ones are all bad"
@@ -32,12 +32,26 @@ def test_bounds_hold_the_truth_that_missing_verdicts_hide():
     assert figures["missing"] == sum(map(math.isnan, shown.values()))
 
 
+def test_bounds_hold_the_truth_that_missing_votes_hide():
+    """Two votes on each answer, of which the lower one is lost on half of the answers: no answer lacks a verdict."""
+    random = np.random.default_rng(0)
+    votes = {name: sorted(random.choice([1.0, 2.0, 3.0, 4.0], 2)) for name in ASKED}
+    lost = {name: 0.5 * (n % 2) for n, name in enumerate(ASKED)}
+    shown = {name: given[1] if lost[name] else sum(given) / 2 for name, given in votes.items()}
+    figures = readings(shown, lost, answers("Aspirin."), ASKED)
+    mean = sum(map(sum, votes.values())) / 200
+    assert figures["as_judged"]["value"] > mean + 0.2
+    assert figures["worst"]["value"] <= mean <= figures["best"]["value"]
+    assert figures["best"]["value"] - figures["worst"]["value"] == pytest.approx(0.25 * 3)
+    assert (figures["missing"], figures["votes_missing"]) == (0, 0.25)
+
+
 def test_failed_cut_and_too_long_answers_are_unacceptable_in_the_second_reading():
     given = answers("Aspirin 100 mg.")
     for number, reason in enumerate(["error", "too_long", "length", "unfinished"]):
         given[f"q{number}"] = Answer(f"q{number}", "m", "…", reason)
     scores = {name: 0.0 if name in ("q0", "q1") else 4.0 for name in ASKED}
-    figures = readings(scores, given, ASKED)
+    figures = readings(scores, {}, given, ASKED)
     assert (figures["as_judged"]["value"], figures["missing"], figures["failed"]) == (4.0, 2, 4)
     assert figures["failed_as_1"]["value"] == pytest.approx((96 * 4 + 4) / 100)
 

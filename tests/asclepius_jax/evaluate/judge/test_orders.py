@@ -157,6 +157,21 @@ def test_a_judge_that_takes_the_last_option_is_exposed_as_well():
     assert bias["warning"]
 
 
+def test_a_bias_is_told_of_beside_a_larger_one_that_few_verdicts_show():
+    """Three verdicts say anything of harm, and take the first option; of 96, five in six say what comes first."""
+    made = [
+        Judgement(f"q{turn}", "m", "j", 0, 3, (options["incorrect"][0] == "yes") == (turn % 6 > 0),
+                  harm=options["harm"][0] if turn < 3 else "", order=json.dumps(options))
+        for turn in range(96)
+        for options in [option_orders(turn)]
+    ]  # fmt: skip
+    bias = position_bias(made)
+    harm, incorrect = (bias["first_option"][name] for name in ("harm", "incorrect"))
+    assert not harm["exceeds"]
+    assert harm["decided"] > incorrect["decided"] > 0.5
+    assert f"decides {incorrect['decided']:.0%}" in bias["warning"]
+
+
 def test_a_judge_of_lists_that_favours_the_first_answer_is_exposed(tmp_path):
     def favours(body, n):
         return completion(json.dumps({"A": 4, "B": 3, "C": 3}))

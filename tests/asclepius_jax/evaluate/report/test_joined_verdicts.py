@@ -2,13 +2,24 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from asclepius_jax.evaluate.records import Judgement, Rating
 from asclepius_jax.evaluate.report.figures import figures_of
 from asclepius_jax.evaluate.report.report import rendered
-from asclepius_jax.evaluate.report.results import MISSING, Judged, Results, joined, jury_of, scores_of
-from tests.helpers.evaluation.made_evaluation import question
+from asclepius_jax.evaluate.report.results import (
+    MISSING,
+    Judged,
+    Results,
+    check_ids,
+    joined,
+    jury_of,
+    read_judged,
+    scores_of,
+)
+from data_prep.contract.errors import UserError
+from tests.helpers.evaluation.made_evaluation import question, write_judgements
 
 QUESTIONS = {f"q{number}": question(number, note_id=f"n{number}") for number in range(20)}
 ABOUT = dict.fromkeys(("mode", "votes", "prompt", "teacher", "warnings", "models")) | {"answers": ""}
@@ -41,7 +52,51 @@ def test_a_jury_counts_each_judge_once():
     )
     verdict = found["jury"]["m"]["q0"]
     assert (verdict.score, verdict.unacceptable, verdict.shares) == (2.5, 0.5, (0.5, 0, 0, 0.5))
-    assert jury_of([MISSING]) == MISSING
+    assert jury_of({"no": MISSING}, {"no": 0.0}) == MISSING
+
+
+def lenient_and_strict(count: int, lost: float) -> tuple[dict[str, list[list[int]]], dict[str, list[list[int]]]]:
+    """Votes of two judges on two equal models; the strict one, a point below, loses a share of "loser"'s verdicts."""
+    random = np.random.default_rng(3)
+    truth = {model: random.choice([2, 3, 4], count) for model in ("base", "loser")}
+    strict = {
+        model: [[0 if model == "loser" and random.random() < lost else int(score) - 1] for score in scores]
+        for model, scores in truth.items()
+    }
+    return {model: [[int(score)] for score in scores] for model, scores in truth.items()}, strict
+
+
+def test_of_two_equal_models_the_one_that_a_strict_judge_skips_is_not_better():
+    asked = {f"q{number}": question(number, note_id=f"n{number}") for number in range(400)}
+    lenient, strict = lenient_and_strict(400, 0.3)
+    truth = {model: sum(map(sum, given)) / 400 - 0.5 for model, given in lenient.items()}
+    table = scores_of(Results(asked, [judged("lenient", lenient), judged("strict", strict)]))["jury"]
+    for model, expected in truth.items():
+        assert sum(v.score for v in table[model].values()) / 400 == pytest.approx(expected, abs=1e-9)
+    raters = [
+        Rating(rater, f"q{n}", model, score)
+        for rater, votes in (("lenient", lenient), ("strict", strict))
+        for model, given in votes.items()
+        for n, (score,) in enumerate(given)
+        if score
+    ]
+    table = scores_of(Results(asked, [], raters))["clinicians"]
+    for model, expected in truth.items():
+        assert sum(v.score for v in table[model].values()) / 400 == pytest.approx(expected, abs=1e-9)
+
+
+def test_verdicts_that_are_stored_twice_are_refused():
+    twice = judged("j", {"m": [[1, 4]]})
+    twice.judgements.append(twice.judgements[1])
+    with pytest.raises(UserError, match="judge j has vote 1 on m's answer to q0 twice"):
+        check_ids(Results(QUESTIONS, [twice]))
+
+
+@pytest.mark.parametrize("name", ["jury", "clinicians"])
+def test_a_judge_does_not_take_the_name_of_a_column(tmp_path, name):
+    write_judgements(tmp_path / "j", name, {"m": [1] * 20})
+    with pytest.raises(UserError, match=f"a judge is named {name}"):
+        read_judged([tmp_path / "j"])
 
 
 def test_the_distribution_has_the_mean_of_the_scores():

@@ -42,6 +42,24 @@ def test_random_sign_flips_are_near_the_t_test_and_repeat():
     assert results[0].sign_flip.p == pytest.approx(stats.ttest_1samp(first, 0).pvalue, abs=0.02)
 
 
+def test_the_order_of_the_answers_changes_no_sign_flip():
+    """Nor do differences of nothing that summation leaves."""
+    random = np.random.default_rng(4)
+    differences = random.choice([-1, -1 / 3, 1 / 3, 1 / 3, 1], 60)
+    names, order = [f"n{n // 2}" for n in range(60)], random.permutation(60)
+    told = comparisons.flipped(differences, names)
+    assert comparisons.flipped(differences[order], [names[row] for row in order]).p == told.p
+    nothing = np.array([0.1, 0.2, -0.3])  # whose sum is not 0
+    exact = comparisons.flipped(np.concatenate([nothing, [1, 1, 1]]), ["x", "x", "x", "a", "b", "c"])
+    assert exact.p == comparisons.flipped(np.ones(3), ["a", "b", "c"]).p
+
+
+def test_equal_thirds_are_equal_in_every_order():
+    """Or the ranks of two answers depend on which vote was read first."""
+    votes = ([4, 3, 1, 2, 4, 4, 1], [1, 4, 4, 2, 1, 3, 4])
+    assert len({mean_score(v / 3 for v in given) for given in votes}) == 1
+
+
 def test_the_sign_flip_of_unacceptable_answers_is_mcnemars_exact_test():
     """With one question per note; with several, a note counts once."""
     first, second = [float(score == 1) for score in FIRST], [float(score == 1) for score in SECOND]
