@@ -355,7 +355,7 @@ def plan(command: Command, arguments: list[str]) -> None:
         run: Annotated[TrainConfig, tyro.conf.arg(name="")]
 
     flags = parse("plan", arguments, Flags, lambda config: Flags(options(tyro.MISSING), config))
-    module.run(flags.plan, flags.run)
+    module.run(flags.plan, flags.run, arguments)
 
 
 def parse(name: str, arguments: list[str], flags: Any, default: Callable[[Any], Any]) -> Any:

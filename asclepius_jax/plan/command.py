@@ -6,11 +6,13 @@ from pathlib import Path
 from asclepius_jax.config import TrainConfig
 from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
 from asclepius_jax.plan.compile import PlanOptions, plan
+from asclepius_jax.plan.start_command import start_command, train_arguments
 from asclepius_jax.train.compiled_step import save_program
 from data_prep.contract.errors import UserError
 
 
-def run(options: PlanOptions, config: TrainConfig) -> None:
+def run(options: PlanOptions, config: TrainConfig, arguments: list[str]) -> None:
+    """Plan, save and print. arguments: the command line that gave `options` and `config`."""
     topology = parse_topology(options.topology)
     devices = compile_devices(topology)
     if options.search:
@@ -26,6 +28,11 @@ def run(options: PlanOptions, config: TrainConfig) -> None:
                 "without --save to see what it needs"
             )
         save_program(result.compiled, result.program_facts, Path(options.save))
+    if result.fits:
+        given = [result.report["config_file"]] if options.search else train_arguments(arguments, options)
+        given += [] if config.data.path else ["--data.path", "FOLDER"]
+        given += ["--compute.program", options.save] if options.save else []
+        result.report["start"] = start_command(topology, given)
     if options.json:
         print(json.dumps(result.report))
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from asclepius_jax.config import InitConfig, TrainConfig, check
@@ -28,7 +29,14 @@ from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel
 from asclepius_jax.train.compiled_step import program_facts
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.setup import build_model, check_steps, total_steps
-from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_step, state_shardings
+from asclepius_jax.train.step import (
+    abstract_batch,
+    abstract_state,
+    make_train_step,
+    state_shardings,
+    trained_of,
+    weight_shapes,
+)
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest
 
@@ -101,6 +109,7 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
             "attention": kernel.name,
             "rows_per_device": layout_of(config, mesh, model.config).rows_per_device,
         },
+        "checkpoint_bytes": checkpoint_bytes(model, make_optimizer(config.optimizer, steps)),
         "collectives": [] if compiled is None else traffic(compiled.as_text(), mesh, topology),
         "flops": flop_facts(config, model, mesh),
         "predicted": prediction_facts(prediction),
@@ -148,6 +157,14 @@ def compile_step(config: TrainConfig, model: Model, mesh: Mesh, kernel: Kernel, 
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None, str(error)
+
+
+def checkpoint_bytes(model: Model, optimizer: optax.GradientTransformation) -> int:
+    """Bytes of a saved step: what is trained and its optimizer's state."""
+    trained = weight_shapes(model)[trained_of(model)]
+    return sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((trained, jax.eval_shape(optimizer.init, trained)))
+    )
 
 
 def memory_facts(compiled: Any, refusal: str, parts: Memory, topology: Topology) -> dict[str, int]:

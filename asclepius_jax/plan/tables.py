@@ -22,6 +22,9 @@ def show(report: dict[str, Any]) -> None:
     if report["collectives"]:
         console.print(traffic_table(report["collectives"]))
     console.print(speed_table(report))
+    if "start" in report:
+        console.print("Start it with:")
+        console.print(report["start"], soft_wrap=True, markup=False, highlight=False)
 
 
 def verdict(report: dict[str, Any]) -> str:
@@ -75,6 +78,7 @@ def speed_table(report: dict[str, Any]) -> Table:
     table.add_row("seconds by part", ", ".join(f"{name.replace('_', ' ')} {seconds:.3f}" for name, seconds in parts))
     table.add_row("model PFLOP per step / causal", f"{flops['model'] / 1e15:.2f} / {flops['model_causal'] / 1e15:.2f}")
     table.add_row("recomputation", f"{flops['recomputation'] / 1e15:.2f} PFLOP")
+    table.add_row("checkpoint of a step", f"{report['checkpoint_bytes'] / 1e9:.1f} GB")
     training = report["training"]
     if training:
         table.add_row("steps", f"{training['steps']:,} ({training['rows']:,} rows)")

@@ -222,7 +222,7 @@ def test_a_tpu_sums_gradients_in_bfloat16_once_a_microbatch(tmp_path: Path):
 
 def test_the_json_holds_what_was_promised(made, model_folder: Path, capsys):
     config = TrainConfig(model=str(model_folder), batch=BatchConfig(16), data=DataConfig(epochs=2))
-    run(PlanOptions("h100-8", json=True, rows=1600, price=2.0), config)
+    run(PlanOptions("h100-8", json=True, rows=1600, price=2.0), config, ["mine.py", "--rows", "1600"])
     report = json.loads(capsys.readouterr().out)
     assert report["fits"] is True
     assert {"arguments_bytes", "temporaries_bytes", "peak_bytes", "limit_bytes"} <= set(report["memory"])
@@ -232,13 +232,15 @@ def test_the_json_holds_what_was_promised(made, model_folder: Path, capsys):
     training = report["training"]
     assert training["steps"] == 200
     assert training["cost"] == pytest.approx(2.0 * training["device_hours"])
+    assert report["start"] == "launch/train.sh mine.py --data.path FOLDER"
+    assert report["checkpoint_bytes"] == pytest.approx(3 * 4 * FOUR.num_params, rel=1e-3), "weights and two moments"
 
 
 def test_the_search_writes_a_configuration_that_loads(model_folder: Path, tmp_path: Path, monkeypatch, capsys):
     pytest.importorskip("jax_cuda13_plugin", reason="the extra `plan` is not installed")
     monkeypatch.setattr(search, "COMPILED", 2)  # five seconds each; and two are enough to choose from
     config = TrainConfig(model=str(model_folder), batch=BatchConfig(16), run_dir=str(tmp_path / "run"))
-    run(PlanOptions("h100-8", json=True, search=True, out=str(tmp_path / "winner.py")), config)
+    run(PlanOptions("h100-8", json=True, search=True, out=str(tmp_path / "winner.py")), config, ["mine.py"])
     report = json.loads(capsys.readouterr().out)
     winner = load_config(str(tmp_path / "winner.py"))
     mesh = report["chosen"]["mesh"]
@@ -246,6 +248,7 @@ def test_the_search_writes_a_configuration_that_loads(model_folder: Path, tmp_pa
     assert winner.batch == BatchConfig(16, report["chosen"]["microbatches"])
     assert winner.compute.remat == report["chosen"]["remat"]
     assert winner.model == str(model_folder)
+    assert report["start"] == f"launch/train.sh {tmp_path / 'winner.py'} --data.path FOLDER"
 
 
 def test_rows_that_a_kernel_cannot_take_are_refused_before_compiling(made):
