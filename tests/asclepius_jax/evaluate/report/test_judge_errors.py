@@ -118,7 +118,7 @@ def test_answers_that_clinicians_were_not_shown_are_not_missing():
     told = figures["readings"]["clinicians"]["models"]["m"]
     assert figures["scores"]["clinicians"]["m"]["mean"]["missing"] == told["missing"] == 1
     assert (told["worst"]["value"], told["failed"], told["failed_as_1"]["value"]) == ((39 * 4 + 1) / 40, 0, 4.0)
-    assert figures["scored_units"] == {"clinicians": 40}
+    assert figures["scored_units"] == {"clinicians": 39}
 
 
 def test_a_judge_that_grades_no_harm_is_not_biased_by_the_order_of_harms():
