@@ -50,7 +50,7 @@ class Analysis:
     pairwise: bool  # every pair of models is compared
     margin: float
     models: Collection[str]  # that the endpoint's judge scored
-    tasks: Collection[str]
+    tasks: Collection[str]  # of the questions that it was asked about
     questions: str  # hash
     tests: int  # of the family, that could be computed
     patients: int  # units with scores by the endpoint's judge: of every pair of models, for both

@@ -127,8 +127,8 @@ def add_detectable(
             (UNACCEPTABLE, row["unacceptable"], unacceptable_column),
         ):
             tests = family if figure == endpoint.figure else 0
-            columns = [column_of(model, questions) for model in models]
-            part["detectable"] = detectable_at(endpoint.level / max(tests, 1), *columns, clusters)
+            first, second = (column_of(model, questions) for model in models)
+            part["detectable"] = detectable_at(endpoint.level / max(tests, 1), first, second, clusters)
 
 
 def detectable_at(level: float, first: Column, second: Column, clusters: Sequence[Any]) -> dict[str, Any]:

@@ -181,6 +181,28 @@ def test_the_planned_size_is_what_gave_scores(made, tmp_path):
     assert (figures["scored_units"]["clinicians"], figures["raters"]) == (8, 2)
 
 
+def test_a_model_whose_votes_are_all_unreadable_and_a_task_that_was_not_rated_are_missing(made, tmp_path):
+    spec, report = made
+    judged = write_judgements(tmp_path / "lost", "j", {"good": GOOD, "bad": [0] * 24})
+    figures, _ = page_of(replace(report, judged=(judged,)))
+    assert figures["prespecification"]["departures"] == [
+        "model bad is missing",
+        "no test of the family could be computed",
+        "0 independent units instead of 12",
+    ]
+    plan = replace(spec, out=spec.out.with_name("c.json"), endpoint="clinicians", raters=3)
+    prespecify.run(plan)
+    ratings = [
+        Rating(rater, f"q{n}", model, given[n])
+        for rater in ("r", "s", "t")
+        for model, given in (("good", GOOD), ("bad", BAD))
+        for n in range(0, 24, 2)  # Question Answering
+    ]
+    folder = write(tmp_path / "half", "ratings", Rating, ratings)
+    figures, _ = page_of(replace(report, prespecification=plan.out, ratings=(folder,)))
+    assert figures["prespecification"]["departures"] == ["task Summarization is missing"]
+
+
 def test_a_prespecified_level_is_that_of_equivalence_and_of_holms_first_step(made):
     spec, report = made
     strict = replace(spec, out=spec.out.with_name("strict.json"), size=StudySize(alpha=0.02))
