@@ -7,7 +7,7 @@ until `confirm` says otherwise.
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from asclepius_jax.evaluate.records import Question
 from asclepius_jax.evaluate.report.results import JURY, MISSING, Joined, Table
 from asclepius_jax.evaluate.statistics.comparisons import LEVEL, by_holm, compare, equivalent, paired
 from asclepius_jax.evaluate.statistics.estimates import SCALE, SHARE, Column, Estimate, few, scores
+from asclepius_jax.evaluate.statistics.intervals import FEWEST_CLUSTERS
 from asclepius_jax.evaluate.statistics.power import FEWEST, attainable, detectable_difference
 
 
@@ -88,7 +89,7 @@ def comparison(
         of_task = [questions[name].cluster for name in ids]
         found = compare(score_column(first, ids), score_column(second, ids), of_task, SCALE)
         by_task[task] = {
-            "difference": asdict(found.difference),
+            "difference": asdict(unless_few(found.difference)),
             "p": found.sign_flip.p,
             "p_holm": None,
             "exploratory": True,
@@ -105,6 +106,14 @@ def comparison(
         "unacceptable": {**asdict(compare(*unacceptable, clusters, SHARE)), "p_holm": None, "exploratory": True},
         "tasks": by_task,
     }
+
+
+def unless_few(difference: Estimate) -> Estimate:
+    """A task's difference, suppressed as slices are where it would say something about single patients."""
+    if difference.clusters >= FEWEST_CLUSTERS:
+        return difference
+    why = f"suppressed: fewer than {FEWEST_CLUSTERS} clusters"
+    return replace(difference, value=None, low=None, high=None, undefined=why, method="", mark="")
 
 
 def add_detectable(
@@ -182,11 +191,12 @@ def family_of(compared: Mapping[str, Any], endpoint: Endpoint, baseline: str) ->
     rows = compared.get(endpoint.judge, {})
     tests = tests_of(rows, endpoint)
     tasks = len({task for (_, task), p in tests.items() if task and p is not None})
+    by_task = {0: "", 1: " and one task"}.get(tasks, f" and each of {tasks} tasks")
     return {
         "judge": endpoint.judge,
         "figure": endpoint.figure,
         "models": f"each model against {baseline}" if baseline else "every pair of models",
-        "questions": f"all questions and each of {tasks} tasks" if tasks else "all questions",
+        "questions": f"all questions{by_task}",
         "tests": sum(p is not None for p in tests.values()),
         "undefined": sum(p is None for p in tests.values()),
         "level": endpoint.level,

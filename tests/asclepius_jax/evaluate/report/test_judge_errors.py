@@ -12,7 +12,7 @@ from asclepius_jax.evaluate.records import Answer, Judgement, Label, Rating
 from asclepius_jax.evaluate.report.figures import figures_of
 from asclepius_jax.evaluate.report.judges.judge_errors import judge_errors
 from asclepius_jax.evaluate.report.judges.limits import limits_of_calibration
-from asclepius_jax.evaluate.report.report import ReportConfig, run
+from asclepius_jax.evaluate.report.report import ReportConfig, rendered, run
 from asclepius_jax.evaluate.report.results import Judged, Results
 from tests.helpers.evaluation.made_evaluation import question, write, write_answers, write_judgements, write_questions
 
@@ -108,6 +108,24 @@ def test_failed_answers_are_scored_1_in_the_second_reading_of_the_page():
     judged = Judged("j", ABOUT, [verdict(n, "m", False) for n in range(200)])
     told = figures_of(Results(QUESTIONS, [judged], answers={"m": failed}), "", 0.3)["readings"]["j"]["models"]["m"]
     assert (told["as_judged"]["value"], told["failed_as_1"]["value"]) == (4.0, 3.25)
+
+
+def test_the_harm_table_has_a_header_for_each_column_and_agreement_names_its_base():
+    """A judge grades harm and marks no spans; one answer that clinicians call incorrect has no verdict."""
+    questions = {f"q{n}": question(n, note_id=f"n{n}") for n in range(8)}
+    votes = [
+        Judgement(f"q{n}", "m", "j", 0, 1 if n else 0, bool(n), harm="minor" if n else "", problem="" if n else "x")
+        for n in range(8)
+    ]
+    spans = json.dumps([{"start": 0, "end": 1, "type": "fabrication", "severity": "major"}])
+    ratings = [Rating(r, f"q{n}", "m", 1, incorrect=True, spans=spans) for r in "rs" for n in range(4)]
+    figures = figures_of(Results(questions, [Judged("j", ABOUT, votes)], ratings), "", 0.3)
+    more = {"hallucination": {}, "calibration": {}, "measured": [], "other_answers": [], "claims": {}}
+    page = rendered("report.html", {**figures, **more})
+    for table in page[page.index("<h2>Harm") : page.index("<h2>Agreement")].split("</table>")[:-1]:
+        assert table.count("<th") == table.count("<td"), "one header for each cell of the only row"
+        assert "<th></th>" not in table
+    assert "Of the 3 answers with a verdict by j that most clinicians call incorrect" in page
 
 
 def test_answers_that_clinicians_were_not_shown_are_not_missing():

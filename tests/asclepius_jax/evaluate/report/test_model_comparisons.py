@@ -136,9 +136,12 @@ def test_a_task_without_a_test_is_not_counted():
     for n in range(1, 24, 2):  # Summarization
         results.questions[f"q{n}"] = question(n, note_id="same")
     found = figures_of(results, "bad", 0.3)
-    assert found["comparisons"]["j"]["good"]["tasks"]["Summarization"]["p"] is None
+    task = found["comparisons"]["j"]["good"]["tasks"]["Summarization"]
+    assert task["p"] is None
+    assert (task["difference"]["value"], task["difference"]["clusters"]) == (None, 1), "it is one patient's"
+    assert task["difference"]["undefined"] == "suppressed: fewer than 5 clusters"
     assert (found["family"]["questions"], found["family"]["tests"], found["family"]["undefined"]) == (
-        "all questions and each of 1 tasks", 2, 1,
+        "all questions and one task", 2, 1,
     )  # fmt: skip
     assert "2 tests, whose p values are" in (page := rendered("report.html", {**found, **MORE}))
     assert "1 more could not be computed." in page
