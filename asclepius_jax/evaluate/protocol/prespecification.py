@@ -47,12 +47,15 @@ class Analysis:
 
     judges: Collection[str]  # whose scores there are
     baseline: str
+    pairwise: bool  # every pair of models is compared
     margin: float
     models: Collection[str]  # that the endpoint's judge scored
-    tasks: Collection[str]
+    tasks: Collection[str]  # of the questions that it was asked about
     questions: str  # hash
-    patients: int
-    raters: int
+    tests: int  # of the family, that could be computed
+    patients: int  # units with scores by the endpoint's judge: of every pair of models, for both
+    raters: int  # who gave a score
+    raters_of_units: Mapping[int, int]  # number of raters -> number of units that so many scored
 
 
 def read_prespecification(path: Path) -> tuple[Prespecification, str]:
@@ -79,7 +82,7 @@ def departures(spec: Prespecification, analysis: Analysis) -> list[str]:
     if spec.endpoint not in analysis.judges:
         found.append(f"the endpoint is scored by {spec.endpoint}, of whom there are no scores")
     for name, planned, done in (
-        ("baseline", spec.baseline or "none (every pair)", analysis.baseline or "none (every pair)"),
+        ("baseline", baseline(spec.baseline, not spec.baseline), baseline(analysis.baseline, analysis.pairwise)),
         ("margin", f"{spec.margin:g}", f"{analysis.margin:g}"),
     ):
         if planned != done:
@@ -89,10 +92,28 @@ def departures(spec: Prespecification, analysis: Analysis) -> list[str]:
         found += [f"{name} {each} was not planned" for each in sorted(set(given) - set(wanted)) if wanted]
     if spec.questions and spec.questions != analysis.questions:
         found.append("the questions are not those whose hash was written down")
-    if analysis.patients < (planned_patients := spec.sample_size.get("patients", 0)):
-        found.append(f"{analysis.patients} independent units instead of {planned_patients}")
-    if spec.endpoint == "clinicians" and analysis.raters < (planned_raters := spec.sample_size.get("raters", 0)):
-        found.append(f"{analysis.raters} raters instead of {planned_raters}")
+    if not analysis.tests:
+        found.append("no test of the family could be computed")
+    return found + departures_of_size(spec, analysis)
+
+
+def baseline(name: str, pairwise: bool) -> str:
+    return name or ("none (every pair)" if pairwise else "none (nothing is compared)")
+
+
+def departures_of_size(spec: Prespecification, analysis: Analysis) -> list[str]:
+    found, size = [], spec.sample_size
+    patients = size.get("patients", 0)
+    if analysis.patients < patients:
+        found.append(f"{analysis.patients} independent units instead of {patients}")
+    if spec.endpoint != "clinicians":
+        return found
+    if analysis.raters < (raters := size.get("raters", 0)):
+        found.append(f"{analysis.raters} raters instead of {raters}")
+    each = size.get("raters_per_patient", 0)
+    scored = sum(units for count, units in analysis.raters_of_units.items() if count >= each)
+    if scored < patients:
+        found.append(f"{scored} independent units were scored by {each} or more raters each, instead of {patients}")
     return found
 
 

@@ -17,20 +17,24 @@ from asclepius_jax.evaluate.report.as_in_paper import as_in_paper
 from asclepius_jax.evaluate.report.journal.blinding import blinding_of
 from asclepius_jax.evaluate.report.journal.rater_figures import rater_model_of
 from asclepius_jax.evaluate.report.journal.seeds import seeds_of
-from asclepius_jax.evaluate.report.journal.subgroups import subgroups_of
+from asclepius_jax.evaluate.report.journal.subgroups import confirm_subgroups, subgroups_of
 from asclepius_jax.evaluate.report.judges.judge_agreement import agreement_of
 from asclepius_jax.evaluate.report.judges.judge_errors import harm_of
 from asclepius_jax.evaluate.report.judges.judge_readings import positions_of, readings_of
+from asclepius_jax.evaluate.report.judges.votes import votes_of
 from asclepius_jax.evaluate.report.model_comparisons import (
     Endpoint,
     comparisons_of,
+    confirm,
     family_of,
     pairs_of_models,
     score_column,
+    shown_of,
     unacceptable_column,
 )
 from asclepius_jax.evaluate.report.results import (
     MISSING,
+    Cluster,
     Joined,
     Results,
     Table,
@@ -41,6 +45,7 @@ from asclepius_jax.evaluate.report.results import (
     scores_of,
 )
 from asclepius_jax.evaluate.statistics.estimates import SCALE, mean, rate
+from asclepius_jax.evaluate.statistics.intervals import FEWEST_CLUSTERS
 from data_prep.contract.errors import UserError
 
 
@@ -97,7 +102,9 @@ SLICES: dict[str, Callable[[Question], str]] = {
 
 
 def slices_of(by_model: Mapping[str, Mapping[str, Joined]], questions: Mapping[str, Question]) -> dict[str, Any]:
-    """Mean score of each model by slice, for every criterion but those that put all questions into one slice."""
+    """Mean score of each model by slice, for every criterion but those that put all questions into one slice.
+
+    A slice of fewer than five clusters is suppressed, as a subgroup is."""
     figures: dict[str, Any] = {}
     for way, name_of in SLICES.items():
         groups: dict[str, dict[str, Question]] = defaultdict(dict)
@@ -105,18 +112,22 @@ def slices_of(by_model: Mapping[str, Mapping[str, Joined]], questions: Mapping[s
             groups[name_of(question) or "not known"][question.id] = question
         if len(groups) > 1 or way == "task":
             figures[way] = {
-                name: {
-                    "questions": len(group),
-                    "models": {
-                        model: asdict(
-                            mean(score_column(by_question, group), [q.cluster for q in group.values()], SCALE)
-                        )
-                        for model, by_question in by_model.items()
-                    },
-                }
+                name: slice_figures(by_model, group)
                 for name, group in sorted(groups.items(), key=lambda item: slice_order(item[0]))
             }
     return figures
+
+
+def slice_figures(by_model: Mapping[str, Mapping[str, Joined]], group: Mapping[str, Question]) -> dict[str, Any]:
+    clusters = [question.cluster for question in group.values()]
+    found: dict[str, Any] = {"questions": len(group), "clusters": len(set(clusters)), "suppressed": ""}
+    if found["clusters"] < FEWEST_CLUSTERS:
+        return {**found, "suppressed": f"fewer than {FEWEST_CLUSTERS} clusters", "models": {}}
+    found["models"] = {
+        model: asdict(mean(score_column(by_question, group), clusters, SCALE))
+        for model, by_question in by_model.items()
+    }
+    return found
 
 
 # ---------------------------------------------------------------- all figures
@@ -140,7 +151,9 @@ def figures_of(
     if baseline and baseline not in models:
         raise UserError(f"--baseline {baseline}: no such model; choose one of {', '.join(models)}")
     plan = plan or Plan(Endpoint(main_judge(table)))
-    endpoint = plan.endpoint if plan.endpoint.judge in table else Endpoint(main_judge(table))
+    endpoint = plan.endpoint
+    if endpoint.judge not in table:
+        endpoint = Endpoint(main_judge(table), level=endpoint.level)
     main, of_main = endpoint.judge, table.get(endpoint.judge, {})
     asked = asked_of(table, main, results.questions)
     pairs = pairs_of_models(models, baseline, pairwise)
@@ -162,23 +175,35 @@ def figures_of(
         },
         "comparisons": compared,
         "family": family_of(compared, endpoint, baseline),
+        "shown": shown_of(compared, table, pairs, main),
         "baseline": baseline,
         "margin": margin,
         "agreement": agreement_of(first, first_table),
         "readings": readings_of(first, first_table, baseline),
         "position": positions_of(results),
         "harm": harm_of(first),
+        "votes": votes_of(results, table),
         "seeds": seeds_of(results),
-        "subgroups": subgroups_of(of_main, asked, pairs, plan.subgroups),
+        "subgroups": subgroups_of(of_main, asked, pairs),
         "rater_model": rater_model_of(results, baseline),
         "blinding": blinding_of(results.guesses, results.questions),
         "as_in_paper": as_in_paper(first, first_table, pairs),
     }
 
 
+def confirm_plan(figures: Mapping[str, Any], plan: Plan) -> None:
+    """Mark what was prespecified as confirmatory, once the analysis is known to follow its prespecification."""
+    confirm(figures["comparisons"].get(plan.endpoint.judge, {}), plan.endpoint)
+    confirm_subgroups(figures["subgroups"], plan.subgroups)
+
+
 def counts_of(results: Results, table: Table) -> dict[str, Any]:
-    """Numbers of questions, verdicts and raters."""
+    """Numbers of questions, verdicts, and raters who gave a score."""
     questions = results.questions
+    readable = [rating for rating in results.first_ratings if rating.score]
+    raters_of_units: dict[Cluster, set[str]] = defaultdict(set)
+    for rating in readable:
+        raters_of_units[questions[rating.question_id].cluster].add(rating.rater)
     return {
         "questions": len(questions),
         "notes": len({question.note_id for question in questions.values()}),
@@ -198,10 +223,19 @@ def counts_of(results: Results, table: Table) -> dict[str, Any]:
             for judge, by_model in table.items()
         },
         "scored_units": {
-            judge: len({questions[name].cluster for by_question in by_model.values() for name in by_question})
+            judge: len(
+                {
+                    questions[name].cluster
+                    for found in by_model.values()
+                    for name, verdict in found.items()
+                    if any(verdict.shares)
+                }
+            )
             for judge, by_model in table.items()
         },
-        "raters": len({rating.rater for rating in results.ratings}),
+        "raters": len({rating.rater for rating in readable}),
+        # number of raters -> number of units that so many scored
+        "raters_of_units": dict(sorted(Counter(map(len, raters_of_units.values())).items())),
     }
 
 

@@ -27,7 +27,7 @@ from asclepius_jax.evaluate.protocol.prespecification import (
     reported,
 )
 from asclepius_jax.evaluate.records import Answer, Question, Rating, read_records
-from asclepius_jax.evaluate.report.figures import Plan, calibration_of, figures_of
+from asclepius_jax.evaluate.report.figures import Plan, calibration_of, confirm_plan, figures_of
 from asclepius_jax.evaluate.report.journal.contamination import contamination_of, models_of
 from asclepius_jax.evaluate.report.journal.tripod import checklist
 from asclepius_jax.evaluate.report.judges.judge_errors import judge_errors
@@ -119,11 +119,13 @@ def run(config: ReportConfig) -> dict[str, Any]:
     spec, sha256 = read_prespecification(config.prespecification) if config.prespecification else (None, "")
     plan = None
     if spec:
-        endpoint = Endpoint(spec.endpoint, spec.figure, spec.family == WITH_TASKS)
+        endpoint = Endpoint(spec.endpoint, spec.figure, spec.family == WITH_TASKS, spec.alpha)
         plan = Plan(endpoint, tuple(spec.subgroups))
     figures = figures_of(results, config.baseline, config.margin, config.pairwise, plan)
     figures["prespecification"] = reported(spec, sha256, analysis_of(figures, config)) if spec else {}
     figures["confirmatory"] = is_confirmatory(figures["prespecification"])
+    if plan and figures["confirmatory"]:
+        confirm_plan(figures, plan)
     figures["hallucination"] = analyse(questions, results.first_samples.answers)
     figures["other_answers"] = other_answers(results.judged, answers)
     figures["calibration"] = calibration_of(config.calibration, config.calibration_judged) if config.calibration else {}
@@ -153,15 +155,20 @@ def run(config: ReportConfig) -> dict[str, Any]:
 
 def analysis_of(figures: Mapping[str, Any], config: ReportConfig) -> Analysis:
     """What this report does, to be compared with its prespecification."""
+    compared = figures["comparisons"].get(figures["main"], {})
+    scored = figures["scored_units"].get(figures["main"], 0)
     return Analysis(
         judges=list(figures["scores"]),
         baseline=config.baseline,
+        pairwise=config.pairwise,
         margin=config.margin,
-        models=list(figures["scores"].get(figures["main"], {})),
-        tasks=list(figures["tasks"]),
+        models=[model for model, row in figures["scores"].get(figures["main"], {}).items() if row["mean"]["n"]],
+        tasks=list(figures["slices"].get(figures["main"], {}).get("task", figures["tasks"])),
         questions=content_of_questions(config.questions),
-        patients=figures["scored_units"].get(figures["main"], 0),
+        tests=figures["family"]["tests"],
+        patients=min((row["difference"]["clusters"] for row in compared.values()), default=scored),
         raters=figures["raters"],
+        raters_of_units=figures["raters_of_units"],
     )
 
 
@@ -219,7 +226,7 @@ def charts(figures: Mapping[str, Any], main: str) -> dict[str, str]:
     if main:
         counts = {model: row["distribution"] for model, row in figures["scores"][main].items()}
         drawn["distributions"] = draw.distributions(counts, main)
-        if compared := figures["comparisons"].get(main):
+        if compared := figures["comparisons"].get(figures["shown"]["judge"]):
             rows = {model: row["difference"] for model, row in compared.items()}
             drawn["forest"] = draw.forest(rows, figures["margin"], figures["baseline"] or "the second model")
     if by_model := figures["hallucination"]:

@@ -71,12 +71,11 @@ def subgroups_of(
     by_model: Mapping[str, Mapping[str, Joined]],
     questions: Mapping[str, Question],
     pairs: Pairs,
-    planned: Collection[str] = (),
 ) -> dict[str, Any]:
     """Mean scores by group, and for each pair of models how its difference differs from that in all other groups.
 
-    planned: ways whose tests were prespecified. They and the exploratory ones are two families for Holm's method. A
-    group of fewer than five clusters is suppressed: its figures would say something about single patients.
+    All tests are exploratory, and one family for Holm's method, until `confirm_subgroups` makes two of it. A group of
+    fewer than five clusters is suppressed: its figures would say something about single patients.
     """
     figures: dict[str, Any] = {}
     by_note: dict[str, str] = {question.note_id: question.note for question in questions.values()}
@@ -90,15 +89,22 @@ def subgroups_of(
         # Of two groups, one against the rest is the other against the rest.
         tested = [] if len(groups) < 2 else names[:1] if len(groups) == 2 else names
         figures[way] = {
-            "exploratory": way not in planned,
+            "exploratory": True,
             "groups": {
                 name: group_figures(groups[name], by_model, questions, pairs if name in tested else {})
                 for name in names
             },
         }
+    adjust([way["groups"] for way in figures.values()])
+    return figures
+
+
+def confirm_subgroups(figures: Mapping[str, dict[str, Any]], planned: Collection[str]) -> None:
+    """Mark the prespecified ways as confirmatory, and adjust their tests and the exploratory ones as two families."""
+    for way, found in figures.items():
+        found["exploratory"] = way not in planned
     for exploratory in (False, True):
         adjust([way["groups"] for way in figures.values() if way["exploratory"] is exploratory])
-    return figures
 
 
 def group_figures(

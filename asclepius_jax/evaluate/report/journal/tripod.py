@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asclepius_jax.evaluate.report.tables import estimate, p_value, share
+from asclepius_jax.evaluate.report.tables import estimate, p_value, points, share
 
 TEMPLATE = Path(__file__).parent / "tripod.md.jinja"
 
@@ -18,5 +18,5 @@ def checklist(figures: Mapping[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(estimate=estimate, share=share, p=p_value)
+    environment.filters.update(estimate=estimate, share=share, points=points, p=p_value)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(f=figures, main=figures["main"])

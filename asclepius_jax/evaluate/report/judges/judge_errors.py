@@ -19,7 +19,7 @@ from asclepius_jax.evaluate.judge.correction import (
 from asclepius_jax.evaluate.judge.rubric import HARMS
 from asclepius_jax.evaluate.records import Judgement, Question, Rating
 from asclepius_jax.evaluate.report.results import CLINICIANS, MISSING, Results, Table, scores_of
-from asclepius_jax.evaluate.statistics.estimates import Rate, rate
+from asclepius_jax.evaluate.statistics.estimates import SCALE, Rate, mean, rate, scores
 from asclepius_jax.evaluate.statistics.joined import majority
 
 # (model, question id)
@@ -73,15 +73,16 @@ def incorrect_of(
 
 
 def mean_of(table: Table, judge: str, model: str, questions: Mapping[str, Question]) -> dict[str, Any]:
-    """The mean score by clinicians, estimated from the judge's scores of all answers and theirs of a part."""
-    if CLINICIANS not in table:
-        return {}
+    """The judge's mean score, and that by clinicians, from the judge's scores of all answers and theirs of a part."""
     by_judge, by_clinicians = (
-        [table[name].get(model, {}).get(question, MISSING).score for question in questions]
+        [table.get(name, {}).get(model, {}).get(question, MISSING).score for question in questions]
         for name in (judge, CLINICIANS)
     )
     clusters = [question.cluster for question in questions.values()]
-    return {"powered_mean": asdict(prediction_powered(by_judge, by_clinicians, clusters))}
+    figures = {"mean": asdict(mean(scores(by_judge), clusters, SCALE))}
+    if CLINICIANS in table:
+        figures["powered_mean"] = asdict(prediction_powered(by_judge, by_clinicians, clusters))
+    return figures
 
 
 # ---------------------------------------------------------------- harm

@@ -18,11 +18,12 @@ def limits(figures: Mapping[str, Any]) -> list[str]:
                 "words of the reference answer, but not their combined meaning."
             )
         if about["missing"]:
-            found.append(f"{about['missing']} of {about['verdicts']} verdicts of {judge} are missing.")
+            found.append(f"{about['missing']} of {about['verdicts']} votes of {judge} are missing.")
         if judge not in figures["calibration"]:
             found.append(f"{judge} was not tested on answers with known errors.")
     for judge, calibration in figures["calibration"].items():
         found += limits_of_calibration(judge, figures["judges"].get(judge), calibration)
+    found += [each["warning"] for each in figures["votes"].values() if each["warning"]]
     if figures["blinding"] and figures["blinding"]["warning"]:
         found.append(figures["blinding"]["warning"])
     if not figures["raters"]:

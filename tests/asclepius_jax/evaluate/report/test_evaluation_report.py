@@ -56,7 +56,7 @@ def test_verdicts_that_are_all_missing_make_a_page_without_a_figure(tmp_path):
     figures, page, _ = reported(tmp_path, judged=(judged,), baseline="a")
     assert figures["scores"]["j"]["a"]["mean"]["value"] is None
     assert figures["comparisons"]["j"]["b"]["difference"]["value"] is None
-    assert "32 of 48 verdicts of j are missing." in page
+    assert "32 of 48 votes of j are missing." in page
     assert "not defined" in page
 
 
@@ -68,8 +68,10 @@ def rows_of(page: str, caption: str) -> list[list[str]]:
 
 def test_every_cell_is_under_its_model(tmp_path):
     """Models by their names in one place and by their scores in another: here the two orders are opposite."""
-    judged = write_judgements(tmp_path / "judged", "j", {"a": BAD, "b": [3, 3, 2, 3, 3, 2, 3, 3], "c": GOOD})
-    figures, page, _ = reported(tmp_path, judged=(judged,), baseline="b")
+    scores = {"a": BAD * 2, "b": [3, 3, 2, 3, 3, 2, 3, 3] * 2, "c": GOOD * 2}
+    judged = write_judgements(tmp_path / "judged", "j", scores)
+    questions = write_questions(tmp_path / "questions", 16)
+    figures, page, _ = reported(tmp_path, questions=questions, judged=(judged,), baseline="b")
     header, *rows = rows_of(page, "By task")
     assert header[2:] == ["c", "b", "a"]
     for name, _, *cells in rows:

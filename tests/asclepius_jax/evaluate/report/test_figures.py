@@ -12,7 +12,7 @@ from asclepius_jax.evaluate.records import Answer, Judgement, Label, Rating
 from asclepius_jax.evaluate.report.figures import figures_of
 from asclepius_jax.evaluate.report.methods import methods_of
 from asclepius_jax.evaluate.report.report import ReportConfig, rendered, run
-from asclepius_jax.evaluate.report.results import Results, read_judged
+from asclepius_jax.evaluate.report.results import Judged, Results, read_judged
 from data_prep.contract.errors import UserError
 from tests.helpers.evaluation.made_evaluation import (
     NOTE,
@@ -23,6 +23,7 @@ from tests.helpers.evaluation.made_evaluation import (
     write_questions,
 )
 
+NOTHING = {"hallucination": {}, "calibration": {}, "measured": [], "other_answers": [], "claims": {}}
 GOOD, FAIR, BAD = [4, 4, 4, 3, 4, 4, 3, 4], [3, 3, 2, 3, 4, 2, 3, 3], [1, 1, 2, 1, 1, 1, 3, 1]
 
 
@@ -89,6 +90,51 @@ def test_a_judge_is_compared_with_what_most_clinicians_call_incorrect(tmp_path):
     told = figures_of(made, "", 0.3)["agreement"]["incorrect_by_clinicians"]["j"]
     assert (told["sensitivity"]["count"], told["sensitivity"]["n"]) == (1, 2)  # q0 of q0 and q2
     assert (told["specificity"]["count"], told["specificity"]["n"]) == (4, 5)  # not q1; q7's verdict is missing
+
+
+def test_a_slice_of_few_patients_is_suppressed():
+    """2019 has the scores of one patient, who must not be read off the page."""
+    questions = {f"q{n}": question(n, note_id=f"n{n}", year="2019" if n < 3 else "2020") for n in range(16)}
+    questions |= {f"q{n}": replace(questions[f"q{n}"], report_id="p0") for n in range(3)}
+    made = Results(questions, [judged_by("j", [(f"q{n}", "m", 0, 1 if n < 3 else 4) for n in range(16)])])
+    figures = figures_of(made, "", 0.3)
+    years = figures["slices"]["j"]["year"]
+    assert years["2019"] == {
+        "questions": 3, "clusters": 1, "suppressed": "fewer than 5 clusters", "models": {},
+    }  # fmt: skip
+    assert years["2020"]["models"]["m"]["value"] == 4.0
+    page = rendered("report.html", {**figures, **NOTHING})
+    assert '<tr><td>2019</td><td class="n">3</td><td colspan="1">suppressed: fewer than 5 clusters</td></tr>' in page
+
+
+def judged_by(name: str, votes: list[tuple[str, str, int, int]]) -> Judged:
+    about = dict.fromkeys(("mode", "votes", "prompt", "teacher", "warnings", "models")) | {"answers": ""}
+    return Judged(name, about, [Judgement(q, m, name, v, s, s == 1, problem="" if s else "x") for q, m, v, s in votes])
+
+
+def test_models_with_fewer_votes_per_answer_are_told_of():
+    """Of model b, two of three votes are lost on half of the answers: 2 votes per answer instead of 3."""
+    questions = {f"q{n}": question(n, note_id=f"n{n}") for n in range(20)}
+    votes = [(f"q{n}", m, v, 0 if m == "b" and n % 2 and v else 3) for n in range(20) for m in "ab" for v in range(3)]
+    figures = figures_of(Results(questions, [judged_by("j", votes)]), "a", 0.3)
+    assert figures["votes"]["j"]["per_answer"] == {"a": 3.0, "b": 2.0}
+    warning = "j: 2.00 readable votes per answer of b, 3.00 of a. A majority of fewer votes is another quantity"
+    assert warning in rendered("report.html", {**figures, **NOTHING})
+    assert warning in rendered("report.md", {**figures, **NOTHING})
+    one = [(q, m, v, s) for q, m, v, s in votes if v == 0]
+    alike = figures_of(Results(questions, [judged_by("j", one), judged_by("k", votes)]), "a", 0.3)["votes"]
+    assert alike["j"]["warning"] == alike["jury"]["warning"] == ""
+    lost = [(q, m, v, 0 if m == "b" else s) for q, m, v, s in one]
+    jury = figures_of(Results(questions, [judged_by("j", lost), judged_by("k", votes)]), "a", 0.3)["votes"]["jury"]
+    assert jury["per_answer"] == {"a": 2.0, "b": 1.0}
+    assert jury["warning"]
+
+
+def test_clinicians_who_only_could_not_judge_are_no_raters_and_their_units_are_not_scored():
+    questions = {f"q{n}": question(n, note_id=f"n{n}") for n in range(6)}
+    ratings = [Rating(r, f"q{n}", "m", 4 if r == "r" and n < 2 else 0) for r in "rs" for n in range(6)]
+    figures = figures_of(Results(questions, [], ratings), "", 0.3)
+    assert (figures["raters"], figures["scored_units"], figures["raters_of_units"]) == (1, {"clinicians": 2}, {1: 2})
 
 
 # ---------------------------------------------------------------- what a judge is worth
@@ -170,7 +216,7 @@ def test_the_page_shows_a_useless_judge_and_escapes_what_it_shows(tmp_path):
     assert "coin tells right answers from wrong ones little better than chance" in page
     assert not re.search(r"https?://(?!www\.w3\.org/(?:2000/svg|1999/xlink))", page), "nothing comes from another host"
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(figures))
-    assert "| model | mean score | unacceptable |" in (out / "report.md").read_text()
+    assert "| model | mean score | unacceptable | answers without a verdict |" in (out / "report.md").read_text()
     before = page, (out / "report.json").read_bytes()
     run(config)
     assert ((out / "report.html").read_text(), (out / "report.json").read_bytes()) == before

@@ -12,7 +12,7 @@ from asclepius_jax.evaluate.records import Answer, Judgement, Label, Rating
 from asclepius_jax.evaluate.report.figures import figures_of
 from asclepius_jax.evaluate.report.judges.judge_errors import judge_errors
 from asclepius_jax.evaluate.report.judges.limits import limits_of_calibration
-from asclepius_jax.evaluate.report.report import ReportConfig, run
+from asclepius_jax.evaluate.report.report import ReportConfig, rendered, run
 from asclepius_jax.evaluate.report.results import Judged, Results
 from tests.helpers.evaluation.made_evaluation import question, write, write_answers, write_judgements, write_questions
 
@@ -110,6 +110,24 @@ def test_failed_answers_are_scored_1_in_the_second_reading_of_the_page():
     assert (told["as_judged"]["value"], told["failed_as_1"]["value"]) == (4.0, 3.25)
 
 
+def test_the_harm_table_has_a_header_for_each_column_and_agreement_names_its_base():
+    """A judge grades harm and marks no spans; one answer that clinicians call incorrect has no verdict."""
+    questions = {f"q{n}": question(n, note_id=f"n{n}") for n in range(8)}
+    votes = [
+        Judgement(f"q{n}", "m", "j", 0, 1 if n else 0, bool(n), harm="minor" if n else "", problem="" if n else "x")
+        for n in range(8)
+    ]
+    spans = json.dumps([{"start": 0, "end": 1, "type": "fabrication", "severity": "major"}])
+    ratings = [Rating(r, f"q{n}", "m", 1, incorrect=True, spans=spans) for r in "rs" for n in range(4)]
+    figures = figures_of(Results(questions, [Judged("j", ABOUT, votes)], ratings), "", 0.3)
+    more = {"hallucination": {}, "calibration": {}, "measured": [], "other_answers": [], "claims": {}}
+    page = rendered("report.html", {**figures, **more})
+    for table in page[page.index("<h2>Harm") : page.index("<h2>Agreement")].split("</table>")[:-1]:
+        assert table.count("<th") == table.count("<td"), "one header for each cell of the only row"
+        assert "<th></th>" not in table
+    assert "Of the 3 answers with a verdict by j that most clinicians call incorrect" in page
+
+
 def test_answers_that_clinicians_were_not_shown_are_not_missing():
     """They rate 40 of 200 questions, and cannot judge one answer."""
     rated = [Rating("r", f"q{n}", "m", 4 if n else 0) for n in range(40)]
@@ -118,7 +136,7 @@ def test_answers_that_clinicians_were_not_shown_are_not_missing():
     told = figures["readings"]["clinicians"]["models"]["m"]
     assert figures["scores"]["clinicians"]["m"]["mean"]["missing"] == told["missing"] == 1
     assert (told["worst"]["value"], told["failed"], told["failed_as_1"]["value"]) == ((39 * 4 + 1) / 40, 0, 4.0)
-    assert figures["scored_units"] == {"clinicians": 40}
+    assert figures["scored_units"] == {"clinicians": 39}
 
 
 def test_a_judge_that_grades_no_harm_is_not_biased_by_the_order_of_harms():

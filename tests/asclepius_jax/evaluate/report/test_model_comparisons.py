@@ -1,6 +1,7 @@
 """Models are compared as one family of tests, and the paper's own tables stand beside."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ def test_models_are_compared_with_the_baseline_by_task_too():
     assert all(row["p_holm"] >= row["p"] for row in told["tasks"].values())
     assert found["family"] == {
         "judge": "j", "figure": "mean score", "models": "each model against bad",
-        "questions": "all questions and each of 2 tasks", "tests": 3, "correction": "Holm",
+        "questions": "all questions and each of 2 tasks", "tests": 3, "undefined": 0,
+        "level": 0.05, "correction": "Holm",
     }  # fmt: skip
 
 
@@ -67,7 +69,8 @@ def test_other_judges_and_shares_are_exploratory():
     results.judged.append(Judged("k", ABOUT, other))
     found = figures_of(results, "bad", 0.3)
     assert found["main"] == "jury"
-    assert not found["comparisons"]["jury"]["good"]["exploratory"]
+    assert found["comparisons"]["jury"]["good"]["exploratory"], "nothing was prespecified"
+    assert found["comparisons"]["jury"]["good"]["p_holm"] is not None
     for judge in ("j", "k"):
         row = found["comparisons"][judge]["good"]
         assert row["exploratory"]
@@ -127,6 +130,57 @@ def test_equal_models_are_rarely_told_apart(models: int):
     assert raw / draws > 0.08
 
 
+def test_a_task_without_a_test_is_not_counted():
+    """Summaries have one note: no test of its clusters' signs. The sentence on the page counts what was tested."""
+    results = made({"good": GOOD, "bad": BAD})
+    for n in range(1, 24, 2):  # Summarization
+        results.questions[f"q{n}"] = question(n, note_id="same")
+    found = figures_of(results, "bad", 0.3)
+    task = found["comparisons"]["j"]["good"]["tasks"]["Summarization"]
+    assert task["p"] is None
+    assert (task["difference"]["value"], task["difference"]["clusters"]) == (None, 1), "it is one patient's"
+    assert task["difference"]["undefined"] == "suppressed: fewer than 5 clusters"
+    assert (found["family"]["questions"], found["family"]["tests"], found["family"]["undefined"]) == (
+        "all questions and one task", 2, 1,
+    )  # fmt: skip
+    assert "2 tests, whose p values are" in (page := rendered("report.html", {**found, **MORE}))
+    assert "1 more could not be computed." in page
+
+
+def test_detectable_is_that_of_holms_first_step():
+    """Against the noncentral t distribution, at 0.05 over the three tests of the family."""
+    random = np.random.default_rng(4)
+    first, second = (random.integers(1, 5, 40) for _ in range(2))
+    found = figures_of(made({"a": first.tolist(), "b": second.tolist()}), "b", 0.3)
+    told = found["comparisons"]["j"]["a"]["detectable"]
+    assert told["level"] == pytest.approx(0.05 / 3)
+    error, freedom = np.std(first - second, ddof=1) / math.sqrt(40), 39
+    critical = stats.t.isf(told["level"] / 2, freedom)
+    assert stats.nct.sf(critical, freedom, told["value"] / error) == pytest.approx(0.8, abs=1e-3)
+    few = figures_of(made({f"m{k}": random.integers(1, 5, 9).tolist() for k in range(8)}, notes=9), "m0", 0.3)
+    told = few["comparisons"]["j"]["m1"]["detectable"]  # 0.05 / 21 is less than 2 ** -8
+    assert told["value"] is None
+    assert told["undefined"] == "9 clusters only: a sign-flip test cannot reach the level 0.0024"
+
+
+def test_clinicians_who_did_not_rate_the_baseline_leave_the_judges_comparison():
+    results = made({"good": GOOD, "bad": BAD})
+    results.ratings = [Rating(r, f"q{n}", "good", s) for r in "rs" for n, s in enumerate(GOOD[:12])]
+    found = figures_of(results, "bad", 0.3)
+    assert found["main"] == "clinicians"
+    assert found["shown"] == {"judge": "j", "without": ["bad"]}
+    page = rendered("report.html", {**found, **MORE})
+    assert "No comparison by clinicians, who gave no verdict on bad. What follows is by j, exploratory" in page
+    assert "Differences of mean score by j, in points" in page
+    assert "The family of tests" not in page
+    alone = rendered("report.html", {**figures_of(replace(results, judged=[]), "", 0.3, pairwise=True), **MORE})
+    assert "The family of tests" not in alone
+    results.ratings += [Rating(r, f"q{n}", "bad", s) for r in "rs" for n, s in enumerate(BAD[:12])]
+    page = rendered("report.html", {**figures_of(results, "bad", 0.3), **MORE})
+    assert "clinicians scored answers to 12 of 24 questions" in page
+    assert "No comparison" not in page
+
+
 # ---------------------------------------------------------------- the paper's tables
 
 
@@ -159,7 +213,7 @@ def test_the_papers_tables_are_plain_means_counts_and_t_tests():
         assert told["correlations"]["j"][f"{name}_p"] == pytest.approx(found.pvalue)
     page = rendered("report.html", {**figures, **MORE})
     assert "Tables as in the paper" in page
-    assert "every verdict counts as independent" in page
+    assert "every vote counts as independent" in page
 
 
 def test_pairs_are_those_of_the_baseline_or_all():

@@ -5,6 +5,8 @@ import pytest
 
 from asclepius_jax.evaluate.records import Answer, Judgement, Rating
 from asclepius_jax.evaluate.report.figures import figures_of
+from asclepius_jax.evaluate.report.judges.judge_errors import judge_errors
+from asclepius_jax.evaluate.report.report import rendered
 from asclepius_jax.evaluate.report.results import Judged, Results, joined, over_samples
 from tests.helpers.evaluation.made_evaluation import question
 
@@ -75,3 +77,17 @@ def test_clinicians_are_compared_with_the_verdicts_on_the_sample_that_they_rated
     assert found["scores"]["j"]["a"]["mean"]["value"] == 2.5
     assert list(found["readings"]["j"]["models"]) == ["a"]
     assert found["as_in_paper"]["scores"]["j"]["a"]["verdicts"] == 20
+
+
+def test_corrected_figures_and_the_mean_beside_them_are_of_the_same_sample():
+    """The first sample is all 1, the second all 4: the row says 100 % incorrect and mean 1, not 2.5."""
+    results = made({"a": np.array([[1] * 8, [4] * 8]), "b": np.full((1, 8), 3)})
+    row = judge_errors(results.first_samples, {})["j"]["models"]["a"]
+    assert (row["incorrect"]["value"], row["mean"]["value"]) == (1.0, 1.0)
+    figures = {**figures_of(results, "b", 0.3), "judge_errors": judge_errors(results.first_samples, {})}
+    more = {"hallucination": {}, "calibration": {}, "measured": [], "other_answers": [], "claims": {}}
+    page = rendered("report.html", {**figures, **more})
+    section = page[page.index("Scores corrected for the judges") :].split("</table>")[0]
+    assert "All figures of this section are those of first samples." in section
+    assert "1.00" in section.split("<td>a</td>")[1].split("</tr>")[0]
+    assert "2.50" not in section
