@@ -108,7 +108,9 @@ def test_the_family_and_the_figure_are_those_of_the_prespecification(made):
     row = figures["comparisons"]["j"]["good"]
     assert row["p_holm"] == row["sign_flip"]["p"]
     assert all(task["p_holm"] is None for task in row["tasks"].values())
-    figures, page = page_of(replace(report, prespecification=shares.out))
+    tripod = report.out.parent / "tripod.md"
+    figures, page = page_of(replace(report, prespecification=shares.out, tripod=tripod))
+    assert "good against bad: unacceptable -75.0 [" in tripod.read_text(), "0 and 18 of 24 answers"
     row = figures["comparisons"]["j"]["good"]
     assert row["unacceptable"]["p_holm"] == row["unacceptable"]["sign_flip"]["p"] < 0.05
     assert row["p_holm"] is None
