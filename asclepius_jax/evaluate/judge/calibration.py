@@ -76,7 +76,7 @@ def calibrate(
     return {
         "answers": len(votes),
         "votes": max((len(given) for given in votes.values()), default=0),
-        "missing": sum(bool(judgement.problem) for given in votes.values() for judgement in given),
+        "missing": sensitivity["missing"] + specificity["missing"],
         "sensitivity": sensitivity,
         "specificity": specificity,
         # Youden's J = sensitivity + specificity - 1: 0 for a coin toss, 1 for a perfect judge.

@@ -45,13 +45,12 @@ def test_a_judge_is_calibrated_by_the_majority_of_its_votes_and_not_by_the_first
 
 
 def test_a_tie_counts_half_and_an_answer_is_missing_only_without_any_vote():
-    """Votes that are missing are all counted: one on 10 answers, two on another 10."""
     votes = [j for n in range(20) for j in vote(n, [True, False])]
     votes += [j for n in range(20, 30) for j in vote(n, [False, False], (0,))]
     votes += [j for n in range(30, 40) for j in vote(n, [False, False], (0, 1))]
     figures = calibrate(LABELS, votes)
     assert (figures["sensitivity"]["value"], figures["specificity"]["value"]) == (0.5, 1.0)
-    assert (figures["specificity"]["n"], figures["specificity"]["missing"], figures["missing"]) == (10, 10, 30)
+    assert (figures["specificity"]["n"], figures["specificity"]["missing"], figures["missing"]) == (10, 10, 10)
 
 
 def test_answers_on_one_note_count_as_one_for_the_interval():
