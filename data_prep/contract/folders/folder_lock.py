@@ -29,7 +29,8 @@ def locked(folder: Path, remedy: str = "choose another --out") -> Iterator[None]
     """Context that holds the lock of a folder, which is created if it is missing.
 
     Removes the folder at the end if it was created here and is still empty. The lock of a killed process is taken over,
-    and a line says so. Raises UserError, which ends in `remedy`, if another run holds the lock.
+    and a line says so. Raises UserError, which ends in `remedy`, if another run holds the lock. A process that was
+    suspended until another host took the folder over ends when it wakes, with exit code 2: see `beat`.
     """
     try:
         made = not folder.exists()
@@ -39,15 +40,17 @@ def locked(folder: Path, remedy: str = "choose another --out") -> Iterator[None]
             wait_or_refuse(path, remedy)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): {remedy}") from error
+    mine = read_holder(path)
     _held.add(path)
     ended = threading.Event()
-    threading.Thread(target=beat, args=(path, ended), daemon=True, name="lock").start()
+    threading.Thread(target=beat, args=(path, mine, ended), daemon=True, name="lock").start()
     try:
         yield
     finally:
         ended.set()
         _held.discard(path)
-        path.unlink(missing_ok=True)
+        if mine is not None:
+            remove(path, mine)
         if made and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
@@ -140,9 +143,19 @@ def read_holder(path: Path) -> dict[str, Any] | None:
     return {"started": None, "pid_namespace": place()["pid_namespace"], **holder}
 
 
-def beat(path: Path, ended: threading.Event) -> None:
+def beat(path: Path, mine: dict[str, Any] | None, ended: threading.Event) -> None:
+    """Renew the lock until `ended`. Ends the process, at once, if another holds the lock.
+
+    Two processes would otherwise write to the folder: no exception in this thread could stop the others of this one.
+    """
     while not ended.wait(BEAT_SECONDS):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):
+            holder = read_holder(path)
+            if holder is not None and holder != mine and not ended.is_set():
+                other = f"process {holder['pid']} on {holder['host']}"
+                line = f"{other} has taken over {path.parent}, because this one seemed dead: it ends"
+                print(line, file=sys.stderr, flush=True)
+                os._exit(2)
             os.utime(path)
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -21,16 +22,23 @@ from tests.helpers.places import ROOT
 HOLD = """
 import sys, time
 from pathlib import Path
+from data_prep.contract.folders import folder_lock
 from data_prep.contract.folders.folder_lock import locked
+folder_lock.BEAT_SECONDS = float(sys.argv[2])
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)
 """
 
 
-def holder(folder: Path) -> subprocess.Popen[str]:
+def holder(folder: Path, beat: float = folder_lock.BEAT_SECONDS) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ
+        [sys.executable, "-c", HOLD, str(folder), str(beat)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -162,6 +170,25 @@ def test_a_lock_taken_over_by_another_is_left_to_it(tmp_path: Path):
     folder_lock.remove(folder / LOCK, stale)
     assert json.loads((folder / LOCK).read_text())["pid"] == 8
     assert [path.name for path in folder.iterdir()] == [LOCK]
+
+
+def test_a_run_that_wakes_after_another_host_took_over_ends_and_leaves_the_lock(tmp_path: Path):
+    """It would otherwise write beside the other, and take away the other's lock at its end."""
+    first = holder(tmp_path / "run", beat=0.1)
+    first.send_signal(signal.SIGSTOP)
+    theirs = json.dumps({"host": "elsewhere", "pid": 8, "started": "1", "pid_namespace": ""})
+    (tmp_path / "run" / LOCK).write_text(theirs)
+    first.send_signal(signal.SIGCONT)
+    told = first.communicate(timeout=20)[1]
+    assert (first.returncode, told.count("\n")) == (2, 1)
+    assert f"process 8 on elsewhere has taken over {tmp_path / 'run'}" in told
+    assert (tmp_path / "run" / LOCK).read_text() == theirs
+
+
+def test_the_lock_of_another_is_not_released(tmp_path: Path):
+    with locked(tmp_path):
+        (tmp_path / LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 8}))
+    assert json.loads((tmp_path / LOCK).read_text())["pid"] == 8
 
 
 def test_a_folder_under_another_name_has_the_same_lock(tmp_path: Path):
