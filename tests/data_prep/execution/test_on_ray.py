@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from data_prep.execution.shards import ShardsConfig
 from data_prep.synthesize import notes
 from data_prep.synthesize.notes import NotesConfig
 from tests.data_prep.execution.test_parts import files_of, reports
+from tests.helpers.places import ROOT
 
 pytestmark = pytest.mark.slow
 ray = pytest.importorskip("ray", reason="ray is not installed")
@@ -52,6 +55,29 @@ def test_a_machine_that_goes_away_costs_nothing_but_time(cluster, tmp_path, monk
     run_on_ray(notes, "run", config, EngineConfig("ray", cluster.address, 24))
     lost.join(5)
     assert not lost.is_alive()
+    assert files_of(config.out) == once
+
+
+def test_a_driver_that_is_killed_goes_on_where_it_was(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = NotesConfig(reports(tmp_path / "reports.jsonl", 120), Path("notes"), ("all",), shards=ShardsConfig(2))
+    notes.run(config)
+    once = files_of(config.out)
+    config.out.rename("once")
+    program = [sys.executable, "-c", "from asclepius_jax.cli import main; main()"]
+    flags = f"--out notes --note-types all --shard-records 2 --engine ray --address {cluster.address} --parts 12"
+    command = [*program, "notes", "--source", config.source, *flags.split()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for parts in (0, 1, 4, 7):  # that are done when the driver is killed, among others at work
+        driver = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+        while len(list(tmp_path.glob("notes.part-*/manifest.json"))) <= parts and driver.poll() is None:
+            time.sleep(0.02)
+        assert driver.poll() is None
+        driver.kill()
+        driver.wait()
+    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    told = driver.communicate()[1]
+    assert driver.returncode == 0, told
     assert files_of(config.out) == once
 
 
