@@ -40,7 +40,7 @@ def config(small_tokenizer: Path, tmp_path_factory) -> TrainConfig:
 @pytest.fixture(scope="module")
 def program(config: TrainConfig, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("saved") / "step.program"
-    command.run(PlanOptions("cpu-8", json=True, save=str(path)), config)
+    command.run(PlanOptions("cpu-8", json=True, save=str(path)), config, ["mine.py"])
     return path
 
 
@@ -157,4 +157,4 @@ def test_what_is_no_program_is_refused(config: TrainConfig, tmp_path: Path):
 def test_a_program_needs_the_number_of_steps(config: TrainConfig, tmp_path: Path):
     unknown = dataclasses.replace(config, data=DataConfig(row_length=32))
     with pytest.raises(UserError, match=r"set --data.path or --rows"):
-        command.run(PlanOptions("cpu-8", json=True, save=str(tmp_path / "program")), unknown)
+        command.run(PlanOptions("cpu-8", json=True, save=str(tmp_path / "program")), unknown, ["mine.py"])
