@@ -242,7 +242,7 @@ def power_table(draws: int) -> None:
 
 
 def detected(random: np.random.Generator, difference: float, design: Design) -> bool:
-    """Whether one drawn study finds this true difference."""
+    """True if one drawn study finds this difference."""
     patients, raters = design.patients, design.raters
     each = design.raters_per_patient or raters
     residual = random.normal(0, COMPONENTS.residual, (patients, raters))

@@ -1,1 +1,1 @@
-"""What is decided before the scores are seen: the size of a study, and what its report will test."""
+"""Decisions before the scores are seen: the size of a study, and the tests of its report."""

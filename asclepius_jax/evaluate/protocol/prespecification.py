@@ -43,7 +43,7 @@ class Prespecification:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a report does, to be compared with its prespecification."""
+    """The analysis of a report, to be compared with its prespecification."""
 
     judges: Collection[str]  # whose scores there are
     baseline: str
@@ -118,7 +118,7 @@ def departures_of_size(spec: Prespecification, analysis: Analysis) -> list[str]:
 
 
 def reported(spec: Prespecification, sha256: str, analysis: Analysis) -> dict[str, Any]:
-    """What the report says of a prespecification."""
+    """Fields of a prespecification for the report, with its hash and the departures from it."""
     return {"sha256": sha256, "departures": departures(spec, analysis), **asdict(spec)}
 
 

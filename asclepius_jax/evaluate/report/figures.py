@@ -51,7 +51,7 @@ from data_prep.contract.errors import UserError
 
 @dataclass(frozen=True)
 class Plan:
-    """What was prespecified of an analysis."""
+    """The prespecified part of an analysis."""
 
     endpoint: Endpoint
     subgroups: tuple[str, ...] = ()  # whose interaction tests are confirmatory

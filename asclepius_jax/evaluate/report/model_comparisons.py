@@ -23,7 +23,7 @@ from asclepius_jax.evaluate.statistics.power import FEWEST, attainable, detectab
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What the family of tests consists of."""
+    """Scores that the family of tests compares."""
 
     judge: str  # whose scores are compared
     figure: str = MEAN_SCORE

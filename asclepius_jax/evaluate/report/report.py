@@ -154,7 +154,7 @@ def run(config: ReportConfig) -> dict[str, Any]:
 
 
 def analysis_of(figures: Mapping[str, Any], config: ReportConfig) -> Analysis:
-    """What this report does, to be compared with its prespecification."""
+    """The analysis of this report, to be compared with its prespecification."""
     compared = figures["comparisons"].get(figures["main"], {})
     scored = figures["scored_units"].get(figures["main"], 0)
     return Analysis(

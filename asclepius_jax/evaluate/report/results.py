@@ -28,7 +28,7 @@ Cluster = tuple[str, str]
 
 @dataclass(frozen=True)
 class Joined:
-    """What the votes on one answer say together."""
+    """Joint verdict of the votes on one answer."""
 
     score: float  # mean of the votes; nan if all are missing
     unacceptable: float  # 1 if most votes score 1, 0 if most do not, 0.5 for a tie; nan if all are missing

@@ -45,7 +45,7 @@ def number(value: float | None) -> str:
 
 
 def marked(fields: Mapping[str, Any]) -> str:
-    """What makes an interval doubtful, such as few clusters, in parentheses."""
+    """Reason to doubt an interval, such as few clusters, in parentheses; empty if there is none."""
     return f" ({fields['mark']})" if fields.get("mark") else ""
 
 

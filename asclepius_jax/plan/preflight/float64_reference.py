@@ -1,4 +1,4 @@
-"""What the kernels of a step must give, computed in float64 with NumPy.
+"""Reference results for the kernels of a step, computed in float64 with NumPy.
 
 Attention is computed one document and one head at a time. Shape suffixes: B batch, T query position, S key position,
 N query heads, K key/value heads, H head width, C tokens, D model width, V vocabulary, F columns.

@@ -42,7 +42,7 @@ def data_facts(config: TrainConfig) -> dict[str, str]:
 
 
 def differing(name: str, facts: dict[str, str]) -> list[str]:
-    """What of the facts differs between this process and process 0."""
+    """Names of the facts that differ between this process and process 0."""
     job = current()
     if job is None:
         return []

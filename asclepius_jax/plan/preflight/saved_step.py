@@ -34,7 +34,7 @@ def random_state(setup: TrainStep) -> State:
 
 
 def saved_items(state: Any) -> dict[str, Any]:
-    """What a step stores of a state, or of its shapes: with adapters, no frozen weights."""
+    """Items of a state, or of its shapes, that a checkpoint stores: with adapters, no frozen weights."""
     return {name: item for name, item in state.items() if name != "params" or "adapters" not in state}
 
 

@@ -84,7 +84,7 @@ class Health:
 
 
 def culprit(row: dict[str, Any]) -> str:
-    """What of a skipped step is not finite. Updates overflow through the optimizer's settings alone."""
+    """The quantity of a skipped step that is not finite. Updates overflow through the optimizer's settings alone."""
     return "the update" if math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) else "loss or gradient"
 
 

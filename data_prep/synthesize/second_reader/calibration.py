@@ -39,7 +39,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was said of one sentence: whether reader and rules flag it, None if the reader's verdict is unread."""
+    """Verdicts on one sentence: True if reader or rules flag it, None if the reader's verdict is unread."""
 
     error: str
     reader: bool | None

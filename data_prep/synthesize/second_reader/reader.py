@@ -91,7 +91,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What the second reader says of a sentence; its verdict is one of VERDICTS or UNREAD."""
+    """Verdict of the second reader on a sentence: one of VERDICTS or UNREAD."""
 
     sentence: Sentence
     evidence: Evidence

@@ -1,1 +1,1 @@
-"""What a journal asks of an evaluation, for the report."""
+"""Parts of the report that journals require."""

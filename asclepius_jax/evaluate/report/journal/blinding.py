@@ -1,4 +1,4 @@
-"""Whether blinding worked: how often raters guess which model wrote an answer, against chance."""
+"""Test of the blinding: how often raters guess the model that wrote an answer, compared with chance."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What is known of overlap between questions and the models' training data, from folders of `asclepius split`.
+"""Known overlap between questions and the models' training data, from folders of `asclepius split`.
 
     data/split/report.json               similarity, evaluation sets that were compared, rejected records
     data/split/train  held_out           their manifests have the hashes from which questions and runs are recognised
@@ -114,7 +114,7 @@ def models_of(answers: Collection[Path], claimed: Collection[str]) -> dict[str, 
 
 
 def training_of(name: str, known: Mapping[str, Any], trained: Mapping[str, str]) -> str:
-    """What a model was trained on, in words: of a run, the data of the run and of those that it started from."""
+    """Description of the training data of a model; for a run, also of the runs that it started from."""
     if known["claimed"]:
         return "the training side, by the authors' account"
     if not known["place"]:

@@ -1,1 +1,1 @@
-"""What the judges of an evaluation are worth, for the report."""
+"""Parts of the report that measure the judges themselves."""
