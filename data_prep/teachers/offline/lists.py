@@ -41,6 +41,11 @@ GIVEN_UP = re.compile(
     r"initially (?:diagnosed|thought|considered)|instead of|rather than)\b",
     re.IGNORECASE,
 )
+BEFORE_ADMISSION = re.compile(
+    r"\b(?:before|prior to|preceding) (?:\w+ )?(?:admission|presentation|hospital\w*)\b", re.I
+)
+# What follows a diagnosis where the sentence names another.
+GOES_ON = re.compile(r"\s*(?:,|;|and\b|with\b|as well as\b|plus\b|along with\b)", re.IGNORECASE)
 CONDITION = re.compile(
     r"\bdischarged\b[^.;]{0,40}? (?:in|with) (?:an? |the )?((?:\w+ ){0,3}?(?:condition|state|health))\b", re.IGNORECASE
 )
@@ -49,6 +54,11 @@ DISCHARGED_AS = re.compile(rf"\bdischarged (?:home )?({STATE}(?: and {STATE})?)(
 DISCHARGED_ON = re.compile(
     r"\bdischarged?\b[^.;]{0,50}? (?:on|with|under) (?:oral |a prescription of |a course of |treatment with |"
     r"maintenance )*((?:[^.;]|\.(?=\d))+)",
+    re.IGNORECASE,
+)
+CAME_BACK = re.compile(
+    r"\b(?:re-?)?(?:admi(?:tted|ssion)|hospitali[sz]\w+|presented|returned)\b|\b(?:stopped|discontinu\w+|withdrawn|"
+    r"switched|replaced|changed to|tapered|ceased|weaned|induced)\b",
     re.IGNORECASE,
 )
 DOSE = re.compile(
@@ -76,11 +86,28 @@ def stated_diagnoses(sentences: list[str]) -> list[str]:
     return [phrase for low, phrase in found.items() if not any(low in other for other in found if other != low)]
 
 
+def all_diagnoses(sentences: list[str]) -> list[str]:
+    """The diagnoses of `stated_diagnoses`; [] if the sentences speak of one that is not among them.
+
+    A list that holds only the first of two, or the illness of a year before, misleads whoever reads it alone.
+    """
+    told = [sentence for sentence in sentences if re.search("diagnos(?:is|es|ed)\\b", sentence, re.IGNORECASE)]
+    if any(BEFORE_ADMISSION.search(sentence) or not stated_diagnoses([sentence]) for sentence in told):
+        return []
+    found = stated_diagnoses(sentences)
+    rests = [sentence.partition(phrase)[2] for phrase in found for sentence in told if phrase in sentence]
+    return [] if any(GOES_ON.match(rest) and names_problem(rest) for rest in rests) else found
+
+
 def only_diagnosis(sentences: list[str]) -> str:
     """The one diagnosis that sentences state, or "" if another sentence speaks of a diagnosis."""
-    found = stated_diagnoses(sentences)
+    found = all_diagnoses(sentences)
     told = sum(bool(DIAGNOSED.search(sentence)) for sentence in sentences)
     return found[0] if len(found) == told == 1 else ""
+
+
+def names_problem(text: str) -> bool:
+    return any(entity.kind == "problem" for entity in find_entities(text))
 
 
 def is_problem(phrase: str) -> bool:
@@ -100,9 +127,14 @@ def condition_at_discharge(sentences: list[str]) -> list[str]:
 
 
 def discharge_medications(sentences: list[str]) -> list[str]:
-    """The medications that the patient was discharged with; [] if an item of the list is not surely a drug."""
-    for sentence in reversed(sentences):
+    """The medications that the patient was discharged with; [] if an item of the list is not surely a drug.
+
+    Also [] if the patient came back or a drug was stopped afterwards: the list would be read as the latest.
+    """
+    for number, sentence in reversed([*enumerate(sentences)]):
         match = DISCHARGED_ON.search(sentence)
+        if match and any(CAME_BACK.search(later) for later in sentences[number + 1 :]):
+            return []
         items = [item.strip() for item in ITEM.split(DRUG_END.sub("", match[1]))] if match else []
         if items and all(is_drug(item) for item in items):
             return items

@@ -24,7 +24,7 @@ from data_prep.teachers.offline.cues import (
     WHOLE,
 )
 from data_prep.teachers.offline.layouts import EMERGENCY, FINDINGS, LAYOUTS, Layout
-from data_prep.teachers.offline.lists import condition_at_discharge, discharge_medications, stated_diagnoses
+from data_prep.teachers.offline.lists import all_diagnoses, condition_at_discharge, discharge_medications
 from data_prep.teachers.offline.one_patient import SEXES, patient_sentences, why_not
 from data_prep.teachers.offline.sections import Section, divide, imaging
 
@@ -128,7 +128,7 @@ def sections_for(layout: Layout, sentences: list[str], divided: list[Section]) -
     if not layout.lists:
         return found
     lists = (
-        ("DIAGNOSES", stated_diagnoses(sentences)),
+        ("DIAGNOSES", all_diagnoses(sentences)),
         ("CONDITION AT DISCHARGE", condition_at_discharge(sentences)),
         ("DISCHARGE MEDICATIONS", discharge_medications(sentences)),
     )

@@ -42,6 +42,13 @@ ENDED = re.compile(
 REASON = re.compile(
     r"\b(?:with|for(?! [A-Z])|because|due|complain\w*|suffer\w*|after|following|of|by|experienc\w+|report\w*|to be)\b"
 )
+# A sentence that weighs evidence says how the case is explained, not how the patient was.
+ARGUES = re.compile(
+    r"\b(?:consistent with|in keeping with|compatible with|a?etiolog\w+|relationship|suggest\w*|support(?:s|ed|ing)|"
+    r"likely|hypothes\w+|explain\w*|literature|conclu\w+|indicat(?:es|ed|ing)|evidence|culprit|attribut\w+)\b",
+    re.IGNORECASE,
+)
+LONG_AGO = re.compile(r"\b(?:months?|years?|decades?) (?:ago|earlier|before|previously|prior)\b", re.IGNORECASE)
 LONGEST = 55  # words of a sentence in a summary
 LARGEST_SHARE = 0.6  # of the note's sentences, in a summary of the note
 
@@ -61,7 +68,15 @@ def opening(view: NoteView) -> list[Sentence]:
     first = next((s for s in view.prose if s.section in (HISTORY, WHOLE)), None)
     came = first and (PRESENTED.search(first.text) or SYMPTOMS.search(first.text))
     told = first and came and AGED.search(first.text) and REASON.search(first.text, came.start())
+    if first and came and (LONG_AGO.search(first.text, came.end()) or not names_reason(first, came.start())):
+        return []
     return [first] if first and told and len(first.text.split()) <= LONGEST and len(first.text.split()) >= 9 else []
+
+
+def names_reason(sentence: Sentence, start: int) -> bool:
+    """Return True if a sentence names a problem or what happened to the patient, from this place on."""
+    named = any(entity.kind == "problem" and entity.start >= start for entity in sentence.entities)
+    return named or bool(SYMPTOMS.search(sentence.text, start))
 
 
 @per_note
@@ -77,7 +92,9 @@ def treatments(view: NoteView) -> list[Sentence]:
 def ending(view: NoteView) -> list[Sentence]:
     """The last sentence of the note, if it says how the patient was then, with the one before if it leans on that."""
     last = view.prose[-1] if view.prose else None
-    if not last or last.section not in ENDING_SECTIONS or not ENDED.search(last.text) or RELATIVE.search(last.text):
+    if not last or last.section not in ENDING_SECTIONS or not ENDED.search(last.text):
+        return []
+    if RELATIVE.search(last.text) or ARGUES.search(last.text):
         return []
     before = view.prose[-2] if len(view.prose) > 1 else None
     leans = bool(LEANING.match(last.text)) and before is not None and before.section == last.section

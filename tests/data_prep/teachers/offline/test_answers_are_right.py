@@ -1,12 +1,13 @@
 """What the offline teacher asks: only questions whose answer is sure, and no template that gives its answer away."""
 
 import json
+import re
 from collections import Counter, defaultdict
 
 import pytest
 
 from data_prep.contract.records import TASKS
-from data_prep.teachers.offline.lists import stated_diagnoses
+from data_prep.teachers.offline.lists import all_diagnoses, discharge_medications, stated_diagnoses
 from data_prep.teachers.offline.note import write_note
 from data_prep.teachers.offline.note_view import NOT_STATED, read_note
 from data_prep.teachers.offline.tasks.coreference import definites
@@ -19,7 +20,7 @@ from data_prep.teachers.offline.tasks.entities_and_abbreviations import (
     write_out,
 )
 from data_prep.teachers.offline.tasks.forms import Form, ask, find_form
-from data_prep.teachers.offline.tasks.paraphrasing import paraphrase
+from data_prep.teachers.offline.tasks.paraphrasing import paraphrase, reword
 from data_prep.teachers.offline.tasks.question_answering import (
     diagnosis,
     topics,
@@ -325,3 +326,49 @@ def test_words_in_other_senses_have_no_type():
     assert "chest X-ray" in unmentioned(ABSENT_TESTS, view("She had a cough."))
     for names in ("A Chest X Ray was clear.", "Bronchial fibroscopy was clear.", "Cardiac ultrasound was clear."):
         assert len(unmentioned(ABSENT_TESTS, view(names))) < len(ABSENT_TESTS)
+
+
+@pytest.mark.parametrize(
+    ("sentences", "diagnoses"),
+    [
+        ("She was diagnosed with colon cancer.", ["colon cancer"]),
+        ("She was diagnosed with colon cancer and gastric cancer.", ["colon cancer and gastric cancer"]),
+        ("He was diagnosed with acute pancreatitis, abdominal aortic aneurysm.", []),
+        ("He was diagnosed with colon cancer with multiple liver metastases.", []),
+        ("Three days before admission he was diagnosed with influenza A. He received insulin.", []),
+        ("She was diagnosed with ulcerative colitis. A biopsy was taken, but the diagnosis could not be made.", []),
+    ],
+)
+def test_a_list_of_diagnoses_is_whole_or_absent(sentences: str, diagnoses: list[str]):
+    assert all_diagnoses(re.split(r"(?<=\.) ", sentences)) == diagnoses
+
+
+@pytest.mark.parametrize(
+    ("after", "medications"),
+    [
+        ("He was seen once more.", ["IV vancomycin", "oral ciprofloxacin"]),
+        ("He was admitted again for a low platelet count.", []),
+        ("His counts rose after vancomycin was discontinued.", []),
+    ],
+)
+def test_medications_at_discharge_are_the_latest(after: str, medications: list[str]):
+    assert discharge_medications(["He was discharged on IV vancomycin and oral ciprofloxacin.", after]) == medications
+
+
+def test_an_argument_is_no_outcome():
+    argued = "The improvement after the drug was stopped was consistent with drug-induced cardiomyopathy."
+    story = "A 56-year-old man presented with dyspnea and edema for 3 days. He received furosemide."
+    assert not ending(view(story, argued))
+    assert ending(view(story, "He recovered and was discharged."))
+
+
+@pytest.mark.parametrize("sentence", [
+    "A 55-year-old woman presented at our clinic, she had an operation 19 years ago to remove a stone of the kidney.",
+    "A 25-year-old woman who had been delivered of twins was admitted 1 week after the successful delivery.",
+])  # fmt: skip
+def test_an_opening_says_why_the_patient_came(sentence: str):
+    assert not opening_of(view(sentence, "He received furosemide."))
+
+
+def test_a_participle_before_a_noun_is_no_verb():
+    assert "got better" not in reword("A repeat scan revealed an improved ejection fraction of 45% on day seven.")[0]
