@@ -28,6 +28,7 @@ from asclepius_jax.checkpoint.read import (
     restore_item,
     restore_params,
 )
+from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.config import InitConfig, LoraConfig
 from asclepius_jax.distributed.sharding import adapter_shardings
 from asclepius_jax.model.huggingface.names import load_params
@@ -65,7 +66,7 @@ def base_params(init: InitConfig, model: Model, shardings: Params) -> Params:
     return load_params(Path(init.hf), model, shardings)
 
 
-def whole_params(step_folder: Path, model: Model, shardings: Params) -> Params:
+def whole_params(step_folder: Place, model: Model, shardings: Params) -> Params:
     """The complete parameters of a step, with any adapters merged, in the types of `model.shapes`.
 
     Raises UserError if the step is damaged, or if the base of its adapters is not the one that they were trained on.

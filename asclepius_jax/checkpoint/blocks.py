@@ -3,7 +3,6 @@
 A block is a part of one layer, aligned to the chunks that storage reads and writes as a whole.
 """
 
-import asyncio
 import math
 import threading
 from collections import deque
@@ -11,15 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import tensorstore
-from etils import epath
 
+from asclepius_jax.checkpoint.arrays import CHUNK_BYTES, layout_of, merge, open_item
 from asclepius_jax.checkpoint.checksums import part_checksum
 from asclepius_jax.checkpoint.read import DamagedStep
-from asclepius_jax.checkpoint.write import CHUNK_BYTES
 from asclepius_jax.model.huggingface.layout import axes_of
 from data_prep.contract.errors import first_line
 
@@ -84,42 +80,14 @@ def tensor_checksum(tensor: np.ndarray, layout: str, shape: tuple[int, ...], lay
     return part_checksum(view[None], [(0, layer), *((1 + axis, 0) for axis in axes)])
 
 
-class Creator(ocp.type_handlers.NumpyHandler):
-    """Creates the arrays of an item without content, and keeps them open for writing."""
-
-    def __init__(self) -> None:
-        super().__init__(deepcopy_host_arrays=False)
-        self.arrays: dict[str, Any] = {}
-
-    async def _open_and_write(self, value: np.ndarray, tspec: dict[str, Any], ts_context: Any) -> None:
-        spec = tensorstore.Spec(tspec)
-        self.arrays[tspec["kvstore"]["path"]] = await tensorstore.open(spec, create=True, open=True, context=ts_context)
-
-
 class ItemWriter:
-    """Writes an Orbax item block by block from any thread, with bounded memory."""
+    """Writes an item block by block from any thread, with bounded memory."""
 
     def __init__(self, folder: Path, arrays: dict[str, tuple[tuple[int, ...], np.dtype]]):
         """Create the arrays with the given shapes and types by name. The folder of the item must exist and be empty."""
-        self.folder = epath.Path(folder.absolute())
-        creator = Creator()
-        registry = ocp.type_handlers.create_type_handler_registry(
-            (np.ndarray, creator), (jax.Array, ocp.type_handlers.ArrayHandler())
-        )
-        self.handler = ocp.PyTreeCheckpointHandler(
-            use_ocdbt=True, use_zarr3=False, use_compression=False, type_handler_registry=registry
-        )
-        # A single zero broadcast to the shape of the array, as Orbax only needs its shape and type.
-        leaves = {name: np.broadcast_to(np.zeros((), dtype), shape) for name, (shape, dtype) in arrays.items()}
-        save_args = {
-            name: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if "blocks." in name else ())
-            for name in leaves
-        }
-        args = ocp.args.PyTreeSave(leaves, save_args=save_args, ocdbt_target_data_file_size=FILE_BYTES)
-        for future in asyncio.run(self.handler.async_save(self.folder, args=args)) or []:
-            future.result()
-        self.arrays = creator.arrays
-        assert self.arrays.keys() == arrays.keys(), "Orbax uses other array names"
+        self.folder = folder
+        layouts = {name: layout_of(name, shape, np.dtype(dtype)) for name, (shape, dtype) in arrays.items()}
+        self.arrays = open_item(folder, layouts, file_bytes=FILE_BYTES)
         self.waiting: deque[tuple[Any, int]] = deque()
         self.waiting_bytes = 0
         self.lock = threading.Lock()
@@ -147,7 +115,7 @@ class ItemWriter:
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         if kind is None:
             self.wait(0)
-            self.handler.finalize(self.folder)
+            merge(self.folder, self.arrays)
         else:
             # Wait for all writes: the folder is about to be removed, and a pending write would recreate it.
             for future, _ in self.waiting:

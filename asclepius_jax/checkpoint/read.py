@@ -2,7 +2,7 @@
 
 run/
   checkpoints/500/                      one finished step; folders with other names are ignored
-    params/  optimizer/                 Orbax: each array in chunks of one layer, without compression
+    params/  optimizer/                 each array in chunks of one layer, without compression; see `arrays.py`
     meta.json                           metadata of the step, including the content checksums of its arrays
     digests.json                        size of every file and hash of every small one; written last
   checkpoints/400.damaged/              a step that could not be read or whose checksums did not match
@@ -14,7 +14,8 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,16 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore
 
+from asclepius_jax.checkpoint import storage
 from asclepius_jax.checkpoint.checksums import checksums, written
+from asclepius_jax.checkpoint.storage import DAMAGED, DIGESTS, STEPS, Place, is_finished, kvstore, steps_place
 from asclepius_jax.distributed import same_program
 from asclepius_jax.model.llama import Params
 from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
+from data_prep.contract.buckets.objects import BucketPath
 from data_prep.contract.errors import UserError, first_line
-from data_prep.contract.folders.output_folders import free_name
 from data_prep.contract.records import file_hash
 
-STEPS = "checkpoints"
-META, DIGESTS, DAMAGED = "meta.json", "digests.json", ".damaged"
+META = "meta.json"
 # Larger files contain array data, which the content checksums cover.
 HASHED_BYTES = 2**20
 
@@ -73,26 +75,32 @@ class Meta:
 # ---------------------------------------------------------------- steps of a run
 
 
-def steps_of(run_dir: Path) -> list[Path]:
-    """The folders of a run's finished steps, oldest first. Partly written steps have other names."""
-    folder = run_dir / STEPS
-    found = [path for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+def steps_of(run_dir: Place) -> list[Place]:
+    """The folders of a run's finished steps, oldest first."""
+    steps = steps_place(run_dir)
+    found = [path for path in steps.iterdir() if path.name.isdecimal() and is_finished(path)] if steps.is_dir() else []
     return sorted(found, key=lambda path: int(path.name))
 
 
 def is_complete(run_dir: Path, step: int) -> bool:
     """Return True if all of a step is there, as far as this process sees."""
-    return (run_dir / STEPS / str(step) / DIGESTS).is_file()
+    return (steps_place(run_dir) / str(step) / DIGESTS).is_file()
 
 
-def find_step(path: Path) -> tuple[Path, Path]:
+def find_step(path: Path) -> tuple[Path, Place]:
     """(run folder, step folder) for a step folder, or for the newest step of a run folder.
 
     Raises UserError if there is no checkpoint.
     """
-    if path.parent.name == STEPS and path.name.isdecimal() and path.is_dir():
-        return path.parent.parent, path
+    if path.parent.name == STEPS and path.name.isdecimal():
+        run_dir = path.parent.parent
+        step = steps_place(run_dir) / path.name
+        if step.is_dir():
+            return run_dir, step if isinstance(step, BucketPath) else path
     steps = steps_of(path)
+    if isinstance(steps_place(path), BucketPath):
+        for left in storage.unfinished(steps_place(path)):
+            print(f"{left} is being written, or was left by a killed run: it is not used", file=sys.stderr, flush=True)
     if not steps:
         being_written = sorted(path.glob(f"{STEPS}/.*.saving"))
         note = f"; {being_written[0]} is still being written, or was left by a killed run" if being_written else ""
@@ -102,7 +110,7 @@ def find_step(path: Path) -> tuple[Path, Path]:
     return path, steps[-1]
 
 
-def of_newest(path: Path, load: Callable[[Path], T]) -> T:
+def of_newest(path: Path, load: Callable[[Place], T]) -> T:
     """`load` of the step that `find_step` finds; of the next one if a training removes it meanwhile as no longer kept.
 
     Raises UserError as `find_step` and `load` do, also if a step that was named itself is removed.
@@ -117,7 +125,7 @@ def of_newest(path: Path, load: Callable[[Path], T]) -> T:
         print(f"{step_folder} was removed by its training while it was read: taking the newest step", file=sys.stderr)
 
 
-def read_meta(step_folder: Path) -> Meta:
+def read_meta(step_folder: Place) -> Meta:
     """The metadata of a step, after checking its files. Raises UserError if it is damaged."""
     try:
         check_files(step_folder)
@@ -126,7 +134,7 @@ def read_meta(step_folder: Path) -> Meta:
     return Meta.from_json(json.loads((step_folder / META).read_text(encoding="utf-8")))
 
 
-def refusal(step_folder: Path, error: DamagedStep) -> str:
+def refusal(step_folder: Place, error: DamagedStep) -> str:
     """The message for a damaged step that the user named. No other step is used in its place."""
     if not step_folder.exists():
         return (
@@ -138,7 +146,7 @@ def refusal(step_folder: Path, error: DamagedStep) -> str:
     return f"{step_folder} is damaged ({error}): {remedy}"
 
 
-def restore_newest(run_dir: Path, restore: Callable[[Path, Meta], T]) -> T | None:
+def restore_newest(run_dir: Path, restore: Callable[[Place, Meta], T]) -> T | None:
     """The result of `restore` for the newest good step, or None if the run has no step yet.
 
     All processes restore the same step. If one of them raises DamagedStep, the step is renamed with a line of output
@@ -149,7 +157,7 @@ def restore_newest(run_dir: Path, restore: Callable[[Path, Meta], T]) -> T | Non
         name = same_program.from_first(f"restore/{attempt}", next(reversed([s.name for s in steps_of(run_dir)]), ""))
         if not name:
             break
-        folder, result, problem = run_dir / STEPS / name, None, ""
+        folder, result, problem = steps_place(run_dir) / name, None, ""
         try:
             check_files(folder)
             result = restore(folder, read_meta(folder))
@@ -161,7 +169,8 @@ def restore_newest(run_dir: Path, restore: Callable[[Path, Meta], T]) -> T | Non
         if jax.process_index() == 0:
             set_aside(folder, problems[0])
         same_program.problems_of_all(f"restore/{folder.name}/aside", "")
-    damaged = sorted(str(path) for path in (run_dir / STEPS).glob(f"*{DAMAGED}*"))
+    steps = steps_place(run_dir)
+    damaged = sorted(str(path) for path in (steps.glob(f"*{DAMAGED}*") if steps.is_dir() else ()))
     if damaged:
         raise UserError(
             f"{run_dir} has no readable step, only {', '.join(damaged)}: remove the folder to start over, or "
@@ -170,30 +179,41 @@ def restore_newest(run_dir: Path, restore: Callable[[Path, Meta], T]) -> T | Non
     return None
 
 
-def set_aside(folder: Path, problem: str) -> None:
-    aside = free_name(folder.with_name(folder.name + DAMAGED))
-    folder.rename(aside)
-    print(f"{folder} is damaged ({problem}): renamed to {aside.name}, trying the previous step", flush=True)
+def set_aside(folder: Place, problem: str) -> None:
+    done = storage.set_aside(folder, problem)
+    print(f"{folder} is damaged ({problem}): {done}, trying the previous step", flush=True)
 
 
 # ---------------------------------------------------------------- files
 
 
-def files_of(step_folder: Path) -> dict[str, Path]:
-    paths = sorted(path for path in step_folder.rglob("*") if path.is_file() and path.name != DIGESTS)
-    return {str(path.relative_to(step_folder)): path for path in paths}
+def sizes_of(step_folder: Place) -> dict[str, int]:
+    """Size of every file of a step but its digests, by path relative to the step."""
+    if isinstance(step_folder, Path):
+        found = {path: path.stat().st_size for path in step_folder.rglob("*") if path.is_file()}
+        return {str(path.relative_to(step_folder)): size for path, size in found.items() if path.name != DIGESTS}
+    objects = {path.relative_to(step_folder): facts for path, facts in step_folder.objects().items()}
+    return {str(path): facts.st_size for path, facts in objects.items() if path.name != DIGESTS}
 
 
-def digests_of(step_folder: Path) -> dict[str, dict[str, Any]]:
+def hashes_of(step_folder: Place, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of these files of a step."""
+    names = [*names]
+    with ThreadPoolExecutor(16) as pool:  # of a bucket, each is a request
+        hashes = pool.map(lambda name: file_hash(step_folder / name), names)
+        return dict(zip(names, hashes, strict=True))
+
+
+def digests_of(step_folder: Place) -> dict[str, dict[str, Any]]:
     """Size of every file of a step, and hash of every small one, by path relative to the step."""
-    digests: dict[str, dict[str, Any]] = {}
-    for name, path in files_of(step_folder).items():
-        size = path.stat().st_size
-        digests[name] = {"size": size, **({"sha256": file_hash(path)} if size <= HASHED_BYTES else {})}
-    return digests
+    sizes = dict(sorted(sizes_of(step_folder).items()))
+    hashes = hashes_of(step_folder, [name for name, size in sizes.items() if size <= HASHED_BYTES])
+    return {
+        name: {"size": size, **({"sha256": hashes[name]} if name in hashes else {})} for name, size in sizes.items()
+    }
 
 
-def check_files(step_folder: Path) -> None:
+def check_files(step_folder: Place) -> None:
     """Raise DamagedStep if a file is missing, unexpected or of another size, or if a small file has changed."""
     path = step_folder / DIGESTS
     if not path.is_file():
@@ -204,19 +224,19 @@ def check_files(step_folder: Path) -> None:
         raise DamagedStep(f"{DIGESTS} is not JSON") from error
     if not isinstance(expected, dict) or not all(isinstance(entry, dict) for entry in expected.values()):
         raise DamagedStep(f"{DIGESTS} does not list files")
-    found = files_of(step_folder)
+    found = sizes_of(step_folder)
     problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
     problems += [f"{name} is unexpected" for name in found.keys() - expected.keys()]
+    both = expected.keys() & found.keys()
+    other = {
+        name for name in both if expected[name].keys() - {"size", "sha256"} or found[name] != expected[name].get("size")
+    }
     try:
-        problems += [
-            f"{name} has changed"
-            for name in expected.keys() & found.keys()
-            if expected[name].keys() - {"size", "sha256"}
-            or found[name].stat().st_size != expected[name].get("size")
-            or ("sha256" in expected[name] and file_hash(found[name]) != expected[name]["sha256"])
-        ]
+        hashes = hashes_of(step_folder, [name for name in both - other if "sha256" in expected[name]])
     except OSError as error:
-        raise DamagedStep(f"a file cannot be read: {error.strerror}") from error
+        raise DamagedStep(f"a file cannot be read: {error.strerror or error}") from error
+    other |= {name for name, value in hashes.items() if value != expected[name]["sha256"]}
+    problems += [f"{name} has changed" for name in other]
     if problems:
         raise DamagedStep(min(problems) + (f", and {len(problems) - 1} more" if problems[1:] else ""))
 
@@ -230,14 +250,14 @@ def leaf_names(tree: Any) -> dict[str, Any]:
     return {".".join(str(jax.tree_util.keystr((key,), simple=True)) for key in path): leaf for path, leaf in leaves}
 
 
-def open_array(step_folder: Path, item: str, name: str) -> Any:
+def open_array(step_folder: Place, item: str, name: str) -> Any:
     """Open a saved array, of which only indexed parts are read: `open_array(...)[3:5].read().result()`.
 
     Raises DamagedStep if it cannot be opened.
     """
     spec = {
         "driver": "zarr",
-        "kvstore": {"driver": "ocdbt", "base": f"file://{step_folder.absolute()}/{item}/", "path": f"{name}/"},
+        "kvstore": {"driver": "ocdbt", "base": kvstore(step_folder / item), "path": f"{name}/"},
         "fill_missing_data_reads": False,  # a missing chunk is an error, not zeros
     }
     try:
@@ -254,12 +274,12 @@ def read(array: Any, index: Any, label: str) -> np.ndarray:
         raise DamagedStep(f"{label} cannot be read: {first_line(error)}") from error
 
 
-def read_stored(step_folder: Path, name: str, item: str = "params") -> np.ndarray:
+def read_stored(step_folder: Place, name: str, item: str = "params") -> np.ndarray:
     """A whole array, such as "blocks.attention.q_DNH", read into host memory without using a device."""
     return read(open_array(step_folder, item, name), ..., f"{item}/{name}")
 
 
-def restore_item(step_folder: Path, item: str, abstract: Any, meta: Meta, verify: bool = True) -> Any:
+def restore_item(step_folder: Place, item: str, abstract: Any, meta: Meta, verify: bool = True) -> Any:
     """Restore the tree of an item with the shardings and types of `abstract`.
 
     Every process reads only what its devices hold. Raises DamagedStep if an array cannot be read or its checksum
@@ -292,7 +312,7 @@ def restore_item(step_folder: Path, item: str, abstract: Any, meta: Meta, verify
     return jax.tree.unflatten(jax.tree.structure(abstract), restored)
 
 
-def restore_array(step_folder: Path, item: str, name: str, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+def restore_array(step_folder: Place, item: str, name: str, wanted: jax.ShapeDtypeStruct) -> jax.Array:
     """The array in its saved type, with the sharding of `wanted`."""
     stored, label = open_array(step_folder, item, name), f"{item}/{name}"
     if tuple(stored.shape) != wanted.shape:
@@ -309,14 +329,14 @@ def compare(item: str, sums: dict[str, np.ndarray], meta: Meta) -> None:
         raise DamagedStep(f"the content of {differing[0]}{more} is not what was saved")
 
 
-def restore_state(step_folder: Path, abstract: State, meta: Meta, verify: bool = True) -> State:
+def restore_state(step_folder: Place, abstract: State, meta: Meta, verify: bool = True) -> State:
     """The complete state of a step, with the shardings of `abstract`. Raises DamagedStep as `restore_item` does."""
     items = [name for name in abstract if name != "step"]
     state = {name: restore_item(step_folder, name, abstract[name], meta, verify) for name in items}
     return {"step": jax.device_put(jnp.int32(int(step_folder.name)), abstract["step"].sharding), **state}
 
 
-def restore_params(step_folder: Path, shapes: Params, shardings: Params, verify: bool = True) -> Params:
+def restore_params(step_folder: Place, shapes: Params, shardings: Params, verify: bool = True) -> Params:
     """The parameters of a step, on any mesh. Raises UserError if the step is damaged."""
     abstract = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
@@ -327,7 +347,7 @@ def restore_params(step_folder: Path, shapes: Params, shardings: Params, verify:
         raise UserError(refusal(step_folder, error)) from error
 
 
-def check_model(meta: Meta, model: LlamaConfig, where: Path) -> None:
+def check_model(meta: Meta, model: LlamaConfig, where: Place) -> None:
     """Raise UserError with the differing fields if a checkpoint contains another model."""
     saved, expected = dataclasses.asdict(meta.model), dataclasses.asdict(model)
     differing = [f"{key} {saved[key]} there, {expected[key]} here" for key in expected if saved[key] != expected[key]]

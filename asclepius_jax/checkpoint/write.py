@@ -1,10 +1,10 @@
 """Saving of steps in the background. A step is saved completely or not at all, and a failure costs one interval.
 
-A step is written to a hidden folder and renamed when every process has written its part. Orbax writes the arrays. The
-decision whether a step is complete is made here, because a process that fails must inform the others.
+Every process writes its part of the arrays; process 0 finishes the step when all have told that theirs is written, and
+removes it if one has failed.
 """
 
-import asyncio
+import contextlib
 import dataclasses
 import json
 import math
@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
-from etils import epath
 
+from asclepius_jax.checkpoint import storage
+from asclepius_jax.checkpoint.arrays import host_copy, layout_of_array, merge, open_item, shares
 from asclepius_jax.checkpoint.checksums import checksums, written
-from asclepius_jax.checkpoint.read import DIGESTS, META, STEPS, Meta, State, digests_of, leaf_names, steps_of
+from asclepius_jax.checkpoint.read import META, Meta, State, digests_of, leaf_names, steps_of
+from asclepius_jax.checkpoint.storage import DIGESTS, Place
 from asclepius_jax.config import CheckpointConfig
 from asclepius_jax.distributed import same_program
 from data_prep.contract.errors import UserError, first_line
-from data_prep.contract.folders.output_folders import sync, write_durably
 
-CHUNK_BYTES = 2**23  # maximum size of a stored chunk; a chunk never spans layers, so that one layer can be read alone
-FILE_BYTES = 2**28  # approximate size of a file of chunks, which is kept in memory until it is written
 MOST_FAILURES = 3  # consecutive failed saves after which the run stops
 
 
@@ -35,15 +33,14 @@ class Saver:
 
     def __init__(self, run_dir: Path, config: CheckpointConfig):
         self.run_dir, self.config = run_dir, config
-        self.folder = (run_dir / STEPS).absolute()
-        # Never closed, because remnants of a failed save still call back into it.
-        self.loop = asyncio.new_event_loop()
+        self.folder = storage.steps_place(run_dir).absolute()
         self.thread: threading.Thread | None = None
         self.cost_reported = False
         self.problem = ""  # error message of the last save
         self.failures = 0  # consecutive failed saves
         if jax.process_index() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(self.folder, Path):
+                self.folder.mkdir(parents=True, exist_ok=True)
             self.sweep()
 
     def save(self, step: int, state: State, meta: Meta) -> None:
@@ -54,10 +51,8 @@ class Saver:
         items = {name: leaf_names(tree) for name, tree in state.items() if name not in left_out}
         if self.config.checksums:
             meta = dataclasses.replace(meta, checksums={**meta.checksums, **self.checksums_of(items)})
-        partial = self.folder / f".{step}.saving"
+        partial = storage.partial_step(self.folder, step)
         futures: list[Any] = []
-        # A new handler for each step, as a failed save may leave it in an undefined state.
-        self.handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False, use_compression=False)
         problem = self.make(partial, items)
         if not same_program.problems_of_all(f"save/{step}/made", problem):
             try:
@@ -67,7 +62,8 @@ class Saver:
                 problem = first_line(error)
         else:
             problem = problem or "another process could not start saving"
-        self.thread = threading.Thread(target=self.complete, args=(step, partial, futures, meta, problem))
+        names = {item: [*leaves] for item, leaves in items.items()}
+        self.thread = threading.Thread(target=self.complete, args=(step, partial, names, futures, meta, problem))
         self.thread.start()
 
     def checksums_of(self, items: dict[str, dict[str, jax.Array]]) -> dict[str, str]:
@@ -81,31 +77,42 @@ class Saver:
         self.cost_reported = True
         return sums
 
-    def make(self, partial: Path, items: dict[str, Any]) -> str:
-        """Create the folders that the processes write to. Returns an error message, or "" on success."""
+    def make(self, partial: Place, items: dict[str, Any]) -> str:
+        """Make the place that the processes write to. Returns an error message, or "" on success."""
         if jax.process_index() != 0:
             return ""
         needed = sum(array.nbytes for leaves in items.values() for array in leaves.values())
         try:
-            free = shutil.disk_usage(self.folder).free
-            if needed > free:  # fail before filling up the disk for everyone else
+            if isinstance(self.folder, Path) and needed > (free := shutil.disk_usage(self.folder).free):
+                # Fail before filling up the disk for everyone else.
                 return f"it needs {needed / 1e9:.3f} GB, the disk has {free / 1e9:.3f} GB left"
-            for item in items:
-                (partial / item).mkdir(parents=True)
-        except OSError as error:
+            storage.prepare(partial, [*items])
+        except (OSError, UserError) as error:
             return first_line(error)
         return ""
 
-    def start(self, folder: Path, leaves: dict[str, jax.Array]) -> list[Any]:
+    def start(self, folder: Place, leaves: dict[str, jax.Array]) -> list[Any]:
         """Copy the arrays of an item to the host and start writing them. Returns the futures to wait for."""
-        save_args = {
-            name: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if "blocks." in name else ())
-            for name in leaves
-        }
-        args = ocp.args.PyTreeSave(leaves, save_args=save_args, ocdbt_target_data_file_size=FILE_BYTES)
-        return list(self.loop.run_until_complete(self.handler.async_save(epath.Path(folder), args=args)) or [])
+        parts = {name: [*shares(leaf)] for name, leaf in leaves.items()}
+        for _, part in (each for parts_of_leaf in parts.values() for each in parts_of_leaf):
+            part.copy_to_host_async()
+        layouts = {name: layout_of_array(name, leaf) for name, leaf in leaves.items()}
+        arrays = open_item(folder, layouts, jax.process_index())
+        return [
+            arrays[name][place].write(host_copy(part), can_reference_source_data_indefinitely=True)
+            for name in parts
+            for place, part in parts[name]
+        ]
 
-    def complete(self, step: int, partial: Path, futures: list[Any], meta: Meta, problem: str) -> None:
+    def complete(
+        self,
+        step: int,
+        partial: Place,
+        items: dict[str, list[str]],
+        futures: list[Any],
+        meta: Meta,
+        problem: str,
+    ) -> None:
         """Wait in the background until everything is written, then finish the step or remove it."""
         for future in futures:  # wait for all of them, since after a failure the others keep writing
             try:
@@ -117,15 +124,16 @@ class Saver:
         if jax.process_index() == 0:
             try:
                 if not problems:
-                    for item in sorted(path for path in partial.iterdir() if path.is_dir()):
-                        self.handler.finalize(item)
+                    for item, names in items.items():
+                        merge(partial / item, names)
                     close_step(partial, self.folder / str(step), meta)
                     self.retire()
                     self.sweep()
             except Exception as error:  # noqa: BLE001
                 problem = first_line(error)
             if problems or problem:
-                shutil.rmtree(partial, ignore_errors=True)
+                with contextlib.suppress(UserError):  # a bucket that cannot be reached: the next start removes it
+                    storage.discard(partial)
         problems += same_program.problems_of_all(f"save/{step}/closed", problem)
         self.problem = f"step {step} could not be saved: {problems[0]}" if problems else ""
 
@@ -150,20 +158,22 @@ class Saver:
 
     def sweep(self) -> None:
         """Remove leftovers of killed runs and failed saves."""
-        for leftover in [*self.folder.glob(".*.saving"), *self.folder.glob(".*.removed")]:
-            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in storage.unfinished(self.folder):
+            if isinstance(leftover, Path):
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                print(f"{leftover} was never finished, or has lost {DIGESTS}: removing it", flush=True)
+                storage.discard(leftover)
 
     def retire(self) -> None:
         """Remove the steps that the retention settings do not keep."""
         steps = {int(path.name): path for path in steps_of(self.run_dir)}
         losses = {step: loss for step, path in steps.items() if (loss := eval_loss(path)) is not None}
         for step in sorted(steps.keys() - kept(list(steps), losses, self.config)):
-            removed = self.folder / f".{step}.removed"
-            steps[step].rename(removed)
-            shutil.rmtree(removed, ignore_errors=True)
+            storage.discard(steps[step])
 
 
-def eval_loss(step_folder: Path) -> float | None:
+def eval_loss(step_folder: Place) -> float | None:
     """Loss of a step on the held-out rows. None if it is unknown or the step is damaged."""
     try:
         return json.loads((step_folder / META).read_text(encoding="utf-8"))["eval_loss"]
@@ -183,10 +193,8 @@ def kept(steps: list[int], losses: dict[int, float], config: CheckpointConfig) -
     return {*newest, *every, *best}
 
 
-def close_step(partial: Path, folder: Path, meta: Meta) -> None:
-    """Finish a step whose arrays are written: write its metadata and digests, then rename its folder."""
-    write_durably(partial / META, json.dumps(dataclasses.asdict(meta)))
-    write_durably(partial / DIGESTS, json.dumps(digests_of(partial), separators=(",", ":")))
-    sync(partial)
-    partial.rename(folder)
-    sync(folder.parent)
+def close_step(partial: Place, folder: Place, meta: Meta) -> None:
+    """Finish a step whose arrays are written: write its metadata and digests, then give it its name."""
+    storage.write_small(partial / META, json.dumps(dataclasses.asdict(meta)))
+    storage.write_small(partial / DIGESTS, json.dumps(digests_of(partial), separators=(",", ":")))
+    storage.finish(partial, folder)

@@ -16,6 +16,7 @@ import tyro
 from asclepius_jax.checkpoint.adapters import lora_of
 from asclepius_jax.checkpoint.checksums import written
 from asclepius_jax.checkpoint.read import DIGESTS, STEPS, DamagedStep, Meta, find_step, read_meta, refusal
+from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.convert.export_peft import read_adapters, write_peft
 from asclepius_jax.convert.merge_adapters import write_merged
 from asclepius_jax.convert.model_card import model_card, start_name
@@ -126,7 +127,7 @@ def push_folder(config: ExportConfig) -> None:
 
 
 @contextlib.contextmanager
-def whole_step(config: ExportConfig, step_folder: Path, meta: Meta) -> Iterator[Path]:
+def whole_step(config: ExportConfig, step_folder: Place, meta: Meta) -> Iterator[Place]:
     """Context with the step to export. If adapters must be merged, it is a temporary step next to the output folder."""
     if config.adapters or not lora_of(meta).rank:
         yield step_folder
@@ -135,7 +136,7 @@ def whole_step(config: ExportConfig, step_folder: Path, meta: Meta) -> Iterator[
         yield write_merged(step_folder, work / NEW)
 
 
-def export_step(config: ExportConfig, step_folder: Path, tokenizer: JsonTokenizer, facts: dict[str, Any]) -> None:
+def export_step(config: ExportConfig, step_folder: Place, tokenizer: JsonTokenizer, facts: dict[str, Any]) -> None:
     meta = read_meta(step_folder)
     if config.adapters:
         write_adapters(config, step_folder, meta, tokenizer, facts)
@@ -151,7 +152,7 @@ def export_step(config: ExportConfig, step_folder: Path, tokenizer: JsonTokenize
         verify(config.out, step_folder, meta, texts_of(meta, tokenizer, config.dtype))
 
 
-def check(config: ExportConfig, meta: Meta, tokenizer: JsonTokenizer, step_folder: Path) -> None:
+def check(config: ExportConfig, meta: Meta, tokenizer: JsonTokenizer, step_folder: Place) -> None:
     """Raise UserError, before anything is written, if the checkpoint cannot be exported with these settings."""
     if tokenizer.hash != meta.tokenizer_hash:
         raise UserError(
@@ -182,12 +183,12 @@ def is_finished(out: Path, facts: dict[str, Any]) -> bool:
     return {name: manifest.get(name) for name in facts} == facts
 
 
-def open_export(config: ExportConfig, step_folder: Path, meta: Meta) -> Export:
+def open_export(config: ExportConfig, step_folder: Place, meta: Meta) -> Export:
     return Export(step_folder, build(meta.model), CODES[config.dtype], int(config.max_shard_size * 1e9))
 
 
 def write_folder(
-    config: ExportConfig, step_folder: Path, meta: Meta, tokenizer: JsonTokenizer, facts: dict[str, Any]
+    config: ExportConfig, step_folder: Place, meta: Meta, tokenizer: JsonTokenizer, facts: dict[str, Any]
 ) -> None:
     with writing_folder(config.out, "export", facts["inputs"], of_records=False) as folder:
         export = open_export(config, step_folder, meta)
@@ -212,7 +213,7 @@ def write_folder(
 
 
 def write_adapters(
-    config: ExportConfig, step_folder: Path, meta: Meta, tokenizer: JsonTokenizer, facts: dict[str, Any]
+    config: ExportConfig, step_folder: Place, meta: Meta, tokenizer: JsonTokenizer, facts: dict[str, Any]
 ) -> None:
     adapters = read_adapters(step_folder)
     assert adapters is not None, "check refuses a step without adapters"

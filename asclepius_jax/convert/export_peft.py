@@ -21,6 +21,7 @@ from einops import rearrange
 from asclepius_jax.checkpoint.adapters import lora_from, lora_of
 from asclepius_jax.checkpoint.checksums import host_checksum
 from asclepius_jax.checkpoint.read import DamagedStep, compare, read_meta, read_stored, refusal
+from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.model.huggingface.names import PER_BLOCK
 from asclepius_jax.model.llama import Model
 from asclepius_jax.model.lora import TARGETS, Lora, adapter_shapes
@@ -38,7 +39,7 @@ class HostAdapters:
     weights: dict[str, dict[str, np.ndarray]]
 
 
-def read_adapters(step_folder: Path) -> HostAdapters | None:
+def read_adapters(step_folder: Place) -> HostAdapters | None:
     """The adapters of a step, or None if it contains complete parameters. Raises UserError if they are damaged."""
     meta = read_meta(step_folder)
     config = lora_of(meta)

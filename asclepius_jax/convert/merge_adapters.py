@@ -10,6 +10,7 @@ from asclepius_jax.checkpoint.adapters import adapted, differing_base, lora_of
 from asclepius_jax.checkpoint.blocks import ItemWriter
 from asclepius_jax.checkpoint.checksums import added, host_checksum, written
 from asclepius_jax.checkpoint.read import STEPS, Meta, find_step, open_array, read, read_meta
+from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.checkpoint.write import close_step
 from asclepius_jax.config import InitConfig
 from asclepius_jax.convert.export_peft import HostAdapters, read_adapters
@@ -48,7 +49,7 @@ def merge(name: str, layer: int, weight: np.ndarray, adapters: HostAdapters) -> 
     return weight.astype(np.float32) + np.float32(adapters.lora.scale) * update
 
 
-def whole_reader(step_folder: Path) -> Reader:
+def whole_reader(step_folder: Place) -> Reader:
     """Reader of the complete parameters of a step: its own, or its base merged with its adapters in float32."""
     adapters = read_adapters(step_folder)
     if adapters is None:
@@ -62,7 +63,7 @@ def whole_reader(step_folder: Path) -> Reader:
     return whole
 
 
-def read_stored_layer(step_folder: Path, name: str, layer: int | None) -> np.ndarray:
+def read_stored_layer(step_folder: Place, name: str, layer: int | None) -> np.ndarray:
     return read(open_array(step_folder, "params", name), ... if layer is None else layer, f"params/{name}")
 
 
@@ -117,7 +118,7 @@ def stored_checksums(base: Reader, meta: Meta) -> dict[str, str]:
     }
 
 
-def write_merged(step_folder: Path, run_dir: Path) -> Path:
+def write_merged(step_folder: Place, run_dir: Path) -> Path:
     """Merge a step of adapters into its base, in float32, and write it to another run folder. Returns the new step."""
     meta = read_meta(step_folder)
     check_base(meta)

@@ -15,6 +15,7 @@ import numpy as np
 from asclepius_jax.checkpoint.blocks import READERS, tensor_checksum
 from asclepius_jax.checkpoint.checksums import written
 from asclepius_jax.checkpoint.read import Meta, restore_params
+from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.convert.weights import Export, check_stored, parameter_sums, tensors_of
 from asclepius_jax.cost_model.hardware import available_memory
@@ -38,7 +39,7 @@ MOST_TOKENS = 128
 RELATIVE_BOUND, LEAST_BOUND = 1e-4, 1e-3
 
 
-def verify(folder: Path, step_folder: Path, meta: Meta, texts: dict[str, str]) -> None:
+def verify(folder: Path, step_folder: Place, meta: Meta, texts: dict[str, str]) -> None:
     """Compare a folder with its checkpoint and print the result. A folder that fails is renamed.
 
     `texts` contains the exact contents of text files in the folder. Raises UserError if the folder is wrong, and
@@ -78,7 +79,7 @@ def texts_problem(folder: Path, meta: Meta, texts: dict[str, str]) -> str:
     return ""
 
 
-def content_problem(folder: Path, step_folder: Path, meta: Meta, model: Model) -> str:
+def content_problem(folder: Path, step_folder: Place, meta: Meta, model: Model) -> str:
     """The first problem with the tensors, or "" if there is none.
 
     Reads all tensors of the folder, but from the checkpoint only arrays whose checksum in the folder's type is unknown.
@@ -108,7 +109,7 @@ def content_problem(folder: Path, step_folder: Path, meta: Meta, model: Model) -
     return f"the content of {differing[0]}{more} differs" if differing else ""
 
 
-def expected_sums(step_folder: Path, meta: Meta, model: Model, tensors: dict[str, np.ndarray]) -> dict[str, str]:
+def expected_sums(step_folder: Place, meta: Meta, model: Model, tensors: dict[str, np.ndarray]) -> dict[str, str]:
     """The checksum of each parameter in the folder's type.
 
     It is the saved checksum if the checkpoint has the same type, otherwise it is computed from the converted values.
@@ -129,7 +130,7 @@ def expected_sums(step_folder: Path, meta: Meta, model: Model, tensors: dict[str
 # ---------------------------------------------------------------- logits
 
 
-def compare_logits(folder: Path, step_folder: Path, meta: Meta, model: Model) -> str:
+def compare_logits(folder: Path, step_folder: Place, meta: Meta, model: Model) -> str:
     """Compare the logits of transformers on the folder with those of our model on the checkpoint.
 
     Our model uses the checkpoint's parameters rounded to the folder's type. Returns a description of the result.
@@ -171,7 +172,7 @@ def transformers_logits(folder: Path, ids: list[int]) -> np.ndarray:
         return model.eval()(torch.tensor([ids])).logits.numpy()
 
 
-def our_logits(folder: Path, step_folder: Path, model: Model, ids: list[int]) -> np.ndarray:
+def our_logits(folder: Path, step_folder: Place, model: Model, ids: list[int]) -> np.ndarray:
     mesh = make_mesh(MeshConfig(1, 1, 1, 1), jax.local_devices(backend="cpu")[:1])
     dtype = next(iter(open_model(folder, model).values())).dtype
     params = restore_params(step_folder, model.shapes, param_shardings(mesh, model), verify=False)

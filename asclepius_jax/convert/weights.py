@@ -15,6 +15,7 @@ from asclepius_jax.checkpoint.blocks import READERS, Scratch, blocks, read_into
 from asclepius_jax.checkpoint.checksums import added, part_checksum
 from asclepius_jax.checkpoint.checksums import written as hexadecimal
 from asclepius_jax.checkpoint.read import DamagedStep, open_array
+from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.model.huggingface.layout import write_part
 from asclepius_jax.model.huggingface.names import flatten, hf_shapes, names, non_finite
 from asclepius_jax.model.huggingface.safetensors import DTYPES, lay_out, plan_shards
@@ -59,7 +60,7 @@ class Content:
 class Export:
     """Assigns the tensors of a checkpoint to files and writes them."""
 
-    def __init__(self, step_folder: Path, model: Model, code: str, max_shard_bytes: int):
+    def __init__(self, step_folder: Place, model: Model, code: str, max_shard_bytes: int):
         self.model, self.code, self.dtype = model, code, DTYPES[code]
         self.arrays = {name: open_array(step_folder, "params", name) for name in flatten(model.shapes)}
         self.shapes = hf_shapes(model)

@@ -22,6 +22,7 @@ from asclepius_jax.checkpoint.read import (
     restore_state,
     steps_of,
 )
+from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.config import TrainConfig, to_json
 from asclepius_jax.distributed.run_folder import check_newest, check_shared
 from asclepius_jax.distributed.same_program import check_same_files
@@ -123,7 +124,7 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
     1. an interrupted run in this folder   2. init.checkpoint   3. init.hf   4. random
     """
 
-    def restore(folder: Path, meta: Meta) -> State:
+    def restore(folder: Place, meta: Meta) -> State:
         check_resumable(config, model, rows, folder, meta)
         abstract = abstract_state(model, optimizer, shardings)
         if model.lora.rank:  # the step contains only adapters
@@ -147,7 +148,7 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
     return initial_state(config, model, rows, optimizer, shardings)
 
 
-def check_resumable(config: TrainConfig, model: Model, rows: PackedRows, folder: Path, meta: Meta) -> None:
+def check_resumable(config: TrainConfig, model: Model, rows: PackedRows, folder: Place, meta: Meta) -> None:
     """Raise UserError if the run with this step cannot be resumed with these settings, model and rows."""
     if meta.phase == "import":
         raise UserError(
@@ -172,10 +173,12 @@ def start_params(config: TrainConfig, model: Model, rows: PackedRows | None, sha
     folder = check_weights(config, model, rows)
     if folder is None:
         return random_params(model, config.init.seed, shardings)
-    return (whole_params if config.init.checkpoint else load_params)(folder, model, shardings)
+    if config.init.checkpoint:
+        return whole_params(folder, model, shardings)
+    return load_params(Path(config.init.hf), model, shardings)
 
 
-def check_weights(config: TrainConfig, model: Model, rows: PackedRows | None) -> Path | None:
+def check_weights(config: TrainConfig, model: Model, rows: PackedRows | None) -> Place | None:
     """The folder of the initial weights, or None for random ones; `init.hf` is a folder.
 
     Raises UserError if they do not fit the model or the tokenizer of the rows, or are random and must not be.

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.contract.buckets.objects import BucketPath
 from data_prep.contract.errors import UserError, first_line
 
 # The eight tasks of the recipe (arXiv 2309.00237, section 3).
@@ -163,7 +164,7 @@ def text_hash(*texts: str) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
-def file_hash(path: Path) -> str:
+def file_hash(path: Path | BucketPath) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -60,7 +60,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     raise UserError(f"{path} is not a tokenizer: pass a SentencePiece .model file or a folder with tokenizer.json")
 
 
-def check_vocabulary(tokenizer: Tokenizer, rows: int, where: str | Path) -> None:
+def check_vocabulary(tokenizer: Tokenizer, rows: int, where: object) -> None:
     """Raise UserError if the tokenizer has more pieces than the embedding has rows; print the number of unused rows."""
     pieces = tokenizer.vocab_size
     if pieces > rows:

@@ -208,7 +208,7 @@ def non_finite(x: np.ndarray) -> int:
     return count
 
 
-def check_finite(found: dict[str, int], where: Path) -> None:
+def check_finite(found: dict[str, int], where: object) -> None:
     """Raise a FolderError with names and counts if any weights are infinite or NaN."""
     bad = sorted(name for name, count in found.items() if count)
     if bad:

@@ -1,0 +1,324 @@
+"""Local copies of what lies in buckets: a command reads and writes them as it does any folder.
+
+    ~/.cache/asclepius-jax/buckets/     or the folder in ASCLEPIUS_CACHE; it holds texts, so only its owner may read it
+      s3/BUCKET/data/notes/...          the copy of s3://BUCKET/data/notes
+      .tags/s3/BUCKET/data/notes/...    what was in the bucket when the copy was made, one small file for each object
+
+Before a command, its inputs and what it continues are fetched, once for all processes of a host. While it runs, its
+ledgers and the small files of a training run are sent every minute; at its end, all that it has changed is sent. The
+manifest of a folder is sent last, and removed before any other file of its folder changes: a folder of a bucket is
+there when its manifest is. The checkpoints of a training run are no copies: every host writes and reads its share of
+them in the bucket, see `asclepius_jax/checkpoint/storage.py`.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from data_prep.contract.buckets.objects import PIECE_BYTES, BucketPath, Facts, delete, explained
+from data_prep.contract.errors import UserError
+
+LAST = ("manifest.json", "digests.json")  # written when the rest of a folder is there
+DATABASE = ".sqlite"
+# Of a training run, read and written in the bucket itself; or of the local machine alone.
+LEFT_OUT = re.compile(r"(?:^|/)(?:checkpoints/\d[^/]*(?:/|$)|\.|lock\.json)|-(?:wal|shm|journal)$")
+SEND_SECONDS = 60.0
+AT_ONCE = 8  # objects transferred at the same time
+
+
+def root() -> Path:
+    """The folder of all copies."""
+    named = os.environ.get("ASCLEPIUS_CACHE")
+    folder = Path(named) if named else Path("~/.cache/asclepius-jax").expanduser()
+    return folder.absolute() / "buckets"
+
+
+def cache() -> Path:
+    """The folder of all copies, which is created if it is missing."""
+    folder = root()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be created ({error.strerror}): set ASCLEPIUS_CACHE to a folder") from error
+    return folder
+
+
+def local_path(url: str) -> Path:
+    """The place of the copy of an object or a prefix, whether it is there or not."""
+    path = BucketPath.parse(url)
+    return cache() / path.scheme / path.bucket / path.key
+
+
+def bucket_path(local: Path | str) -> BucketPath | None:
+    """The object or prefix that a path is the copy of; None for all other paths."""
+    path = Path(os.path.abspath(local))  # noqa: PTH100, `resolve` would follow links out of the copies
+    if not path.is_relative_to(root()):
+        return None
+    scheme, _, rest = str(path.relative_to(root())).partition("/")
+    bucket, _, key = rest.partition("/")
+    return BucketPath(scheme, bucket, key) if scheme in ("gs", "s3") and bucket else None
+
+
+def as_url(path: str) -> str:
+    """The address in a bucket of a path that is a copy; any other text unchanged."""
+    found = bucket_path(path) if path.startswith("/") else None
+    return str(found) if found else path
+
+
+def shown(text: str) -> str:
+    """A message with the addresses of buckets in place of their local copies."""
+    return re.sub(rf"{re.escape(str(root()))}/(gs|s3)/", r"\1://", text)
+
+
+# ---------------------------------------------------------------- what is known of a copy
+
+
+@dataclasses.dataclass(frozen=True)
+class Tag:
+    """The object that a copy was made of, and the copy as it was then."""
+
+    tag: str
+    size: int
+    modified: int  # of the copy, in ns
+
+    @property
+    def copy(self) -> tuple[int, int]:
+        return self.size, self.modified
+
+
+def tag_file(path: BucketPath) -> Path:
+    return root() / ".tags" / path.scheme / path.bucket / f"{path.key}.json"
+
+
+def read_tag(path: BucketPath) -> Tag | None:
+    try:
+        return Tag(**json.loads(tag_file(path).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_tag(path: BucketPath, tag: Tag) -> None:
+    file = tag_file(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(dataclasses.asdict(tag)))
+    partial.replace(file)
+
+
+def forget(path: BucketPath) -> None:
+    tag_file(path).unlink(missing_ok=True)
+
+
+def state(local: Path) -> tuple[int, int] | None:
+    """Size and time of a file; of a database, of the log of its latest changes too."""
+    try:
+        found = local.stat()
+        log = local.with_name(f"{local.name}-wal")
+        newest = max(found.st_mtime_ns, log.stat().st_mtime_ns if log.exists() and log.stat().st_size else 0)
+    except FileNotFoundError:
+        return None
+    return found.st_size, newest
+
+
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Context that only one process of this host is in."""
+    with (cache() / f".lock-{name}").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# ---------------------------------------------------------------- fetching
+
+
+def fetch(url: str, ours: bool = False) -> Path:
+    """Make the copy of an object or a prefix current, and return its place.
+
+    ours: the command continues what lies there. Changes that a killed run could not send are then kept, unless the
+    object has changed as well; the copy is otherwise moved aside.
+
+    Raises UserError if the bucket cannot be read.
+    """
+    top = BucketPath.parse(url)
+    with alone("fetch"):
+        found = {top: top.stat()} if top.is_file() else {}
+        found |= {path: facts for path, facts in top.objects().items() if not left_out(path, top)}
+        known = {path for path in copies(top) if read_tag(path)}
+        for path in known - found.keys():
+            drop(path, ours)
+        stale = [(path, facts) for path, facts in found.items() if is_stale(path, facts, ours)]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for _ in pool.map(lambda each: download(*each), stale):
+                pass
+    return local_path(url)
+
+
+def left_out(path: BucketPath, top: BucketPath) -> bool:
+    """Return True for what no copy is made of; names above `top` were chosen by the user."""
+    return bool(LEFT_OUT.search(path.key.removeprefix(top.key).lstrip("/")))
+
+
+def copies(top: BucketPath) -> list[BucketPath]:
+    """The objects below a prefix, or at it, that have a local copy or had one."""
+    local, tags = local_path(str(top)), tag_file(top).with_suffix("")
+    files = [path for path in local.rglob("*") if path.is_file()] if local.is_dir() else [local] * local.is_file()
+    keys = {bucket_path(path) for path in files}
+    folder = root() / ".tags" / top.scheme / top.bucket
+    tagged = [*(tags.rglob("*.json") if tags.is_dir() else ()), *([tag_file(top)] if tag_file(top).is_file() else ())]
+    keys |= {BucketPath(top.scheme, top.bucket, str(file.relative_to(folder))[: -len(".json")]) for file in tagged}
+    return sorted(path for path in keys if path and not left_out(path, top))
+
+
+def drop(path: BucketPath, ours: bool) -> None:
+    """Remove the copy of an object that is gone; keep what a run of ours has changed since."""
+    local, tag = local_path(str(path)), read_tag(path)
+    if not ours or (tag and state(local) == tag.copy):
+        local.unlink(missing_ok=True)
+    forget(path)
+
+
+def is_stale(path: BucketPath, facts: Facts, ours: bool) -> bool:
+    """Return True if an object has to be downloaded. A changed copy that is in the way is moved aside."""
+    local, tag = local_path(str(path)), read_tag(path)
+    now = state(local)
+    if now is None:
+        return True
+    unchanged, current = tag is not None and now == tag.copy, tag is not None and tag.tag == facts.tag
+    if current and (unchanged or ours):
+        return False
+    if not unchanged and ours:
+        aside = local.with_name(f".{local.name}.unsent")
+        local.replace(aside)
+        line = f"{path} has changed since a run here was killed: taking it; what the run had not sent is in {aside}"
+        print(line, file=sys.stderr, flush=True)
+    return True
+
+
+def download(path: BucketPath, facts: Facts) -> None:
+    """Fetch an object in pieces, all of one version of it. Raises UserError if it changes meanwhile or is cut short."""
+    local = local_path(str(path))
+    try:
+        local.parent.mkdir(parents=True, exist_ok=True)
+        partial = local.with_name(f".{local.name}.{os.getpid()}.partial")
+        with partial.open("wb") as file, explained(str(path), "fetching it"):
+            for start in range(0, facts.st_size, PIECE_BYTES):
+                end = min(start + PIECE_BYTES, facts.st_size)
+                found = path.store.get(path.key, options={"range": (start, end)})
+                if (found.meta["e_tag"] or facts.tag) != facts.tag:
+                    raise UserError(f"{path} was replaced while it was fetched: run this again")
+                file.write(found.bytes())
+        if partial.stat().st_size != facts.st_size:
+            raise UserError(f"{path} was cut short ({partial.stat().st_size} of {facts.st_size} bytes): run this again")
+        partial.replace(local)
+    except OSError as error:
+        raise UserError(f"{local} cannot be written ({error.strerror or error}): set ASCLEPIUS_CACHE") from error
+    for suffix in ("-wal", "-shm", "-journal"):  # of the database that the copy replaces
+        local.with_name(local.name + suffix).unlink(missing_ok=True)
+    size, modified = state(local) or (0, 0)
+    write_tag(path, Tag(facts.tag, size, modified))
+
+
+# ---------------------------------------------------------------- sending
+
+
+def send(url: str, whole: bool = True) -> None:
+    """Send the copy of an object or a prefix as far as it has changed, and delete the objects whose copies are gone.
+
+    whole: False for files that need no others beside them, which can be sent while a command runs.
+
+    Raises UserError if the bucket cannot be written.
+    """
+    top = BucketPath.parse(url)
+    with alone("send"):
+        changed, gone = [], []
+        for path in copies(top):
+            now, tag = state(local_path(str(path))), read_tag(path)
+            if now is None:
+                gone.append(path)
+            elif tag is None or now != tag.copy:
+                changed.append(path)
+        if not whole:
+            folders = {path.parent for path in changed if path.name in LAST}
+            changed = [path for path in changed if path.parent not in folders]
+            gone = []
+        last = [path for path in changed if path.name in LAST]
+        replaced = [path for path in last if read_tag(path)]
+        delete([*replaced, *sorted(gone, key=lambda path: path.name not in LAST)])
+        for path in [*replaced, *gone]:
+            forget(path)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for _ in pool.map(upload, [path for path in changed if path.name not in LAST]):
+                pass
+        for path in last:
+            upload(path)
+
+
+def upload(path: BucketPath) -> None:
+    local = local_path(str(path))
+    now = state(local)
+    if now is None:
+        return
+    with contextlib.ExitStack() as held:
+        source = local
+        if local.name.endswith(DATABASE):
+            source = Path(held.enter_context(tempfile.TemporaryDirectory())) / local.name
+            if not snapshot(local, source):
+                return  # in use in a way that allows no reading; at the latest, it is sent at the end
+        elif source.stat().st_size > PIECE_BYTES:
+            pass  # sent in pieces by the library
+        with explained(str(path), "writing it"), source.open("rb") as file:
+            tag = path.store.put(path.key, file, chunk_size=PIECE_BYTES)["e_tag"]
+    write_tag(path, Tag(str(tag), *now))
+
+
+def snapshot(database: Path, out: Path) -> bool:
+    """Copy a database that may be in use, as it is between two transactions. Returns False if it is locked."""
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5)) as source,
+            contextlib.closing(sqlite3.connect(out)) as target,
+        ):
+            source.backup(target)
+    except sqlite3.OperationalError:
+        return False
+    except sqlite3.DatabaseError:  # not one, whatever its name says
+        shutil.copyfile(database, out)
+    return True
+
+
+@contextlib.contextmanager
+def sending(urls: Iterable[str]) -> Iterator[None]:
+    """Context that sends what changes below these addresses, every minute and at its end, also after an error.
+
+    Raises UserError if the last sending fails; the local copies then hold the result, and the next run sends it.
+    """
+    urls, ended = [*urls], threading.Event()
+
+    def keep_sending() -> None:
+        while not ended.wait(SEND_SECONDS):
+            for url in urls:
+                try:
+                    send(url, whole=False)
+                except (UserError, OSError) as error:
+                    print(f"WARNING: {error}. It is sent again in a minute", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=keep_sending, daemon=True, name="buckets")
+    if urls:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for url in urls:
+            send(url)
