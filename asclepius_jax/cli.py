@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -17,8 +16,9 @@ from tyro import _strings
 
 from asclepius_jax import __version__
 from asclepius_jax.evaluate import parts
+from data_prep.contract.buckets.local_copies import place, shown
 from data_prep.contract.errors import UserError
-from data_prep.execution.arguments import check_finite, check_result, read_arguments
+from data_prep.execution.arguments import check_finite, check_result, read_arguments, with_local_copies
 from data_prep.execution.ending import end_alike, forgive_streams, leave_at_once
 from data_prep.execution.on_ray import run_on_ray, with_engine
 from data_prep.execution.parts import JoinConfig, command_of, settings_of_stage
@@ -209,6 +209,7 @@ def run_command() -> None:
         dispatch(arguments[0], arguments[1:], debug)
     except Exception as error:
         message = explain(error, arguments[0])
+        message = message and shown(message)
         if debug or message is None:
             raise
         print(f"asclepius {arguments[0]}: {message}", file=sys.stderr)
@@ -265,10 +266,15 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
     arguments = read_arguments(arguments)
     if name in ("train", "preflight"):
         train(name, command, arguments, debug)
-        return
-    if name == "plan":
+    elif name == "plan":
         plan(command, arguments)
-        return
+    else:
+        with with_local_copies(arguments, writes=name == "init") as arguments:
+            run(name, command, arguments)
+
+
+def run(name: str, command: Command, arguments: list[str]) -> None:
+    """Run a command that takes folders and files, from its settings on."""
     if name == "demo":
         # The demo's mesh is made of virtual devices, which must be asked for before JAX starts.
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
@@ -329,7 +335,7 @@ def train(name: str, command: Command, arguments: list[str], debug: bool) -> Non
     kind = Flags if name == "train" else CheckFlags
     flags = parse(name, arguments, kind, lambda config: kind(config, JobConfig()))
     if name == "train" and (restarts := restarts_asked(flags.restarts)):
-        sys.exit(supervise([sys.executable, *sys.argv], Path(flags.run.run_dir), restarts))
+        sys.exit(supervise([sys.executable, *sys.argv], place(flags.run.run_dir), restarts))
     with joined(flags.job, lambda error: None if debug else explain(error, name), name):
         run: Callable[..., Any] = getattr(importlib.import_module(command.module), command.function)
         run(flags.run, *([flags.json] if name == "preflight" else []))

@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import tyro
 
+from data_prep.contract.buckets.local_copies import as_url
+from data_prep.contract.buckets.objects import is_bucket_url
 from data_prep.contract.errors import UserError
 
 
@@ -283,7 +285,18 @@ def load_config(name: str | Path) -> TrainConfig:
 
 
 def to_json(config: TrainConfig) -> str:
-    return json.dumps(dataclasses.asdict(config), indent=2)
+    return json.dumps(recorded(config), indent=2)
+
+
+def recorded(config: TrainConfig) -> dict[str, Any]:
+    """The settings as a run records them, with the addresses of buckets in place of this machine's copies."""
+
+    def record(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: record(each) for name, each in value.items()}
+        return as_url(value) if isinstance(value, str) else value
+
+    return record(dataclasses.asdict(config))
 
 
 # The numbers of a configuration by the values that they may have. Names are those of the command line.
@@ -371,8 +384,8 @@ def check(config: TrainConfig) -> None:
         "init.checkpoint": config.init.checkpoint,
     }
     for name, place in places.items():
-        if "://" in place:
-            raise UserError(f"{name} {place}: buckets must be mounted; mount it (gcsfuse) and set the mounted folder")
+        if "://" in place and not is_bucket_url(place):
+            raise UserError(f"{name} {place}: only gs:// and s3:// are known; mount it and set the folder")
     if not config.data.path:
         raise UserError("data.path is empty: set --data.path to a folder written by `asclepius pack`")
     starts = [name for name in ("hf", "checkpoint", "random") if getattr(config.init, name)]

@@ -35,6 +35,8 @@ from asclepius_jax.model.huggingface.names import load_params
 from asclepius_jax.model.llama import Model, Params, build
 from asclepius_jax.model.lora import Lora, adapter_shapes, add_adapters
 from asclepius_jax.model.sizes import LlamaConfig
+from data_prep.contract.buckets.local_copies import fetch
+from data_prep.contract.buckets.objects import is_bucket_url
 from data_prep.contract.errors import UserError
 
 
@@ -59,6 +61,13 @@ def lora_of(meta: Meta) -> LoraConfig:
     return LoraConfig(**meta.config.get("lora", {}))  # the configuration of an import is empty
 
 
+def init_of(meta: Meta) -> InitConfig:
+    """Where the base of a step's adapters is; of one in a bucket, the local copy, which is made if need be."""
+    init = meta.config["init"]
+    fetched = {name: str(fetch(init[name])) for name in ("hf", "checkpoint") if is_bucket_url(init[name])}
+    return InitConfig(**{**init, **fetched})
+
+
 def base_params(init: InitConfig, model: Model, shardings: Params) -> Params:
     """The frozen base parameters of adapters, in the types of `model.shapes`."""
     if init.checkpoint:
@@ -76,7 +85,7 @@ def whole_params(step_folder: Place, model: Model, shardings: Params) -> Params:
     if not config.rank:
         return restore_params(step_folder, model.shapes, shardings)
     # float32 shapes, so that the adapters are added without rounding the base first
-    whole, init = build(meta.model), InitConfig(**meta.config["init"])
+    whole, init = build(meta.model), init_of(meta)
     trained_on = adapted(whole, config)
     saved = trained_on._replace(shapes=whole.shapes)
     base = base_params(init, saved, shardings)

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from asclepius_jax.checkpoint.adapters import adapted, differing_base, lora_of
+from asclepius_jax.checkpoint.adapters import adapted, differing_base, init_of, lora_of
 from asclepius_jax.checkpoint.blocks import ItemWriter
 from asclepius_jax.checkpoint.checksums import added, host_checksum, written
 from asclepius_jax.checkpoint.read import STEPS, Meta, find_step, open_array, read, read_meta
 from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.checkpoint.write import close_step
-from asclepius_jax.config import InitConfig
 from asclepius_jax.convert.export_peft import HostAdapters, read_adapters
 from asclepius_jax.model.huggingface.layout import read_part
 from asclepius_jax.model.huggingface.names import flatten, names, open_model
@@ -69,10 +68,10 @@ def read_stored_layer(step_folder: Place, name: str, layer: int | None) -> np.nd
 
 def base_reader(meta: Meta) -> Reader:
     """Reader of the base weights of a run's adapters. Raises UserError if their folder is missing."""
-    init = meta.config["init"]
-    if init["checkpoint"]:
-        return whole_reader(find_step(Path(init["checkpoint"]))[1])
-    folder, model = Path(init["hf"]), build(meta.model)
+    init = init_of(meta)
+    if init.checkpoint:
+        return whole_reader(find_step(Path(init.checkpoint))[1])
+    folder, model = Path(init.hf), build(meta.model)
     if not folder.is_dir():
         raise UserError(f"base weights {folder} not found: restore the folder, or export with --adapters")
     tensors = open_model(folder, model)
@@ -92,7 +91,7 @@ def base_reader(meta: Meta) -> Reader:
 
 def check_base(meta: Meta) -> None:
     """Raise UserError if the base weights are not those that the adapters were trained on, down to their root."""
-    init, base = InitConfig(**meta.config["init"]), base_reader(meta)
+    init, base = init_of(meta), base_reader(meta)
     if differing := differing_base(meta, init, lambda: stored_checksums(base, meta)):
         raise UserError(
             f"{init.hf or init.checkpoint} is not the base that the adapters were trained on, {differing}: restore the "

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from asclepius_jax.distributed.job import Disagreement, current, here
 from asclepius_jax.distributed.same_program import from_first, problems_of_all
-from data_prep.contract.folders.folder_lock import SILENCE_SECONDS
+from data_prep.contract.buckets.local_copies import bucket_path
+from data_prep.contract.errors import UserError
+from data_prep.contract.folders.holder import SILENCE_SECONDS
 
 # Seconds within which a host must see what another one has written. The caches of a network file system hide new files
 # for up to a minute, but not in a folder that was just created.
@@ -26,32 +28,38 @@ def check_shared(run_dir: Path) -> None:
     job = current()
     if job is None:
         return
-    meeting = run_dir
+    shared = bucket_path(run_dir) or run_dir
+    meeting = shared
     if job.process_id == 0:
-        meeting = run_dir / f".hosts-{os.urandom(6).hex()}"
-        meeting.mkdir()
+        meeting = shared / f".hosts-{os.urandom(6).hex()}"
+        if isinstance(meeting, Path):
+            meeting.mkdir()
+        (meeting / "0").write_bytes(b"here")
     try:
-        meeting = run_dir / from_first(f"folder/{run_dir}", meeting.name, longer=SILENCE_SECONDS)
+        meeting = shared / from_first(f"folder/{shared}", meeting.name, longer=SILENCE_SECONDS)
         problem = ""
-        if not seen(meeting.is_dir, FOLDER_SECONDS):
+        if not seen((meeting / "0").is_file, FOLDER_SECONDS):
             problem = f"{here()} sees another folder than process 0, or none"
         else:
             try:
-                (meeting / str(job.process_id)).touch()
-            except OSError as error:
-                problem = f"{here()} cannot write to it ({error.strerror})"
-        refuse(run_dir, problems_of_all(f"folder/{run_dir}", problem))
+                (meeting / str(job.process_id)).write_bytes(b"here")
+            except (OSError, UserError) as error:
+                problem = f"{here()} cannot write to it ({getattr(error, 'strerror', error)})"
+        refuse(shared, problems_of_all(f"folder/{shared}", problem))
         answers = [meeting / str(number) for number in range(job.processes)]
         if job.process_id == 0 and not seen(lambda: all(path.exists() for path in answers), FOLDER_SECONDS):
             missing = ", ".join(path.name for path in answers if not path.exists())
             problem = f"process 0 does not see what process {missing} has written"
-        refuse(run_dir, problems_of_all(f"folder/{run_dir}/answers", problem))
+        refuse(shared, problems_of_all(f"folder/{shared}/answers", problem))
     finally:
         if job.process_id == 0:
-            shutil.rmtree(meeting, ignore_errors=True)
+            if isinstance(meeting, Path):
+                shutil.rmtree(meeting, ignore_errors=True)
+            else:
+                meeting.remove_all()
 
 
-def refuse(run_dir: Path, problems: list[str]) -> None:
+def refuse(run_dir: object, problems: list[str]) -> None:
     if problems:
         more = f"; and {len(problems) - MOST_TOLD} more" if problems[MOST_TOLD:] else ""
         raise Disagreement(

@@ -18,6 +18,7 @@ import jax
 
 from asclepius_jax.config import TrainConfig
 from asclepius_jax.distributed.job import Disagreement, Job, current
+from data_prep.contract.buckets.local_copies import as_url
 from data_prep.contract.errors import UserError, first_line
 
 PACKAGES = ("asclepius_jax", "data_prep")
@@ -181,7 +182,7 @@ def summary(differences: list[tuple[str, str]], most: int = 4) -> str:
 def facts_of(config: TrainConfig) -> dict[str, str]:
     """Everything that determines the program and its data: settings, packed folders, code, versions, compiler flags."""
     settings = leaves(dataclasses.asdict(config))
-    facts = {f"--{name}": str(value) for name, value in settings if name not in OF_ONE_HOST}
+    facts = {f"--{name}": as_url(str(value)) for name, value in settings if name not in OF_ONE_HOST}
     facts |= facts_of_data(config)
     root = Path(__file__).resolve().parents[2]
     for package in PACKAGES:
@@ -196,7 +197,7 @@ def facts_of(config: TrainConfig) -> dict[str, str]:
 
 def facts_of_data(config: TrainConfig) -> dict[str, str]:
     folders = [Path(name) for name in (config.data.path, config.data.eval_path) if name]
-    return {str(folder / "manifest.json"): short_hash(folder / "manifest.json") for folder in folders}
+    return {as_url(str(folder / "manifest.json")): short_hash(folder / "manifest.json") for folder in folders}
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -26,6 +26,7 @@ from asclepius_jax.train.start import (
     check_hosts,
     lock_of_run,
     start_state,
+    with_local_copies,
     with_local_weights,
     write_run_folder,
 )
@@ -35,6 +36,8 @@ from asclepius_jax.train.watch.health import Health, Pace
 from asclepius_jax.train.watch.report import write_report
 from asclepius_jax.train.watch.stopping import StopSignal
 from asclepius_jax.train.watch.watchdog import Watchdog
+from data_prep.contract.buckets.local_copies import sending
+from data_prep.contract.buckets.objects import is_bucket_url
 from data_prep.contract.errors import UserError
 
 
@@ -54,10 +57,13 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
     Raises:
         UserError: the run is not possible with these settings, data, weights, devices or memory, or has to stop.
     """
-    clock, run_dir = Clock(), Path(config.run_dir)
+    clock = Clock()
     with contextlib.ExitStack() as held:
         with clock("start-up"):
             check(config)
+            held.enter_context(sending([config.run_dir] if is_bucket_url(config.run_dir) else []))
+            config = with_local_copies(config)
+            run_dir = Path(config.run_dir)
             watchdog = Watchdog(run_dir, config.health)
             held.enter_context(watchdog.watching())
             keep_compiled(config.compute.compiled)

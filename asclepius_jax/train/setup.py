@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from asclepius_jax.checkpoint.adapters import adapted, base_checksums, lora_from, weight_checksums
 from asclepius_jax.checkpoint.read import Meta, State, find_step
 from asclepius_jax.checkpoint.write import Saver
-from asclepius_jax.config import LoraConfig, TrainConfig, check_values
+from asclepius_jax.config import LoraConfig, TrainConfig, check_values, recorded
 from asclepius_jax.cost_model.choose import settle
 from asclepius_jax.distributed.sharding import batch_parts, batch_sharding, check_layout, make_mesh
 from asclepius_jax.model.attention import Kernel
@@ -31,6 +31,7 @@ from asclepius_jax.train.start import (
     write_run_folder,
 )
 from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_step, state_shardings
+from data_prep.contract.buckets.objects import is_bucket_url
 from data_prep.contract.errors import UserError
 
 DATA_FACTS = ("phase", "rows", "tokens", "loss_tokens", "documents", "packing_efficiency", "licences", "sources")
@@ -287,12 +288,14 @@ def most_segments(rows: PackedRows | None, held_out: PackedRows | None) -> int:
 
 def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) -> Meta:
     """Metadata of the run for its checkpoints."""
-    saved, init = dataclasses.asdict(config), config.init
+    saved, init = recorded(config), config.init
     if model.lora.rank and init.checkpoint:  # name the step, because the run may have a newer one at the export
         saved["init"]["checkpoint"] = str(find_step(Path(init.checkpoint))[1])
     # Absolute paths, because adapters may be exported from another working directory.
     saved["init"] |= {
-        name: str(Path(saved["init"][name]).absolute()) for name in ("hf", "checkpoint") if saved["init"][name]
+        name: str(Path(saved["init"][name]).absolute())
+        for name in ("hf", "checkpoint")
+        if saved["init"][name] and not is_bucket_url(saved["init"][name])
     }
     return Meta(
         model=model.config,

@@ -32,6 +32,8 @@ from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
 from asclepius_jax.train.adapters import random_adapters
 from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.step import abstract_state, init_state, random_params
+from data_prep.contract.buckets.local_copies import fetch, fetch_output
+from data_prep.contract.buckets.objects import is_bucket_url
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.folder_lock import locked
 from data_prep.contract.hub import SMALL_FILES, WEIGHTS, is_hub_id, local_folder
@@ -45,11 +47,25 @@ def resolve_model(name: str) -> LlamaConfig:
     """A built-in size by name, or the shape in the config.json of a folder or hub id. Raises UserError for others."""
     if name in VARIANTS:
         return VARIANTS[name]
+    if is_bucket_url(name):
+        return read_config(fetch(f"{name.rstrip('/')}/config.json").parent)
     if Path(name).is_dir() or is_hub_id(name):
         return read_config(local_folder(name, SMALL_FILES))
     raise UserError(
         f"model {name!r} is neither a folder with config.json, nor a hub id, nor one of {', '.join(VARIANTS)}"
     )
+
+
+def with_local_copies(config: TrainConfig) -> TrainConfig:
+    """The configuration with local copies in place of what lies in buckets. A host fetches each once."""
+    if is_bucket_url(config.run_dir):
+        config = dataclasses.replace(config, run_dir=str(fetch_output(config.run_dir)))
+    for section, name in (("data", "path"), ("data", "eval_path"), ("init", "hf"), ("init", "checkpoint")):
+        group = getattr(config, section)
+        if is_bucket_url(address := getattr(group, name)):
+            group = dataclasses.replace(group, **{name: str(fetch(address))})
+            config = dataclasses.replace(config, **{section: group})
+    return config
 
 
 def with_local_weights(config: TrainConfig) -> TrainConfig:

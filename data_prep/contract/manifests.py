@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data_prep.contract.buckets.local_copies import as_url
 from data_prep.contract.errors import UserError, first_line
 from data_prep.contract.folders.output_folders import (
     NEW,
@@ -143,7 +144,7 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
                 "rejected": dict(sorted(writer.reasons.items())),
                 "restricted": writer.restricted,
                 "sources": sorted(writer.sources),
-                "inputs": inputs,
+                "inputs": {as_url(name): value for name, value in inputs.items()},
                 "files": sorted(writer.files, key=lambda file: file["name"]),
                 "other_files": other_files(writer),
                 **writer.facts,

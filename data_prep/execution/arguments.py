@@ -1,18 +1,26 @@
 """Checks that all commands share: of their arguments, of the numbers in them, and of their result."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from data_prep.contract.buckets.local_copies import fetch, fetch_output, sending, shown
+from data_prep.contract.buckets.objects import BucketPath, is_bucket_url
 from data_prep.contract.errors import UserError
 
 # Flags that take an address or a text; what the others take is a folder or a file.
 NO_PLACES = ("--base-url", "--second-reader-url", "--proxy", "--url", "--prompt", "--instruction")
+# Flags for what a command writes, or continues.
+OUTPUTS = ("--out", "--ledger", "--json", "--study")
 
 
+# The address of a bucket as an argument or in one, as in --out=gs://bucket/data or name=hf:s3://bucket/model.
+PLACE = re.compile(r"(?:^|[=:])([a-z][a-z0-9+.-]*://\S*)")
 # A home folder at the beginning of an argument or of a value in it, as in --out=~/data or name=hf:~/model.
 HOME = re.compile(r"(?:^|(?<=[=:]))~[\w-]*(?=/|$)")
 
@@ -20,8 +28,8 @@ HOME = re.compile(r"(?:^|(?<=[=:]))~[\w-]*(?=/|$)")
 def read_arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments with ~ expanded, which a shell leaves alone in quotes.
 
-    Raises UserError for buckets, because gs://bucket would be a folder of that name on this machine, and for names that
-    are not UTF-8.
+    Raises UserError for storage that no command reads, because az://container would be a folder of that name on this
+    machine, and for names that are not UTF-8.
     """
     read, flag = [], ""
     for argument in arguments:
@@ -33,12 +41,72 @@ def read_arguments(arguments: Sequence[str]) -> list[str]:
         if flag in NO_PLACES:
             read.append(argument)
             continue
-        if found := re.search(r"(?:^|[=:])([a-z][a-z0-9+.-]*://\S*)", argument):
-            raise UserError(
-                f"{flag} {found[1]}: buckets are read as mounted folders; mount it (gcsfuse) and name the folder"
-            )
+        if (found := PLACE.search(argument)) and not is_bucket_url(found[1]):
+            raise UserError(f"{flag} {found[1]}: only gs:// and s3:// are known; mount it and name the folder")
         read.append(HOME.sub(lambda home: os.path.expanduser(home[0]), argument))  # noqa: PTH111, a part of a value
     return read
+
+
+@contextlib.contextmanager
+def with_local_copies(arguments: Sequence[str], writes: bool = False) -> Iterator[list[str]]:
+    """Context with the arguments in which local copies stand for what lies in buckets.
+
+    What a command writes is sent to its bucket while it runs and at its end. `writes`: arguments without a flag name
+    outputs too.
+    """
+    read: list[str] = []
+    outputs: list[str] = []
+    flag = "" if not writes else OUTPUTS[0]
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag = argument.split("=")[0]
+        found = PLACE.search(argument) if flag not in NO_PLACES else None
+        if found is None:
+            read.append(argument)
+            continue
+        urls = [found[1]]
+        if flag in OUTPUTS:
+            outputs.append(found[1])
+        elif "*" in found[1]:
+            urls = matching(found[1])
+        for url in urls:
+            copy = fetch_output(url) if flag in OUTPUTS else fetch(url)
+            read.append(argument[: found.start(1)] + str(copy))
+    if len(read) == len(arguments) and [*read] == [*arguments]:
+        yield read
+        return
+    with showing_addresses(), sending(outputs):
+        yield read
+
+
+def matching(pattern: str) -> list[str]:
+    """The addresses that a pattern such as s3://bucket/notes.part-*-of-4 matches, as a shell does it for folders."""
+    path = BucketPath.parse(pattern)
+    found = [str(each) for each in path.parent.glob(path.name)]
+    if not found:
+        raise UserError(f"{pattern} matches nothing: check the name")
+    return found
+
+
+class Showing:
+    """A stream that shows addresses of buckets in place of their local copies."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(shown(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def showing_addresses() -> Iterator[None]:
+    out, err = Showing(sys.stdout), Showing(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield
 
 
 def check_finite(settings: Any, path: str = "") -> None:

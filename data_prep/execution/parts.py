@@ -21,6 +21,8 @@ from typing import Any
 
 import tyro
 
+from data_prep.contract.buckets.local_copies import as_url, fetch
+from data_prep.contract.buckets.objects import is_bucket_url
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import FolderWriter, Manifest, read_manifest, verified_files, writing_folder
 from data_prep.contract.records import Reject, read_parquet, write_parquet
@@ -73,7 +75,7 @@ def as_json(value: Any) -> Any:
         return [as_json(each) for each in value]
     if isinstance(value, Mapping):
         return {str(name): as_json(each) for name, each in value.items()}
-    return str(value) if isinstance(value, Path) else value
+    return as_url(str(value)) if isinstance(value, str | Path) else value
 
 
 def from_json(value: Any, annotation: Any) -> Any:
@@ -86,6 +88,8 @@ def from_json(value: Any, annotation: Any) -> Any:
         return Counter(value)
     if origin is list:
         return [from_json(each, arguments[0]) for each in value]
+    if isinstance(value, str) and is_bucket_url(value):
+        value = str(fetch(value))
     if annotation is Path:
         return Path(value)
     if origin is tuple:

@@ -36,7 +36,7 @@ from asclepius_jax.plan.preflight.storage import NEEDED_TO_SAVE, RunFolder, judg
 from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.loop import keep_compiled
 from asclepius_jax.train.setup import build_model, make_step, open_data
-from asclepius_jax.train.start import announce_start, check_resumable, check_weights
+from asclepius_jax.train.start import announce_start, check_resumable, check_weights, with_local_copies
 from data_prep.contract.errors import UserError
 
 
@@ -46,6 +46,7 @@ def run(config: TrainConfig, json_file: str = "") -> None:
     Raises UserError, in every process of the job, if something is wrong or a run uses the folder.
     """
     check(config)
+    config = with_local_copies(config)
     stages = Stages(config, json_file)
     with stages.watching():
         keep_compiled(config.compute.compiled)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from asclepius_jax.train.metrics import Clock, read_metrics, unless_full
-from data_prep.contract.folders.folder_lock import process_started
+from data_prep.contract.folders.holder import process_started
 
 FOLDER = "goodput"
 

@@ -14,6 +14,7 @@ them in the bucket, see `asclepius_jax/checkpoint/storage.py`.
 import contextlib
 import dataclasses
 import fcntl
+import glob
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_prep.contract.buckets.objects import PIECE_BYTES, BucketPath, Facts, delete, explained
+from data_prep.contract.buckets.objects import PIECE_BYTES, BucketPath, Facts, delete, explained, is_bucket_url
 from data_prep.contract.errors import UserError
 
 LAST = ("manifest.json", "digests.json")  # written when the rest of a folder is there
@@ -74,6 +75,11 @@ def as_url(path: str) -> str:
     """The address in a bucket of a path that is a copy; any other text unchanged."""
     found = bucket_path(path) if path.startswith("/") else None
     return str(found) if found else path
+
+
+def place(text: str) -> Path:
+    """A path, or the place of the copy of an address in a bucket, which may not be there yet."""
+    return local_path(text) if is_bucket_url(text) else Path(text)
 
 
 def shown(text: str) -> str:
@@ -143,13 +149,17 @@ def alone(name: str) -> Iterator[None]:
 
 
 def fetch(url: str, ours: bool = False) -> Path:
-    """Make the copy of an object or a prefix current, and return its place.
+    """Make the copy of an object or a prefix current, and return its place. Of a step of a run, that is the rest of
+    the run: the step itself is read from the bucket.
 
     ours: the command continues what lies there. Changes that a killed run could not send are then kept, unless the
     object has changed as well; the copy is otherwise moved aside.
 
     Raises UserError if the bucket cannot be read.
     """
+    if step := re.fullmatch(r"(.+)/checkpoints/\d+/*", url):
+        fetch(step[1], ours)
+        return local_path(url)
     top = BucketPath.parse(url)
     with alone("fetch"):
         found = {top: top.stat()} if top.is_file() else {}
@@ -305,9 +315,12 @@ def sending(urls: Iterable[str]) -> Iterator[None]:
     """
     urls, ended = [*urls], threading.Event()
 
+    def all_urls() -> list[str]:
+        return [each for url in urls for each in (url, *siblings(url))]
+
     def keep_sending() -> None:
         while not ended.wait(SEND_SECONDS):
-            for url in urls:
+            for url in all_urls():
                 try:
                     send(url, whole=False)
                 except (UserError, OSError) as error:
@@ -320,5 +333,23 @@ def sending(urls: Iterable[str]) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        for url in urls:
+        for url in all_urls():
             send(url)
+
+
+def siblings(url: str) -> list[str]:
+    """What a command writes beside its output: its ledger, and the folders of parts."""
+    local = local_path(url)
+    found = list(local.parent.glob(f"{glob.escape(local.name)}.*")) if local.parent.is_dir() else []
+    return [as_url(str(path)) for path in sorted(found) if not LEFT_OUT.search(path.name)]
+
+
+def fetch_output(url: str) -> Path:
+    """Make the copy of an output current, with the ledgers beside it, and return its place."""
+    top = BucketPath.parse(url)
+    if not top.key:
+        raise UserError(f"{url} is a whole bucket: name a folder in it, such as {top}/NAME")
+    for path in top.parent.iterdir():
+        if path.name.startswith(f"{top.name}.") and path.name.endswith(DATABASE):
+            fetch(str(path), ours=True)
+    return fetch(url, ours=True)

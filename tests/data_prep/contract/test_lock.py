@@ -16,22 +16,24 @@ import pytest
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders import folder_lock
-from data_prep.contract.folders.folder_lock import LOCK, locked, process_mark, process_started
+from data_prep.contract.folders import holder as holders
+from data_prep.contract.folders.folder_lock import LOCK, locked
+from data_prep.contract.folders.holder import process_mark, process_started
 from tests.helpers.places import ROOT
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from data_prep.contract.folders import folder_lock
+from data_prep.contract.folders import holder
 from data_prep.contract.folders.folder_lock import locked
-folder_lock.BEAT_SECONDS = float(sys.argv[2])
+holder.BEAT_SECONDS = float(sys.argv[2])
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)
 """
 
 
-def holder(folder: Path, beat: float = folder_lock.BEAT_SECONDS) -> subprocess.Popen[str]:
+def holder(folder: Path, beat: float = holders.BEAT_SECONDS) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder), str(beat)],
         stdout=subprocess.PIPE,
@@ -127,7 +129,7 @@ def test_a_holder_on_another_host_is_watched_for_a_sign_of_life(tmp_path: Path, 
         ended.set()
         thread.join()
         return
-    monkeypatch.setattr(folder_lock, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(holders, "SILENCE_SECONDS", 0.5)
     with locked(folder):
         pass
     said = capsys.readouterr().err
@@ -136,7 +138,7 @@ def test_a_holder_on_another_host_is_watched_for_a_sign_of_life(tmp_path: Path, 
 
 
 def test_a_lock_that_was_cut_short_is_no_obstacle(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(folder_lock, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(holders, "SILENCE_SECONDS", 0.2)
     (tmp_path / LOCK).write_text('{"host": "els')
     with locked(tmp_path):
         pass
@@ -156,7 +158,7 @@ def test_two_threads_do_not_share_a_folder(tmp_path: Path):
 
 
 def test_process_ids_of_another_container_mean_other_processes(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(folder_lock, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(holders, "SILENCE_SECONDS", 0.2)
     folder = write_lock(tmp_path / "run", pid=os.getppid(), started=process_mark(os.getppid()), pid_namespace="pid:[7]")
     with locked(folder):
         pass
