@@ -33,8 +33,6 @@ def kvstore(folder: Place) -> dict[str, Any]:
         return {"driver": "file", "path": f"{folder.absolute()}/"}
     spec: dict[str, Any] = {"bucket": folder.bucket, "path": f"{folder.key}/"}
     if folder.scheme == "gs":
-        if emulator := os.environ.get("GOOGLE_BASE_URL"):
-            os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", emulator)
         return {"driver": "gcs", **spec}
     if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
         spec |= {"endpoint": endpoint, "aws_region": os.environ.get("AWS_REGION", "us-east-1")}

@@ -20,7 +20,7 @@ OUTPUTS = ("--out", "--ledger", "--json", "--study")
 
 
 # The address of a bucket as an argument or in one, as in --out=gs://bucket/data or name=hf:s3://bucket/model.
-PLACE = re.compile(r"(?:^|[=:])([a-z][a-z0-9+.-]*://\S*)")
+PLACE = re.compile(r"(?:^|[=:])([a-z][a-z0-9+.-]*://.*)")
 # A home folder at the beginning of an argument or of a value in it, as in --out=~/data or name=hf:~/model.
 HOME = re.compile(r"(?:^|(?<=[=:]))~[\w-]*(?=/|$)")
 

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import re
@@ -171,7 +172,35 @@ def fetch(url: str, ours: bool = False) -> Path:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for _ in pool.map(lambda each: download(*each), stale):
                 pass
+        if not ours:
+            check_hashes(top, {path for path, _ in stale})
     return local_path(url)
+
+
+def check_hashes(top: BucketPath, new: set[BucketPath]) -> None:
+    """Compare what was fetched with the hashes in the manifests beside it.
+
+    Raises UserError for an object that is missing, cut short or changed; it will be fetched again.
+    """
+    for manifest in [path for path in copies(top) if path.name == LAST[0]]:
+        try:
+            found = json.loads(local_path(str(manifest)).read_bytes())
+            files = {file["name"]: file.get("sha256") for file in found["files"]} | found["other_files"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # of another program, or damaged, which its reader says
+        for name, expected in files.items():
+            path = manifest.parent / name
+            local = local_path(str(path))
+            if manifest not in new and path not in new:
+                continue
+            if not local.is_file():
+                raise UserError(f"{path} is missing: run the stage that writes {manifest.parent} again")
+            with local.open("rb") as file:
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
+            if expected and actual != expected:
+                forget(path)
+                told = f"does not match the hash in {manifest.name}"
+                raise UserError(f"{path} {told}: run the stage that writes {manifest.parent} again")
 
 
 def left_out(path: BucketPath, top: BucketPath) -> bool:

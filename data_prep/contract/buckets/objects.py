@@ -20,11 +20,13 @@ from typing import Any
 
 from data_prep.contract.errors import UserError, first_line
 
-URL = re.compile(r"(gs|s3)://([a-z0-9][a-z0-9._-]*)(?:/(\S*))?")
+URL = re.compile(r"(gs|s3)://([a-z0-9][a-z0-9._-]*)(?:/(.*))?")
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, or the machine's role",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or the machine's service account",
 }
+# Another server than the cloud's own: an object store in the house, or an emulator. The names are TensorStore's.
+ENDPOINT = {"s3": "AWS_ENDPOINT_URL", "gs": "TENSORSTORE_GCS_HTTP_URL"}
 RETRIES: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=3)}
 # For a connection and for the whole of one request; large objects are read and written in pieces of PIECE_BYTES.
 CLIENT: Any = {"connect_timeout": "10s", "timeout": "5m"}
@@ -41,12 +43,12 @@ def store_of(scheme: str, bucket: str) -> Any:
         from obstore.store import GCSStore, S3Store
     except ModuleNotFoundError as error:
         raise UserError(f"{scheme}://{bucket} needs obstore: pip install obstore") from error
-    endpoint = os.environ.get("AWS_ENDPOINT_URL" if scheme == "s3" else "GOOGLE_BASE_URL", "")
+    endpoint = os.environ.get(ENDPOINT[scheme], "")
     client: Any = {**CLIENT, "allow_http": endpoint.startswith("http://")}
     if scheme == "s3":
         return S3Store(bucket, client_options=client, retry_config=RETRIES)
-    anonymous: Any = {"skip_signature": True} if os.environ.get("GOOGLE_SKIP_SIGNATURE") else {}
-    return GCSStore(bucket, client_options=client, retry_config=RETRIES, **anonymous)
+    emulator: Any = {"base_url": endpoint, "bearer_token": "none"} if endpoint else {}
+    return GCSStore(bucket, client_options=client, retry_config=RETRIES, **emulator)
 
 
 @contextlib.contextmanager
