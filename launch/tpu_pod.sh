@@ -61,14 +61,15 @@ sed -n 's/^!//p' .dockerignore | tar --create --gzip --exclude=__pycache__ --fil
     --files-from=- --directory="$scratch" start.sh
 
 gcloud compute tpus tpu-vm scp "$scratch/asclepius-jax.tgz" "$name:" --zone="$zone" --worker=all
-# Older modules go first. Ubuntu 22.04, on which TPU images are based, has Python 3.11 as a package of its own.
+# Modules and the process id of an earlier run go first. Ubuntu 22.04, on which TPU images are based, has Python 3.11 as
+# a package of its own.
 # shellcheck disable=SC2016
 on all 'set -e
     ! tmux has-session -t asclepius 2>/dev/null ||
         { echo "$(hostname): a run is going on: see logs, status and stop of tpu_pod.sh" >&2; exit 1; }
     mkdir -p ~/asclepius-jax
     cd ~/asclepius-jax
-    rm -rf asclepius_jax configs data_prep launch
+    rm -rf asclepius_jax configs data_prep launch ~/asclepius.pid
     tar -xzf ~/asclepius-jax.tgz
     { command -v tmux && python3.11 -c "import ensurepip"; } >/dev/null 2>&1 ||
         { sudo apt-get -qq update && sudo apt-get -qq install -y tmux python3.11-venv; } >/dev/null
