@@ -5,6 +5,9 @@
 # Run it from a folder that all nodes see. With an endpoint or a second reader, a job for part 0 comes first, which makes
 # what all parts share. sbatch reads further options from the environment: SBATCH_PARTITION, SBATCH_ACCOUNT,
 # SBATCH_TIMELIMIT, SBATCH_MEM_PER_NODE. Running it again repeats only what requests have not answered yet.
+# With SERVER, every part has a node and a teacher of its own (launch/with_teacher.sh):
+#   SBATCH_GPUS_PER_NODE=8 SBATCH_MEM_PER_NODE=0 SERVER="vllm serve NAME --tensor-parallel-size 8" \
+#       launch/slurm_parts.sh 16 notes --source reports.jsonl --out data/notes --teacher openai --model NAME
 #SBATCH --job-name=asclepius-parts
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=2
@@ -32,6 +35,12 @@ done
 [ -n "$out" ] || { echo "name the output folder with --out" >&2; exit 2; }
 
 if [ -z "${ASCLEPIUS_PART:-}" ]; then
+    # Slurm runs a copy of this file, which does not know the folder of the original.
+    ASCLEPIUS_LAUNCH=$(cd "$(dirname "$0")" && pwd)
+    export ASCLEPIUS_LAUNCH
+    # Two servers would share the cards and the port of a node.
+    alone=()
+    if [ -n "${SERVER:-}" ]; then alone=(--exclusive); fi
     submit() {
         local part=$1
         shift
@@ -40,17 +49,19 @@ if [ -z "${ASCLEPIUS_PART:-}" ]; then
     }
     first=()
     case " ${arguments[*]} " in
-        *" openai "* | *=openai\ * | *" --second-reader"*) first=("--dependency=afterok:$(submit 0)") ;;
+        *" openai "* | *=openai\ * | *" --second-reader"*) first=("--dependency=afterok:$(submit 0 "${alone[@]}")") ;;
     esac
-    array=$(submit array --array="1-$parts" "${first[@]}")
+    array=$(submit array --array="1-$parts" "${alone[@]}" "${first[@]}")
     join=$(submit join --dependency="afterok:$array")
     echo "job $array: $parts parts; job $join: their join in $out"
     exit
 fi
 
 cd "$SLURM_SUBMIT_DIR"
+teacher=()
+if [ -n "${SERVER:-}" ]; then teacher=("$ASCLEPIUS_LAUNCH/with_teacher.sh"); fi
 case $ASCLEPIUS_PART in
-    0) exec asclepius "${command[@]}" "${arguments[@]}" --part "0/$parts" ;;
-    array) exec asclepius "${command[@]}" "${arguments[@]}" --part "$SLURM_ARRAY_TASK_ID/$parts" ;;
+    0) exec "${teacher[@]}" asclepius "${command[@]}" "${arguments[@]}" --part "0/$parts" ;;
+    array) exec "${teacher[@]}" asclepius "${command[@]}" "${arguments[@]}" --part "$SLURM_ARRAY_TASK_ID/$parts" ;;
     join) exec asclepius join "$out".part-*-of-"$parts" --out "$out" ;;
 esac

@@ -46,9 +46,7 @@ class Saver:
     def save(self, step: int, state: State, meta: Meta) -> None:
         """Wait for the previous save, then start writing a step in the background."""
         self.finish()
-        # Frozen weights are not saved again, they stay where they were loaded from.
-        left_out = {"step", "params"} if "adapters" in state else {"step"}
-        items = {name: leaf_names(tree) for name, tree in state.items() if name not in left_out}
+        items = {name: leaf_names(tree) for name, tree in saved_items(state).items() if name != "step"}
         if self.config.checksums:
             meta = dataclasses.replace(meta, checksums={**meta.checksums, **self.checksums_of(items)})
         partial = storage.partial_step(self.folder, step)
@@ -171,6 +169,14 @@ class Saver:
         losses = {step: loss for step, path in steps.items() if (loss := eval_loss(path)) is not None}
         for step in sorted(steps.keys() - kept(list(steps), losses, self.config)):
             storage.discard(steps[step])
+
+
+def saved_items(state: State) -> dict[str, Any]:
+    """Items of a state, or of its shapes, that a checkpoint stores.
+
+    With adapters, the frozen weights are left out: they stay where they were loaded from.
+    """
+    return {name: item for name, item in state.items() if name != "params" or "adapters" not in state}
 
 
 def eval_loss(step_folder: Place) -> float | None:

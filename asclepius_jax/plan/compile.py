@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from jax.sharding import Mesh
 
 from asclepius_jax.config import InitConfig, TrainConfig, check
@@ -25,6 +24,7 @@ from asclepius_jax.distributed.sharding import batch_parts, check_layout, make_m
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.llama import Model
 from asclepius_jax.plan import hlo
+from asclepius_jax.plan.host_needs import checkpoint_bytes, host_facts, start_facts
 from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel
 from asclepius_jax.train.compiled_step import program_facts
 from asclepius_jax.train.optimizer import make_optimizer
@@ -34,8 +34,6 @@ from asclepius_jax.train.step import (
     abstract_state,
     make_train_step,
     state_shardings,
-    trained_of,
-    weight_shapes,
 )
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest
@@ -54,6 +52,9 @@ class PlanOptions:
     """Config file for the winner of --search; by default named after the config and the topology."""
     price: float = 0.0
     """Price per device-hour, in any currency."""
+    read_rate: float = 0.0
+    """MB/s at which a host reads from the storage of checkpoints, as `asclepius preflight` measures it. With it, the
+    start-up includes reading a checkpoint; otherwise only compiling."""
     rows: int = 0
     """Number of training rows; needed when --data.path is not available on this machine."""
     save: str = ""
@@ -96,6 +97,10 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
     memory = memory_facts(compiled, refusal, parts, topology)
     prediction = predict(model.config, topology, layout_of(config, mesh, model.config))
     fits = memory["peak_bytes"] <= memory["limit_bytes"]
+    optimizer = make_optimizer(config.optimizer, steps)
+    state = abstract_state(model, optimizer, state_shardings(mesh, model, optimizer))
+    host = host_facts(state, compiled, topology)
+    start = start_facts(host, seconds, options.read_rate)
     report: dict[str, Any] = {
         "topology": topology.name,
         "devices": topology.count,
@@ -109,12 +114,13 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
             "attention": kernel.name,
             "rows_per_device": layout_of(config, mesh, model.config).rows_per_device,
         },
-        "checkpoint_bytes": checkpoint_bytes(model, make_optimizer(config.optimizer, steps)),
+        "checkpoint_bytes": checkpoint_bytes(state),
+        "host": host,
+        "start_up": start,
         "collectives": [] if compiled is None else traffic(compiled.as_text(), mesh, topology),
         "flops": flop_facts(config, model, mesh),
         "predicted": prediction_facts(prediction),
-        "training": training_facts(config, topology, prediction, rows, options.price),
-        "compile_seconds": round(seconds, 1),
+        "training": training_facts(config, topology, prediction, rows, start["seconds"], options.price),
     }
     facts = program_facts(config, model.config, mesh, kernel, steps)
     return Plan(config, fits, prediction, report, facts, compiled)
@@ -129,6 +135,8 @@ def later(config: TrainConfig) -> TrainConfig:
 
 def data_facts(config: TrainConfig, options: PlanOptions) -> tuple[int, int]:
     """(rows, maximum documents per row) of the data. 0 rows means that the number is unknown."""
+    if options.read_rate < 0:
+        raise UserError(f"--read-rate {options.read_rate}: it must be above 0, or 0 if the speed is unknown")
     if options.rows < 0:
         raise UserError(f"--rows {options.rows}: it must be 1 or more, or 0 if the number is unknown")
     path = Path(config.data.path)
@@ -157,14 +165,6 @@ def compile_step(config: TrainConfig, model: Model, mesh: Mesh, kernel: Kernel, 
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None, str(error)
-
-
-def checkpoint_bytes(model: Model, optimizer: optax.GradientTransformation) -> int:
-    """Bytes of a saved step: what is trained and its optimizer's state."""
-    trained = weight_shapes(model)[trained_of(model)]
-    return sum(
-        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((trained, jax.eval_shape(optimizer.init, trained)))
-    )
 
 
 def memory_facts(compiled: Any, refusal: str, parts: Memory, topology: Topology) -> dict[str, int]:
@@ -243,13 +243,13 @@ def prediction_facts(prediction: Prediction) -> dict[str, Any]:
 
 
 def training_facts(
-    config: TrainConfig, topology: Topology, prediction: Prediction, rows: int, price: float
+    config: TrainConfig, topology: Topology, prediction: Prediction, rows: int, start_seconds: float, price: float
 ) -> dict[str, Any]:
-    """Steps, hours and cost of the whole run. Empty if the number of rows is unknown."""
+    """Steps, hours and cost of the whole run with one start. Empty if the number of rows is unknown."""
     if not rows:
         return {}
     steps = total_steps(config, rows)
-    hours = steps * prediction.step_seconds / 3600
+    hours = (start_seconds + steps * prediction.step_seconds) / 3600
     chips = topology.count // 2 if topology.device.name == "tpu7x" else topology.count
     facts = {"rows": rows, "steps": steps, "hours": hours, "device_hours": hours * topology.count}
     return {**facts, "cost": hours * chips * price} if price else facts

@@ -15,10 +15,11 @@ def show(report: dict[str, Any]) -> None:
     console.print(
         f"[bold]{report['topology']}[/bold]: {report['devices']} x {report['device']}, {mesh}; "
         f"{chosen['microbatches']} x {chosen['rows_per_device']} rows per device, remat {chosen['remat']}, "
-        f"attention {chosen['attention']}; compiled in {report['compile_seconds']} s"
+        f"attention {chosen['attention']}"
     )
     console.print(verdict(report))
     console.print(memory_table(report["memory"]))
+    console.print(host_table(report["host"]))
     if report["collectives"]:
         console.print(traffic_table(report["collectives"]))
     console.print(speed_table(report))
@@ -58,6 +59,25 @@ def memory_table(memory: dict[str, int]) -> Table:
     return table
 
 
+def host_table(host: dict[str, int]) -> Table:
+    table = Table(f"memory per host ({host['hosts']} host{'s' * (host['hosts'] > 1)})", "GiB")
+    uses = {"checkpoint": "its share of a checkpoint, while it is saved", "offloaded": "offloaded block inputs"}
+    uses |= {"process": "Python, JAX and the compiler, as on this machine"}
+    for name, use in uses.items():
+        if host[f"{name}_bytes"]:
+            table.add_row(use, f"{host[f'{name}_bytes'] / GIB:.2f}", end_section=name == "process")
+    table.add_row("together", f"{host['total_bytes'] / GIB:.2f}")
+    return table
+
+
+def start_up(report: dict[str, Any]) -> str:
+    """The seconds before the first step, and what they leave out."""
+    start, read = report["start_up"], report["start_up"]["read_seconds"]
+    size = f"{report['host']['checkpoint_bytes'] / 1e9:.1f} GB per host"
+    reading = f"not counted: reading {size} (set --read-rate)" if read is None else f"{read:.0f} s reading {size}"
+    return f"{start['compile_seconds']:.0f} s compiling, as on this machine; {reading}"
+
+
 def traffic_table(collectives: list[dict[str, Any]]) -> Table:
     table = Table("communication per step", "mesh axes", "links", "count", "GB of whole tensors")
     for each in collectives:
@@ -79,10 +99,13 @@ def speed_table(report: dict[str, Any]) -> Table:
     table.add_row("model PFLOP per step / causal", f"{flops['model'] / 1e15:.2f} / {flops['model_causal'] / 1e15:.2f}")
     table.add_row("recomputation", f"{flops['recomputation'] / 1e15:.2f} PFLOP")
     table.add_row("checkpoint of a step", f"{report['checkpoint_bytes'] / 1e9:.1f} GB")
+    table.add_row("start-up", start_up(report))
     training = report["training"]
     if training:
         table.add_row("steps", f"{training['steps']:,} ({training['rows']:,} rows)")
-        table.add_row("hours / device-hours", f"{training['hours']:.1f} / {training['device_hours']:,.0f}")
+        table.add_row(
+            "hours / device-hours, with one start", f"{training['hours']:.1f} / {training['device_hours']:,.0f}"
+        )
         if "cost" in training:
             table.add_row("cost", f"{training['cost']:,.0f}")
     return table

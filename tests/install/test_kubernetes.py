@@ -82,3 +82,25 @@ def test_a_fault_in_a_pod_is_found(name: str, fault: dict[str, str]):
     job["spec"]["template"]["spec"] |= fault
     with pytest.raises((kubernetes_validate.ValidationError, jsonschema.ValidationError)):
         check(manifest)
+
+
+def test_the_nodes_of_a_job_on_gpus_find_one_another():
+    """JobSet names a pod JOBSET-JOB-0-NUMBER.JOBSET, and numbers the pods of a Job from 0."""
+    manifest = manifests()["gke_jobset_gpu.yaml 0"]
+    job = manifest["spec"]["replicatedJobs"][0]
+    spec, name = job["template"]["spec"], manifest["metadata"]["name"]
+    arguments = spec["template"]["spec"]["containers"][0]["command"]
+    assert spec["parallelism"] == spec["completions"]
+    assert f"--job.coordinator={name}-{job['name']}-0-0.{name}:8476" in arguments
+    assert f"--job.processes={spec['parallelism']}" in arguments
+    assert "--job.process-id=$(JOB_COMPLETION_INDEX)" in arguments
+
+
+def test_a_pod_that_mounts_a_bucket_may_read_it():
+    """Without the annotation no sidecar mounts the bucket; without a service account, nobody has been granted it."""
+    for name, manifest in manifests().items():
+        job = manifest if manifest["kind"] == "Job" else manifest["spec"]["replicatedJobs"][0]["template"]
+        pod = job["spec"]["template"]
+        if any("csi" in volume for volume in pod["spec"]["volumes"]):
+            assert pod["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true", name
+            assert pod["spec"]["serviceAccountName"] == "asclepius", name

@@ -2,12 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from asclepius_jax.checkpoint.read import STEPS, Meta, State, read_meta, restore_state
-from asclepius_jax.checkpoint.write import Saver
+from asclepius_jax.checkpoint.write import Saver, saved_items
+from asclepius_jax.plan.host_needs import checkpoint_bytes
 from asclepius_jax.plan.preflight.records import Measure, Row, Run
 from asclepius_jax.plan.preflight.storage import forget
 from asclepius_jax.train.adapters import random_adapters, readable
@@ -33,14 +34,8 @@ def random_state(setup: TrainStep) -> State:
     return init_state(params, setup.optimizer, setup.shardings, adapters)
 
 
-def saved_items(state: Any) -> dict[str, Any]:
-    """Items of a state, or of its shapes, that a checkpoint stores: with adapters, no frozen weights."""
-    return {name: item for name, item in state.items() if name != "params" or "adapters" not in state}
-
-
 def step_bytes(setup: TrainStep) -> int:
-    state = abstract_state(setup.model, setup.optimizer, setup.shardings)
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved_items(state)))
+    return checkpoint_bytes(abstract_state(setup.model, setup.optimizer, setup.shardings))
 
 
 def size_to_save(run: Run, storage: list[Measure]) -> Size:

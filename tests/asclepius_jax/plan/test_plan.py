@@ -10,14 +10,28 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshConfig, TrainConfig, load_config
+from asclepius_jax.config import (
+    BatchConfig,
+    ComputeConfig,
+    DataConfig,
+    LoraConfig,
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+    load_config,
+)
 from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
+from asclepius_jax.distributed.sharding import make_mesh
 from asclepius_jax.distributed.xla_flags import set_flags_for_planning
 from asclepius_jax.model.huggingface.names import write_config
 from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
-from asclepius_jax.plan import hlo, search
+from asclepius_jax.plan import hlo, search, tables
 from asclepius_jax.plan.command import run
 from asclepius_jax.plan.compile import Plan, PlanOptions, plan
+from asclepius_jax.plan.host_needs import checkpoint_bytes, host_facts, share_of_a_host, start_facts
+from asclepius_jax.train.optimizer import make_optimizer
+from asclepius_jax.train.setup import build_model
+from asclepius_jax.train.step import abstract_state, state_shardings
 from data_prep.contract.errors import UserError
 from tests.helpers.made_inputs import TOKEN_IDS
 
@@ -231,9 +245,46 @@ def test_the_json_holds_what_was_promised(made, model_folder: Path, capsys):
     assert report["flops"]["model"] > report["flops"]["model_causal"]
     training = report["training"]
     assert training["steps"] == 200
+    seconds = 200 * report["predicted"]["step_seconds"] + report["start_up"]["seconds"]
+    assert training["hours"] == pytest.approx(seconds / 3600)
     assert training["cost"] == pytest.approx(2.0 * training["device_hours"])
     assert report["start"] == "launch/train.sh mine.py --data.path FOLDER"
     assert report["checkpoint_bytes"] == pytest.approx(3 * 4 * FOUR.num_params, rel=1e-3), "weights and two moments"
+
+
+@pytest.mark.parametrize(
+    ("topology", "mesh", "share"),
+    [
+        ("v5e-8", MeshConfig(), 1),
+        ("v5e-64", MeshConfig(), 1 / 16),
+        ("v5e-64", MeshConfig(data=4), 1 / 4),
+        ("v5e-64", MeshConfig(data=16), 1 / 2),  # four chips in a row are on two hosts, each of which has 2 x 2
+        ("tpu7x-64", MeshConfig(), 1 / 8),
+    ],
+)
+def test_a_host_holds_its_part_of_a_checkpoint_while_it_saves(topology, mesh, share, model_folder: Path):
+    """Weights and two moments take 12 bytes per parameter. Only the norms are not divided."""
+    pytest.importorskip("libtpu", reason="the extra `plan` is not installed")
+    model, optimizer = build_model(str(model_folder), LoraConfig()), make_optimizer(OptimizerConfig(), 10)
+    machine = parse_topology(topology)
+    shardings = state_shardings(make_mesh(mesh, compile_devices(machine)), model, optimizer)
+    state = abstract_state(model, optimizer, shardings)
+    assert checkpoint_bytes(state) == pytest.approx(12 * FOUR.num_params, rel=1e-3)
+    assert share_of_a_host(state) == pytest.approx(share * 12 * FOUR.num_params, rel=1e-3)
+    facts = host_facts(state, None, machine)
+    assert facts["total_bytes"] == facts["checkpoint_bytes"] + facts["process_bytes"]
+    assert facts["process_bytes"] > 2**28, "Python with JAX"
+
+
+def test_a_start_reads_at_the_given_rate_and_says_so_where_there_is_none():
+    host = {"checkpoint_bytes": 20_000_000_000}
+    known, unknown = start_facts(host, 60.0, 500.0), start_facts(host, 60.0, 0.0)
+    assert known == {"compile_seconds": 60.0, "read_seconds": 40.0, "seconds": 100.0}
+    assert tables.start_up({"start_up": known, "host": host}) == (
+        "60 s compiling, as on this machine; 40 s reading 20.0 GB per host"
+    )
+    assert unknown["seconds"] == 60.0
+    assert "not counted: reading 20.0 GB per host" in tables.start_up({"start_up": unknown, "host": host})
 
 
 def test_the_search_writes_a_configuration_that_loads(model_folder: Path, tmp_path: Path, monkeypatch, capsys):

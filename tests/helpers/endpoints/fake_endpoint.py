@@ -32,7 +32,7 @@ AT_ONCE = {"Retry-After": "0.01"}
 class FakeEndpoint:
     """Use as a context manager. `answer` gets the request's body and its number, from 0."""
 
-    def __init__(self, answer: Callable[[dict[str, Any], int], Answer]):
+    def __init__(self, answer: Callable[[dict[str, Any], int], Answer], port: int = 0):
         self.answer = answer
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
@@ -42,6 +42,14 @@ class FakeEndpoint:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True  # or each reply waits 40 ms for an acknowledgement
+
+            def do_GET(self) -> None:
+                """/v1/models, by which a server says that it is ready."""
+                data = json.dumps({"object": "list", "data": [{"id": "fake-1", "object": "model"}]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -68,7 +76,7 @@ class FakeEndpoint:
             def handle_error(self, *_: Any) -> None:
                 """A client that goes away in the middle is part of the tests."""
 
-        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server = Server(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
     def __enter__(self) -> "FakeEndpoint":
