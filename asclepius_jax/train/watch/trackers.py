@@ -235,9 +235,10 @@ class Tracker(threading.Thread):
 
 
 def described(name: str, error: BaseException) -> str:
-    if isinstance(error, ImportError):
+    """One line, even of an error that quotes a page of its server."""
+    if isinstance(error, ModuleNotFoundError):
         return f"--log.{name} needs {name}: pip install 'asclepius-jax[{name}]' ({error.name} is not installed)"
-    return f"--log.{name}: {' '.join(str(error).split()) or type(error).__name__}"
+    return str(UserError(f"--log.{name}: {str(error).strip() or type(error).__name__}"))
 
 
 def by_step(rows: Iterable[Row]) -> list[Row]:
@@ -269,10 +270,10 @@ class Trackers:
             entry = known.get(name, {})
             run_id = entry["id"] if entry.get("destination") == destination else ""
             tracker = self.opened(name, functools.partial(TRACKERS[name], destination, run_id, settings, run_dir))
-            if tracker.tracked is None and not first_step:
+            if tracker.problem and not first_step:
                 self.close()
                 raise UserError(tracker.problem)
-            if tracker.tracked is None:
+            if tracker.problem or tracker.tracked is None:
                 print(f"WARNING: {tracker.problem}; the run goes on without it", flush=True)
                 continue
             self.trackers.append(tracker)
