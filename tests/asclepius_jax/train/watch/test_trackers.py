@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import socket
 import struct
@@ -23,6 +24,8 @@ from asclepius_jax.train.loop import train
 from asclepius_jax.train.watch import trackers
 from asclepius_jax.train.watch.trackers import Opened, Row, settings_to_send
 from data_prep.contract.errors import UserError
+from tests.helpers.made_inputs import free_address, job_flags
+from tests.helpers.places import ROOT
 from tests.helpers.training.small_run import TOTAL, command_of, losses_of, metrics_of, run_and_strike, steps_of
 
 NOT_TRAINING = ("seconds", "tokens_per_second", "tokens_per_second_per_device")  # differ when a step is repeated
@@ -216,6 +219,25 @@ def test_a_run_that_is_killed_goes_on_in_the_same_run_of_mlflow(base: TrainConfi
     assert run.info.status == "FINISHED"
 
 
+def test_a_job_of_two_processes_is_one_run_of_mlflow_that_is_stopped_and_goes_on(
+    base: TrainConfig, tmp_path: Path, store: Any
+):
+    config = tracked_by("mlflow", base, tmp_path / "run")
+    address, environment = free_address(), {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
+    job = [
+        subprocess.Popen([*command_of(config, 5, signal.SIGTERM), *job_flags(address, rank)], env=environment)
+        for rank in range(2)
+    ]
+    assert [process.wait(300) for process in job] == [0, 0]
+    run = mlflow_run(store)
+    assert run.info.status == "KILLED"
+    assert list(mlflow_history(store, run)) == list(rows_of(config.run_dir))
+    train(config)
+    run = mlflow_run(store)
+    assert run.info.status == "FINISHED"
+    assert mlflow_history(store, run) == rows_of(config.run_dir)
+
+
 def test_a_run_begun_without_a_tracker_sends_all_of_its_rows_when_it_goes_on(
     base: TrainConfig, tmp_path: Path, store: Any
 ):
@@ -234,7 +256,7 @@ def opens(log: Callable[[list[Row]], None]) -> Callable[..., Opened]:
 
 
 def fails(*_: Any) -> Any:
-    raise ConnectionError("the server\nis down")
+    raise ConnectionError("the server\nis down: " + "a page of HTML " * 1000)
 
 
 def hangs(*_: Any) -> Any:
@@ -252,8 +274,9 @@ def test_a_tracker_that_fails_changes_no_loss_and_is_named_once(
     assert losses_of(config.run_dir) == losses_of(unbroken)
     warned = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
     assert len(warned) == 1
-    assert "--log.wandb" in warned[0]
-    assert "the run goes on without it" in warned[0]
+    assert re.fullmatch(
+        r"WARNING: --log\.wandb.{,3000}; the run goes on without it, and metrics.jsonl has its rows", warned[0]
+    )
 
 
 def test_a_tracker_that_stops_answering_is_left_out_when_too_much_waits(tmp_path: Path, monkeypatch, capsys):
@@ -284,6 +307,35 @@ def test_a_tracker_that_cannot_be_opened_ends_a_new_run_and_not_a_resumed_one(
     train(config)
     assert capsys.readouterr().out.count("WARNING: --log.mlflow") == 1
     assert losses_of(config.run_dir) == losses_of(unbroken)
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_server_that_cannot_be_reached_ends_a_new_run_and_leaves_nothing(tmp_path: Path, name: str):
+    """In a process of its own, since both read their environment once."""
+    pytest.importorskip(name, reason=f"{name} is not installed: pip install 'asclepius-jax[{name}]'")
+    nowhere = f"http://{free_address()}"
+    environment = {**os.environ, "WANDB_MODE": "online", "WANDB_BASE_URL": nowhere, "WANDB_API_KEY": "0" * 40}
+    environment |= {"MLFLOW_TRACKING_URI": nowhere, "PYTHONPATH": str(ROOT)}
+    environment.pop("WANDB_SERVICE", None)
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    code = (
+        "from pathlib import Path\n"
+        "from asclepius_jax.config import LogConfig, TrainConfig\n"
+        "from asclepius_jax.train.watch import trackers\n"
+        "trackers.OPEN_SECONDS = 11.0\n"
+        f"trackers.Trackers(Path({str(run_dir)!r}), TrainConfig(log=LogConfig({name}='notes')), 0, 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        capture_output=True,
+        timeout=100,
+    )
+    assert f"UserError: --log.{name}" in done.stderr
+    assert not list(run_dir.iterdir())
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
