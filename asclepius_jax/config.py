@@ -196,6 +196,10 @@ class LogConfig:
     """Steps between lines of the log and of metrics.jsonl."""
     tensorboard: bool = True
     """Write TensorBoard event files into the run folder."""
+    wandb: str = ""
+    """Project of Weights & Biases, or ENTITY/PROJECT, that also gets the metrics; empty for none."""
+    mlflow: str = ""
+    """Experiment of MLflow that also gets the metrics; empty for none."""
     progress: bool = True
     """Show a live progress line on a terminal, and plain lines elsewhere."""
 
@@ -312,12 +316,8 @@ NOT_NEGATIVE = (
 BELOW_ONE = ("optimizer.warmup_fraction", "optimizer.beta1", "optimizer.beta2", "lora.dropout")
 # A step computes with these in float32. A learning rate of 1e-50 would be 0 there, and train nothing.
 FLOAT32 = (
-    "optimizer.learning_rate",
-    "optimizer.clip_norm",
-    "optimizer.epsilon",
-    "optimizer.weight_decay",
-    "lora.alpha",
-)
+    "optimizer.learning_rate", "optimizer.clip_norm", "optimizer.epsilon", "optimizer.weight_decay", "lora.alpha",
+)  # fmt: skip
 LEAST_FLOAT32, MOST_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 MOST_BELOW_ONE = 1 - 2.0**-24  # float32 rounds anything above to 1
 # Sizes beyond those of any run, which would be allocated or counted before anything notices.

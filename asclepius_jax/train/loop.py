@@ -35,6 +35,7 @@ from asclepius_jax.train.watch.goodput import Goodput, goodput_line, read_accoun
 from asclepius_jax.train.watch.health import Health, Pace
 from asclepius_jax.train.watch.report import write_report
 from asclepius_jax.train.watch.stopping import StopSignal
+from asclepius_jax.train.watch.trackers import Trackers
 from asclepius_jax.train.watch.watchdog import Watchdog
 from data_prep.contract.buckets.local_copies import sending
 from data_prep.contract.buckets.objects import is_bucket_url
@@ -91,13 +92,15 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             if first >= total_steps:
                 print(f"{run_dir} is finished: all {total_steps} steps", flush=True)
                 return run_dir
+            trackers = Trackers(run_dir, config, first, total_steps)
+            held.callback(trackers.close)
             meta = describe(config, model, rows, state)
             saver = Saver(run_dir, config.checkpoint)
             write_run_folder(run_dir, config, rows)
             eval_step = make_eval_step(config, model, shardings, mesh, kernel)
 
         goodput = Goodput(run_dir, clock, first)
-        metrics = Metrics(run_dir, config.log, first, total_steps)
+        metrics = Metrics(run_dir, config.log, first, total_steps, trackers.send)
         held.callback(metrics.close)
         trained = num_adapter_params(model.config, config.lora)
         throughput = Throughput(model.config, config.batch.global_batch, config.data.row_length, trained)

@@ -4,7 +4,7 @@ import errno
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from asclepius_jax.config import LogConfig
 from asclepius_jax.cost_model.flops import flops_per_token
 from asclepius_jax.cost_model.hardware import peak_flops
 from asclepius_jax.model.sizes import LlamaConfig
+
+Send = Callable[[list[dict[str, Any]]], None]
 
 
 class Clock:
@@ -47,8 +49,9 @@ def unless_full() -> Iterator[None]:
 class Metrics:
     """Keeps the metrics of each step on the device and fetches them every `every_steps`, so that no step waits."""
 
-    def __init__(self, run_dir: Path, config: LogConfig, first_step: int, total_steps: int):
-        self.config, self.total_steps = config, total_steps
+    def __init__(self, run_dir: Path, config: LogConfig, first_step: int, total_steps: int, send: Send):
+        """`send` passes the rows on to other trackers."""
+        self.config, self.total_steps, self.send = config, total_steps, send
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.unwritten: list[dict[str, Any]] = []  # rows that could not be written because the disk was full
         self.last_fetch = time.monotonic()
@@ -123,6 +126,7 @@ class Metrics:
                 for name, value in row.items():
                     if name != "step" and value is not None:
                         self.tensorboard.add_scalar(name, value, row["step"])
+        self.send(rows)
 
     def show(self, row: dict[str, Any]) -> None:
         mfu = "" if row["mfu"] is None else f"  MFU {row['mfu']:.1%}"
