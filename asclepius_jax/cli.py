@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import errno
 import importlib
 import os
 import re
@@ -16,10 +15,10 @@ from tyro import _strings
 
 from asclepius_jax import __version__
 from asclepius_jax.evaluate import parts
-from data_prep.contract.buckets.local_copies import place, shown
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.local_copies import place, shown
 from data_prep.execution.arguments import check_finite, check_result, read_arguments, with_local_copies
-from data_prep.execution.ending import end_alike, forgive_streams, leave_at_once
+from data_prep.execution.ending import end_alike, explain, forgive_streams, leave_at_once
 from data_prep.execution.on_ray import run_on_ray, with_engine
 from data_prep.execution.parts import JoinConfig, command_of, settings_of_stage
 
@@ -208,7 +207,7 @@ def run_command() -> None:
     try:
         dispatch(arguments[0], arguments[1:], debug)
     except Exception as error:
-        message = explain(error, arguments[0])
+        message = explain(error, COMMANDS[arguments[0]].extra if arguments[0] in COMMANDS else "")
         message = message and shown(message)
         if debug or message is None:
             raise
@@ -336,7 +335,7 @@ def train(name: str, command: Command, arguments: list[str], debug: bool) -> Non
     flags = parse(name, arguments, kind, lambda config: kind(config, JobConfig()))
     if name == "train" and (restarts := restarts_asked(flags.restarts)):
         sys.exit(supervise([sys.executable, *sys.argv], place(flags.run.run_dir), restarts))
-    with joined(flags.job, lambda error: None if debug else explain(error, name), name):
+    with joined(flags.job, lambda error: None if debug else explain(error, command.extra), name):
         run: Callable[..., Any] = getattr(importlib.import_module(command.module), command.function)
         run(flags.run, *([flags.json] if name == "preflight" else []))
 
@@ -381,26 +380,3 @@ def parse(name: str, arguments: list[str], flags: Any, default: Callable[[Any], 
         )
     check_finite(parsed)
     return parsed
-
-
-def shorten(name: str) -> str:
-    return name if len(name) <= 200 else f"{name[:100]}...{name[-40:]}"
-
-
-def explain(error: Exception, name: str) -> str | None:
-    """One line for what the user can mend, None for what only a programmer can."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, ModuleNotFoundError) and name in COMMANDS:
-        extra = COMMANDS[name].extra
-        if error.name == "torch":  # which build of it is right, only the machine's owner knows
-            return "torch is not installed: pip install torch, in the build for this machine"
-        return f"{error.name} is not installed: pip install 'asclepius-jax[{extra}]'"
-    if os.strerror(errno.ENOSPC) in str(error):  # TensorStore wraps it in an error of its own
-        return f"the disk is full: make room and run this again ({str(error).splitlines()[0][:200]})"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{shorten(str(error.filename))}: {error.strerror}"
-    hf = sys.modules.get("asclepius_jax.model.huggingface.names")
-    if hf is not None and isinstance(error, hf.FolderError):
-        return str(error)
-    return None

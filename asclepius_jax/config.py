@@ -4,9 +4,7 @@ A file in `configs/` holds values and is found by name, the command line edits a
 (`--optimizer.learning-rate 1e-5`), and a function receives its branch.
 """
 
-import dataclasses
 import difflib
-import json
 import math
 import runpy
 import shutil
@@ -18,9 +16,8 @@ from typing import Any, Literal
 
 import tyro
 
-from data_prep.contract.buckets.local_copies import as_url
-from data_prep.contract.buckets.objects import is_bucket_url
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.objects import is_bucket_url
 
 
 @dataclass(frozen=True)
@@ -286,21 +283,6 @@ def load_config(name: str | Path) -> TrainConfig:
     if not isinstance(found, TrainConfig):
         raise UserError(f"{path} does not set `config = TrainConfig(...)`: add it")
     return found
-
-
-def to_json(config: TrainConfig) -> str:
-    return json.dumps(recorded(config), indent=2)
-
-
-def recorded(config: TrainConfig) -> dict[str, Any]:
-    """The settings as a run records them, with the addresses of buckets in place of this machine's copies."""
-
-    def record(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: record(each) for name, each in value.items()}
-        return as_url(value) if isinstance(value, str) else value
-
-    return record(dataclasses.asdict(config))
 
 
 # The numbers of a configuration by the values that they may have. Names are those of the command line.

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from asclepius_jax.checkpoint.checksums import checksums, host_checksum, written
+from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import (
     Meta,
     find_step,
@@ -28,16 +29,15 @@ from asclepius_jax.checkpoint.read import (
     restore_item,
     restore_params,
 )
-from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.config import InitConfig, LoraConfig
 from asclepius_jax.distributed.sharding import adapter_shardings
 from asclepius_jax.model.huggingface.names import load_params
 from asclepius_jax.model.llama import Model, Params, build
 from asclepius_jax.model.lora import Lora, adapter_shapes, add_adapters
 from asclepius_jax.model.sizes import LlamaConfig
-from data_prep.contract.buckets.local_copies import fetch
-from data_prep.contract.buckets.objects import is_bucket_url
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.local_copies import fetch
+from data_prep.contract.folders.buckets.objects import is_bucket_url
 
 
 def adapted(model: Model, config: LoraConfig) -> Model:

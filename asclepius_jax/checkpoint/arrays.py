@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import tensorstore
 
-from asclepius_jax.checkpoint.storage import Place, kvstore, write_small
+from asclepius_jax.checkpoint.places import Place, kvstore, write_small
 
 CHUNK_BYTES = 2**23  # maximum size of a stored chunk; a chunk never spans layers, so that one layer can be read alone
 FILE_BYTES = 2**28  # approximate size of a file of chunks, which is kept in memory until it is written

@@ -24,14 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore
 
-from asclepius_jax.checkpoint import storage
+from asclepius_jax.checkpoint import places
 from asclepius_jax.checkpoint.checksums import checksums, written
-from asclepius_jax.checkpoint.storage import DAMAGED, DIGESTS, STEPS, Place, is_finished, kvstore, steps_place
+from asclepius_jax.checkpoint.places import DAMAGED, DIGESTS, STEPS, Place, is_finished, kvstore, steps_place
 from asclepius_jax.distributed import same_program
 from asclepius_jax.model.llama import Params
 from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
-from data_prep.contract.buckets.objects import BucketPath
 from data_prep.contract.errors import UserError, first_line
+from data_prep.contract.folders.buckets.objects import BucketPath
 from data_prep.contract.records import file_hash
 
 META = "meta.json"
@@ -99,7 +99,7 @@ def find_step(path: Path) -> tuple[Path, Place]:
             return run_dir, step if isinstance(step, BucketPath) else path
     steps = steps_of(path)
     if isinstance(steps_place(path), BucketPath):
-        for left in storage.unfinished(steps_place(path)):
+        for left in places.unfinished(steps_place(path)):
             print(f"{left} is being written, or was left by a killed run: it is not used", file=sys.stderr, flush=True)
     if not steps:
         being_written = sorted(path.glob(f"{STEPS}/.*.saving"))
@@ -180,7 +180,7 @@ def restore_newest(run_dir: Path, restore: Callable[[Place, Meta], T]) -> T | No
 
 
 def set_aside(folder: Place, problem: str) -> None:
-    done = storage.set_aside(folder, problem)
+    done = places.set_aside(folder, problem)
     print(f"{folder} is damaged ({problem}): {done}, trying the previous step", flush=True)
 
 

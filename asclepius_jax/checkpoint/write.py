@@ -16,11 +16,11 @@ from typing import Any
 
 import jax
 
-from asclepius_jax.checkpoint import storage
+from asclepius_jax.checkpoint import places
 from asclepius_jax.checkpoint.arrays import host_copy, layout_of_array, merge, open_item, shares
 from asclepius_jax.checkpoint.checksums import checksums, written
+from asclepius_jax.checkpoint.places import DIGESTS, Place
 from asclepius_jax.checkpoint.read import META, Meta, State, digests_of, leaf_names, steps_of
-from asclepius_jax.checkpoint.storage import DIGESTS, Place
 from asclepius_jax.config import CheckpointConfig
 from asclepius_jax.distributed import same_program
 from data_prep.contract.errors import UserError, first_line
@@ -33,7 +33,7 @@ class Saver:
 
     def __init__(self, run_dir: Path, config: CheckpointConfig):
         self.run_dir, self.config = run_dir, config
-        self.folder = storage.steps_place(run_dir).absolute()
+        self.folder = places.steps_place(run_dir).absolute()
         self.thread: threading.Thread | None = None
         self.cost_reported = False
         self.problem = ""  # error message of the last save
@@ -49,7 +49,7 @@ class Saver:
         items = {name: leaf_names(tree) for name, tree in saved_items(state).items() if name != "step"}
         if self.config.checksums:
             meta = dataclasses.replace(meta, checksums={**meta.checksums, **self.checksums_of(items)})
-        partial = storage.partial_step(self.folder, step)
+        partial = places.partial_step(self.folder, step)
         futures: list[Any] = []
         problem = self.make(partial, items)
         if not same_program.problems_of_all(f"save/{step}/made", problem):
@@ -84,7 +84,7 @@ class Saver:
             if isinstance(self.folder, Path) and needed > (free := shutil.disk_usage(self.folder).free):
                 # Fail before filling up the disk for everyone else.
                 return f"it needs {needed / 1e9:.3f} GB, the disk has {free / 1e9:.3f} GB left"
-            storage.prepare(partial, [*items])
+            places.prepare(partial, [*items])
         except (OSError, UserError) as error:
             return first_line(error)
         return ""
@@ -131,7 +131,7 @@ class Saver:
                 problem = first_line(error)
             if problems or problem:
                 with contextlib.suppress(UserError):  # a bucket that cannot be reached: the next start removes it
-                    storage.discard(partial)
+                    places.discard(partial)
         problems += same_program.problems_of_all(f"save/{step}/closed", problem)
         self.problem = f"step {step} could not be saved: {problems[0]}" if problems else ""
 
@@ -156,19 +156,19 @@ class Saver:
 
     def sweep(self) -> None:
         """Remove leftovers of killed runs and failed saves."""
-        for leftover in storage.unfinished(self.folder):
+        for leftover in places.unfinished(self.folder):
             if isinstance(leftover, Path):
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 print(f"{leftover} was never finished, or has lost {DIGESTS}: removing it", flush=True)
-                storage.discard(leftover)
+                places.discard(leftover)
 
     def retire(self) -> None:
         """Remove the steps that the retention settings do not keep."""
         steps = {int(path.name): path for path in steps_of(self.run_dir)}
         losses = {step: loss for step, path in steps.items() if (loss := eval_loss(path)) is not None}
         for step in sorted(steps.keys() - kept(list(steps), losses, self.config)):
-            storage.discard(steps[step])
+            places.discard(steps[step])
 
 
 def saved_items(state: State) -> dict[str, Any]:
@@ -201,6 +201,6 @@ def kept(steps: list[int], losses: dict[int, float], config: CheckpointConfig) -
 
 def close_step(partial: Place, folder: Place, meta: Meta) -> None:
     """Finish a step whose arrays are written: write its metadata and digests, then give it its name."""
-    storage.write_small(partial / META, json.dumps(dataclasses.asdict(meta)))
-    storage.write_small(partial / DIGESTS, json.dumps(digests_of(partial), separators=(",", ":")))
-    storage.finish(partial, folder)
+    places.write_small(partial / META, json.dumps(dataclasses.asdict(meta)))
+    places.write_small(partial / DIGESTS, json.dumps(digests_of(partial), separators=(",", ":")))
+    places.finish(partial, folder)

@@ -15,8 +15,8 @@ import tyro
 
 from asclepius_jax.checkpoint.adapters import lora_of
 from asclepius_jax.checkpoint.checksums import written
+from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import DIGESTS, STEPS, DamagedStep, Meta, find_step, read_meta, refusal
-from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.convert.export_peft import read_adapters, write_peft
 from asclepius_jax.convert.merge_adapters import write_merged
 from asclepius_jax.convert.model_card import model_card, start_name

@@ -20,8 +20,8 @@ from einops import rearrange
 
 from asclepius_jax.checkpoint.adapters import lora_from, lora_of
 from asclepius_jax.checkpoint.checksums import host_checksum
+from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import DamagedStep, compare, read_meta, read_stored, refusal
-from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.model.huggingface.names import PER_BLOCK
 from asclepius_jax.model.llama import Model
 from asclepius_jax.model.lora import TARGETS, Lora, adapter_shapes

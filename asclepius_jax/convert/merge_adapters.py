@@ -9,8 +9,8 @@ import numpy as np
 from asclepius_jax.checkpoint.adapters import adapted, differing_base, init_of, lora_of
 from asclepius_jax.checkpoint.blocks import ItemWriter
 from asclepius_jax.checkpoint.checksums import added, host_checksum, written
+from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import STEPS, Meta, find_step, open_array, read, read_meta
-from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.checkpoint.write import close_step
 from asclepius_jax.convert.export_peft import HostAdapters, read_adapters
 from asclepius_jax.model.huggingface.layout import read_part

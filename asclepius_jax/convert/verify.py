@@ -14,8 +14,8 @@ import numpy as np
 
 from asclepius_jax.checkpoint.blocks import READERS, tensor_checksum
 from asclepius_jax.checkpoint.checksums import written
+from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import Meta, restore_params
-from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.convert.weights import Export, check_stored, parameter_sums, tensors_of
 from asclepius_jax.cost_model.hardware import available_memory

@@ -14,8 +14,8 @@ import numpy as np
 from asclepius_jax.checkpoint.blocks import READERS, Scratch, blocks, read_into
 from asclepius_jax.checkpoint.checksums import added, part_checksum
 from asclepius_jax.checkpoint.checksums import written as hexadecimal
+from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import DamagedStep, open_array
-from asclepius_jax.checkpoint.storage import Place
 from asclepius_jax.model.huggingface.layout import write_part
 from asclepius_jax.model.huggingface.names import flatten, hf_shapes, names, non_finite
 from asclepius_jax.model.huggingface.safetensors import DTYPES, lay_out, plan_shards

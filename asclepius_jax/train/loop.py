@@ -37,9 +37,9 @@ from asclepius_jax.train.watch.report import write_report
 from asclepius_jax.train.watch.stopping import StopSignal
 from asclepius_jax.train.watch.trackers import Trackers
 from asclepius_jax.train.watch.watchdog import Watchdog
-from data_prep.contract.buckets.local_copies import sending
-from data_prep.contract.buckets.objects import is_bucket_url
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.local_copies import sending
+from data_prep.contract.folders.buckets.objects import is_bucket_url
 
 
 def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from asclepius_jax.checkpoint.adapters import adapted, base_checksums, lora_from, weight_checksums
 from asclepius_jax.checkpoint.read import Meta, State, find_step
 from asclepius_jax.checkpoint.write import Saver
-from asclepius_jax.config import LoraConfig, TrainConfig, check_values, recorded
+from asclepius_jax.config import LoraConfig, TrainConfig, check_values
 from asclepius_jax.cost_model.choose import settle
 from asclepius_jax.distributed.sharding import batch_parts, batch_sharding, check_layout, make_mesh
 from asclepius_jax.model.attention import Kernel
@@ -26,13 +26,14 @@ from asclepius_jax.train.start import (
     check_tokenizer,
     initial_state,
     lock_of_run,
+    recorded,
     resolve_model,
     with_local_weights,
     write_run_folder,
 )
 from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_step, state_shardings
-from data_prep.contract.buckets.objects import is_bucket_url
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.objects import is_bucket_url
 
 DATA_FACTS = ("phase", "rows", "tokens", "loss_tokens", "documents", "packing_efficiency", "licences", "sources")
 FEWEST_STEPS = 10  # the first of them is warmup

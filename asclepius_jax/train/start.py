@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from asclepius_jax.checkpoint.adapters import differing_base, weight_checksums, whole_params
+from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import (
     Meta,
     State,
@@ -22,8 +23,7 @@ from asclepius_jax.checkpoint.read import (
     restore_state,
     steps_of,
 )
-from asclepius_jax.checkpoint.storage import Place
-from asclepius_jax.config import TrainConfig, to_json
+from asclepius_jax.config import TrainConfig
 from asclepius_jax.distributed.run_folder import check_newest, check_shared
 from asclepius_jax.distributed.same_program import check_same_files
 from asclepius_jax.model.huggingface.names import load_params, read_config
@@ -32,9 +32,9 @@ from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
 from asclepius_jax.train.adapters import random_adapters
 from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.step import abstract_state, init_state, random_params
-from data_prep.contract.buckets.local_copies import fetch, fetch_output
-from data_prep.contract.buckets.objects import is_bucket_url
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.local_copies import as_url, fetch, fetch_output
+from data_prep.contract.folders.buckets.objects import is_bucket_url
 from data_prep.contract.folders.folder_lock import locked
 from data_prep.contract.hub import SMALL_FILES, WEIGHTS, is_hub_id, local_folder
 from data_prep.contract.tokenizer import load_tokenizer
@@ -245,9 +245,20 @@ def check_same_course(meta: Meta, config: TrainConfig, rows: PackedRows) -> None
         )
 
 
+def recorded(config: TrainConfig) -> dict[str, Any]:
+    """The settings as a run records them, with the addresses of buckets in place of this machine's copies."""
+
+    def record(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: record(each) for name, each in value.items()}
+        return as_url(value) if isinstance(value, str) else value
+
+    return record(dataclasses.asdict(config))
+
+
 def write_run_folder(run_dir: Path, config: TrainConfig, rows: PackedRows) -> None:
     """Write the configuration, and copies of the data's tokenizer and manifest, to the run folder."""
     if jax.process_index() == 0:
-        (run_dir / "config.json").write_text(to_json(config) + "\n")
+        (run_dir / "config.json").write_text(json.dumps(recorded(config), indent=2) + "\n")
         shutil.copytree(rows.folder / "tokenizer", run_dir / "tokenizer", dirs_exist_ok=True)
         shutil.copyfile(rows.folder / "manifest.json", run_dir / "data_manifest.json")

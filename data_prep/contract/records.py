@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.contract.buckets.objects import BucketPath
 from data_prep.contract.errors import UserError, first_line
+from data_prep.contract.folders.buckets.objects import BucketPath
 
 # The eight tasks of the recipe (arXiv 2309.00237, section 3).
 TASKS = (

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_prep.contract.buckets.local_copies import fetch, fetch_output, sending, shown
-from data_prep.contract.buckets.objects import BucketPath, is_bucket_url
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.local_copies import fetch, fetch_output, sending, shown
+from data_prep.contract.folders.buckets.objects import BucketPath, is_bucket_url
 
 # Flags that take an address or a text; what the others take is a folder or a file.
 NO_PLACES = ("--base-url", "--second-reader-url", "--proxy", "--url", "--prompt", "--instruction")

@@ -1,11 +1,14 @@
-"""How a command ends: readers that go away, Ctrl-C and SIGTERM."""
+"""How a command ends: readers that go away, Ctrl-C and SIGTERM, and errors in one line."""
 
+import errno
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any
+
+from data_prep.contract.errors import UserError
 
 
 class Forgiving:
@@ -59,3 +62,23 @@ def leave_at_once(name: str) -> None:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, leave)
+
+
+def shorten(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:100]}...{name[-40:]}"
+
+
+def explain(error: Exception, extra: str = "") -> str | None:
+    """One line for what the user can mend, None for what only a programmer can. extra: of a command's packages."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and extra:
+        if error.name == "torch":  # which build of it is right, only the machine's owner knows
+            return "torch is not installed: pip install torch, in the build for this machine"
+        return f"{error.name} is not installed: pip install 'asclepius-jax[{extra}]'"
+    if os.strerror(errno.ENOSPC) in str(error):  # TensorStore wraps it in an error of its own
+        return f"the disk is full: make room and run this again ({str(error).splitlines()[0][:200]})"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{shorten(str(error.filename))}: {error.strerror}"
+    # The model's own error, which is not imported for this: it would load JAX.
+    return str(error) if type(error).__name__ == "FolderError" else None

@@ -21,9 +21,9 @@ from typing import Any
 
 import tyro
 
-from data_prep.contract.buckets.local_copies import as_url, fetch
-from data_prep.contract.buckets.objects import is_bucket_url
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.local_copies import as_url, fetch
+from data_prep.contract.folders.buckets.objects import is_bucket_url
 from data_prep.contract.manifests import FolderWriter, Manifest, read_manifest, verified_files, writing_folder
 from data_prep.contract.records import Reject, read_parquet, write_parquet
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep.contract.buckets.local_copies import bucket_path
-from data_prep.contract.buckets.object_lock import locked_object
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders import holder as holders
+from data_prep.contract.folders.buckets.local_copies import bucket_path
+from data_prep.contract.folders.buckets.object_lock import locked_object
 
 LOCK = "lock.json"
 _held: set[Path] = set()  # locks that this process holds

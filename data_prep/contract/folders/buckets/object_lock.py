@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from data_prep.contract.buckets.objects import BucketPath, explained
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders import holder as holders
+from data_prep.contract.folders.buckets.objects import BucketPath, explained
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ Before a command, its inputs and what it continues are fetched, once for all pro
 ledgers and the small files of a training run are sent every minute; at its end, all that it has changed is sent. The
 manifest of a folder is sent last, and removed before any other file of its folder changes: a folder of a bucket is
 there when its manifest is. The checkpoints of a training run are no copies: every host writes and reads its share of
-them in the bucket, see `asclepius_jax/checkpoint/storage.py`.
+them in the bucket, see `asclepius_jax/checkpoint/places.py`.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_prep.contract.buckets.objects import PIECE_BYTES, BucketPath, Facts, delete, explained, is_bucket_url
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.objects import PIECE_BYTES, BucketPath, Facts, delete, explained, is_bucket_url
 
 LAST = ("manifest.json", "digests.json")  # written when the rest of a folder is there
 DATABASE = ".sqlite"

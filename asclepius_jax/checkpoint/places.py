@@ -3,8 +3,8 @@
 A file system has an atomic rename: a step is written to a hidden folder, which then gets its name. A bucket has none: a
 step is written under its name, and is there when `digests.json` is, which is written last. Readers ignore all others.
 
-A run in a bucket has a local copy of its small files, see `data_prep/contract/buckets/local_copies.py`; its steps are
-read and written in the bucket itself, by every host its own share.
+A run in a bucket has a local copy of its small files, see `data_prep/contract/folders/buckets/local_copies.py`; its
+steps are read and written in the bucket itself, by every host its own share.
 """
 
 import os
@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_prep.contract.buckets.local_copies import bucket_path
-from data_prep.contract.buckets.objects import BucketPath
+from data_prep.contract.folders.buckets.local_copies import bucket_path
+from data_prep.contract.folders.buckets.objects import BucketPath
 from data_prep.contract.folders.output_folders import free_name, sync, write_durably
 
 STEPS = "checkpoints"
