@@ -38,6 +38,13 @@ META = "meta.json"
 # Larger files contain array data, which the content checksums cover.
 HASHED_BYTES = 2**20
 
+# Chunks of a bucket that lie side by side are read in one request: bytes between them, and bytes in all.
+TOGETHER = {
+    "experimental_read_coalescing_threshold_bytes": 2**20,
+    "experimental_read_coalescing_merged_bytes": 2**26,
+    "experimental_read_coalescing_interval": "1ms",
+}
+
 State = dict[str, Any]  # step, params, optimizer; with LoRA also adapters, and params are then frozen
 T = TypeVar("T")
 
@@ -250,20 +257,29 @@ def leaf_names(tree: Any) -> dict[str, Any]:
     return {".".join(str(jax.tree_util.keystr((key,), simple=True)) for key in path): leaf for path, leaf in leaves}
 
 
-def open_array(step_folder: Place, item: str, name: str) -> Any:
+def open_array(step_folder: Place, item: str, name: str, context: tensorstore.Context | None = None) -> Any:
     """Open a saved array, of which only indexed parts are read: `open_array(...)[3:5].read().result()`.
 
-    Raises DamagedStep if it cannot be opened.
+    Arrays of one context read the index of their item only once. Raises DamagedStep if it cannot be opened.
     """
+    store: dict[str, Any] = {"driver": "ocdbt", "base": kvstore(step_folder / item), "path": f"{name}/"}
+    if not isinstance(step_folder, Path):
+        store |= TOGETHER
     spec = {
         "driver": "zarr",
-        "kvstore": {"driver": "ocdbt", "base": kvstore(step_folder / item), "path": f"{name}/"},
+        "kvstore": store,
         "fill_missing_data_reads": False,  # a missing chunk is an error, not zeros
+        "recheck_cached_data": "open",  # a step does not change: of a bucket, each look is a request
+        "recheck_cached_metadata": "open",
     }
     try:
-        return tensorstore.open(spec, open=True, read=True).result()
+        return tensorstore.open(spec, open=True, read=True, context=context or index_cache()).result()
     except (ValueError, OSError, RuntimeError) as error:
         raise DamagedStep(f"{item}/{name} cannot be opened: {first_line(error)}") from error
+
+
+def index_cache() -> tensorstore.Context:
+    return tensorstore.Context({"cache_pool": {"total_bytes_limit": 10**8}})
 
 
 def read(array: Any, index: Any, label: str) -> np.ndarray:
@@ -288,10 +304,10 @@ def restore_item(step_folder: Place, item: str, abstract: Any, meta: Meta, verif
     began = time.monotonic()
     leaves = leaf_names(abstract)
     arrays: dict[str, jax.Array] = {}
-    problem = ""
+    problem, context = "", index_cache()
     try:
         for name, wanted in leaves.items():
-            arrays[name] = restore_array(step_folder, item, name, wanted)
+            arrays[name] = restore_array(open_array(step_folder, item, name, context), f"{item}/{name}", wanted)
     except DamagedStep as error:
         problem = str(error)
     # All processes compute the checksums together, so if one has failed, none may start.
@@ -312,12 +328,20 @@ def restore_item(step_folder: Place, item: str, abstract: Any, meta: Meta, verif
     return jax.tree.unflatten(jax.tree.structure(abstract), restored)
 
 
-def restore_array(step_folder: Place, item: str, name: str, wanted: jax.ShapeDtypeStruct) -> jax.Array:
-    """The array in its saved type, with the sharding of `wanted`."""
-    stored, label = open_array(step_folder, item, name), f"{item}/{name}"
+def restore_array(stored: Any, label: str, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+    """An opened array in its saved type, with the sharding of `wanted`. The shards of all devices are read at once."""
     if tuple(stored.shape) != wanted.shape:
         raise DamagedStep(f"{label} has the shape {tuple(stored.shape)}, not {wanted.shape}")
-    return jax.make_array_from_callback(wanted.shape, wanted.sharding, lambda index: read(stored, index, label))
+    places = wanted.sharding.addressable_devices_indices_map(wanted.shape).values()
+    reading = {str(place): stored[place].read() for place in {str(place): place for place in places}.values()}
+
+    def shard(place: Any) -> np.ndarray:
+        try:
+            return np.asarray(reading[str(place)].result())
+        except (ValueError, OSError, RuntimeError) as error:
+            raise DamagedStep(f"{label} cannot be read: {first_line(error)}") from error
+
+    return jax.make_array_from_callback(wanted.shape, wanted.sharding, shard)
 
 
 def compare(item: str, sums: dict[str, np.ndarray], meta: Meta) -> None:

@@ -136,9 +136,11 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in answer.headers.items():
             if name.lower() not in ("content-length", "transfer-encoding", "connection", "server", "date"):
                 self.send_header(name, value)
-        self.send_header("Content-Length", length or str(len(answer.body)))
+        bare = answer.status in (204, 304)  # by the protocol, these have no content
+        if not bare:
+            self.send_header("Content-Length", length or str(len(answer.body)))
         self.end_headers()
-        if self.command == "HEAD":
+        if self.command == "HEAD" or bare:
             return
         if cut and answer.body:
             self.wfile.write(answer.body[: len(answer.body) // 2])

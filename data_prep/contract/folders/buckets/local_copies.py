@@ -33,8 +33,10 @@ from data_prep.contract.folders.buckets.objects import PIECE_BYTES, BucketPath, 
 
 LAST = ("manifest.json", "digests.json")  # written when the rest of a folder is there
 DATABASE = ".sqlite"
-# Of a training run, read and written in the bucket itself; or of the local machine alone.
-LEFT_OUT = re.compile(r"(?:^|/)(?:checkpoints/\d[^/]*(?:/|$)|\.|lock\.json)|-(?:wal|shm|journal)$")
+# Of this machine alone.
+LEFT_OUT = re.compile(r"(?:^|/)(?:\.|lock\.json)|-(?:wal|shm|journal)$")
+# Read in the bucket itself, and written there by a training run; an import sends its one step like any other files.
+STEPS = re.compile(r"(?:^|/)checkpoints/\d[^/]*(?:/|$)")
 SEND_SECONDS = 60.0
 AT_ONCE = 8  # objects transferred at the same time
 
@@ -164,7 +166,7 @@ def fetch(url: str, ours: bool = False) -> Path:
     top = BucketPath.parse(url)
     with alone("fetch"):
         found = {top: top.stat()} if top.is_file() else {}
-        found |= {path: facts for path, facts in top.objects().items() if not left_out(path, top)}
+        found |= {path: facts for path, facts in top.objects().items() if not left_out(path, top, STEPS)}
         known = {path for path in copies(top) if read_tag(path)}
         for path in known - found.keys():
             drop(path, ours)
@@ -203,9 +205,10 @@ def check_hashes(top: BucketPath, new: set[BucketPath]) -> None:
                 raise UserError(f"{path} {told}: run the stage that writes {manifest.parent} again")
 
 
-def left_out(path: BucketPath, top: BucketPath) -> bool:
+def left_out(path: BucketPath, top: BucketPath, *more: re.Pattern[str]) -> bool:
     """Return True for what no copy is made of; names above `top` were chosen by the user."""
-    return bool(LEFT_OUT.search(path.key.removeprefix(top.key).lstrip("/")))
+    name = path.key.removeprefix(top.key).lstrip("/")
+    return any(pattern.search(name) for pattern in (LEFT_OUT, *more))
 
 
 def copies(top: BucketPath) -> list[BucketPath]:
