@@ -18,9 +18,9 @@ shift 2
 on() { # on WORKER COMMAND: run a shell command on one host, or on `all`
     gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker="$1" --command="$2"
 }
-# With --pid, tail ends when the run does.
+# With --pid, tail ends when the shell does that writes the last line.
 # shellcheck disable=SC2016  # expanded on the host
-follow='tail -n 50 -F --pid="$(cat ~/asclepius.pid)" ~/asclepius.log'
+follow='tail -n 50 -F --pid="$(cat ~/asclepius.shell)" ~/asclepius.log'
 # shellcheck disable=SC2016
 case $1 in
     logs)
@@ -49,6 +49,7 @@ trap 'rm -rf "$scratch"' EXIT
 # The run is a file on the host, so that its arguments are quoted only once. tmux keeps it when ssh ends, and `stop`
 # finds the trainer by its process id.
 cat >"$scratch/start.sh" <<END
+echo \$\$ >~/asclepius.shell
 cd ~/asclepius-jax
 launch/train.sh $(printf '%q ' "$@") >>~/asclepius.log 2>&1 &
 echo \$! >~/asclepius.pid
@@ -69,7 +70,7 @@ on all 'set -e
         { echo "$(hostname): a run is going on: see logs, status and stop of tpu_pod.sh" >&2; exit 1; }
     mkdir -p ~/asclepius-jax
     cd ~/asclepius-jax
-    rm -rf asclepius_jax configs data_prep launch ~/asclepius.pid
+    rm -rf asclepius_jax configs data_prep launch ~/asclepius.pid ~/asclepius.shell
     tar -xzf ~/asclepius-jax.tgz
     { command -v tmux && python3.11 -c "import ensurepip"; } >/dev/null 2>&1 ||
         { sudo apt-get -qq update && sudo apt-get -qq install -y tmux python3.11-venv; } >/dev/null

@@ -22,7 +22,7 @@ from data_prep.contract.errors import UserError, first_line
 from data_prep.contract.folders.buckets.local_copies import as_url
 
 PACKAGES = ("asclepius_jax", "data_prep")
-VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "libtpu", "jax-cuda13-plugin")
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "tensorstore", "libtpu", "jax-cuda13-plugin")
 # Settings that may differ between hosts, because they change nothing of the program: a cache on a local disk.
 OF_ONE_HOST = ("compute.compiled",)
 # Environment variables that change how the compiler translates the same program.

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from data_prep.contract.errors import UserError, first_line
-from data_prep.execution.parts import JoinConfig, Part, command_of, settings_of_stage
+from data_prep.contract.folders.buckets.local_copies import as_url, bucket_path, fetch, sending
+from data_prep.execution.parts import JoinConfig, Part, as_json, command_of, from_json, settings_of_stage
 from data_prep.execution.progress import say, shown
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -57,14 +58,28 @@ def with_part(settings: Any, text: str) -> Any:
 
 
 def run_part(module: str, function: str, settings: Any, folder: str) -> None:
-    """One part, in a worker process of the cluster."""
+    """One part, in a worker process of the cluster.
+
+    settings: of the part, or (settings as JSON, their type) of one in a bucket, of which this machine has copies of its
+    own.
+    """
     try:
         os.chdir(folder)
     except OSError as error:
         raise UserError(
             f"{folder} is not on this machine of the cluster ({error}): use a folder that all see"
         ) from error
-    getattr(importlib.import_module(module), function)(settings)
+    outputs = []
+    if isinstance(settings, tuple):
+        settings = from_json(*settings)
+        outputs = [as_url(str(settings.out))]
+    with sending(outputs):
+        getattr(importlib.import_module(module), function)(settings)
+
+
+def portable(settings: Any) -> Any:
+    """Settings for a worker of another machine, which `run_part` reads."""
+    return (as_json(settings), type(settings)) if bucket_path(settings.out) else settings
 
 
 def run_on_ray(stage: Any, function: str, settings: Any, engine: EngineConfig) -> Any:
@@ -90,14 +105,16 @@ def run_on_ray(stage: Any, function: str, settings: Any, engine: EngineConfig) -
         task = ray.remote(num_cpus=1, max_retries=MOST_RETRIES)(run_part)
         first = [0] if asks_an_endpoint(settings) else []
         for numbers in (first, range(1, count + 1)):
+            parts = {number: portable(with_part(settings, f"{number}/{count}")) for number in numbers}
             tasks = {
-                task.remote(stage.__name__, function, with_part(settings, f"{number}/{count}"), str(Path.cwd())): number
-                for number in numbers
+                task.remote(stage.__name__, function, part, str(Path.cwd())): number for number, part in parts.items()
             }
             finish(ray, tasks, count)
     finally:
         ray.shutdown()
     folders = tuple(Part(number, count).folder(settings.out) for number in [*first, *range(1, count + 1)])
+    for folder in folders if bucket_path(settings.out) else ():
+        fetch(as_url(str(folder)), ours=True)
     join = JoinConfig(folders, settings.out)
     result = getattr(stage, function)(settings_of_stage(join, command_of(join), type(settings)))
     say(f"joined {count} parts -> {settings.out}")

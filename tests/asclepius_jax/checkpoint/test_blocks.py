@@ -1,4 +1,4 @@
-"""Blocks cover an array once, and an item that is written in blocks is an Orbax item like any other."""
+"""Blocks cover an array once, and Orbax reads an item that was written in them."""
 
 import itertools
 import shutil

@@ -7,7 +7,7 @@ import pytest
 
 from data_prep.contract import manifests
 from data_prep.contract.errors import UserError
-from data_prep.contract.folders import folder_lock
+from data_prep.contract.folders import holder
 from data_prep.contract.manifests import read_manifest, verified_files, writing_folder
 from data_prep.contract.records import Generation, Note, Reject, read_parquet
 
@@ -74,7 +74,7 @@ def test_what_a_killed_run_left_is_in_nobodys_way(tmp_path, monkeypatch):
     left.mkdir(parents=True)
     (left / "notes-00009.parquet").write_text("half")
     (left.parent / "lock.json").write_text('{"host": "')  # of a process killed in its first millisecond
-    monkeypatch.setattr(folder_lock, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(holder, "SILENCE_SECONDS", 0.1)
     assert write(tmp_path / "notes")["out"] == 6
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
     assert not list((tmp_path / "notes").glob("*00009*"))

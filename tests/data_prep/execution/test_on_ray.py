@@ -88,3 +88,36 @@ def test_an_error_in_a_part_is_the_line_of_the_part(cluster, tmp_path, monkeypat
         run_on_ray(notes, "run", NotesConfig("empty.jsonl", Path("notes")), EngineConfig("ray", cluster.address, 2))
     with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
         run_on_ray(notes, "run", NotesConfig("empty.jsonl", Path("notes")), EngineConfig("ray", "127.0.0.1:1", 2))
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """An object store that the workers of `cluster` know, with another folder for their copies than the driver's."""
+    from tests.helpers.endpoints.object_store import running
+
+    with running() as made:
+        for name, value in {**made.environment, "ASCLEPIUS_CACHE": str(tmp_path / "workers")}.items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
+def test_parts_in_a_bucket_are_joined_there(store, cluster, tmp_path, monkeypatch):
+    from data_prep.contract.folders.buckets.local_copies import fetch, fetch_output, sending
+    from tests.helpers.endpoints.object_store import BUCKET
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASCLEPIUS_CACHE", str(tmp_path / "driver"))
+    source = reports(tmp_path / "reports.jsonl", 60)
+    once = NotesConfig(source, Path("once"), ("all",), shards=ShardsConfig(2))
+    notes.run(once)
+    store.write("reports.jsonl", Path(source).read_bytes())
+    out = fetch_output(f"s3://{BUCKET}/data/notes")
+    copied = NotesConfig(str(fetch(f"s3://{BUCKET}/reports.jsonl")), out, ("all",), shards=ShardsConfig(2))
+    with sending([f"s3://{BUCKET}/data/notes"]):
+        run_on_ray(notes, "run", copied, EngineConfig("ray", cluster.address, 6))
+    monkeypatch.setenv("ASCLEPIUS_CACHE", str(tmp_path / "reader"))
+    found, expected = files_of(fetch(f"s3://{BUCKET}/data/notes")), files_of(once.out)
+    for files in (found, expected):  # names its source
+        files.pop("manifest.json")
+    assert found == expected
+    assert len([*(tmp_path / "workers/buckets/s3/bucket/data").glob("notes.part-*-of-6")]) == 6

@@ -254,7 +254,7 @@ def test_a_save_that_failed_leaves_nothing_though_some_of_it_is_still_writing(tm
     partial = saver.folder / ".4.saving"
     partial.mkdir()
     with ThreadPoolExecutor() as pool:
-        saver.complete(4, partial, [Fails(), pool.submit(write_late)], Any, "")  # its meta is not looked at
+        saver.complete(4, partial, {}, [Fails(), pool.submit(write_late)], Any, "")  # its meta is not looked at
     assert "step 4 could not be saved: no room" in saver.problem
     assert not list(saver.folder.iterdir())
 
