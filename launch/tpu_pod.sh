@@ -5,7 +5,7 @@
 #   launch/tpu_pod.sh NAME ZONE logs|status|stop
 # This copies the checkout to every host, installs it there, starts the run in tmux and follows the log of the first
 # host. Ctrl-C, a closed laptop or a lost connection does not end the run: `logs` follows it again. `stop` lets it save a
-# checkpoint and exit. --data.path and --run-dir must be on storage mounted on all hosts.
+# checkpoint and exit. --data.path and --run-dir are on storage mounted on all hosts, or in a bucket (gs://...).
 set -euo pipefail
 if [ $# -lt 3 ]; then
     sed -n '2,5p' "$0" >&2

@@ -1,9 +1,11 @@
 """The command line in tests: what it accepts without running it, and what it says on a mistake."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,11 @@ def assert_accepted(monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -
             patch.setenv(variable, os.environ.get(variable, ""))
         patch.setattr(import_module(command.module), command.function, lambda *settings: started.append(settings))
         patch.setattr("asclepius_jax.train.supervise.supervise", lambda *settings: started.append(settings))
+        # Addresses of buckets pass the command line too; nothing is there to fetch.
+        for name in ("fetch", "fetch_output"):
+            patch.setattr(f"data_prep.execution.arguments.{name}", Path)
+        patch.setattr("data_prep.execution.arguments.matching", lambda pattern: [pattern])
+        patch.setattr("data_prep.execution.arguments.sending", lambda urls: contextlib.nullcontext())
         patch.setattr(sys, "argv", ["asclepius", *arguments])
         code = 0
         try:
