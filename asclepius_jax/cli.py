@@ -16,7 +16,7 @@ from tyro import _strings
 from asclepius_jax import __version__
 from asclepius_jax.evaluate import parts
 from data_prep.contract.errors import UserError
-from data_prep.contract.folders.buckets.local_copies import place, shown
+from data_prep.contract.folders.buckets.addresses import place, shown
 from data_prep.execution.arguments import check_finite, check_result, read_arguments, with_local_copies
 from data_prep.execution.ending import end_alike, explain, forgive_streams, leave_at_once
 from data_prep.execution.on_ray import run_on_ray, with_engine

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_prep.contract.folders.buckets.local_copies import bucket_path
+from data_prep.contract.folders.buckets.addresses import bucket_path
 from data_prep.contract.folders.buckets.objects import BucketPath
 from data_prep.contract.folders.output_folders import free_name, sync, write_durably
 

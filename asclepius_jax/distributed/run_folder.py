@@ -9,7 +9,7 @@ from pathlib import Path
 from asclepius_jax.distributed.job import Disagreement, current, here
 from asclepius_jax.distributed.same_program import from_first, problems_of_all
 from data_prep.contract.errors import UserError
-from data_prep.contract.folders.buckets.local_copies import bucket_path
+from data_prep.contract.folders.buckets.addresses import bucket_path
 from data_prep.contract.folders.holder import SILENCE_SECONDS
 
 # Seconds within which a host must see what another one has written. The caches of a network file system hide new files

@@ -19,7 +19,7 @@ import jax
 from asclepius_jax.config import TrainConfig
 from asclepius_jax.distributed.job import Disagreement, Job, current
 from data_prep.contract.errors import UserError, first_line
-from data_prep.contract.folders.buckets.local_copies import as_url
+from data_prep.contract.folders.buckets.addresses import as_url
 
 PACKAGES = ("asclepius_jax", "data_prep")
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "tensorstore", "libtpu", "jax-cuda13-plugin")

@@ -38,6 +38,7 @@ from asclepius_jax.train.watch.stopping import StopSignal
 from asclepius_jax.train.watch.trackers import Trackers
 from asclepius_jax.train.watch.watchdog import Watchdog
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.addresses import showing_addresses
 from data_prep.contract.folders.buckets.local_copies import sending
 from data_prep.contract.folders.buckets.objects import is_bucket_url
 
@@ -62,7 +63,9 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
     with contextlib.ExitStack() as held:
         with clock("start-up"):
             check(config)
-            held.enter_context(sending([config.run_dir] if is_bucket_url(config.run_dir) else []))
+            if is_bucket_url(config.run_dir):
+                held.enter_context(sending([config.run_dir]))
+            held.enter_context(showing_addresses())
             config = with_local_copies(config)
             run_dir = Path(config.run_dir)
             watchdog = Watchdog(run_dir, config.health)

@@ -33,7 +33,8 @@ from asclepius_jax.train.adapters import random_adapters
 from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.step import abstract_state, init_state, random_params
 from data_prep.contract.errors import UserError
-from data_prep.contract.folders.buckets.local_copies import as_url, fetch, fetch_output
+from data_prep.contract.folders.buckets.addresses import as_url
+from data_prep.contract.folders.buckets.local_copies import fetch, fetch_output
 from data_prep.contract.folders.buckets.objects import is_bucket_url
 from data_prep.contract.folders.folder_lock import locked
 from data_prep.contract.hub import SMALL_FILES, WEIGHTS, is_hub_id, local_folder
@@ -57,10 +58,10 @@ def resolve_model(name: str) -> LlamaConfig:
 
 
 def with_local_copies(config: TrainConfig) -> TrainConfig:
-    """The configuration with local copies in place of what lies in buckets. A host fetches each once."""
+    """The configuration with local copies in place of rows and runs in buckets. A host fetches each once."""
     if is_bucket_url(config.run_dir):
         config = dataclasses.replace(config, run_dir=str(fetch_output(config.run_dir)))
-    for section, name in (("data", "path"), ("data", "eval_path"), ("init", "hf"), ("init", "checkpoint")):
+    for section, name in (("data", "path"), ("data", "eval_path"), ("init", "checkpoint")):
         group = getattr(config, section)
         if is_bucket_url(address := getattr(group, name)):
             group = dataclasses.replace(group, **{name: str(fetch(address))})
@@ -69,10 +70,12 @@ def with_local_copies(config: TrainConfig) -> TrainConfig:
 
 
 def with_local_weights(config: TrainConfig) -> TrainConfig:
-    """The configuration with a hub id replaced by its cache folder, which checkpoints and model cards then name."""
+    """The configuration with a hub id replaced by its cache folder, which checkpoints and model cards then name, or an
+    address in a bucket by its local copy."""
     if not config.init.hf:
         return config
-    folder = local_folder(config.init.hf, WEIGHTS)
+    name = config.init.hf
+    folder = fetch(name) if is_bucket_url(name) else local_folder(name, WEIGHTS)
     return dataclasses.replace(config, init=dataclasses.replace(config.init, hf=str(folder)))
 
 

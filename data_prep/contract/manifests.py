@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.contract.errors import UserError, first_line
-from data_prep.contract.folders.buckets.local_copies import as_url
+from data_prep.contract.folders.buckets.addresses import as_url
 from data_prep.contract.folders.output_folders import (
     NEW,
     OLD,

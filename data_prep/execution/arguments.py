@@ -5,12 +5,12 @@ import dataclasses
 import math
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from data_prep.contract.errors import UserError
-from data_prep.contract.folders.buckets.local_copies import fetch, fetch_output, sending, shown
+from data_prep.contract.folders.buckets.addresses import showing_addresses
+from data_prep.contract.folders.buckets.local_copies import fetch, fetch_output, sending
 from data_prep.contract.folders.buckets.objects import BucketPath, is_bucket_url
 
 # Flags that take an address or a text; what the others take is a folder or a file.
@@ -86,27 +86,6 @@ def matching(pattern: str) -> list[str]:
     if not found:
         raise UserError(f"{pattern} matches nothing: check the name")
     return found
-
-
-class Showing:
-    """A stream that shows addresses of buckets in place of their local copies."""
-
-    def __init__(self, stream: Any):
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        self.stream.write(shown(text))
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-@contextlib.contextmanager
-def showing_addresses() -> Iterator[None]:
-    out, err = Showing(sys.stdout), Showing(sys.stderr)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        yield
 
 
 def check_finite(settings: Any, path: str = "") -> None:

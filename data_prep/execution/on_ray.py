@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from data_prep.contract.errors import UserError, first_line
-from data_prep.contract.folders.buckets.local_copies import as_url, bucket_path, fetch, sending
+from data_prep.contract.folders.buckets.addresses import as_url, bucket_path
+from data_prep.contract.folders.buckets.local_copies import fetch, sending
 from data_prep.execution.parts import JoinConfig, Part, as_json, command_of, from_json, settings_of_stage
 from data_prep.execution.progress import say, shown
 

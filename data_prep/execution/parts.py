@@ -22,7 +22,8 @@ from typing import Any
 import tyro
 
 from data_prep.contract.errors import UserError
-from data_prep.contract.folders.buckets.local_copies import as_url, fetch
+from data_prep.contract.folders.buckets.addresses import as_url
+from data_prep.contract.folders.buckets.local_copies import fetch
 from data_prep.contract.folders.buckets.objects import is_bucket_url
 from data_prep.contract.manifests import FolderWriter, Manifest, read_manifest, verified_files, writing_folder
 from data_prep.contract.records import Reject, read_parquet, write_parquet

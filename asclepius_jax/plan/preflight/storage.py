@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 
+from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.config import TrainConfig
 from asclepius_jax.distributed.job import before_end
 from asclepius_jax.distributed.same_program import from_first, problems_of_all
@@ -19,6 +20,7 @@ from asclepius_jax.plan.preflight.records import Measure, Row, between, slow
 from asclepius_jax.train.adapters import readable
 from asclepius_jax.train.start import check_hosts, lock_of_run
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.addresses import as_url, bucket_path
 from data_prep.contract.manifests import read_manifest
 
 RUN_FOLDER, WRITING, FREE = "run folder", "writing to the run folder", "free space"
@@ -57,10 +59,19 @@ class RunFolder:
         name = from_first("preflight/folder", f".preflight-{secrets.token_hex(6)}", longer=60.0)
         self.trial = self.path / name
         if jax.process_index() == 0 and not self.problem:
-            for left in self.path.glob(".preflight-*"):  # by a killed one, as this one holds the lock
-                shutil.rmtree(left, ignore_errors=True)
+            place = bucket_path(self.path) or self.path
+            for left in [*place.glob(".preflight-*")]:  # by a killed one, as this one holds the lock
+                remove(left)
             self.trial.mkdir()
-            self.held.callback(functools.partial(shutil.rmtree, self.trial, ignore_errors=True))
+            self.held.callback(functools.partial(remove, place / name))
+            self.held.callback(functools.partial(remove, self.trial))
+
+
+def remove(folder: Place) -> None:
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        folder.remove_all()
 
 
 def measure_storage(config: TrainConfig, folder: RunFolder) -> Measure:
@@ -80,6 +91,8 @@ def measure_storage(config: TrainConfig, folder: RunFolder) -> Measure:
     if folder.problem:
         found["write"], found["unwritten"] = 0.0, folder.problem
     found["free"] = shutil.disk_usage(folder.path).free if folder.path.is_dir() else 0
+    if bucket_path(folder.path):
+        found["free"] = None
     return found
 
 
@@ -116,6 +129,12 @@ def write_speed(path: Path) -> float:
     """Bytes per second at which a new file reaches the disk. Raises OSError if it does not."""
     piece, size = secrets.token_bytes(PIECE_BYTES), 0  # nothing that a file system could compress
     started = time.monotonic()
+    if (target := bucket_path(path)) is not None:
+        size = WRITE_BYTES
+        target.write_bytes(piece * (size // PIECE_BYTES))
+        seconds = time.monotonic() - started
+        target.unlink()
+        return size / max(seconds, 1e-9)
     try:
         with path.open("xb", buffering=0) as file:
             while size < WRITE_BYTES:
@@ -130,9 +149,11 @@ def judge_storage(config: TrainConfig, step_bytes: int, measures: list[Measure])
     told = sorted({each["shared"] for each in measures} - {""})
     rows = [Row(RUN_FOLDER, "wrong", line) for line in told]
     if not rows:
-        rows = [Row(RUN_FOLDER, "ok", config.run_dir, "one for all hosts, with the same steps")]
+        rows = [Row(RUN_FOLDER, "ok", as_url(config.run_dir), "one for all hosts, with the same steps")]
     rows += speeds_of("read", "unread", "reading packed rows", measures, "mount the folder of --data.path on this host")
     rows += speeds_of("write", "unwritten", WRITING, measures, "make room in --run-dir, or choose another")
+    if any(each["free"] is None for each in measures):
+        return [*rows, Row(FREE, "ok", "a bucket", "no limit is known")]
     free, kept = min(each["free"] for each in measures), config.checkpoint.keep + 1  # the new one comes before one goes
     status = "wrong" if free < step_bytes else "warning" if free < kept * step_bytes else "ok"
     place = ", ".join(each["place"] for each in measures if each["free"] == free) if status != "ok" else ""

@@ -15,7 +15,7 @@ from typing import Any
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders import holder as holders
-from data_prep.contract.folders.buckets.local_copies import bucket_path
+from data_prep.contract.folders.buckets.addresses import bucket_path
 from data_prep.contract.folders.buckets.object_lock import locked_object
 
 LOCK = "lock.json"

@@ -25,7 +25,8 @@ from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import abstract_state, state_shardings
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.buckets import objects
-from data_prep.contract.folders.buckets.local_copies import local_path, send
+from data_prep.contract.folders.buckets.addresses import local_path
+from data_prep.contract.folders.buckets.local_copies import send
 from tests.helpers.endpoints.object_store import BUCKET, ObjectStore, running
 from tests.helpers.made_inputs import MODEL, free_address, job_flags
 from tests.helpers.training.small_run import TOTAL, command_of, losses_of, params_of

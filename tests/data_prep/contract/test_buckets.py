@@ -16,15 +16,8 @@ import pytest
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders import holder as holders
 from data_prep.contract.folders.buckets import local_copies, objects
-from data_prep.contract.folders.buckets.local_copies import (
-    as_url,
-    bucket_path,
-    fetch,
-    fetch_output,
-    local_path,
-    send,
-    sending,
-)
+from data_prep.contract.folders.buckets.addresses import as_url, bucket_path, local_path
+from data_prep.contract.folders.buckets.local_copies import fetch, fetch_output, send, sending
 from data_prep.contract.folders.buckets.objects import BucketPath
 from data_prep.contract.folders.folder_lock import LOCK, locked
 from data_prep.contract.manifests import read_manifest, verified_files
@@ -263,7 +256,7 @@ def test_a_bucket_that_denies_is_told_in_one_line(store: ObjectStore):
 
 HOLD = """
 import sys, time
-from data_prep.contract.folders.buckets.local_copies import local_path
+from data_prep.contract.folders.buckets.addresses import local_path
 from data_prep.contract.folders import holder
 from data_prep.contract.folders.folder_lock import locked
 holder.BEAT_SECONDS = 0.2
