@@ -38,6 +38,7 @@ from asclepius_jax.train.loop import keep_compiled
 from asclepius_jax.train.setup import build_model, make_step, open_data
 from asclepius_jax.train.start import announce_start, check_resumable, check_weights, with_local_copies
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.addresses import showing_addresses
 
 
 def run(config: TrainConfig, json_file: str = "") -> None:
@@ -48,7 +49,7 @@ def run(config: TrainConfig, json_file: str = "") -> None:
     check(config)
     config = with_local_copies(config)
     stages = Stages(config, json_file)
-    with stages.watching():
+    with stages.watching(), showing_addresses():
         keep_compiled(config.compute.compiled)
         stages.run("hosts", lambda: measure_hosts(config), judge_hosts)
         if not stages.wrong(("hosts", PROGRAM)):

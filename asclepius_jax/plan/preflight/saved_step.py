@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import jax
 
-from asclepius_jax.checkpoint.read import STEPS, Meta, State, read_meta, restore_state
+from asclepius_jax.checkpoint.places import steps_place
+from asclepius_jax.checkpoint.read import Meta, State, read_meta, restore_state
 from asclepius_jax.checkpoint.write import Saver, saved_items
 from asclepius_jax.plan.host_needs import checkpoint_bytes
 from asclepius_jax.plan.preflight.records import Measure, Row, Run
@@ -66,8 +67,8 @@ def save_and_restore(run: Run, state: State, folder: Path, size: Size) -> tuple[
     save_seconds = time.monotonic() - began
     for leaf in jax.tree.leaves(saved):
         leaf.delete()
-    step = folder / STEPS / "0"
-    for path in step.rglob("*"):
+    step = steps_place(folder) / "0"
+    for path in step.rglob("*") if isinstance(step, Path) else ():
         if path.is_file():
             forget(path)
     began = time.monotonic()
