@@ -306,3 +306,19 @@ def test_a_stopped_holder_ends_when_it_wakes(store: ObjectStore, monkeypatch, tm
         assert "has taken over" in first.stderr.read()
         time.sleep(0.5)
         assert json.loads(store.read(f"run/{LOCK}"))["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("key", ["d/../../evil", "d/./a", "d//a"])
+def test_an_object_cannot_leave_the_copies(store: ObjectStore, tmp_path: Path, key: str):
+    store.write("d/good", b"1")
+    store.write(key, b"2")
+    with pytest.raises(UserError):
+        fetch(f"{store.top}/d")
+    assert not [path for path in tmp_path.rglob("*") if path.name == "evil"]
+
+
+def test_an_object_in_the_way_of_a_folder_is_told(store: ObjectStore):
+    store.write("d/a", b"1")
+    store.write("d/a/b", b"2")
+    with pytest.raises(UserError, match="cannot be written"):
+        fetch(f"{store.top}/d")
