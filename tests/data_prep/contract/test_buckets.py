@@ -322,3 +322,19 @@ def test_an_object_in_the_way_of_a_folder_is_told(store: ObjectStore):
     store.write("d/a/b", b"2")
     with pytest.raises(UserError, match="cannot be written"):
         fetch(f"{store.top}/d")
+
+
+def test_an_answer_that_is_lost_loses_no_lock(store: ObjectStore, monkeypatch):
+    """The request was carried out and is repeated, which then meets the lock that it made itself."""
+    monkeypatch.setattr(holders, "BEAT_SECONDS", 0.1)
+    seen: list[str] = []
+
+    def fault(method: str, path: str) -> str:
+        seen.append(method)
+        return "lost" if method == "PUT" and seen.count("PUT") in (1, 3, 6) else ""
+
+    store.fault = fault
+    with locked(local_path(f"{store.top}/run")):
+        time.sleep(2)
+        assert json.loads(store.read(f"run/{LOCK}"))["pid"] == os.getpid()
+    assert not store.names()

@@ -24,7 +24,7 @@ import pytest
 
 BUCKET = "bucket"
 # What a fault does to a request: refuses it, holds it up, or cuts its answer.
-Fault = Callable[[str, str], str]  # (method, path) -> "", "503", "403", "slow" or "cut"
+Fault = Callable[[str, str], str]  # (method, path) -> "", "503", "403", "slow", "cut" or "lost"
 NAME = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
@@ -126,6 +126,9 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "slow":
             time.sleep(1.0)
         answer = self.batch(body) if self.path.startswith("/batch") else self.respond(self.command, self.path, body)
+        if kind == "lost":  # carried out, without an answer
+            self.close_connection = True
+            return self.connection.shutdown(socket.SHUT_RDWR)
         self.answer(answer, cut=kind == "cut")
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any

@@ -25,16 +25,15 @@ def locked_object(path: BucketPath, remedy: str) -> Iterator[None]:
     Raises UserError, which ends in `remedy`, if another process holds it. A process that was suspended until another
     took the lock over ends when it wakes, with exit code 2.
     """
-    version = take(path, remedy)
     ended = threading.Event()
-    renewing = Renewing(path, version, ended)
+    renewing = Renewing(path, take(path, remedy), ended)
     renewing.start()
     try:
         yield
     finally:
         ended.set()
         renewing.join()
-        if read(path)[0].get("nonce") == renewing.nonce:
+        if is_mine(read(path)[0]):
             path.unlink()
 
 
@@ -44,33 +43,35 @@ class Renewing(threading.Thread):
     def __init__(self, path: BucketPath, version: dict[str, str], ended: threading.Event):
         super().__init__(daemon=True, name="bucket lock")
         self.path, self.version, self.ended = path, version, ended
-        self.nonce = ""
-        self.renew()
-
-    def renew(self) -> None:
-        nonce = secrets.token_hex(8)
-        self.version = put(self.path, nonce, self.version)
-        self.nonce = nonce
 
     def run(self) -> None:
+        while not self.ended.wait(holders.BEAT_SECONDS):
+            # A bucket that cannot be reached now is asked again; whoever takes over has to wait longer than that.
+            with contextlib.suppress(UserError, FileNotFoundError):
+                self.renew()
+
+    def renew(self) -> None:
         from obstore.exceptions import PreconditionError
 
-        while not self.ended.wait(holders.BEAT_SECONDS):
-            try:
-                self.renew()
-            except PreconditionError:
-                other, _ = read(self.path)
-                # A request that was repeated after its answer was lost has changed the lock itself.
-                if other.get("nonce") and {name: other[name] for name in holders.holder()} != holders.holder():
-                    holders.end_after_takeover(other, self.path.parent)
-                with contextlib.suppress(FileNotFoundError, UserError):
-                    self.version = version_of(self.path)
-            except UserError:
-                pass  # a bucket that cannot be reached now; whoever takes over has to wait longer than this
+        try:
+            self.version = put(self.path, secrets.token_hex(8), self.version)
+        except PreconditionError:
+            other, version = read(self.path)
+            if other and not is_mine(other):
+                holders.end_after_takeover(other, self.path.parent)
+            self.version = version  # of a request that was repeated because its answer was lost
 
 
-def put(path: BucketPath, nonce: str, version: dict[str, str] | None) -> dict[str, str]:
-    """Write the lock if it is the one of this version, or if there is none. Raises PreconditionError otherwise."""
+def is_mine(lock: dict[str, Any]) -> bool:
+    mine = holders.holder()
+    return {name: lock.get(name) for name in mine} == mine
+
+
+def put(path: BucketPath, nonce: str, version: dict[str, str] | None = None) -> dict[str, str]:
+    """Write the lock if it is the one of this version, or if there is none. Returns its new version.
+
+    Raises PreconditionError if it is not.
+    """
     from obstore.exceptions import AlreadyExistsError, PreconditionError
 
     content = json.dumps({**holders.holder(), "nonce": nonce}).encode()
@@ -106,19 +107,22 @@ def take(path: BucketPath, remedy: str) -> dict[str, str]:
     """Create the lock, or take over that of a process that is gone. Returns its version."""
     from obstore.exceptions import PreconditionError
 
+    nonce = secrets.token_hex(8)
     while True:
         with contextlib.suppress(PreconditionError):
-            return put(path, secrets.token_hex(8), None)
+            return put(path, nonce)
         other, version = read(path)
         if not other:
             continue  # just released
+        if other["nonce"] == nonce:
+            return version  # written, though the answer was lost
         process, gone = f"process {other['pid']} on {other['host']}", holders.is_gone(other)
         if gone is False:
             raise UserError(f"{path.parent} is in use by {process}: wait for it, or {remedy}")
         if gone is None and is_renewed(path, other["nonce"]):
             raise UserError(f"{path.parent} is in use by {process} (its lock is renewed): wait for it, or {remedy}")
         with contextlib.suppress(PreconditionError):
-            taken = put(path, secrets.token_hex(8), version)
+            taken = put(path, nonce, version)
             line = f"{path} was left by {process}, which is gone: taking over"
             print(line, file=sys.stderr, flush=True)
             return taken
