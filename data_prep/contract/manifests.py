@@ -25,6 +25,7 @@ from data_prep.contract.folders.output_folders import (
     free_name,
     names_in,
     place_of,
+    refuse_after_takeover,
     refuse_to_replace,
     replace_parts,
     sync,
@@ -205,6 +206,7 @@ def other_files(writer: FolderWriter) -> dict[str, str]:
 
 def replace_folder(new: Path, out: Path, kind: str) -> None:
     """Replace `out` by `new`. A kill between the two renames leaves the old folder next to `new`, for the next run."""
+    refuse_after_takeover(new.parent, out)
     with kept_if_refused(new, out):
         check_replaceable(out, kind)
     old = new.with_name(OLD)

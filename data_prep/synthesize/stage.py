@@ -38,6 +38,7 @@ from data_prep.execution.shards import (
 )
 from data_prep.teachers.base import TeacherConfig, ledger_path
 from data_prep.teachers.endpoint.dry_run import Counting
+from data_prep.teachers.endpoint.ledger import Ledger
 from data_prep.teachers.endpoint.meter import Meter
 from data_prep.teachers.factory import make_teacher
 
@@ -183,9 +184,16 @@ def run_part(
 ) -> dict[str, Any]:
     """Work on the shards of one part and write its folder; of part 0, on what all parts share."""
     most = stage.teacher.budget.max_cost
-    limit = take_share(most, part, stage.out) if most else 0.0
-    if most and not limit:
-        raise UserError(f"--max-cost {most:g}: other parts have spent it, or may; wait for them, or raise the limit")
+    # Part 0 may have nothing to ask; what it has asked already is in `shared`.
+    may_ask = part.number or stage.calibration or stage.shared
+    limit = take_share(most, part, stage.out) if most and may_ask else 0.0
+
+    def refuse_without_share() -> None:
+        if most and not limit:
+            raise UserError(
+                f"--max-cost {most:g}: other parts have spent it, or may; wait for them, or raise the limit"
+            )
+
     here = replace(stage, out=part.folder(stage.out), teacher=with_limit(stage.teacher, limit))
     if here.reader:
         here = replace(here, reader=with_limit(here.reader, limit))
@@ -197,18 +205,19 @@ def run_part(
         if part.number == 0:
             writer.facts |= stage.shared
             if here.calibration:
+                refuse_without_share()
                 here.calibration.conclude(here.map(here.calibration.work, here.calibration.cases, meter))
                 writer.facts["calibration"] = here.calibration.facts
         else:
             numbers: deque[int] = deque()
-            shards = own_shards(here, part, records, writer, numbers)
+            shards = own_shards(here, part, records, writer, numbers, refuse_without_share)
             with contextlib.closing(here.map_shards(work, shards, meter)) as worked:
                 for results in worked:
                     add_results(writer, numbers.popleft(), results, stage.record_type)
                     meter.records = min(meter.records + stage.shards.shard_records, writer.counts["in"])
         writer.facts |= facts_of(meter, None)
-    if most:
-        settle_share(meter.budget.spent if meter.budget else 0.0, part, stage.out)
+    if most and may_ask:
+        settle_share(spent_by(here), part, stage.out)
     if part.number and not writer.facts["shards"]:
         say(f"{stage.kind}: no shard for part {part.number}: with fewer --shard-records, in all parts, there are more")
     say(f"{stage.kind}: part {part.number} of {part.count}, {writer.counts['in']} records -> {here.out}")
@@ -219,13 +228,28 @@ def with_limit(teacher: TeacherConfig, limit: float) -> TeacherConfig:
     return replace(teacher, budget=replace(teacher.budget, max_cost=limit)) if limit else teacher
 
 
+def spent_by(stage: Stage[Out]) -> float:
+    """The cost in USD of all runs of a part: also of requests that a killed run made, and this one did not repeat."""
+    path = ledger_path(stage.teacher, stage.out)
+    if not path.exists():
+        return 0.0
+    with contextlib.closing(Ledger(path)) as ledger:
+        return ledger.spent()
+
+
 def own_shards(
-    stage: Stage[Out], part: Part, records: Iterable[In | Reject], writer: FolderWriter, numbers: deque[int]
+    stage: Stage[Out],
+    part: Part,
+    records: Iterable[In | Reject],
+    writer: FolderWriter,
+    numbers: deque[int],
+    check: Callable[[], None],
 ) -> Iterator[list[In | Reject]]:
-    """The shards of a part, whose numbers are put into `numbers` as they are read."""
+    """The shards of a part, whose numbers are put into `numbers` as they are read; `check` may refuse."""
     every = in_shards(first(records, stage.shards.limit), stage.shards.shard_records)
     for number, shard in enumerate(every):
         if part.has(number):
+            check()
             writer.counts["in"] += len(shard)
             numbers.append(number)
             yield shard

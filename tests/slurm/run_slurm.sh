@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # A real Slurm on this machine runs launch/slurm_parts.sh: four parts must join to the bytes of one run. And it runs
 # launch/slurm.sbatch: two tasks with four virtual devices each must reach the losses of one process with eight, and a job
-# that is told to stop must be requeued and go on to the same end.
-#   apt-get install slurm-wlm munge     once
-#   tests/slurm/run_slurm.sh [parts]    as root; minutes, or seconds for the parts alone
+# that is told to stop must be requeued and go on to the same end. With `kills`, parts on Slurm, on Ray and as processes
+# are killed at random, which is a test of its own.
+#   apt-get install slurm-wlm munge           once
+#   tests/slurm/run_slurm.sh [parts|kills]    as root; minutes, or seconds for the parts alone
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
@@ -54,6 +55,11 @@ slurmd -D >"$work/slurmd.out" 2>&1 &
 daemons+=($!)
 until sinfo --noheader --format=%T 2>/dev/null | grep -q idle; do sleep 0.5; done
 sinfo
+
+if [ "${1:-}" = kills ]; then
+    KILLS_SLURM=1 pytest -m slow --basetemp="$work/kills" tests/data_prep/execution/test_thirty_kills.py
+    exit
+fi
 
 state() { scontrol --oneliner show job "$1" | grep -o 'JobState=[A-Z]*'; }
 

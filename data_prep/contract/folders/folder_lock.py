@@ -19,7 +19,7 @@ from data_prep.contract.folders.buckets.addresses import bucket_path
 from data_prep.contract.folders.buckets.object_lock import locked_object
 
 LOCK = "lock.json"
-_held: set[Path] = set()  # locks that this process holds
+_held: dict[Path, dict[str, Any] | None] = {}  # locks that this process holds, and what it wrote into them
 
 
 @contextlib.contextmanager
@@ -51,14 +51,14 @@ def locked_folder(folder: Path, remedy: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): {remedy}") from error
     mine = read_holder(path)
-    _held.add(path)
+    _held[path] = mine
     ended = threading.Event()
     threading.Thread(target=beat, args=(path, mine, ended), daemon=True, name="lock").start()
     try:
         yield
     finally:
         ended.set()
-        _held.discard(path)
+        _held.pop(path, None)
         if mine is not None:
             remove(path, mine)
         if made and folder.is_dir() and not any(folder.iterdir()):
@@ -95,6 +95,15 @@ def wait_or_refuse(path: Path, remedy: str) -> None:
         raise UserError(f"{path.parent} is in use by {process} ({sign}): wait for it, or {remedy}")
     print(f"{path} was left by {process}, which is gone: taking over the folder", file=sys.stderr, flush=True)
     remove(path, other)
+
+
+def is_held(folder: Path) -> bool:
+    """Return True if this process still holds the lock of a folder, which another one has not taken over."""
+    path = folder.resolve() / LOCK
+    try:
+        return path in _held and read_holder(path) == _held[path]
+    except (OSError, UserError):
+        return False
 
 
 def remove(path: Path, mine: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_prep.contract.errors import UserError
-from data_prep.contract.folders.folder_lock import LOCK, locked
+from data_prep.contract.folders.folder_lock import LOCK, is_held, locked
 
 NEW, OLD = "new", "old"
 RECORD = "written_files.json"  # of a folder that several commands write into
@@ -49,7 +49,8 @@ def place_of(out: Path, inputs: Iterable[str] = ()) -> Path:
 def working_folder(out: Path, parts: Iterable[str] = (), purpose: str = "") -> Iterator[Path]:
     """Context with a hidden folder next to `out` for work in progress, whose lock keeps other runs from `out`.
 
-    What a killed run left in it is removed at the start, and everything at the end. If a killed run had moved the old
+    What a killed run left in it is removed at the start, and everything at the end, unless another run has taken it
+    over. If a killed run had moved the old
     result aside, it is put back first.
 
     Args:
@@ -72,7 +73,8 @@ def working_folder(out: Path, parts: Iterable[str] = (), purpose: str = "") -> I
             try:
                 yield work
             finally:
-                empty(work)
+                if is_held(work):
+                    empty(work)
     finally:
         with contextlib.suppress(OSError):  # left by a killed run, or still in use by another
             work.rmdir()
@@ -98,6 +100,7 @@ def finish_replacing(work: Path, out: Path, parts: Iterable[str]) -> bool:
 
 def replace_parts(work: Path, out: Path) -> None:
     """Move everything in `work / NEW` to `out`, in the place of what has the same name there."""
+    refuse_after_takeover(work, out)
     parts = sorted(part.name for part in (work / NEW).iterdir())
     out.mkdir(exist_ok=True)
     (work / OLD).mkdir()
@@ -111,6 +114,12 @@ def replace_parts(work: Path, out: Path) -> None:
         finish_replacing(work, out, parts)
         raise
     sync(out)
+
+
+def refuse_after_takeover(work: Path, out: Path) -> None:
+    """Raise UserError if another run has taken over the hidden folder `work`, with what is in it."""
+    if not is_held(work):
+        raise UserError(f"another run has taken over {out}, because this one seemed dead: it ends")
 
 
 def empty(work: Path) -> None:

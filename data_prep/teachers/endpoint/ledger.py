@@ -356,8 +356,8 @@ class Ledger:
     def _transaction(self, group: list[Any]) -> list[Any]:
         with self.one_at_a_time:
             try:
-                self._check_lease()
                 self.database.execute("BEGIN IMMEDIATE")
+                self._check_lease()  # only now: this process may have slept before it
                 outcomes = [self._in_savepoint(operation, values) for operation, values, _ in group]
                 self.database.execute("COMMIT")
                 return outcomes

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.contract import manifests
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.output_folders import (
     foreign_files,
@@ -183,6 +185,38 @@ def test_a_run_killed_between_two_renames_loses_nothing(tmp_path: Path, capsys):
     assert read_manifest(tmp_path / "notes", "notes")["out"] == 1
     assert "put back" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def take_over(work: Path) -> None:
+    """As a run on another host does after this one fell silent."""
+    (work / "lock.json").write_text('{"host": "elsewhere", "pid": 8, "started": ""}')
+    shutil.rmtree(work / "new")
+    (work / "new").mkdir()
+    (work / "new/theirs.parquet").write_text("half")
+
+
+def wake_up_after_takeover(work: Path) -> None:
+    take_over(work)
+    raise RuntimeError  # such as the end of its ledger
+
+
+def test_a_run_that_wakes_after_a_takeover_leaves_the_work_of_the_other_alone(tmp_path: Path, monkeypatch):
+    work = tmp_path / ".notes.asclepius"
+    with pytest.raises(RuntimeError), writing_folder(tmp_path / "notes", "notes", {}):
+        wake_up_after_takeover(work)
+    assert (work / "new/theirs.parquet").is_file()
+    shutil.rmtree(work)
+
+    def write_and_sleep(path: Path, text: str) -> None:
+        write_durably(path, text)
+        if path.name == "manifest.json":
+            take_over(work)
+
+    monkeypatch.setattr(manifests, "write_durably", write_and_sleep)
+    with pytest.raises(UserError, match=r"another run has taken over .*notes, because this one seemed dead"):
+        write(tmp_path / "notes")
+    assert (work / "new/theirs.parquet").is_file()
+    assert not (tmp_path / "notes").exists()
 
 
 def test_a_text_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch):

@@ -33,10 +33,12 @@ from data_prep.synthesize.gate import GateConfig
 from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.notes import NotesConfig
 from data_prep.teachers.base import TeacherConfig
+from data_prep.teachers.endpoint.budget import BudgetConfig
+from data_prep.teachers.endpoint.ledger import Ledger
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
 from tests.helpers.endpoints.second_readers import is_reading, knows, reads
 from tests.helpers.made_inputs import make_tokenizer
-from tests.helpers.text_stages import TEXT, api
+from tests.helpers.text_stages import TEXT, api, usage
 
 TYPES = ("discharge summary", "history and physical")
 
@@ -121,6 +123,46 @@ def test_parts_of_an_endpoint_share_examples_and_calibration_and_ask_no_more_tha
         # Each part and each process of the pool has a ledger of its own, but no request belongs to two of them, but for
         # those of the pool's notes, which part 0 asks and their own part asks again.
         assert len(again) - len(asked) <= 2 * 3
+
+
+def test_a_part_that_asks_nothing_needs_no_share_of_the_budget(tmp_path, monkeypatch):
+    """As when a driver is started again that was killed after all parts had their shares."""
+    monkeypatch.chdir(tmp_path)
+    with FakeEndpoint(answer) as endpoint:
+        teacher = api(endpoint, budget=BudgetConfig(1.0, 1.0, 0.0, 1.0))
+        config = NotesConfig(reports(tmp_path / "reports.jsonl", 4), Path("notes"), teacher=teacher)
+
+        def run(part: str) -> None:
+            notes.run(dataclasses.replace(config, shards=ShardsConfig(2, part=part)))
+
+        for number in (1, 2, 3):
+            take_share(1.0, Part(number, 3), config.out)
+        run("0/3")
+        run("3/3")  # has no shard
+        take_share(1.0, Part(1, 3), config.out)  # also what part 3 has left
+        run("0/3")
+        run("3/3")
+        Path("notes.cost-shares.json").write_text('{"3": {"1": 1.0}}')
+        with pytest.raises(UserError, match="other parts have spent it, or may"):
+            run("2/3")
+        assert not endpoint.requests
+
+
+def test_what_the_examples_of_all_parts_cost_is_no_longer_there_for_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    notes.run(NotesConfig(reports(tmp_path / "reports.jsonl", 6), Path("notes")))
+    with FakeEndpoint(lambda body, number: usage(f"What of request {number}?", 1000, 100)) as endpoint:
+        teacher = api(endpoint, budget=BudgetConfig(1.0, 1.0, 0.0, 1.0))
+        config = InstructionsConfig(
+            Path("notes"), Path("pairs"), 2, teacher=teacher, pool_notes=3, shards=ShardsConfig(2, part="0/3")
+        )
+        for _ in range(2):
+            instructions.run(config)
+            ledger = Ledger(Path("pairs.part-0-of-3.ledger.sqlite"))
+            spent = ledger.spent()
+            ledger.close()
+            assert spent > 0
+            assert json.loads(Path("pairs.cost-shares.json").read_text()) == {"3": {"0": pytest.approx(spent)}}
 
 
 @pytest.fixture

@@ -118,6 +118,26 @@ def test_a_run_that_was_believed_dead_writes_nothing_once_another_has_taken_over
     asyncio.run(go())
 
 
+def test_a_run_that_sleeps_at_the_start_of_a_commit_does_not_finish_it_after_a_takeover(tmp_path):
+    async def go():
+        sleeping = Ledger(tmp_path / "ledger.sqlite")
+        sleeping.take_over()
+        key = await send(sleeping, 1)
+
+        def sleep(statement):
+            if statement == "BEGIN IMMEDIATE":
+                (tmp_path / "ledger.sqlite.lock").write_bytes(b"of another run")
+
+        sleeping.database.set_trace_callback(sleep)
+        with pytest.raises(UserError, match="another run has taken over the ledger"):
+            await sleeping.finish(key, "late")
+        sleeping.database.set_trace_callback(None)
+        assert sleeping.counts() == {"in flight": 1}
+        sleeping.close()
+
+    asyncio.run(go())
+
+
 def test_on_a_disk_of_the_network_one_process_has_the_database_alone(tmp_path, monkeypatch):
     assert not is_on_network(tmp_path)
     monkeypatch.setattr(ledger_module, "is_on_network", lambda file: True)
