@@ -50,8 +50,7 @@ def working_folder(out: Path, parts: Iterable[str] = (), purpose: str = "") -> I
     """Context with a hidden folder next to `out` for work in progress, whose lock keeps other runs from `out`.
 
     What a killed run left in it is removed at the start, and everything at the end, unless another run has taken it
-    over. If a killed run had moved the old
-    result aside, it is put back first.
+    over. If a killed run had moved the old result aside, it is put back first.
 
     Args:
         parts: names of what is replaced in `out`, if not all of it is.
