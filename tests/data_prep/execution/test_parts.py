@@ -12,6 +12,7 @@ import pytest
 
 from asclepius_jax.cli import dispatch
 from data_prep.contract.errors import UserError
+from data_prep.contract.folders.buckets.addresses import local_path
 from data_prep.contract.manifests import read_manifest
 from data_prep.curate import split
 from data_prep.curate.split import SplitConfig
@@ -36,6 +37,7 @@ from data_prep.teachers.base import TeacherConfig
 from data_prep.teachers.endpoint.budget import BudgetConfig
 from data_prep.teachers.endpoint.ledger import Ledger
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
+from tests.helpers.endpoints.object_store import BUCKET, running
 from tests.helpers.endpoints.second_readers import is_reading, knows, reads
 from tests.helpers.made_inputs import make_tokenizer
 from tests.helpers.text_stages import TEXT, api, usage
@@ -246,3 +248,21 @@ def test_parts_that_start_at_once_share_what_there_is(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         shares = list(pool.map(lambda number: take_share(8.0, Part(number, 8), tmp_path / "notes"), range(1, 9)))
     assert shares == pytest.approx([1.0] * 8)
+
+
+def test_parts_of_many_machines_share_a_budget_in_a_bucket(tmp_path, monkeypatch):
+    with running() as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+
+        def take(number: int) -> float:
+            path = local_path(f"s3://{BUCKET}/data/notes")
+            return take_share(8.0, Part(number, 8), path)
+
+        monkeypatch.setenv("ASCLEPIUS_CACHE", str(tmp_path / "cache"))
+        with ThreadPoolExecutor(8) as pool:
+            assert [*pool.map(take, range(1, 9))] == [1.0] * 8
+        settle_share(0.25, Part(2, 8), local_path(f"s3://{BUCKET}/data/notes"))
+        monkeypatch.setenv("ASCLEPIUS_CACHE", str(tmp_path / "other"))
+        assert take(1) == 1.75
+        assert store.names() == ["data/notes.cost-shares.json"]

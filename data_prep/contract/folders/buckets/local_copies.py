@@ -34,8 +34,9 @@ from data_prep.contract.folders.buckets.objects import PIECE_BYTES, BucketPath, 
 
 LAST = ("manifest.json", "digests.json")  # written when the rest of a folder is there
 DATABASE = ".sqlite"
-# Of this machine alone.
-LEFT_OUT = re.compile(r"(?:^|/)(?:\.|lock\.json)|-(?:wal|shm|journal)$")
+BESIDE = re.compile(r"\.sqlite$|\.part-0-of-\d+$")  # of what lies beside an output, what a part of it needs
+# Of this machine alone, or changed in the bucket itself.
+LEFT_OUT = re.compile(r"(?:^|/)(?:\.|lock\.json)|-(?:wal|shm|journal)$|\.cost-shares\.json$")
 # Read in the bucket itself, and written there by a training run; an import sends its one step like any other files.
 STEPS = re.compile(r"(?:^|/)checkpoints/\d[^/]*(?:/|$)")
 SEND_SECONDS = 60.0
@@ -329,11 +330,11 @@ def siblings(url: str) -> list[str]:
 
 
 def fetch_output(url: str) -> Path:
-    """Make the copy of an output current, with the ledgers beside it, and return its place."""
+    """Make the copy of an output current, with its ledgers and what all parts share beside it. Returns its place."""
     top = BucketPath.parse(url)
     if not top.key:
         raise UserError(f"{url} is a whole bucket: name a folder in it, such as {top}/NAME")
     for path in top.parent.iterdir():
-        if path.name.startswith(f"{top.name}.") and path.name.endswith(DATABASE):
+        if path.name.startswith(f"{top.name}.") and BESIDE.search(path.name):
             fetch(str(path), ours=True)
     return fetch(url, ours=True)

@@ -12,11 +12,11 @@ import functools
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from data_prep.contract.errors import UserError, first_line
 
@@ -31,6 +31,9 @@ RETRIES: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=3)}
 # For a connection and for the whole of one request; large objects are read and written in pieces of PIECE_BYTES.
 CLIENT: Any = {"connect_timeout": "10s", "timeout": "5m"}
 PIECE_BYTES = 2**25
+
+
+T = TypeVar("T")
 
 
 def is_bucket_url(text: str) -> bool:
@@ -190,6 +193,27 @@ class BucketPath:
         """Delete everything below this prefix, and the objects of these names before all others."""
         delete([path for name in first if (path := self / name).is_file()])
         delete([*self.objects()])
+
+
+def change(path: BucketPath, changed: Callable[[bytes], tuple[bytes, T]]) -> T:
+    """Replace the content of a small object by what `changed` makes of it, which may run several times.
+
+    No change of another process is lost: the bucket refuses a write that follows one of these. The content of an object
+    that is not there is empty. Returns what `changed` returns beside the new content.
+    """
+    from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+    while True:
+        version, before = None, b""
+        if path.is_file():
+            with explained(str(path), "reading it"):
+                meta = path.store.head(path.key)
+            version = {name: meta[name] for name in ("e_tag", "version") if meta[name]}
+            before = path.read_bytes()
+        after, result = changed(before)
+        with contextlib.suppress(AlreadyExistsError, PreconditionError):
+            path.store.put(path.key, after, mode=version or "create", use_multipart=False)
+            return result
 
 
 def delete(paths: list[BucketPath]) -> None:
