@@ -266,3 +266,33 @@ def test_parts_of_many_machines_share_a_budget_in_a_bucket(tmp_path, monkeypatch
         monkeypatch.setenv("ASCLEPIUS_CACHE", str(tmp_path / "other"))
         assert take(1) == 1.75
         assert store.names() == ["data/notes.cost-shares.json"]
+
+
+def test_parts_on_machines_that_share_a_bucket_alone_make_what_one_run_makes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    notes.run(NotesConfig(reports(tmp_path / "reports.jsonl", 15), Path("notes")))
+    with FakeEndpoint(answer) as endpoint, running() as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+
+        def run(machine: str, name: str, *flags: str) -> None:
+            monkeypatch.setenv("ASCLEPIUS_CACHE", str(tmp_path / machine))
+            dispatch(name, [*flags, "--out", f"s3://{BUCKET}/data/pairs"], False)
+
+        for file in Path("notes").iterdir():
+            store.write(f"data/notes/{file.name}", file.read_bytes())
+        flags = [
+            *("--source", f"s3://{BUCKET}/data/notes", "--teacher", "openai", "--model", "m", "--shard-records", "2"),
+            *("--base-url", endpoint.url, "--per-note", "2", "--pool-notes", "3", "--max-cost", "9"),
+            *("--price-input", "1", "--price-output", "1"),
+        ]
+        run("alone", "instructions", *flags)
+        once = {name: store.read(name) for name in store.names("data/pairs/")}
+        asked = len(endpoint.requests)
+        for name in store.names("data/pairs"):
+            store.delete(name)
+        for number in range(4):
+            run(f"machine {number}", "instructions", *flags, "--part", f"{number}/3")
+        run("last", "join", f"s3://{BUCKET}/data/pairs.part-*-of-3")
+        assert {name: store.read(name) for name in store.names("data/pairs/")} == once
+        assert len(endpoint.requests) - 2 * asked <= 2 * 3
