@@ -50,6 +50,7 @@ for version in "$@"; do
         resolve "$version macOS arm64" "$extra" --platform macosx_14_0_arm64 --only-binary=:all: --target "$scratch/x"
         # Several tags: pip takes a manylinux tag to the letter.
         resolve "$version Linux aarch64" "$extra" --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
+            --platform manylinux_2_24_aarch64 \
             --platform manylinux2014_aarch64 --platform manylinux_2_17_aarch64 --only-binary=:all: --target "$scratch/x"
     done
 done
