@@ -18,6 +18,7 @@ coverage of 95 % has a standard error of 0.7 points. Takes some minutes on one c
 import argparse
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from asclepius_jax.evaluate.statistics import estimates  # noqa: E402
-from asclepius_jax.evaluate.statistics.agreement import jackknifed, quadratic_kappa  # noqa: E402
+from asclepius_jax.evaluate.statistics.agreement import Part, jackknifed, quadratic_kappa, ratio  # noqa: E402
 from asclepius_jax.evaluate.statistics.comparisons import by_holm, compare, equivalent  # noqa: E402
 from asclepius_jax.evaluate.statistics.joined import mean_score  # noqa: E402
 from asclepius_jax.evaluate.statistics.power import Components, Design, planned_detectable  # noqa: E402
@@ -38,6 +39,7 @@ from tests.helpers.evaluation.drawn_scores import KINDS, clusters_of, drawn, eve
 CLUSTERS = (5, 8, 20, 100)
 CORRELATIONS = (0.0, 0.3, 0.8)
 SHARES = (0.02, 0.1, 0.5, 0.9, 0.98)
+AGREEMENTS = (0.2, 0.5, 0.85)  # share of the scores' variance that is the answer's
 MARGIN = 0.3
 COMPONENTS = Components(patient=0.5, rater=0.3, residual=0.8)
 DESIGNS = (
@@ -68,7 +70,9 @@ def simulated(draw: Draw, clusters: int, dominated: bool, correlation: float, dr
     """Mean of what `draw` reports, over draws."""
     random = np.random.default_rng([clusters, dominated, int(10 * correlation)])
     found = [list(draw(random, clusters_of(random, clusters, dominated), correlation)) for _ in range(draws)]
-    return np.nanmean(np.asarray(found, float), axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a figure without any interval
+        return np.nanmean(np.asarray(found, float), axis=0)
 
 
 def grid(title: str, draw: Draw, names: list[str], draws: int, correlated: Iterable[float] = CORRELATIONS) -> None:
@@ -143,32 +147,51 @@ def ratios(draws: int) -> None:
 
 
 def agreement(draws: int) -> None:
-    def pair(random: np.random.Generator, cluster_N: np.ndarray, correlation: float, kind: str) -> list[np.ndarray]:
-        """Two raters' scores: half of the variance is the answer's, which correlates within its cluster."""
-        cuts = stats.norm.ppf(KINDS[kind])
-        shared = latent(random, cluster_N, correlation)
-        mixed = (math.sqrt(0.5) * (shared + random.normal(size=len(cluster_N))) for _ in range(2))
-        return [1.0 + np.searchsorted(cuts, values) for values in mixed]
+    """Weak, middling and strong agreement. A figure without an interval counts in `printed` only."""
+    for share in AGREEMENTS:
+        true = {kind: true_agreement(kind, share) for kind in list(KINDS)[:2]}
 
-    random, true = np.random.default_rng(0), {}
-    for kind in list(KINDS)[:2]:
-        a, b = pair(random, np.arange(400_000), 0.0, kind)
-        by_chance = a.var() + b.var() + (a.mean() - b.mean()) ** 2
-        true[kind] = np.corrcoef(a, b)[0, 1], 1 - ((a - b) ** 2).mean() / by_chance
+        def draw(
+            random: np.random.Generator,
+            cluster_N: np.ndarray,
+            correlation: float,
+            share: float = share,
+            true: Any = true,
+        ) -> Iterable[float]:
+            for kind, values in true.items():
+                pair = two_raters(random, cluster_N, correlation, kind, share)
+                figures = (pearson(*pair, cluster_N), quadratic_kappa(*pair, list(cluster_N)))
+                for found, value in zip(figures, values, strict=True):
+                    yield from (inside(found, value), found.low is not None)
 
-    def draw(random: np.random.Generator, cluster_N: np.ndarray, correlation: float) -> Iterable[float]:
-        for kind, (pearson, kappa) in true.items():
-            a, b = pair(random, cluster_N, correlation, kind)
+        names = [f"{name}{printed}, {kind}" for kind in true for name in ("r", "kappa") for printed in ("", " printed")]
+        title = f"Agreement, {share:.0%} of the variance is the answer's: coverage where there is an interval, %"
+        grid(title, draw, names, draws, (0.0, 0.5))
 
-            def figure(rows: np.ndarray, a: np.ndarray = a, b: np.ndarray = b) -> float:
-                x, y = a[rows], b[rows]
-                return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else math.nan
 
-            yield inside(jackknifed(figure, list(cluster_N), 0), pearson)
-            yield inside(quadratic_kappa(a, b, list(cluster_N)), kappa)
+def two_raters(
+    random: np.random.Generator, cluster_N: np.ndarray, correlation: float, kind: str, share: float
+) -> list[np.ndarray]:
+    """Two raters' scores: this share of the variance is the answer's, which correlates within its cluster."""
+    cuts, shared = stats.norm.ppf(KINDS[kind]), latent(random, cluster_N, correlation)
+    own = [random.normal(size=len(cluster_N)) for _ in range(2)]
+    return [1.0 + np.searchsorted(cuts, math.sqrt(share) * shared + math.sqrt(1 - share) * each) for each in own]
 
-    names = [f"{name}, {kind}" for kind in true for name in ("Pearson", "kappa")]
-    grid("Agreement: coverage of the 95 % interval where there is one, %", draw, names, draws, (0.0, 0.5))
+
+def true_agreement(kind: str, share: float) -> tuple[float, float]:
+    """Pearson's r and quadratic kappa of very many answers."""
+    a, b = two_raters(np.random.default_rng(0), np.arange(400_000), 0.0, kind, share)
+    by_chance = a.var() + b.var() + (a.mean() - b.mean()) ** 2
+    return float(np.corrcoef(a, b)[0, 1]), float(1 - ((a - b) ** 2).mean() / by_chance)
+
+
+def pearson(a: np.ndarray, b: np.ndarray, cluster_N: np.ndarray) -> estimates.Estimate:
+    """Without the other correlations, which take long."""
+
+    def figure(rows: np.ndarray) -> Part:
+        return ratio(a[rows] - a[rows].mean(), b[rows] - b[rows].mean())
+
+    return jackknifed(figure, np.stack([a, b]), list(cluster_N), 0)
 
 
 def family(draws: int) -> None:
