@@ -6,7 +6,7 @@ means        mean scores, 95 % intervals
 differences  two equal models: interval, sign-flip test, false equivalence at the margin
 shares       shares of answers from 2 to 98 %
 ratios       an F1 of summed counts
-agreement    Pearson's r and quadratic kappa
+agreement    Pearson's r, quadratic kappa and alpha, and how often they have an interval
 family       something significant among 3, 6 and 10 equal models, after Holm's correction
 votes        two equal models of which one loses 30 % of its votes
 power        planned studies of patients and raters: whether their detectable difference is found in 80 %
@@ -30,7 +30,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from asclepius_jax.evaluate.statistics import estimates  # noqa: E402
-from asclepius_jax.evaluate.statistics.agreement import Part, jackknifed, quadratic_kappa, ratio  # noqa: E402
+from asclepius_jax.evaluate.statistics.agreement import (  # noqa: E402
+    Part,
+    jackknifed,
+    krippendorff_alpha,
+    quadratic_kappa,
+    ratio,
+)
 from asclepius_jax.evaluate.statistics.comparisons import by_holm, compare, equivalent  # noqa: E402
 from asclepius_jax.evaluate.statistics.joined import mean_score  # noqa: E402
 from asclepius_jax.evaluate.statistics.power import Components, Design, planned_detectable  # noqa: E402
@@ -159,12 +165,11 @@ def agreement(draws: int) -> None:
             true: Any = true,
         ) -> Iterable[float]:
             for kind, values in true.items():
-                pair = two_raters(random, cluster_N, correlation, kind, share)
-                figures = (pearson(*pair, cluster_N), quadratic_kappa(*pair, list(cluster_N)))
-                for found, value in zip(figures, values, strict=True):
-                    yield from (inside(found, value), found.low is not None)
+                found = agreements(*two_raters(random, cluster_N, correlation, kind, share), cluster_N)
+                for name, value in values.items():
+                    yield from (inside(found[name], value), found[name].low is not None)
 
-        names = [f"{name}{printed}, {kind}" for kind in true for name in ("r", "kappa") for printed in ("", " printed")]
+        names = [f"{name}{end}, {kind}" for kind in true for name in true[kind] for end in ("", " printed")]
         title = f"Agreement, {share:.0%} of the variance is the answer's: coverage where there is an interval, %"
         grid(title, draw, names, draws, (0.0, 0.5))
 
@@ -178,20 +183,25 @@ def two_raters(
     return [1.0 + np.searchsorted(cuts, math.sqrt(share) * shared + math.sqrt(1 - share) * each) for each in own]
 
 
-def true_agreement(kind: str, share: float) -> tuple[float, float]:
-    """Pearson's r and quadratic kappa of very many answers."""
-    a, b = two_raters(np.random.default_rng(0), np.arange(400_000), 0.0, kind, share)
-    by_chance = a.var() + b.var() + (a.mean() - b.mean()) ** 2
-    return float(np.corrcoef(a, b)[0, 1]), float(1 - ((a - b) ** 2).mean() / by_chance)
+def true_agreement(kind: str, share: float) -> dict[str, float]:
+    """Agreement of very many answers."""
+    one_cluster = np.zeros(400_000, dtype=int)
+    pair = two_raters(np.random.default_rng(0), np.arange(len(one_cluster)), 0.0, kind, share)
+    return {name: float(found.value or 0.0) for name, found in agreements(*pair, one_cluster).items()}
 
 
-def pearson(a: np.ndarray, b: np.ndarray, cluster_N: np.ndarray) -> estimates.Estimate:
-    """Without the other correlations, which take long."""
+def agreements(a: np.ndarray, b: np.ndarray, cluster_N: np.ndarray) -> dict[str, estimates.Estimate]:
+    """Pearson's r (without the other correlations, which take long), quadratic kappa and ordinal alpha."""
+    clusters = list(cluster_N)
 
-    def figure(rows: np.ndarray) -> Part:
+    def pearson(rows: np.ndarray) -> Part:
         return ratio(a[rows] - a[rows].mean(), b[rows] - b[rows].mean())
 
-    return jackknifed(figure, np.stack([a, b]), list(cluster_N), 0)
+    return {
+        "r": jackknifed(pearson, np.stack([a, b]), clusters, 0),
+        "kappa": quadratic_kappa(a, b, clusters),
+        "alpha": krippendorff_alpha([a, b], clusters=clusters),
+    }
 
 
 def family(draws: int) -> None:
