@@ -99,7 +99,7 @@ def why_no_interval(columns: np.ndarray, index: np.ndarray, share_G: np.ndarray)
         if len(kinds):
             differs |= present & (column != kinds[counts.argmax()])
     varied = len(set(index[differs]))
-    return f"nearly all scores are equal, others in {few(varied)}" if varied < FEWEST_CLUSTERS else ""
+    return f"scores other than the most frequent in {few(varied)}" if varied < FEWEST_CLUSTERS else ""
 
 
 def not_rejected(
