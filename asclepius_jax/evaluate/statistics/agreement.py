@@ -32,9 +32,10 @@ from data_prep.contract.errors import UserError
 LEVELS = ("nominal", "ordinal", "interval", "ratio")
 JACKKNIFE = "cluster jackknife, inverted t test"
 FEWEST_EFFECTIVE = 3.0  # clusters: below, one has nearly all rows, and how rows of a cluster resemble cannot be seen
+FEWEST_VARIED = 4  # clusters in which two raters give a score other than their most frequent one
 # Clusters that agree as far from the mean as the one that varies most, which the variance counts in addition: where
 # nearly all scores are 4, a sample without a shared low score looks far too certain.
-PSEUDO_CLUSTERS = 0.3
+PSEUDO_CLUSTERS = 0.4
 TRIALS = 801  # coefficients tried from -1 to 1; the ends of an interval are interpolated between them
 Part = tuple[float, float]  # coefficient and its denominator
 UNDEFINED: Part = (math.nan, 0.0)
@@ -92,14 +93,15 @@ def why_no_interval(columns: np.ndarray, index: np.ndarray, share_G: np.ndarray)
         return f"{few(len(share_G))}, fewer than {FEWEST_CLUSTERS}"
     if effective_number(share_G) < FEWEST_EFFECTIVE:
         return f"one of {len(share_G)} clusters has {share_G.max():.0%} of the rows"
-    differs = np.zeros(len(index), dtype=bool)
-    for column in columns:
-        present = ~np.isnan(column)
-        kinds, counts = np.unique(column[present], return_counts=True)
-        if len(kinds):
-            differs |= present & (column != kinds[counts.argmax()])
-    varied = len(set(index[differs]))
-    return f"scores other than the most frequent in {few(varied)}" if varied < FEWEST_CLUSTERS else ""
+    varied = sorted(clusters_that_vary(column, index) for column in columns)[-2]
+    return f"scores other than a rater's most frequent in {few(varied)}" if varied < FEWEST_VARIED else ""
+
+
+def clusters_that_vary(column: np.ndarray, index: np.ndarray) -> int:
+    """Number of clusters with a score other than the rater's most frequent one."""
+    present = ~np.isnan(column)
+    kinds, counts = np.unique(column[present], return_counts=True)
+    return len(set(index[present & (column != kinds[counts.argmax()])])) if len(kinds) else 0
 
 
 def not_rejected(
