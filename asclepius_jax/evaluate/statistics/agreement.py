@@ -32,7 +32,8 @@ from data_prep.contract.errors import UserError
 LEVELS = ("nominal", "ordinal", "interval", "ratio")
 JACKKNIFE = "cluster jackknife, inverted t test"
 FEWEST_EFFECTIVE = 3.0  # clusters: below, one has nearly all rows, and how rows of a cluster resemble cannot be seen
-FEWEST_VARIED = 4  # clusters in which two raters give a score other than their most frequent one
+# Clusters in which each of two raters gives a score other than the rater's most frequent; in five, one of them does.
+FEWEST_VARIED = 4
 # Clusters that agree as far from the mean as the one that varies most, which the variance counts in addition: where
 # nearly all scores are 4, a sample without a shared low score looks far too certain.
 PSEUDO_CLUSTERS = 0.4
@@ -93,15 +94,18 @@ def why_no_interval(columns: np.ndarray, index: np.ndarray, share_G: np.ndarray)
         return f"{few(len(share_G))}, fewer than {FEWEST_CLUSTERS}"
     if effective_number(share_G) < FEWEST_EFFECTIVE:
         return f"one of {len(share_G)} clusters has {share_G.max():.0%} of the rows"
-    varied = sorted(clusters_that_vary(column, index) for column in columns)[-2]
-    return f"scores other than a rater's most frequent in {few(varied)}" if varied < FEWEST_VARIED else ""
+    varied = [clusters_that_vary(column, index) for column in columns]
+    second, together = sorted(map(len, varied))[-2], set[int]().union(*varied)
+    if second >= FEWEST_VARIED and len(together) >= FEWEST_CLUSTERS:
+        return ""
+    return f"two raters gave a score other than their most frequent in {few(second)}"
 
 
-def clusters_that_vary(column: np.ndarray, index: np.ndarray) -> int:
-    """Number of clusters with a score other than the rater's most frequent one."""
+def clusters_that_vary(column: np.ndarray, index: np.ndarray) -> set[int]:
+    """Clusters with a score other than the rater's most frequent one."""
     present = ~np.isnan(column)
     kinds, counts = np.unique(column[present], return_counts=True)
-    return len(set(index[present & (column != kinds[counts.argmax()])])) if len(kinds) else 0
+    return set(index[present & (column != kinds[counts.argmax()])].tolist()) if len(kinds) else set()
 
 
 def not_rejected(

@@ -218,7 +218,11 @@ def test_agreement_has_no_interval_where_nearly_all_scores_are_equal_or_on_one_n
     assert kappa.value > 0.5
     assert (kappa.low, kappa.undefined) == (
         None,
-        "no interval: scores other than a rater's most frequent in 3 clusters only",
+        "no interval: two raters gave a score other than their most frequent in 3 clusters only",
     )
+    first[6], second[6] = 2.0, 2.0
+    assert "4 clusters only" in quadratic_kappa(first, second, notes).undefined, "the same four for both"
+    first[8] = 2.0
+    assert quadratic_kappa(first, second, notes).undefined == "no interval: the scores exclude no value"
     one_large = quadratic_kappa(JUDGE * 3, CLINICIANS * 3, [0] * 40 + [1, 2, 3, 4, 5, 6, 7, 8])
     assert (one_large.low, one_large.undefined) == (None, "no interval: one of 9 clusters has 83% of the rows")
