@@ -6,7 +6,7 @@ means        mean scores, 95 % intervals
 differences  two equal models: interval, sign-flip test, false equivalence at the margin
 shares       shares of answers from 2 to 98 %
 ratios       an F1 of summed counts
-agreement    Pearson's r and quadratic kappa
+agreement    Pearson's r, quadratic kappa and alpha, and how often they have an interval
 family       something significant among 3, 6 and 10 equal models, after Holm's correction
 votes        two equal models of which one loses 30 % of its votes
 power        planned studies of patients and raters: whether their detectable difference is found in 80 %
@@ -18,6 +18,7 @@ coverage of 95 % has a standard error of 0.7 points. Takes some minutes on one c
 import argparse
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from asclepius_jax.evaluate.statistics import estimates  # noqa: E402
-from asclepius_jax.evaluate.statistics.agreement import jackknifed, quadratic_kappa  # noqa: E402
+from asclepius_jax.evaluate.statistics.agreement import (  # noqa: E402
+    Part,
+    jackknifed,
+    krippendorff_alpha,
+    quadratic_kappa,
+    ratio,
+)
 from asclepius_jax.evaluate.statistics.comparisons import by_holm, compare, equivalent  # noqa: E402
 from asclepius_jax.evaluate.statistics.joined import mean_score  # noqa: E402
 from asclepius_jax.evaluate.statistics.power import Components, Design, planned_detectable  # noqa: E402
@@ -38,6 +45,7 @@ from tests.helpers.evaluation.drawn_scores import KINDS, clusters_of, drawn, eve
 CLUSTERS = (5, 8, 20, 100)
 CORRELATIONS = (0.0, 0.3, 0.8)
 SHARES = (0.02, 0.1, 0.5, 0.9, 0.98)
+AGREEMENTS = (0.2, 0.5, 0.85)  # share of the scores' variance that is the answer's
 MARGIN = 0.3
 COMPONENTS = Components(patient=0.5, rater=0.3, residual=0.8)
 DESIGNS = (
@@ -68,7 +76,9 @@ def simulated(draw: Draw, clusters: int, dominated: bool, correlation: float, dr
     """Mean of what `draw` reports, over draws."""
     random = np.random.default_rng([clusters, dominated, int(10 * correlation)])
     found = [list(draw(random, clusters_of(random, clusters, dominated), correlation)) for _ in range(draws)]
-    return np.nanmean(np.asarray(found, float), axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a figure without any interval
+        return np.nanmean(np.asarray(found, float), axis=0)
 
 
 def grid(title: str, draw: Draw, names: list[str], draws: int, correlated: Iterable[float] = CORRELATIONS) -> None:
@@ -143,32 +153,55 @@ def ratios(draws: int) -> None:
 
 
 def agreement(draws: int) -> None:
-    def pair(random: np.random.Generator, cluster_N: np.ndarray, correlation: float, kind: str) -> list[np.ndarray]:
-        """Two raters' scores: half of the variance is the answer's, which correlates within its cluster."""
-        cuts = stats.norm.ppf(KINDS[kind])
-        shared = latent(random, cluster_N, correlation)
-        mixed = (math.sqrt(0.5) * (shared + random.normal(size=len(cluster_N))) for _ in range(2))
-        return [1.0 + np.searchsorted(cuts, values) for values in mixed]
+    """Weak, middling and strong agreement. A figure without an interval counts in `printed` only."""
+    for share in AGREEMENTS:
+        true = {kind: true_agreement(kind, share) for kind in list(KINDS)[:2]}
 
-    random, true = np.random.default_rng(0), {}
-    for kind in list(KINDS)[:2]:
-        a, b = pair(random, np.arange(400_000), 0.0, kind)
-        by_chance = a.var() + b.var() + (a.mean() - b.mean()) ** 2
-        true[kind] = np.corrcoef(a, b)[0, 1], 1 - ((a - b) ** 2).mean() / by_chance
+        def draw(
+            random: np.random.Generator,
+            cluster_N: np.ndarray,
+            correlation: float,
+            share: float = share,
+            true: Any = true,
+        ) -> Iterable[float]:
+            for kind, values in true.items():
+                found = agreements(*two_raters(random, cluster_N, correlation, kind, share), cluster_N)
+                for name, value in values.items():
+                    yield from (inside(found[name], value), found[name].low is not None)
 
-    def draw(random: np.random.Generator, cluster_N: np.ndarray, correlation: float) -> Iterable[float]:
-        for kind, (pearson, kappa) in true.items():
-            a, b = pair(random, cluster_N, correlation, kind)
+        names = [f"{name}{end}, {kind}" for kind in true for name in true[kind] for end in ("", " printed")]
+        title = f"Agreement, {share:.0%} of the variance is the answer's: coverage where there is an interval, %"
+        grid(title, draw, names, draws, (0.0, 0.5))
 
-            def figure(rows: np.ndarray, a: np.ndarray = a, b: np.ndarray = b) -> float:
-                x, y = a[rows], b[rows]
-                return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else math.nan
 
-            yield inside(jackknifed(figure, list(cluster_N), 0), pearson)
-            yield inside(quadratic_kappa(a, b, list(cluster_N)), kappa)
+def two_raters(
+    random: np.random.Generator, cluster_N: np.ndarray, correlation: float, kind: str, share: float
+) -> list[np.ndarray]:
+    """Two raters' scores: this share of the variance is the answer's, which correlates within its cluster."""
+    cuts, shared = stats.norm.ppf(KINDS[kind]), latent(random, cluster_N, correlation)
+    own = [random.normal(size=len(cluster_N)) for _ in range(2)]
+    return [1.0 + np.searchsorted(cuts, math.sqrt(share) * shared + math.sqrt(1 - share) * each) for each in own]
 
-    names = [f"{name}, {kind}" for kind in true for name in ("Pearson", "kappa")]
-    grid("Agreement: coverage of the 95 % interval where there is one, %", draw, names, draws, (0.0, 0.5))
+
+def true_agreement(kind: str, share: float) -> dict[str, float]:
+    """Agreement of very many answers."""
+    one_cluster = np.zeros(400_000, dtype=int)
+    pair = two_raters(np.random.default_rng(0), np.arange(len(one_cluster)), 0.0, kind, share)
+    return {name: float(found.value or 0.0) for name, found in agreements(*pair, one_cluster).items()}
+
+
+def agreements(a: np.ndarray, b: np.ndarray, cluster_N: np.ndarray) -> dict[str, estimates.Estimate]:
+    """Pearson's r (without the other correlations, which take long), quadratic kappa and ordinal alpha."""
+    clusters = list(cluster_N)
+
+    def pearson(rows: np.ndarray) -> Part:
+        return ratio(a[rows] - a[rows].mean(), b[rows] - b[rows].mean())
+
+    return {
+        "r": jackknifed(pearson, np.stack([a, b]), clusters, 0),
+        "kappa": quadratic_kappa(a, b, clusters),
+        "alpha": krippendorff_alpha([a, b], clusters=clusters),
+    }
 
 
 def family(draws: int) -> None:

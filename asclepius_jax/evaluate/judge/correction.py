@@ -189,14 +189,20 @@ def powered(judge: Column, clinicians: Column, clusters: Sequence[Hashable]) -> 
 def joint_spread(
     rated: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray], of_rated: Spread
 ) -> Spread:
-    """Spread of the sum of two means of values in clusters, which may share clusters."""
+    """Spread of the sum of two means of values in clusters, which may share clusters.
+
+    Welch's degrees of freedom, or the effective number of rated clusters - 1 (Carter, Schnepel and Steigerwald 2017)
+    if that is smaller: where one cluster has most ratings, Welch's trust the variance between few.
+    """
     of_others = spread_of(others[0], np.ones(len(others[0])), others[1])
     size = int(max(rated[1].max(), others[1].max())) + 1
     sums = [np.bincount(index, (values - values.mean()) / len(values), size) for values, index in (rated, others)]
     separate = of_rated.variance + of_others.variance
     variance = max(separate + 2 * float(sums[0] @ sums[1]), of_rated.variance)
     squares = sum(each.variance**2 / each.freedom for each in (of_rated, of_others) if each.variance)
-    return replace(of_rated, variance=variance, freedom=separate**2 / squares if squares else of_rated.freedom)
+    most = max(1.0, of_rated.effective_clusters - 1)
+    freedom = min(separate**2 / squares, most) if squares else of_rated.freedom
+    return replace(of_rated, variance=variance, freedom=freedom)
 
 
 def power_weights(scored: np.ndarray, truth: np.ndarray, index: np.ndarray, rated: np.ndarray) -> np.ndarray:

@@ -17,7 +17,8 @@ EXPLAINED = {
     "of t. Means of scores, shares and F1.",
     T: "Value ± t × clustered standard error (CR2), with Satterthwaite's degrees of freedom. Differences and figures "
     "without a scale.",
-    JACKKNIFE: "One cluster is left out at a time; t interval on Fisher's z. Alpha, kappa and correlations.",
+    JACKKNIFE: "One cluster is left out at a time; all coefficients that a t test does not reject (Fieller). Alpha, "
+    "kappa and correlations.",
     INDEPENDENT: "Wilson's interval of independent events: too narrow where answers share a note.",
     ROGAN_GLADEN: "The judge's share, corrected for its sensitivity and specificity on planted errors, with the "
     "uncertainty of all three.",

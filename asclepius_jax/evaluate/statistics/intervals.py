@@ -24,6 +24,7 @@ DOMINANT = 1 / 3  # share of the rows from which one cluster is named
 # Rows at the end of the scale that the spread of scores counts in addition, in effective clusters. Where nearly all
 # scores are 4, the few others may by chance all be 3, which makes the observed spread far too small.
 PSEUDO_ROWS = 0.1
+TINY = float(np.finfo(float).tiny)
 NOTHING = 1e-12  # variance relative to the scale below which clusters do not vary
 
 T = "CR2, t"
@@ -58,13 +59,14 @@ def mark_of(clusters: int, largest: float) -> str:
     return f"{clusters} clusters{dominated}" if clusters < MARKED_BELOW or dominated else ""
 
 
-def fewer_degrees(freedom: float, parts_G: np.ndarray) -> float:
+def fewer_degrees(freedom: float, parts_G: np.ndarray) -> np.ndarray:
     """Degrees of freedom of a variance that is the sum of these parts: `freedom`, or fewer if few parts make it up.
 
-    Satterthwaite's 2 E² / Var with the observed variance of the sum, which is about that of freedom for normal data."""
-    weight_G = parts_G / parts_G.sum()
-    excess = float((weight_G**2).sum()) - 1 / len(parts_G)
-    return min(freedom, max(1.0, 2 / excess)) if excess > 0 else freedom
+    Satterthwaite's 2 E² / Var with the observed variance of the sum, which is about that of freedom for normal data.
+    Sums are over the last axis."""
+    weight_G = parts_G / np.maximum(parts_G.sum(-1, keepdims=True), TINY)
+    excess = (weight_G**2).sum(-1) - 1 / parts_G.shape[-1]
+    return np.minimum(freedom, np.maximum(1.0, 2 / np.maximum(excess, TINY)))
 
 
 def spread_of(above_N: np.ndarray, below_N: np.ndarray, cluster_N: np.ndarray) -> Spread:
@@ -89,7 +91,7 @@ def spread_of(above_N: np.ndarray, below_N: np.ndarray, cluster_N: np.ndarray) -
     variance, pull_G = float(parts_G.sum()), share_G**2 / (1 - share_G)
     freedom = float(1 / ((share_G**2).sum() + pull_G.sum() ** 2 - (pull_G**2).sum()))
     if variance > 0:
-        freedom = fewer_degrees(freedom, parts_G)
+        freedom = float(fewer_degrees(freedom, parts_G))
     return Spread(value, variance, freedom, clusters, effective, largest, row_variance)
 
 

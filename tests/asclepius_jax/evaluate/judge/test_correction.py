@@ -101,6 +101,19 @@ def test_prediction_powered_intervals_hold_for_answers_on_shared_notes_and_missi
     assert inside / DRAWS >= 0.93
 
 
+def test_prediction_powered_intervals_hold_if_one_note_has_most_ratings():
+    """Eight rated notes, one with 20 answers; the degrees of freedom are fewer than the effective number of notes."""
+    random, inside = np.random.default_rng(5), 0
+    notes = np.concatenate([np.repeat(np.arange(8), [20, 1, 2, 3, 4, 5, 1, 3]), np.repeat(np.arange(8, 40), 3)])
+    for _ in range(DRAWS):
+        truth = 2.5 + random.normal(0, 0.5, 40)[notes] + random.normal(0, 0.6, len(notes))
+        judge = 0.8 * truth + random.normal(0, 0.4, len(notes))
+        estimate = prediction_powered(judge, np.where(notes < 8, truth, math.nan), notes)
+        inside += estimate.low <= 2.5 <= estimate.high
+        assert estimate.freedom <= 39**2 / (20**2 + 1 + 2**2 + 3**2 + 4**2 + 5**2 + 1 + 3**2) - 1 + 1e-9
+    assert inside / DRAWS >= 0.94
+
+
 def test_the_order_of_the_answers_changes_no_corrected_mean():
     random = np.random.default_rng(8)
     judge = random.choice([1.0, 2, 3, 4], 120)

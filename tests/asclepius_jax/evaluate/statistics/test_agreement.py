@@ -10,8 +10,9 @@ from scipy import stats
 
 from asclepius_jax.evaluate.statistics.agreement import (
     JACKKNIFE,
+    PSEUDO_CLUSTERS,
+    by_chance,
     correlations,
-    jackknifed,
     krippendorff_alpha,
     quadratic_kappa,
 )
@@ -40,7 +41,10 @@ def test_alpha_of_the_worked_example(level: str, published: float):
     assert result.value == pytest.approx(published, abs=5e-4)
     assert result.value == pytest.approx(krippendorff.alpha(array, level_of_measurement=level), abs=CLOSE)
     assert (result.n, result.missing) == (11, 1)  # the last unit has one observer
-    assert result.low < result.value < result.high <= 1
+    if level == "interval":  # one item holds a third of the disagreement by chance
+        assert (result.low, result.undefined) == (None, "no interval: the scores exclude no value")
+    else:
+        assert result.low < result.value < result.high <= 1
 
 
 def test_alpha_by_its_definition():
@@ -146,20 +150,79 @@ def test_agreement_has_no_interval_below_five_notes_and_a_mark_below_twenty():
     assert (marked.mark, marked.method) == ("8 clusters", JACKKNIFE)
 
 
-@pytest.mark.parametrize("clusters", [8, 30])
-def test_correlations_are_covered(clusters: int):
-    random, inside, cuts = np.random.default_rng(2), 0, stats.norm.ppf(KINDS["spread"])
-    a, b = (1 + np.searchsorted(cuts, x) for x in random.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 200_000).T)
-    true = np.corrcoef(a, b)[0, 1]
-    for _ in range(250):
+def rated_twice(random: np.random.Generator, cluster_N: np.ndarray, kind: str) -> list[np.ndarray]:
+    cuts, shared = stats.norm.ppf(KINDS[kind]), latent(random, cluster_N, 0.3)
+    own = (random.normal(size=len(cluster_N)) for _ in range(2))
+    return [1.0 + np.searchsorted(cuts, math.sqrt(0.5) * (shared + each)) for each in own]
+
+
+@pytest.mark.parametrize(
+    ("clusters", "kind", "printed"), [(8, "spread", 0.9), (8, "mostly 4", 0.15), (20, "mostly 4", 0.9)]
+)
+def test_agreement_is_covered_where_it_has_an_interval(clusters: int, kind: str, printed: float):
+    """If one cluster has nearly all answers, it has none."""
+    random, inside = np.random.default_rng(2), []
+    true = quadratic_kappa(*rated_twice(np.random.default_rng(0), np.arange(200_000), kind), ["all"] * 200_000).value
+    for _ in range(300):
         cluster_N = clusters_of(random, clusters, dominated=False)
-        shared = latent(random, cluster_N, 0.3)
-        x, y = (math.sqrt(0.6) * shared + math.sqrt(0.4) * random.normal(size=len(cluster_N)) for _ in range(2))
-        x, y = (1.0 + np.searchsorted(cuts, values) for values in (x, y))
+        found = quadratic_kappa(*rated_twice(random, cluster_N, kind), list(cluster_N))
+        if found.low is not None:
+            inside.append(found.low <= true <= found.high)
+    assert len(inside) >= printed * 300
+    assert np.mean(inside) >= 0.93  # standard errors of 1.3 to 2 points
+    dominated = clusters_of(random, 8, dominated=True)
+    assert quadratic_kappa(*rated_twice(random, dominated, kind), list(dominated)).low is None
 
-        def pearson(rows: np.ndarray, x: np.ndarray = x, y: np.ndarray = y) -> float:
-            return float(np.corrcoef(x[rows], y[rows])[0, 1])
 
-        found = jackknifed(pearson, list(cluster_N), 0)
-        inside += found.low <= true <= found.high
-    assert inside / 250 >= 0.91  # 250 draws have a standard error of 1.4 points
+def test_an_interval_ends_where_the_test_rejects():
+    """Fieller's test, with the variance of numerator and denominator by leaving out one note."""
+    random = np.random.default_rng(4)
+    cluster_N = clusters_of(random, 12, dominated=False)
+    rated = np.stack(rated_twice(random, cluster_N, "spread"))
+    found = quadratic_kappa(*rated, list(cluster_N))
+
+    def parts(table: np.ndarray) -> np.ndarray:
+        by_chance = ((table[0][:, None] - table[1]) ** 2).mean()
+        return np.array([by_chance - ((table[0] - table[1]) ** 2).mean(), by_chance])
+
+    lost_GP = parts(rated) - np.array([parts(rated[:, cluster_N != cluster]) for cluster in range(12)])
+    share_G = np.bincount(cluster_N) / len(cluster_N)
+    for end in (found.low, found.high):
+        squares_G = (lost_GP @ [1, -end]) ** 2 * 11 / 12
+        excess = (squares_G**2).sum() / squares_G.sum() ** 2 - 1 / 12
+        freedom = min(11, 1 / (share_G**2).sum(), 2 / excess)
+        variance = squares_G.sum() + PSEUDO_CLUSTERS * ((1 - end) * np.abs(lost_GP[:, 1]).max()) ** 2
+        statistic = abs(parts(rated) @ [1, -end]) / math.sqrt(variance)
+        assert statistic == pytest.approx(stats.t.isf(0.025, freedom), rel=5e-3)
+
+
+def test_the_denominators_are_disagreements_by_chance():
+    values, counts = np.array([1.0, 2.0, 4.0]), np.array([5, 3, 2])
+    drawn = np.repeat(values, counts)
+    ranks = stats.rankdata(drawn) / 10
+    for level, expected in (
+        ("nominal", (drawn[:, None] != drawn).mean()),
+        ("ordinal", ((ranks[:, None] - ranks) ** 2).mean()),
+        ("interval", ((drawn[:, None] - drawn) ** 2).mean()),
+        ("ratio", (((drawn[:, None] - drawn) / (drawn[:, None] + drawn)) ** 2).mean()),
+    ):
+        assert by_chance(counts, values, level) == pytest.approx(expected, abs=CLOSE)
+
+
+def test_agreement_has_no_interval_where_nearly_all_scores_are_equal_or_on_one_note():
+    first, second, notes = [4.0] * 40, [4.0] * 40, [row // 2 for row in range(40)]
+    for row in (0, 2, 4):
+        first[row], second[row] = 1.0, 1 + row / 4
+    first[6] = 1.0
+    kappa = quadratic_kappa(first, second, notes)
+    assert kappa.value > 0.5
+    assert (kappa.low, kappa.undefined) == (
+        None,
+        "no interval: two raters gave a score other than their most frequent in 3 clusters only",
+    )
+    first[6], second[6] = 2.0, 2.0
+    assert "4 clusters only" in quadratic_kappa(first, second, notes).undefined, "the same four for both"
+    first[8] = 2.0
+    assert quadratic_kappa(first, second, notes).undefined == "no interval: the scores exclude no value"
+    one_large = quadratic_kappa(JUDGE * 3, CLINICIANS * 3, [0] * 40 + [1, 2, 3, 4, 5, 6, 7, 8])
+    assert (one_large.low, one_large.undefined) == (None, "no interval: one of 9 clusters has 83% of the rows")
