@@ -87,6 +87,7 @@ def test_a_run_on_a_pod_goes_on_when_its_launcher_is_hung_up_on(pod: dict[str, s
     launcher = subprocess.Popen(
         [LAUNCH / "tpu_pod.sh", "pod", "zone", "instruct_7b", "--data.path", "/my data/$x", "--run-dir=it's"],
         env=pod, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which nohup, around these tests, ignores
     )  # fmt: skip
     assert launcher.stdout
     for line in launcher.stdout:
