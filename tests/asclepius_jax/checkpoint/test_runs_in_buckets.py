@@ -42,14 +42,14 @@ def server() -> Iterator[ObjectStore]:
 def store(request, server: ObjectStore, monkeypatch, tmp_path: Path) -> Iterator[ObjectStore]:
     for name, value in {**server.environment, "ASCLEPIUS_CACHE": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
-    objects.store_of.cache_clear()
+    objects.opened.cache_clear()
     server.top = f"{request.param}://{BUCKET}/{request.param}"
     server.fault = lambda method, path: ""
     yield server
     server.fault = lambda method, path: ""
     for key in server.names():
         server.delete(key)
-    objects.store_of.cache_clear()
+    objects.opened.cache_clear()
 
 
 @pytest.fixture

@@ -42,14 +42,14 @@ def store(request, server: ObjectStore, monkeypatch, tmp_path: Path) -> Iterator
         "backoff",
         {"init_backoff": timedelta(seconds=0.01), "max_backoff": timedelta(seconds=0.05), "base": 2},
     )
-    objects.store_of.cache_clear()
+    objects.opened.cache_clear()
     server.top = f"{request.param}://{BUCKET}"
     server.fault = lambda method, path: ""
     yield server
     server.fault = lambda method, path: ""
     for key in server.names():
         server.delete(key)
-    objects.store_of.cache_clear()
+    objects.opened.cache_clear()
 
 
 def write_notes(url: str, count: int = 3, seed: int = 0) -> Path:

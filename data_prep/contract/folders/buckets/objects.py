@@ -40,13 +40,16 @@ def is_bucket_url(text: str) -> bool:
     return text.startswith(("gs://", "s3://"))
 
 
-@functools.cache
 def store_of(scheme: str, bucket: str) -> Any:
+    return opened(scheme, bucket, os.environ.get(ENDPOINT[scheme], ""))
+
+
+@functools.cache
+def opened(scheme: str, bucket: str, endpoint: str) -> Any:
     try:
         from obstore.store import GCSStore, S3Store
     except ModuleNotFoundError as error:
         raise UserError(f"{scheme}://{bucket} needs obstore: pip install obstore") from error
-    endpoint = os.environ.get(ENDPOINT[scheme], "")
     client: Any = {**CLIENT, "allow_http": endpoint.startswith("http://")}
     if scheme == "s3":
         return S3Store(bucket, client_options=client, retry_config=RETRIES)
