@@ -53,8 +53,8 @@ def check_same_files(folder: str) -> None:
         paths = sorted(path for path in Path(folder).iterdir() if path.suffix in (".json", ".safetensors", ".model"))
         compare(
             job,
-            f"weights/{folder}",
-            {str(path): f"{path.stat().st_size} bytes, {beginning_hash(path)}" for path in paths},
+            f"weights/{as_url(folder)}",
+            {as_url(str(path)): f"{path.stat().st_size} bytes, {beginning_hash(path)}" for path in paths},
         )
 
 

@@ -87,7 +87,8 @@ def check_hosts(config: TrainConfig) -> None:
     check_shared(Path(config.run_dir))
     for folder in filter(None, (config.run_dir, config.init.checkpoint)):
         seen = [int(step.name) for step in steps_of(Path(folder))]
-        check_newest(folder, seen, functools.partial(is_complete, Path(folder)))
+        # Hosts have copies of their own of a run in a bucket; what they meet for has one name.
+        check_newest(as_url(folder), seen, functools.partial(is_complete, Path(folder)))
     if config.init.hf:
         check_same_files(config.init.hf)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from asclepius_jax.checkpoint.read import find_step, leaf_names, restore_newest, restore_state, steps_of
-from asclepius_jax.config import CheckpointConfig, TrainConfig
+from asclepius_jax.config import CheckpointConfig, MeshConfig, TrainConfig
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.distributed.sharding import make_mesh
 from asclepius_jax.model.llama import build
@@ -204,7 +204,8 @@ def test_two_runs_do_not_share_a_bucket(in_bucket: TrainConfig, store: ObjectSto
 def test_two_processes_write_one_run_and_another_mesh_reads_it(
     in_bucket: TrainConfig, store: ObjectStore, unbroken: Path, tmp_path: Path
 ):
-    command = command_of(dataclasses.replace(in_bucket, run_dir=str(tmp_path / "values")))
+    spread = dataclasses.replace(in_bucket, mesh=MeshConfig(1, 8, 1), run_dir=str(tmp_path / "values"))
+    command = command_of(spread)
     values = Path(command[2])
     values.write_text(values.read_text().replace(str(tmp_path / "values"), in_bucket.run_dir))
     address = free_address()
