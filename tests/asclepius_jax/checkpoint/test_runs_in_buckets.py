@@ -200,29 +200,31 @@ def test_two_runs_do_not_share_a_bucket(in_bucket: TrainConfig, store: ObjectSto
         train(in_bucket)
 
 
-@pytest.mark.slow
-def test_two_processes_write_one_run_and_another_mesh_reads_it(
+def start_two(config: TrainConfig, tmp_path: Path, dies: int = 0) -> list[subprocess.Popen[bytes]]:
+    """A job of two processes of four devices, each with copies of its own; the second one dies at a step, if any."""
+    address, processes = free_address(), []
+    for rank in range(2):
+        values = dataclasses.replace(config, run_dir=str(tmp_path / f"values-{rank}"))
+        command = command_of(values, dies if rank else 0, signal.SIGKILL if rank and dies else 0)
+        file = Path(command[2])
+        file.write_text(file.read_text().replace(values.run_dir, config.run_dir))
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4", "ASCLEPIUS_CACHE": str(tmp_path / f"cache-{rank}")}
+        processes.append(subprocess.Popen([*command, *job_flags(address, rank)], env=environment))
+    return processes
+
+
+def test_two_processes_write_one_run_and_go_on_after_one_is_lost(
     in_bucket: TrainConfig, store: ObjectStore, unbroken: Path, tmp_path: Path
 ):
-    spread = dataclasses.replace(in_bucket, mesh=MeshConfig(1, 8, 1), run_dir=str(tmp_path / "values"))
-    command = command_of(spread)
-    values = Path(command[2])
-    values.write_text(values.read_text().replace(str(tmp_path / "values"), in_bucket.run_dir))
-    address = free_address()
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
-    processes = [
-        subprocess.Popen(
-            [*command, *job_flags(address, rank)],
-            env={**environment, "ASCLEPIUS_CACHE": str(tmp_path / f"cache-{rank}")},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=400) for process in processes] == [0, 0]
+    spread = dataclasses.replace(in_bucket, mesh=MeshConfig(1, 8, 1))
+    codes = [process.wait(timeout=300) for process in start_two(spread, tmp_path, dies=6)]
+    assert codes == [3, -signal.SIGKILL]
+    assert numbers(local_path(in_bucket.run_dir)) == [4]
+    assert [process.wait(timeout=300) for process in start_two(spread, tmp_path)] == [0, 0]
     names = [name for name in store.names() if "/checkpoints/9/params/ocdbt.process_" in name]
     assert {name.partition("ocdbt.process_")[2][0] for name in names} == {"0", "1"}
-    run_dir = local_path(in_bucket.run_dir)
-    wanted = params_of(unbroken)
-    for name, value in params_of(run_dir).items():
+    wanted = params_of(unbroken)  # of another mesh
+    for name, value in params_of(local_path(in_bucket.run_dir)).items():
         np.testing.assert_allclose(value, wanted[name], rtol=2e-4, atol=2e-5, err_msg=name)
 
 
