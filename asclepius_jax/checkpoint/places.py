@@ -102,7 +102,7 @@ def set_aside(step: Place, problem: str) -> str:
 
 
 def unfinished(steps: Place) -> list[Place]:
-    """What killed runs and failed saves left."""
+    """Leftovers of killed runs and failed saves."""
     if isinstance(steps, Path):
         return [*steps.glob(".*.saving"), *steps.glob(".*.removed")]
     marked = {path.name for path in steps.iterdir()}

@@ -1,4 +1,4 @@
-"""What a host needs beside its devices: memory, and time before the first step.
+"""Needs of a host beside its devices: memory, and time before the first step.
 
 Three figures are known here: a host's share of a checkpoint, what the program keeps in host memory, and what compiling
 it took on this machine. Rows are read as they are needed, two batches at a time.

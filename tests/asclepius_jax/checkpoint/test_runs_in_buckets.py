@@ -24,10 +24,9 @@ from asclepius_jax.train.loop import train
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import abstract_state, state_shardings
 from data_prep.contract.errors import UserError
-from data_prep.contract.folders.buckets import objects
 from data_prep.contract.folders.buckets.addresses import local_path
 from data_prep.contract.folders.buckets.local_copies import send
-from tests.helpers.endpoints.object_store import BUCKET, ObjectStore, running
+from tests.helpers.endpoints.object_store import BUCKET, ObjectStore, running, used
 from tests.helpers.made_inputs import MODEL, free_address, job_flags
 from tests.helpers.training.small_run import TOTAL, command_of, losses_of, params_of
 
@@ -40,16 +39,8 @@ def server() -> Iterator[ObjectStore]:
 
 @pytest.fixture(params=["s3", pytest.param("gs", marks=pytest.mark.slow)])
 def store(request, server: ObjectStore, monkeypatch, tmp_path: Path) -> Iterator[ObjectStore]:
-    for name, value in {**server.environment, "ASCLEPIUS_CACHE": str(tmp_path / "cache")}.items():
-        monkeypatch.setenv(name, value)
-    objects.opened.cache_clear()
-    server.top = f"{request.param}://{BUCKET}/{request.param}"
-    server.fault = lambda method, path: ""
-    yield server
-    server.fault = lambda method, path: ""
-    for key in server.names():
-        server.delete(key)
-    objects.opened.cache_clear()
+    with used(server, f"{request.param}://{BUCKET}/{request.param}", tmp_path / "cache", monkeypatch) as store:
+        yield store
 
 
 @pytest.fixture

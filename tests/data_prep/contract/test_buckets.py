@@ -21,7 +21,7 @@ from data_prep.contract.folders.buckets.local_copies import fetch, fetch_output,
 from data_prep.contract.folders.buckets.objects import BucketPath
 from data_prep.contract.folders.folder_lock import LOCK, locked
 from data_prep.contract.manifests import read_manifest, verified_files
-from tests.helpers.endpoints.object_store import BUCKET, ObjectStore, running
+from tests.helpers.endpoints.object_store import BUCKET, ObjectStore, running, used
 from tests.helpers.made_inputs import note, sentences, write_records
 from tests.helpers.places import ROOT
 
@@ -34,22 +34,11 @@ def server() -> Iterator[ObjectStore]:
 
 @pytest.fixture(params=["s3", "gs"])
 def store(request, server: ObjectStore, monkeypatch, tmp_path: Path) -> Iterator[ObjectStore]:
-    """An empty store; `store.top` is an address in it."""
-    for name, value in {**server.environment, "ASCLEPIUS_CACHE": str(tmp_path / "cache")}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setitem(
-        objects.RETRIES,
-        "backoff",
-        {"init_backoff": timedelta(seconds=0.01), "max_backoff": timedelta(seconds=0.05), "base": 2},
-    )
-    objects.opened.cache_clear()
-    server.top = f"{request.param}://{BUCKET}"
-    server.fault = lambda method, path: ""
-    yield server
-    server.fault = lambda method, path: ""
-    for key in server.names():
-        server.delete(key)
-    objects.opened.cache_clear()
+    """An empty store, whose failing requests are repeated soon."""
+    soon = {"init_backoff": timedelta(seconds=0.01), "max_backoff": timedelta(seconds=0.05), "base": 2}
+    monkeypatch.setitem(objects.RETRIES, "backoff", soon)
+    with used(server, f"{request.param}://{BUCKET}", tmp_path / "cache", monkeypatch) as store:
+        yield store
 
 
 def write_notes(url: str, count: int = 3, seed: int = 0) -> Path:

@@ -18,9 +18,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
+
+from data_prep.contract.folders.buckets import objects
 
 BUCKET = "bucket"
 # What a fault does to a request: refuses it, holds it up, or cuts its answer.
@@ -28,10 +31,15 @@ Fault = Callable[[str, str], str]  # (method, path) -> "", "503", "403", "slow",
 NAME = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
+def no_fault(method: str, path: str) -> str:
+    return ""
+
+
 class ObjectStore:
     def __init__(self, moto: int):
         self.moto = moto
-        self.fault: Fault = lambda method, path: ""
+        self.fault: Fault = no_fault
+        self.top = ""
         self.generations: dict[str, int] = defaultdict(int)
         self.lock = threading.Lock()
         self.requests: list[tuple[str, str]] = []
@@ -248,3 +256,19 @@ def running() -> Iterator[ObjectStore]:
         store.server.shutdown()
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def used(store: ObjectStore, top: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """The store without faults, known to this process and emptied at the end; `top` is an address in it."""
+    for name, value in {**store.environment, "ASCLEPIUS_CACHE": str(cache)}.items():
+        monkeypatch.setenv(name, value)
+    store.top = top
+    objects.opened.cache_clear()
+    try:
+        yield store
+    finally:
+        store.fault = no_fault
+        for key in store.names():
+            store.delete(key)
+        objects.opened.cache_clear()

@@ -323,7 +323,7 @@ def sending(urls: Iterable[str]) -> Iterator[None]:
 
 
 def siblings(url: str) -> list[str]:
-    """What a command writes beside its output: its ledger, and the folders of parts."""
+    """Addresses of the ledger and the folders of parts that a command writes beside its output."""
     local = local_path(url)
     found = list(local.parent.glob(f"{glob.escape(local.name)}.*")) if local.parent.is_dir() else []
     return [as_url(str(path)) for path in sorted(found) if not LEFT_OUT.search(path.name)]

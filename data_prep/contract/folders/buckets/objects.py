@@ -77,7 +77,7 @@ def explained(url: str, doing: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a listing says of an object."""
+    """Size and version of an object, from a listing."""
 
     st_size: int
     tag: str  # changes with the content
