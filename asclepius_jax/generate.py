@@ -16,8 +16,8 @@ from asclepius_jax.checkpoint.adapters import whole_params
 from asclepius_jax.checkpoint.read import of_newest, read_meta
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
-from asclepius_jax.model.llama import Model, Params, build, empty_cache
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.decoder import Model, Params, build, empty_cache
+from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 from data_prep.contract.tables import read_text_file
 from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt
@@ -180,7 +180,7 @@ def keys_of(sampling: Sampling, count: int) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=8)
-def compiled(config: LlamaConfig, dtype: str, max_new_tokens: int, temperature: float, top_p: float) -> Any:
+def compiled(config: DecoderConfig, dtype: str, max_new_tokens: int, temperature: float, top_p: float) -> Any:
     """Make the jitted function (params, tokens_BT, lengths_B, ends_E, keys_B) -> new tokens (B, max_new_tokens).
 
     The tokens after the end of a sequence are the first of the ids that end a text.
@@ -193,14 +193,14 @@ def compiled(config: LlamaConfig, dtype: str, max_new_tokens: int, temperature: 
         )
 
     def decode(params: Params, tokens_BT: Any, lengths_B: Any, ends_E: Any, keys_B: Any) -> jax.Array:
-        llama = model.merge(params)
+        decoder = model.merge(params)
         B, T = tokens_BT.shape
         cache = empty_cache(config, B, T + max_new_tokens, dtype)
         # Padding after a prompt fills cache slots, which its new tokens overwrite before any token can see them.
         positions_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
-        x_BTD, cache = llama.decode(tokens_BT, positions_BT, cache, dtype)
+        x_BTD, cache = decoder.decode(tokens_BT, positions_BT, cache, dtype)
         last_B1D = jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1)
-        first_B = pick_all(llama.logits(last_B1D)[:, 0], keys_B, 0)
+        first_B = pick_all(decoder.logits(last_B1D)[:, 0], keys_B, 0)
         new_BT = jnp.full((B, max_new_tokens), ends_E[0], jnp.int32).at[:, 0].set(first_B)
 
         def unfinished(carry: Any) -> jax.Array:
@@ -210,8 +210,8 @@ def compiled(config: LlamaConfig, dtype: str, max_new_tokens: int, temperature: 
         def step(carry: Any) -> Any:
             n, new_BT, cache, done_B = carry
             token_B1 = jax.lax.dynamic_slice_in_dim(new_BT, n - 1, 1, axis=1)
-            x_B1D, cache = llama.decode(token_B1, (lengths_B + n - 1)[:, None], cache, dtype)
-            next_B = pick_all(llama.logits(x_B1D)[:, 0], keys_B, n)
+            x_B1D, cache = decoder.decode(token_B1, (lengths_B + n - 1)[:, None], cache, dtype)
+            next_B = pick_all(decoder.logits(x_B1D)[:, 0], keys_B, n)
             next_B = jnp.where(done_B, ends_E[0], next_B)
             new_BT = jax.lax.dynamic_update_slice_in_dim(new_BT, next_B[:, None], n, axis=1)
             return n + 1, new_BT, cache, done_B | jnp.isin(next_B, ends_E)

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.names import hf_shapes, write_config
 from asclepius_jax.model.huggingface.safetensors import lay_out, plan_shards, write_index
-from asclepius_jax.model.llama import build
-from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
+from asclepius_jax.model.sizes import VARIANTS, DecoderConfig
 from data_prep.contract.tokenizer import JsonTokenizer, SentencePieceTokenizer, train_sentencepiece
 
-TINYLLAMA = LlamaConfig(32_000, 2048, 5632, 22, 32, 4, head_dim=64, max_length=2048)
+TINYLLAMA = DecoderConfig(32_000, 2048, 5632, 22, 32, 4, head_dim=64, max_length=2048)
 MODELS = {**VARIANTS, "tinyllama": TINYLLAMA}
 ASCLEPIUS = [sys.executable, "-c", "from asclepius_jax.cli import main; main()"]
 # What training does first with --init.hf, on four devices that share the model.
@@ -37,7 +37,7 @@ from pathlib import Path
 import jax
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.model.huggingface.names import load_params, read_config
-from asclepius_jax.model.llama import build
+from asclepius_jax.model.decoder import build
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 folder = Path(sys.argv[1])
 model = build(read_config(folder))
@@ -69,7 +69,7 @@ def measured(*command: object) -> Run:
     return Run(time.monotonic() - started, usage.ru_maxrss / 2**20)
 
 
-def make_model(folder: Path, config: LlamaConfig) -> int:
+def make_model(folder: Path, config: DecoderConfig) -> int:
     """A random folder in bfloat16; returns the bytes of its weights."""
     folder.mkdir(parents=True)
     shapes = hf_shapes(build(config))
@@ -139,7 +139,7 @@ def in_turns(source: Path, out: Path, command: list[object], start_up: float, re
 def start_up_seconds(work: Path) -> float:
     """Seconds of one import and one export of a tiny model, together."""
     folder, run_dir, out = (work / name for name in ("small_hf", "small_run", "small"))
-    make_model(folder, LlamaConfig(512, 32, 64, 2, 4, 2, head_dim=8, max_length=256))
+    make_model(folder, DecoderConfig(512, 32, 64, 2, 4, 2, head_dim=8, max_length=256))
     runs = [measured(*ASCLEPIUS, "import", "--hf", folder, "--out", run_dir)]
     runs.append(measured(*ASCLEPIUS, "export", "--checkpoint", run_dir, "--out", out))
     return statistics.mean(run.seconds for run in runs)

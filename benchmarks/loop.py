@@ -42,10 +42,10 @@ def packed(folder: Path, row_length: int, rows: int) -> Path:
 def made_config(folder: Path) -> Path:
     """A config file of the model of 58M parameters and a few rows."""
     from asclepius_jax.model.huggingface.names import write_config
-    from asclepius_jax.model.sizes import LlamaConfig
+    from asclepius_jax.model.sizes import DecoderConfig
 
     (folder / "model").mkdir()
-    model = LlamaConfig(step.VOCABULARY, 512, 1408, 8, 8, 8, head_dim=64, max_length=2048)
+    model = DecoderConfig(step.VOCABULARY, 512, 1408, 8, 8, 8, head_dim=64, max_length=2048)
     ids: dict[str, int | None] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     (folder / "model/config.json").write_text(write_config(model, "float32", ids))
     data = packed(folder / "data", step.LENGTH, 24)

@@ -30,8 +30,8 @@ def ours(dtype: str, folder: Path) -> Callable[[], float]:
     from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
     from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
     from asclepius_jax.model.attention import Kernel
+    from asclepius_jax.model.decoder import build
     from asclepius_jax.model.huggingface.names import load_params, read_config
-    from asclepius_jax.model.llama import build
     from asclepius_jax.train.optimizer import make_optimizer
     from asclepius_jax.train.step import init_state, make_train_step, state_shardings
 
@@ -84,10 +84,10 @@ def theirs(dtype: str, folder: Path) -> Callable[[], float]:
 def save_model(folder: Path) -> None:
     """Random weights as transformers saves them."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import DecoderConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = DecoderConfig(
         vocab_size=VOCABULARY,
         hidden_size=512,
         intermediate_size=1408,

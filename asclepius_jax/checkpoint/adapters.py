@@ -31,10 +31,10 @@ from asclepius_jax.checkpoint.read import (
 )
 from asclepius_jax.config import InitConfig, LoraConfig
 from asclepius_jax.distributed.sharding import adapter_shardings
+from asclepius_jax.model.decoder import Model, Params, build
 from asclepius_jax.model.huggingface.names import load_params
-from asclepius_jax.model.llama import Model, Params, build
 from asclepius_jax.model.lora import Lora, adapter_shapes, add_adapters
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.buckets.local_copies import fetch
 from data_prep.contract.folders.buckets.objects import is_bucket_url
@@ -159,5 +159,5 @@ def abstract_of(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def num_adapter_params(model: LlamaConfig, config: LoraConfig) -> int:
+def num_adapter_params(model: DecoderConfig, config: LoraConfig) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(adapter_shapes(model, lora_from(config))))

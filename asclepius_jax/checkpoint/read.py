@@ -28,8 +28,8 @@ from asclepius_jax.checkpoint import places
 from asclepius_jax.checkpoint.checksums import checksums, written
 from asclepius_jax.checkpoint.places import DAMAGED, DIGESTS, STEPS, Place, is_finished, kvstore, steps_place
 from asclepius_jax.distributed import same_program
-from asclepius_jax.model.llama import Params
-from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
+from asclepius_jax.model.decoder import Params
+from asclepius_jax.model.sizes import DecoderConfig, RopeScaling
 from data_prep.contract.errors import UserError, first_line
 from data_prep.contract.folders.buckets.objects import BucketPath
 from data_prep.contract.records import file_hash
@@ -57,7 +57,7 @@ class DamagedStep(Exception):
 class Meta:
     """The metadata of a step."""
 
-    model: LlamaConfig
+    model: DecoderConfig
     tokenizer_hash: str
     prompt_template: str
     row_length: int
@@ -76,7 +76,7 @@ class Meta:
         model = dict(raw["model"])
         if model["rope_scaling"] is not None:
             model["rope_scaling"] = RopeScaling(**model["rope_scaling"])
-        return cls(**{**raw, "model": LlamaConfig(**model)})
+        return cls(**{**raw, "model": DecoderConfig(**model)})
 
 
 # ---------------------------------------------------------------- steps of a run
@@ -371,7 +371,7 @@ def restore_params(step_folder: Place, shapes: Params, shardings: Params, verify
         raise UserError(refusal(step_folder, error)) from error
 
 
-def check_model(meta: Meta, model: LlamaConfig, where: Place) -> None:
+def check_model(meta: Meta, model: DecoderConfig, where: Place) -> None:
     """Raise UserError with the differing fields if a checkpoint contains another model."""
     saved, expected = dataclasses.asdict(meta.model), dataclasses.asdict(model)
     differing = [f"{key} {saved[key]} there, {expected[key]} here" for key in expected if saved[key] != expected[key]]

@@ -22,9 +22,9 @@ from asclepius_jax.convert.merge_adapters import write_merged
 from asclepius_jax.convert.model_card import model_card, start_name
 from asclepius_jax.convert.verify import verify
 from asclepius_jax.convert.weights import Export, Share, check_stored, collect, write_share
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.names import check_finite, write_config
 from asclepius_jax.model.huggingface.safetensors import write_index
-from asclepius_jax.model.llama import build
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.output_folders import NEW, place_of, working_folder
 from data_prep.contract.hub import Target, push

@@ -22,10 +22,10 @@ from asclepius_jax.checkpoint.adapters import lora_from, lora_of
 from asclepius_jax.checkpoint.checksums import host_checksum
 from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import DamagedStep, compare, read_meta, read_stored, refusal
+from asclepius_jax.model.decoder import Model
 from asclepius_jax.model.huggingface.names import PER_BLOCK
-from asclepius_jax.model.llama import Model
 from asclepius_jax.model.lora import TARGETS, Lora, adapter_shapes
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 
 DTYPES = {"float32": ("F32", np.dtype("<f4")), "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16))}
@@ -75,7 +75,7 @@ def peft_rows(target: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def peft_shapes(config: LlamaConfig, lora: Lora) -> dict[str, tuple[int, ...]]:
+def peft_shapes(config: DecoderConfig, lora: Lora) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor, in the order of `peft_tensors`."""
     shapes: dict[str, tuple[int, ...]] = {}
     for target, parts in adapter_shapes(config, lora).items():

@@ -15,6 +15,7 @@ from asclepius_jax.checkpoint.blocks import WORKERS, ItemWriter, blocks, tensor_
 from asclepius_jax.checkpoint.checksums import added, written
 from asclepius_jax.checkpoint.read import STEPS, Meta
 from asclepius_jax.checkpoint.write import close_step
+from asclepius_jax.model.decoder import Model, build
 from asclepius_jax.model.huggingface.layout import read_part
 from asclepius_jax.model.huggingface.names import (
     check_finite,
@@ -26,7 +27,6 @@ from asclepius_jax.model.huggingface.names import (
     read_config,
 )
 from asclepius_jax.model.huggingface.safetensors import Tensors
-from asclepius_jax.model.llama import Model, build
 from data_prep.contract.errors import UserError
 from data_prep.contract.hub import WEIGHTS, local_folder
 from data_prep.contract.manifests import writing_folder

@@ -13,9 +13,9 @@ from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import STEPS, Meta, find_step, open_array, read, read_meta
 from asclepius_jax.checkpoint.write import close_step
 from asclepius_jax.convert.export_peft import HostAdapters, read_adapters
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.layout import read_part
 from asclepius_jax.model.huggingface.names import flatten, names, open_model
-from asclepius_jax.model.llama import build
 from asclepius_jax.model.lora import TARGETS
 from data_prep.contract.errors import UserError
 

@@ -20,9 +20,9 @@ from asclepius_jax.config import MeshConfig
 from asclepius_jax.convert.weights import Export, check_stored, parameter_sums, tensors_of
 from asclepius_jax.cost_model.hardware import available_memory
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
+from asclepius_jax.model.decoder import Model, build
 from asclepius_jax.model.huggingface.names import check_finite, flatten, non_finite, open_model, read_config
 from asclepius_jax.model.huggingface.safetensors import FolderError
-from asclepius_jax.model.llama import Model, build
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.output_folders import free_name
 from data_prep.contract.manifests import read_manifest

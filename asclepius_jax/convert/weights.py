@@ -16,10 +16,10 @@ from asclepius_jax.checkpoint.checksums import added, part_checksum
 from asclepius_jax.checkpoint.checksums import written as hexadecimal
 from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import DamagedStep, open_array
+from asclepius_jax.model.decoder import Model
 from asclepius_jax.model.huggingface.layout import write_part
 from asclepius_jax.model.huggingface.names import flatten, hf_shapes, names, non_finite
 from asclepius_jax.model.huggingface.safetensors import DTYPES, lay_out, plan_shards
-from asclepius_jax.model.llama import Model
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.folder_lock import LOCK, locked
 from data_prep.contract.folders.output_folders import place_of, sync, write_durably

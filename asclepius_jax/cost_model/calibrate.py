@@ -19,7 +19,7 @@ import numpy as np
 from asclepius_jax.cost_model.hardware import DEVICES
 from asclepius_jax.cost_model.speed import FITTED, Constants, Layout, Prediction, predict
 from asclepius_jax.cost_model.topologies import TPUS, Topology
-from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
+from asclepius_jax.model.sizes import VARIANTS, DecoderConfig
 from data_prep.contract.errors import UserError
 
 # Trainers based on JAX, which use the same compiler. Only these are fitted, the others are only compared.
@@ -29,9 +29,9 @@ MODELS = {
     "granite-7b": VARIANTS["llama2_7b"],
     "llama3.1-8b": VARIANTS["llama31_8b"],
     "mistral-7b": dataclasses.replace(VARIANTS["mistral_7b"], vocab_size=32_000),
-    "llama2-70b": LlamaConfig(32_000, 8192, 28_672, 80, 64, 8),
+    "llama2-70b": DecoderConfig(32_000, 8192, 28_672, 80, 64, 8),
     # It has two feed-forward matrices of width 16,384, which is as much work as three of two thirds of that width.
-    "mpt-7b": LlamaConfig(50_368, 4096, 10_923, 32, 32, 32, tie_embeddings=True),
+    "mpt-7b": DecoderConfig(50_368, 4096, 10_923, 32, 32, 32, tie_embeddings=True),
 }
 HARDWARE = {"H100": "h100", "A100-SXM-80G": "a100-80g", "TPU v4": "v4", "TPU v5p": "v5p", "TPU v6e": "v6e"}
 
@@ -57,7 +57,7 @@ TOLERANCE = 0.01  # relative difference between fitted and stored constants that
 class Row:
     name: str
     is_jax: bool
-    model: LlamaConfig
+    model: DecoderConfig
     topology: Topology
     layout: Layout
     measured: float  # tokens per second per device

@@ -21,7 +21,7 @@ from asclepius_jax.cost_model.topologies import Topology
 from asclepius_jax.distributed import same_program
 from asclepius_jax.distributed.sharding import batch_parts, check_batch_divides
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 
 # Fraction of the memory to fill. The rest covers errors of the memory model, and the runtime's own memory.
@@ -39,7 +39,7 @@ class Machine(NamedTuple):
     topology: Topology | None  # None if the table has no row, and the devices' speed is unknown
 
 
-def settle(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel, quiet: bool = False) -> TrainConfig:
+def settle(config: TrainConfig, model: DecoderConfig, mesh: Mesh, kernel: Kernel, quiet: bool = False) -> TrainConfig:
     """The configuration with microbatches and remat chosen. Prints the choice unless quiet."""
     if config.batch.microbatches and config.compute.remat != "auto":
         check_batch_divides(mesh, config.batch)
@@ -64,7 +64,7 @@ def candidates(config: TrainConfig, mesh: Mesh) -> Iterator[TrainConfig]:
 
 
 def best(
-    found: list[TrainConfig], model: LlamaConfig, machine: Machine, mesh: Mesh, kernel: Kernel
+    found: list[TrainConfig], model: DecoderConfig, machine: Machine, mesh: Mesh, kernel: Kernel
 ) -> tuple[TrainConfig, str]:
     """The candidate to run with, and the reason. `found` is sorted from the most to the least memory."""
     limit, topology = machine.limit_bytes, machine.topology
@@ -86,11 +86,11 @@ def best(
     return chosen, f"{reason} {machine.name}, about {need / GIB:.1f} of {limit / GIB:.1f} GiB per device"
 
 
-def seconds(config: TrainConfig, model: LlamaConfig, topology: Topology, mesh: Mesh) -> float:
+def seconds(config: TrainConfig, model: DecoderConfig, topology: Topology, mesh: Mesh) -> float:
     return predict(model, topology, layout_of(config, mesh, model)).step_seconds
 
 
-def check_memory(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel) -> None:
+def check_memory(config: TrainConfig, model: DecoderConfig, mesh: Mesh, kernel: Kernel) -> None:
     """Raise UserError if a run needs more memory than its devices have, by more than the estimate's error of 10 %."""
     machine = machine_of(mesh)
     limit, need = machine.limit_bytes, estimate(config, model, dict(mesh.shape), kernel).total
@@ -111,7 +111,7 @@ def check_memory(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Ke
     )
 
 
-def layout_of(config: TrainConfig, mesh: Mesh, model: LlamaConfig) -> Layout:
+def layout_of(config: TrainConfig, mesh: Mesh, model: DecoderConfig) -> Layout:
     shape = dict(mesh.shape)
     return Layout(
         **shape,

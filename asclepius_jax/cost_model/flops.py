@@ -1,9 +1,9 @@
 """Floating point operations of a training step, counted from the shapes."""
 
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 
 
-def flops_per_token(model: LlamaConfig, row_length: int, causal: bool, adapters: int = 0) -> float:
+def flops_per_token(model: DecoderConfig, row_length: int, causal: bool, adapters: int = 0) -> float:
     """Floating point operations per token of the forward and backward pass, without recomputation.
 
     Counts 6 per matrix parameter (an embedding lookup is free) and 12 per channel of each attention score. Causal

@@ -12,9 +12,9 @@ from asclepius_jax.checkpoint.adapters import lora_from
 from asclepius_jax.config import LoraConfig, TrainConfig
 from asclepius_jax.distributed.sharding import RULES
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.llama import REMAT_SAVES
+from asclepius_jax.model.layer_scan import REMAT_SAVES
 from asclepius_jax.model.lora import Lora, adapter_axes, adapter_shapes
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Memory:
         return self.params + self.optimizer + self.gradients + self.saved + self.working
 
 
-def estimate(config: TrainConfig, model: LlamaConfig, mesh: dict[str, int], kernel: Kernel) -> Memory:
+def estimate(config: TrainConfig, model: DecoderConfig, mesh: dict[str, int], kernel: Kernel) -> Memory:
     """Memory of a step with microbatches and remat set. `mesh` contains the size of each axis."""
     split, tensor = mesh["fsdp"] * mesh["tensor"], mesh["tensor"]
     lora, params = config.lora, model.num_params / split
@@ -55,9 +55,9 @@ def estimate(config: TrainConfig, model: LlamaConfig, mesh: dict[str, int], kern
 
 
 def saved_bytes(
-    remat: str, model: LlamaConfig, tokens: float, tensor: int, width: int, kernel: Kernel, rows: float
+    remat: str, model: DecoderConfig, tokens: float, tensor: int, width: int, kernel: Kernel, rows: float
 ) -> float:
-    """Bytes kept for the backward pass per layer, including the block's input; see `llama.REMAT_SAVES`."""
+    """Bytes kept for the backward pass per layer, including the block's input; see `layer_scan.REMAT_SAVES`."""
     D, N, K, H = model.embed_dim, model.num_heads, model.num_kv_heads, model.head_dim
     # Elements per token. Activations between blocks are split by position, the others by head or column.
     each = {"normed": D, "attended": D, "mlp_normed": D, "q": N * H, "k": K * H, "v": K * H, "attention_out": N * H}
@@ -71,7 +71,7 @@ def saved_bytes(
     return width * numbers * tokens / tensor + log_sums
 
 
-def adapters_of_device(model: LlamaConfig, lora: Lora, mesh: dict[str, int]) -> float:
+def adapters_of_device(model: DecoderConfig, lora: Lora, mesh: dict[str, int]) -> float:
     """Number of adapter parameters per device, after splitting each array over the mesh axes of its dimensions."""
     shapes, axes = adapter_shapes(model, lora), adapter_axes(lora)
     parts = {name: 1 if axis is None else mesh[axis] for name, axis in RULES.items()}
@@ -82,7 +82,7 @@ def adapters_of_device(model: LlamaConfig, lora: Lora, mesh: dict[str, int]) -> 
     return total
 
 
-def working_bytes(model: LlamaConfig, tokens: float, tensor: int, width: int, lora: LoraConfig) -> float:
+def working_bytes(model: DecoderConfig, tokens: float, tensor: int, width: int, lora: LoraConfig) -> float:
     D, F, V, H = model.embed_dim, model.mlp_dim, model.vocab_size, model.head_dim
     layer = 2 * D * H * (model.num_heads + model.num_kv_heads) + 3 * D * F
     # Gate, up and their gradients, plus about nine arrays of the model's width that are alive at the peak.
@@ -96,7 +96,7 @@ def working_bytes(model: LlamaConfig, tokens: float, tensor: int, width: int, lo
     return activations + 3 * width * layer / tensor + (width + 4) * V * D / tensor
 
 
-def score_bytes(kernel: Kernel, model: LlamaConfig, mesh: dict[str, int], rows: float, T: int) -> float:
+def score_bytes(kernel: Kernel, model: DecoderConfig, mesh: dict[str, int], rows: float, T: int) -> float:
     """Bytes of arrays of T x T: all scores without a fused kernel, or the mask of cuDNN on Ampere."""
     if kernel.name == "xla":
         return 12 * rows * model.num_heads / (mesh["tensor"] * mesh["context"]) * T * T

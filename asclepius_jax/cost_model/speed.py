@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from asclepius_jax.cost_model.flops import flops_per_token
 from asclepius_jax.cost_model.topologies import Topology
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 
 # Bytes per second in one direction of a PCIe 4.0 x16 slot. Newer hosts have twice that; for TPU hosts it is not stated.
 HOST_BANDWIDTH = 32e9
@@ -95,7 +95,7 @@ class Layout:
         """Tokens of a microbatch per device."""
         return self.rows_per_device * self.row_length / (self.tensor * self.context)
 
-    def trained(self, model: LlamaConfig) -> int:
+    def trained(self, model: DecoderConfig) -> int:
         """Number of parameters that have gradients."""
         return self.adapters or model.num_params
 
@@ -111,7 +111,7 @@ class Prediction:
     `fast_links`, `slow_links` and `host_link` are the times of communication, whether it overlaps or not."""
 
 
-def predict(model: LlamaConfig, topology: Topology, layout: Layout, constants: Constants = FITTED) -> Prediction:
+def predict(model: DecoderConfig, topology: Topology, layout: Layout, constants: Constants = FITTED) -> Prediction:
     """Predict the duration of a step of this layout on a machine."""
     assert layout.devices == topology.count, f"{layout} does not have the {topology.count} devices of {topology.name}"
     device, passes = topology.device, layout.microbatches
@@ -134,7 +134,7 @@ def predict(model: LlamaConfig, topology: Topology, layout: Layout, constants: C
     return Prediction(seconds, tokens / seconds, counted[False], counted[True], parts)
 
 
-def token_flops(model: LlamaConfig, layout: Layout) -> dict[str, float]:
+def token_flops(model: DecoderConfig, layout: Layout) -> dict[str, float]:
     """FLOPs per token of the forward and backward pass, by part."""
     remat, L, D, F = REMATS[layout.remat], model.num_layers, model.embed_dim, model.mlp_dim
     queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
@@ -149,7 +149,7 @@ def token_flops(model: LlamaConfig, layout: Layout) -> dict[str, float]:
     }
 
 
-def microbatch_bytes(model: LlamaConfig, layout: Layout) -> float:
+def microbatch_bytes(model: DecoderConfig, layout: Layout) -> float:
     """Bytes that a device reads and writes per microbatch if all elementwise operations are fused."""
     remat, D, F, H = REMATS[layout.remat], model.embed_dim, model.mlp_dim, model.head_dim
     N, K = model.num_heads, model.num_kv_heads
@@ -173,7 +173,7 @@ def microbatch_bytes(model: LlamaConfig, layout: Layout) -> float:
 
 
 def communication(
-    model: LlamaConfig, topology: Topology, layout: Layout, links: float, compute_seconds: float
+    model: DecoderConfig, topology: Topology, layout: Layout, links: float, compute_seconds: float
 ) -> dict[str, float]:
     """Seconds on fast links, slow links and the link to the host, and seconds that do not overlap with computation."""
     remat, D = REMATS[layout.remat], model.embed_dim

@@ -9,8 +9,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from asclepius_jax.config import BatchConfig, MeshConfig, divisors
 from asclepius_jax.model.collectives import Parallel
-from asclepius_jax.model.llama import Model
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.decoder import Model
+from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor", "context")
@@ -65,7 +65,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     return Mesh(places, MESH_AXES, axis_types=types)
 
 
-def check_model_divides(mesh: Mesh, model: LlamaConfig) -> None:
+def check_model_divides(mesh: Mesh, model: DecoderConfig) -> None:
     """Raise UserError if the mesh does not divide the model, listing the sizes that would."""
     fsdp, tensor, context = mesh.shape["fsdp"], mesh.shape["tensor"], mesh.shape["context"]
     for axis, devices, name, size in (
@@ -83,7 +83,7 @@ def check_model_divides(mesh: Mesh, model: LlamaConfig) -> None:
             raise UserError(f"mesh.{axis} {devices} does not divide the {name} of {size}: use one of {fitting}")
 
 
-def check_layout(mesh: Mesh, model: LlamaConfig, row_length: int, global_batch: int) -> None:
+def check_layout(mesh: Mesh, model: DecoderConfig, row_length: int, global_batch: int) -> None:
     """Raise UserError if the mesh does not divide the model, the rows or the batch, with sizes that would."""
     check_model_divides(mesh, model)
     parts = mesh.shape["tensor"] * mesh.shape["context"]

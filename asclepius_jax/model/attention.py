@@ -1,15 +1,17 @@
 """Causal grouped-query attention within documents: one function, four kernels whose results tests compare.
 
 Shape suffixes: B batch, T query position, S key position, N query heads, K key/value heads,
-G = N // K query heads per key/value head, H head width. Queries arrive multiplied by H ** -0.5 (`rope.rotate`).
+G = N // K query heads per key/value head, H head width. Queries arrive multiplied by the scale of the scores
+(`rope.rotate`).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from asclepius_jax.model.activations import capped
 from asclepius_jax.model.kernels import cudnn, splash
 from asclepius_jax.model.matmul import product
 
@@ -44,20 +46,48 @@ def prepare(kernel: Kernel, segments_BT: jax.Array) -> Any:
             return packed_mask(segments_BT)
 
 
-def attend(kernel: Kernel, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, documents: Any) -> jax.Array:
+class Scores(NamedTuple):
+    """What a layer does to its attention scores."""
+
+    window: int | None = None  # tokens that a query sees, itself included; None: all of its document before it
+    cap: float | None = None  # scores become cap * tanh(score / cap)
+
+
+PLAIN_SCORES = Scores()
+
+
+def attend(
+    kernel: Kernel,
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    documents: Any,
+    scores: Scores = PLAIN_SCORES,
+) -> jax.Array:
     """Attention output (B, T, N, H), where a token sees itself and the tokens before it in its own document.
 
     `documents` is the result of `prepare`.
     """
+    window = None if scores.window is None or scores.window >= q_BTNH.shape[1] else scores.window
     match kernel.name:
         case "splash":
-            return splash.attend(q_BTNH, k_BSKH, v_BSKH, documents, SAVED_NAME, kernel.interpret)
+            return splash.attend(
+                q_BTNH, k_BSKH, v_BSKH, documents, SAVED_NAME, kernel.interpret, window=window, cap=scores.cap
+            )
         case "cudnn_packed":
-            return cudnn.attend_packed(q_BTNH, k_BSKH, v_BSKH, *documents, kernel.max_segments, SAVED_NAME)
+            assert scores.cap is None, "choose_kernel gives cuDNN no model with capped scores"
+            return cudnn.attend_packed(q_BTNH, k_BSKH, v_BSKH, *documents, kernel.max_segments, window or 0, SAVED_NAME)
         case "cudnn_mask":
-            return cudnn.attend_masked(q_BTNH, k_BSKH, v_BSKH, documents, SAVED_NAME)
+            assert scores.cap is None, "choose_kernel gives cuDNN no model with capped scores"
+            return cudnn.attend_masked(q_BTNH, k_BSKH, v_BSKH, cudnn.windowed(documents, window), SAVED_NAME)
         case _:
-            return plain(q_BTNH, k_BSKH, v_BSKH, documents)
+            mask_BTS = documents if window is None else documents & near(q_BTNH.shape[1], window)
+            return plain(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scores.cap)
+
+
+def near(T: int, window: int) -> jax.Array:
+    """Mask (T, S) of the keys that are fewer than `window` tokens before a query."""
+    return jnp.arange(T)[:, None] - jnp.arange(T) < window
 
 
 def packed_mask(segments_BT: jax.Array) -> jax.Array:
@@ -70,12 +100,15 @@ def packed_mask(segments_BT: jax.Array) -> jax.Array:
     return same_BTS & jnp.tril(jnp.ones((T, T), bool))
 
 
-def cached_mask(positions_BT: jax.Array, num_slots: int) -> jax.Array:
+def cached_mask(positions_BT: jax.Array, num_slots: int, window: int | None = None) -> jax.Array:
     """Mask (B, T, S) for a cache whose slot s holds position s. A token sees the slots up to its own."""
-    return jnp.arange(num_slots) <= positions_BT[:, :, None]
+    before_BTS = positions_BT[:, :, None] - jnp.arange(num_slots)
+    return (before_BTS >= 0) & (before_BTS < (window or num_slots))
 
 
-def plain(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+def plain(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array, cap: float | None = None
+) -> jax.Array:
     """Attention (B, T, N, H) for any device, with all T x S scores in memory. Query head n uses key/value head n // G.
 
     Scores and softmax are computed in float32.
@@ -84,6 +117,7 @@ def plain(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax
     K = k_BSKH.shape[2]
     q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
     scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    scores_BKGTS = capped(scores_BKGTS, cap)
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
     probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
     out_BTNH = product("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(B, T, N, H)

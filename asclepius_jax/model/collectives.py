@@ -39,6 +39,10 @@ class Parallel:
         """Sum over the tensor devices; each keeps its part of the positions."""
         return sum_positions(x_BTD) if self.tensor > 1 else x_BTD
 
+    def mean_of_heads(self, x: jax.Array) -> jax.Array:
+        """Mean over the tensor devices of what each computed from its heads."""
+        return mean_of_heads(x) if self.tensor > 1 else x
+
     def own_positions(self, x_BT: jax.Array) -> jax.Array:
         """This tensor device's part of the positions of x, which all of them hold. Not differentiable."""
         if self.tensor == 1:
@@ -111,3 +115,12 @@ def sum_positions(x_BTD: jax.Array) -> jax.Array:
 
 gather_positions.defvjp(lambda x: (gather_positions(x), None), lambda _, grad: (sum_positions(grad),))
 sum_positions.defvjp(lambda x: (sum_positions(x), None), lambda _, grad: (gather_positions(grad),))
+
+
+@jax.custom_vjp
+def mean_of_heads(x: jax.Array) -> jax.Array:
+    return jax.lax.pmean(x, "tensor")
+
+
+# Every device computes with the mean, so the gradients of all of them are summed, and each has its share in the mean.
+mean_of_heads.defvjp(lambda x: (mean_of_heads(x), None), lambda _, grad: (jax.lax.pmean(grad, "tensor"),))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from asclepius_jax.model.collectives import Parallel
 from asclepius_jax.model.matmul import product
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 
 Tree = dict[str, Any]
 
@@ -64,7 +64,7 @@ class Lora:
         return self.alpha / self.rank
 
 
-def adapter_shapes(config: LlamaConfig, lora: Lora) -> Tree:
+def adapter_shapes(config: DecoderConfig, lora: Lora) -> Tree:
     """Shapes of all adapters, in float32; empty with rank 0."""
     sizes = {
         "D": config.embed_dim,
@@ -90,7 +90,7 @@ def each_adapter(lora: Lora, make: Any) -> Tree:
     return {name: {part: make(letters) for part, letters in TARGETS[name].letters.items()} for name in targets}
 
 
-def init_adapters(config: LlamaConfig, lora: Lora, seed: int | jax.Array) -> Tree:
+def init_adapters(config: DecoderConfig, lora: Lora, seed: int | jax.Array) -> Tree:
     """Initial adapters as in peft: A uniform within 1 / sqrt(inputs), like torch's Linear, and B zero.
 
     The values of a target depend on the seed and its name only, not on the other targets. Call it under jit with

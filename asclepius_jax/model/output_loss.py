@@ -4,10 +4,12 @@ Shape suffixes: B batch, T position, D model width, V vocabulary (this tensor de
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from asclepius_jax.model.activations import capped
 from asclepius_jax.model.collectives import Parallel
 from asclepius_jax.model.matmul import product
 
@@ -51,9 +53,22 @@ def held_pieces(tokens_BT: jax.Array, V: int, parallel: Parallel) -> tuple[jax.A
     return (local_BT >= 0) & (local_BT < V), jnp.clip(local_BT, 0, V - 1)
 
 
+class Logits(NamedTuple):
+    """How logits follow from the output matrix."""
+
+    axis: int = 0  # the dimension of the matrix that is D
+    vocab_size: int | None = None  # entries after it are padding and have no probability
+    cap: float | None = None  # logits become cap * tanh(logit / cap)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def loss_sum(
-    x_BTD: jax.Array, head_DV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, parallel: Parallel, axis: int
+    x_BTD: jax.Array,
+    head_DV: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    parallel: Parallel,
+    logits: Logits,
 ) -> jax.Array:
     """Weighted cross entropy in nats, summed over this device's tokens, in float32.
 
@@ -66,20 +81,20 @@ def loss_sum(
         head_DV: this device's float32 slice of the output matrix, or of its transpose (V, D), which is the embedding
             table of a tied model.
         targets_BT, weights_BT: values for the positions of all tensor devices.
-        axis: the dimension of `head_DV` that is D.
+        logits: how logits follow from `head_DV`.
     """
-    return loss_forward(x_BTD, head_DV, targets_BT, weights_BT, parallel, axis, with_grads=False)[0]
+    return loss_forward(x_BTD, head_DV, targets_BT, weights_BT, parallel, logits, with_grads=False)[0]
 
 
-def loss_and_residuals(x, head, targets, weights, parallel, axis):
+def loss_and_residuals(x, head, targets, weights, parallel, logits):
     # A model with adapters has a frozen head. Skip its gradient, which is as large as the matrix.
     return loss_forward(
-        x.value, head.value, targets.value, weights.value, parallel, axis, with_grads=True, with_head=head.perturbed
+        x.value, head.value, targets.value, weights.value, parallel, logits, with_grads=True, with_head=head.perturbed
     )
 
 
-def loss_forward(x_BTD, head, targets_BT, weights_BT, parallel, axis, with_grads=True, with_head=False):
-    dtype = x_BTD.dtype
+def loss_forward(x_BTD, head, targets_BT, weights_BT, parallel, logits, with_grads=True, with_head=False):
+    dtype, axis = x_BTD.dtype, logits.axis
     weight = parallel.weight(head, axis, dtype)
     weight_DV = weight if axis == 0 else weight.T
     x_BTD = parallel.gather_positions(x_BTD)
@@ -93,6 +108,7 @@ def loss_forward(x_BTD, head, targets_BT, weights_BT, parallel, axis, with_grads
         total, d_weight_DV = sums
         x_CD, targets_C, weights_C = chunk
         logits_CV = jnp.einsum("CD,DV->CV", x_CD, weight_DV, preferred_element_type=jnp.float32)
+        logits_CV = shaped(logits_CV, first_V, logits)
         max_C = parallel.tensor_max(jnp.max(logits_CV, axis=1))
         exp_CV = jnp.exp(logits_CV - max_C[:, None])
         sum_C = parallel.tensor_sum(jnp.sum(exp_CV, axis=1))
@@ -101,7 +117,10 @@ def loss_forward(x_BTD, head, targets_BT, weights_BT, parallel, axis, with_grads
         total += jnp.sum((jnp.log(sum_C) + max_C - target_logit_C) * weights_C)
         if not with_grads:
             return (total, d_weight_DV), None
-        d_logits_CV = ((exp_CV / sum_C[:, None] - is_target_CV) * weights_C[:, None]).astype(dtype)
+        d_logits_CV = (exp_CV / sum_C[:, None] - is_target_CV) * weights_C[:, None]
+        if logits.cap is not None:  # the slope of the cap; where an entry is padding, the gradient is 0 already
+            d_logits_CV *= 1 - jnp.minimum((logits_CV / logits.cap) ** 2, 1)
+        d_logits_CV = d_logits_CV.astype(dtype)
         d_x_CD = product("CV,DV->CD", d_logits_CV, weight_DV)
         if with_head:
             d_weight_DV += jnp.einsum("CD,CV->DV", x_CD, d_logits_CV, preferred_element_type=jnp.float32)
@@ -120,13 +139,22 @@ def loss_forward(x_BTD, head, targets_BT, weights_BT, parallel, axis, with_grads
     return total, jax.lax.optimization_barrier((d_x_BTD, parallel.sum_weight(d_weight, axis)))
 
 
+def shaped(logits_CV: jax.Array, first_V: jax.Array | int, logits: Logits) -> jax.Array:
+    """Logits (..., V) of the vocabulary entries from `first_V` on, from the products with the matrix."""
+    logits_CV = capped(logits_CV, logits.cap)
+    if logits.vocab_size is None:
+        return logits_CV
+    entries_V = jnp.arange(logits_CV.shape[-1]) + first_V
+    return jnp.where(entries_V < logits.vocab_size, logits_CV, jnp.finfo(jnp.float32).min)
+
+
 def cut(x: jax.Array, num_chunks: int) -> jax.Array:
     """Reshape (tokens, ...) to (chunks, C, ...). The last chunk is padded with zeros, which have no weight."""
     missing = -len(x) % num_chunks
     return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)).reshape(num_chunks, -1, *x.shape[1:])
 
 
-def loss_backward(parallel, axis, grads, factor):
+def loss_backward(parallel, logits, grads, factor):
     d_x_BTD, d_head = grads
     d_head = None if d_head is None else d_head * factor
     return (d_x_BTD * factor.astype(jnp.float32)).astype(d_x_BTD.dtype), d_head, None, None

@@ -1,20 +1,52 @@
-"""Built-in model sizes, one row each. Others are read from a Hugging Face config.json (`names.read_config`)."""
+"""The shape and the features of a decoder, and built-in sizes, one row each.
+
+Others are read from a Hugging Face config.json (`huggingface.model_config.read_config`).
+"""
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+# Kinds of layers: which tokens a query sees, and whether queries and keys are rotated.
+FULL, WINDOW, FULL_NOPE, WINDOW_NOPE = "full", "window", "full_nope", "window_nope"
+WINDOWED = (WINDOW, WINDOW_NOPE)
+LONGEST_PERIOD = 16  # layers; the longest pattern of kinds that one scan repeats
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's rotary scaling, which stretches slow frequencies beyond the pretraining context."""
+    """How rotary frequencies are changed for contexts beyond those of pretraining.
+
+    llama3 divides slow frequencies and ramps between (arXiv 2407.21783), yarn does so between two numbers of turns
+    (arXiv 2309.00071), linear divides all, and longrope divides each by its own number (arXiv 2402.13753).
+    """
 
     factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_length: int  # tokens
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_length: int = 0  # tokens
+    kind: Literal["llama3", "linear", "yarn", "longrope"] = "llama3"
+    beta_fast: float = 32.0  # yarn: turns within the original context above which a frequency is kept
+    beta_slow: float = 1.0  # and below which it is divided
+    truncate: bool = True  # yarn: widen the ramp to whole channel pairs
+    magnitude: float = 1.0  # yarn and longrope: factor of cosine and sine
+    divisors: tuple[float, ...] = ()  # longrope: of each frequency up to the original length
+    long_divisors: tuple[float, ...] = ()  # beyond it; kept for the export
+
+
+class Stretch(NamedTuple):
+    """Consecutive layers that one scan runs: a pattern of kinds and how often it is repeated."""
+
+    start: int
+    pattern: tuple[str, ...]
+    repeats: int
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.pattern) * self.repeats
 
 
 @dataclass(frozen=True)
-class LlamaConfig:
+class DecoderConfig:
     """The shape of a model. Two checkpoints are interchangeable if and only if their shapes agree."""
 
     vocab_size: int
@@ -29,34 +61,100 @@ class LlamaConfig:
     rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-5
     tie_embeddings: bool = False  # the output projection is the embedding table
+    # What families add to LLaMA. Each default is LLaMA's, and changes nothing.
+    family: str = "llama"  # model_type in config.json, as which a model is exported
+    vocab_padding: int = 0  # rows after the vocabulary, so that the tensor axis divides it; always zero
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: Literal["none", "head", "whole"] = "none"  # RMSNorm of q and k, over each head or over all heads
+    pre_norm: bool = True  # RMSNorm before attention and before the feed-forward part
+    post_norm: bool = False  # and of what they add
+    unit_offset: bool = False  # norms multiply by 1 + scale
+    activation: Literal["silu", "gelu_tanh", "gelu", "xielu"] = "silu"
+    gated: bool = True  # act(x gate) * (x up), otherwise act(x up)
+    query_scale: float | None = None  # of attention scores; None is head_dim ** -0.5
+    score_cap: float | None = None  # attention scores become cap * tanh(score / cap)
+    logit_cap: float | None = None
+    logit_scale: float = 1.0
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0  # of what attention and feed-forward add
+    window: int | None = None  # tokens that a query of a windowed layer sees, itself included
+    layer_kinds: tuple[str, ...] = ()  # of every layer; empty: all see everything before them
+    window_rope_theta: float | None = None  # of windowed layers, without scaling; None: as the others
+    rotary_fraction: float = 1.0  # share of a head's channels, the first ones, that are rotated
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of every layer."""
+        return self.layer_kinds or (FULL,) * self.num_layers
+
+    @property
+    def table_rows(self) -> int:
+        """Rows of the embedding table."""
+        return self.vocab_size + self.vocab_padding
+
+    def window_of(self, kind: str) -> int | None:
+        return self.window if kind in WINDOWED else None
+
+    @property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """The layers as repeated patterns, each as long as possible, so that compile time is flat in depth."""
+        found: list[Stretch] = []
+        start = 0
+        while start < self.num_layers:
+            choices = [stretch_of(self.kinds, start, size) for size in range(1, LONGEST_PERIOD + 1)]
+            found.append(max(choices, key=lambda s: (s.repeats > 1, s.num_layers, -len(s.pattern))))
+            start += found[-1].num_layers
+        return tuple(found)
+
+    def mean_visible(self, row_length: int) -> float:
+        """Tokens that a query sees in a row of one document, averaged over queries and layers."""
+        total = 0.0
+        for kind in self.kinds:
+            width = min(self.window_of(kind) or row_length, row_length)
+            total += width - width * (width - 1) / (2 * row_length) if width < row_length else row_length / 2
+        return total / self.num_layers
 
     @property
     def num_params(self) -> int:
-        D, H = self.embed_dim, self.head_dim
-        attention = 2 * D * H * (self.num_heads + self.num_kv_heads)
-        block = attention + 3 * D * self.mlp_dim + 2 * D
+        D, H, F, N, K = self.embed_dim, self.head_dim, self.mlp_dim, self.num_heads, self.num_kv_heads
+        attention = 2 * D * H * (N + K) + self.qkv_bias * H * (N + 2 * K) + self.out_bias * D
+        attention += {"none": 0, "head": 2 * H, "whole": H * (N + K)}[self.qk_norm]
+        mlp = (3 if self.gated else 2) * D * F + self.mlp_bias * ((2 if self.gated else 1) * F + D)
+        mlp += 4 * (self.activation == "xielu")
+        block = attention + mlp + 2 * D * (self.pre_norm + self.post_norm)
         return self.num_layers * block + (1 if self.tie_embeddings else 2) * self.vocab_size * D + D
 
 
+def stretch_of(kinds: tuple[str, ...], start: int, size: int) -> Stretch:
+    """The longest repetition of the `size` kinds that begin at layer `start`."""
+    pattern = kinds[start : start + size]
+    repeats = 1
+    while kinds[start + repeats * size : start + (repeats + 1) * size] == pattern:
+        repeats += 1
+    return Stretch(start, pattern, repeats)
+
+
 VARIANTS = {
-    "llama_7b": LlamaConfig(32_000, 4096, 11_008, 32, 32, 32, max_length=2048, norm_eps=1e-6),
-    "llama_13b": LlamaConfig(32_000, 5120, 13_824, 40, 40, 40, max_length=2048, norm_eps=1e-6),
-    "llama2_7b": LlamaConfig(32_000, 4096, 11_008, 32, 32, 32),
-    "llama2_13b": LlamaConfig(32_000, 5120, 13_824, 40, 40, 40),
-    "llama3_8b": LlamaConfig(128_256, 4096, 14_336, 32, 32, 8, max_length=8192, rope_theta=500_000.0),
-    "llama31_8b": LlamaConfig(
+    "llama_7b": DecoderConfig(32_000, 4096, 11_008, 32, 32, 32, max_length=2048, norm_eps=1e-6),
+    "llama_13b": DecoderConfig(32_000, 5120, 13_824, 40, 40, 40, max_length=2048, norm_eps=1e-6),
+    "llama2_7b": DecoderConfig(32_000, 4096, 11_008, 32, 32, 32),
+    "llama2_13b": DecoderConfig(32_000, 5120, 13_824, 40, 40, 40),
+    "llama3_8b": DecoderConfig(128_256, 4096, 14_336, 32, 32, 8, max_length=8192, rope_theta=500_000.0),
+    "llama31_8b": DecoderConfig(
         128_256, 4096, 14_336, 32, 32, 8, max_length=131_072, rope_theta=500_000.0,
         rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192),
     ),
-    "llama32_1b": LlamaConfig(
+    "llama32_1b": DecoderConfig(
         128_256, 2048, 8192, 16, 32, 8, head_dim=64, max_length=131_072, rope_theta=500_000.0,
         rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192), tie_embeddings=True,
     ),
     # Versions from v0.3: no sliding window (v0.1 has one) and 768 more vocabulary entries than v0.2.
-    "mistral_7b": LlamaConfig(32_768, 4096, 14_336, 32, 32, 8, max_length=32_768, rope_theta=1_000_000.0),
-    "smollm2_135m": LlamaConfig(
+    "mistral_7b": DecoderConfig(32_768, 4096, 14_336, 32, 32, 8, max_length=32_768, rope_theta=1_000_000.0),
+    "smollm2_135m": DecoderConfig(
         49_152, 576, 1536, 30, 9, 3, head_dim=64, max_length=8192, rope_theta=100_000.0, tie_embeddings=True
     ),
-    "demo": LlamaConfig(2048, 256, 704, 2, 2, 2, head_dim=64, max_length=2048),
-    "tiny": LlamaConfig(256, 32, 64, 2, 4, 2, head_dim=8, max_length=256),
+    "demo": DecoderConfig(2048, 256, 704, 2, 2, 2, head_dim=64, max_length=2048),
+    "tiny": DecoderConfig(256, 32, 64, 2, 4, 2, head_dim=8, max_length=256),
 }  # fmt: skip

@@ -22,7 +22,7 @@ from asclepius_jax.cost_model.speed import MEDIAN_ERROR, WORST_ERROR, Prediction
 from asclepius_jax.cost_model.topologies import Topology
 from asclepius_jax.distributed.sharding import batch_parts, check_layout, make_mesh
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.llama import Model
+from asclepius_jax.model.decoder import Model
 from asclepius_jax.plan import hlo
 from asclepius_jax.plan.host_needs import checkpoint_bytes, host_facts, start_facts
 from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel

@@ -21,8 +21,8 @@ from asclepius_jax.cost_model.speed import predict
 from asclepius_jax.cost_model.topologies import Topology
 from asclepius_jax.distributed.sharding import check_layout, make_mesh
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.llama import build
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.decoder import build
+from asclepius_jax.model.sizes import DecoderConfig
 from asclepius_jax.plan.compile import Plan, PlanOptions, plan
 from asclepius_jax.train.choose_kernel import choose_kernel
 from asclepius_jax.train.start import resolve_model
@@ -61,7 +61,7 @@ def search(config: TrainConfig, topology: Topology, devices: list[Any], options:
     return winner
 
 
-def rank(config: TrainConfig, model: LlamaConfig, topology: Topology, devices: list[Any]) -> list[TrainConfig]:
+def rank(config: TrainConfig, model: DecoderConfig, topology: Topology, devices: list[Any]) -> list[TrainConfig]:
     """The best candidate of each mesh that should fit, fastest first."""
     found: list[tuple[float, TrainConfig]] = []
     for sizes in meshes(topology.count):
@@ -82,7 +82,7 @@ def rank(config: TrainConfig, model: LlamaConfig, topology: Topology, devices: l
     return [candidate for _, candidate in sorted(found, key=lambda pair: pair[0])]
 
 
-def fits(config: TrainConfig, model: LlamaConfig, mesh: dict[str, int], kernel: Kernel, topology: Topology) -> bool:
+def fits(config: TrainConfig, model: DecoderConfig, mesh: dict[str, int], kernel: Kernel, topology: Topology) -> bool:
     return estimate(config, model, mesh, kernel).total <= SHARE_TO_FILL * topology.device.limit_bytes
 
 

@@ -7,7 +7,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from asclepius_jax.model.llama import Model, Params, build
+from asclepius_jax.model.decoder import Model, Params, build
 from asclepius_jax.model.lora import init_adapters
 from asclepius_jax.train.step import abstract_state, state_shardings
 

@@ -6,14 +6,16 @@ from jax.sharding import Mesh
 from asclepius_jax.config import ComputeConfig, TrainConfig
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.kernels import splash
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 
 # Maximum documents per row that a plan without data assumes, counting padding as one.
 TYPICAL_SEGMENTS = 16
 
 
-def choose_kernel(config: TrainConfig, mesh: Mesh, model: LlamaConfig, max_segments: int = TYPICAL_SEGMENTS) -> Kernel:
+def choose_kernel(
+    config: TrainConfig, mesh: Mesh, model: DecoderConfig, max_segments: int = TYPICAL_SEGMENTS
+) -> Kernel:
     """The configured kernel, or with auto: splash on TPUs, cuDNN on NVIDIA GPUs and plain XLA elsewhere.
 
     Raises UserError if the kernel cannot run on these devices or with this model.
@@ -44,7 +46,7 @@ def splash_kernel(device: jax.Device, row_length: int) -> Kernel:
 
 
 def cudnn_kernel(
-    device: jax.Device, compute: ComputeConfig, model: LlamaConfig, row_length: int, max_segments: int
+    device: jax.Device, compute: ComputeConfig, model: DecoderConfig, row_length: int, max_segments: int
 ) -> Kernel:
     if device.platform != "gpu":
         raise UserError(

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from asclepius_jax.checkpoint.read import State
 from asclepius_jax.config import TrainConfig
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 from data_prep.contract.records import file_hash, text_hash
 
@@ -35,7 +35,7 @@ COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-plugin",)}  # packages; the
 PAYLOAD = "sha256"  # of the executable, in the header beside the facts
 
 
-def program_facts(config: TrainConfig, model: LlamaConfig, mesh: Mesh, kernel: Kernel, total_steps: int) -> Facts:
+def program_facts(config: TrainConfig, model: DecoderConfig, mesh: Mesh, kernel: Kernel, total_steps: int) -> Facts:
     """Everything that determines the program, in JSON types."""
     compute, device = dataclasses.asdict(config.compute), mesh.devices.flat[0]
     libraries = ["jax", "jaxlib", "flax", "optax", *COMPILERS.get(device.platform, ())]

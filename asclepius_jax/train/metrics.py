@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from asclepius_jax.config import LogConfig
 from asclepius_jax.cost_model.flops import flops_per_token
 from asclepius_jax.cost_model.hardware import peak_flops
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 
 Send = Callable[[list[dict[str, Any]]], None]
 
@@ -148,7 +148,7 @@ class Metrics:
 class Throughput:
     """Tokens per second and MFU from seconds per step. Padding counts as tokens, since the hardware computes it."""
 
-    def __init__(self, model: LlamaConfig, global_batch: int, row_length: int, adapters: int = 0):
+    def __init__(self, model: DecoderConfig, global_batch: int, row_length: int, adapters: int = 0):
         self.tokens = global_batch * row_length
         peak = peak_flops(jax.devices()[0].device_kind)
         self.peak = None if peak is None else peak * jax.device_count()

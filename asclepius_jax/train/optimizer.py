@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from asclepius_jax.config import OptimizerConfig
-from asclepius_jax.model.llama import Params
+from asclepius_jax.model.decoder import Params
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:

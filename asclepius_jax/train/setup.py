@@ -16,8 +16,8 @@ from asclepius_jax.config import LoraConfig, TrainConfig, check_values
 from asclepius_jax.cost_model.choose import settle
 from asclepius_jax.distributed.sharding import batch_parts, batch_sharding, check_layout, make_mesh
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.llama import Model, build
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.decoder import Model, build
+from asclepius_jax.model.sizes import DecoderConfig
 from asclepius_jax.train.batches import Batch, PackedRows, TrainBatches
 from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel
 from asclepius_jax.train.compiled_step import load_program, program_facts
@@ -250,7 +250,7 @@ def counted(steps: int) -> str:
     return f"{steps:,} update{'' if steps == 1 else 's'}"
 
 
-def check_rows(rows: PackedRows | None, length: int, model: LlamaConfig) -> None:
+def check_rows(rows: PackedRows | None, length: int, model: DecoderConfig) -> None:
     """Raise UserError for rows that the model cannot read."""
     if length > model.max_length:
         raise UserError(
@@ -265,7 +265,7 @@ def check_rows(rows: PackedRows | None, length: int, model: LlamaConfig) -> None
         )
 
 
-def open_data(config: TrainConfig, model: LlamaConfig) -> tuple[PackedRows, PackedRows | None]:
+def open_data(config: TrainConfig, model: DecoderConfig) -> tuple[PackedRows, PackedRows | None]:
     """Training and held-out rows, checked against the model and against each other."""
     length = config.data.row_length
     check_rows(None, length, model)

@@ -26,9 +26,9 @@ from asclepius_jax.checkpoint.read import (
 from asclepius_jax.config import TrainConfig
 from asclepius_jax.distributed.run_folder import check_newest, check_shared
 from asclepius_jax.distributed.same_program import check_same_files
+from asclepius_jax.model.decoder import Model, Params
 from asclepius_jax.model.huggingface.names import load_params, read_config
-from asclepius_jax.model.llama import Model, Params
-from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
+from asclepius_jax.model.sizes import VARIANTS, DecoderConfig
 from asclepius_jax.train.adapters import random_adapters
 from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.step import abstract_state, init_state, random_params
@@ -44,7 +44,7 @@ from data_prep.contract.tokenizer import load_tokenizer
 WRITTEN = ("config.json", "tokenizer", "data_manifest.json", "metrics.jsonl", "summary.json", "report.html", "goodput")
 
 
-def resolve_model(name: str) -> LlamaConfig:
+def resolve_model(name: str) -> DecoderConfig:
     """A built-in size by name, or the shape in the config.json of a folder or hub id. Raises UserError for others."""
     if name in VARIANTS:
         return VARIANTS[name]

@@ -20,7 +20,7 @@ from asclepius_jax.distributed.sharding import (
 )
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.collectives import Parallel
-from asclepius_jax.model.llama import Inputs, Model, Params, init_params
+from asclepius_jax.model.decoder import Inputs, Model, Params, init_params
 from asclepius_jax.model.lora import Adapters, Noise
 from asclepius_jax.train.batches import Batch
 from asclepius_jax.train.optimizer import learning_rate, make_optimizer

@@ -39,8 +39,8 @@ def hf_folder(model: Path, small_tokenizer: Path, tmp_path_factory) -> Path:
     """A model of zeros: what is refused is refused before anything is computed."""
     from safetensors.numpy import save_file
 
+    from asclepius_jax.model.decoder import build
     from asclepius_jax.model.huggingface.names import hf_shapes
-    from asclepius_jax.model.llama import build
     from data_prep.contract.tokenizer import JsonTokenizer
 
     folder = tmp_path_factory.mktemp("hf") / "folder"

@@ -22,8 +22,8 @@ from asclepius_jax.generate import (
     read_prompt,
     run,
 )
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names
-from asclepius_jax.model.llama import build
 from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer
 from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt

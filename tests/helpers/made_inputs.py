@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.manifests import writing_folder
 from data_prep.contract.records import Example, Generation, Note, PackedRow, file_hash
 from data_prep.contract.tokenizer import SentencePieceTokenizer, train_sentencepiece
@@ -17,7 +17,7 @@ from data_prep.pack import run as pack
 
 # 320 pieces hold the 256 bytes of the made tokenizer and what it learns beside them.
 TOKEN_IDS: dict[str, int | None] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-MODEL = LlamaConfig(320, 32, 64, 2, 4, 2, head_dim=8, max_length=256)
+MODEL = DecoderConfig(320, 32, 64, 2, 4, 2, head_dim=8, max_length=256)
 GENERATION = Generation("offline", "rules", "0" * 16, 0, "stop")
 WORDS = (
     "the patient was admitted with fever cough dyspnea and left chest pain history of asthma CT showed no embolism "
@@ -90,7 +90,7 @@ def packed_rows(folder: Path, tokenizer: Path, rows: list[PackedRow], row_length
     return folder / "packed"
 
 
-def transformers_model(folder: Path, config: LlamaConfig, noise: float = 0.1, max_shard_size: str = "5GB") -> Any:
+def transformers_model(folder: Path, config: DecoderConfig, noise: float = 0.1, max_shard_size: str = "5GB") -> Any:
     """A random model that transformers makes from our config.json and saves itself; returned in float32.
 
     `noise` moves every parameter: norm scales that are all 1 would hide a mix-up, near-equal logits a wrong argmax.
@@ -111,12 +111,14 @@ def transformers_model(folder: Path, config: LlamaConfig, noise: float = 0.1, ma
     return model
 
 
-def random_folder(folder: Path, config: LlamaConfig = MODEL, dtype: Any = np.float32, seed: int = 0) -> dict[str, Any]:
+def random_folder(
+    folder: Path, config: DecoderConfig = MODEL, dtype: Any = np.float32, seed: int = 0
+) -> dict[str, Any]:
     """The weights and config.json of a random model, in one safetensors file; returns its tensors."""
     from safetensors.numpy import save_file
 
+    from asclepius_jax.model.decoder import build
     from asclepius_jax.model.huggingface.names import hf_shapes, write_config
-    from asclepius_jax.model.llama import build
 
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)

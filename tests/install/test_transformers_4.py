@@ -26,7 +26,7 @@ from asclepius_jax.config import (
 )
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
-from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
+from asclepius_jax.model.sizes import DecoderConfig, RopeScaling
 from asclepius_jax.train.loop import train
 from data_prep.contract.tokenizer import JsonTokenizer
 from data_prep.pack import run as pack
@@ -36,7 +36,7 @@ transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 
 OLDER = "4.46.3"
-SCALED = LlamaConfig(
+SCALED = DecoderConfig(
     320, 32, 64, 2, 4, 2, head_dim=8, max_length=256, rope_theta=500_000.0,
     rope_scaling=RopeScaling(8.0, 1.0, 4.0, 32), norm_eps=1e-6,
 )  # fmt: skip

@@ -25,7 +25,7 @@ from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.generate import load_checkpoint
 from asclepius_jax.model.huggingface.names import write_config
 from asclepius_jax.model.huggingface.safetensors import open_folder
-from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
+from asclepius_jax.model.sizes import DecoderConfig, RopeScaling
 from asclepius_jax.train.loop import train
 from data_prep.contract.tokenizer import JsonTokenizer
 from tests.helpers.made_inputs import TOKEN_IDS, packed_notes, transformers_model
@@ -34,7 +34,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 LENGTH = 64
-SMALL = LlamaConfig(320, 64, 160, 3, 8, 8, head_dim=8, max_length=128)
+SMALL = DecoderConfig(320, 64, 160, 3, 8, 8, head_dim=8, max_length=128)
 FAMILIES = {
     "llama1": dataclasses.replace(SMALL, norm_eps=1e-6),
     "llama2": SMALL,
@@ -46,7 +46,7 @@ FAMILIES = {
 }
 
 
-def write_mistral(folder: Path, config: LlamaConfig) -> None:
+def write_mistral(folder: Path, config: DecoderConfig) -> None:
     """A real MistralForCausalLM, whose sliding window of 96 tokens is longer than the rows."""
     raw = json.loads(write_config(config, "float32", TOKEN_IDS))
     raw |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 96}

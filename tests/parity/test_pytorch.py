@@ -12,9 +12,9 @@ import pytest
 from asclepius_jax.config import BatchConfig, ComputeConfig, MeshConfig, OptimizerConfig, TrainConfig
 from asclepius_jax.distributed.sharding import batch_sharding, make_mesh, param_shardings
 from asclepius_jax.model.attention import Kernel
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names
-from asclepius_jax.model.llama import build
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 from asclepius_jax.train.batches import unpack
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import init_state, make_train_step, state_shardings
@@ -25,7 +25,7 @@ from tests.helpers.made_inputs import transformers_model
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-SMALL = LlamaConfig(96, 32, 80, 2, 4, 2, head_dim=8, max_length=128)
+SMALL = DecoderConfig(96, 32, 80, 2, 4, 2, head_dim=8, max_length=128)
 STEPS, ROWS, LENGTH = 5, 8, 64
 CONFIG = TrainConfig(
     batch=BatchConfig(ROWS, microbatches=2),

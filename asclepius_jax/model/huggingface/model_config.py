@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asclepius_jax.model.huggingface.safetensors import FolderError, read_json, shown
-from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
+from asclepius_jax.model.sizes import DecoderConfig, RopeScaling
 
 # The defaults of transformers' configuration classes, by model_type. A None follows from other keys.
 SHARED: dict[str, Any] = {
@@ -76,7 +76,7 @@ NEUTRAL: tuple[tuple[str, tuple[Any, ...]], ...] = (
 )
 
 
-def read_config(folder: Path) -> LlamaConfig:
+def read_config(folder: Path) -> DecoderConfig:
     """The model shape that a folder's config.json describes.
 
     Raises FolderError for an invalid value or a feature that this model does not have.
@@ -106,7 +106,7 @@ def read_config(folder: Path) -> LlamaConfig:
     # Up to the sliding window of Mistral 7B v0.1, full attention is equivalent. Beyond it the models would differ.
     # Mistral has no switch for its window: use_sliding_window is of another family.
     window = sizes.get("sliding_window")
-    return LlamaConfig(
+    return DecoderConfig(
         vocab_size=raw["vocab_size"],
         embed_dim=raw["hidden_size"],
         mlp_dim=raw["intermediate_size"],
@@ -226,7 +226,7 @@ def is_number(value: Any) -> bool:
 # ---------------------------------------------------------------- writing
 
 
-def write_config(config: LlamaConfig, dtype: str, token_ids: dict[str, Any]) -> str:
+def write_config(config: DecoderConfig, dtype: str, token_ids: dict[str, Any]) -> str:
     """The text of a config.json that transformers 4 and 5, vLLM and llama.cpp's converter can read.
 
     `token_ids` contains bos_token_id, eos_token_id (one or a list) and pad_token_id. Theta and scaling have the names

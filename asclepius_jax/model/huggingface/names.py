@@ -9,11 +9,11 @@ import ml_dtypes
 import numpy as np
 from einops import rearrange
 
+from asclepius_jax.model.decoder import Model, Params
 from asclepius_jax.model.huggingface.layout import read_part
 from asclepius_jax.model.huggingface.model_config import read_config as read_config
 from asclepius_jax.model.huggingface.model_config import write_config as write_config
 from asclepius_jax.model.huggingface.safetensors import FolderError, Tensors, open_folder, shown_name
-from asclepius_jax.model.llama import Model, Params
 
 # Our name, Hugging Face's name, layout "theirs -> ours" for einops. n, k, h: heads, key/value heads, head_dim.
 GLOBAL = (

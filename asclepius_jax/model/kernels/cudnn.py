@@ -40,26 +40,38 @@ def bias(segments_BT: jax.Array) -> jax.Array:
     return jnp.where(same_BTT, 0.0, MASKED).astype(jnp.bfloat16)[:, None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def windowed(bias_B1TT: jax.Array, window: int | None) -> jax.Array:
+    """The additive mask of a layer whose queries see `window` tokens, themselves included."""
+    if window is None:
+        return bias_B1TT
+    T = bias_B1TT.shape[-1]
+    far_TT = jnp.arange(T)[:, None] - jnp.arange(T) >= window
+    return jnp.where(far_TT, jnp.asarray(MASKED, bias_B1TT.dtype), bias_B1TT)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def attend_packed(
     q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, starts: jax.Array, lengths: jax.Array,
-    max_segments: int, saved_name: str,
+    max_segments: int, window: int, saved_name: str,
 ) -> jax.Array:  # fmt: skip
-    """Attention (B, T, N, H) in the packed layout, on Hopper and later. Residuals are named `saved_name` for remat."""
-    return packed_forward(q_BTNH, k_BTKH, v_BTKH, starts, lengths, max_segments, saved_name)[0]
+    """Attention (B, T, N, H) in the packed layout, on Hopper and later. Residuals are named `saved_name` for remat.
+
+    A query sees `window` tokens, itself included; 0 is all of its document before it.
+    """
+    return packed_forward(q_BTNH, k_BTKH, v_BTKH, starts, lengths, max_segments, window, saved_name)[0]
 
 
-def packed_forward(q_BTNH, k_BTKH, v_BTKH, starts, lengths, max_segments, saved_name):
+def packed_forward(q_BTNH, k_BTKH, v_BTKH, starts, lengths, max_segments, window, saved_name):
     where = packed_operands(q_BTNH, k_BTKH, starts, lengths)
-    out, stats = forward_call(q_BTNH, k_BTKH, v_BTKH, where, max_segments, "Softmax")
+    out, stats = forward_call(q_BTNH, k_BTKH, v_BTKH, where, max_segments, "Softmax", window)
     out, stats = checkpoint_name(out, saved_name), checkpoint_name(stats, saved_name)
     return out, (q_BTNH, k_BTKH, v_BTKH, where, out, stats)
 
 
-def packed_backward(max_segments, saved_name, residuals, d_out):
+def packed_backward(max_segments, window, saved_name, residuals, d_out):
     del saved_name
     q, k, v, where, out, stats = residuals
-    grads = backward_call((q, k, v, stats, d_out, out, *where), max_segments, "SoftmaxBackward")
+    grads = backward_call((q, k, v, stats, d_out, out, *where), max_segments, "SoftmaxBackward", window)
     return (*grads, no_gradient(where[2]), no_gradient(where[0]))
 
 
@@ -98,7 +110,7 @@ def packed_operands(q_BTNH: jax.Array, k_BTKH: jax.Array, starts: jax.Array, len
 
 
 def forward_call(
-    q: jax.Array, k: jax.Array, v: jax.Array, extra: tuple[Any, ...], max_segments: int, kind: str
+    q: jax.Array, k: jax.Array, v: jax.Array, extra: tuple[Any, ...], max_segments: int, kind: str, window: int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """Attention output (B, T, N, H) and its log-sum-exp (B*M, N, T) in float32."""
     B, T, N, H = q.shape
@@ -112,13 +124,13 @@ def forward_call(
         shapes,
         output_layouts=[HEADS_INSIDE, (0, 1, 2), (0,)],
         custom_call_api_version=2,
-        legacy_backend_config=backend_config(q, k, max_segments, FORWARD_PRODUCTS),
+        legacy_backend_config=backend_config(q, k, max_segments, FORWARD_PRODUCTS, window),
     )
     out, stats, _ = call(q, k, v, *extra)
     return out.swapaxes(1, 2), stats
 
 
-def backward_call(operands: tuple[Any, ...], max_segments: int, kind: str) -> tuple[jax.Array, ...]:
+def backward_call(operands: tuple[Any, ...], max_segments: int, kind: str, window: int = 0) -> tuple[jax.Array, ...]:
     """Gradients (dq, dk, dv), in the shapes of q, k and v, which are the first three operands."""
     q, k, v = operands[:3]
     grads = [jax.ShapeDtypeStruct((x.shape[0], x.shape[2], x.shape[1], x.shape[3]), x.dtype) for x in (q, k, v)]
@@ -127,7 +139,7 @@ def backward_call(operands: tuple[Any, ...], max_segments: int, kind: str) -> tu
         (*grads, WORKSPACE),
         output_layouts=[HEADS_INSIDE] * 3 + [(0,)],
         custom_call_api_version=2,
-        legacy_backend_config=backend_config(q, k, max_segments, BACKWARD_PRODUCTS),
+        legacy_backend_config=backend_config(q, k, max_segments, BACKWARD_PRODUCTS, window),
     )
     return tuple(grad.swapaxes(1, 2) for grad in call(*operands)[:3])
 
@@ -148,7 +160,9 @@ BACKWARD_PRODUCTS = (
 )
 
 
-def backend_config(q_BTNH: jax.Array, k_BTKH: jax.Array, max_segments: int, products: tuple[Any, ...]) -> str:
+def backend_config(
+    q_BTNH: jax.Array, k_BTKH: jax.Array, max_segments: int, products: tuple[Any, ...], window: int
+) -> str:
     """JSON description of a cuDNN call for XLA. Its scale is 1, as the queries are already scaled."""
     B, T, N, _ = q_BTNH.shape
     dimensions = {
@@ -180,7 +194,7 @@ def backend_config(q_BTNH: jax.Array, k_BTKH: jax.Array, max_segments: int, prod
         "mask_type": "PADDING_CAUSAL" if max_segments > 1 else "CAUSAL",
         "dropout_rate": 0.0,
         "seed": 0,
-        "sliding_window_length": 0,
+        "sliding_window_length": window,
         "max_seg_per_batch": max_segments,
         "is_paged_attention": False,
         **dimensions,

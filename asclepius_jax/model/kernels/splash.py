@@ -7,6 +7,7 @@ import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     BlockSizes,
     CausalMask,
+    LocalMask,
     MultiHeadMask,
     SegmentIds,
     make_splash_mha,
@@ -40,19 +41,23 @@ def block_sizes(row_length: int, head_dim: int) -> BlockSizes:
 
 
 def attend(
-    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT: jax.Array, saved_name: str, interpret: bool
-) -> jax.Array:
+    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT: jax.Array, saved_name: str, interpret: bool,
+    *, window: int | None = None, cap: float | None = None,
+) -> jax.Array:  # fmt: skip
     """Attention output (B, T, N, H). Each key/value head serves N // K query heads without being copied.
 
-    The residuals of the backward pass are named `saved_name` for remat policies.
+    A query sees itself and the tokens before it in its document, `window` in all; blocks beyond are not computed.
+    Scores become cap * tanh(score / cap). The residuals of the backward pass are named `saved_name` for remat policies.
     """
     T, N, H = q_BTNH.shape[1:]
+    mask = CausalMask((T, T)) if window is None else LocalMask((T, T), (window - 1, 0), 0)
     kernel = make_splash_mha(
-        MultiHeadMask([CausalMask((T, T))] * N),
+        MultiHeadMask([mask] * N),
         block_sizes=block_sizes(T, H),
         head_shards=1,
         q_seq_shards=1,
         residual_checkpoint_name=saved_name,
+        attn_logits_soft_cap=cap,
         interpret=interpret,
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from asclepius_jax.model import attention, matmul, output_loss
-from asclepius_jax.model.llama import ALONE
+from asclepius_jax.model.decoder import ALONE
 from asclepius_jax.plan.preflight.float64_reference import loss_reference, product_reference, reference
 from asclepius_jax.plan.preflight.records import Measure, Row, Run, name_of
 from asclepius_jax.train.step import shard_map
@@ -103,7 +103,9 @@ def loss_case(C: int, D: int, V: int, axis: int, dtype: str) -> Case:
     def loss(x_CD: Any, head_DV: Any, targets_C: Any, weights_C: Any) -> Any:
         def summed(x_CD: Any, head_DV: Any) -> Any:
             head = head_DV if axis == 0 else head_DV.T
-            return output_loss.loss_sum(x_CD[None], head, targets_C[None], weights_C[None], ALONE, axis)
+            return output_loss.loss_sum(
+                x_CD[None], head, targets_C[None], weights_C[None], ALONE, output_loss.Logits(axis)
+            )
 
         value, grads = jax.value_and_grad(summed, (0, 1))(x_CD, head_DV)
         return value[None], *grads

@@ -16,7 +16,7 @@ from asclepius_jax.config import TrainConfig, check
 from asclepius_jax.cost_model.choose import machine_of
 from asclepius_jax.distributed.job import Disagreement
 from asclepius_jax.distributed.same_program import problems_of_all
-from asclepius_jax.model.llama import Model
+from asclepius_jax.model.decoder import Model
 from asclepius_jax.plan.preflight.devices import MEMORY, judge_devices, measure_devices
 from asclepius_jax.plan.preflight.hosts import DATA, PROGRAM, judge_hosts, measure_hosts
 from asclepius_jax.plan.preflight.kernel_errors import judge_kernels, measure_kernels

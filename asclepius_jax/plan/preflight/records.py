@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from asclepius_jax.config import TrainConfig
 from asclepius_jax.cost_model.choose import Machine
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.llama import Model
+from asclepius_jax.model.decoder import Model
 from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.setup import TrainStep
 

@@ -19,7 +19,7 @@ from asclepius_jax.checkpoint.read import find_step, leaf_names, restore_newest,
 from asclepius_jax.config import CheckpointConfig, MeshConfig, TrainConfig
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.distributed.sharding import make_mesh
-from asclepius_jax.model.llama import build
+from asclepius_jax.model.decoder import build
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import abstract_state, state_shardings

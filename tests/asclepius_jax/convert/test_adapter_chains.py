@@ -31,9 +31,9 @@ from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.distributed.sharding import make_mesh
 from asclepius_jax.generate import load_checkpoint
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import safetensors
 from asclepius_jax.model.huggingface.names import flatten, hf_shapes, names
-from asclepius_jax.model.llama import build
 from asclepius_jax.model.lora import TARGETS
 from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.optimizer import make_optimizer

@@ -30,9 +30,9 @@ from asclepius_jax.convert import weights
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.generate import load_checkpoint
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names as hf
 from asclepius_jax.model.huggingface.safetensors import open_folder, open_safetensors
-from asclepius_jax.model.llama import build
 from asclepius_jax.train.loop import train
 from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer

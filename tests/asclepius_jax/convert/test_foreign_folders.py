@@ -15,10 +15,10 @@ from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.evaluate.answers.models import Checkpoint, Decoding, ModelSpec, Transformer
 from asclepius_jax.generate import load_checkpoint
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.names import load_params
 from asclepius_jax.model.huggingface.safetensors import FolderError
-from asclepius_jax.model.llama import build
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer
 from tests.helpers.evaluation.made_evaluation import question
@@ -27,8 +27,8 @@ from tests.helpers.made_inputs import MODEL, packed_notes, random_folder, transf
 transformers = pytest.importorskip("transformers")
 
 # One more than a row of the vocabulary for each of two added tokens.
-GROWN = LlamaConfig(322, 32, 64, 2, 4, 2, head_dim=8, max_length=256)
-TIED = LlamaConfig(320, 32, 64, 2, 4, 2, head_dim=8, max_length=256, tie_embeddings=True)
+GROWN = DecoderConfig(322, 32, 64, 2, 4, 2, head_dim=8, max_length=256)
+TIED = DecoderConfig(320, 32, 64, 2, 4, 2, head_dim=8, max_length=256, tie_embeddings=True)
 
 
 def rewrite(path: Path, **changes: Any) -> None:
@@ -77,7 +77,7 @@ def test_every_end_of_a_text_leaves(folder: Path, tmp_path: Path, name: str):
 
 def test_a_checkpoint_stops_where_transformers_stops(small_tokenizer: Path, tmp_path: Path):
     folder, settings = tmp_path / "hf", Decoding(max_new_tokens=16, prompt_format="asclepius")
-    transformers_model(folder, LlamaConfig(320, 32, 64, 2, 4, 2, head_dim=8, max_length=1024), noise=0.2)
+    transformers_model(folder, DecoderConfig(320, 32, 64, 2, 4, 2, head_dim=8, max_length=1024), noise=0.2)
     JsonTokenizer(small_tokenizer).save(folder)
     free = Transformer(ModelSpec("m", "hf", str(folder)), settings)
     made, generate = [], free.model.generate
@@ -123,7 +123,7 @@ def test_an_end_that_was_added_to_a_sentencepiece_model_is_learned_and_leaves(sm
 
 def test_a_prompt_is_asked_without_the_end_that_a_tokenizer_appends(small_tokenizer: Path, tmp_path: Path):
     folder, settings = tmp_path / "hf", Decoding(max_new_tokens=8)
-    transformers_model(folder, LlamaConfig(320, 32, 64, 2, 4, 2, head_dim=8, max_length=1024), noise=0.2)
+    transformers_model(folder, DecoderConfig(320, 32, 64, 2, 4, 2, head_dim=8, max_length=1024), noise=0.2)
     JsonTokenizer(small_tokenizer).save(folder)
     asked = [question(n, note=f"fever </s> {'and cough ' * n}", instruction="How long?") for n in range(3)]
     plain = Transformer(ModelSpec("m", "hf", str(folder)), settings).answer(asked)

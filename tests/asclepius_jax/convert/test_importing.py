@@ -14,9 +14,9 @@ from asclepius_jax.checkpoint.read import find_step, read_meta, read_stored, res
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names
 from asclepius_jax.model.huggingface.safetensors import FolderError
-from asclepius_jax.model.llama import build
 from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer
 from tests.helpers.made_inputs import MODEL, make_tokenizer, random_folder, to_hf

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.names import open_model, read_config
 from asclepius_jax.model.huggingface.safetensors import INDEX, ONE_FILE, FolderError
-from asclepius_jax.model.llama import build
 from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer, encode, load_tokenizer
 from tests.helpers.made_inputs import MODEL, random_folder

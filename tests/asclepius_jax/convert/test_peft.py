@@ -31,9 +31,9 @@ from asclepius_jax.convert.weights import Share
 from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
 from asclepius_jax.generate import load_checkpoint
 from asclepius_jax.model.attention import Kernel
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names as hf
 from asclepius_jax.model.huggingface import safetensors
-from asclepius_jax.model.llama import build
 from asclepius_jax.model.lora import Adapters
 from asclepius_jax.train.adapters import random_adapters
 from asclepius_jax.train.batches import PackedRows

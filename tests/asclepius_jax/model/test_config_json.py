@@ -12,7 +12,7 @@ from asclepius_jax.model.huggingface import model_config
 from asclepius_jax.model.huggingface.model_config import read_config
 from asclepius_jax.model.huggingface.safetensors import FolderError
 from asclepius_jax.model.rope import frequencies
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.sizes import DecoderConfig
 
 transformers = pytest.importorskip("transformers")
 
@@ -50,7 +50,7 @@ def written(folder: Path, changes: dict[str, Any]) -> Path:
     return folder
 
 
-def ours(folder: Path, **changes: Any) -> LlamaConfig:
+def ours(folder: Path, **changes: Any) -> DecoderConfig:
     return read_config(written(folder, changes))
 
 
@@ -78,7 +78,7 @@ def test_a_file_of_its_family_alone_is_the_model_that_transformers_makes(tmp_pat
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
     config, theirs = read_config(tmp_path), transformers.AutoConfig.from_pretrained(tmp_path)
     window = getattr(theirs, "sliding_window", None) or theirs.max_position_embeddings
-    assert config == LlamaConfig(
+    assert config == DecoderConfig(
         theirs.vocab_size, theirs.hidden_size, theirs.intermediate_size, theirs.num_hidden_layers,
         theirs.num_attention_heads, theirs.num_key_value_heads, theirs.head_dim,
         min(window, theirs.max_position_embeddings), theirs.rope_parameters["rope_theta"], None, theirs.rms_norm_eps,

@@ -13,15 +13,15 @@ from jax.sharding import Mesh
 
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names
 from asclepius_jax.model.huggingface.safetensors import open_folder
-from asclepius_jax.model.llama import build
-from asclepius_jax.model.sizes import LlamaConfig, RopeScaling
+from asclepius_jax.model.sizes import DecoderConfig, RopeScaling
 from tests.helpers.made_inputs import TOKEN_IDS, random_folder, to_hf, transformers_model
 
 transformers = pytest.importorskip("transformers")
 
-SMALL = LlamaConfig(96, 32, 80, 2, 4, 4, head_dim=8, max_length=128)
+SMALL = DecoderConfig(96, 32, 80, 2, 4, 4, head_dim=8, max_length=128)
 FAMILIES = {
     "llama2": SMALL,
     "llama31": dataclasses.replace(
@@ -168,7 +168,7 @@ def test_a_tied_head_may_be_there_twice_but_not_another(tmp_path: Path):
 # ---------------------------------------------------------------- config.json
 
 
-def config_with(folder: Path, **changes: object) -> LlamaConfig:
+def config_with(folder: Path, **changes: object) -> DecoderConfig:
     """The configuration of SMALL with these keys changed; None stands for null, an absent key for `...`."""
     raw = json.loads(names.write_config(SMALL, "float32", TOKEN_IDS))
     raw |= changes
@@ -217,7 +217,7 @@ def test_a_broken_config_is_refused(tmp_path: Path, content: str, told: str):
         names.read_config(tmp_path)
 
 
-def test_llama_1_has_no_key_value_heads_no_head_width_and_no_theta(tmp_path: Path):
+def test_decoder_1_has_no_key_value_heads_no_head_width_and_no_theta(tmp_path: Path):
     gone = dict.fromkeys(("num_key_value_heads", "head_dim", "rope_theta", "rope_scaling", "tie_word_embeddings"), ...)
     assert config_with(tmp_path, **gone, pad_token_id=-1) == SMALL
 

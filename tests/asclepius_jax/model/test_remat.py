@@ -14,8 +14,9 @@ from jax.interpreters import partial_eval
 from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.llama import REMAT_POLICIES, build
-from asclepius_jax.model.sizes import LlamaConfig
+from asclepius_jax.model.decoder import build
+from asclepius_jax.model.layer_scan import REMAT_POLICIES
+from asclepius_jax.model.sizes import DecoderConfig
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import (
     abstract_batch,
@@ -27,7 +28,7 @@ from asclepius_jax.train.step import (
 )
 
 # Heads of 64 in a row of 128 tokens are the smallest that splash takes.
-MODEL = build(LlamaConfig(96, 128, 64, 2, 2, 1, head_dim=64, max_length=128))
+MODEL = build(DecoderConfig(96, 128, 64, 2, 2, 1, head_dim=64, max_length=128))
 ROWS, LENGTH, BETA = 2, 128, 0.9
 
 

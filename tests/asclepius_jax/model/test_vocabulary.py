@@ -12,6 +12,7 @@ from asclepius_jax.config import MeshConfig
 from asclepius_jax.distributed.sharding import make_mesh, parallel_of
 from asclepius_jax.model import output_loss
 from asclepius_jax.model.collectives import Parallel
+from asclepius_jax.model.output_loss import Logits
 from asclepius_jax.plan import hlo
 from asclepius_jax.train.step import shard_map
 
@@ -59,7 +60,9 @@ def test_value_and_gradient(tokens: int, axis: int, dtype: str, tolerance: float
     x = np.asarray(jnp.asarray(x, dtype), np.float64)  # what bfloat16 leaves of it is where both start
 
     def loss(x_BTD, matrix):
-        return output_loss.loss_sum(x_BTD.astype(dtype), matrix, targets, weights.astype(np.float32), Parallel(), axis)
+        return output_loss.loss_sum(
+            x_BTD.astype(dtype), matrix, targets, weights.astype(np.float32), Parallel(), Logits(axis)
+        )
 
     matrix = jnp.asarray(head if axis == 0 else head.T, jnp.float32)
     value, (d_x, d_matrix) = jax.jit(jax.value_and_grad(loss, (0, 1)))(jnp.asarray(x, jnp.float32), matrix)
@@ -73,7 +76,7 @@ def test_a_factor_behind_the_loss_reaches_the_gradients():
     x, head, targets, weights = made()
 
     def half(x_BTD, head_DV):
-        return 0.5 * output_loss.loss_sum(x_BTD, head_DV, targets, weights.astype(np.float32), Parallel(), 0)
+        return 0.5 * output_loss.loss_sum(x_BTD, head_DV, targets, weights.astype(np.float32), Parallel(), Logits())
 
     grads = jax.grad(half, (0, 1))(jnp.asarray(x, jnp.float32), jnp.asarray(head, jnp.float32))
     _, d_x, d_head = expected(x, head, targets, weights)
@@ -82,7 +85,7 @@ def test_a_factor_behind_the_loss_reaches_the_gradients():
 
 def test_no_weight_is_no_loss_and_no_gradient():
     x, head, targets, weights = made()
-    loss = lambda x, head: output_loss.loss_sum(x, head, targets, 0 * weights.astype(np.float32), Parallel(), 0)  # noqa: E731
+    loss = lambda x, head: output_loss.loss_sum(x, head, targets, 0 * weights.astype(np.float32), Parallel(), Logits())  # noqa: E731
     value, grads = jax.value_and_grad(loss, (0, 1))(jnp.asarray(x, jnp.float32), jnp.asarray(head, jnp.float32))
     assert float(value) == 0.0
     assert all(float(jnp.abs(grad).max()) == 0.0 for grad in grads)
@@ -97,7 +100,7 @@ def test_split_over_devices_it_is_the_same(fsdp: int, tensor: int, axis: int):
     parallel = parallel_of(mesh, "float32")
 
     def local(x_BTD, matrix, targets_BT, weights_BT):
-        loss = lambda x, head: output_loss.loss_sum(x, head, targets_BT, weights_BT, parallel, axis)  # noqa: E731
+        loss = lambda x, head: output_loss.loss_sum(x, head, targets_BT, weights_BT, parallel, Logits(axis))  # noqa: E731
         value, (d_x, d_matrix) = jax.value_and_grad(loss, (0, 1))(x_BTD, matrix)
         return jax.lax.psum(value, "fsdp"), d_x, d_matrix
 
@@ -138,7 +141,7 @@ def test_a_frequent_tokens_gradient_does_not_stall():
 
 def test_a_rows_logits_never_exist():
     x, head, targets, weights = made()
-    loss = lambda x, head: output_loss.loss_sum(x, head, targets, weights.astype(np.float32), Parallel(), 0)  # noqa: E731
+    loss = lambda x, head: output_loss.loss_sum(x, head, targets, weights.astype(np.float32), Parallel(), Logits())  # noqa: E731
     program = jax.jit(jax.grad(loss, (0, 1))).lower(np.float32(x), np.float32(head)).compile().as_text()
     sizes = {int(np.prod(shape)) for shape in hlo.buffer_shapes(program) if V in shape}
     assert 6 * V in sizes

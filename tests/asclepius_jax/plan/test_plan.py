@@ -24,7 +24,7 @@ from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
 from asclepius_jax.distributed.sharding import make_mesh
 from asclepius_jax.distributed.xla_flags import set_flags_for_planning
 from asclepius_jax.model.huggingface.names import write_config
-from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
+from asclepius_jax.model.sizes import VARIANTS, DecoderConfig
 from asclepius_jax.plan import hlo, search, tables
 from asclepius_jax.plan.command import run
 from asclepius_jax.plan.compile import Plan, PlanOptions, plan
@@ -38,7 +38,7 @@ from tests.helpers.made_inputs import TOKEN_IDS
 GIB = 2**30
 
 
-def blocks(model: LlamaConfig) -> int:
+def blocks(model: DecoderConfig) -> int:
     """Parameters of the blocks alone."""
     return model.num_params - (2 * model.vocab_size + 1) * model.embed_dim
 
@@ -53,7 +53,7 @@ class Size(NamedTuple):
 
     rows: int  # a device
     row_length: int
-    model: LlamaConfig
+    model: DecoderConfig
 
 
 WIDE = Size(3, T, FOUR)
@@ -62,7 +62,7 @@ SLIM = dataclasses.replace(FOUR, vocab_size=8192, embed_dim=128, mlp_dim=2048, n
 NARROW = Size(5, 256, SLIM)
 
 
-def write_model(folder: Path, model: LlamaConfig) -> Path:
+def write_model(folder: Path, model: DecoderConfig) -> Path:
     (folder / "config.json").write_text(write_config(model, "bfloat16", TOKEN_IDS))
     return folder
 

@@ -23,7 +23,7 @@ from asclepius_jax.checkpoint.read import (
 )
 from asclepius_jax.config import TrainConfig
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
-from asclepius_jax.model.llama import build
+from asclepius_jax.model.decoder import build
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.step import abstract_state, state_shardings

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from asclepius_jax.config import ComputeConfig, DataConfig, TrainConfig
-from asclepius_jax.model.sizes import VARIANTS, LlamaConfig
+from asclepius_jax.model.sizes import VARIANTS, DecoderConfig
 from asclepius_jax.train.choose_kernel import choose_kernel
 from data_prep.contract.errors import UserError
 
@@ -19,7 +19,7 @@ def mesh_of(platform: str, capability: str = "") -> Any:
 
 def choose(
     platform: str, capability: str = "", attention: str = "auto", dtype: str = "bfloat16", row_length: int = 2048,
-    model: LlamaConfig = VARIANTS["llama2_7b"], segments: int = 8,
+    model: DecoderConfig = VARIANTS["llama2_7b"], segments: int = 8,
 ) -> str:  # fmt: skip
     compute: Any = ComputeConfig(dtype=dtype, attention=attention)
     config = TrainConfig(data=DataConfig(row_length=row_length), compute=compute)
@@ -40,7 +40,7 @@ def test_what_cudnn_cannot_do_is_done_without_it_or_refused():
     assert choose("gpu", "9.0", dtype="float32") == "xla"
     assert choose("gpu", "8.0", dtype="float32") == "xla"
     assert choose("gpu", "9.0", attention="xla") == "xla"
-    wide = LlamaConfig(320, 512, 64, 2, 2, 2, head_dim=256)
+    wide = DecoderConfig(320, 512, 64, 2, 2, 2, head_dim=256)
     assert choose("gpu", "9.0", model=wide) == "cudnn_packed"
 
 
@@ -64,7 +64,7 @@ def test_the_packed_kernel_is_told_how_many_documents_a_row_has(documents: int, 
         ({"platform": "gpu", "capability": "8.0", "row_length": 2047}, r"2047 is odd.*--row-length 2048"),
         ({"platform": "gpu", "capability": "7.0"}, "older than Ampere"),
         (
-            {"platform": "gpu", "capability": "8.0", "model": LlamaConfig(320, 512, 64, 2, 2, 2, head_dim=256)},
+            {"platform": "gpu", "capability": "8.0", "model": DecoderConfig(320, 512, 64, 2, 2, 2, head_dim=256)},
             "at most 128",
         ),
     ],

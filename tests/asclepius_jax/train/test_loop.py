@@ -17,8 +17,8 @@ from asclepius_jax.checkpoint.read import find_step, read_meta
 from asclepius_jax.config import CheckpointConfig, InitConfig, MeshConfig, TrainConfig
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.names import write_config
-from asclepius_jax.model.llama import build
 from asclepius_jax.train.batches import PackedRows, TrainBatches
 from asclepius_jax.train.loop import train
 from data_prep.contract.errors import UserError

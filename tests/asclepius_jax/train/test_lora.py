@@ -30,8 +30,8 @@ from asclepius_jax.config import (
 from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.collectives import Parallel
+from asclepius_jax.model.decoder import Model, build
 from asclepius_jax.model.huggingface.names import flatten
-from asclepius_jax.model.llama import Model, build
 from asclepius_jax.model.lora import Adapters, Lora, Noise, drop, init_adapters
 from asclepius_jax.model.sizes import VARIANTS
 from asclepius_jax.train.optimizer import make_optimizer

@@ -32,8 +32,8 @@ from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.convert.merge_adapters import whole_reader
 from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.names import flatten, unflatten
-from asclepius_jax.model.llama import build
 from asclepius_jax.model.lora import TARGETS, Adapters
 from asclepius_jax.plan.compile import PlanOptions, plan
 from asclepius_jax.train.adapters import footprint, random_adapters, readable

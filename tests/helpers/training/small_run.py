@@ -23,8 +23,8 @@ from asclepius_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.names import flatten, write_config
-from asclepius_jax.model.llama import build
 from asclepius_jax.train.batches import PackedRows
 from tests.helpers.made_inputs import MODEL, TOKEN_IDS, packed_notes
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from asclepius_jax.model.llama import build, init_params
+from asclepius_jax.model.decoder import build, init_params
 from asclepius_jax.model.sizes import VARIANTS
 from asclepius_jax.train.batches import unpack
 from data_prep.contract.records import PackedRow

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from asclepius_jax.model.llama import Inputs, Model, Params, build, empty_cache, init_params
+from asclepius_jax.model.decoder import Inputs, Model, Params, build, empty_cache, init_params
 from asclepius_jax.model.sizes import VARIANTS
 from asclepius_jax.train.batches import unpack
 from data_prep.contract.records import PackedRow

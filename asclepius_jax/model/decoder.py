@@ -1,0 +1,377 @@
+"""The decoder of every family. What distinguishes LLaMA, Qwen, Gemma and others are fields of its configuration.
+
+Shape suffixes, as in x_BTD:
+  B batch   T query position   S key position   D embed   V vocab   F mlp   L layers
+  N query heads   K key/value heads   G = N // K query heads per key/value head   H head_dim
+
+The module is built and split once (`build`). After that, its parameters are a plain nested dict of arrays.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from asclepius_jax.model import output_loss
+from asclepius_jax.model.activations import ACTIVATIONS, capped, xielu
+from asclepius_jax.model.attention import Kernel, Scores, attend, cached_mask, plain, prepare
+from asclepius_jax.model.collectives import Parallel
+from asclepius_jax.model.layer_scan import remat_policy, scan_layers
+from asclepius_jax.model.lora import NO_ADAPTERS, Adapters, Lora, adapter_axes, adapter_shapes
+from asclepius_jax.model.rope import CosSin, angles_by_kind, rotate
+from asclepius_jax.model.sizes import DecoderConfig
+
+Params = dict[str, Any]
+ALONE = Parallel()
+
+
+class Inputs(NamedTuple):
+    """Packed rows, (B, T) each; in a mesh with `context`, this device's part of the positions."""
+
+    tokens_BT: jax.Array
+    positions_BT: jax.Array
+    segments_BT: jax.Array
+
+
+class Rows(NamedTuple):
+    """Properties of the rows that a layer reads."""
+
+    kernel: Kernel
+    positions_BT: jax.Array
+    attention_mask: Any  # the result of attention.prepare in the kernel's own form, or mask_BTS with a cache
+    scores: Scores
+    cos_sin: CosSin | None = None  # None: this layer rotates nothing
+
+
+PLAIN = Kernel()
+
+
+class Cache(NamedTuple):
+    """Keys and values of every layer; slot s holds position s."""
+
+    k_LBSKH: jax.Array
+    v_LBSKH: jax.Array
+
+
+def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], std: float = 0.02) -> nnx.Param:
+    """A float32 parameter with logical axes, which `sharding.py` maps to the mesh."""
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape), axes=axes)
+
+
+def bias(sizes: tuple[int, ...], axes: tuple[str, ...], present: bool) -> nnx.Param | None:
+    return nnx.Param(jnp.zeros(sizes), axes=axes) if present else None
+
+
+def plus(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
+    return x if bias is None else x + bias[...].astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Over the last axes of the input, as many as the scale has; heads of all tensor devices together."""
+
+    def __init__(self, config: DecoderConfig, sizes: tuple[int, ...], axes: tuple[str, ...] = ("norm",)):
+        self.offset = 1.0 if config.unit_offset else 0.0
+        self.scale = nnx.Param(jnp.ones(sizes) - self.offset, axes=axes)
+        self.eps = config.norm_eps
+
+    def __call__(self, x: jax.Array, parallel: Parallel = ALONE) -> jax.Array:
+        scale, over = self.scale[...], tuple(range(-self.scale.ndim, 0))
+        x32 = x.astype(jnp.float32)  # the mean square loses too much in bfloat16
+        mean_square = jnp.mean(x32**2, axis=over, keepdims=True)
+        mean_square = parallel.mean_of_heads(mean_square) if len(over) > 1 else mean_square
+        x32 *= jax.lax.rsqrt(mean_square + self.eps)
+        return (x32 * (self.offset + scale if self.offset else scale)).astype(x.dtype)
+
+
+def normed(x: jax.Array, norm: RMSNorm | None, parallel: Parallel = ALONE) -> jax.Array:
+    return x if norm is None else norm(x, parallel)
+
+
+# Every matrix of a block has D, the dimension that fsdp splits, as its first axis. Gathered slices are then contiguous
+# and need no transposition.
+class Attention(nnx.Module):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        D, N, K, H = config.embed_dim, config.num_heads, config.num_kv_heads, config.head_dim
+        self.q_DNH = weight(rngs, (D, N, H), ("embed", "heads", "head_dim"))
+        self.k_DKH = weight(rngs, (D, K, H), ("embed", "kv_heads", "head_dim"))
+        self.v_DKH = weight(rngs, (D, K, H), ("embed", "kv_heads", "head_dim"))
+        self.o_DNH = weight(rngs, (D, N, H), ("embed", "heads", "head_dim"), residual_std(config))
+        self.q_bias_NH = bias((N, H), ("heads", "head_dim"), config.qkv_bias)
+        self.k_bias_KH = bias((K, H), ("kv_heads", "head_dim"), config.qkv_bias)
+        self.v_bias_KH = bias((K, H), ("kv_heads", "head_dim"), config.qkv_bias)
+        self.o_bias_D = bias((D,), ("norm",), config.out_bias)
+        self.q_norm = self.k_norm = None
+        if config.qk_norm == "head":
+            self.q_norm, self.k_norm = (RMSNorm(config, (H,), ("head_dim",)) for _ in "qk")
+        elif config.qk_norm == "whole":
+            self.q_norm = RMSNorm(config, (N, H), ("heads", "head_dim"))
+            self.k_norm = RMSNorm(config, (K, H), ("kv_heads", "head_dim"))
+        self.query_scale = H**-0.5 if config.query_scale is None else config.query_scale
+
+    def __call__(
+        self, x_BTD: jax.Array, rows: Rows, parallel: Parallel, adapters: Adapters, cache: Any = None
+    ) -> tuple[jax.Array, Any]:
+        """Output (B, T, D) and the updated cache.
+
+        `cache` is this layer's (k_BSKH, v_BSKH), or None to attend within x.
+        """
+        dtype = x_BTD.dtype
+        q_DNH, k_DKH, v_DKH = (parallel.weight(w[...], 0, dtype) for w in (self.q_DNH, self.k_DKH, self.v_DKH))
+        q_BTNH = plus(adapters.project("q", "BTD,DNH->BTNH", x_BTD, q_DNH, parallel), self.q_bias_NH)
+        k_BSKH = plus(adapters.project("k", "BSD,DKH->BSKH", x_BTD, k_DKH, parallel), self.k_bias_KH)
+        v_BSKH = plus(adapters.project("v", "BSD,DKH->BSKH", x_BTD, v_DKH, parallel), self.v_bias_KH)
+        q_BTNH = rotate(normed(q_BTNH, self.q_norm, parallel), rows.cos_sin, self.query_scale)
+        k_BSKH = rotate(normed(k_BSKH, self.k_norm, parallel), rows.cos_sin)
+        if cache is not None:
+            rows_B1 = jnp.arange(x_BTD.shape[0])[:, None]
+            k_BSKH = cache[0].at[rows_B1, rows.positions_BT].set(k_BSKH)
+            v_BSKH = cache[1].at[rows_B1, rows.positions_BT].set(v_BSKH)
+            cache = (k_BSKH, v_BSKH)
+            out_BTNH = plain(q_BTNH, k_BSKH, v_BSKH, rows.attention_mask, rows.scores.cap)
+        else:
+            q, k, v = (
+                checkpoint_name(parallel.heads_apart(x), name)
+                for x, name in zip((q_BTNH, k_BSKH, v_BSKH), "qkv", strict=True)
+            )
+            out_BTNH = parallel.positions_apart(attend(rows.kernel, q, k, v, rows.attention_mask, rows.scores))
+        o_DNH = parallel.weight(self.o_DNH[...], 0, dtype)
+        return adapters.project("o", "BTNH,DNH->BTD", out_BTNH, o_DNH, parallel), cache
+
+
+class Mlp(nnx.Module):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        D, F = config.embed_dim, config.mlp_dim
+        self.gate_DF = weight(rngs, (D, F), ("embed", "mlp")) if config.gated else None
+        self.up_DF = weight(rngs, (D, F), ("embed", "mlp"))
+        self.down_DF = weight(rngs, (D, F), ("embed", "mlp"), residual_std(config))
+        self.gate_bias_F = bias((F,), ("mlp",), config.mlp_bias and config.gated)
+        self.up_bias_F = bias((F,), ("mlp",), config.mlp_bias)
+        self.down_bias_D = bias((D,), ("norm",), config.mlp_bias)
+        self.activation = config.activation
+        if config.activation == "xielu":  # the initial values of transformers, before their softplus
+            self.alpha_p, self.alpha_n = (nnx.Param(jnp.full(1, x), axes=("norm",)) for x in (0.2036, -1.0502))
+            self.beta, self.eps = (nnx.Param(jnp.float32(x), axes=()) for x in (0.5, -1e-6))
+
+    def __call__(self, x_BTD: jax.Array, parallel: Parallel, adapters: Adapters) -> jax.Array:
+        dtype, gate_BTF = x_BTD.dtype, None
+        if self.gate_DF is not None:
+            gate_DF = parallel.weight(self.gate_DF[...], 0, dtype)
+            gate_BTF = plus(adapters.project("gate", "BTD,DF->BTF", x_BTD, gate_DF, parallel), self.gate_bias_F)
+            gate_BTF = checkpoint_name(gate_BTF, "gate")
+        up_DF, down_DF = (parallel.weight(w[...], 0, dtype) for w in (self.up_DF, self.down_DF))
+        up_BTF = plus(adapters.project("up", "BTD,DF->BTF", x_BTD, up_DF, parallel), self.up_bias_F)
+        up_BTF = checkpoint_name(up_BTF, "up")
+        hidden_BTF = self.act(up_BTF) if gate_BTF is None else self.act(gate_BTF) * up_BTF
+        hidden_BTF = checkpoint_name(hidden_BTF, "hidden")
+        return adapters.project("down", "BTF,DF->BTD", hidden_BTF, down_DF, parallel)
+
+    def act(self, x_BTF: jax.Array) -> jax.Array:
+        if self.activation == "xielu":
+            return xielu(x_BTF, *(p[...] for p in (self.alpha_p, self.alpha_n, self.beta, self.eps)))
+        return ACTIVATIONS[self.activation](x_BTF)
+
+
+def residual_std(config: DecoderConfig) -> float:
+    """Initial standard deviation of matrices that add to the residual stream.
+
+    It shrinks with depth so that the variance of the stream does not grow (GPT-2, section 2.3).
+    """
+    return 0.02 * (2 * config.num_layers) ** -0.5
+
+
+class Block(nnx.Module):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        def norm(present: bool) -> RMSNorm | None:
+            return RMSNorm(config, (config.embed_dim,)) if present else None
+
+        self.attention_norm, self.attention_post_norm = norm(config.pre_norm), norm(config.post_norm)
+        self.attention = Attention(config, rngs)
+        self.mlp_norm, self.mlp_post_norm = norm(config.pre_norm), norm(config.post_norm)
+        self.mlp = Mlp(config, rngs)
+        self.residual_scale = config.residual_scale
+
+    def __call__(
+        self, x_BTD: jax.Array, rows: Rows, parallel: Parallel = ALONE, adapters: Adapters = NO_ADAPTERS,
+        cache: Any = None,
+    ) -> tuple[jax.Array, Any]:  # fmt: skip
+        """Output (B, T, D) and the updated cache. x holds this tensor device's part of the positions."""
+        normed_BTD = checkpoint_name(normed(x_BTD, self.attention_norm), "normed")
+        added_BTD, cache = self.attention(parallel.gather_positions(normed_BTD), rows, parallel, adapters, cache)
+        added_BTD = normed(plus(parallel.sum_positions(added_BTD), self.attention.o_bias_D), self.attention_post_norm)
+        x_BTD = checkpoint_name(x_BTD + scaled(added_BTD, self.residual_scale), "attended")
+        normed_BTD = checkpoint_name(normed(x_BTD, self.mlp_norm), "mlp_normed")
+        added_BTD = parallel.sum_positions(self.mlp(parallel.gather_positions(normed_BTD), parallel, adapters))
+        added_BTD = normed(plus(added_BTD, self.mlp.down_bias_D), self.mlp_post_norm)
+        return x_BTD + scaled(added_BTD, self.residual_scale), cache
+
+
+def scaled(x: jax.Array, factor: float) -> jax.Array:
+    return x if factor == 1.0 else x * jnp.asarray(factor, x.dtype)
+
+
+class Decoder(nnx.Module):
+    adapters = NO_ADAPTERS  # LoRA updates for the matrices of the blocks; set by `Model.merge`
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        V, D = config.table_rows, config.embed_dim
+        self.config = config
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap
+        def stack(rngs: nnx.Rngs) -> Block:
+            return Block(config, rngs)
+
+        self.embed_VD = weight(rngs, (V, D), ("vocab", "embed"))
+        self.embed_VD[...] = padded_with_zeros(self.embed_VD[...], config.vocab_size, 0)
+        self.blocks = stack(rngs)  # every parameter has a leading layer axis
+        self.norm = RMSNorm(config, (D,))
+        self.head_DV = None if config.tie_embeddings else weight(rngs, (D, V), ("embed", "vocab"))
+        if self.head_DV is not None:
+            self.head_DV[...] = padded_with_zeros(self.head_DV[...], config.vocab_size, 1)
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        segments_BT: jax.Array,
+        dtype: str = "bfloat16",
+    ) -> jax.Array:
+        """Logits (B, T, V) of packed rows, in float32. `dtype` is the type of the activations."""
+        return self.logits(self.hidden(Inputs(tokens_BT, positions_BT, segments_BT), dtype))
+
+    def hidden(
+        self,
+        inputs: Inputs,
+        dtype: str = "bfloat16",
+        remat: str = "none",
+        kernel: Kernel = PLAIN,
+        parallel: Parallel = ALONE,
+    ) -> jax.Array:
+        """Hidden states (B, T, D) before the last norm, for this tensor device's part of the positions."""
+        graphdef, blocks = nnx.split(self.blocks)
+        mask = prepare(kernel, parallel.whole_rows(inputs.segments_BT))
+        rows = self.rows_by_kind(Rows(kernel, inputs.positions_BT, mask, Scores()))
+        policy = remat_policy(remat)
+
+        def run(kind: str, x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+            @functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)  # a scan already prevents CSE
+            def one(x_BTD: jax.Array, layer: Any) -> jax.Array:
+                block, adapter = layer
+                x_BTD = checkpoint_name(x_BTD, "block_input")
+                return nnx.merge(graphdef, block)(x_BTD, rows[kind], parallel, self.adapters.of_layer(adapter))[0]
+
+            return one(x_BTD, layer), None
+
+        x_BTD = self.embedded(inputs.tokens_BT, parallel, dtype)
+        return scan_layers(self.config, run, x_BTD, (blocks, self.adapters.by_layer()))[0]
+
+    def embedded(self, tokens_BT: jax.Array, parallel: Parallel, dtype: str) -> jax.Array:
+        return scaled(output_loss.lookup(self.embed_VD[...], tokens_BT, parallel, dtype), self.config.embedding_scale)
+
+    def rows_by_kind(self, rows: Rows) -> dict[str, Rows]:
+        """What the layers of each kind read."""
+        config = self.config
+        return {
+            kind: rows._replace(scores=Scores(config.window_of(kind), config.score_cap), cos_sin=cos_sin)
+            for kind, cos_sin in angles_by_kind(rows.positions_BT, config).items()
+        }
+
+    def loss_sum(
+        self, inputs: Inputs, targets_BT: jax.Array, weights_BT: jax.Array, dtype: str, remat: str, kernel: Kernel,
+        parallel: Parallel = ALONE,
+    ) -> jax.Array:  # fmt: skip
+        """Weighted cross entropy in nats, summed over this device's tokens, in float32."""
+        x_BTD = self.final(self.hidden(inputs, dtype, remat, kernel, parallel))
+        weight = (self.embed_VD if self.head_DV is None else self.head_DV)[...]
+        config, axis = self.config, 1 if self.head_DV is None else 0
+        logits = output_loss.Logits(axis, config.vocab_size if config.vocab_padding else None, config.logit_cap)
+        return output_loss.loss_sum(x_BTD, weight, targets_BT, weights_BT, parallel, logits)
+
+    def final(self, x_BTD: jax.Array) -> jax.Array:
+        """What the output matrix multiplies."""
+        return scaled(self.norm(x_BTD), self.config.logit_scale)
+
+    def decode(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Cache, dtype: str = "bfloat16"
+    ) -> tuple[jax.Array, Cache]:
+        """Hidden states (B, T, D) of the tokens at `positions_BT`, to be passed to `logits`, and the updated cache."""
+        graphdef, blocks = nnx.split(self.blocks)
+        rows = {
+            kind: rows._replace(attention_mask=cached_mask(positions_BT, cache.k_LBSKH.shape[2], rows.scores.window))
+            for kind, rows in self.rows_by_kind(Rows(PLAIN, positions_BT, None, Scores())).items()
+        }
+
+        def run(kind: str, x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
+            block, kv, adapter = layer
+            return nnx.merge(graphdef, block)(x_BTD, rows[kind], adapters=self.adapters.of_layer(adapter), cache=kv)
+
+        x_BTD = self.embedded(tokens_BT, ALONE, dtype)
+        layers = (blocks, tuple(cache), self.adapters.by_layer())
+        x_BTD, (k_LBSKH, v_LBSKH) = scan_layers(self.config, run, x_BTD, layers)
+        return x_BTD, Cache(k_LBSKH, v_LBSKH)
+
+    def logits(self, x_BTD: jax.Array) -> jax.Array:
+        """Next-token logits (B, T, V) in float32, from the hidden states (B, T, D) of `hidden` or `decode`."""
+        x_BTD = self.final(x_BTD)
+        head_DV = self.embed_VD[...].T if self.head_DV is None else self.head_DV[...]
+        logits_BTV = jnp.einsum("BTD,DV->BTV", x_BTD, head_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+        return capped(logits_BTV[..., : self.config.vocab_size], self.config.logit_cap)
+
+
+def padded_with_zeros(table: jax.Array, used: int, axis: int) -> jax.Array:
+    """The table with zeros after its first `used` entries along an axis. Training keeps them: they get no gradient."""
+    entries = jnp.arange(table.shape[axis]) < used
+    return jnp.where(jnp.expand_dims(entries, 1 - axis), table, 0.0) if used < table.shape[axis] else table
+
+
+class Model(NamedTuple):
+    """A decoder split into its structure and the shapes of its parameters."""
+
+    config: DecoderConfig
+    graphdef: Any
+    shapes: Params  # nested dict of jax.ShapeDtypeStruct
+    axes: Params  # same nesting as shapes, with a tuple of logical axis names per parameter
+    lora: Lora = Lora()
+
+    def merge(self, params: Params, adapters: Adapters = NO_ADAPTERS) -> Decoder:
+        decoder = nnx.merge(self.graphdef, params)
+        decoder.adapters = adapters
+        return decoder
+
+    @property
+    def adapter_shapes(self) -> Params:
+        return adapter_shapes(self.config, self.lora)
+
+    @property
+    def adapter_axes(self) -> Params:
+        return adapter_axes(self.lora)
+
+
+@functools.cache
+def build(config: DecoderConfig) -> Model:
+    """The structure of the model, without allocating any parameter. Equal configurations share it: do not change it."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))))
+    shapes = nnx.to_pure_dict(state)
+    axes: Params = {}
+    for path, param in nnx.to_flat_state(state):
+        stacked = path[0] == "blocks"
+        named = ("layers", *param.axes) if stacked else param.axes
+        assert len(named) == len(param.shape), f"{path}: axes {named} for shape {param.shape}"
+        branch = axes
+        for key in path[:-1]:
+            branch = branch.setdefault(key, {})
+        branch[path[-1]] = named
+    return Model(config, graphdef, shapes, axes)
+
+
+def init_params(config: DecoderConfig, seed: int | jax.Array) -> Params:
+    """Random float32 parameters. Call it under jit with out_shardings, so that no device holds all of them."""
+    return nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(jax.random.key(seed))), nnx.Param))
+
+
+def empty_cache(config: DecoderConfig, batch: int, num_slots: int, dtype: str) -> Cache:
+    shape = (config.num_layers, batch, num_slots, config.num_kv_heads, config.head_dim)
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
