@@ -203,7 +203,7 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a LLaMA on packed rows."""
+    """Train a language model on packed rows."""
 
     run_dir: str = "runs/train"
     """Folder of the run; an interrupted run in it resumes."""

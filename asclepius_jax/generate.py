@@ -154,11 +154,11 @@ def generate(
     if not min(map(len, prompts)):
         raise UserError("a prompt is empty: it needs at least the token that begins a text")
     longest = max(map(len, prompts))
-    if longest + sampling.max_new_tokens > model.config.max_length:
+    if longest + sampling.max_new_tokens > model.config.context:
         raise UserError(
             f"{longest} prompt tokens and {sampling.max_new_tokens} new tokens exceed the model's maximum length of "
-            f"{model.config.max_length} (for a Hugging Face folder, the smaller of max_position_embeddings and "
-            "sliding_window): shorten the note or reduce --sampling.max-new-tokens"
+            f"{model.config.context} (max_position_embeddings of a Hugging Face folder): "
+            "shorten the note or reduce --sampling.max-new-tokens"
         )
     tokens_BT = np.zeros((len(prompts), -(-longest // BUCKET) * BUCKET), np.int32)
     for row, prompt in zip(tokens_BT, prompts, strict=True):

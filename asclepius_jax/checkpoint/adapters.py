@@ -31,9 +31,9 @@ from asclepius_jax.checkpoint.read import (
 )
 from asclepius_jax.config import InitConfig, LoraConfig
 from asclepius_jax.distributed.sharding import adapter_shardings
-from asclepius_jax.model.decoder import Model, Params, build
+from asclepius_jax.model.decoder import Model, Params, build, is_matrix
 from asclepius_jax.model.huggingface.names import load_params
-from asclepius_jax.model.lora import Lora, adapter_shapes, add_adapters
+from asclepius_jax.model.lora import TARGETS, Lora, adapter_shapes, add_adapters
 from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.buckets.local_copies import fetch
@@ -44,12 +44,26 @@ def adapted(model: Model, config: LoraConfig) -> Model:
     """The model with the configured adapters, its own matrices in `config.base_dtype`. Unchanged with rank 0."""
     if not config.rank:
         return model
-    # Norm scales stay float32, the type in which a step uses them. bfloat16 would round them and save almost nothing.
+    if missing := [
+        name for name in config.targets if TARGETS[name].parameter.partition(".")[2] not in leaves_of(model)
+    ]:
+        present = [name for name in config.targets if name not in missing]
+        raise UserError(
+            f"lora.targets has {', '.join(missing)}, which a {model.config.family} model has not: set --lora.targets "
+            f"{' '.join(present)}"
+        )
+    # Norm scales and biases stay float32, the type in which a step uses them. bfloat16 would round them and save almost
+    # nothing.
     shapes = jax.tree.map_with_path(
-        lambda path, leaf: leaf if path[-1].key == "scale" else jax.ShapeDtypeStruct(leaf.shape, config.base_dtype),
+        lambda path, leaf: jax.ShapeDtypeStruct(leaf.shape, config.base_dtype) if is_matrix(path[-1].key) else leaf,
         model.shapes,
     )
     return model._replace(shapes=shapes, lora=lora_from(config))
+
+
+def leaves_of(model: Model) -> set[str]:
+    """Names of the parameters in a block, without the part that they belong to."""
+    return {path[-1].key for path, _ in jax.tree.leaves_with_path(model.shapes["blocks"])}
 
 
 def lora_from(config: LoraConfig) -> Lora:

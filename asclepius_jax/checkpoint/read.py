@@ -29,7 +29,7 @@ from asclepius_jax.checkpoint.checksums import checksums, written
 from asclepius_jax.checkpoint.places import DAMAGED, DIGESTS, STEPS, Place, is_finished, kvstore, steps_place
 from asclepius_jax.distributed import same_program
 from asclepius_jax.model.decoder import Params
-from asclepius_jax.model.sizes import DecoderConfig, RopeScaling
+from asclepius_jax.model.sizes import DecoderConfig, config_from_json
 from data_prep.contract.errors import UserError, first_line
 from data_prep.contract.folders.buckets.objects import BucketPath
 from data_prep.contract.records import file_hash
@@ -73,10 +73,7 @@ class Meta:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "Meta":
-        model = dict(raw["model"])
-        if model["rope_scaling"] is not None:
-            model["rope_scaling"] = RopeScaling(**model["rope_scaling"])
-        return cls(**{**raw, "model": DecoderConfig(**model)})
+        return cls(**{**raw, "model": config_from_json(raw["model"])})
 
 
 # ---------------------------------------------------------------- steps of a run

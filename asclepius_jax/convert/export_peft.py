@@ -23,7 +23,8 @@ from asclepius_jax.checkpoint.checksums import host_checksum
 from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import DamagedStep, compare, read_meta, read_stored, refusal
 from asclepius_jax.model.decoder import Model
-from asclepius_jax.model.huggingface.names import PER_BLOCK
+from asclepius_jax.model.huggingface.names import block_rows
+from asclepius_jax.model.huggingface.safetensors import stored_name
 from asclepius_jax.model.lora import TARGETS, Lora, adapter_shapes
 from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
@@ -61,41 +62,81 @@ def read_adapters(step_folder: Place) -> HostAdapters | None:
 # ---------------------------------------------------------------- the folder
 
 
-def peft_rows(target: str) -> dict[str, tuple[str, str]]:
-    """Names and layouts of an adapter: {"A": (peft's name with {} for the layer, einops "ours -> theirs"), "B": ...}.
+def peft_modules(config: DecoderConfig) -> dict[str, tuple[str, ...]]:
+    """The modules of transformers that can have an adapter, and the targets in each: several where a family fuses them.
+
+    {"self_attn.q_proj": ("q",), ...}
+    """
+    theirs_of = {name: stored_name(theirs) for name, theirs, _ in block_rows(config)}
+    modules: dict[str, tuple[str, ...]] = {}
+    for target, row in TARGETS.items():
+        module = theirs_of[row.parameter].removesuffix(".weight")
+        modules[module] = (*modules.get(module, ()), target)
+    return modules
+
+
+def matrices(target: str, config: DecoderConfig, parts: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The adapter of a target in one layer as peft has it: A (rank, inputs) and B (outputs, rank).
 
     They are derived from the matrix's own row. For example, "(n h) d -> d n h" has outputs (n h) and inputs d.
     """
-    _, theirs, layout = next(row for row in PER_BLOCK if row[0] == TARGETS[target].parameter)
+    layout = next(layout for name, _, layout in block_rows(config) if name == TARGETS[target].parameter)
     outputs, inputs = re.findall(r"\([^)]*\)|\w", layout.partition("->")[0])
-    stem = f"base_model.model.model.layers.{{}}.{theirs.removesuffix('.weight')}"
-    return {
-        "A": (f"{stem}.lora_A.weight", f"{inputs.strip('()')} r -> r {inputs}"),
-        "B": (f"{stem}.lora_B.weight", f"r {outputs.strip('()')} -> {outputs} r"),
-    }
+    a = rearrange(parts["A"], f"{inputs.strip('()')} r -> r {inputs}")
+    return a, rearrange(parts["B"], f"r {outputs.strip('()')} -> {outputs} r")
 
 
-def peft_shapes(config: DecoderConfig, lora: Lora) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor, in the order of `peft_tensors`."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for target, parts in adapter_shapes(config, lora).items():
-        for part, (theirs, layout) in peft_rows(target).items():
-            # Broadcasting one zero to the shape lets einops work out peft's shape without using memory.
-            peft_shape = rearrange(np.broadcast_to(np.int8(0), parts[part].shape[1:]), layout).shape
-            shapes |= {theirs.format(layer): peft_shape for layer in range(config.num_layers)}
-    return shapes
+def module_matrices(
+    targets: tuple[str, ...], config: DecoderConfig, lora: Lora, weights: dict[str, dict[str, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A and B of a module in one layer.
+
+    Several targets in one module become one adapter of as many ranks: their A above one another, and each B in its own
+    outputs and its own ranks. The product is that of the targets.
+    """
+    made = {name: matrices(name, config, weights[name]) for name in targets if name in weights}
+    if len(targets) == 1:
+        return made[targets[0]]
+    shapes = adapter_shapes(config, dataclasses.replace(lora, targets=targets))
+    outputs = {name: math.prod(shapes[name]["B"].shape[2:]) for name in targets}
+    b = np.zeros((sum(outputs.values()), lora.rank * len(made)), np.float32)
+    row = column = 0
+    for name in targets:
+        if name in made:
+            b[row : row + outputs[name], column : column + lora.rank] = made[name][1]
+            column += lora.rank
+        row += outputs[name]
+    return np.concatenate([made[name][0] for name in targets if name in made]), b
 
 
-def peft_tensors(adapters: HostAdapters) -> Iterator[tuple[str, np.ndarray]]:
-    for target in adapters.lora.targets:
-        for part, (theirs, layout) in peft_rows(target).items():
-            for layer, value in enumerate(adapters.weights[target][part]):
-                yield theirs.format(layer), np.ascontiguousarray(rearrange(value, layout))
+def peft_tensors(adapters: HostAdapters, config: DecoderConfig) -> Iterator[tuple[str, np.ndarray]]:
+    for module, targets in peft_modules(config).items():
+        if not set(targets) & set(adapters.lora.targets):
+            continue
+        for layer in range(config.num_layers):
+            weights = {
+                name: {part: array[layer] for part, array in adapters.weights[name].items()}
+                for name in targets
+                if name in adapters.weights
+            }
+            a, b = module_matrices(targets, config, adapters.lora, weights)
+            stem = f"base_model.model.model.layers.{layer}.{module}"
+            yield f"{stem}.lora_A.weight", np.ascontiguousarray(a)
+            yield f"{stem}.lora_B.weight", np.ascontiguousarray(b)
 
 
-def peft_config(lora: Lora, base: str) -> dict[str, Any]:
+def peft_config(lora: Lora, config: DecoderConfig, base: str) -> dict[str, Any]:
     """The content of adapter_config.json. `base` is the folder or hub id of the frozen weights."""
-    modules = [peft_rows(target)["A"][0].split(".")[-3] for target in lora.targets]
+    counts = {
+        module.rpartition(".")[2]: len(set(targets) & set(lora.targets))
+        for module, targets in peft_modules(config).items()
+        if set(targets) & set(lora.targets)
+    }
+    several = {module: count for module, count in counts.items() if count > 1}
+    patterns = {
+        "rank_pattern": {module: count * lora.rank for module, count in several.items()},
+        "alpha_pattern": {module: count * lora.alpha for module, count in several.items()},
+    }
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -103,31 +144,31 @@ def peft_config(lora: Lora, base: str) -> dict[str, Any]:
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
-        "target_modules": modules,
+        "target_modules": list(counts),
         "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False,
         "use_dora": False,
         "inference_mode": True,
+        **(patterns if several else {}),
     }
 
 
 def write_peft(folder: Path, model: Model, adapters: HostAdapters, base: str, dtype: str) -> int:
     """Write both files to an existing folder, one tensor at a time. Returns the number of tensors."""
     code, numbers = DTYPES[dtype]
-    shapes = peft_shapes(model.config, adapters.lora)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, shape in shapes.items():
-        size = math.prod(shape) * numbers.itemsize
-        header[name] = {"dtype": code, "shape": shape, "data_offsets": [end, end + size]}
+    for name, tensor in peft_tensors(adapters, model.config):
+        size = tensor.size * numbers.itemsize
+        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with (folder / "adapter_model.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for (name, tensor), expected in zip(peft_tensors(adapters), shapes, strict=True):
-            assert (name, tensor.shape) == (expected, shapes[expected])
+        for _, tensor in peft_tensors(adapters, model.config):
             file.write(tensor.astype(numbers).tobytes())
-    (folder / "adapter_config.json").write_text(json.dumps(peft_config(adapters.lora, base), indent=2) + "\n")
-    return len(shapes)
+    config = peft_config(adapters.lora, model.config, base)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return len(header) - 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asclepius_jax.checkpoint.read import STEPS, Meta
+from asclepius_jax.model.huggingface.families import FAMILIES
 from data_prep.contract.hub import hub_name
 
 TRAINED = ", trained with asclepius-jax on synthetic clinical notes"
@@ -30,9 +31,10 @@ NOT_CLINICAL = """\
 
 
 def model_card(meta: Meta, step: int, dtype: str) -> str:
+    kind = FAMILIES[meta.model.family].architecture
     parts = [
         front_matter(meta),
-        f"# A clinical language model\n\nA LLaMA of {meta.model.num_params:,} parameters{KINDS[meta.phase]}.\n",
+        f"# A clinical language model\n\nA `{kind}` of {meta.model.num_params:,} parameters{KINDS[meta.phase]}.\n",
         section("Data", table(data_rows(meta)) + licence_line(meta)),
         section("Recipe", table(recipe_rows(meta, step, dtype))),
         section("Evaluation", evaluation(meta)),
@@ -128,7 +130,7 @@ def recipe_rows(meta: Meta, step: int, dtype: str) -> dict[str, Any]:
             "Steps": f"{step:,}",
             "Computed in": f"{config['compute']['dtype']}, float32 parameters and optimizer state",
         }
-    rows |= {"Weights here": dtype, "Context": f"{meta.model.max_length:,} tokens"}
+    rows |= {"Weights here": dtype, "Context": f"{meta.model.context:,} tokens"}
     return rows
 
 

@@ -146,7 +146,7 @@ def compare_logits(folder: Path, step_folder: Place, meta: Meta, model: Model) -
             f"{free / 1e9:.1f} GB of free memory"
         )
     tokenizer = JsonTokenizer(folder)
-    ids = encode_prompt(tokenizer, SAMPLE)[: min(MOST_TOKENS, model.config.max_length)]
+    ids = encode_prompt(tokenizer, SAMPLE)[: min(MOST_TOKENS, model.config.context)]
     hf_logits = transformers_logits(folder, ids)
     logits = our_logits(folder, step_folder, model, ids)
     difference, bound = float(np.abs(logits - hf_logits).max()), max(LEAST_BOUND, RELATIVE_BOUND * np.abs(logits).max())

@@ -102,7 +102,7 @@ class Export:
         """
         array, shape = self.arrays[tensor.ours], self.model_shape(tensor)
         stored, written, bad = np.zeros(2, np.uint32), np.zeros(2, np.uint32), 0
-        chunk = array.chunk_layout.read_chunk.shape[-len(shape) :]
+        chunk = array.chunk_layout.read_chunk.shape[array.ndim - len(shape) :]
         for index in blocks(shape, chunk, array.dtype.numpy_dtype.itemsize):
             place = index if tensor.layer is None else (tensor.layer, *index)
             block = self.scratch.array("block", [part.stop - part.start for part in index], array.dtype.numpy_dtype)

@@ -61,7 +61,7 @@ def saved_bytes(
     D, N, K, H = model.embed_dim, model.num_heads, model.num_kv_heads, model.head_dim
     # Elements per token. Activations between blocks are split by position, the others by head or column.
     each = {"normed": D, "attended": D, "mlp_normed": D, "q": N * H, "k": K * H, "v": K * H, "attention_out": N * H}
-    each |= {"gate": model.mlp_dim, "up": model.mlp_dim, "hidden": model.mlp_dim}
+    each |= {"gate": model.mlp_dim * model.gated, "up": model.mlp_dim, "hidden": model.mlp_dim}
     saves = REMAT_SAVES[remat]
     numbers = sum(each[name] for name in saves) + (0 if remat == "offload" else D)
     log_sums = 0.0
@@ -83,10 +83,10 @@ def adapters_of_device(model: DecoderConfig, lora: Lora, mesh: dict[str, int]) -
 
 
 def working_bytes(model: DecoderConfig, tokens: float, tensor: int, width: int, lora: LoraConfig) -> float:
-    D, F, V, H = model.embed_dim, model.mlp_dim, model.vocab_size, model.head_dim
-    layer = 2 * D * H * (model.num_heads + model.num_kv_heads) + 3 * D * F
+    D, F, V = model.embed_dim, model.mlp_dim, model.table_rows
+    layer = model.block_matrices
     # Gate, up and their gradients, plus about nine arrays of the model's width that are alive at the peak.
-    activations = width * tokens * (4 * F / tensor + 9.4 * D)
+    activations = width * tokens * (2 * (1 + model.gated) * F / tensor + 9.4 * D)
     if lora.rank:
         # Frozen weights have no gradients. With dropout, each target has an own array of dropped-out inputs.
         activations += 2.2 * width * tokens * F / tensor if lora.dropout else 0.0

@@ -138,9 +138,10 @@ def token_flops(model: DecoderConfig, layout: Layout) -> dict[str, float]:
     """FLOPs per token of the forward and backward pass, by part."""
     remat, L, D, F = REMATS[layout.remat], model.num_layers, model.embed_dim, model.mlp_dim
     queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-    # Two products, each with the half of the positions that a causal kernel visits.
-    scores = 2 * L * queries * layout.row_length
-    again = remat.heads * (queries + 2 * keys) + remat.projection * queries + remat.feed_forward * 2 * F
+    inner = 2 if model.gated else 1  # matrices that the feed-forward part multiplies its input with
+    # Two products, each with the positions that a causal kernel visits.
+    scores = 4 * L * queries * model.mean_visible(layout.row_length)
+    again = remat.heads * (queries + 2 * keys) + remat.projection * queries + remat.feed_forward * inner * F
     return {
         "matrices": flops_per_token(model, 0, True, layout.adapters),
         # The backward kernel recomputes the scores and needs five products, the forward kernel two.
@@ -152,16 +153,17 @@ def token_flops(model: DecoderConfig, layout: Layout) -> dict[str, float]:
 def microbatch_bytes(model: DecoderConfig, layout: Layout) -> float:
     """Bytes that a device reads and writes per microbatch if all elementwise operations are fused."""
     remat, D, F, H = REMATS[layout.remat], model.embed_dim, model.mlp_dim, model.head_dim
-    N, K = model.num_heads, model.num_kv_heads
+    N, K, inner = model.num_heads, model.num_kv_heads, 2 if model.gated else 1
     # Elements read and written by a block's forward pass. Elementwise: 10 D for two norms and two residual sums,
-    # rotating q and k, 3 F for the gate. Operands and results of products: 4 D, q, k, v and attention's output once
-    # each, 3 F. Attention reads q, k, v and writes its output.
-    elementwise = 10 * D + 2 * (N + K) * H + 3 * F
-    products = 4 * D + (2 * N + 2 * K) * H + 3 * F
+    # rotating q and k, 3 F for the gate; further norms read and write once more. Operands and results of products: 4 D,
+    # q, k, v and attention's output once each, 3 F. Attention reads q, k, v and writes its output.
+    elementwise = 10 * D + 2 * (N + K) * H + (inner + 1) * F
+    elementwise += 4 * D * (model.pre_norm and model.post_norm) + 2 * (N + K) * H * (model.qk_norm != "none")
+    products = 4 * D + (2 * N + 2 * K) * H + (inner + 1) * F
     attention = (2 * N + 2 * K) * H
     # The backward pass needs twice as many, for the gradients of both operands.
     numbers = 3 * (elementwise + products + attention) + remat.elementwise * elementwise
-    numbers += remat.attention * attention + remat.feed_forward * (D + 2 * F) + remat.heads * (D + (N + 2 * K) * H)
+    numbers += remat.attention * attention + remat.feed_forward * (D + inner * F) + remat.heads * (D + (N + 2 * K) * H)
     # Activations are bfloat16. The float32 logits are written, read by the loss, overwritten by their gradient, and the
     # gradient is read twice.
     activations = layout.tokens * (2 * numbers * model.num_layers + 16 * model.vocab_size)

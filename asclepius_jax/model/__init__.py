@@ -1,1 +1,1 @@
-"""The LLaMA decoder, its sizes, and its mapping to Hugging Face folders."""
+"""The decoder, its sizes, and its mapping to Hugging Face folders."""

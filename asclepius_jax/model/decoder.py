@@ -8,6 +8,7 @@ The module is built and split once (`build`). After that, its parameters are a p
 """
 
 import functools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -69,6 +70,11 @@ def plus(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
     return x if bias is None else x + bias[...].astype(x.dtype)
 
 
+def is_matrix(name: str) -> bool:
+    """Whether a parameter is multiplied with activations: no scale of a norm, no bias, no constant of an activation."""
+    return not re.fullmatch(r"scale|[a-z]+_bias_[A-Z]+|alpha_[pn]|beta|eps", name)
+
+
 class RMSNorm(nnx.Module):
     """Over the last axes of the input, as many as the scale has; heads of all tensor devices together."""
 
@@ -103,12 +109,12 @@ class Attention(nnx.Module):
         self.k_bias_KH = bias((K, H), ("kv_heads", "head_dim"), config.qkv_bias)
         self.v_bias_KH = bias((K, H), ("kv_heads", "head_dim"), config.qkv_bias)
         self.o_bias_D = bias((D,), ("norm",), config.out_bias)
-        self.q_norm = self.k_norm = None
+        norms: tuple[RMSNorm | None, RMSNorm | None] = (None, None)
         if config.qk_norm == "head":
-            self.q_norm, self.k_norm = (RMSNorm(config, (H,), ("head_dim",)) for _ in "qk")
+            norms = RMSNorm(config, (H,), ("head_dim",)), RMSNorm(config, (H,), ("head_dim",))
         elif config.qk_norm == "whole":
-            self.q_norm = RMSNorm(config, (N, H), ("heads", "head_dim"))
-            self.k_norm = RMSNorm(config, (K, H), ("kv_heads", "head_dim"))
+            norms = RMSNorm(config, (N, H), ("heads", "head_dim")), RMSNorm(config, (K, H), ("kv_heads", "head_dim"))
+        self.q_norm, self.k_norm = norms
         self.query_scale = H**-0.5 if config.query_scale is None else config.query_scale
 
     def __call__(
@@ -292,7 +298,7 @@ class Decoder(nnx.Module):
 
     def final(self, x_BTD: jax.Array) -> jax.Array:
         """What the output matrix multiplies."""
-        return scaled(self.norm(x_BTD), self.config.logit_scale)
+        return scaled(self.norm(x_BTD), 1 / self.config.logit_divisor)
 
     def decode(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Cache, dtype: str = "bfloat16"

@@ -4,7 +4,7 @@ Others are read from a Hugging Face config.json (`huggingface.model_config.read_
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 # Kinds of layers: which tokens a query sees, and whether queries and keys are rotated.
 FULL, WINDOW, FULL_NOPE, WINDOW_NOPE = "full", "window", "full_nope", "window_nope"
@@ -76,7 +76,7 @@ class DecoderConfig:
     query_scale: float | None = None  # of attention scores; None is head_dim ** -0.5
     score_cap: float | None = None  # attention scores become cap * tanh(score / cap)
     logit_cap: float | None = None
-    logit_scale: float = 1.0
+    logit_divisor: float = 1.0
     embedding_scale: float = 1.0
     residual_scale: float = 1.0  # of what attention and feed-forward add
     window: int | None = None  # tokens that a query of a windowed layer sees, itself included
@@ -94,6 +94,13 @@ class DecoderConfig:
         """Rows of the embedding table."""
         return self.vocab_size + self.vocab_padding
 
+    @property
+    def context(self) -> int:
+        """The most tokens of a text. Beyond LongRoPE's original length, other frequencies would be needed."""
+        scaling = self.rope_scaling
+        longrope = scaling is not None and scaling.kind == "longrope"
+        return min(self.max_length, scaling.original_length) if longrope and scaling else self.max_length
+
     def window_of(self, kind: str) -> int | None:
         return self.window if kind in WINDOWED else None
 
@@ -108,23 +115,43 @@ class DecoderConfig:
             start += found[-1].num_layers
         return tuple(found)
 
-    def mean_visible(self, row_length: int) -> float:
-        """Tokens that a query sees in a row of one document, averaged over queries and layers."""
+    def mean_visible(self, row_length: int, causal: bool = True) -> float:
+        """Tokens that a query sees in a row of one document, averaged over queries and layers.
+
+        With `causal` false, those that it would see if it were the last of its row.
+        """
         total = 0.0
         for kind in self.kinds:
             width = min(self.window_of(kind) or row_length, row_length)
-            total += width - width * (width - 1) / (2 * row_length) if width < row_length else row_length / 2
+            total += width * (1 - width / (2 * row_length)) if causal and row_length else width
         return total / self.num_layers
+
+    @property
+    def block_matrices(self) -> int:
+        """Elements of the matrices of a block."""
+        attention = 2 * self.embed_dim * self.head_dim * (self.num_heads + self.num_kv_heads)
+        return attention + (3 if self.gated else 2) * self.embed_dim * self.mlp_dim
 
     @property
     def num_params(self) -> int:
         D, H, F, N, K = self.embed_dim, self.head_dim, self.mlp_dim, self.num_heads, self.num_kv_heads
-        attention = 2 * D * H * (N + K) + self.qkv_bias * H * (N + 2 * K) + self.out_bias * D
-        attention += {"none": 0, "head": 2 * H, "whole": H * (N + K)}[self.qk_norm]
-        mlp = (3 if self.gated else 2) * D * F + self.mlp_bias * ((2 if self.gated else 1) * F + D)
-        mlp += 4 * (self.activation == "xielu")
-        block = attention + mlp + 2 * D * (self.pre_norm + self.post_norm)
+        biases = self.qkv_bias * H * (N + 2 * K) + self.out_bias * D
+        biases += self.mlp_bias * ((2 if self.gated else 1) * F + D)
+        norms = {"none": 0, "head": 2 * H, "whole": H * (N + K)}[self.qk_norm] + 2 * D * (
+            self.pre_norm + self.post_norm
+        )
+        block = self.block_matrices + biases + norms + 4 * (self.activation == "xielu")
         return self.num_layers * block + (1 if self.tie_embeddings else 2) * self.vocab_size * D + D
+
+
+def config_from_json(raw: dict[str, Any]) -> DecoderConfig:
+    """The configuration from JSON, in which a tuple is a list, and from which fields may be absent."""
+    scaling = raw.get("rope_scaling")
+    return DecoderConfig(**{**tuples(raw), "rope_scaling": scaling and RopeScaling(**tuples(scaling))})
+
+
+def tuples(raw: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
 
 
 def stretch_of(kinds: tuple[str, ...], start: int, size: int) -> Stretch:

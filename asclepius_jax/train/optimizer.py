@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from asclepius_jax.config import OptimizerConfig
-from asclepius_jax.model.decoder import Params
+from asclepius_jax.model.decoder import Params, is_matrix
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -45,8 +45,8 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
 
 
 def decayed(params: Params) -> Params:
-    """Mask for weight decay: True for matrices, False for norm scales.
+    """Mask for weight decay: True for matrices, False for norm scales and biases.
 
     Decided by name, because a stacked norm scale has two axes, like a matrix.
     """
-    return jax.tree.map_with_path(lambda path, _: path[-1].key != "scale", params)
+    return jax.tree.map_with_path(lambda path, _: is_matrix(path[-1].key), params)

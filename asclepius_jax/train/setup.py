@@ -57,7 +57,7 @@ def load_rows(path: str | Path, row_length: int = 0) -> PackedRows:
 
 
 def build_model(name: str | Path = "llama2_7b", lora: LoraConfig | None = None) -> Model:
-    """Describe a LLaMA without allocating its parameters.
+    """Describe a model without allocating its parameters.
 
     `model.config` holds its dimensions; `model.shapes` is a nested dict of `jax.ShapeDtypeStruct`, one per parameter.
 
@@ -252,11 +252,10 @@ def counted(steps: int) -> str:
 
 def check_rows(rows: PackedRows | None, length: int, model: DecoderConfig) -> None:
     """Raise UserError for rows that the model cannot read."""
-    if length > model.max_length:
+    if length > model.context:
         raise UserError(
-            f"data.row_length {length} exceeds the model's maximum of {model.max_length} tokens (for a Hugging Face "
-            "folder, the smaller of max_position_embeddings and sliding_window): pack with --row-length "
-            f"{model.max_length} or less"
+            f"data.row_length {length} exceeds the model's maximum of {model.context} tokens "
+            f"(max_position_embeddings of a Hugging Face folder): pack with --row-length {model.context} or less"
         )
     if rows is not None and rows.manifest["vocab_size"] > model.vocab_size:
         raise UserError(

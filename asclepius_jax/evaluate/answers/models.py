@@ -236,7 +236,7 @@ class Checkpoint:
 
         decoding, template = self.decoding, self.template or TRAINING_TEMPLATE
         prompts = [encode_prompt(self.tokenizer, render_prompt(template, q.note, q.instruction)) for q in questions]
-        room = self.model.config.max_length - decoding.max_new_tokens
+        room = self.model.config.context - decoding.max_new_tokens
         fitting = [prompt for prompt in prompts if len(prompt) <= room]
         # An answer depends on its question alone, and not on the others of its batch.
         seeds = tuple(

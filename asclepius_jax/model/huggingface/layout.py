@@ -48,9 +48,23 @@ def matrix_index(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slic
     return rows, slice(start * shape[2], end * shape[2])
 
 
+def as_ours(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The tensor of a bias or norm of heads with heads as an axis; any other tensor as it is."""
+    return tensor.reshape(shape) if tensor.ndim == 1 and len(shape) == 2 else tensor
+
+
 def read_part(tensor: np.ndarray, layout: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Copy part `index` of our array of shape `shape` out of the Hugging Face tensor."""
-    place = matrix_index(index, shape)
+    """Copy part `index` of our array of shape `shape` out of the Hugging Face tensor.
+
+    Rows that the vocabulary lacks there are zeros.
+    """
+    tensor, place = as_ours(tensor, shape), matrix_index(index, shape)
+    if padding(tensor, layout, shape):
+        rows, columns = place[::-1] if is_turned(layout) else place
+        found = tensor[rows, columns]
+        start, end, _ = rows.indices(len(tensor) + padding(tensor, layout, shape))
+        whole = np.concatenate([found, np.zeros((end - start - len(found), found.shape[1]), tensor.dtype)])
+        return np.ascontiguousarray(whole.T) if is_turned(layout) else whole
     if not is_turned(layout):
         part = np.array(tensor[place])
     else:
@@ -64,16 +78,27 @@ def write_part(
     tensor: np.ndarray, layout: str, index: tuple[slice, ...], shape: tuple[int, ...], part: np.ndarray
 ) -> None:
     """Write part `index` of our array of shape `shape` into the Hugging Face tensor."""
-    place = matrix_index(index, shape)
+    tensor, place = as_ours(tensor, shape), matrix_index(index, shape)
     part = part.reshape(part.shape[0], -1) if part.ndim == 3 else part
-    if is_turned(layout):
+    if padding(tensor, layout, shape):
+        rows, columns = place[::-1] if is_turned(layout) else place
+        kept = tensor[rows, columns]  # as a view, without the rows that the tensor lacks
+        kept[...] = (part.T if is_turned(layout) else part)[: len(kept)]
+    elif is_turned(layout):
         turn(tensor[place[::-1]], part)
     else:
         tensor[place] = part
+
+
+def padding(tensor: np.ndarray, layout: str, shape: tuple[int, ...]) -> int:
+    """Rows of the vocabulary that our array has beyond those of the tensor."""
+    return shape[1 if is_turned(layout) else 0] - len(tensor) if len(shape) == tensor.ndim == 2 else 0
 
 
 def axes_of(tensor: np.ndarray, layout: str, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
     """The Hugging Face tensor with heads as an axis of its own, and for each of its axes the number of our axis."""
     ours = tuple(range(len(shape)))
     axes = (*ours[1:], 0) if is_turned(layout) else ours
+    if padding(tensor, layout, shape):  # of zeros, which no checksum counts
+        return tensor, axes
     return tensor.reshape([shape[axis] for axis in axes]), axes

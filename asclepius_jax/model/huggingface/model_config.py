@@ -6,69 +6,34 @@ A key that the file leaves out has the default of its family's class in transfor
 model does not have is refused, because it would load and compute something else.
 """
 
+import dataclasses
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
+from asclepius_jax.model.huggingface.families import FAMILIES, REFUSED, Family, Raw, nowhere_rotated
+from asclepius_jax.model.huggingface.rotary_settings import (
+    LARGEST,
+    LARGEST_NUMBER,
+    LAYER_TYPES,
+    is_number,
+    read_fraction,
+    read_rope,
+    unsupported,
+    written_rope,
+)
 from asclepius_jax.model.huggingface.safetensors import FolderError, read_json, shown
-from asclepius_jax.model.sizes import DecoderConfig, RopeScaling
+from asclepius_jax.model.sizes import FULL, WINDOW, DecoderConfig
 
-# The defaults of transformers' configuration classes, by model_type. A None follows from other keys.
-SHARED: dict[str, Any] = {
-    "vocab_size": 32_000,
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "head_dim": None,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {
-        **SHARED,
-        "intermediate_size": 11_008,
-        "num_key_value_heads": None,
-        "max_position_embeddings": 2048,
-        "attention_bias": False,
-        "mlp_bias": False,
-    },
-    # LLaMA has no window: transformers ignores the key there.
-    "mistral": {
-        **SHARED,
-        "intermediate_size": 14_336,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131_072,
-        "sliding_window": 4096,
-    },
-}
-DEFAULT_THETA = 10_000.0
-# Keys that may be null. In Mistral's class num_key_value_heads is an integer.
-NULLABLE = {"llama": {"num_key_value_heads", "head_dim"}, "mistral": {"head_dim", "sliding_window"}}
-# The largest sizes that are read, many times those of any model: beyond them a file is damaged or hostile, and listing
-# the tensors of 10^9 layers would take all memory.
-LARGEST = {
-    "vocab_size": 2**24,
-    "hidden_size": 2**20,
-    "intermediate_size": 2**23,
-    "num_hidden_layers": 2**12,
-    "num_attention_heads": 2**14,
-    "num_key_value_heads": 2**14,
-    "head_dim": 2**14,
-    "max_position_embeddings": 2**30,
-    "sliding_window": 2**30,
-}
-LARGEST_NUMBER = 1e12  # of theta and of the numbers of a rotary scaling; float32 still computes with it
 # Keys that change what a model computes, as patterns, and the values with which they change nothing. Most belong to
 # other families, and transformers ignores them here; but a folder that sets one was made for another model.
 NEUTRAL: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    (r"hidden_act|hidden_activation", ("silu", "swish")),
+    (r"hidden_act|hidden_activation", ("silu", "swish", "gelu", "gelu_pytorch_tanh")),
     (r"(\w+_)?bias", (False, None)),
     (r"partial_rotary_factor|rotary_pct|\w+_multiplier|logits?_scale|logits?_scaling|(input_)?emb\w*_scale", (1, None)),
     (r"scale_(emb|depth)|dim_model_base|query_pre_attn_scalar|\w*soft_?cap\w*|clip_qkv|rotary_dim", (None,)),
-    (r"quantization_config|compression_config|auto_map|per_layer_config|pruned_heads", (None, {})),
+    (r"compression_config|per_layer_config|pruned_heads", (None, {})),
     (r"(\w+_)?num_experts|num_local_experts|n_routed_experts|moe_\w+|attention_chunk_size", (None, 0)),
     (r"num_nextn_predict_layers|no_rope_layers|no_rope_layer_interval", (None, 0, [])),
     (r"(use_)?qk_(layer)?norm|attn_temperature_tuning|rope_interleaved?|use_alibi|alibi", (False, None)),
@@ -76,73 +41,209 @@ NEUTRAL: tuple[tuple[str, tuple[Any, ...]], ...] = (
 )
 
 
+ACTIVATION_NAMES = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+    "xielu": "xielu",
+}
+# Keys and the fields that they set; attention_bias sets those that its family names.
+BIASES = {"attention_bias": "", "attention_out_bias": "out_bias", "mlp_bias": "mlp_bias"}
+NUMBERS = {
+    "attn_logit_softcapping": "score_cap",
+    "final_logit_softcapping": "logit_cap",
+    "embedding_multiplier": "embedding_scale",
+    "logits_scaling": "logit_divisor",
+    "residual_multiplier": "residual_scale",
+    "attention_multiplier": "query_scale",
+}
+# A vocabulary that the first does not divide gets rows of zeros up to a multiple of the second.
+DIVIDED_BY, PADDED_TO = 32, 128
+
+
 def read_config(folder: Path) -> DecoderConfig:
     """The model shape that a folder's config.json describes.
 
-    Raises FolderError for an invalid value or a feature that this model does not have.
+    Raises FolderError for an invalid value or a feature that the decoder does not have.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise FolderError(f"{folder} has no config.json")
+        raise FolderError(f"{folder} has no config.json{other_format(folder)}")
     given = read_json(path, ())
-    family = given.get("model_type")
-    if not isinstance(family, str) or family not in DEFAULTS:
-        raise unsupported(path, "model_type", family)
-    raw = {**DEFAULTS[family], **given}
-    check_features(raw, path)
-    sizes = {key: read_size(raw, key, path) for key in DEFAULTS[family] if key in LARGEST}
-    theta, scaling = read_rope(raw, path)
-    if type(raw["tie_word_embeddings"]) is not bool:
-        raise FolderError(
-            f"{path}: tie_word_embeddings is {shown(raw['tie_word_embeddings'])}: set it to true or false"
-        )
+    family = family_of(given, path)
+    raw = {**family.defaults, **given}
+    check_features(raw, family, path)
+    sizes = {key: read_size(raw, key, path, family) for key in family.defaults if key in LARGEST}
+    for key in ("tie_word_embeddings", "use_sliding_window", *BIASES):
+        if key in family.defaults and type(raw[key]) is not bool:
+            raise FolderError(f"{path}: {key} is {shown(raw[key])}: set it to true or false")
     if not is_number(raw["rms_norm_eps"]) or not 0 < raw["rms_norm_eps"] < 1:
         raise FolderError(f"{path}: rms_norm_eps is {shown(raw['rms_norm_eps'])}, which is not a number from 0 to 1")
-    heads, length = sizes["num_attention_heads"], sizes["max_position_embeddings"]
-    assert heads is not None
-    assert length is not None
+    heads = raw["num_attention_heads"]
+    if "head_dim" in raw and "head_dim" not in family.defaults:  # transformers reads it there too
+        sizes["head_dim"] = read_size(raw, "head_dim", path, family)
     kv_heads = sizes["num_key_value_heads"] or heads
-    check_division(sizes, kv_heads, path)
-    # Up to the sliding window of Mistral 7B v0.1, full attention is equivalent. Beyond it the models would differ.
-    # Mistral has no switch for its window: use_sliding_window is of another family.
-    window = sizes.get("sliding_window")
-    return DecoderConfig(
+    check_division(sizes, kv_heads, raw["model_type"], path)
+    theta, scaling, window_theta = read_rope(raw, family, path)
+    config = DecoderConfig(
         vocab_size=raw["vocab_size"],
         embed_dim=raw["hidden_size"],
         mlp_dim=raw["intermediate_size"],
         num_layers=raw["num_hidden_layers"],
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=sizes["head_dim"] or raw["hidden_size"] // heads,
-        max_length=length if window is None else min(length, window),
+        head_dim=sizes.get("head_dim") or raw["hidden_size"] // heads,
+        max_length=raw["max_position_embeddings"],
         rope_theta=theta,
         rope_scaling=scaling,
         norm_eps=float(raw["rms_norm_eps"]),
         tie_embeddings=raw["tie_word_embeddings"],
+        family=raw["model_type"],
+        vocab_padding=padding_of(raw["vocab_size"]),
+        **family.features,
+        **read_features(raw, family, path),
+        **read_layers(raw, family, path),
+        window_rope_theta=window_theta,
+    )
+    rotated = read_fraction(raw, path) if family.fused else 1.0
+    if int(config.head_dim * rotated) % 2 or not 0 < rotated <= 1:
+        raise FolderError(
+            f"{path}: partial_rotary_factor {rotated} of {config.head_dim} channels is not an even number"
+        )
+    return dataclasses.replace(config, rotary_fraction=rotated)
+
+
+def family_of(given: Raw, path: Path) -> Family:
+    """The row of a model_type, which is looked at before any other key. Raises FolderError if there is none."""
+    name = given.get("model_type")
+    if isinstance(name, str) and name in FAMILIES:
+        return FAMILIES[name]
+    text = given.get("text_config")
+    if isinstance(text, dict):
+        inner = text.get("model_type")
+        known = isinstance(inner, str) and inner in FAMILIES
+        remedy = (
+            f"take its text part, a folder of its own with the model_type {shown(inner)}"
+            if known
+            else f"its text part is {shown(inner)}, which is not supported either"
+        )
+        raise FolderError(f"{path}: model_type is {shown(name)}, a model of text and images: {remedy}")
+    for pattern, what in REFUSED:
+        if isinstance(name, str) and re.fullmatch(pattern, name):
+            raise FolderError(f"{path}: model_type is {shown(name)}, which needs {what}: this decoder has none")
+    raise FolderError(
+        f"{path}: model_type is {shown(name)}, which is not one of the supported {', '.join(sorted(FAMILIES))}"
     )
 
 
-def unsupported(path: Path, key: str, value: Any) -> FolderError:
-    return FolderError(f"{path}: {key} is {shown(value)}, which this LLaMA does not support")
+def other_format(folder: Path) -> str:
+    """What to do with a folder that holds something else than weights of a model."""
+    if (folder / "adapter_config.json").is_file():
+        return ": it holds adapters alone; merge them into their base, with peft's merge_and_unload, and import that"
+    if any(folder.glob("*.gguf")):
+        return ": it holds a GGUF file, whose weights are quantised; import the folder that it was made from"
+    return ""
 
 
-def check_features(raw: dict[str, Any], path: Path) -> None:
-    """Raise a FolderError for a key that changes the computation in a way that this model does not have."""
+def padding_of(vocab_size: int) -> int:
+    """Rows to add to a vocabulary that no usual tensor axis divides."""
+    return 0 if vocab_size % DIVIDED_BY == 0 else -vocab_size % PADDED_TO
+
+
+def check_features(raw: Raw, family: Family, path: Path) -> None:
+    """Raise a FolderError for a key that changes the computation in a way that the decoder does not have."""
+    if raw.get("quantization_config"):
+        raise FolderError(
+            f"{path}: quantization_config is {shown(raw['quantization_config'])}: the weights are quantised; import "
+            "the folder that they were made from"
+        )
+    code = raw.get("auto_map") or {}
+    named = str(code.get("AutoModelForCausalLM")) if isinstance(code, dict) else ""
+    if code and named.rpartition(".")[2] != family.architecture:  # otherwise transformers has the class itself
+        raise unsupported(path, "auto_map", code)
     for key, value in raw.items():
+        if key in family.neutral and value not in family.neutral[key]:
+            raise unsupported(path, key, value)
+        if key in family.defaults or key in family.optional:
+            continue
         for pattern, neutral in NEUTRAL:
             if re.fullmatch(pattern, key) and value not in neutral:
                 raise unsupported(path, key, value)
-    layer_types = raw.get("layer_types")
-    if layer_types is not None and (
-        not isinstance(layer_types, list) or set(map(str, layer_types)) - {"full_attention"}
-    ):
-        raise unsupported(path, "layer_types", layer_types)
 
 
-def read_size(raw: dict[str, Any], key: str, path: Path) -> int | None:
+def read_features(raw: Raw, family: Family, path: Path) -> dict[str, Any]:
+    """The fields that follow from keys of the family: activation, biases, scales and caps."""
+    key = "hidden_activation" if "hidden_activation" in family.defaults else "hidden_act"
+    activation = ACTIVATION_NAMES.get(raw[key]) if isinstance(raw[key], str) else None
+    if activation is None or (activation == "xielu" and family.features.get("gated", True)):
+        raise unsupported(path, key, raw[key])
+    found: dict[str, Any] = {"activation": activation}
+    if "attention_bias" in family.defaults:
+        found |= dict.fromkeys(family.attention_bias, raw["attention_bias"])
+    for key, name in BIASES.items():
+        if key in family.defaults and name:
+            found[name] = raw[key]
+    for key, name in NUMBERS.items():
+        if key not in family.defaults or (raw[key] is None and key in family.nullable):
+            continue
+        if not is_number(raw[key]) or not 0 < raw[key] <= LARGEST_NUMBER:
+            raise FolderError(f"{path}: {key} is {shown(raw[key])}, which is not a positive number")
+        found[name] = float(raw[key])
+    if "query_pre_attn_scalar" in family.defaults:
+        scalar = raw["query_pre_attn_scalar"]
+        if type(scalar) is not int or not 1 <= scalar <= LARGEST["head_dim"]:
+            raise FolderError(f"{path}: query_pre_attn_scalar is {shown(scalar)}, which is not a positive integer")
+        found["query_scale"] = scalar**-0.5
+        found["embedding_scale"] = raw["hidden_size"] ** 0.5
+    return found
+
+
+def read_layers(raw: Raw, family: Family, path: Path) -> dict[str, Any]:
+    """The window and the kind of every layer."""
+    types, layers = raw.get("layer_types"), raw["num_hidden_layers"]
+    if types is not None and (not is_list_of(types, set(LAYER_TYPES), layers) or len(types) != layers):
+        raise unsupported(path, "layer_types", types)
+    listed = None if types is None else [LAYER_TYPES[kind] for kind in types]
+    for key in ("sliding_window_pattern", "no_rope_layer_interval"):
+        if key in raw and key in (*family.defaults, *family.optional) and (type(raw[key]) is not int or raw[key] < 1):
+            raise FolderError(f"{path}: {key} is {shown(raw[key])}, which is not a positive integer")
+    raw = {**family.optional, **raw}
+    expected = [FULL] * layers if family.layer_types is None else family.layer_types(raw)
+    rotated = [True] * layers
+    if "no_rope_layers" in family.defaults:
+        listed_rotated = raw["no_rope_layers"]
+        if listed_rotated is not None and not is_list_of(listed_rotated, {0, 1}, layers):
+            raise unsupported(path, "no_rope_layers", listed_rotated)
+        rotated = [not nowhere for nowhere in nowhere_rotated(raw)]
+        if raw["use_sliding_window"] and raw["sliding_window"] is not None:
+            expected = [FULL if turned else WINDOW for turned in rotated]
+    if listed is not None and listed != expected and ("layer_types" not in family.defaults):
+        raise unsupported(path, "layer_types", types)
+    kinds = listed or expected
+    used = raw["use_sliding_window"] if "use_sliding_window" in family.defaults else True
+    window = raw.get("sliding_window") if used else None
+    if WINDOW in kinds and window is None:
+        raise FolderError(f"{path}: layer_types has sliding_attention, but there is no sliding_window that is used")
+    if WINDOW not in kinds:
+        window = None
+    kinds = [kind if turned else f"{kind}_nope" for kind, turned in zip(kinds, rotated, strict=True)]
+    return {"window": window, "layer_kinds": () if set(kinds) == {FULL} else tuple(kinds)}
+
+
+def is_list_of(value: Any, allowed: set[Any], least: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) >= least
+        and all(isinstance(each, (str, int)) and each in allowed for each in value)
+    )
+
+
+def read_size(raw: Raw, key: str, path: Path, family: Family) -> int | None:
     """A size of config.json, or None where the family lets it follow from others. Raises FolderError."""
     value = raw[key]
-    if value is None and key in NULLABLE[raw["model_type"]]:
+    if value is None and key in family.nullable:
         return None
     if type(value) is not int or value < 1:
         raise FolderError(f"{path}: {key} is {shown(value)}, which is not a positive integer")
@@ -153,74 +254,19 @@ def read_size(raw: dict[str, Any], key: str, path: Path) -> int | None:
     return value
 
 
-def check_division(sizes: dict[str, int | None], kv_heads: int, path: Path) -> None:
+def check_division(sizes: dict[str, int | None], kv_heads: int, model_type: str, path: Path) -> None:
     """Raise a FolderError if heads do not divide what they share, or cannot be rotated in pairs of channels."""
     heads, width = sizes["num_attention_heads"], sizes["hidden_size"]
     assert heads is not None
     assert width is not None
-    # transformers' LLaMA, as which a model is exported, asks for the second even where head_dim is given.
+    # transformers asks for the second of some families even where head_dim is given.
+    strict = sizes.get("head_dim") is None or model_type in ("llama", "gemma2", "gemma3_text")
     for key, size, divisor in (("num_attention_heads", heads, kv_heads), ("hidden_size", width, heads)):
-        if size % divisor:
+        if size % divisor and (strict or key != "hidden_size"):
             raise FolderError(f"{path}: {key} {size} is not a multiple of {divisor}, the heads that share it")
-    head_dim = sizes["head_dim"] or width // heads
+    head_dim = sizes.get("head_dim") or width // heads
     if head_dim % 2:
         raise FolderError(f"{path}: head_dim is {head_dim}: rotary embedding needs an even number of channels")
-
-
-# ---------------------------------------------------------------- rotary settings
-
-
-def read_rope(raw: dict[str, Any], path: Path) -> tuple[float, RopeScaling | None]:
-    """Theta and the scaling. Raises FolderError for a type of scaling that this model does not have.
-
-    transformers 5 writes both into rope_parameters, earlier versions apart. Where a file has rope_scaling too,
-    transformers ignores rope_parameters, the theta in it included.
-    """
-    for key in ("rope_scaling", "rope_parameters"):
-        if raw.get(key) and not isinstance(raw[key], dict):
-            raise FolderError(f"{path}: the rotary settings {shown(raw[key])} are not a JSON object")
-    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    if nested := [key for key, value in rope.items() if isinstance(value, dict)]:
-        raise FolderError(
-            f"{path}: rotary settings of {shown(nested[0])} alone: this model has the same in every layer"
-        )
-    if rope.get("partial_rotary_factor") not in (1, None):
-        raise unsupported(path, "partial_rotary_factor", rope["partial_rotary_factor"])
-    theta = rope["rope_theta"] if "rope_theta" in rope else raw.get("rope_theta", DEFAULT_THETA)
-    if not is_number(theta) or not 1 <= theta <= LARGEST_NUMBER:
-        raise FolderError(f"{path}: rope_theta is {shown(theta)}, which is not a number from 1 to {LARGEST_NUMBER:g}")
-    kind = rope["rope_type"] if "rope_type" in rope else rope.get("type", "default")
-    if kind == "default":
-        return float(theta), None
-    if kind != "llama3":
-        raise FolderError(f"{path}: rotary scaling {shown(kind)} is not one of default, llama3")
-    return float(theta), read_llama3(rope, raw, path)
-
-
-def read_llama3(rope: dict[str, Any], raw: dict[str, Any], path: Path) -> RopeScaling:
-    keys = ("factor", "low_freq_factor", "high_freq_factor")
-    if missing := [key for key in keys if key not in rope]:
-        raise FolderError(f"{path}: rotary scaling llama3 is missing {', '.join(missing)}")
-    original = rope.get("original_max_position_embeddings", raw["max_position_embeddings"])
-    outside = raw.get("original_max_position_embeddings", original)
-    if type(original) is not int or not 1 <= original <= LARGEST["max_position_embeddings"] or outside != original:
-        raise FolderError(
-            f"{path}: original_max_position_embeddings of the rotary scaling is {shown(original)}, outside it "
-            f"{shown(outside)}: it must be one positive integer"
-        )
-    numbers = [rope[key] for key in keys]
-    if not all(is_number(number) and 0 < number <= LARGEST_NUMBER for number in numbers) or numbers[1] >= numbers[2]:
-        raise FolderError(
-            f"{path}: rotary scaling llama3 has {', '.join(keys)} {', '.join(map(shown, numbers))}: they must be "
-            "positive numbers, and low_freq_factor below high_freq_factor"
-        )
-    factor, low, high = map(float, numbers)
-    return RopeScaling(factor, low, high, original)
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value is a finite JSON number; true and false are none, and 10^400 has no float."""
-    return (type(value) is int and abs(value) <= 2**53) or (type(value) is float and math.isfinite(value))
 
 
 # ---------------------------------------------------------------- writing
@@ -232,18 +278,8 @@ def write_config(config: DecoderConfig, dtype: str, token_ids: dict[str, Any]) -
     `token_ids` contains bos_token_id, eos_token_id (one or a list) and pad_token_id. Theta and scaling have the names
     of transformers 4, which ignores rope_parameters; transformers 5 reads these names too.
     """
-    scaling = None
-    if config.rope_scaling is not None:
-        scaling = {
-            "rope_type": "llama3",
-            "factor": config.rope_scaling.factor,
-            "low_freq_factor": config.rope_scaling.low_freq_factor,
-            "high_freq_factor": config.rope_scaling.high_freq_factor,
-            "original_max_position_embeddings": config.rope_scaling.original_length,
-        }
-    raw = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+    family = FAMILIES[config.family]
+    values = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.embed_dim,
         "intermediate_size": config.mlp_dim,
@@ -252,17 +288,46 @@ def write_config(config: DecoderConfig, dtype: str, token_ids: dict[str, Any]) -
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "max_position_embeddings": config.max_length,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": scaling,
+        **written_rope(config, family),
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tie_embeddings,
-        "hidden_act": "silu",
-        "attention_bias": False,
+    }
+    if "head_dim" not in family.defaults and config.head_dim * config.num_heads == config.embed_dim:
+        del values["head_dim"]
+    raw = {
+        "architectures": [family.architecture],
+        "model_type": config.family,
+        **values,
+        **{key: value for key, value in written_features(config, family).items() if key in family.defaults},
         "attention_dropout": 0.0,
-        "mlp_bias": False,
         "initializer_range": 0.02,
         "use_cache": True,
         "torch_dtype": dtype,
         **token_ids,
     }
     return json.dumps(raw, indent=2) + "\n"
+
+
+def written_features(config: DecoderConfig, family: Family) -> Raw:
+    activation = next(name for name, ours in ACTIVATION_NAMES.items() if ours == config.activation)
+    windowed = config.window is not None
+    found: Raw = {
+        "hidden_act": activation,
+        "hidden_activation": activation,
+        "attention_bias": all(getattr(config, name) for name in family.attention_bias),
+        **{key: getattr(config, name) for key, name in BIASES.items() if name},
+        **{key: getattr(config, name) for key, name in NUMBERS.items()},
+        "query_pre_attn_scalar": round((config.query_scale or 1) ** -2),
+        "sliding_window": config.window,
+        "use_sliding_window": windowed,
+        "max_window_layers": config.num_layers,
+        "no_rope_layers": [0 if kind.endswith("_nope") else 1 for kind in config.kinds],
+        "no_rope_layer_interval": 4,
+        "layer_types": ["sliding_attention" if config.window_of(kind) else "full_attention" for kind in config.kinds],
+        "use_bidirectional_attention": False,
+    }
+    if config.rope_scaling and config.rope_scaling.kind == "longrope":
+        found["original_max_position_embeddings"] = config.rope_scaling.original_length
+    elif "original_max_position_embeddings" in family.defaults:
+        found["original_max_position_embeddings"] = config.max_length
+    return found

@@ -10,28 +10,13 @@ import numpy as np
 from einops import rearrange
 
 from asclepius_jax.model.decoder import Model, Params
+from asclepius_jax.model.huggingface.families import FAMILIES, FUSED, GLOBAL, PER_BLOCK
 from asclepius_jax.model.huggingface.layout import read_part
 from asclepius_jax.model.huggingface.model_config import read_config as read_config
 from asclepius_jax.model.huggingface.model_config import write_config as write_config
-from asclepius_jax.model.huggingface.safetensors import FolderError, Tensors, open_folder, shown_name
+from asclepius_jax.model.huggingface.safetensors import FolderError, Tensors, open_folder, shown_name, stored_name
+from asclepius_jax.model.sizes import DecoderConfig
 
-# Our name, Hugging Face's name, layout "theirs -> ours" for einops. n, k, h: heads, key/value heads, head_dim.
-GLOBAL = (
-    ("embed_VD", "model.embed_tokens.weight", "v d -> v d"),
-    ("norm.scale", "model.norm.weight", "d -> d"),
-    ("head_DV", "lm_head.weight", "v d -> d v"),
-)
-PER_BLOCK = (
-    ("attention.q_DNH", "self_attn.q_proj.weight", "(n h) d -> d n h"),
-    ("attention.k_DKH", "self_attn.k_proj.weight", "(k h) d -> d k h"),
-    ("attention.v_DKH", "self_attn.v_proj.weight", "(k h) d -> d k h"),
-    ("attention.o_DNH", "self_attn.o_proj.weight", "d (n h) -> d n h"),
-    ("mlp.gate_DF", "mlp.gate_proj.weight", "f d -> d f"),
-    ("mlp.up_DF", "mlp.up_proj.weight", "f d -> d f"),
-    ("mlp.down_DF", "mlp.down_proj.weight", "d f -> d f"),
-    ("attention_norm.scale", "input_layernorm.weight", "d -> d"),
-    ("mlp_norm.scale", "post_attention_layernorm.weight", "d -> d"),
-)
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 BAND_ROWS = 1024  # rows of the embedding compared at a time
 EXPONENTS = {
@@ -69,11 +54,29 @@ def names(model: Model) -> Iterator[tuple[str, str, str]]:
     Hugging Face's name contains {} for the layer number if we stack the parameter over layers.
     """
     ours = flatten(model.shapes)
-    table = [row for row in GLOBAL if row[0] != "head_DV" or not model.config.tie_embeddings]
-    table += [(f"blocks.{name}", f"model.layers.{{}}.{theirs}", layout) for name, theirs, layout in PER_BLOCK]
+    table = [row for row in GLOBAL if row[0] in ours]
+    table += [
+        (f"blocks.{name}", f"model.layers.{{}}.{theirs}", layout)
+        for name, theirs, layout in block_rows(model.config)
+        if f"blocks.{name}" in ours
+    ]
     listed = {row[0] for row in table}
     assert listed == set(ours), f"not in the table: {set(ours) - listed}; not in the model: {listed - set(ours)}"
     yield from table
+
+
+def block_rows(config: DecoderConfig) -> Iterator[tuple[str, str, str]]:
+    """The rows of a block, those of features that the family lacks included.
+
+    A part of a fused tensor is called as that tensor, with our name in brackets.
+    """
+    family = FAMILIES[config.family]
+    whole = {part: fused for fused, parts in FUSED.items() for part in parts} if family.fused else {}
+    for name, theirs, layout in PER_BLOCK:
+        theirs = family.names.get(name, theirs)
+        if config.qk_norm == "whole" and name in ("attention.q_norm.scale", "attention.k_norm.scale"):
+            layout = {"q": "(n h) -> n h", "k": "(k h) -> k h"}[name.partition(".")[2][0]]
+        yield name, f"{whole[name]}[{name}]" if name in whole else theirs, layout
 
 
 def hf_shapes(model: Model) -> dict[str, tuple[int, ...]]:
@@ -84,10 +87,21 @@ def hf_shapes(model: Model) -> dict[str, tuple[int, ...]]:
         stacked = "{}" in theirs
         shape = ours[name].shape[1:] if stacked else ours[name].shape
         # Broadcasting one zero to the shape lets einops work out Hugging Face's shape without using memory.
-        hf_shape = rearrange(np.broadcast_to(np.int8(0), shape), flip(layout)).shape
+        shape = unpadded(shape, layout, model.config)
+        hf_shape = rearrange(np.broadcast_to(np.int8(0), shape), flip(layout)).shape if shape else ()
         for layer in range(model.config.num_layers if stacked else 1):
             shapes[theirs.format(layer)] = hf_shape
-    return shapes
+    # Parts of one tensor follow one another, as in the file.
+    first: dict[str, int] = {}
+    for name in shapes:
+        first.setdefault(stored_name(name), len(first))
+    return dict(sorted(shapes.items(), key=lambda item: first[stored_name(item[0])]))
+
+
+def unpadded(shape: tuple[int, ...], layout: str, config: DecoderConfig) -> tuple[int, ...]:
+    """The shape of an array without the rows that pad the vocabulary."""
+    ours = layout.split(" -> ")[1].split()
+    return tuple(config.vocab_size if axis == "v" else size for axis, size in zip(ours, shape, strict=True))
 
 
 def flip(layout: str) -> str:
@@ -107,6 +121,7 @@ def open_model(folder: Path, model: Model) -> Tensors:
     if model.config.tie_embeddings and HEAD in tensors and EMBEDDING not in tensors:
         tensors.rename(HEAD, EMBEDDING)  # saved once, under the other of its two names
     check_tensors(tensors, model, folder)
+    split_fused(tensors, model)
     if model.config.tie_embeddings and HEAD in tensors:
         check_tied(tensors, folder)
     return tensors
@@ -114,7 +129,7 @@ def open_model(folder: Path, model: Model) -> Tensors:
 
 def check_tensors(tensors: Tensors, model: Model, where: Path) -> None:
     """Raise a FolderError that lists missing, unknown and misshapen tensors."""
-    expected = hf_shapes(model)
+    expected = stored_shapes(model)
     # transformers may save a tied head a second time.
     ignored = {HEAD} if model.config.tie_embeddings else set()
     problems = {
@@ -133,6 +148,25 @@ def check_tensors(tensors: Tensors, model: Model, where: Path) -> None:
     ]
     if lines:
         raise FolderError(f"{where}: the tensors do not match config.json: {'; '.join(lines)}")
+
+
+def stored_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in the files of a folder, where some are several of `hf_shapes` in one."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in hf_shapes(model).items():
+        stored = stored_name(name)
+        shapes[stored] = (shapes[stored][0] + shape[0], *shape[1:]) if stored in shapes else shape
+    return shapes
+
+
+def split_fused(tensors: Tensors, model: Model) -> None:
+    """Give the parts of fused tensors names of their own, as in `hf_shapes`."""
+    fused: dict[str, dict[str, int]] = {}
+    for name, shape in hf_shapes(model).items():
+        if name != stored_name(name):
+            fused.setdefault(stored_name(name), {})[name] = shape[0]
+    for stored, parts in fused.items():
+        tensors.split(stored, parts)
 
 
 def check_tied(tensors: Tensors, where: Path) -> None:

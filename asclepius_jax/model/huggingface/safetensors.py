@@ -80,6 +80,18 @@ class Tensors(dict[str, np.ndarray]):
     def rename(self, name: str, new_name: str) -> None:
         self[new_name], self.places[new_name] = self.pop(name), self.places.pop(name)
 
+    def split(self, name: str, parts: dict[str, int]) -> None:
+        """Replace a tensor by parts of its rows: names and their numbers of rows, in order."""
+        tensor, place = self.pop(name), self.places.pop(name)
+        row_bytes, first = tensor.nbytes // max(len(tensor), 1), 0
+        for part, rows in parts.items():
+            start = place.start + first * row_bytes
+            self[part], self.places[part] = (
+                tensor[first : first + rows],
+                Place(place.file, start, start + rows * row_bytes),
+            )
+            first += rows
+
     def release(self, name: str) -> None:
         """Release the memory taken by reading a tensor, since mapped pages count towards this process."""
         self.places[name].advise(mmap.MADV_DONTNEED)
@@ -237,14 +249,23 @@ def damaged(path: Path) -> str:
 # ---------------------------------------------------------------- writing
 
 
+def stored_name(name: str) -> str:
+    """The tensor of a file that holds a part called `name`: "mlp.gate_up_proj.weight[mlp.up_DF]" is of the first."""
+    return name.partition("[")[0]
+
+
 def plan_shards(sizes: dict[str, int], max_bytes: int) -> dict[str, list[str]]:
     """Assign tensors to files in order: {file name: tensor names}.
 
-    No file exceeds `max_bytes`, unless a single tensor does.
+    No file exceeds `max_bytes`, unless a single tensor does. Parts of a tensor stay together.
     """
     shards: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
+        if shards[-1] and "[" in name and stored_name(shards[-1][-1]) == stored_name(name):
+            shards[-1].append(name)
+            filled += size
+            continue
         if shards[-1] and filled + size > max_bytes:
             shards.append([])
             filled = 0
@@ -263,7 +284,10 @@ def lay_out(path: Path, shapes: dict[str, tuple[int, ...]], code: str) -> dict[s
     for name, shape in shapes.items():
         starts[name] = end
         end += math.prod(shape) * DTYPES[code].itemsize
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [starts[name], end]}
+        entry = header.setdefault(stored_name(name), {"dtype": code, "shape": [], "data_offsets": [starts[name], end]})
+        rows = entry["shape"][0] + shape[0] if entry["shape"] else None  # a further part of a tensor
+        entry["shape"] = list(shape) if rows is None else [rows, *shape[1:]]
+        entry["data_offsets"][1] = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
@@ -275,6 +299,6 @@ def lay_out(path: Path, shapes: dict[str, tuple[int, ...]], code: str) -> dict[s
 def write_index(folder: Path, shards: dict[str, list[str]], total_bytes: int) -> None:
     """Write the index that maps tensors to files. A single file needs no index."""
     if len(shards) > 1:
-        weight_map = {name: file for file, tensors in shards.items() for name in tensors}
+        weight_map = {stored_name(name): file for file, tensors in shards.items() for name in tensors}
         index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -25,7 +25,7 @@ from asclepius_jax.config import (
     TrainConfig,
 )
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
-from asclepius_jax.convert.export_peft import HostAdapters, peft_shapes, peft_tensors, read_adapters, write_peft
+from asclepius_jax.convert.export_peft import HostAdapters, peft_tensors, read_adapters, write_peft
 from asclepius_jax.convert.merge_adapters import merge, whole_reader
 from asclepius_jax.convert.weights import Share
 from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
@@ -144,7 +144,9 @@ def test_the_folder_has_every_tensor_that_peft_would_have_saved(start: Path, fol
 
 
 def test_some_targets_make_some_tensors():
-    shapes = peft_shapes(MODEL, adapted(build(MODEL), LoraConfig(rank=5, targets=("v", "down"))).lora)
+    model = adapted(build(MODEL), LoraConfig(rank=5, targets=("v", "down")))
+    empty = jax.tree.map(lambda shape: np.zeros(shape.shape, np.float32), model.adapter_shapes)
+    shapes = {name: array.shape for name, array in peft_tensors(HostAdapters(model.lora, empty), MODEL)}
     assert len(shapes) == 2 * 2 * MODEL.num_layers
     stem = "base_model.model.model.layers.1"
     assert shapes[f"{stem}.self_attn.v_proj.lora_A.weight"] == (5, 32)
@@ -158,7 +160,7 @@ def test_bfloat16_tensors_are_the_nearest_ones(start: Path, tuned: Path, tmp_pat
     assert adapters is not None
     write_peft(tmp_path, build(MODEL), adapters, str(start), "bfloat16")
     written = safetensors.open_safetensors(tmp_path / "adapter_model.safetensors")
-    for name, value in peft_tensors(adapters):
+    for name, value in peft_tensors(adapters, MODEL):
         np.testing.assert_array_equal(written[name], value.astype(written[name].dtype), err_msg=name)
         assert written[name].dtype.itemsize == 2
 
@@ -289,7 +291,7 @@ def test_adapters_train_as_in_peft(start: Path, tmp_path: Path):
         assert float(numbers["loss"]) == pytest.approx(loss.item(), rel=1e-5)
         assert float(numbers["grad_norm"]) == pytest.approx(norm, rel=1e-4)
     expected = {name: p.detach().numpy() for name, p in theirs.named_parameters() if p.requires_grad}
-    for name, value in peft_tensors(host(model.lora, state["adapters"])):
+    for name, value in peft_tensors(host(model.lora, state["adapters"]), MODEL):
         np.testing.assert_allclose(value, expected[name.replace(".weight", ".default.weight")], atol=2e-5, err_msg=name)
     assert max(np.abs(x).max() for name, x in expected.items() if "lora_B" in name) > 1e-2  # it was zero
 
@@ -322,7 +324,7 @@ def test_the_first_adapters_are_drawn_as_peft_draws_them(start: Path):
     wide = LoraConfig(rank=64)
     model = adapted(build(MODEL), wide)
     one = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), model.adapter_shapes)
-    ours = dict(peft_tensors(host(model.lora, random_adapters(model, 0, one))))
+    ours = dict(peft_tensors(host(model.lora, random_adapters(model, 0, one)), MODEL))
     modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     theirs = peft.get_peft_model(from_folder(start), peft.LoraConfig(r=64, target_modules=modules))
     for name, p in theirs.named_parameters():
