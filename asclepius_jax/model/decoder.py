@@ -103,12 +103,12 @@ class Attention(nnx.Module):
         self.k_bias_KH = bias((K, H), ("kv_heads", "head_dim"), config.qkv_bias)
         self.v_bias_KH = bias((K, H), ("kv_heads", "head_dim"), config.qkv_bias)
         self.o_bias_D = bias((D,), ("norm",), config.out_bias)
-        self.q_norm = self.k_norm = None
+        norms: tuple[RMSNorm | None, RMSNorm | None] = (None, None)
         if config.qk_norm == "head":
-            self.q_norm, self.k_norm = (RMSNorm(config, (H,), ("head_dim",)) for _ in "qk")
+            norms = RMSNorm(config, (H,), ("head_dim",)), RMSNorm(config, (H,), ("head_dim",))
         elif config.qk_norm == "whole":
-            self.q_norm = RMSNorm(config, (N, H), ("heads", "head_dim"))
-            self.k_norm = RMSNorm(config, (K, H), ("kv_heads", "head_dim"))
+            norms = RMSNorm(config, (N, H), ("heads", "head_dim")), RMSNorm(config, (K, H), ("kv_heads", "head_dim"))
+        self.q_norm, self.k_norm = norms
         self.query_scale = H**-0.5 if config.query_scale is None else config.query_scale
 
     def __call__(

@@ -98,11 +98,14 @@ def small_blocks(monkeypatch) -> None:
     monkeypatch.setattr(splash, "block_sizes", lambda *_: sizes)
 
 
+LATER = [Scores(100), Scores(128), Scores(384), Scores(999)]
+
+
 @pytest.mark.parametrize(
     "scores",
-    [Scores(1), Scores(100), Scores(128), Scores(129), Scores(383), Scores(384), Scores(999), Scores(None, 0.7),
-     Scores(130, 0.7)],
-)  # fmt: skip
+    [Scores(1), Scores(129), Scores(383), Scores(None, 0.7), Scores(130, 0.7)]
+    + [pytest.param(scores, marks=pytest.mark.slow) for scores in LATER],
+)
 def test_splash_in_a_window_and_with_capped_scores(small_blocks, scores: Scores):
     check(Kernel("splash", interpret=True), 384, 2, 1, 64, "float32", scores)
 
