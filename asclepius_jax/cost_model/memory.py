@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from asclepius_jax.checkpoint.adapters import lora_from
 from asclepius_jax.config import LoraConfig, TrainConfig
 from asclepius_jax.distributed.sharding import RULES
-from asclepius_jax.model.attention import Kernel
+from asclepius_jax.model.attention import Kernel, narrower
 from asclepius_jax.model.layer_scan import REMAT_SAVES
 from asclepius_jax.model.lora import Lora, adapter_axes, adapter_shapes
 from asclepius_jax.model.sizes import DecoderConfig
@@ -97,7 +97,8 @@ def working_bytes(model: DecoderConfig, tokens: float, tensor: int, width: int, 
 
 
 def score_bytes(kernel: Kernel, model: DecoderConfig, mesh: dict[str, int], rows: float, T: int) -> float:
-    """Bytes of arrays of T x T: all scores without a fused kernel, or the mask of cuDNN on Ampere."""
+    """Bytes of arrays of T x T: all scores without a fused kernel, or the masks of cuDNN on Ampere."""
     if kernel.name == "xla":
         return 12 * rows * model.num_heads / (mesh["tensor"] * mesh["context"]) * T * T
-    return 2 * rows * T * T if kernel.name == "cudnn_mask" else 0.0
+    masks = len({narrower(model.window_of(kind), T) for kind in model.kinds})
+    return 2 * masks * rows * T * T if kernel.name == "cudnn_mask" else 0.0

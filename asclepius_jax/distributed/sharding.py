@@ -73,7 +73,7 @@ def check_model_divides(mesh: Mesh, model: DecoderConfig) -> None:
         ("tensor", tensor, "attention heads", model.num_heads),
         ("tensor", tensor, "key/value heads", model.num_kv_heads),
         ("tensor", tensor, "feed-forward width", model.mlp_dim),
-        ("tensor", tensor, "vocabulary", model.vocab_size),
+        ("tensor", tensor, "vocabulary", model.table_rows),
         # Around attention, each tensor device's heads are split over context devices.
         ("tensor x mesh.context", tensor * context, "attention heads", model.num_heads),
         ("tensor x mesh.context", tensor * context, "key/value heads", model.num_kv_heads),

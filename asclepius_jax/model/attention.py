@@ -33,17 +33,17 @@ class Kernel:
         assert self.name != "cudnn_packed" or self.max_segments > 1, "cudnn_packed needs a limit on documents per row"
 
 
-def prepare(kernel: Kernel, segments_BT: jax.Array) -> Any:
-    """The boundaries of documents in the form that the kernel needs, computed once for all layers."""
+def prepare(kernel: Kernel, segments_BT: jax.Array, window: int | None = None) -> Any:
+    """What tokens see, in the form that the kernel needs, computed once for all layers with the window."""
     match kernel.name:
         case "splash":
             return segments_BT
         case "cudnn_packed":
             return cudnn.runs(segments_BT, kernel.max_segments)
         case "cudnn_mask":
-            return cudnn.bias(segments_BT)
+            return cudnn.bias(segments_BT, narrower(window, segments_BT.shape[1]))
         case _:
-            return packed_mask(segments_BT)
+            return packed_mask(segments_BT, narrower(window, segments_BT.shape[1]))
 
 
 class Scores(NamedTuple):
@@ -66,9 +66,9 @@ def attend(
 ) -> jax.Array:
     """Attention output (B, T, N, H), where a token sees itself and the tokens before it in its own document.
 
-    `documents` is the result of `prepare`.
+    `documents` is the result of `prepare` with the window of `scores`.
     """
-    window = None if scores.window is None or scores.window >= q_BTNH.shape[1] else scores.window
+    window = narrower(scores.window, q_BTNH.shape[1])
     match kernel.name:
         case "splash":
             return splash.attend(
@@ -79,25 +79,26 @@ def attend(
             return cudnn.attend_packed(q_BTNH, k_BSKH, v_BSKH, *documents, kernel.max_segments, window or 0, SAVED_NAME)
         case "cudnn_mask":
             assert scores.cap is None, "choose_kernel gives cuDNN no model with capped scores"
-            return cudnn.attend_masked(q_BTNH, k_BSKH, v_BSKH, cudnn.windowed(documents, window), SAVED_NAME)
+            return cudnn.attend_masked(q_BTNH, k_BSKH, v_BSKH, documents, SAVED_NAME)
         case _:
-            mask_BTS = documents if window is None else documents & near(q_BTNH.shape[1], window)
-            return plain(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scores.cap)
+            return plain(q_BTNH, k_BSKH, v_BSKH, documents, scores.cap)
 
 
-def near(T: int, window: int) -> jax.Array:
-    """Mask (T, S) of the keys that are fewer than `window` tokens before a query."""
-    return jnp.arange(T)[:, None] - jnp.arange(T) < window
+def narrower(window: int | None, T: int) -> int | None:
+    """The window, or None if no token of a row of T tokens is outside of it."""
+    return None if window is None or window >= T else window
 
 
-def packed_mask(segments_BT: jax.Array) -> jax.Array:
-    """Mask (B, T, S) in which a token sees itself and the tokens before it in its own document.
+def packed_mask(segments_BT: jax.Array, window: int | None = None) -> jax.Array:
+    """Mask (B, T, S) in which a token sees itself and the tokens before it in its own document, `window` in all.
 
     Segment 0 is padding. It sees only padding, so that no row of the softmax is empty.
     """
     T = segments_BT.shape[1]
+    seen_TS = jnp.tril(jnp.ones((T, T), bool))
+    seen_TS = seen_TS if window is None else seen_TS & ~jnp.tril(jnp.ones((T, T), bool), -window)
     same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
-    return same_BTS & jnp.tril(jnp.ones((T, T), bool))
+    return same_BTS & seen_TS
 
 
 def cached_mask(positions_BT: jax.Array, num_slots: int, window: int | None = None) -> jax.Array:

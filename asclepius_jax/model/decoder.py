@@ -20,7 +20,7 @@ from asclepius_jax.model import output_loss
 from asclepius_jax.model.activations import ACTIVATIONS, capped, xielu
 from asclepius_jax.model.attention import Kernel, Scores, attend, cached_mask, plain, prepare
 from asclepius_jax.model.collectives import Parallel
-from asclepius_jax.model.layer_scan import remat_policy, scan_layers
+from asclepius_jax.model.layer_scan import scan_layers
 from asclepius_jax.model.lora import NO_ADAPTERS, Adapters, Lora, adapter_axes, adapter_shapes
 from asclepius_jax.model.rope import CosSin, angles_by_kind, rotate
 from asclepius_jax.model.sizes import DecoderConfig
@@ -258,31 +258,28 @@ class Decoder(nnx.Module):
     ) -> jax.Array:
         """Hidden states (B, T, D) before the last norm, for this tensor device's part of the positions."""
         graphdef, blocks = nnx.split(self.blocks)
-        mask = prepare(kernel, parallel.whole_rows(inputs.segments_BT))
-        rows = self.rows_by_kind(Rows(kernel, inputs.positions_BT, mask, Scores()))
-        policy = remat_policy(remat)
+        mask_of = functools.partial(prepare, kernel, parallel.whole_rows(inputs.segments_BT))
+        rows = self.rows_by_kind(kernel, inputs.positions_BT, mask_of)
 
         def run(kind: str, x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, None]:
-            @functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)  # a scan already prevents CSE
-            def one(x_BTD: jax.Array, layer: Any) -> jax.Array:
-                block, adapter = layer
-                x_BTD = checkpoint_name(x_BTD, "block_input")
-                return nnx.merge(graphdef, block)(x_BTD, rows[kind], parallel, self.adapters.of_layer(adapter))[0]
-
-            return one(x_BTD, layer), None
+            block, adapter = layer
+            x_BTD = checkpoint_name(x_BTD, "block_input")
+            return nnx.merge(graphdef, block)(x_BTD, rows[kind], parallel, self.adapters.of_layer(adapter))
 
         x_BTD = self.embedded(inputs.tokens_BT, parallel, dtype)
-        return scan_layers(self.config, run, x_BTD, (blocks, self.adapters.by_layer()))[0]
+        return scan_layers(self.config, run, x_BTD, (blocks, self.adapters.by_layer()), remat)[0]
 
     def embedded(self, tokens_BT: jax.Array, parallel: Parallel, dtype: str) -> jax.Array:
         return scaled(output_loss.lookup(self.embed_VD[...], tokens_BT, parallel, dtype), self.config.embedding_scale)
 
-    def rows_by_kind(self, rows: Rows) -> dict[str, Rows]:
-        """What the layers of each kind read."""
+    def rows_by_kind(self, kernel: Kernel, positions_BT: jax.Array, mask_of: Any) -> dict[str, Rows]:
+        """What the layers of each kind read. `mask_of(window)` makes their mask, once for all kinds with the window."""
         config = self.config
+        windows = {kind: config.window_of(kind) for kind in dict.fromkeys(config.kinds)}
+        masks = {window: mask_of(window) for window in dict.fromkeys(windows.values())}
         return {
-            kind: rows._replace(scores=Scores(config.window_of(kind), config.score_cap), cos_sin=cos_sin)
-            for kind, cos_sin in angles_by_kind(rows.positions_BT, config).items()
+            kind: Rows(kernel, positions_BT, masks[windows[kind]], Scores(windows[kind], config.score_cap), cos_sin)
+            for kind, cos_sin in angles_by_kind(positions_BT, config).items()
         }
 
     def loss_sum(
@@ -305,10 +302,8 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, Cache]:
         """Hidden states (B, T, D) of the tokens at `positions_BT`, to be passed to `logits`, and the updated cache."""
         graphdef, blocks = nnx.split(self.blocks)
-        rows = {
-            kind: rows._replace(attention_mask=cached_mask(positions_BT, cache.k_LBSKH.shape[2], rows.scores.window))
-            for kind, rows in self.rows_by_kind(Rows(PLAIN, positions_BT, None, Scores())).items()
-        }
+        mask_of = functools.partial(cached_mask, positions_BT, cache.k_LBSKH.shape[2])
+        rows = self.rows_by_kind(PLAIN, positions_BT, mask_of)
 
         def run(kind: str, x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
             block, kv, adapter = layer

@@ -3,6 +3,7 @@
 Others are read from a Hugging Face config.json (`huggingface.model_config.read_config`).
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -106,14 +107,8 @@ class DecoderConfig:
 
     @property
     def stretches(self) -> tuple[Stretch, ...]:
-        """The layers as repeated patterns, each as long as possible, so that compile time is flat in depth."""
-        found: list[Stretch] = []
-        start = 0
-        while start < self.num_layers:
-            choices = [stretch_of(self.kinds, start, size) for size in range(1, LONGEST_PERIOD + 1)]
-            found.append(max(choices, key=lambda s: (s.repeats > 1, s.num_layers, -len(s.pattern))))
-            start += found[-1].num_layers
-        return tuple(found)
+        """The layers as repeated patterns."""
+        return stretches_of(self.kinds)
 
     def mean_visible(self, row_length: int, causal: bool = True) -> float:
         """Tokens that a query sees in a row of one document, averaged over queries and layers.
@@ -154,13 +149,23 @@ def tuples(raw: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
 
 
-def stretch_of(kinds: tuple[str, ...], start: int, size: int) -> Stretch:
-    """The longest repetition of the `size` kinds that begin at layer `start`."""
-    pattern = kinds[start : start + size]
-    repeats = 1
-    while kinds[start + repeats * size : start + (repeats + 1) * size] == pattern:
-        repeats += 1
-    return Stretch(start, pattern, repeats)
+@functools.cache
+def stretches_of(kinds: tuple[str, ...]) -> tuple[Stretch, ...]:
+    """The split of all layers into stretches with the fewest layers in their patterns, which are what is compiled.
+
+    Among equals, the one with the fewest stretches, as each of several needs a copy of its layers' parameters.
+    """
+    best: dict[int, tuple[int, int, tuple[Stretch, ...]]] = {len(kinds): (0, 0, ())}  # of the layers from each on
+    for start in reversed(range(len(kinds))):
+        choices = []
+        for size in range(1, min(LONGEST_PERIOD, len(kinds) - start) + 1):
+            pattern, end = kinds[start : start + size], start
+            while kinds[end : end + size] == pattern:
+                end += size
+                layers, number, rest = best[end]
+                choices.append((size + layers, 1 + number, (Stretch(start, pattern, (end - start) // size), *rest)))
+        best[start] = min(choices, key=lambda choice: (*choice[:2], -choice[2][0].num_layers))
+    return best[0][2]
 
 
 VARIANTS = {

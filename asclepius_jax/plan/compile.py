@@ -25,7 +25,7 @@ from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.decoder import Model
 from asclepius_jax.plan import hlo
 from asclepius_jax.plan.host_needs import checkpoint_bytes, host_facts, start_facts
-from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel
+from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel, fallback
 from asclepius_jax.train.compiled_step import program_facts
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.setup import build_model, check_steps, total_steps
@@ -112,6 +112,7 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
             "microbatches": config.batch.microbatches,
             "remat": config.compute.remat,
             "attention": kernel.name,
+            "attention_note": fallback(config, mesh, model.config, kernel),
             "rows_per_device": layout_of(config, mesh, model.config).rows_per_device,
         },
         "checkpoint_bytes": checkpoint_bytes(state),

@@ -17,6 +17,8 @@ def show(report: dict[str, Any]) -> None:
         f"{chosen['microbatches']} x {chosen['rows_per_device']} rows per device, remat {chosen['remat']}, "
         f"attention {chosen['attention']}"
     )
+    if chosen["attention_note"]:
+        console.print(chosen["attention_note"], markup=False, highlight=False)
     console.print(verdict(report))
     console.print(memory_table(report["memory"]))
     console.print(host_table(report["host"]))

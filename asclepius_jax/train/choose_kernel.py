@@ -4,6 +4,7 @@ import jax
 from jax.sharding import Mesh
 
 from asclepius_jax.config import ComputeConfig, TrainConfig
+from asclepius_jax.cost_model.memory import score_bytes
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.kernels import splash
 from asclepius_jax.model.sizes import DecoderConfig
@@ -18,6 +19,8 @@ def choose_kernel(
 ) -> Kernel:
     """The configured kernel, or with auto: splash on TPUs, cuDNN on NVIDIA GPUs and plain XLA elsewhere.
 
+    Where cuDNN cannot compute what the model or its type needs, auto is plain XLA as well (`fallback` says so).
+
     Raises UserError if the kernel cannot run on these devices or with this model.
     """
     device = mesh.devices.flat[0]
@@ -25,13 +28,40 @@ def choose_kernel(
     choice: str = compute.attention
     if choice == "auto":
         choice = {"tpu": "splash", "gpu": "cudnn"}.get(device.platform, "xla")
-        if choice == "cudnn" and compute.dtype == "float32":
-            choice = "xla"  # cuDNN's fused attention computes in 16 bits only
+        if choice == "cudnn" and beyond_cudnn(compute, model):
+            choice = "xla"
     if choice == "splash":
         return splash_kernel(device, row_length)
     if choice == "cudnn":
         return cudnn_kernel(device, compute, model, row_length, max_segments)
     return Kernel("xla")
+
+
+def beyond_cudnn(compute: ComputeConfig, model: DecoderConfig) -> str:
+    """The reason why cuDNN's fused attention cannot compute this on any GPU, empty if it can; auto then takes XLA."""
+    if compute.dtype != "bfloat16":
+        return f"it computes in bfloat16, compute.dtype is {compute.dtype}"
+    if model.score_cap is not None:
+        return f"it cannot cap attention scores, which the model caps at {model.score_cap:g}"
+    return ""
+
+
+def fallback(config: TrainConfig, mesh: Mesh, model: DecoderConfig, kernel: Kernel) -> str:
+    """One line on why a GPU computes attention without a fused kernel, and its memory; empty where it has one.
+
+    `config` has its microbatches chosen. Without auto, plain XLA is what was asked for.
+    """
+    reason = beyond_cudnn(config.compute, model)
+    device = mesh.devices.flat[0]
+    if not reason or device.platform != "gpu" or kernel.name != "xla" or config.compute.attention != "auto":
+        return ""
+    shape = dict(mesh.shape)
+    rows = config.batch.global_batch / config.batch.microbatches / (shape["data"] * shape["fsdp"])
+    gib = score_bytes(kernel, model, shape, rows, config.data.row_length) / 2**30
+    return (
+        f"attention xla instead of cudnn: {reason}; all scores of a layer are in memory, about {gib:.1f} GiB per "
+        "device, which more --batch.microbatches and shorter rows reduce"
+    )
 
 
 def splash_kernel(device: jax.Device, row_length: int) -> Kernel:
@@ -52,10 +82,8 @@ def cudnn_kernel(
         raise UserError(
             f"compute.attention cudnn: it runs on NVIDIA GPUs, this is {device.device_kind}; leave it at auto"
         )
-    if compute.dtype != "bfloat16":
-        raise UserError(
-            f"compute.attention cudnn computes in bfloat16, compute.dtype is {compute.dtype}: leave it at auto"
-        )
+    if reason := beyond_cudnn(compute, model):
+        raise UserError(f"compute.attention cudnn: {reason}: leave it at auto, which then takes plain XLA")
     capability = tuple(int(part) for part in device.compute_capability.split("."))
     widest = 256 if capability >= (9, 0) else 128
     if model.head_dim > widest or model.head_dim % 8:

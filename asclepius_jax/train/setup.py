@@ -19,7 +19,7 @@ from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.decoder import Model, build
 from asclepius_jax.model.sizes import DecoderConfig
 from asclepius_jax.train.batches import Batch, PackedRows, TrainBatches
-from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel
+from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel, fallback
 from asclepius_jax.train.compiled_step import load_program, program_facts
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.start import (
@@ -195,6 +195,7 @@ def make_step(
             say_steps(config, len(rows))
     kernel = choose_kernel(config, mesh, model.config, most_segments(rows, held_out))
     config = settle(config, model.config, mesh, kernel, quiet)
+    say_fallback(config, mesh, model.config, kernel, quiet)
     steps = total_steps(config, 0 if rows is None else len(rows))
     optimizer = make_optimizer(config.optimizer, steps)
     shardings = state_shardings(mesh, model, optimizer)
@@ -203,6 +204,12 @@ def make_step(
     if rows is not None:
         batches = TrainBatches(rows, config.batch.global_batch, config.data.seed, batch_sharding(mesh))
     return TrainStep(config, model, mesh, kernel, optimizer, shardings, steps, rows, batches, function)
+
+
+def say_fallback(config: TrainConfig, mesh: Mesh, model: DecoderConfig, kernel: Kernel, quiet: bool) -> None:
+    said = fallback(config, mesh, model, kernel)
+    if said and jax.process_index() == 0 and not quiet:
+        print(said, flush=True)
 
 
 def total_steps(config: TrainConfig, rows: int) -> int:

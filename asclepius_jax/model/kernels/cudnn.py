@@ -34,19 +34,17 @@ def runs(segments_BT: jax.Array, max_segments: int) -> tuple[jax.Array, jax.Arra
     return starts, jnp.diff(starts)
 
 
-def bias(segments_BT: jax.Array) -> jax.Array:
-    """Additive mask (B, 1, T, T) in bfloat16: 0 within a document, a large negative number across documents."""
-    same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
-    return jnp.where(same_BTT, 0.0, MASKED).astype(jnp.bfloat16)[:, None]
+def bias(segments_BT: jax.Array, window: int | None = None) -> jax.Array:
+    """Additive mask (B, 1, T, T) in bfloat16: 0 within a document, a large negative number across documents.
 
-
-def windowed(bias_B1TT: jax.Array, window: int | None) -> jax.Array:
-    """The additive mask of a layer whose queries see `window` tokens, themselves included."""
-    if window is None:
-        return bias_B1TT
-    T = bias_B1TT.shape[-1]
-    far_TT = jnp.arange(T)[:, None] - jnp.arange(T) >= window
-    return jnp.where(far_TT, jnp.asarray(MASKED, bias_B1TT.dtype), bias_B1TT)
+    With a window, keys that are `window` tokens or more before a query are masked too: before version 9.10.2, cuDNN
+    takes no window beside a bias.
+    """
+    seen_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
+    if window is not None:
+        positions_T = jnp.arange(segments_BT.shape[1])
+        seen_BTT &= positions_T[:, None] - positions_T < window
+    return jnp.where(seen_BTT, 0.0, MASKED).astype(jnp.bfloat16)[:, None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))

@@ -5,6 +5,7 @@ one of them a single token, and padding. Shape suffixes: T position, N query hea
 C tokens, D model width, V vocabulary, F columns.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ PARTS = ("forward", "backward")
 SMALL_LENGTH, LONGEST_ROW = 256, 4096
 SMALL_WIDTH = {"xla": 16}  # of a head; the fused kernels' smallest tiles are wider
 CHECKED_VOCABULARY, CHECKED_COLUMNS, CHECKED_TOKENS = 1024, 1024, 64
+# Scores and logits are drawn with a standard deviation of about 1, so that a cap of 30 or 50 would change nothing.
+MOST_CHECKED_CAP = 2.0
 
 
 class Case(NamedTuple):
@@ -57,31 +60,49 @@ def cases(run: Run) -> Iterator[Case]:
     model, dtype = run.model.config, run.config.compute.dtype
     length = run.config.data.row_length
     narrow = min(model.head_dim, SMALL_WIDTH.get(run.kernel.name, 64))
-    yield attention_case(run, min(length, SMALL_LENGTH), narrow)
-    if (min(length, LONGEST_ROW), model.head_dim) != (min(length, SMALL_LENGTH), narrow):
-        yield attention_case(run, min(length, LONGEST_ROW), model.head_dim)
-    D, axis = model.embed_dim, 1 if model.tie_embeddings else 0
+    sizes = dict.fromkeys([(min(length, SMALL_LENGTH), narrow), (min(length, LONGEST_ROW), model.head_dim)])
+    windows = dict.fromkeys(attention.narrower(model.window_of(kind), length) for kind in model.kinds)
+    for (T, H), window in itertools.product(sizes, windows):
+        yield attention_case(run, T, H, attention.Scores(window, model.score_cap))
+    D, used = model.embed_dim, min(model.vocab_size, CHECKED_VOCABULARY)
+    # The padding of a vocabulary is zeros; what is checked is that it has no probability.
+    V, padded = used + min(model.vocab_padding, CHECKED_VOCABULARY), model.vocab_padding > 0
+    axis, cap = 1 if model.tie_embeddings else 0, checked_cap(model.logit_cap)
     # More than a chunk of the loss, so that one is cut and padded.
-    yield loss_case(output_loss.CHUNK_TOKENS + 6, D, min(model.vocab_size, CHECKED_VOCABULARY), axis, dtype)
+    yield loss_case(output_loss.CHUNK_TOKENS + 6, D, V, output_loss.Logits(axis, used if padded else None, cap), dtype)
     yield product_case(CHECKED_TOKENS, D, min(model.mlp_dim, CHECKED_COLUMNS), dtype)
 
 
-def attention_case(run: Run, T: int, H: int) -> Case:
+def checked_cap(cap: float | None) -> float | None:
+    """A cap that the numbers drawn here come near to."""
+    return None if cap is None else min(cap, MOST_CHECKED_CAP)
+
+
+def attention_case(run: Run, T: int, H: int, scores: attention.Scores) -> Case:
     model, kernel, dtype = run.model.config, run.kernel, run.config.compute.dtype
     K = 2 if T <= SMALL_LENGTH else 1
     N = K * min(model.num_heads // model.num_kv_heads, 2)
     q, d_out = drawn((1, T, N, H), dtype, H**-0.5), drawn((1, T, N, H), dtype, seed=1)
     k, v = drawn((1, T, K, H), dtype, seed=2), drawn((1, T, K, H), dtype, seed=3)
     segments = packed_segments(T, max(kernel.max_segments - 1, 1) if kernel.name == "cudnn_packed" else 5)
+    scores = attention.Scores(checked_window(scores.window, segments), checked_cap(scores.cap))
 
     def attend(q: Any, k: Any, v: Any, segments: Any, d_out: Any) -> Any:
-        documents = attention.prepare(kernel, segments)
-        out, pull = jax.vjp(lambda q, k, v: attention.attend(kernel, q, k, v, documents), q, k, v)
+        documents = attention.prepare(kernel, segments, scores.window)
+        out, pull = jax.vjp(lambda q, k, v: attention.attend(kernel, q, k, v, documents, scores), q, k, v)
         return out, *pull(d_out)
 
-    out, grads = reference(q, k, v, segments, d_out)
+    out, grads = reference(q, k, v, segments, d_out, scores)
     name = f"attention {kernel.name} {dtype}, head width {H}, {T} tokens"
+    name += f", window {scores.window}" if scores.window else ""
+    name += ", capped" if scores.cap else ""
     return Case(name, attend, (q, k, v, segments, d_out), (out, *grads))
+
+
+def checked_window(window: int | None, segments_BT: np.ndarray) -> int | None:
+    """The window, or, where no document is longer, half of the longest document, so that it hides something."""
+    longest = int(np.bincount(segments_BT.ravel()).max())
+    return window if window is None or window < longest else max(longest // 2, 1)
 
 
 def packed_segments(T: int, documents: int) -> np.ndarray:
@@ -94,24 +115,23 @@ def packed_segments(T: int, documents: int) -> np.ndarray:
     return np.pad(ids, (0, T - used))[None].astype(np.int32)
 
 
-def loss_case(C: int, D: int, V: int, axis: int, dtype: str) -> Case:
+def loss_case(C: int, D: int, V: int, logits: output_loss.Logits, dtype: str) -> Case:
     x_CD = drawn((C, D), dtype)
     head_DV = drawn((D, V), dtype, D**-0.5, seed=1).astype(np.float32)
-    targets_C = np.random.default_rng(2).integers(0, V, C).astype(np.int32)
+    targets_C = np.random.default_rng(2).integers(0, logits.vocab_size or V, C).astype(np.int32)
     weights_C = (np.random.default_rng(3).random(C) < 0.7).astype(np.float32)
 
     def loss(x_CD: Any, head_DV: Any, targets_C: Any, weights_C: Any) -> Any:
         def summed(x_CD: Any, head_DV: Any) -> Any:
-            head = head_DV if axis == 0 else head_DV.T
-            return output_loss.loss_sum(
-                x_CD[None], head, targets_C[None], weights_C[None], ALONE, output_loss.Logits(axis)
-            )
+            head = head_DV if logits.axis == 0 else head_DV.T
+            return output_loss.loss_sum(x_CD[None], head, targets_C[None], weights_C[None], ALONE, logits)
 
         value, grads = jax.value_and_grad(summed, (0, 1))(x_CD, head_DV)
         return value[None], *grads
 
     inputs = (x_CD, head_DV, targets_C, weights_C)
-    return Case(f"output loss {dtype}, width {D}", loss, inputs, loss_reference(*inputs))
+    name = f"output loss {dtype}, width {D}" + (", capped" if logits.cap else "")
+    return Case(name, loss, inputs, loss_reference(*inputs, logits))
 
 
 def product_case(C: int, D: int, F: int, dtype: str) -> Case:

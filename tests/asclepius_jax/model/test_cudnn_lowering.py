@@ -63,10 +63,10 @@ def operands(N: int, K: int, packed: bool, backward: bool) -> list[jax.ShapeDtyp
     return made + ([] if packed else [shape(B, 1, T, T)]) + [q] * backward + [integers(B * M)] * packed
 
 
-def jax_call(N: int, K: int, packed: bool, backward: bool) -> Call:
+def jax_call(N: int, K: int, packed: bool, backward: bool, window: int = 0) -> Call:
     """What JAX's own primitive lowers to, given the same operands in the same order."""
     theirs = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
-    options = {"scale": 1.0, "seed": 0, "dropout_rate": 0.0, "sliding_window_length": 0}
+    options = {"scale": 1.0, "seed": 0, "dropout_rate": 0.0, "sliding_window_length": window}
     options["layout"] = theirs.AttentionLayout.BTNH.value
     options["variadic_args"] = (not packed, False)  # has a bias, wants no gradient of it
     options["mask_type"] = theirs.MaskType.PADDING_CAUSAL if packed else theirs.MaskType.CAUSAL
@@ -95,21 +95,21 @@ def jax_call(N: int, K: int, packed: bool, backward: bool) -> Call:
     return call
 
 
-def our_call(N: int, K: int, packed: bool, backward: bool) -> Call:
+def our_call(N: int, K: int, packed: bool, backward: bool, window: int = 0) -> Call:
     """Through the rules of differentiation, so that the order is the one that training gets."""
 
     def run(*given):
         q, k, v, *rest = given
         starts = jnp.zeros(B * M + 1, jnp.int32)
         if not backward and packed:
-            return cudnn.packed_forward(q, k, v, starts, rest[0], M, "saved")[0]
+            return cudnn.packed_forward(q, k, v, starts, rest[0], M, window, "saved")[0]
         if not backward:
             return cudnn.masked_forward(q, k, v, rest[0], "saved")[0]
         stats, d_out, *rest = rest
         if packed:
             out, lengths = rest
             residuals = (q, k, v, (lengths, lengths, starts, starts), out, stats)
-            return cudnn.packed_backward(M, "saved", residuals, d_out)[:3]
+            return cudnn.packed_backward(M, window, "saved", residuals, d_out)[:3]
         bias, out = rest
         return cudnn.masked_backward("saved", (q, k, v, bias, out, stats), d_out)[:3]
 
@@ -128,11 +128,11 @@ EMPTY: tuple[Any, ...] = ([], {}, "0", "PRIMITIVE_TYPE_INVALID")
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "masked"])
+@pytest.mark.parametrize(("packed", "window"), [(True, 0), (True, 9), (False, 0)], ids=["packed", "window", "masked"])
 @pytest.mark.parametrize(("N", "K"), HEADS)
-def test_a_call_is_the_one_that_jax_lowers_to(N: int, K: int, packed: bool, backward: bool):
+def test_a_call_is_the_one_that_jax_lowers_to(N: int, K: int, packed: bool, window: int, backward: bool):
     """The target, the order, types and layouts of what goes in and out, and the description."""
-    ours, theirs = (make(N, K, packed, backward) for make in (our_call, jax_call))
+    ours, theirs = (make(N, K, packed, backward, window) for make in (our_call, jax_call))
     assert ours.target == theirs.target
     arguments = [name for name in theirs.operands if name.startswith("%arg")]
     assert len(set(arguments)) == len(operands(N, K, packed, backward))
@@ -157,12 +157,14 @@ def test_the_backward_pass_gets_what_the_forward_pass_left(packed: bool):
 
     def grads(q, k, v, d_out, *extra):
         if packed:
-            return jax.vjp(lambda q, k, v: cudnn.attend_packed(q, k, v, *extra, M, "saved"), q, k, v)[1](d_out)
+            return jax.vjp(lambda q, k, v: cudnn.attend_packed(q, k, v, *extra, M, 9, "saved"), q, k, v)[1](d_out)
         return jax.vjp(lambda q, k, v: cudnn.attend_masked(q, k, v, *extra, "saved"), q, k, v)[1](d_out)
 
     forward, backward = calls(grads, q, k, k, q, *extra)
     theirs = jax_call(4, 2, packed, True)
     assert forward.target + "Backward" == backward.target
+    windows = {call.config.get("sliding_window_length", 0) for call in (forward, backward)}
+    assert windows == {9 if packed else 0}
     assert backward.operands[:3] == forward.operands[:3] == ["%arg0", "%arg1", "%arg2"]
     assert backward.operands[4] == "%arg3"  # the gradient of the output
     assert backward.operands[3].endswith("#1")  # of the forward call's results: its stats

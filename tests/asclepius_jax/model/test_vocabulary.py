@@ -14,6 +14,7 @@ from asclepius_jax.model import output_loss
 from asclepius_jax.model.collectives import Parallel
 from asclepius_jax.model.output_loss import Logits
 from asclepius_jax.plan import hlo
+from asclepius_jax.plan.preflight.float64_reference import loss_reference
 from asclepius_jax.train.step import shard_map
 
 B, T, D, V = 2, 12, 8, 24
@@ -110,6 +111,35 @@ def test_split_over_devices_it_is_the_same(fsdp: int, tensor: int, axis: int):
     arrays = [np.asarray(each, np.float32) for each in (x, head if axis == 0 else head.T)]
     value, d_x, d_matrix = jax.jit(spread)(*arrays, targets, weights.astype(np.float32))
     compare((value, d_x, d_matrix if axis == 0 else d_matrix.T), expected(x, head, targets, weights), 2e-6)
+
+
+# Logits have a standard deviation of 3. Of 24 columns: none, one, or all of the last tensor device's are padding.
+@pytest.mark.parametrize(
+    "logits",
+    [Logits(0, None, 2.0), Logits(1, 23), Logits(0, 18, 2.0), Logits(1, 18, 30.0), Logits(0, 17)],
+    ids=["cap", "padding tied", "both", "both tied", "padding"],
+)
+@pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (1, 4), (2, 2)])
+def test_caps_and_padding_against_float64(fsdp: int, tensor: int, logits: Logits):
+    x, head, targets, weights = made()
+    targets %= logits.vocab_size or V
+    mesh = make_mesh(MeshConfig(1, fsdp, tensor), jax.devices()[: fsdp * tensor])
+    parallel = parallel_of(mesh, "float32")
+
+    def local(x_BTD, matrix, targets_BT, weights_BT):
+        loss = lambda x, head: output_loss.loss_sum(x, head, targets_BT, weights_BT, parallel, logits)  # noqa: E731
+        value, (d_x, d_matrix) = jax.value_and_grad(loss, (0, 1))(x_BTD, matrix)
+        return jax.lax.psum(jnp.stack([value, loss(x_BTD, matrix)]), "fsdp"), d_x, d_matrix
+
+    x_spec, rows = PartitionSpec("fsdp", "tensor"), PartitionSpec("fsdp")
+    split = PartitionSpec("fsdp", "tensor") if logits.axis == 0 else PartitionSpec("tensor", "fsdp")
+    spread = shard_map(local, mesh, (x_spec, split, rows, rows), (PartitionSpec(), x_spec, split))
+    arrays = [np.asarray(each, np.float32) for each in (x, head.T if logits.axis else head)]
+    values, d_x, d_matrix = jax.jit(spread)(*arrays, targets, weights.astype(np.float32))
+    loss, d_x_CD, d_head = loss_reference(x.reshape(-1, D), head, targets.ravel(), weights.ravel(), logits)
+    d_matrix = np.asarray(d_matrix.T if logits.axis else d_matrix)
+    compare((values, d_x, d_matrix), (np.repeat(loss, 2), d_x_CD.reshape(x.shape), d_head), 2e-6)
+    np.testing.assert_array_equal(d_matrix[:, logits.vocab_size or V :], 0.0)
 
 
 @pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (2, 1), (1, 4), (2, 2)])

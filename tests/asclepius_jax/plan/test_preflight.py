@@ -18,7 +18,7 @@ from asclepius_jax.cost_model.choose import machine_of
 from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
 from asclepius_jax.model import attention, matmul, output_loss
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.sizes import VARIANTS
+from asclepius_jax.model.sizes import VARIANTS, DecoderConfig
 from asclepius_jax.plan.preflight import kernel_errors, saved_step
 from asclepius_jax.plan.preflight.hosts import judge_hosts
 from asclepius_jax.plan.preflight.preflight import run
@@ -30,6 +30,7 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.folders.folder_lock import locked
 
 GB = 1e9
+TINY = dataclasses.replace(VARIANTS["tiny"], head_dim=32)
 
 
 def rows_of(path: Path) -> dict[str, dict[str, str]]:
@@ -76,12 +77,19 @@ def test_the_folder_of_a_run_that_goes_on_is_refused(base: TrainConfig, tmp_path
 # ---------------------------------------------------------------- kernels
 
 
-def checked(dtype: str, kernel: Kernel, length: int = 64) -> Any:
-    """What the check of kernels reads of a run, of the tiny model on two devices."""
+# Windows shorter and longer than the documents of a checked row, and as long as the rows; caps; padding.
+KINDS = DecoderConfig(
+    251, 32, 64, 3, 4, 2, head_dim=32, max_length=256, window=9, layer_kinds=("window", "full", "window_nope"),
+    score_cap=50.0, logit_cap=30.0, vocab_padding=5,
+)  # fmt: skip
+
+
+def checked(dtype: str, kernel: Kernel, length: int = 64, model: DecoderConfig = TINY) -> Any:
+    """What the check of kernels reads of a run, of a small model on two devices."""
     config = TrainConfig(compute=ComputeConfig(dtype), data=DataConfig(row_length=length))
-    model = SimpleNamespace(config=dataclasses.replace(VARIANTS["tiny"], head_dim=32))
     devices = jax.local_devices()[:2]
-    return SimpleNamespace(config=config, model=model, kernel=kernel, devices=devices, platform="cpu")
+    decoder = SimpleNamespace(config=model)
+    return SimpleNamespace(config=config, model=decoder, kernel=kernel, devices=devices, platform="cpu")
 
 
 def wrong_cases(found: Any) -> list[str]:
@@ -102,7 +110,49 @@ def test_right_kernels_are_well_below_the_limit(dtype: str, kernel: Kernel, leng
     assert 0 < max(error for case in errors.values() for parts in case.values() for error in parts) < limit / 2
 
 
-def leaking(segments_BT: Any) -> Any:
+@pytest.mark.parametrize(
+    ("dtype", "kernel", "length"),
+    [("float32", Kernel(), 64), ("bfloat16", Kernel(), 64), ("bfloat16", Kernel("splash", interpret=True), 128)],
+)
+def test_every_window_of_the_model_is_checked_with_its_caps(dtype: str, kernel: Kernel, length: int):
+    errors = kernel_errors.measure_kernels(checked(dtype, kernel, length, KINDS))["errors"]
+    attention = {name.partition("tokens")[2] for name in errors if name.startswith("attention")}
+    assert attention == {", window 9, capped", ", capped"}
+    assert any(name.startswith("output loss") and name.endswith("capped") for name in errors)
+    limit = kernel_errors.TOLERANCES[dtype, "cpu"]
+    assert 0 < max(error for case in errors.values() for parts in case.values() for error in parts) < limit / 2
+
+
+@pytest.mark.parametrize(("window", "told"), [(40, "window 11"), (64, None), (100, None), (5, "window 5")])
+def test_a_window_beyond_documents_is_made_shorter_and_one_beyond_rows_is_none(window: int, told: str | None):
+    """Rows of 64 tokens, 60 of them used; the longest document has two fifths of these."""
+    model = dataclasses.replace(KINDS, window=window)
+    names = [
+        case.name for case in kernel_errors.cases(checked("float32", Kernel(), 64, model)) if "tokens" in case.name
+    ]
+    assert any(told in name for name in names) if told else not any("window" in name for name in names)
+
+
+@pytest.mark.parametrize("fault", ["window", "window too short", "cap", "logit cap", "padding"])
+def test_a_planted_wrong_window_cap_or_padding_is_named(fault: str, monkeypatch):
+    attend, prepare, loss_sum = attention.attend, attention.prepare, output_loss.loss_sum
+    if fault.startswith("window"):
+        more = 1 if fault == "window" else -1
+        moved = lambda kernel, segments, window: prepare(kernel, segments, window and window + more)  # noqa: E731
+        monkeypatch.setattr(attention, "prepare", moved)
+    elif fault == "cap":
+        monkeypatch.setattr(attention, "attend", lambda *given: attend(*given[:-1], given[-1]._replace(cap=None)))
+    else:
+        wrong = {"cap": None} if fault == "logit cap" else {"vocab_size": None}
+        planted = lambda *given: loss_sum(*given[:-1], given[-1]._replace(**wrong))  # noqa: E731
+        monkeypatch.setattr(output_loss, "loss_sum", planted)
+    wrong_ones = wrong_cases(checked("bfloat16", Kernel(), 64, KINDS))
+    assert wrong_ones
+    named = {"window": "window 9", "window too short": "window 9", "cap": "capped"}.get(fault, "output loss")
+    assert all(named in case for case in wrong_ones), wrong_ones
+
+
+def leaking(segments_BT: Any, window: int | None = None) -> Any:
     B, T = segments_BT.shape
     return jnp.broadcast_to(jnp.tril(jnp.ones((T, T), bool)), (B, T, T))
 
@@ -130,7 +180,7 @@ wrong_backward.defvjp(
     [
         (attention, "packed_mask", leaking, "attention"),
         (attention, "plain", one_wrong_token, "attention"),
-        (attention, "plain", wrong_backward, "attention"),
+        (attention, "plain", lambda *inputs: wrong_backward(*inputs[:4]), "attention"),
         (output_loss, "loss_sum", lambda *inputs: 0.9 * loss_sum(*inputs), "output loss"),
         (
             matmul,
@@ -152,10 +202,12 @@ def test_a_planted_wrong_kernel_is_named(module: Any, name: str, planted: Callab
     ("topology", "kernel"),
     [("h100-1", Kernel("cudnn_packed", 8)), ("a100-80g-1", Kernel("cudnn_mask")), ("v5e-1", Kernel("splash"))],
 )
-def test_the_checks_of_kernels_compile_for_accelerators(topology: str, kernel: Kernel):
+@pytest.mark.parametrize("kinds", [False, True], ids=["llama", "windows"])
+def test_the_checks_of_kernels_compile_for_accelerators(topology: str, kernel: Kernel, kinds: bool):
     devices = compile_devices(parse_topology(topology))
     jax.config.update("jax_enable_compilation_cache", False)
-    for case in kernel_errors.cases(checked("bfloat16", kernel, 512)):
+    model = dataclasses.replace(KINDS, score_cap=50.0 if kernel.name == "splash" else None) if kinds else TINY
+    for case in kernel_errors.cases(checked("bfloat16", kernel, 512, model)):
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in case.inputs]
         assert kernel_errors.program(devices, case).lower(*shapes).compile()
 

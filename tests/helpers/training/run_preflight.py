@@ -28,7 +28,7 @@ from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.watch import health
 
 
-def leak(segments_BT: Any) -> Any:
+def leak(segments_BT: Any, window: int | None = None) -> Any:
     B, T = segments_BT.shape
     return jnp.broadcast_to(jnp.tril(jnp.ones((T, T), bool)), (B, T, T))
 
