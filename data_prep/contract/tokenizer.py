@@ -45,7 +45,8 @@ class Tokenizer(Protocol):
         """The equivalent tokenizer of the `tokenizers` library, which transformers runs."""
 
     def save(self, folder: Path, trained: bool = False) -> None:
-        """Write the tokenizer to a folder. `trained`: for a model that learns to end its texts in EOS."""
+        """Write the tokenizer to a folder. `trained`: for a model that learns from texts to end them in EOS, so that
+        transformers must also read control tokens in a text as text."""
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -156,10 +157,10 @@ class JsonTokenizer:
                 f"{path} is missing: a run folder contains its tokenizer, copy it along with its checkpoints"
             )
         self.files = read_token_files(folder)
-        self.text = read_tokenizer_json(path, self.files)
+        self.json = read_tokenizer_json(path, self.files)
         try:
             with without_stack_traces():
-                self.fast = FastTokenizer.from_str(self.text)
+                self.fast = FastTokenizer.from_str(self.json.marked)
                 self.fast.encode_special_tokens = True  # control tokens written in a text stay text
                 before = self._ids_before()
                 encode(self, UNKNOWN)
@@ -224,10 +225,16 @@ class JsonTokenizer:
         return self.fast
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; control tokens leave nothing, as in transformers, the one for what is unknown included."""
-        named = (self.files.named.get(f"{name}_token") for name in ("unk", "pad"))
-        control = {self.bos_id, self.eos_id, *self.ends, *(self.fast.token_to_id(token) for token in named if token)}
-        return self.fast.decode([i for i in ids if i not in control], skip_special_tokens=True)
+        """The text of ids; special tokens leave nothing, as in transformers, the one for what is unknown included."""
+        return self.fast.decode([i for i in ids if i not in self.silent], skip_special_tokens=False)
+
+    @cached_property
+    def silent(self) -> frozenset[int]:
+        """The ids that leave nothing in a text. An undeclared tag such as <think> is part of an answer."""
+        added = self.fast.get_added_tokens_decoder()
+        special = {i for i, token in added.items() if token.special and token.content not in self.json.undeclared}
+        named = {self.fast.token_to_id(token) for token in self.files.named.values()} - {None}
+        return frozenset(special | named | set(self.ends) | set(beginning(self)))
 
     def token(self, token_id: int | None) -> str:
         return "" if token_id is None else self.fast.id_to_token(token_id) or ""
@@ -244,7 +251,8 @@ class JsonTokenizer:
 
     def save(self, folder: Path, trained: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(self.text, encoding="utf-8")
+        text = self.json.marked if trained else self.json.text
+        (folder / "tokenizer.json").write_text(text, encoding="utf-8")
         if (self.folder / "tokenizer.model").is_file():
             shutil.copyfile(self.folder / "tokenizer.model", folder / "tokenizer.model")
         write_texts(folder, self, self.kept_names(), trained)

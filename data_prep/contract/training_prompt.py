@@ -128,16 +128,16 @@ def text_macro(special_tokens: list[str]) -> str:
     allows. Numbered tokens such as <unused0> to <unused98> are one loop over their numbers.
     """
     single, runs = numbered_runs(special_tokens)
-    loops = [f"{{%- for token in {single!r} -%}}"] if single else []
+    replace = "{%- set text.broken = text.broken | replace(token, token[0] ~ ' ' ~ token[1:]) -%}{%- endfor -%}"
+    loops = [f"{{%- for token in {single!r} -%}}{replace}"] if single else []
     loops += [
-        f"{{%- for number in range({count}) -%}}{{%- set token = {before!r} ~ number ~ {after!r} -%}}"
+        f"{{%- if {before!r} in text.broken -%}}{{%- for number in range({count}) -%}}"
+        f"{{%- set token = {before!r} ~ number ~ {after!r} -%}}{replace}{{%- endif -%}}"
         for before, after, count in runs
     ]
-    replace = "{%- set text.broken = text.broken | replace(token, token[0] ~ ' ' ~ token[1:]) -%}{%- endfor -%}"
     return (
         "{%- macro text_of(message) -%}{%- set text = namespace(broken=message['content'] | trim) -%}"
-        + "".join(loop + replace for loop in loops)
-        + "{{ text.broken }}{%- endmacro -%}"
+        f"{''.join(loops)}{{{{ text.broken }}}}{{%- endmacro -%}}"
     )
 
 
