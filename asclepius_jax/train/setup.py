@@ -34,6 +34,7 @@ from asclepius_jax.train.start import (
 from asclepius_jax.train.step import abstract_batch, abstract_state, make_train_step, state_shardings
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.buckets.objects import is_bucket_url
+from data_prep.contract.tokenizer import JsonTokenizer, pieces_of_texts
 
 DATA_FACTS = ("phase", "rows", "tokens", "loss_tokens", "documents", "packing_efficiency", "licences", "sources")
 FEWEST_STEPS = 10  # the first of them is warmup
@@ -264,7 +265,9 @@ def check_rows(rows: PackedRows | None, length: int, model: DecoderConfig) -> No
             f"data.row_length {length} exceeds the model's maximum of {model.context} tokens "
             f"(max_position_embeddings of a Hugging Face folder): pack with --row-length {model.context} or less"
         )
-    if rows is not None and rows.manifest["vocab_size"] > model.vocab_size:
+    if rows is None or rows.manifest["vocab_size"] <= model.vocab_size:
+        return
+    if pieces_of_texts(JsonTokenizer(rows.folder / "tokenizer"), model.vocab_size):
         raise UserError(
             f"{rows.folder} has token ids up to {rows.manifest['vocab_size'] - 1}, but the model's vocabulary size is "
             f"{model.vocab_size}: pack with the model's own tokenizer"

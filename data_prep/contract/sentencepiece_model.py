@@ -21,7 +21,8 @@ def read_sentencepiece(path: Path) -> Any:
     try:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise UserError(f"{path} is not a SentencePiece model: {error}") from error
+        told = f"{path} is not a SentencePiece model ({error}): pass the folder of its tokenizer.json instead"
+        raise UserError(told) from error
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
     llama = {
         "model_type BPE": trainer.model_type == trainer.BPE,

@@ -26,6 +26,7 @@ from data_prep.contract.tokenizer_files import (
 
 # No vocabulary has this character. One without a piece for what is unknown fails on it, and would fail while packing.
 UNKNOWN = "\U0010fffd"
+OTHER_FORMS = ("tekken.json", "*.tiktoken", "vocab.json")  # of a vocabulary
 
 
 class Tokenizer(Protocol):
@@ -45,7 +46,8 @@ class Tokenizer(Protocol):
         """The equivalent tokenizer of the `tokenizers` library, which transformers runs."""
 
     def save(self, folder: Path, trained: bool = False) -> None:
-        """Write the tokenizer to a folder. `trained`: for a model that learns to end its texts in EOS."""
+        """Write the tokenizer to a folder. `trained`: for a model that learns from texts to end them in EOS, so that
+        transformers must also read control tokens in a text as text."""
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -57,22 +59,40 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         return JsonTokenizer(path)
     if (path / "tokenizer.model").is_file():
         return SentencePieceTokenizer(path / "tokenizer.model", read_token_files(path))
-    raise UserError(f"{path} is not a tokenizer: pass a SentencePiece .model file or a folder with tokenizer.json")
+    told = f"{path} is not a tokenizer: pass a SentencePiece .model file or a folder with tokenizer.json"
+    if other := next((file.name for name in OTHER_FORMS for file in path.glob(name)), ""):
+        told += f", not {other}: load the tokenizer with transformers and save it again"
+    raise UserError(told)
 
 
 def check_vocabulary(tokenizer: Tokenizer, rows: int, where: object) -> None:
-    """Raise UserError if the tokenizer has more pieces than the embedding has rows; print the number of unused rows."""
+    """Raise UserError if a text can have tokens without a row of the embedding; print the number of unused rows."""
     pieces = tokenizer.vocab_size
-    if pieces > rows:
+    if pieces > rows and (beyond := pieces_of_texts(tokenizer, rows)):
         raise UserError(
             f"{where}: the tokenizer has {pieces} pieces, the embedding {rows} rows: use the tokenizer of this model, "
-            "or add embedding rows for the new pieces"
+            f"or add embedding rows for the new pieces, such as {beyond[0]!r:.60}"
         )
+    if pieces > rows:
+        print(f"{where}: {pieces - rows} control tokens without a row of the embedding are never used")
     if pieces < rows:
         print(
             f"{where}: the tokenizer has {pieces} pieces, the embedding {rows} rows; the {rows - pieces} padding rows "
             "are kept"
         )
+
+
+def pieces_of_texts(tokenizer: Tokenizer, first: int) -> list[str]:
+    """The pieces from an id on that documents can contain: all but control tokens that neither begin nor end a text.
+
+    Gemma 3 has one token for images, which the embedding of its models for text alone lacks.
+    """
+    fast = tokenizer.fast_tokenizer()
+    added = fast.get_added_tokens_decoder()
+    idle = {i for i, token in added.items() if token.special} - {*beginning(tokenizer), tokenizer.eos_id}
+    idle -= set(tokenizer.ends)
+    pieces = sorted((number, piece) for piece, number in fast.get_vocab().items())
+    return [piece for number, piece in pieces if number >= first and number not in idle]
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -107,19 +127,23 @@ def encode_after_end(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[in
     """Ids of texts that follow the end-of-text token, as transformers encodes them in a rendered conversation.
 
     After a control token, tokenizers encode text as at the beginning of a text (some prepend a space) or as after a
-    newline. Raises UserError if this tokenizer does neither.
+    newline; with the flag rstrip, as of Phi-3's, the token also takes the white space that follows it. Raises UserError
+    if this tokenizer does none of these.
     """
     from tokenizers import Tokenizer as FastTokenizer
 
     with_control = FastTokenizer.from_str(tokenizer.fast_tokenizer().to_str())
     with_control.encode_special_tokens = False
     end: str = with_control.id_to_token(tokenizer.eos_id)  # type: ignore[assignment]  # the id is in the vocabulary
-    with_control.add_special_tokens([end])
+    if tokenizer.eos_id not in with_control.get_added_tokens_decoder():
+        with_control.add_special_tokens([end])
     probe = "\n\nx y"
-    wanted = with_control.encode(end + probe, add_special_tokens=False).ids[1:]
-    for encode_texts in (tokenizer.encode_batch, partial(encode_continuations, tokenizer)):
-        if encode_texts([probe])[0] == wanted:
-            return encode_texts(texts)
+    ids = with_control.encode("x" + end + probe, add_special_tokens=False).ids
+    wanted = ids[ids.index(tokenizer.eos_id) + 1 :] if tokenizer.eos_id in ids else None
+    for change in (str, str.lstrip):
+        for encode_texts in (tokenizer.encode_batch, partial(encode_continuations, tokenizer)):
+            if encode_texts([change(probe)])[0] == wanted:
+                return encode_texts([change(text) for text in texts])
     raise UserError(
         "the tokenizer encodes text after its end-of-text token in an unsupported way: use data without follow-up turns"
     )
@@ -156,10 +180,10 @@ class JsonTokenizer:
                 f"{path} is missing: a run folder contains its tokenizer, copy it along with its checkpoints"
             )
         self.files = read_token_files(folder)
-        self.text = read_tokenizer_json(path, self.files)
+        self.json = read_tokenizer_json(path, self.files)
         try:
             with without_stack_traces():
-                self.fast = FastTokenizer.from_str(self.text)
+                self.fast = FastTokenizer.from_str(self.json.marked)
                 self.fast.encode_special_tokens = True  # control tokens written in a text stay text
                 before = self._ids_before()
                 encode(self, UNKNOWN)
@@ -224,10 +248,16 @@ class JsonTokenizer:
         return self.fast
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; control tokens leave nothing, as in transformers, the one for what is unknown included."""
-        named = (self.files.named.get(f"{name}_token") for name in ("unk", "pad"))
-        control = {self.bos_id, self.eos_id, *self.ends, *(self.fast.token_to_id(token) for token in named if token)}
-        return self.fast.decode([i for i in ids if i not in control], skip_special_tokens=True)
+        """The text of ids; special tokens leave nothing, as in transformers, the one for what is unknown included."""
+        return self.fast.decode([i for i in ids if i not in self.silent], skip_special_tokens=False)
+
+    @cached_property
+    def silent(self) -> frozenset[int]:
+        """The ids that leave nothing in a text. An undeclared tag such as <think> is part of an answer."""
+        added = self.fast.get_added_tokens_decoder()
+        special = {i for i, token in added.items() if token.special and token.content not in self.json.undeclared}
+        named = {self.fast.token_to_id(token) for token in self.files.named.values()} - {None}
+        return frozenset(special | named | set(self.ends) | set(beginning(self)))
 
     def token(self, token_id: int | None) -> str:
         return "" if token_id is None else self.fast.id_to_token(token_id) or ""
@@ -244,7 +274,8 @@ class JsonTokenizer:
 
     def save(self, folder: Path, trained: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(self.text, encoding="utf-8")
+        text = self.json.marked if trained else self.json.text
+        (folder / "tokenizer.json").write_text(text, encoding="utf-8")
         if (self.folder / "tokenizer.model").is_file():
             shutil.copyfile(self.folder / "tokenizer.model", folder / "tokenizer.model")
         write_texts(folder, self, self.kept_names(), trained)

@@ -23,8 +23,13 @@ NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_t
 KEPT = NAMES[:4]  # the names that a saved folder has
 LISTS = ("additional_special_tokens", "extra_special_tokens")
 LARGEST_ID = 2**24  # many times the largest vocabulary
-# Added tokens that stand for something other than their own letters: <|im_end|>, <pad>, [INST], <<SYS>>.
-MARKUP = re.compile(r"<[^<>\s]+>|<<[^<>\s]+>>|\[/?[A-Z_]+\]", re.DOTALL)
+# Added tokens that stand for something other than their own letters: <|im_end|>, <pad>, [INST], [@BOS@], <<SYS>>.
+MARKUP = re.compile(r"<[^<>\s]+>|<<[^<>\s]+>>|\[[/@]?[A-Za-z_]+@?\]", re.DOTALL)
+# Tags of web pages, which Gemma's vocabulary has as ordinary tokens. <s> is missing: elsewhere it begins a text.
+HTML = re.compile(
+    r"</?(a|b|blockquote|br|caption|code|dd|div|dl|dt|em|h[1-6]|hr|i|img|li|ol|p|pre|span|strong|sub|sup|table|tbody|td|"
+    r"tfoot|th|thead|tr|u|ul)>"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +45,15 @@ class TokenFiles:
     add_bos: bool | None = None
     chat_template: str = ""
 
+    def is_declared(self, content: str) -> bool:
+        """Return whether the files say that an added token is special, so that decoding leaves it out."""
+        return content in self.listed or content in self.special or content in self.named.values()
+
     def is_control(self, content: str) -> bool:
         """Return whether an added token controls a text, so that its letters in a note must not become its id."""
         return (
-            content in self.listed
-            or content in self.special
-            or content in self.named.values()
-            or MARKUP.fullmatch(content) is not None
+            self.is_declared(content)
+            or (MARKUP.fullmatch(content) is not None and HTML.fullmatch(content) is None)
             # A template holds words and white space too, which are ordinary tokens of some vocabularies.
             or (content in self.chat_template and not content.replace(" ", "").isalnum() and not content.isspace())
         )
@@ -157,12 +164,20 @@ def read_chat_template(folder: Path, config: dict[str, Any]) -> str:
 # ---------------------------------------------------------------- tokenizer.json
 
 
-def read_tokenizer_json(path: Path, files: TokenFiles) -> str:
-    """The text of a tokenizer.json that gives each text the same ids every time, and never control tokens.
+@dataclasses.dataclass(frozen=True)
+class TokenizerJson:
+    """The text of a tokenizer.json that gives each text the same ids every time."""
 
-    Dropout of merges, truncation and padding are for training and for batches, and are taken out. Added tokens that
-    control a text are marked as special, because `tokenizers` keeps only such tokens from being found in a text. A file
-    that needs no change is returned as it is.
+    text: str  # with the tokens marked as special that the folder declares as such
+    marked: str  # with all tokens marked that control a text
+    undeclared: frozenset[str]  # the tokens that differ
+
+
+def read_tokenizer_json(path: Path, files: TokenFiles) -> TokenizerJson:
+    """Read a tokenizer.json, without dropout of merges, truncation and padding, which are for training and for batches.
+
+    `tokenizers` finds every added token in a text but those marked as special, and leaves only these out when decoding.
+    Files that need no change are returned as they are.
     """
     content = path.read_bytes()
     raw = parse_object(content, f"{path} is not a tokenizer")
@@ -174,10 +189,19 @@ def read_tokenizer_json(path: Path, files: TokenFiles) -> str:
     for holder, key in ((raw, "truncation"), (raw, "padding"), (raw.get("model"), "dropout")):
         if isinstance(holder, dict) and holder.get(key) is not None:
             holder[key], changed = None, True
-    for token in added:
-        if token.get("special") is not True and (token.get("id") in files.ends or files.is_control(token["content"])):
+    for token in unmarked(added):
+        if token.get("id") in files.ends or files.is_declared(token["content"]):
             token["special"], changed = True, True
-    return json.dumps(raw, ensure_ascii=False) if changed else content.decode()
+    text = json.dumps(raw, ensure_ascii=False) if changed else content.decode()
+    undeclared = [token for token in unmarked(added) if files.is_control(token["content"])]
+    for token in undeclared:
+        token["special"] = True
+    marked = json.dumps(raw, ensure_ascii=False) if undeclared else text
+    return TokenizerJson(text, marked, frozenset(token["content"] for token in undeclared))
+
+
+def unmarked(added: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [token for token in added if token.get("special") is not True]
 
 
 def check_ids(raw: dict[str, Any], added: list[dict[str, Any]], path: Path) -> None:

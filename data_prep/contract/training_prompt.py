@@ -1,8 +1,11 @@
 """The prompt that training, inference and the exported chat template share."""
 
+import re
 from pathlib import Path
 
 from data_prep.contract.errors import UserError
+
+NUMBERED = re.compile(r"([^0-9]+)(0|[1-9][0-9]*)([^0-9]*)")
 
 # Turns a note and an instruction into model input. It ends in a newline, so that prompt and answer give the same tokens
 # whether they are encoded separately or together.
@@ -86,10 +89,9 @@ def chat_template(template: str, bos_token: str, eos_token: str, special_tokens:
     The literal text of a special token inside a message is broken up by a space, because the output of a chat template
     is tokenized with control tokens enabled. `bos_token` is empty if the tokenizer adds none.
     """
-    breaks = "".join(f" | replace({token!r}, {token[0] + ' ' + token[1:]!r})" for token in special_tokens)
-    contents = {"note": "messages[0]", "instruction": "messages[1]"}
+    messages = {"note": "messages[0]", "instruction": "messages[1]"}
     body = "".join(
-        jinja_literal(literal) + (f"{{{{ {contents[field]}['content'] | trim{breaks} }}}}" if field else "")
+        jinja_literal(literal) + (f"{{{{ text_of({messages[field]}) }}}}" if field else "")
         for literal, field in split_template(template)
     )
     parts = follow_up_parts(template)
@@ -98,7 +100,7 @@ def chat_template(template: str, bos_token: str, eos_token: str, special_tokens:
     later = ""
     if parts is not None:
         usage += ", then answers as assistant and further instructions as user in turn"
-        content = f"{{{{ message['content'] | trim{breaks} }}}}"
+        content = "{{ text_of(message) }}"
         later = (
             "{%- for message in messages[2:] -%}"
             "{%- if message['role'] != ['assistant', 'user'][loop.index0 % 2] -%}"
@@ -115,8 +117,46 @@ def chat_template(template: str, bos_token: str, eos_token: str, special_tokens:
     return (
         f"{{%- if {wrong_length} or messages[0]['role'] != 'system' or messages[1]['role'] != 'user' -%}}"
         f"{{{{ raise_exception('{usage}.') }}}}"
-        "{%- endif -%}" + jinja_literal(bos_token) + body + later
+        "{%- endif -%}" + text_macro(special_tokens) + jinja_literal(bos_token) + body + later
     )
+
+
+def text_macro(special_tokens: list[str]) -> str:
+    """A Jinja macro that yields the content of a message without special tokens.
+
+    The tokens are in loops: Gemma has thousands, and a chain of that many filters exceeds the nesting that Python
+    allows. Numbered tokens such as <unused0> to <unused98> are one loop over their numbers.
+    """
+    single, runs = numbered_runs(special_tokens)
+    replace = "{%- set text.broken = text.broken | replace(token, token[0] ~ ' ' ~ token[1:]) -%}{%- endfor -%}"
+    loops = [f"{{%- for token in {single!r} -%}}{replace}"] if single else []
+    loops += [
+        f"{{%- if {before!r} in text.broken -%}}{{%- for number in range({count}) -%}}"
+        f"{{%- set token = {before!r} ~ number ~ {after!r} -%}}{replace}{{%- endif -%}}"
+        for before, after, count in runs
+    ]
+    return (
+        "{%- macro text_of(message) -%}{%- set text = namespace(broken=message['content'] | trim) -%}"
+        f"{''.join(loops)}{{{{ text.broken }}}}{{%- endmacro -%}}"
+    )
+
+
+def numbered_runs(tokens: list[str]) -> tuple[list[str], list[tuple[str, str, int]]]:
+    """The tokens that are not numbered, and runs of those that are, from 0 on: (text before, text after, count).
+
+    The longest come first, because a token may contain another. A token that can overlap with itself, as in |a|a|, is
+    listed twice: the first replacement leaves every other occurrence.
+    """
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for token in tokens:
+        if found := NUMBERED.fullmatch(token):
+            numbers.setdefault((found[1], found[3]), set()).add(int(found[2]))
+    runs = {ends: found for ends, found in numbers.items() if found == set(range(len(found))) and len(found) > 9}
+    in_runs = {f"{before}{number}{after}" for (before, after), found in runs.items() for number in found}
+    single = sorted(set(tokens) - in_runs, key=lambda token: (-len(token), token))
+    overlapping = {token for token in single if any(token.endswith(token[:end]) for end in range(1, len(token)))}
+    listed = [token for token in single for _ in range(2 if token in overlapping else 1)]
+    return listed, [(before, after, len(found)) for (before, after), found in sorted(runs.items())]
 
 
 def jinja_literal(text: str) -> str:

@@ -220,15 +220,23 @@ def test_a_control_token_in_a_note_is_text(folder: Path, tmp_path: Path, token: 
     plain = JsonTokenizer(folder)
     rewrite(folder / "tokenizer.json", lambda raw: raw["added_tokens"].append(token))
     rewrite(folder / "tokenizer_config.json", lambda raw: raw.update(settings))
-    JsonTokenizer(folder).save(tmp_path / "saved")
+    JsonTokenizer(folder).save(tmp_path / "imported")
+    JsonTokenizer(folder).save(tmp_path / "trained", trained=True)
+    declared = token["id"] < PIECES or token["content"] == "STOP!"
     text = f"fever {token['content']} and{token['content']}cough"
-    for place in (folder, tmp_path / "saved"):
+    for place in (folder, tmp_path / "imported", tmp_path / "trained"):
         tokenizer = JsonTokenizer(place)
         assert token["id"] not in encode(tokenizer, text)
         assert encode(tokenizer, text) == encode(plain, text)
-        assert tokenizer.decode([*encode(tokenizer, text), token["id"]]) == text
+        assert tokenizer.decode(encode(tokenizer, text)) == text
         assert token["content"] in tokenizer.special_tokens()
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved", split_special_tokens=True)
+        # Only a token that the folder declares as special is left out, as in transformers.
+        told = "" if declared or place.name == "trained" else token["content"]
+        assert tokenizer.decode([*encode(tokenizer, text), token["id"]]) == text + told
+        if place != folder:
+            theirs = transformers.AutoTokenizer.from_pretrained(place)
+            assert theirs.decode([token["id"]], skip_special_tokens=True) == told
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "trained", split_special_tokens=True)
     assert theirs(text)["input_ids"] == encode_prompt(plain, text)
 
 
@@ -299,9 +307,9 @@ def test_truncation_and_padding_are_off_in_the_copy(folder: Path, tmp_path: Path
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
     text = "a longer text than four tokens"
     assert theirs(text)["input_ids"] == encode_prompt(plain, text)
-    assert (tmp_path / "saved/tokenizer.json").read_text() == plain.text or json.loads(
+    assert (tmp_path / "saved/tokenizer.json").read_text() == plain.json.text or json.loads(
         (tmp_path / "saved/tokenizer.json").read_text()
-    ) == json.loads(plain.text)
+    ) == json.loads(plain.json.text)
 
 
 @pytest.mark.parametrize("before", [[], ["<s>"], ["<s>", "</s>"]])
