@@ -76,7 +76,7 @@ def tensor_checksum(tensor: np.ndarray, layout: str, shape: tuple[int, ...], lay
     """
     view, axes = axes_of(tensor, layout, shape)
     if layer is None:
-        return part_checksum(view, [(axis, 0) for axis in axes])
+        return part_checksum(view if axes else view[None], [(axis, 0) for axis in axes or (0,)])
     return part_checksum(view[None], [(0, layer), *((1 + axis, 0) for axis in axes)])
 
 

@@ -50,7 +50,10 @@ def read_rope(raw: Raw, family: Family, path: Path) -> tuple[float, RopeScaling 
         raise FolderError(
             f"{path}: rotary settings of {shown(nested[0])} alone: this model has the same in every layer"
         )
-    rope = rope or (family.rope if "rope_theta" not in raw else {**family.rope, "rope_theta": raw["rope_theta"]})
+    if family.rope and not raw.get("rope_scaling") and raw.get("rope_parameters") is None:
+        rope = family.rope
+        if raw.get("rope_theta", rope["rope_theta"]) != rope["rope_theta"]:  # transformers 4 takes it, 5 does not
+            raise FolderError(f"{path}: rope_theta {shown(raw['rope_theta'])} stands alone: add it to rope_parameters")
     theta = rope["rope_theta"] if "rope_theta" in rope else raw.get("rope_theta", family.theta)
     return checked_theta(theta, "rope_theta", path), read_scaling(rope, raw, family, path), None
 

@@ -16,7 +16,7 @@ from einops import rearrange
 from asclepius_jax.checkpoint.blocks import ItemWriter, Scratch, blocks, read_into, tensor_checksum
 from asclepius_jax.checkpoint.checksums import added, checksum, part_checksum
 from asclepius_jax.checkpoint.read import DamagedStep, open_array, read_stored
-from asclepius_jax.model.huggingface.names import GLOBAL, PER_BLOCK
+from asclepius_jax.model.huggingface.families import GLOBAL, PER_BLOCK
 
 SHAPES = {
     "blocks.attention.q_DNH": (3, 16, 4, 8),
@@ -155,7 +155,7 @@ def test_their_tensors_have_the_checksum_of_our_parameter(layout: str):
     sizes = {"v": 20, "d": 24, "f": 36, "n": 6, "k": 3, "h": 8}
     theirs, names = layout.split(" -> ")
     ours = made((3, *(sizes[name] for name in names.split())), ml_dtypes.bfloat16)
-    tensors = [rearrange(layer, f"{names} -> {theirs}") for layer in ours]
+    tensors = [rearrange(np.asarray(layer), f"{names} -> {theirs}") for layer in ours]
     sums = [tensor_checksum(tensor, layout, ours.shape[1:], layer) for layer, tensor in enumerate(tensors)]
     assert added(sums).tolist() == np.asarray(checksum(ours)).tolist()
     alone = tensor_checksum(tensors[0], layout, ours.shape[1:], None)

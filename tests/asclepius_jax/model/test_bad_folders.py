@@ -120,7 +120,7 @@ def no_tokenizer(folder: Path) -> None:
         (infinite, "contains infinite or NaN values in 1 tensors: model.norm.weight (2)"),
         (overlapping, "overlaps the tensor before it"),
         (misindexed, "which the index does not list there"),
-        (scaled, "rotary scaling 'dynamic' is not one of default, llama3"),
+        (scaled, "rotary scaling 'dynamic' is not one of default, linear, llama3, yarn"),
     ],
 )
 def test_a_bad_folder_is_refused_and_nothing_is_written(

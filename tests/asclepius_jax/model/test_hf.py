@@ -27,7 +27,7 @@ FAMILIES = {
     "llama31": dataclasses.replace(
         SMALL, num_kv_heads=2, rope_theta=500_000.0, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 32)
     ),
-    "mistral": dataclasses.replace(SMALL, num_kv_heads=2, head_dim=16, rope_theta=1e6),
+    "mistral": dataclasses.replace(SMALL, num_kv_heads=2, head_dim=16, rope_theta=1e6, family="mistral"),
     "smollm2": dataclasses.replace(SMALL, tie_embeddings=True, num_kv_heads=1, norm_eps=1e-6),
 }
 
@@ -189,15 +189,13 @@ LLAMA3 = {
     ("key", "value", "told"),
     [
         ("model_type", "gpt2", "model_type is 'gpt2'"),
-        ("attention_bias", True, "attention_bias is True"),
-        ("mlp_bias", True, "mlp_bias is True"),
-        ("hidden_act", "gelu", "hidden_act is 'gelu'"),
+        ("attention_bias", 1, "attention_bias is 1: set it to true or false"),
+        ("hidden_act", "relu", "hidden_act is 'relu'"),
         ("partial_rotary_factor", 0.5, "partial_rotary_factor is 0.5"),
         ("quantization_config", {"bits": 4}, "quantization_config is"),
-        ("rope_scaling", {"rope_type": "yarn", "factor": 2.0}, "rotary scaling 'yarn'"),
-        ("rope_scaling", {"type": "linear", "factor": 2.0}, "rotary scaling 'linear'"),
+        ("rope_scaling", {"rope_type": "longrope", "factor": 2.0}, "rotary scaling 'longrope'"),
         ("rope_scaling", {"type": "dynamic", "factor": 2.0}, "rotary scaling 'dynamic'"),
-        ("rope_parameters", {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}, "rotary scaling 'linear'"),
+        ("rope_parameters", {"rope_type": "linear", "rope_theta": 1e4}, "rotary scaling linear is missing factor"),
         ("rope_scaling", {"rope_type": "llama3", "factor": 2.0}, "llama3 is missing low_freq_factor, high_freq_factor"),
         ("rope_scaling", "linear", "the rotary settings 'linear' are not a JSON object"),
         ("vocab_size", "96", "vocab_size is '96', which is not a positive integer"),
@@ -223,23 +221,21 @@ def test_decoder_1_has_no_key_value_heads_no_head_width_and_no_theta(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("changes", "length"),
+    ("changes", "window"),
     [
         ({"sliding_window": 64}, 64),  # Mistral 7B v0.1
-        ({"sliding_window": None}, 128),  # v0.2 on
+        ({"sliding_window": None}, None),  # v0.2 on
         ({"sliding_window": 64, "use_sliding_window": False}, 64),  # a switch of another family
-        ({"sliding_window": 4096}, 128),
-        ({}, 128),
-        ({"max_position_embeddings": 32_768}, 4096),  # the default of the family
-        ({"max_position_embeddings": 32_768, "sliding_window": None}, 32_768),
-        ({"max_position_embeddings": 32_768, "model_type": "llama", "sliding_window": 64}, 32_768),
+        ({}, 4096),  # the default of the family
+        ({"model_type": "llama", "sliding_window": 64}, None),
     ],
 )
-def test_a_sliding_window_limits_the_row(tmp_path: Path, changes: dict[str, object], length: int):
+def test_a_sliding_window_is_one_of_every_layer(tmp_path: Path, changes: dict[str, object], window: int | None):
     config = config_with(tmp_path, **{"model_type": "mistral", **changes})
-    assert config.max_length == length
-    # The folder that leaves promises no more than the one that came.
-    assert json.loads(names.write_config(config, "bfloat16", TOKEN_IDS))["max_position_embeddings"] == length
+    assert {config.window_of(kind) for kind in config.kinds} == {window}
+    assert config.context == 128
+    leaving = json.loads(names.write_config(config, "bfloat16", TOKEN_IDS))
+    assert leaving.get("sliding_window") == window
 
 
 def test_both_spellings_of_the_rotary_settings_are_read(tmp_path: Path):
@@ -248,25 +244,3 @@ def test_both_spellings_of_the_rotary_settings_are_read(tmp_path: Path):
     assert old == new
     assert old.rope_theta == 5e5
     assert old.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 32)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_transformers_own_config_is_read(tmp_path: Path, family: str):
-    """What this version of transformers writes, not what we write for it."""
-    config = FAMILIES[family]
-    kind = transformers.MistralConfig if family == "mistral" else transformers.LlamaConfig
-    scaling = {**LLAMA3} if config.rope_scaling else {"rope_type": "default"}
-    kind(
-        vocab_size=config.vocab_size,
-        hidden_size=config.embed_dim,
-        intermediate_size=config.mlp_dim,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        max_position_embeddings=config.max_length,
-        rope_parameters={"rope_theta": config.rope_theta, **scaling},
-        rms_norm_eps=config.norm_eps,
-        tie_word_embeddings=config.tie_embeddings,
-    ).save_pretrained(tmp_path)
-    assert names.read_config(tmp_path) == config

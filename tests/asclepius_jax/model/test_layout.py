@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from einops import rearrange
 
+from asclepius_jax.model.huggingface.families import GLOBAL, PER_BLOCK
 from asclepius_jax.model.huggingface.layout import axes_of, is_turned, read_part, turn, write_part
-from asclepius_jax.model.huggingface.names import GLOBAL, PER_BLOCK
 
 DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16)
 LETTERS = {"v": 20, "d": 24, "f": 36, "n": 6, "k": 3, "h": 8}
