@@ -123,7 +123,7 @@ COMMANDS = {
         "run_import", "train",
         (
             "--hf meta-llama/Llama-2-7b-hf --out runs/llama2_7b",
-            "--hf models/Llama-2-7b-hf --out runs/llama2_7b",
+            "--hf models/Qwen3-8B --out runs/qwen3_8b --verify",
         ),
     ),
     "export": Command(

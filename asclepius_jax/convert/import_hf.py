@@ -13,8 +13,9 @@ import numpy as np
 
 from asclepius_jax.checkpoint.blocks import WORKERS, ItemWriter, blocks, tensor_checksum
 from asclepius_jax.checkpoint.checksums import added, written
-from asclepius_jax.checkpoint.read import STEPS, Meta
+from asclepius_jax.checkpoint.read import STEPS, Meta, find_step
 from asclepius_jax.checkpoint.write import close_step
+from asclepius_jax.convert.verify import compare_logits, set_aside
 from asclepius_jax.model.decoder import Model, build
 from asclepius_jax.model.huggingface.layout import read_part
 from asclepius_jax.model.huggingface.names import (
@@ -26,7 +27,7 @@ from asclepius_jax.model.huggingface.names import (
     open_model,
     read_config,
 )
-from asclepius_jax.model.huggingface.safetensors import Tensors
+from asclepius_jax.model.huggingface.safetensors import FolderError, Tensors
 from data_prep.contract.errors import UserError
 from data_prep.contract.hub import WEIGHTS, local_folder
 from data_prep.contract.manifests import writing_folder
@@ -42,6 +43,8 @@ class ImportConfig:
     """Folder or hub id with config.json, safetensors and tokenizer.json or tokenizer.model."""
     out: Path
     """Run folder to write; `--init.checkpoint`, `generate` and `export` read it."""
+    verify: bool = False
+    """Compare the logits of a sample text with those of transformers; needs PyTorch."""
 
 
 def run_import(config: ImportConfig) -> None:
@@ -67,6 +70,19 @@ def run_import(config: ImportConfig) -> None:
         close_step(partial, partial.parent / "0", dataclasses.replace(meta, checksums=checksums))
         folder.counts["in"] = folder.counts["out"] = len(hf_shapes(model))
     print(f"imported {config.hf} to {config.out}: {model.config.num_params:,} parameters")
+    if config.verify:
+        verify_import(config, meta, model)
+
+
+def verify_import(config: ImportConfig, meta: Meta, model: Model) -> None:
+    """Compare the checkpoint with the folder by their logits, and print the result. One that fails is renamed."""
+    try:
+        result = compare_logits(config.hf, find_step(config.out)[1], meta, model, rounded=False)
+    except FolderError as error:
+        raise UserError(
+            f"{config.out} does not compute what {config.hf} does: {error}. Renamed to {set_aside(config.out)}"
+        ) from error
+    print(f"verified {config.out}: {result}")
 
 
 def common_dtype(tensors: Tensors, theirs: str, layers: range) -> np.dtype:

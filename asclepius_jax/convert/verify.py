@@ -130,11 +130,11 @@ def expected_sums(step_folder: Place, meta: Meta, model: Model, tensors: dict[st
 # ---------------------------------------------------------------- logits
 
 
-def compare_logits(folder: Path, step_folder: Place, meta: Meta, model: Model) -> str:
+def compare_logits(folder: Path, step_folder: Place, meta: Meta, model: Model, rounded: bool = True) -> str:
     """Compare the logits of transformers on the folder with those of our model on the checkpoint.
 
-    Our model uses the checkpoint's parameters rounded to the folder's type. Returns a description of the result.
-    Raises FolderError if the logits differ.
+    If `rounded`, our model uses the checkpoint's parameters rounded to the folder's type. Returns a description of the
+    result. Raises FolderError if the logits differ.
     """
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
@@ -148,7 +148,7 @@ def compare_logits(folder: Path, step_folder: Place, meta: Meta, model: Model) -
     tokenizer = JsonTokenizer(folder)
     ids = encode_prompt(tokenizer, SAMPLE)[: min(MOST_TOKENS, model.config.context)]
     hf_logits = transformers_logits(folder, ids)
-    logits = our_logits(folder, step_folder, model, ids)
+    logits = our_logits(folder, step_folder, model, ids, rounded)
     difference, bound = float(np.abs(logits - hf_logits).max()), max(LEAST_BOUND, RELATIVE_BOUND * np.abs(logits).max())
     result = f"max |delta| of the logits of {len(ids)} tokens to transformers is {difference:.1e} (bound {bound:.1e})"
     if not difference <= bound:  # written so that NaN fails too
@@ -172,15 +172,15 @@ def transformers_logits(folder: Path, ids: list[int]) -> np.ndarray:
         return model.eval()(torch.tensor([ids])).logits.numpy()
 
 
-def our_logits(folder: Path, step_folder: Place, model: Model, ids: list[int]) -> np.ndarray:
+def our_logits(folder: Path, step_folder: Place, model: Model, ids: list[int], rounded: bool = True) -> np.ndarray:
     mesh = make_mesh(MeshConfig(1, 1, 1, 1), jax.local_devices(backend="cpu")[:1])
     dtype = next(iter(open_model(folder, model).values())).dtype
     params = restore_params(step_folder, model.shapes, param_shardings(mesh, model), verify=False)
-    if dtype.itemsize == 2:
+    if rounded and dtype.itemsize == 2:
         # Donate the input, so that parameters are never in memory twice. A cast to bfloat16 and back would be
         # optimized away.
-        rounded: Any = jax.jit(lambda x: jax.lax.reduce_precision(x, 8, 7), donate_argnums=0)
-        params = jax.tree.map(rounded, params)
+        nearest: Any = jax.jit(lambda x: jax.lax.reduce_precision(x, 8, 7), donate_argnums=0)
+        params = jax.tree.map(nearest, params)
     tokens_BT = np.array([ids])
     positions_BT = np.arange(len(ids))[None]
     call = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens_BT), dtype="float32"))

@@ -168,6 +168,26 @@ def stretches_of(kinds: tuple[str, ...]) -> tuple[Stretch, ...]:
     return best[0][2]
 
 
+def qwen3(embed_dim: int, mlp_dim: int, num_layers: int, num_heads: int, tied: bool = False) -> DecoderConfig:
+    return DecoderConfig(
+        151_936, embed_dim, mlp_dim, num_layers, num_heads, 8, max_length=40_960, rope_theta=1_000_000.0, norm_eps=1e-6,
+        tie_embeddings=tied, family="qwen3", qk_norm="head",
+    )  # fmt: skip
+
+
+def gemma3(
+    vocab_size: int, embed_dim: int, mlp_dim: int, num_layers: int, num_heads: int, num_kv_heads: int, *,
+    head_dim: int = 256, query_scale: float = 256**-0.5, max_length: int = 131_072, window: int = 1024,
+    scaling: RopeScaling | None = RopeScaling(8.0, kind="linear"),
+) -> DecoderConfig:  # fmt: skip
+    return DecoderConfig(
+        vocab_size, embed_dim, mlp_dim, num_layers, num_heads, num_kv_heads, head_dim, max_length, 1_000_000.0, scaling,
+        norm_eps=1e-6, tie_embeddings=True, family="gemma3_text", qk_norm="head", post_norm=True, unit_offset=True,
+        activation="gelu_tanh", query_scale=query_scale, embedding_scale=embed_dim**0.5, window=window,
+        layer_kinds=tuple(FULL if (i + 1) % 6 == 0 else WINDOW for i in range(num_layers)), window_rope_theta=10_000.0,
+    )  # fmt: skip
+
+
 VARIANTS = {
     "llama_7b": DecoderConfig(32_000, 4096, 11_008, 32, 32, 32, max_length=2048, norm_eps=1e-6),
     "llama_13b": DecoderConfig(32_000, 5120, 13_824, 40, 40, 40, max_length=2048, norm_eps=1e-6),
@@ -182,11 +202,28 @@ VARIANTS = {
         128_256, 2048, 8192, 16, 32, 8, head_dim=64, max_length=131_072, rope_theta=500_000.0,
         rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192), tie_embeddings=True,
     ),
+    "llama32_3b": DecoderConfig(
+        128_256, 3072, 8192, 28, 24, 8, max_length=131_072, rope_theta=500_000.0,
+        rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192), tie_embeddings=True,
+    ),
     # Versions from v0.3: no sliding window (v0.1 has one) and 768 more vocabulary entries than v0.2.
-    "mistral_7b": DecoderConfig(32_768, 4096, 14_336, 32, 32, 8, max_length=32_768, rope_theta=1_000_000.0),
+    "mistral_7b": DecoderConfig(
+        32_768, 4096, 14_336, 32, 32, 8, max_length=32_768, rope_theta=1_000_000.0, family="mistral"
+    ),
     "smollm2_135m": DecoderConfig(
         49_152, 576, 1536, 30, 9, 3, head_dim=64, max_length=8192, rope_theta=100_000.0, tie_embeddings=True
     ),
+    "qwen3_0_6b": qwen3(1024, 3072, 28, 16, tied=True),
+    "qwen3_1_7b": qwen3(2048, 6144, 28, 16, tied=True),
+    "qwen3_4b": qwen3(2560, 9728, 36, 32, tied=True),
+    "qwen3_8b": qwen3(4096, 12_288, 36, 32),
+    "qwen3_14b": qwen3(5120, 17_408, 40, 40),
+    "qwen3_32b": qwen3(5120, 25_600, 64, 64),
+    # The text parts. That of a model with images has 64 more vocabulary entries.
+    "gemma3_1b": gemma3(262_144, 1152, 6912, 26, 4, 1, max_length=32_768, scaling=None, window=512),
+    "gemma3_4b": gemma3(262_208, 2560, 10_240, 34, 8, 4),
+    "gemma3_12b": gemma3(262_208, 3840, 15_360, 48, 16, 8),
+    "gemma3_27b": gemma3(262_208, 5376, 21_504, 62, 32, 16, head_dim=128, query_scale=168**-0.5),
     "demo": DecoderConfig(2048, 256, 704, 2, 2, 2, head_dim=64, max_length=2048),
     "tiny": DecoderConfig(256, 32, 64, 2, 4, 2, head_dim=8, max_length=256),
 }  # fmt: skip

@@ -1,6 +1,5 @@
 """The full circle for a small model of each family: in from transformers, some training, and out to transformers."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ import numpy as np
 import pytest
 
 from asclepius_jax.config import (
+    LORA_TARGETS,
     BatchConfig,
     ComputeConfig,
     DataConfig,
     InitConfig,
     LogConfig,
+    LoraConfig,
     MeshConfig,
     OptimizerConfig,
     TrainConfig,
@@ -23,48 +24,29 @@ from asclepius_jax.convert import verify
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.generate import load_checkpoint
-from asclepius_jax.model.huggingface.names import write_config
+from asclepius_jax.model.huggingface.names import read_config
 from asclepius_jax.model.huggingface.safetensors import open_folder
-from asclepius_jax.model.sizes import DecoderConfig, RopeScaling
+from asclepius_jax.model.sizes import DecoderConfig
 from asclepius_jax.train.loop import train
 from data_prep.contract.tokenizer import JsonTokenizer
-from tests.helpers.made_inputs import TOKEN_IDS, packed_notes, transformers_model
+from tests.helpers.made_families import VARIANTS, made_family
+from tests.helpers.made_inputs import packed_notes, transformers_model
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 LENGTH = 64
 SMALL = DecoderConfig(320, 64, 160, 3, 8, 8, head_dim=8, max_length=128)
-FAMILIES = {
-    "llama1": dataclasses.replace(SMALL, norm_eps=1e-6),
-    "llama2": SMALL,
-    "llama31": dataclasses.replace(
-        SMALL, num_kv_heads=2, rope_theta=500_000.0, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 32)
-    ),
-    "mistral": dataclasses.replace(SMALL, num_kv_heads=2, head_dim=16, rope_theta=1e6),
-    "tied": dataclasses.replace(SMALL, num_kv_heads=4, tie_embeddings=True),
-}
+# One of every kind by default: scaled rotation, windows in a pattern with a rest, norms over all heads, fused matrices.
+QUICK = {"llama31", "gemma3", "olmo3", "phi4-mini"}
+SIZES: dict[str, Any] = {"vocab_size": 323}
 
 
-def write_mistral(folder: Path, config: DecoderConfig) -> None:
-    """A real MistralForCausalLM, whose sliding window of 96 tokens is longer than the rows."""
-    raw = json.loads(write_config(config, "float32", TOKEN_IDS))
-    raw |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 96}
-    (folder / "config.json").write_text(json.dumps(raw))
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder))
-    assert type(model).__name__ == "MistralForCausalLM"
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    model.float().eval().save_pretrained(folder)
-
-
-def largest_difference(checkpoint: Path, folder: Path) -> float:
+def largest_difference(checkpoint: Path, folder: Path, vocabulary: int = 320) -> float:
     """Between the logits of our model and of transformers', on random tokens."""
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model, params, _ = load_checkpoint(checkpoint, MeshConfig(2, 2, 2))
-    tokens = np.random.default_rng(1).integers(3, 320, (8, LENGTH))
+    tokens = np.random.default_rng(1).integers(3, vocabulary, (8, LENGTH))
     positions = np.broadcast_to(np.arange(LENGTH), tokens.shape)
     call: Any = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens), dtype="float32"))
     with torch.no_grad():
@@ -73,50 +55,92 @@ def largest_difference(checkpoint: Path, folder: Path) -> float:
     return float(np.abs(np.asarray(call(params, tokens, positions)) - expected).max())
 
 
-@pytest.mark.parametrize(
-    "family",
-    [pytest.param(name, marks=[] if name == "llama31" else pytest.mark.slow) for name in FAMILIES],
-)
-def test_the_circle_closes(family: str, small_tokenizer: Path, tmp_path: Path, capsys):
-    config = FAMILIES[family]
-    start = tmp_path / "start"
-    start.mkdir()
-    JsonTokenizer(small_tokenizer).save(start)
-    if family == "mistral":
-        write_mistral(start, config)
-        config = dataclasses.replace(config, max_length=96)
-    else:
-        transformers_model(start, config)
-    run_import(ImportConfig(start, tmp_path / "imported"))
-    assert largest_difference(tmp_path / "imported", start) <= 1e-3
-    data = packed_notes(tmp_path, small_tokenizer, 200, LENGTH)
+def trained(start: Path, imported: Path, data: Path, run_dir: Path, lora: LoraConfig, steps: int = 3) -> Path:
     rows = json.loads((data / "manifest.json").read_text())["rows"]
-    run_dir = train(
+    return train(
         TrainConfig(
-            run_dir=str(tmp_path / "run"),
+            run_dir=str(run_dir),
             model=str(start),
-            init=InitConfig(checkpoint=str(tmp_path / "imported")),
-            data=DataConfig(str(data), row_length=LENGTH, epochs=4.5 * 8 / rows),
+            init=InitConfig(checkpoint=str(imported)),
+            data=DataConfig(str(data), row_length=LENGTH, epochs=(steps + 0.5) * 8 / rows),
             batch=BatchConfig(8),
             mesh=MeshConfig(2, 2, 2),
             compute=ComputeConfig("float32", "none"),
             optimizer=OptimizerConfig(learning_rate=1e-2),
             log=LogConfig(tensorboard=False, progress=False),
+            lora=lora,
             few_steps=True,
         )
     )
+
+
+@pytest.fixture
+def start(small_tokenizer: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    folder = tmp_path / "start"
+    folder.mkdir()
+    JsonTokenizer(small_tokenizer).save(folder)
+    made_family(folder, request.param, **SIZES)
+    return folder
+
+
+def each_family(quick: set[str]) -> pytest.MarkDecorator:
+    marked = [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in VARIANTS]
+    return pytest.mark.parametrize("start", marked, indirect=True)
+
+
+@each_family(QUICK)
+def test_the_circle_closes(start: Path, small_tokenizer: Path, tmp_path: Path, capsys):
+    run_import(ImportConfig(start, tmp_path / "imported"))
+    assert largest_difference(tmp_path / "imported", start) <= 1e-4
+    data = packed_notes(tmp_path, small_tokenizer, 200, LENGTH)
+    run_dir = trained(start, tmp_path / "imported", data, tmp_path / "run", LoraConfig())
     capsys.readouterr()
     run_export(ExportConfig(run_dir, tmp_path / "out", "float32", verify=True))
     assert "to transformers is" in capsys.readouterr().out
-    assert largest_difference(run_dir, tmp_path / "out") <= 1e-3
+    assert largest_difference(run_dir, tmp_path / "out") <= 1e-4
     before, after = open_folder(start), open_folder(tmp_path / "out")
-    assert not [name for name in after if np.array_equal(before[name], after[name])]
+    constants = ("act_fn.beta", "act_fn.eps")
+    same = [name for name in after if np.array_equal(before[name], after[name]) and not name.endswith(constants)]
+    assert not same
     # And in again: the same parameters, bit for bit.
     run_import(ImportConfig(tmp_path / "out", tmp_path / "again"))
     run_export(ExportConfig(tmp_path / "again", tmp_path / "out2", "float32"))
-    assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "out2/model.safetensors").read_bytes()
-    exported = json.loads((tmp_path / "out/config.json").read_text())
-    assert exported["max_position_embeddings"] == config.max_length
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
+    first, last = (json.loads((folder / "config.json").read_text()) for folder in (start, tmp_path / "out"))
+    for key in ("architectures", "model_type", "max_position_embeddings", "vocab_size"):
+        assert last[key] == first[key]
+
+
+@each_family(set())
+def test_a_folder_leaves_as_it_came(start: Path, tmp_path: Path):
+    run_import(ImportConfig(start, tmp_path / "imported"))
+    run_export(ExportConfig(tmp_path / "imported", tmp_path / "out", "float32", verify=True))
+    before, after = open_folder(start), open_folder(tmp_path / "out")
+    assert before.keys() - {"lm_head.weight"} == after.keys() - {"lm_head.weight"}
+    for name, tensor in after.items():
+        np.testing.assert_array_equal(tensor, before[name], err_msg=name)
+
+
+@each_family({"phi3"})
+def test_adapters_load_in_peft_and_give_our_logits(start: Path, small_tokenizer: Path, tmp_path: Path):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    run_import(ImportConfig(start, tmp_path / "imported"))
+    data = packed_notes(tmp_path, small_tokenizer, 200, LENGTH)
+    gated = read_config(start).gated
+    lora = LoraConfig(4, 12.0, tuple(name for name in LORA_TARGETS if gated or name != "gate"))
+    run_dir = trained(start, tmp_path / "imported", data, tmp_path / "run", lora)
+    run_export(ExportConfig(run_dir, tmp_path / "adapters", "float32", adapters=True))
+    base = transformers.AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).eval()
+    tokens = np.random.default_rng(1).integers(3, 320, (8, LENGTH))
+    with torch.no_grad():
+        plain = base(torch.tensor(tokens)).logits.numpy()
+        theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapters").eval()(torch.tensor(tokens)).logits.numpy()
+    model, params, _ = load_checkpoint(run_dir, MeshConfig(2, 2, 2))
+    positions = np.broadcast_to(np.arange(LENGTH), tokens.shape)
+    call: Any = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens), dtype="float32"))
+    assert np.abs(np.asarray(call(params, tokens, positions)) - theirs).max() <= 1e-4
+    assert np.abs(theirs - plain).max() > 0.05  # the adapters do something
 
 
 def test_the_bound_is_below_what_a_mistake_makes(small_tokenizer: Path, tmp_path: Path):

@@ -93,6 +93,7 @@ class Family:
     layer_types: Callable[[Raw], list[str]] | None = None  # where config.json does not list them; None: no windows
     ropes: bool = False  # full and windowed layers have rotary settings of their own
     names: dict[str, str] = field(default_factory=dict)  # our name -> Hugging Face's, where it is not LLaMA's
+    scaled_embedding: bool = False  # by the square root of the width
     fused: bool = False  # see FUSED
     optional: Raw = field(default_factory=dict)  # keys that the class reads without declaring them
     rope: Raw = field(default_factory=dict)  # rotary settings where config.json has none
@@ -180,6 +181,7 @@ FAMILIES: dict[str, Family] = {
         GEMMA_FEATURES,
         layer_types=last_of(2),
         names=GEMMA_NAMES,
+        scaled_embedding=True,
         neutral=CAUSAL,
     ),
     "gemma3_text": Family(
@@ -199,6 +201,7 @@ FAMILIES: dict[str, Family] = {
         window_theta=10_000.0,
         optional={"sliding_window_pattern": 6},
         names=GEMMA_NAMES,
+        scaled_embedding=True,
         neutral={**CAUSAL, "attn_logit_softcapping": (None,)},  # transformers ignores it
     ),
     "phi3": Family(

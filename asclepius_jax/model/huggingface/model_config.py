@@ -196,6 +196,7 @@ def read_features(raw: Raw, family: Family, path: Path) -> dict[str, Any]:
         if type(scalar) is not int or not 1 <= scalar <= LARGEST["head_dim"]:
             raise FolderError(f"{path}: query_pre_attn_scalar is {shown(scalar)}, which is not a positive integer")
         found["query_scale"] = scalar**-0.5
+    if family.scaled_embedding:
         found["embedding_scale"] = raw["hidden_size"] ** 0.5
     return found
 

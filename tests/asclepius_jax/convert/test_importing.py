@@ -1,5 +1,6 @@
 """A folder comes in bit for bit, in its own types and without a device, or not at all."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from asclepius_jax.checkpoint.checksums import checksum, written
 from asclepius_jax.checkpoint.read import find_step, read_meta, read_stored, restore_params
 from asclepius_jax.config import MeshConfig
+from asclepius_jax.convert import import_hf
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 from asclepius_jax.model.decoder import build
@@ -19,6 +21,7 @@ from asclepius_jax.model.huggingface import names
 from asclepius_jax.model.huggingface.safetensors import FolderError
 from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer
+from tests.helpers.made_families import made_family
 from tests.helpers.made_inputs import MODEL, make_tokenizer, random_folder, to_hf
 
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
@@ -139,3 +142,34 @@ def test_a_folder_of_something_else_is_not_overwritten(small_tokenizer: Path, tm
     with pytest.raises(UserError, match="exists and does not contain finished import"):
         run_import(ImportConfig(tmp_path / "hf", tmp_path / "run"))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+# ---------------------------------------------------------------- logits
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_logits_of_an_import_are_compared_with_transformers(
+    small_tokenizer: Path, tmp_path: Path, dtype: type, capsys
+):
+    pytest.importorskip("transformers")
+    folder_with(tmp_path / "hf", small_tokenizer, dtype=dtype)
+    run_import(ImportConfig(tmp_path / "hf", tmp_path / "run", verify=True))
+    assert f"verified {tmp_path / 'run'}: max |delta| of the logits" in capsys.readouterr().out
+
+
+def test_an_import_that_computes_something_else_is_set_aside(small_tokenizer: Path, tmp_path: Path, monkeypatch):
+    """A window that was not read: the weights are right, and no error shows it."""
+    pytest.importorskip("transformers")
+    made_family(tmp_path / "hf", "mistral-v0.1", vocab_size=320)
+    JsonTokenizer(small_tokenizer).save(tmp_path / "hf")
+    read = import_hf.read_config
+    monkeypatch.setattr(
+        import_hf, "read_config", lambda folder: dataclasses.replace(read(folder), window=None, layer_kinds=())
+    )
+    with pytest.raises(
+        UserError, match=r"run does not compute what .*hf does: max \|delta\| .*Renamed to .*run-FAILED"
+    ):
+        run_import(ImportConfig(tmp_path / "hf", tmp_path / "run", verify=True))
+    assert not (tmp_path / "run").exists()
+    monkeypatch.undo()
+    run_import(ImportConfig(tmp_path / "hf", tmp_path / "run", verify=True))

@@ -1,10 +1,13 @@
 """The decoder computes what transformers computes, and documents in a row do not see each other."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
 from asclepius_jax.model.decoder import Inputs, Model, Params, build, empty_cache, init_params
+from asclepius_jax.model.huggingface.names import read_config, write_config
 from asclepius_jax.model.sizes import VARIANTS
 from asclepius_jax.train.batches import unpack
 from data_prep.contract.records import PackedRow
@@ -34,13 +37,34 @@ def packed(*documents: np.ndarray, length: int = 48) -> dict[str, np.ndarray]:
         ("llama3_8b", 8_030_261_248),
         ("mistral_7b", 7_248_023_552),
         ("llama32_1b", 1_235_814_400),
+        ("llama32_3b", 3_212_749_824),
         ("smollm2_135m", 134_515_008),
+        ("qwen3_0_6b", 596_049_920),
+        ("qwen3_1_7b", 1_720_574_976),
+        ("qwen3_4b", 4_022_468_096),
+        ("qwen3_8b", 8_190_735_360),
+        ("qwen3_14b", 14_768_307_200),
+        ("qwen3_32b", 32_762_123_264),
+        ("gemma3_1b", 999_885_952),
+        ("gemma3_4b", 3_880_263_168),
+        ("gemma3_12b", 11_766_034_176),
+        ("gemma3_27b", 27_009_346_304),
     ],
 )
 def test_sizes_are_the_published_ones(name: str, count: int):
     model = build(VARIANTS[name])
     assert sum(shape.size for shape in jax.tree.leaves(model.shapes)) == count
     assert VARIANTS[name].num_params == count
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("demo", "tiny")])
+def test_transformers_makes_a_model_of_each_size(tmp_path: Path, name: str):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text(write_config(VARIANTS[name], "bfloat16", {"pad_token_id": 0}))
+    assert read_config(tmp_path) == VARIANTS[name]
+    with torch.device("meta"):
+        theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(tmp_path))
+    assert theirs.num_parameters() == VARIANTS[name].num_params
 
 
 def test_a_document_in_a_row_computes_what_it_computes_alone(tiny):
