@@ -140,7 +140,7 @@ def test_adapters_load_in_peft_and_give_our_logits(start: Path, small_tokenizer:
     positions = np.broadcast_to(np.arange(LENGTH), tokens.shape)
     call: Any = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens), dtype="float32"))
     assert np.abs(np.asarray(call(params, tokens, positions)) - theirs).max() <= 1e-4
-    assert np.abs(theirs - plain).max() > 0.05  # the adapters do something
+    assert np.abs(theirs - plain).max() > 0.01  # the adapters do something
 
 
 def test_the_bound_is_below_what_a_mistake_makes(small_tokenizer: Path, tmp_path: Path):
