@@ -288,6 +288,7 @@ def test_a_start_reads_at_the_given_rate_and_says_so_where_there_is_none():
     assert "not counted: reading 20.0 GB per host" in tables.start_up({"start_up": unknown, "host": host})
 
 
+@pytest.mark.slow
 def test_a_model_that_cudnn_cannot_compute_is_planned_with_plain_attention_and_its_cost(monkeypatch, capsys):
     pytest.importorskip("jax_cuda13_plugin", reason="the extra `plan` is not installed")
     capped = dataclasses.replace(SLIM, score_cap=50.0, window=300, layer_kinds=("window", "full") * 2)
