@@ -95,10 +95,9 @@ def packed_mask(segments_BT: jax.Array, window: int | None = None) -> jax.Array:
     Segment 0 is padding. It sees only padding, so that no row of the softmax is empty.
     """
     T = segments_BT.shape[1]
-    seen_TS = jnp.tril(jnp.ones((T, T), bool))
-    seen_TS = seen_TS if window is None else seen_TS & ~jnp.tril(jnp.ones((T, T), bool), -window)
     same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
-    return same_BTS & seen_TS
+    seen_BTS = same_BTS & jnp.tril(jnp.ones((T, T), bool))
+    return seen_BTS if window is None else seen_BTS & ~jnp.tril(jnp.ones((T, T), bool), -window)
 
 
 def cached_mask(positions_BT: jax.Array, num_slots: int, window: int | None = None) -> jax.Array:

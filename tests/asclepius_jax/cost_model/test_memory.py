@@ -24,8 +24,10 @@ from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
 from asclepius_jax.distributed import same_program
 from asclepius_jax.distributed.sharding import make_mesh
 from asclepius_jax.model.attention import Kernel
-from asclepius_jax.model.sizes import VARIANTS
-from asclepius_jax.plan.compile import PlanOptions, plan
+from asclepius_jax.model.decoder import build
+from asclepius_jax.model.sizes import VARIANTS, DecoderConfig
+from asclepius_jax.plan.compile import PlanOptions, allocations, compile_step, plan
+from asclepius_jax.train.choose_kernel import choose_kernel
 from data_prep.contract.errors import UserError
 
 GIB = 2**30
@@ -93,6 +95,36 @@ def test_what_is_saved_decides_the_memory():
     assert total(microbatches=4) < total(microbatches=1)
     small = OptimizerConfig(first_moment_dtype="bfloat16")
     assert total() - total(optimizer=small) == pytest.approx(2 * VARIANTS["llama2_7b"].num_params / 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kinds",
+    [("window", "full") * 6, ("window", "window", "full") * 4, ("full",) * 10 + ("window",) * 2,
+     ("window", "full") * 5 + ("window",) * 2],
+)  # fmt: skip
+def test_layers_of_several_kinds_are_estimated_within_a_tenth_as_well(kinds: tuple[str, ...]):
+    pytest.importorskip("jax_cuda13_plugin", reason="the extra `plan` is not installed")
+    run = config("", 8, 1, "full")
+    mesh = make_mesh(MeshConfig(), compile_devices(parse_topology("h100-8")))
+    model = DecoderConfig(8192, 4096, 11_008, len(kinds), 32, 32, max_length=2048, window=500, layer_kinds=kinds)
+    kernel = choose_kernel(run, mesh, model)
+    compiled, _ = compile_step(run, build(model), mesh, kernel, 100)
+    assert estimate(run, model, MESH, kernel).total == pytest.approx(allocations(compiled)[2], rel=0.1)
+
+
+def test_each_window_has_a_mask_of_its_own_on_ampere():
+    llama, rows = VARIANTS["llama2_7b"], 64 // MESH["fsdp"]
+    kinds = dataclasses.replace(llama, window=512, layer_kinds=("window", "full", "window_nope", "window") * 8)
+
+    def masks(model: DecoderConfig) -> float:
+        need = (
+            estimate(config("", 64, 1, "full"), model, MESH, Kernel(name)).working for name in ("cudnn_mask", "splash")
+        )
+        return next(need) - next(need)
+
+    assert masks(kinds) == 2 * masks(llama) == 2 * 2 * rows * 2048**2
+    assert masks(dataclasses.replace(kinds, window=2048)) == masks(llama)
 
 
 def test_adapters_leave_of_the_base_two_bytes_a_parameter_and_no_more():

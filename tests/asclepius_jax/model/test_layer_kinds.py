@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from typing import Any
 
 import jax
@@ -11,13 +12,16 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from asclepius_jax.config import MeshConfig
-from asclepius_jax.distributed.sharding import BATCH_AXES, make_mesh, parallel_of, specs_of
+from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshConfig, TrainConfig
+from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
+from asclepius_jax.distributed.sharding import BATCH_AXES, check_model_divides, make_mesh, parallel_of, specs_of
 from asclepius_jax.model.attention import Kernel, Scores, packed_mask
 from asclepius_jax.model.decoder import Inputs, Params, Rows, build, empty_cache, init_params
 from asclepius_jax.model.layer_scan import REMAT_POLICIES
 from asclepius_jax.model.rope import angles_by_kind
 from asclepius_jax.model.sizes import LONGEST_PERIOD, DecoderConfig, stretches_of
+from asclepius_jax.plan.compile import compile_step
+from asclepius_jax.train.choose_kernel import choose_kernel
 from asclepius_jax.train.step import ROW_AXES, axes_beside, shard_map, sum_over
 
 KINDS = ("full", "window", "full_nope", "window_nope")
@@ -84,7 +88,7 @@ def assert_near(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
 # ---------------------------------------------------------------- the scan
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ["pairs", "triples", pytest.param("sixes", marks=pytest.mark.slow)])
 def test_the_scan_computes_what_a_loop_over_layers_computes(name: str):
     model, params = ALL[name], params_of(ALL[name])
     decoder = build(model).merge(params)
@@ -154,6 +158,7 @@ def test_as_few_layers_as_possible_are_compiled(kinds: tuple[str, ...], shapes: 
 def loss_and_grads(model: DecoderConfig, mesh_shape: tuple[int, int, int], remat: str) -> tuple[float, Any]:
     """Weighted sum of the loss and its gradients on a mesh of fsdp x tensor x context devices, as in a step."""
     mesh = make_mesh(MeshConfig(1, *mesh_shape), jax.devices()[: math.prod(mesh_shape)])
+    check_model_divides(mesh, model)
     made, specs, rows = build(model), specs_of(build(model).axes), PartitionSpec(BATCH_AXES, "context")
 
     def local(params: Params, batch: dict[str, jax.Array]) -> Any:
@@ -174,8 +179,8 @@ def loss_and_grads(model: DecoderConfig, mesh_shape: tuple[int, int, int], remat
 
 
 ONE = (1, 1, 1)
-MESHES = [(2, 2, 1), (1, 1, 2), (1, 4, 1)]
-QUICK = [("triples", (2, 2, 1)), ("pairs", (1, 1, 2)), ("pairs", (1, 4, 1))]
+MESHES = [(2, 2, 2), (2, 2, 1), (1, 1, 2), (1, 4, 1)]
+QUICK = [("triples", (2, 2, 2)), ("pairs", (1, 4, 1))]  # seconds each
 LATER = [(name, mesh) for name in ALL for mesh in MESHES if (name, mesh) not in QUICK]
 
 
@@ -224,6 +229,44 @@ def test_layers_that_share_the_body_of_a_loop_are_recomputed_one_at_a_time(kinds
 
     program = jax.jit(jax.grad(total)).lower(made.shapes).as_text()
     assert program.count("stablehlo.optimization_barrier") == barriers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("machine", "module", "calls"),
+    [
+        ("v5e-4", "libtpu", (" %splash_mha_fwd_segmented_residuals", " %splash_mha_dkv_segmented_no_residuals")),
+        ("h100-1", "jax_cuda13_plugin", ('"__cudnn$fmhaSoftmax"', '"__cudnn$fmhaSoftmaxBackward"')),
+        (
+            "a100-80g-1",
+            "jax_cuda13_plugin",
+            ('"__cudnn$fmhaScaleBiasSoftmax"', '"__cudnn$fmhaScaleBiasSoftmaxBackward"'),
+        ),
+    ],
+)
+def test_a_step_of_two_kinds_of_layers_compiles_for_accelerators(machine: str, module: str, calls: tuple[str, str]):
+    """With a kernel of its own for each kind: forward once, as its output is saved, and backward."""
+    pytest.importorskip(module, reason="the extra `plan` is not installed")
+    topology = parse_topology(machine)
+    mesh = make_mesh(MeshConfig(), compile_devices(topology))
+    model = DecoderConfig(
+        1001, 256, 512, 6, 4, 2, head_dim=64, max_length=512, window=200, layer_kinds=("window", "full") * 3,
+        score_cap=50.0 if module == "libtpu" else None, logit_cap=30.0, vocab_padding=23, qk_norm="head",
+        post_norm=True,
+    )  # fmt: skip
+    settings = TrainConfig(
+        data=DataConfig(row_length=512),
+        batch=BatchConfig(2 * topology.count, 1),
+        compute=ComputeConfig(remat="attention"),
+    )
+    kernel = choose_kernel(settings, mesh, model)
+    compiled, refusal = compile_step(settings, build(model), mesh, kernel, 100)
+    assert not refusal
+    lines = [line for line in compiled.as_text().splitlines() if "custom-call(" in line]
+    assert [sum(call in line for line in lines) for call in calls] == [2, 2]
+    if kernel.name == "cudnn_packed":
+        windows = [re.findall(r'"sliding_window_length": (\d+)', line)[0] for line in lines if "fmha" in line]
+        assert sorted(windows) == ["0", "0", "200", "200"]
 
 
 # ---------------------------------------------------------------- generation and sizes

@@ -119,7 +119,7 @@ def test_split_over_devices_it_is_the_same(fsdp: int, tensor: int, axis: int):
     [Logits(0, None, 2.0), Logits(1, 23), Logits(0, 18, 2.0), Logits(1, 18, 30.0), Logits(0, 17)],
     ids=["cap", "padding tied", "both", "both tied", "padding"],
 )
-@pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (1, 4), (2, 2)])
+@pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (2, 4)])
 def test_caps_and_padding_against_float64(fsdp: int, tensor: int, logits: Logits):
     x, head, targets, weights = made()
     targets %= logits.vocab_size or V

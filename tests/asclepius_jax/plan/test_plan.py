@@ -23,6 +23,7 @@ from asclepius_jax.config import (
 from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
 from asclepius_jax.distributed.sharding import make_mesh
 from asclepius_jax.distributed.xla_flags import set_flags_for_planning
+from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.names import write_config
 from asclepius_jax.model.sizes import VARIANTS, DecoderConfig
 from asclepius_jax.plan import hlo, search, tables
@@ -285,6 +286,23 @@ def test_a_start_reads_at_the_given_rate_and_says_so_where_there_is_none():
     )
     assert unknown["seconds"] == 60.0
     assert "not counted: reading 20.0 GB per host" in tables.start_up({"start_up": unknown, "host": host})
+
+
+@pytest.mark.slow
+def test_a_model_that_cudnn_cannot_compute_is_planned_with_plain_attention_and_its_cost(monkeypatch, capsys):
+    pytest.importorskip("jax_cuda13_plugin", reason="the extra `plan` is not installed")
+    capped = dataclasses.replace(SLIM, score_cap=50.0, window=300, layer_kinds=("window", "full") * 2)
+    monkeypatch.setattr("asclepius_jax.plan.compile.build_model", lambda *_: build(capped))
+    topology = parse_topology("h100-1")
+    config = TrainConfig(data=DataConfig(row_length=T), batch=BatchConfig(16, 1), compute=ComputeConfig(remat="full"))
+    report = plan(config, topology, compile_devices(topology), PlanOptions("h100-1")).report
+    assert report["chosen"]["attention"] == "xla"
+    tables.show(report)
+    told = " ".join(capsys.readouterr().out.split())
+    gib = 12 * 16 * capped.num_heads * T * T / GIB  # of 16 rows in one part
+    assert "cannot cap attention scores, which the model caps at 50" in told
+    assert f"all scores of a layer are in memory, about {gib:.1f} GiB per device" in told
+    assert 0.5 < report["memory"]["temporaries_bytes"] / GIB / gib < 2
 
 
 def test_the_search_writes_a_configuration_that_loads(model_folder: Path, tmp_path: Path, monkeypatch, capsys):
