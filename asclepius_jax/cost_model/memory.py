@@ -102,15 +102,13 @@ def stretch_bytes(model: DecoderConfig, params: float, tensor: int, width: int, 
     """Bytes that layers of several kinds need beyond those of one kind; 0 if one scan runs all layers alike.
 
     In the body of a scan over patterns, the gathered weights and gradients of two layers are alive. Several scans need
-    a copy of the parameters, each of its own layers; four fifths of it are alive at the peak. Both are not there at the
-    same time. Measured on programs for 8 H100 with 12 layers of 7B.
+    a copy of the parameters, each of its own layers, unless they are frozen; four fifths of it are alive at the peak.
+    Both are not there at the same time. Measured on programs for 8 H100 with 12 layers of 7B.
     """
-    D, H = model.embed_dim, model.head_dim
-    layer = 2 * D * H * (model.num_heads + model.num_kv_heads) + 3 * D * model.mlp_dim
-    patterns = any(len(stretch.pattern) > 1 for stretch in model.stretches)
-    one_more = (2 if lora.rank else 3) * width * layer / tensor if patterns else 0.0
-    copied = 0.8 * params * (2 if lora.rank and lora.base_dtype == "bfloat16" else 4)
-    return max(one_more, copied if len(model.stretches) > 1 else 0.0)
+    patterns = any(len(set(stretch.pattern)) > 1 for stretch in model.stretches)
+    one_more = (2 if lora.rank else 3) * width * model.block_matrices / tensor if patterns else 0.0
+    copied = 0.8 * params * 4 if len(model.stretches) > 1 and not lora.rank else 0.0
+    return max(one_more, copied)
 
 
 def score_bytes(kernel: Kernel, model: DecoderConfig, mesh: dict[str, int], rows: float, T: int) -> float:

@@ -261,13 +261,17 @@ class Decoder(nnx.Module):
         mask_of = functools.partial(prepare, kernel, parallel.whole_rows(inputs.segments_BT))
         rows = self.rows_by_kind(kernel, inputs.positions_BT, mask_of)
 
+        frozen = bool(self.adapters.weights)  # with adapters, which are trained instead
+
         def run(kind: str, x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, None]:
-            block, adapter = layer
+            held, (block, adapter) = layer
+            block = held if frozen else block
             x_BTD = checkpoint_name(x_BTD, "block_input")
             return nnx.merge(graphdef, block)(x_BTD, rows[kind], parallel, self.adapters.of_layer(adapter))
 
         x_BTD = self.embedded(inputs.tokens_BT, parallel, dtype)
-        return scan_layers(self.config, run, x_BTD, (blocks, self.adapters.by_layer()), remat)[0]
+        held, trained = (blocks, {}) if frozen else ({}, blocks)
+        return scan_layers(self.config, run, x_BTD, held, (trained, self.adapters.by_layer()), remat)[0]
 
     def embedded(self, tokens_BT: jax.Array, parallel: Parallel, dtype: str) -> jax.Array:
         return scaled(output_loss.lookup(self.embed_VD[...], tokens_BT, parallel, dtype), self.config.embedding_scale)
@@ -306,12 +310,12 @@ class Decoder(nnx.Module):
         rows = self.rows_by_kind(PLAIN, positions_BT, mask_of)
 
         def run(kind: str, x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
-            block, kv, adapter = layer
+            (block, kv, adapter), _ = layer
             return nnx.merge(graphdef, block)(x_BTD, rows[kind], adapters=self.adapters.of_layer(adapter), cache=kv)
 
         x_BTD = self.embedded(tokens_BT, ALONE, dtype)
         layers = (blocks, tuple(cache), self.adapters.by_layer())
-        x_BTD, (k_LBSKH, v_LBSKH) = scan_layers(self.config, run, x_BTD, layers)
+        x_BTD, (k_LBSKH, v_LBSKH) = scan_layers(self.config, run, x_BTD, layers, {})
         return x_BTD, Cache(k_LBSKH, v_LBSKH)
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:

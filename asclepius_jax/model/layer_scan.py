@@ -1,6 +1,7 @@
 """The scan over layers, and what it keeps for the backward pass."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -33,41 +34,62 @@ def remat_policy(name: str) -> Any:
 
 
 def scan_layers(
-    config: DecoderConfig, run: Any, x_BTD: jax.Array, stacked: Any, remat: str | None = None
+    config: DecoderConfig, run: Any, x_BTD: jax.Array, frozen: Any, stacked: Any, remat: str | None = None
 ) -> tuple[jax.Array, Any]:
-    """Run every layer: `run(kind, x_BTD, layer) -> (x_BTD, result)`, with one scan per stretch of equal patterns.
+    """Run every layer: `run(kind, x_BTD, (frozen, stacked)) -> (x_BTD, result)`, with one scan per stretch.
 
-    `stacked` has a leading axis of layers; so have the results. `remat` is one of REMAT_POLICIES, or None where nothing
-    is differentiated.
+    `frozen` and `stacked` have a leading axis of layers; so have the results. Nothing may be differentiated by
+    `frozen`: layers of several kinds index it in place, where a scan over a part of the layers would copy that part.
+    `remat` is one of REMAT_POLICIES, or None where nothing is differentiated.
     """
+    alike = len(set(config.kinds)) == 1
+
+    def one(kind: str, x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
+        held, part = layer
+        if not alike:
+            held = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, layer[0], keepdims=False), frozen)
+        return run(kind, x_BTD, (held, part))
+
+    layers = (frozen if alike else jnp.arange(config.num_layers), stacked)
     results = []
     for stretch in config.stretches:
-        part, one = stacked, run
+        part = layers
         if stretch.num_layers < config.num_layers:
-            part = jax.tree.map(lambda a: a[stretch.start : stretch.start + stretch.num_layers], stacked)  # noqa: B023
-        if remat is not None:
-            # Alone in the body of a loop, a layer that is recomputed is apart from its forward pass. XLA dissolves
-            # loops of one repeat, and in a body of several layers it may recompute all of them first and keep them.
-            alone = len(stretch.pattern) == 1 < stretch.repeats
-            one = jax.checkpoint(run, policy=remat_policy(remat), prevent_cse=not alone, static_argnums=0)
-        x_BTD, result = scan_stretch(stretch, one, x_BTD, part)
+            part = jax.tree.map(lambda a: a[stretch.start : stretch.start + stretch.num_layers], layers)  # noqa: B023
+        x_BTD, result = scan_stretch(stretch, one, x_BTD, part, remat)
         results.append(result)
     return x_BTD, results[0] if len(results) == 1 else jax.tree.map(lambda *each: jnp.concatenate(each), *results)
 
 
-def scan_stretch(stretch: Stretch, run: Any, x_BTD: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
-    """Run the layers of a stretch, whose parameters and results have a leading axis of its layers."""
-    _, pattern, repeats = stretch
-    if len(pattern) == 1:
-        return jax.lax.scan(functools.partial(run, pattern[0]), x_BTD, stacked)
+def scan_stretch(stretch: Stretch, run: Any, x_BTD: jax.Array, layers: Any, remat: str | None) -> tuple[jax.Array, Any]:
+    """Run the layers of a stretch, whose parameters and results have a leading axis of its layers.
+
+    Within a pattern, a loop runs the layers of one kind that follow one another, so that each kind is compiled once.
+    """
+    runs = [(kind, len(list(same))) for kind, same in itertools.groupby(stretch.pattern)]
+    if len(runs) == 1:
+        return scan_alike(runs[0][0], run, x_BTD, layers, remat, stretch.num_layers)
 
     def period(x_BTD: jax.Array, layers: Any) -> tuple[jax.Array, Any]:
-        made = []
-        for place, kind in enumerate(pattern):
-            x_BTD, result = run(kind, x_BTD, jax.tree.map(lambda a: a[place], layers))  # noqa: B023
+        made, start = [], 0
+        for kind, size in runs:
+            part = jax.tree.map(lambda a: a[start : start + size], layers)  # noqa: B023
+            x_BTD, result = scan_alike(kind, run, x_BTD, part, remat, size)
             made.append(result)
-        return x_BTD, jax.tree.map(lambda *each: jnp.stack(each), *made)
+            start += size
+        return x_BTD, jax.tree.map(lambda *each: jnp.concatenate(each), *made)
 
-    grouped = jax.tree.map(lambda a: a.reshape(repeats, -1, *a.shape[1:]), stacked)
+    grouped = jax.tree.map(lambda a: a.reshape(stretch.repeats, -1, *a.shape[1:]), layers)
     x_BTD, result = jax.lax.scan(period, x_BTD, grouped)
     return x_BTD, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), result)
+
+
+def scan_alike(
+    kind: str, run: Any, x_BTD: jax.Array, layers: Any, remat: str | None, size: int
+) -> tuple[jax.Array, Any]:
+    """Run `size` layers of one kind."""
+    if remat is not None:
+        # Alone in the body of a loop, a layer that is recomputed is apart from its forward pass. XLA dissolves loops of
+        # one repeat, and in a body of several layers it may recompute all of them first and keep them.
+        run = jax.checkpoint(run, policy=remat_policy(remat), prevent_cse=size == 1, static_argnums=0)
+    return jax.lax.scan(functools.partial(run, kind), x_BTD, layers)

@@ -4,6 +4,7 @@ Others are read from a Hugging Face config.json (`huggingface.model_config.read_
 """
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -151,7 +152,7 @@ def tuples(raw: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def stretches_of(kinds: tuple[str, ...]) -> tuple[Stretch, ...]:
-    """The split of all layers into stretches with the fewest layers in their patterns, which are what is compiled.
+    """The split of all layers into stretches with the fewest runs of one kind in their patterns: each run is compiled.
 
     Among equals, the one with the fewest stretches, as each of several needs a copy of its layers' parameters.
     """
@@ -160,11 +161,12 @@ def stretches_of(kinds: tuple[str, ...]) -> tuple[Stretch, ...]:
         choices = []
         for size in range(1, min(LONGEST_PERIOD, len(kinds) - start) + 1):
             pattern, end = kinds[start : start + size], start
+            runs = sum(1 for _ in itertools.groupby(pattern))
             while kinds[end : end + size] == pattern:
                 end += size
-                layers, number, rest = best[end]
-                choices.append((size + layers, 1 + number, (Stretch(start, pattern, (end - start) // size), *rest)))
-        best[start] = min(choices, key=lambda choice: (*choice[:2], -choice[2][0].num_layers))
+                more, number, rest = best[end]
+                choices.append((runs + more, 1 + number, (Stretch(start, pattern, (end - start) // size), *rest)))
+        best[start] = min(choices, key=lambda choice: (*choice[:2], len(choice[2][0].pattern)))
     return best[0][2]
 
 
