@@ -89,7 +89,7 @@ def ids_problem(folder: Path, out: Path) -> str:
 def decoding_problem(folder: Path, imported: Path, sample: list[str]) -> str:
     """Ids lead back to the text, and a text that transformers reads with its control tokens to the same text."""
     ours, theirs, again = JsonTokenizer(folder), opened(folder, split=False), opened(imported, split=False)
-    nfc = '"NFC"' in ours.json.text
+    nfc = type(ours.fast.normalizer).__name__ == "NFC"
     for text in sample:
         back = ours.decode(encode_prompt(ours, text))
         if "▁" not in text and back != (unicodedata.normalize("NFC", text) if nfc else text):
