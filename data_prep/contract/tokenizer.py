@@ -142,7 +142,11 @@ def encode_after_end(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[in
     wanted = ids[ids.index(tokenizer.eos_id) + 1 :] if tokenizer.eos_id in ids else None
     for change in (str, str.lstrip):
         for encode_texts in (tokenizer.encode_batch, partial(encode_continuations, tokenizer)):
-            if encode_texts([change(probe)])[0] == wanted:
+            try:
+                ids = encode_texts([change(probe)])[0]
+            except UserError:  # a continuation whose newlines are joined
+                continue
+            if ids == wanted:
                 return encode_texts([change(text) for text in texts])
     raise UserError(
         "the tokenizer encodes text after its end-of-text token in an unsupported way: use data without follow-up turns"
@@ -256,8 +260,8 @@ class JsonTokenizer:
         """The ids that leave nothing in a text. An undeclared tag such as <think> is part of an answer."""
         added = self.fast.get_added_tokens_decoder()
         special = {i for i, token in added.items() if token.special and token.content not in self.json.undeclared}
-        named = {self.fast.token_to_id(token) for token in self.files.named.values()} - {None}
-        return frozenset(special | named | set(self.ends) | set(beginning(self)))
+        named = [self.fast.token_to_id(token) for token in self.files.named.values()]
+        return frozenset({*special, *self.ends, *beginning(self), *(i for i in named if i is not None)})
 
     def token(self, token_id: int | None) -> str:
         return "" if token_id is None else self.fast.id_to_token(token_id) or ""
