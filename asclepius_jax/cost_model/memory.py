@@ -101,14 +101,15 @@ def working_bytes(model: DecoderConfig, tokens: float, tensor: int, width: int, 
 def stretch_bytes(model: DecoderConfig, params: float, tensor: int, width: int, lora: LoraConfig) -> float:
     """Bytes that layers of several kinds need beyond those of one kind; 0 if one scan runs all layers alike.
 
-    In the body of a scan over patterns, the gathered weights and gradients of two layers are alive. Several scans need
-    a copy of the parameters, each of its own layers, unless they are frozen; four fifths of it are alive at the peak.
-    Both are not there at the same time. Measured on programs for 8 H100 with 12 layers of 7B.
+    In the body of a scan over patterns, the gathered weights and gradients of two layers are alive. Several scans one
+    after another need a copy of the parameters, each of its own layers, unless they are frozen; four fifths of it are
+    alive at the peak. Both are not there at the same time. Measured on programs for 8 H100 with 12 layers of 7B.
     """
-    patterns = any(len(set(stretch.pattern)) > 1 for stretch in model.stretches)
-    one_more = (2 if lora.rank else 3) * width * model.block_matrices / tensor if patterns else 0.0
-    copied = 0.8 * params * 4 if len(model.stretches) > 1 and not lora.rank else 0.0
-    return max(one_more, copied)
+    several = [stretch for stretch in model.stretches if len(set(stretch.pattern)) > 1]
+    repeated = any(stretch.repeats > 1 for stretch in several)
+    one_more = (2 if lora.rank else 3) * width * model.block_matrices / tensor if repeated else 0.0
+    apart = len(model.stretches) > 1 or any(stretch.repeats == 1 for stretch in several)
+    return max(one_more, 0.8 * params * 4 if apart and not lora.rank else 0.0)
 
 
 def score_bytes(kernel: Kernel, model: DecoderConfig, mesh: dict[str, int], rows: float, T: int) -> float:
