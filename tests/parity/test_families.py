@@ -83,7 +83,9 @@ def start(small_tokenizer: Path, tmp_path: Path, request: pytest.FixtureRequest)
     else:
         JsonTokenizer(small_tokenizer).save(folder)
     # A few rows more than there are tokens, and a number that no axis divides.
-    made_family(folder, request.param, vocab_size=JsonTokenizer(folder).vocab_size + 3)
+    tokenizer = JsonTokenizer(folder)
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": None}
+    made_family(folder, request.param, vocab_size=tokenizer.vocab_size + 3, **ids)
     return folder
 
 
