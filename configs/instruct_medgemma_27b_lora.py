@@ -3,7 +3,7 @@
 asclepius pack --source data/instructions --out data/packed/gemma3 --tokenizer google/medgemma-27b-text-it \\
     --row-length 4096
 launch/train.sh instruct_medgemma_27b_lora --data.path data/packed/gemma3
-"""
+8 x H100: 62 GiB per device, 26,000 rows per hour; v5e-64: 12 GiB, 40,000 (predicted by `asclepius plan`)."""
 
 import dataclasses
 

@@ -2,7 +2,7 @@
 
 asclepius pack --source data/instructions --out data/packed/qwen3 --tokenizer Qwen/Qwen3-8B-Base --row-length 4096
 launch/train.sh instruct_qwen3_8b --data.path data/packed/qwen3
-"""
+8 x H100: 58 GiB per device, 64,000 rows per hour; v5e-64: 10 GiB, 99,000 (predicted by `asclepius plan`)."""
 
 import dataclasses
 

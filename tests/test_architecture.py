@@ -152,7 +152,19 @@ def test_of_the_evaluation_only_the_models_that_answer_know_the_accelerator_side
 
 def test_the_model_stands_alone():
     allowed = ("jax", "flax", "numpy", "einops", "ml_dtypes", "asclepius_jax.model")
-    standard = ("functools", "json", "math", "mmap", "re", "reprlib", "typing", "dataclasses", "pathlib", "collections")
+    standard = (
+        "functools",
+        "itertools",
+        "json",
+        "math",
+        "mmap",
+        "re",
+        "reprlib",
+        "typing",
+        "dataclasses",
+        "pathlib",
+        "collections",
+    )
     bad = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in modules("asclepius_jax/model").values()
