@@ -79,6 +79,6 @@ def rotate(x_BTNH: jax.Array, cos_sin: CosSin | None, scale: float = 1.0) -> jax
     cos, sin = cos_sin
     R = 2 * cos.shape[-1]
     a, b = jnp.split(x32_BTNH[..., :R], 2, axis=-1)
-    unturned = [x32_BTNH[..., R:]] if R < x32_BTNH.shape[-1] else []
+    unturned = [x32_BTNH[..., R:]] if x32_BTNH.shape[-1] > R else []
     turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin, *unturned], axis=-1)
     return (turned * scale).astype(x_BTNH.dtype)
