@@ -371,6 +371,10 @@ def restore_params(step_folder: Place, shapes: Params, shardings: Params, verify
 def check_model(meta: Meta, model: DecoderConfig, where: Place) -> None:
     """Raise UserError with the differing fields if a checkpoint contains another model."""
     saved, expected = dataclasses.asdict(meta.model), dataclasses.asdict(model)
-    differing = [f"{key} {saved[key]} there, {expected[key]} here" for key in expected if saved[key] != expected[key]]
+    differing = [
+        f"{key} {saved[key]} there, {expected[key]} here"
+        for key in expected
+        if saved[key] != expected[key] and key != "family"  # a name: what it computes is in the other fields
+    ]
     if differing:
         raise UserError(f"{where} contains another model: {'; '.join(differing)}")
