@@ -53,6 +53,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3": ("qwen3", {"rope_theta": 1e6}),
     "qwen3-tied": ("qwen3", {"tie_word_embeddings": True, "rope_scaling": {**YARN, "rope_theta": 1e6}}),
+    "gemma-7b": ("gemma", {"num_key_value_heads": 4}),
     "gemma2": ("gemma2", {**GEMMA, "num_hidden_layers": 5}),
     "gemma3": ("gemma3_text", {**GEMMA, "num_hidden_layers": 8, "rope_scaling": LINEAR}),
     "gemma3-long": ("gemma3_text", {**GEMMA, "num_hidden_layers": 12, "tie_word_embeddings": False}),

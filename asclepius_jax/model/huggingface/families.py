@@ -99,6 +99,7 @@ class Family:
     rope: Raw = field(default_factory=dict)  # rotary settings where config.json has none
     window_theta: float | None = None  # of windowed layers, with `ropes`; None: the theta of the others
     neutral: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # keys and the only values that are read
+    activations: dict[str, str] = field(default_factory=dict)  # names of activations that mean another one here
 
 
 SHARED: Raw = {
@@ -170,6 +171,20 @@ FAMILIES: dict[str, Family] = {
         HEADS | {"sliding_window", "layer_types"},
         {"qk_norm": "head"},
         layer_types=above,
+    ),
+    "gemma": Family(
+        "GemmaForCausalLM",
+        {
+            **SHARED, "vocab_size": 256_000, "hidden_size": 3072, "intermediate_size": 24_576, "num_hidden_layers": 28,
+            "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+            "max_position_embeddings": 8192, "tie_word_embeddings": True, "attention_bias": False,
+            "use_bidirectional_attention": None,
+        },
+        frozenset({"use_bidirectional_attention"}),
+        {"unit_offset": True},
+        scaled_embedding=True,
+        neutral={**CAUSAL, "hidden_activation": (None, "gelu_pytorch_tanh")},  # which transformers 4 writes too
+        activations={"gelu": "gelu_pytorch_tanh"},  # the first folders say gelu
     ),
     "gemma2": Family(
         "Gemma2ForCausalLM",

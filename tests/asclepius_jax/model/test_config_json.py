@@ -211,6 +211,13 @@ def test_a_key_that_changes_the_computation_is_refused(tmp_path: Path, key: str,
         ours(tmp_path, **{key: value})
 
 
+@pytest.mark.parametrize("given", [{}, {"hidden_act": "gelu"}, {"hidden_act": "gelu", "hidden_activation": None}])
+def test_gelu_is_the_approximate_one_in_gemma(tmp_path: Path, given: dict[str, Any]):
+    config = ours(tmp_path, model_type="gemma", **given)
+    assert transformers.AutoConfig.from_pretrained(tmp_path).hidden_act == "gelu_pytorch_tanh"
+    assert config.activation == "gelu_tanh"
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3", "granite"])
 def test_keys_without_effect_and_neutral_values_pass(tmp_path: Path, family: str):
     plain = ours(tmp_path, model_type=family)
