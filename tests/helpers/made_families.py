@@ -20,6 +20,10 @@ SMALL: dict[str, Any] = {
     "pad_token_id": 0,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+YARN8 = {  # of Ministral 3, whose queries grow beyond the original length
+    "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 8, "beta_fast": 32.0,
+    "beta_slow": 1.0, "mscale": 1.0,
+}  # fmt: skip
 LINEAR = {"rope_type": "linear", "factor": 8.0}
 LLAMA3 = {
     "rope_type": "llama3",
@@ -40,6 +44,25 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ministral": (
         "ministral",
         {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
+    "ministral3": (
+        "ministral3", {"rope_parameters": {**YARN8, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}}
+    ),
+    "ministral3-devstral2": (
+        "ministral3",
+        {
+            "rope_parameters": {**YARN8, "mscale_all_dim": 0.0, "llama_4_scaling_beta": 0.0}, "sliding_window": 9,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "ministral3-unscaled": (
+        "ministral3",
+        {
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e6, "original_max_position_embeddings": 8,
+                "llama_4_scaling_beta": 0.1,
+            },
+        },
     ),
     "smollm3": ("smollm3", {"num_hidden_layers": 4, "head_dim": 8}),
     "smollm3-windows": (

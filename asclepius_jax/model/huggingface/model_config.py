@@ -19,6 +19,7 @@ from asclepius_jax.model.huggingface.rotary_settings import (
     LAYER_TYPES,
     is_number,
     read_fraction,
+    read_growth,
     read_rope,
     unsupported,
     written_rope,
@@ -105,6 +106,7 @@ def read_config(folder: Path) -> DecoderConfig:
         **family.features,
         **read_features(raw, family, path),
         **read_layers(raw, family, path),
+        **read_growth(raw, family, path),
         window_rope_theta=window_theta,
     )
     rotated = read_fraction(raw, path) if family.fused else 1.0
