@@ -22,7 +22,7 @@ from asclepius_jax.model.attention import Kernel, Scores, attend, cached_mask, p
 from asclepius_jax.model.collectives import Parallel
 from asclepius_jax.model.layer_scan import scan_layers
 from asclepius_jax.model.lora import NO_ADAPTERS, Adapters, Lora, adapter_axes, adapter_shapes
-from asclepius_jax.model.rope import CosSin, angles_by_kind, rotate
+from asclepius_jax.model.rope import CosSin, angles_by_kind, query_factor, rotate
 from asclepius_jax.model.sizes import DecoderConfig
 
 Params = dict[str, Any]
@@ -45,6 +45,7 @@ class Rows(NamedTuple):
     attention_mask: Any  # the result of attention.prepare in the kernel's own form, or mask_BTS with a cache
     scores: Scores
     cos_sin: CosSin | None = None  # None: this layer rotates nothing
+    query_factor: jax.Array | float = 1.0
 
 
 PLAIN = Kernel()
@@ -129,7 +130,7 @@ class Attention(nnx.Module):
         q_BTNH = plus(adapters.project("q", "BTD,DNH->BTNH", x_BTD, q_DNH, parallel), self.q_bias_NH)
         k_BSKH = plus(adapters.project("k", "BSD,DKH->BSKH", x_BTD, k_DKH, parallel), self.k_bias_KH)
         v_BSKH = plus(adapters.project("v", "BSD,DKH->BSKH", x_BTD, v_DKH, parallel), self.v_bias_KH)
-        q_BTNH = rotate(normed(q_BTNH, self.q_norm, parallel), rows.cos_sin, self.query_scale)
+        q_BTNH = rotate(normed(q_BTNH, self.q_norm, parallel), rows.cos_sin, self.query_scale * rows.query_factor)
         k_BSKH = rotate(normed(k_BSKH, self.k_norm, parallel), rows.cos_sin)
         if cache is not None:
             rows_B1 = jnp.arange(x_BTD.shape[0])[:, None]
@@ -281,8 +282,10 @@ class Decoder(nnx.Module):
         config = self.config
         windows = {kind: config.window_of(kind) for kind in dict.fromkeys(config.kinds)}
         masks = {window: mask_of(window) for window in dict.fromkeys(windows.values())}
+        factor = query_factor(positions_BT, config)
+        scores = {kind: Scores(window, config.score_cap) for kind, window in windows.items()}
         return {
-            kind: Rows(kernel, positions_BT, masks[windows[kind]], Scores(windows[kind], config.score_cap), cos_sin)
+            kind: Rows(kernel, positions_BT, masks[windows[kind]], scores[kind], cos_sin, factor)
             for kind, cos_sin in angles_by_kind(positions_BT, config).items()
         }
 

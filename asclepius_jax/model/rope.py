@@ -71,7 +71,15 @@ def angles_by_kind(positions_BT: jax.Array, config: DecoderConfig) -> dict[str, 
     return found
 
 
-def rotate(x_BTNH: jax.Array, cos_sin: CosSin | None, scale: float = 1.0) -> jax.Array:
+def query_factor(positions_BT: jax.Array, config: DecoderConfig) -> jax.Array | float:
+    """What queries are multiplied by at every position, (B, T, 1, 1) in float32; 1 where they do not grow."""
+    if config.query_growth == 0:
+        return 1.0
+    periods_BT11 = (positions_BT // config.query_period)[:, :, None, None].astype(jnp.float32)
+    return 1.0 + config.query_growth * jnp.log1p(periods_BT11)
+
+
+def rotate(x_BTNH: jax.Array, cos_sin: CosSin | None, scale: jax.Array | float = 1.0) -> jax.Array:
     """x with its first R channels rotated by the angles of its position, multiplied by `scale`, rounded once."""
     x32_BTNH = x_BTNH.astype(jnp.float32)
     if cos_sin is None:

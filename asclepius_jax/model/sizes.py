@@ -76,6 +76,8 @@ class DecoderConfig:
     activation: Literal["silu", "gelu_tanh", "gelu", "xielu"] = "silu"
     gated: bool = True  # act(x gate) * (x up), otherwise act(x up)
     query_scale: float | None = None  # of attention scores; None is head_dim ** -0.5
+    query_growth: float = 0.0  # queries at position p are multiplied by 1 + growth * log(1 + p // query_period)
+    query_period: int = 1  # tokens
     score_cap: float | None = None  # attention scores become cap * tanh(score / cap)
     logit_cap: float | None = None
     logit_divisor: float = 1.0

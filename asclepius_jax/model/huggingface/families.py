@@ -51,6 +51,8 @@ FUSED = {
     "self_attn.qkv_proj.weight": ("attention.q_DNH", "attention.k_DKH", "attention.v_DKH"),
     "mlp.gate_up_proj.weight": ("mlp.gate_DF", "mlp.up_DF"),
 }
+# In rotary settings, `query_growth` of the decoder.
+GROWTH = "llama_4_scaling_beta"
 
 
 def alike(raw: Raw) -> list[str]:
@@ -96,9 +98,10 @@ class Family:
     scaled_embedding: bool = False  # by the square root of the width
     fused: bool = False  # see FUSED
     optional: Raw = field(default_factory=dict)  # keys that the class reads without declaring them
-    rope: Raw = field(default_factory=dict)  # rotary settings where config.json has none
+    rope: Raw = field(default_factory=dict)  # rotary settings where config.json has none; with GROWTH, queries grow
     window_theta: float | None = None  # of windowed layers, with `ropes`; None: the theta of the others
     neutral: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # keys and the only values that are read
+    activations: dict[str, str] = field(default_factory=dict)  # names of activations that mean another one here
 
 
 SHARED: Raw = {
@@ -150,6 +153,19 @@ FAMILIES: dict[str, Family] = {
         frozenset({"head_dim", "sliding_window", "layer_types"}),
         layer_types=alike,
     ),
+    "ministral3": Family(
+        "Ministral3ForCausalLM",
+        {
+            **MISTRAL, "vocab_size": 131_072, "num_hidden_layers": 34, "head_dim": 128,
+            "max_position_embeddings": 262_144, "rms_norm_eps": 1e-5, "sliding_window": None,
+        },
+        frozenset({"sliding_window"}),
+        layer_types=alike,
+        rope={
+            "rope_type": "yarn", "rope_theta": 1_000_000.0, "factor": 16.0, "original_max_position_embeddings": 16_384,
+            "beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, GROWTH: 0.1,
+        },
+    ),
     "smollm3": Family(
         "SmolLM3ForCausalLM",
         {
@@ -170,6 +186,20 @@ FAMILIES: dict[str, Family] = {
         HEADS | {"sliding_window", "layer_types"},
         {"qk_norm": "head"},
         layer_types=above,
+    ),
+    "gemma": Family(
+        "GemmaForCausalLM",
+        {
+            **SHARED, "vocab_size": 256_000, "hidden_size": 3072, "intermediate_size": 24_576, "num_hidden_layers": 28,
+            "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+            "max_position_embeddings": 8192, "tie_word_embeddings": True, "attention_bias": False,
+            "use_bidirectional_attention": None,
+        },
+        frozenset({"use_bidirectional_attention"}),
+        {"unit_offset": True},
+        scaled_embedding=True,
+        neutral={**CAUSAL, "hidden_activation": (None, "gelu_pytorch_tanh")},  # which transformers 4 writes too
+        activations={"gelu": "gelu_pytorch_tanh"},  # the first folders say gelu
     ),
     "gemma2": Family(
         "Gemma2ForCausalLM",

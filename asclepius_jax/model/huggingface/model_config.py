@@ -19,6 +19,7 @@ from asclepius_jax.model.huggingface.rotary_settings import (
     LAYER_TYPES,
     is_number,
     read_fraction,
+    read_growth,
     read_rope,
     unsupported,
     written_rope,
@@ -105,6 +106,7 @@ def read_config(folder: Path) -> DecoderConfig:
         **family.features,
         **read_features(raw, family, path),
         **read_layers(raw, family, path),
+        **read_growth(raw, family, path),
         window_rope_theta=window_theta,
     )
     rotated = read_fraction(raw, path) if family.fused else 1.0
@@ -166,7 +168,7 @@ def check_features(raw: Raw, family: Family, path: Path) -> None:
     for key, value in raw.items():
         if key in family.neutral and value not in family.neutral[key]:
             raise unsupported(path, key, value)
-        if key in family.defaults or key in family.optional:
+        if key in family.defaults or key in family.optional or key in family.neutral:
             continue
         for pattern, neutral in NEUTRAL:
             if re.fullmatch(pattern, key) and value not in neutral:
@@ -176,7 +178,8 @@ def check_features(raw: Raw, family: Family, path: Path) -> None:
 def read_features(raw: Raw, family: Family, path: Path) -> dict[str, Any]:
     """The fields that follow from keys of the family: activation, biases, scales and caps."""
     key = "hidden_activation" if "hidden_activation" in family.defaults else "hidden_act"
-    activation = ACTIVATION_NAMES.get(raw[key]) if isinstance(raw[key], str) else None
+    named = raw[key] if isinstance(raw[key], str) else ""
+    activation = ACTIVATION_NAMES.get(family.activations.get(named, named))
     if activation is None or (activation == "xielu" and family.features.get("gated", True)):
         raise unsupported(path, key, raw[key])
     found: dict[str, Any] = {"activation": activation}

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from asclepius_jax.model.huggingface.families import Family, Raw
+from asclepius_jax.model.huggingface.families import GROWTH, Family, Raw
 from asclepius_jax.model.huggingface.safetensors import FolderError, shown
 from asclepius_jax.model.sizes import FULL, WINDOW, DecoderConfig, RopeScaling
 
@@ -45,17 +45,34 @@ def read_rope(raw: Raw, family: Family, path: Path) -> tuple[float, RopeScaling 
             raise FolderError(f"{path}: the rotary settings {shown(raw[key])} are not a JSON object")
     if family.ropes:
         return read_two_ropes(raw, family, path)
-    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    rope = rope_of(raw, family)
     if nested := [key for key, value in rope.items() if isinstance(value, dict)]:
         raise FolderError(
             f"{path}: rotary settings of {shown(nested[0])} alone: this model has the same in every layer"
         )
-    if family.rope and not raw.get("rope_scaling") and raw.get("rope_parameters") is None:
-        rope = family.rope
-        if raw.get("rope_theta", rope["rope_theta"]) != rope["rope_theta"]:  # transformers 4 takes it, 5 does not
-            raise FolderError(f"{path}: rope_theta {shown(raw['rope_theta'])} stands alone: add it to rope_parameters")
+    # A theta that stands alone: transformers 4 takes it, 5 does not.
+    if rope is family.rope and raw.get("rope_theta", rope["rope_theta"]) != rope["rope_theta"]:
+        raise FolderError(f"{path}: rope_theta {shown(raw['rope_theta'])} stands alone: add it to rope_parameters")
     theta = rope["rope_theta"] if "rope_theta" in rope else raw.get("rope_theta", family.theta)
     return checked_theta(theta, "rope_theta", path), read_scaling(rope, raw, family, path), None
+
+
+def rope_of(raw: Raw, family: Family) -> Raw:
+    """The rotary settings of all layers that transformers takes."""
+    if family.rope and not raw.get("rope_scaling") and raw.get("rope_parameters") is None:
+        return family.rope
+    return raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+
+
+def read_growth(raw: Raw, family: Family, path: Path) -> dict[str, Any]:
+    """How queries grow with their position, in a family that has it. Without the key, they do not."""
+    if GROWTH not in family.rope:
+        return {}
+    rope = rope_of(raw, family)
+    growth = rope.get(GROWTH, 0.0)
+    if not is_number(growth) or not 0 <= growth <= LARGEST_NUMBER:
+        raise FolderError(f"{path}: {GROWTH} is {shown(growth)}, which is not a number from 0 to {LARGEST_NUMBER:g}")
+    return {"query_growth": float(growth), "query_period": read_original(rope, raw, path)}
 
 
 def read_two_ropes(raw: Raw, family: Family, path: Path) -> tuple[float, RopeScaling | None, float | None]:
@@ -106,6 +123,9 @@ def read_scaling(rope: Raw, raw: Raw, family: Family, path: Path) -> RopeScaling
     if missing := [key for key in SCALINGS[kind] if rope.get(key) is None]:
         raise FolderError(f"{path}: rotary scaling {kind} is missing {', '.join(missing)}")
     numbers: Raw = {key: rope[key] for key in (*SCALINGS[kind], *OPTIONAL_NUMBERS) if rope.get(key) is not None}
+    for key in ("mscale", "mscale_all_dim"):  # 0 is none to transformers
+        if numbers.get(key) == 0:
+            del numbers[key]
     lists: Raw = {key: numbers.pop(key) for key in ("short_factor", "long_factor") if key in numbers}
     if not all(is_number(number) and 0 < number <= LARGEST_NUMBER for number in numbers.values()):
         raise FolderError(
@@ -204,10 +224,16 @@ def is_number(value: Any) -> bool:
 
 def written_rope(config: DecoderConfig, family: Family) -> Raw:
     scaling = config.rope_scaling and written_scaling(config, config.rope_scaling)
+    growth: Raw = {}
+    if GROWTH in family.rope:  # without which transformers cannot compute
+        growth = {"original_max_position_embeddings": config.query_period, GROWTH: config.query_growth}
+        if scaling and scaling["rope_type"] == "yarn":  # llama.cpp's converter asks for it
+            growth |= {"mscale": 1.0, "mscale_all_dim": 1.0 if scaling["attention_factor"] == 1.0 else 0.0}
+        scaling = scaling and {**scaling, **growth}
     found: Raw = {"rope_theta": config.rope_theta, "rope_scaling": scaling}
     if config.rotary_fraction != 1:
         found["partial_rotary_factor"] = config.rotary_fraction
-    usual = {"rope_type": "default", **(scaling or {}), "rope_theta": config.rope_theta}
+    usual = {"rope_type": "default", **(scaling or growth), "rope_theta": config.rope_theta}
     if family.ropes:
         windowed = {"rope_type": "default", "rope_theta": config.window_rope_theta}
         found["rope_parameters"] = {"full_attention": usual, "sliding_attention": windowed}

@@ -11,7 +11,7 @@ import pytest
 
 from asclepius_jax.model.huggingface import rotary_settings
 from asclepius_jax.model.huggingface.families import FAMILIES
-from asclepius_jax.model.huggingface.model_config import read_config
+from asclepius_jax.model.huggingface.model_config import read_config, write_config
 from asclepius_jax.model.huggingface.safetensors import FolderError
 from asclepius_jax.model.rope import frequencies
 from asclepius_jax.model.sizes import DecoderConfig
@@ -125,8 +125,9 @@ def test_theta_and_scaling_are_those_that_transformers_takes(tmp_path: Path, fam
     for key in ("rope_parameters", "rope_scaling"):
         if changes.get(key):
             changes = {**changes, key: {k: v for k, v in changes[key].items() if v is not ...}}
-    if family == "apertus" and "rope_theta" in changes and not {"rope_scaling", "rope_parameters"} & changes.keys():
-        changes["rope_theta"] = 12_000_000  # without scaling, transformers takes no other
+    usual = FAMILIES[family].rope
+    if usual and "rope_theta" in changes and not {"rope_scaling", "rope_parameters"} & changes.keys():
+        changes["rope_theta"] = usual["rope_theta"]  # without scaling, transformers takes no other
     config = ours(tmp_path, model_type=family, **changes)
     theirs = LlamaRotaryEmbedding(transformers.AutoConfig.from_pretrained(tmp_path))
     assert theirs.attention_scaling == 1.0
@@ -162,6 +163,23 @@ def test_theta_and_scaling_are_those_that_transformers_takes(tmp_path: Path, fam
 def test_a_scaling_that_the_model_does_not_have_is_refused(tmp_path: Path, key: str, scaling: Any, told: str):
     with pytest.raises(FolderError, match=told):
         ours(tmp_path, **{key: scaling})
+
+
+@pytest.mark.parametrize("value", [None, "0.1", True, -0.1, [0.1], 1e300])
+def test_a_growth_of_queries_that_no_model_has_is_refused(tmp_path: Path, value: Any):
+    with pytest.raises(FolderError, match=r"llama_4_scaling_beta is .*from 0 to"):
+        ours(tmp_path, model_type="ministral3", rope_parameters={**UNSCALED, "llama_4_scaling_beta": value})
+
+
+def test_queries_of_ministral_3_grow_beyond_the_original_length(tmp_path: Path):
+    config = ours(tmp_path, model_type="ministral3")
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path).rope_parameters
+    growth = theirs["llama_4_scaling_beta"], theirs["original_max_position_embeddings"]
+    assert (config.query_growth, config.query_period) == growth == (0.1, 16_384)
+    assert ours(tmp_path, model_type="ministral3", rope_parameters=UNSCALED).query_growth == 0
+    out = json.loads(write_config(config, "float32", {}))["rope_parameters"]
+    needed = ("rope_type", "mscale_all_dim", "llama_4_scaling_beta")  # by llama.cpp's converter
+    assert [out[key] for key in needed] == ["yarn", 1.0, 0.1]
 
 
 def test_a_second_original_length_outside_the_scaling_is_refused(tmp_path: Path):
@@ -209,6 +227,13 @@ def test_a_second_original_length_outside_the_scaling_is_refused(tmp_path: Path)
 def test_a_key_that_changes_the_computation_is_refused(tmp_path: Path, key: str, value: Any):
     with pytest.raises(FolderError, match=f"{key} is "):
         ours(tmp_path, **{key: value})
+
+
+@pytest.mark.parametrize("given", [{}, {"hidden_act": "gelu"}, {"hidden_act": "gelu", "hidden_activation": None}])
+def test_gelu_is_the_approximate_one_in_gemma(tmp_path: Path, given: dict[str, Any]):
+    config = ours(tmp_path, model_type="gemma", **given)
+    assert transformers.AutoConfig.from_pretrained(tmp_path).hidden_act == "gelu_pytorch_tanh"
+    assert config.activation == "gelu_tanh"
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "granite"])

@@ -19,7 +19,7 @@ from asclepius_jax.distributed.sharding import BATCH_AXES, check_model_divides, 
 from asclepius_jax.model.attention import Kernel, Scores, packed_mask
 from asclepius_jax.model.decoder import Inputs, Params, Rows, build, empty_cache, init_params
 from asclepius_jax.model.layer_scan import REMAT_POLICIES
-from asclepius_jax.model.rope import angles_by_kind
+from asclepius_jax.model.rope import angles_by_kind, query_factor
 from asclepius_jax.model.sizes import LONGEST_PERIOD, DecoderConfig, stretches_of
 from asclepius_jax.plan.compile import compile_step
 from asclepius_jax.train.choose_kernel import choose_kernel
@@ -40,11 +40,12 @@ def config(kinds: tuple[str, ...], **features: Any) -> DecoderConfig:
 PAIRS = config(
     ("window", "full") * 2 + ("window",), qk_norm="head", post_norm=True, unit_offset=True, score_cap=2.0,
     logit_cap=3.0, tie_embeddings=True, embedding_scale=4.0, activation="gelu_tanh", query_scale=0.3,
+    query_growth=0.5, query_period=4,
 )  # fmt: skip
 TRIPLES = config(
     ("window", "window_nope", "full_nope") * 2, qk_norm="whole", pre_norm=False, post_norm=True,
     qkv_bias=True, out_bias=True, mlp_bias=True, rotary_fraction=0.5, residual_scale=0.5,
-    window_rope_theta=100.0, activation="xielu", gated=False,
+    window_rope_theta=100.0, activation="xielu", gated=False, query_growth=0.5, query_period=3,
 )  # fmt: skip
 SIXES = config((("window",) * 5 + ("full",)) * 2 + ("window",) * 2, qk_norm="head", window_rope_theta=100.0)
 ALL = {"pairs": PAIRS, "triples": TRIPLES, "sixes": SIXES}
@@ -95,13 +96,13 @@ def test_the_scan_computes_what_a_loop_over_layers_computes(name: str):
     decoder = build(model).merge(params)
     graphdef, blocks = nnx.split(decoder.blocks)
     _, positions_BT, segments_BT = inputs()
-    cos_sin = angles_by_kind(positions_BT, model)
+    cos_sin, factor = angles_by_kind(positions_BT, model), query_factor(positions_BT, model)
 
     @functools.partial(jax.jit, static_argnums=0)
     def one_layer(kind: str, block: Any, x_BTD: jax.Array) -> jax.Array:
         window = WINDOW if kind.startswith("window") else None
         mask_BTS = packed_mask(segments_BT, window)
-        rows = Rows(Kernel(), positions_BT, mask_BTS, Scores(window, model.score_cap), cos_sin[kind])
+        rows = Rows(Kernel(), positions_BT, mask_BTS, Scores(window, model.score_cap), cos_sin[kind], factor)
         assert (cos_sin[kind] is None) == kind.endswith("nope")
         return nnx.merge(graphdef, block)(x_BTD, rows)[0]
 

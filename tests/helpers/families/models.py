@@ -20,6 +20,10 @@ SMALL: dict[str, Any] = {
     "pad_token_id": 0,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+YARN8 = {  # of Ministral 3, whose queries grow beyond the original length
+    "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 8, "beta_fast": 32.0,
+    "beta_slow": 1.0, "mscale": 1.0,
+}  # fmt: skip
 LINEAR = {"rope_type": "linear", "factor": 8.0}
 LLAMA3 = {
     "rope_type": "llama3",
@@ -41,6 +45,25 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "ministral",
         {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     ),
+    "ministral3": (
+        "ministral3", {"rope_parameters": {**YARN8, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}}
+    ),
+    "ministral3-mscale": (
+        "ministral3",
+        {
+            "rope_parameters": {**YARN8, "mscale_all_dim": 0.0, "llama_4_scaling_beta": 0.0}, "sliding_window": 9,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "ministral3-unscaled": (
+        "ministral3",
+        {
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e6, "original_max_position_embeddings": 8,
+                "llama_4_scaling_beta": 0.1,
+            },
+        },
+    ),
     "smollm3": ("smollm3", {"num_hidden_layers": 4, "head_dim": 8}),
     "smollm3-windows": (
         "smollm3",
@@ -53,6 +76,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3": ("qwen3", {"rope_theta": 1e6}),
     "qwen3-tied": ("qwen3", {"tie_word_embeddings": True, "rope_scaling": {**YARN, "rope_theta": 1e6}}),
+    "gemma-7b": ("gemma", {"num_key_value_heads": 4}),
     "gemma2": ("gemma2", {**GEMMA, "num_hidden_layers": 5}),
     "gemma3": ("gemma3_text", {**GEMMA, "num_hidden_layers": 8, "rope_scaling": LINEAR}),
     "gemma3-long": ("gemma3_text", {**GEMMA, "num_hidden_layers": 12, "tie_word_embeddings": False}),
