@@ -1,7 +1,10 @@
 """Variants of config.json over all families, and what this project says to each."""
 
+import copy
+import random
 from typing import Any, NamedTuple
 
+from asclepius_jax.model.huggingface.families import FAMILIES
 from tests.helpers.made_families import LINEAR, LLAMA3, SMALL, YARN
 
 WINDOWED, WHOLE = "sliding_attention", "full_attention"
@@ -35,6 +38,8 @@ TRIED = [
     Variant("theta inside and outside", "qwen2", {"rope_parameters": DEFAULT, "rope_theta": 7e5}),
     Variant("theta inside the old spelling", "granite", {"rope_scaling": {**LINEAR, "rope_theta": 5e4}}),
     Variant("theta of both spellings", "olmo2", {"rope_scaling": LINEAR, "rope_parameters": DEFAULT}),
+    Variant("theta by its default", "phi3", {"default_theta": 5e4},
+            "default_theta is 50000.0, which this decoder does not support"),
     Variant("theta null", "llama",
         {"rope_theta": None}, "rope_theta is None, which is not a number above 1, up to 1e+12"),
     Variant("theta below one", "llama",
@@ -215,3 +220,47 @@ def config_of(variant: Variant) -> dict[str, Any]:
         if isinstance(raw.get(key), dict):
             raw[key] = {name: value for name, value in raw[key].items() if value is not ...}
     return {key: value for key, value in raw.items() if value is not ...}
+
+
+# ------------------------------------------------------------ mutations
+
+# Keys that some class has, or the base class of all, or none.
+KEYS = sorted(
+    {key for family in FAMILIES.values() for key in (*family.defaults, *family.optional)}
+    | {
+        *("rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq", "partial_rotary_factor"),
+        *("_sliding_window_pattern", "is_causal", "is_decoder", "attention_chunk_size", "qk_norm", "use_qk_norm"),
+        *("pruned_heads", "chunk_size_feed_forward", "num_experts", "mlp_layer_types", "default_theta", "clip_qkv"),
+        *("cross_attention", "post_norm", "logit_scale", "rope_type", "experts", "architectures", "auto_map"),
+        *("quantization_config", "per_layer_config", "embedding_norm", "use_mup", "qk_clip", "attention_sink_size"),
+    }
+)
+# Of these only, because the weights of other sizes would be large, or the rows have other tokens.
+KEPT = {"model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"}
+PLAIN = (None, True, False, 0, -1, 1, 2, 3, 0.5, 1.0, 9, 16, 24, "2", "silu", "gelu", "relu", "full_attention")
+VALUES: tuple[Any, ...] = (
+    *PLAIN, [], {}, [1], [1, 0, 1, 0], [WHOLE] * 3, [WINDOWED, WHOLE, WINDOWED], [WINDOWED] * 4, DEFAULT, LINEAR,
+    LLAMA3, YARN, LONG, {"type": "linear", "factor": 2.0}, {"rope_type": "yarn", "factor": 4},
+    {**YARN, "truncate": False}, {**YARN, "original_max_position_embeddings": 2, "rope_theta": 10.0},
+    {**YARN, "original_max_position_embeddings": 100_000, "rope_theta": 3.0}, {**YARN, "rope_theta": 1.0},
+    {WHOLE: DEFAULT}, {WHOLE: "x"}, {WHOLE: None, WINDOWED: None}, {WHOLE: LINEAR, WINDOWED: DEFAULT},
+    {WHOLE: {"type": "linear", "factor": 2.0}, WINDOWED: {"rope_theta": 3e3}},
+    {"rope_theta": 100.0}, {"rope_theta": None}, {"partial_rotary_factor": 0.5},
+)  # fmt: skip
+WITHIN = ("beta_fast", "mscale", "attention_factor", "truncate", "type", "rope_theta", "partial_rotary_factor")
+
+
+def mutated(raw: dict[str, Any], choice: random.Random) -> tuple[str, dict[str, Any]]:
+    """config.json with one key deleted, added, or given another value, and what was done."""
+    raw = copy.deepcopy(raw)
+    own = sorted(raw.keys() - KEPT)
+    key = choice.choice(own if choice.random() < 0.4 else sorted({*KEYS} - KEPT))
+    if key in raw and choice.random() < 0.15:
+        del raw[key]
+        return f"without {key}", raw
+    if isinstance(raw.get(key), dict) and choice.random() < 0.5:
+        inner = choice.choice((*raw[key], *WITHIN))
+        raw[key][inner] = choice.choice(PLAIN)
+        return f"{key}[{inner}] = {raw[key][inner]!r}", raw
+    raw[key] = copy.deepcopy(choice.choice(VALUES))
+    return f"{key} = {raw[key]!r}", raw

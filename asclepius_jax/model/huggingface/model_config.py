@@ -40,6 +40,7 @@ NEUTRAL: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"use_parallel_residual|parallel_attn|is_encoder_decoder|add_cross_attention", (False, None)),
     (r"is_causal", (True,)),  # of every class: transformers masks nothing at false or null
     (r"text_config|text_encoder|decoder|generator", (None,)),  # transformers would read the layers from it
+    (r"default_theta", ()),  # of Phi-3, which takes it for an argument, and others do not
 )
 
 

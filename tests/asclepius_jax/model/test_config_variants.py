@@ -1,7 +1,9 @@
 """Of any variant of a folder: what is accepted computes what transformers computes, and everything else is refused."""
 
 import json
+import random
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +14,15 @@ import pytest
 from asclepius_jax.model.huggingface.families import FAMILIES
 from asclepius_jax.model.huggingface.model_config import read_config
 from asclepius_jax.model.huggingface.safetensors import INDEX, FolderError
-from tests.helpers.config_variants import TRIED, Variant, config_of
+from asclepius_jax.model.sizes import DecoderConfig
+from tests.helpers.config_variants import TRIED, Variant, config_of, mutated
 from tests.helpers.folder_variants import WEIGHTS, ours, theirs, write_config, write_weights
+from tests.helpers.made_families import VARIANTS
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
+MUTATIONS = 200  # of each model
 
 
 def refusal_of(folder: Path) -> str:
@@ -180,6 +186,48 @@ def test_the_text_part_of_gemma_3_is_taken_as_its_refusal_says(tmp_path: Path, d
     assert json.loads((tmp_path / "new/config.json").read_text())["model_type"] == "gemma3_text"
     expected = theirs(tmp_path / "old")
     assert np.abs(ours(tmp_path / "new") - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
+
+
+# ---------------------------------------------------------------- mutations
+
+
+def accepted(folder: Path) -> DecoderConfig | None:
+    try:
+        return read_config(folder)
+    except FolderError as error:
+        line = str(error)
+    assert "\n" not in line
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_config_with_one_other_key_is_refused_or_computes_the_same(tmp_path: Path, name: str):
+    """A mutation that transformers fails to load or run shows nothing."""
+    family, changes = VARIANTS[name]
+    base = config_of(Variant(name, family, changes))
+    choice, known, told = random.Random(name), {}, Counter()
+    for number in range(MUTATIONS):
+        change, raw = mutated(base, choice)
+        folder = tmp_path / str(number)
+        write_config(folder, raw)
+        config = accepted(folder)
+        if config is None:
+            told["refused"] += 1
+            continue
+        try:
+            write_weights(folder, raw)
+            expected = theirs(folder)
+        except Exception:  # noqa: BLE001  # transformers raises what it happens to meet
+            told["not loaded by transformers"] += 1
+            continue
+        key = config, (folder / WEIGHTS).read_bytes()
+        if key not in known:
+            known[key] = ours(folder, config)
+        assert np.abs(known[key] - expected).max() <= 1e-4 * max(1, np.abs(expected).max()), change
+        told["equal"] += 1
+        shutil.rmtree(folder)
+    assert min(told["refused"], told["equal"]) > MUTATIONS // 10
 
 
 def test_every_family_has_variants():
