@@ -235,8 +235,17 @@ KEYS = sorted(
         *("quantization_config", "per_layer_config", "embedding_norm", "use_mup", "qk_clip", "attention_sink_size"),
     }
 )
-# Of these only, because the weights of other sizes would be large, or the rows have other tokens.
-KEPT = {"model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"}
+# Not of these: the weights of other sizes would be large, and other tokens change nothing.
+KEPT = {
+    "model_type",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+}
 PLAIN = (None, True, False, 0, -1, 1, 2, 3, 0.5, 1.0, 9, 16, 24, "2", "silu", "gelu", "relu", "full_attention")
 VALUES: tuple[Any, ...] = (
     *PLAIN, [], {}, [1], [1, 0, 1, 0], [WHOLE] * 3, [WINDOWED, WHOLE, WINDOWED], [WINDOWED] * 4, DEFAULT, LINEAR,
