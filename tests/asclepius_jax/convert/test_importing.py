@@ -21,7 +21,7 @@ from asclepius_jax.model.huggingface import names
 from asclepius_jax.model.huggingface.safetensors import FolderError
 from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer
-from tests.helpers.made_families import made_family
+from tests.helpers.huggingface.made_families import made_family
 from tests.helpers.made_inputs import MODEL, make_tokenizer, random_folder, to_hf
 
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)

@@ -5,7 +5,7 @@ import random
 from typing import Any, NamedTuple
 
 from asclepius_jax.model.huggingface.families import FAMILIES
-from tests.helpers.made_families import LINEAR, LLAMA3, SMALL, YARN
+from tests.helpers.huggingface.made_families import LINEAR, LLAMA3, SMALL, YARN
 
 WINDOWED, WHOLE = "sliding_attention", "full_attention"
 # What each family needs beyond SMALL, and the sizes that keep its program small.

@@ -15,9 +15,9 @@ from asclepius_jax.model.huggingface.families import FAMILIES
 from asclepius_jax.model.huggingface.model_config import read_config
 from asclepius_jax.model.huggingface.safetensors import INDEX, FolderError
 from asclepius_jax.model.sizes import DecoderConfig
-from tests.helpers.config_variants import TRIED, Variant, config_of, mutated
-from tests.helpers.folder_variants import TOKENS, WEIGHTS, ours, theirs, write_config, write_weights
-from tests.helpers.made_families import VARIANTS
+from tests.helpers.huggingface.config_variants import TRIED, Variant, config_of, mutated
+from tests.helpers.huggingface.folder_variants import TOKENS, WEIGHTS, ours, theirs, write_config, write_weights
+from tests.helpers.huggingface.made_families import VARIANTS
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
