@@ -158,14 +158,18 @@ def compare_logits(folder: Path, step_folder: Place, meta: Meta, model: Model, r
 
 def transformers_logits(folder: Path, ids: list[int]) -> np.ndarray:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, __version__
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except Exception as error:  # transformers raises whatever it meets first
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise FolderError(f"transformers {__version__} cannot load {folder}: {problem}") from error
     if tokenizer(SAMPLE)["input_ids"][: len(ids)] != ids:
         raise FolderError("the tokenizer gives other token ids in transformers than in training")
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     if info["missing_keys"] or info["unexpected_keys"]:
         raise FolderError(f"transformers reports missing {info['missing_keys']}, unknown {info['unexpected_keys']}")
     with torch.no_grad():

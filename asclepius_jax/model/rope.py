@@ -48,7 +48,8 @@ def yarn_kept(pairs: int, scaling: RopeScaling, theta: float) -> np.ndarray:
     if scaling.truncate:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, 2 * pairs - 1)
-    return 1.0 - (np.arange(pairs, dtype=np.float32) - first) / max(last - first, 0.001)
+    # The ramp may lie outside the pairs. Then last is below first, and as in transformers all pairs are on one side.
+    return 1.0 - (np.arange(pairs, dtype=np.float32) - first) / ((last - first) or 0.001)
 
 
 def angles(positions_BT: jax.Array, frequency: np.ndarray, magnitude: float = 1.0) -> CosSin:

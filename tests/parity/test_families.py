@@ -29,8 +29,8 @@ from asclepius_jax.model.huggingface.safetensors import open_folder
 from asclepius_jax.model.sizes import DecoderConfig
 from asclepius_jax.train.loop import train
 from data_prep.contract.tokenizer import JsonTokenizer
-from tests.helpers.families.models import VARIANTS, made_family
-from tests.helpers.families.tokenizers import make_family
+from tests.helpers.huggingface.family_tokenizers import make_family
+from tests.helpers.huggingface.made_families import VARIANTS, made_family
 from tests.helpers.made_inputs import packed_notes, transformers_model
 
 torch = pytest.importorskip("torch")

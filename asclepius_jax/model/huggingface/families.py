@@ -137,6 +137,8 @@ GEMMA: Raw = {
 OLMO: Raw = {**SHARED, "vocab_size": 50_304, "rms_norm_eps": 1e-5, "attention_bias": False}
 GEMMA_FEATURES: Raw = {"post_norm": True, "unit_offset": True}
 CAUSAL = {"use_bidirectional_attention": (False, None)}
+# Norms of queries and keys that the class always has, which its folders may say.
+QK_NORM = {"qk_norm": (True, None), "use_qk_norm": (True, None)}
 GEMMA_NAMES = {"mlp_norm.scale": "pre_feedforward_layernorm.weight"}
 OLMO_FEATURES: Raw = {"pre_norm": False, "post_norm": True, "qk_norm": "whole"}
 
@@ -186,6 +188,7 @@ FAMILIES: dict[str, Family] = {
         HEADS | {"sliding_window", "layer_types"},
         {"qk_norm": "head"},
         layer_types=above,
+        neutral=QK_NORM,
     ),
     "gemma": Family(
         "GemmaForCausalLM",
@@ -232,7 +235,7 @@ FAMILIES: dict[str, Family] = {
         optional={"sliding_window_pattern": 6},
         names=GEMMA_NAMES,
         scaled_embedding=True,
-        neutral={**CAUSAL, "attn_logit_softcapping": (None,)},  # transformers ignores it
+        neutral={**CAUSAL, **QK_NORM, "attn_logit_softcapping": (None,)},  # transformers ignores it
     ),
     "phi3": Family(
         "Phi3ForCausalLM",
@@ -246,7 +249,7 @@ FAMILIES: dict[str, Family] = {
         fused=True,
         optional={"partial_rotary_factor": 1.0},
     ),
-    "olmo2": Family("Olmo2ForCausalLM", OLMO, HEADS, OLMO_FEATURES),
+    "olmo2": Family("Olmo2ForCausalLM", OLMO, HEADS, OLMO_FEATURES, neutral=QK_NORM),
     "olmo3": Family(
         "Olmo3ForCausalLM",
         {**OLMO, "sliding_window": 4096, "layer_types": None},
@@ -255,6 +258,7 @@ FAMILIES: dict[str, Family] = {
         theta=500_000.0,
         layer_types=last_of(4),
         ropes=True,
+        neutral=QK_NORM,
     ),
     "granite": Family(
         "GraniteForCausalLM",
@@ -273,6 +277,7 @@ FAMILIES: dict[str, Family] = {
         HEADS,
         {"qk_norm": "head", "gated": False},
         theta=12_000_000.0,
+        neutral=QK_NORM,
         rope={
             "rope_type": "llama3", "rope_theta": 12_000_000.0, "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,

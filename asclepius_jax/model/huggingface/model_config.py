@@ -24,7 +24,7 @@ from asclepius_jax.model.huggingface.rotary_settings import (
     unsupported,
     written_rope,
 )
-from asclepius_jax.model.huggingface.safetensors import FolderError, read_json, shown
+from asclepius_jax.model.huggingface.safetensors import FolderError, other_format, read_json, shown
 from asclepius_jax.model.sizes import FULL, WINDOW, DecoderConfig
 
 # Keys that change what a model computes, as patterns, and the values with which they change nothing. Most belong to
@@ -39,6 +39,9 @@ NEUTRAL: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"num_nextn_predict_layers|no_rope_layers|no_rope_layer_interval", (None, 0, [])),
     (r"(use_)?qk_(layer)?norm|attn_temperature_tuning|rope_interleaved?|use_alibi|alibi", (False, None)),
     (r"use_parallel_residual|parallel_attn|is_encoder_decoder|add_cross_attention", (False, None)),
+    (r"is_causal", (True,)),  # of every class: transformers masks nothing at false or null
+    (r"text_config|text_encoder|decoder|generator", (None,)),  # transformers would read the layers from it
+    (r"default_theta", ()),  # of Phi-3, which takes it for an argument, and others do not
 )
 
 
@@ -60,6 +63,10 @@ NUMBERS = {
     "residual_multiplier": "residual_scale",
     "attention_multiplier": "query_scale",
 }
+TEXT_OF_GEMMA_3 = (
+    'Gemma3ForCausalLM.from_pretrained(OLD, key_mapping={"^language_model.": ""}, dtype="auto")'
+    ".save_pretrained(NEW, save_original_format=False)"
+)
 # A vocabulary that the first does not divide gets rows of zeros up to a multiple of the second.
 DIVIDED_BY, PADDED_TO = 32, 128
 
@@ -125,12 +132,14 @@ def family_of(given: Raw, path: Path) -> Family:
     text = given.get("text_config")
     if isinstance(text, dict):
         inner = text.get("model_type")
-        known = isinstance(inner, str) and inner in FAMILIES
-        remedy = (
-            f"take its text part, a folder of its own with the model_type {shown(inner)}"
-            if known
-            else f"its text part is {shown(inner)}, which is not supported either"
-        )
+        remedy = f"its text part is {shown(inner)}, which is not supported either"
+        if inner == "gemma3_text":
+            # key_mapping: without it, transformers finds none of the weights and leaves them random.
+            remedy = (
+                f"save its text part with transformers 5, {TEXT_OF_GEMMA_3}, copy its tokenizer there and import NEW"
+            )
+        elif isinstance(inner, str) and inner in FAMILIES:
+            remedy = f"save its text part, {FAMILIES[inner].architecture} of the model_type {inner}, and import that"
         raise FolderError(f"{path}: model_type is {shown(name)}, a model of text and images: {remedy}")
     for pattern, what in REFUSED:
         if isinstance(name, str) and re.fullmatch(pattern, name):
@@ -138,15 +147,6 @@ def family_of(given: Raw, path: Path) -> Family:
     raise FolderError(
         f"{path}: model_type is {shown(name)}, which is not one of the supported {', '.join(sorted(FAMILIES))}"
     )
-
-
-def other_format(folder: Path) -> str:
-    """What to do with a folder that holds something else than weights of a model."""
-    if (folder / "adapter_config.json").is_file():
-        return ": it holds adapters alone; merge them into their base, with peft's merge_and_unload, and import that"
-    if any(folder.glob("*.gguf")):
-        return ": it holds a GGUF file, whose weights are quantised; import the folder that it was made from"
-    return ""
 
 
 def padding_of(vocab_size: int) -> int:
@@ -161,10 +161,7 @@ def check_features(raw: Raw, family: Family, path: Path) -> None:
             f"{path}: quantization_config is {shown(raw['quantization_config'])}: the weights are quantised; import "
             "the folder that they were made from"
         )
-    code = raw.get("auto_map") or {}
-    named = str(code.get("AutoModelForCausalLM")) if isinstance(code, dict) else ""
-    if code and named.rpartition(".")[2] != family.architecture:  # otherwise transformers has the class itself
-        raise unsupported(path, "auto_map", code)
+    check_code(raw.get("auto_map") or {}, family, path)
     for key, value in raw.items():
         if key in family.neutral and value not in family.neutral[key]:
             raise unsupported(path, key, value)
@@ -173,6 +170,19 @@ def check_features(raw: Raw, family: Family, path: Path) -> None:
         for pattern, neutral in NEUTRAL:
             if re.fullmatch(pattern, key) and value not in neutral:
                 raise unsupported(path, key, value)
+
+
+def check_code(auto_map: Any, family: Family, path: Path) -> None:
+    """Raise a FolderError if the folder's own code computes the model, unless transformers has the very class."""
+    if not isinstance(auto_map, dict):
+        raise unsupported(path, "auto_map", auto_map)
+    models = {key: value for key, value in auto_map.items() if key.startswith("AutoModel")}
+    name = models.get("AutoModelForCausalLM")
+    if models and (not isinstance(name, str) or name.rpartition(".")[2] != family.architecture):
+        raise FolderError(
+            f"{path}: auto_map is {shown(models)}, code of the folder's own, which is not run: if it computes what "
+            f"{family.architecture} does, remove auto_map"
+        )
 
 
 def read_features(raw: Raw, family: Family, path: Path) -> dict[str, Any]:
@@ -210,9 +220,10 @@ def read_layers(raw: Raw, family: Family, path: Path) -> dict[str, Any]:
     if types is not None and (not is_list_of(types, set(LAYER_TYPES), layers) or len(types) != layers):
         raise unsupported(path, "layer_types", types)
     listed = None if types is None else [LAYER_TYPES[kind] for kind in types]
-    for key in ("sliding_window_pattern", "no_rope_layer_interval"):
-        if key in raw and key in (*family.defaults, *family.optional) and (type(raw[key]) is not int or raw[key] < 1):
-            raise FolderError(f"{path}: {key} is {shown(raw[key])}, which is not a positive integer")
+    for key, least in (("sliding_window_pattern", 1), ("no_rope_layer_interval", 1), ("max_window_layers", 0)):
+        read_there = key in raw and key in (*family.defaults, *family.optional)
+        if read_there and (type(raw[key]) is not int or raw[key] < least):
+            raise FolderError(f"{path}: {key} is {shown(raw[key])}, which is not an integer from {least} on")
     raw = {**family.optional, **raw}
     expected = [FULL] * layers if family.layer_types is None else family.layer_types(raw)
     rotated = [True] * layers

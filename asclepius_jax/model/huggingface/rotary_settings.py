@@ -72,7 +72,7 @@ def read_growth(raw: Raw, family: Family, path: Path) -> dict[str, Any]:
     growth = rope.get(GROWTH, 0.0)
     if not is_number(growth) or not 0 <= growth <= LARGEST_NUMBER:
         raise FolderError(f"{path}: {GROWTH} is {shown(growth)}, which is not a number from 0 to {LARGEST_NUMBER:g}")
-    return {"query_growth": float(growth), "query_period": read_original(rope, raw, path)}
+    return {"query_growth": float(growth), "query_period": read_original(rope, raw, family, path)}
 
 
 def read_two_ropes(raw: Raw, family: Family, path: Path) -> tuple[float, RopeScaling | None, float | None]:
@@ -80,6 +80,11 @@ def read_two_ropes(raw: Raw, family: Family, path: Path) -> tuple[float, RopeSca
     nested, scaling = raw.get("rope_parameters") or {}, raw.get("rope_scaling") or {}
     if nested and not nested.keys() <= LAYER_TYPES.keys():
         raise FolderError(f"{path}: rope_parameters must hold full_attention and sliding_attention, each with its own")
+    for name, value in nested.items():
+        if value and not isinstance(value, dict):
+            raise FolderError(f"{path}: the rotary settings {shown(value)} of {name} are not a JSON object")
+    if "type" in scaling and "rope_type" not in scaling:  # transformers 4 reads it, 5 computes without scaling
+        raise FolderError(f"{path}: rope_scaling has type, which transformers 5 ignores here: name it rope_type")
     full, windowed = (dict(nested.get(name) or {}) for name in ("full_attention", "sliding_attention"))
     full |= scaling
     if any(isinstance(value, dict) for value in (*full.values(), *windowed.values())):
@@ -99,13 +104,17 @@ def read_two_ropes(raw: Raw, family: Family, path: Path) -> tuple[float, RopeSca
     for rope in (full, windowed):
         if rope.get("partial_rotary_factor") not in (1, None):
             raise unsupported(path, "partial_rotary_factor", rope["partial_rotary_factor"])
-    window_theta = checked_theta(local, local_key, path)
-    return checked_theta(theta, "rope_theta", path), read_scaling(full, raw, family, path), window_theta
+    found = read_scaling(full, raw, family, path)
+    if found and not found.truncate:  # transformers looks for the key beside full_attention, not in it
+        raise FolderError(
+            f"{path}: truncate of the rotary scaling is False, which transformers ignores here: remove it"
+        )
+    return checked_theta(theta, "rope_theta", path), found, checked_theta(local, local_key, path)
 
 
 def checked_theta(theta: Any, key: str, path: Path) -> float:
-    if not is_number(theta) or not 1 <= theta <= LARGEST_NUMBER:
-        raise FolderError(f"{path}: {key} is {shown(theta)}, which is not a number from 1 to {LARGEST_NUMBER:g}")
+    if not is_number(theta) or not 1 < theta <= LARGEST_NUMBER:  # at 1, nothing would tell far from near
+        raise FolderError(f"{path}: {key} is {shown(theta)}, which is not a number above 1, up to {LARGEST_NUMBER:g}")
     return float(theta)
 
 
@@ -132,7 +141,7 @@ def read_scaling(rope: Raw, raw: Raw, family: Family, path: Path) -> RopeScaling
             f"{path}: rotary scaling {kind} has {', '.join(numbers)} {', '.join(map(shown, numbers.values()))}: they "
             "must be positive numbers"
         )
-    original = 0 if kind == "linear" else read_original(rope, raw, path)
+    original = 0 if kind == "linear" else read_original(rope, raw, family, path)
     if kind == "llama3":
         factor, low, high = (float(numbers[key]) for key in SCALINGS[kind])
         if low >= high:
@@ -145,10 +154,11 @@ def read_scaling(rope: Raw, raw: Raw, family: Family, path: Path) -> RopeScaling
     return read_yarn({key: float(number) for key, number in numbers.items()}, rope, original, path)
 
 
-def read_original(rope: Raw, raw: Raw, path: Path) -> int:
+def read_original(rope: Raw, raw: Raw, family: Family, path: Path) -> int:
     original = rope.get("original_max_position_embeddings")
     outside = raw.get("original_max_position_embeddings")
-    original = original if original is not None else outside if outside is not None else raw["max_position_embeddings"]
+    if original is None:  # of settings for each kind of layer, transformers looks at the key within alone
+        original = raw["max_position_embeddings"] if outside is None or family.ropes else outside
     if (
         type(original) is not int
         or not 1 <= original <= LARGEST["max_position_embeddings"]

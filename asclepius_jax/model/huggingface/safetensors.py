@@ -104,11 +104,15 @@ def open_folder(folder: Path) -> Tensors:
     """
     if not (folder / INDEX).is_file():
         if not (folder / ONE_FILE).is_file():
-            raise FolderError(f"{folder} contains neither {ONE_FILE} nor {INDEX}{pickle_hint(folder)}")
+            raise FolderError(f"{folder} contains neither {ONE_FILE} nor {INDEX}{other_format(folder)}")
         return open_safetensors(folder / ONE_FILE)
     weight_map = read_json(folder / INDEX, ("weight_map",))["weight_map"]
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise FolderError(f"{folder / INDEX}: weight_map must map tensors to files")
+    if (folder / ONE_FILE).is_file() and ONE_FILE not in weight_map.values():  # transformers would read the one file
+        raise FolderError(
+            f"{folder} contains {ONE_FILE} and an {INDEX} of other files: remove the one that is left of another model"
+        )
     # Only names of files in the folder: an index must not make anything else on this machine readable.
     present = {path.name for path in folder.iterdir() if path.is_file()}
     tensors = Tensors()
@@ -130,11 +134,18 @@ def open_folder(folder: Path) -> Tensors:
     return tensors
 
 
-def pickle_hint(folder: Path) -> str:
+def other_format(folder: Path) -> str:
+    """What to do with a folder that holds something else than the weights of a model, or "" if nothing is known."""
+    if (folder / "adapter_config.json").is_file():
+        return ": it holds adapters alone; merge them into their base with peft's merge_and_unload, and import that"
+    if any(folder.glob("*.gguf")):
+        return ": it holds a GGUF file, whose weights are quantised; import the folder that it was made from"
+    if parts := sorted(path.name for path in folder.glob("*.safetensors")):
+        return f", but {parts[0]}: download the folder again, or save it with transformers' save_pretrained"
     pickles = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in folder.glob(pattern))
     if not pickles:
-        return ""
-    call = "AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW, safe_serialization=True)"
+        return ": download the folder again"
+    call = "AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW)"
     return (
         f"; {pickles[0]} is a pickle, which can run code: if you trust it, convert it with transformers' {call} and "
         "import NEW"

@@ -21,7 +21,7 @@ from asclepius_jax.model.huggingface import names
 from asclepius_jax.model.huggingface.safetensors import FolderError
 from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer
-from tests.helpers.families.models import made_family
+from tests.helpers.huggingface.made_families import made_family
 from tests.helpers.made_inputs import MODEL, make_tokenizer, random_folder, to_hf
 
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
@@ -155,6 +155,20 @@ def test_the_logits_of_an_import_are_compared_with_transformers(
     folder_with(tmp_path / "hf", small_tokenizer, dtype=dtype)
     run_import(ImportConfig(tmp_path / "hf", tmp_path / "run", verify=True))
     assert f"verified {tmp_path / 'run'}: max |delta| of the logits" in capsys.readouterr().out
+
+
+def test_an_import_that_transformers_does_not_load_is_set_aside(small_tokenizer: Path, tmp_path: Path):
+    """Phi-3 as its first folders were written: LongRoPE as "su", which transformers 5 reads without its length."""
+    pytest.importorskip("transformers")
+    made_family(tmp_path / "hf", "phi4-mini", vocab_size=320)
+    raw = json.loads((tmp_path / "hf/config.json").read_text())
+    raw["rope_parameters"] = {**raw["rope_parameters"], "rope_type": "su"}
+    del raw["rope_parameters"]["original_max_position_embeddings"]
+    (tmp_path / "hf/config.json").write_text(json.dumps(raw))
+    JsonTokenizer(small_tokenizer).save(tmp_path / "hf")
+    with pytest.raises(UserError, match=r"transformers [\d.]+ cannot load .*hf: KeyError: .*Renamed to .*run-FAILED"):
+        run_import(ImportConfig(tmp_path / "hf", tmp_path / "run", verify=True))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_import_that_computes_something_else_is_set_aside(small_tokenizer: Path, tmp_path: Path, monkeypatch):

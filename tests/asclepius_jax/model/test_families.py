@@ -12,7 +12,7 @@ from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names
 from asclepius_jax.model.huggingface.families import FAMILIES
-from tests.helpers.families.models import VARIANTS, made_family
+from tests.helpers.huggingface.made_families import VARIANTS, made_family
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -21,7 +21,7 @@ from data_prep.contract.tokenizer import (
 )
 from data_prep.contract.training_prompt import TRAINING_TEMPLATE, chat_template
 from data_prep.pack.documents import example_documents, note_documents
-from tests.helpers.families.tokenizers import FAMILIES, make_family, real_tokenizers, texts
+from tests.helpers.huggingface.family_tokenizers import FAMILIES, make_family, real_tokenizers, texts
 from tests.helpers.made_inputs import GENERATION, example, note
 
 transformers = pytest.importorskip("transformers")

@@ -146,7 +146,7 @@ def test_theta_and_scaling_are_those_that_transformers_takes(tmp_path: Path, fam
         ({"rope_type": ["default"]}, r"rotary scaling \['default'\]"),
         ({"full_attention": LLAMA3}, "rotary settings of 'full_attention' alone"),
         ({"rope_type": "default", "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-        ({"rope_type": "default", "rope_theta": None}, "rope_theta is None, which is not a number from 1 to 1e"),
+        ({"rope_type": "default", "rope_theta": None}, "rope_theta is None, which is not a number above 1, up to 1e"),
         ({**LLAMA3, "factor": "8"}, "llama3 has factor, low_freq_factor, high_freq_factor '8', 1.0, 4.0"),
         ({**LLAMA3, "factor": 0}, "they must be positive numbers"),
         ({**LLAMA3, "low_freq_factor": 4.0}, "low_freq_factor below high_freq_factor"),
