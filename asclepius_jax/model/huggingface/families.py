@@ -97,6 +97,7 @@ class Family:
     names: dict[str, str] = field(default_factory=dict)  # our name -> Hugging Face's, where it is not LLaMA's
     scaled_embedding: bool = False  # by the square root of the width
     fused: bool = False  # see FUSED
+    scalings: tuple[str, ...] = ("linear", "llama3", "yarn")  # of rotary frequencies
     optional: Raw = field(default_factory=dict)  # keys that the class reads without declaring them
     rope: Raw = field(default_factory=dict)  # rotary settings where config.json has none; with GROWTH, queries grow
     window_theta: float | None = None  # of windowed layers, with `ropes`; None: the theta of the others
@@ -247,6 +248,7 @@ FAMILIES: dict[str, Family] = {
         HEADS | {"sliding_window"},
         layer_types=alike,
         fused=True,
+        scalings=("longrope",),
         optional={"partial_rotary_factor": 1.0},
     ),
     "olmo2": Family("Olmo2ForCausalLM", OLMO, HEADS, OLMO_FEATURES, neutral=QK_NORM),

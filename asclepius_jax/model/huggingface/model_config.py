@@ -116,7 +116,7 @@ def read_config(folder: Path) -> DecoderConfig:
         **read_growth(raw, family, path),
         window_rope_theta=window_theta,
     )
-    rotated = read_fraction(raw, path) if family.fused else 1.0
+    rotated = read_fraction(raw, path) if "partial_rotary_factor" in family.optional else 1.0
     if int(config.head_dim * rotated) % 2 or not 0 < rotated <= 1:
         raise FolderError(
             f"{path}: partial_rotary_factor {rotated} of {config.head_dim} channels is not an even number"

@@ -122,13 +122,14 @@ def read_scaling(rope: Raw, raw: Raw, family: Family, path: Path) -> RopeScaling
     if "partial_rotary_factor" not in family.optional and rope.get("partial_rotary_factor") not in (1, None):
         raise unsupported(path, "partial_rotary_factor", rope["partial_rotary_factor"])
     kind = rope["rope_type"] if "rope_type" in rope else rope.get("type", "default")
-    if family.fused and kind in ("su", "yarn"):  # earlier names of Phi-3 for it
+    if "longrope" in family.scalings and kind in ("su", "yarn"):  # earlier names of Phi-3 for it
         kind = "longrope"
     if kind == "default":
         return None
-    if not isinstance(kind, str) or kind not in SCALINGS or (kind == "longrope") != family.fused:
-        kinds = "default, longrope" if family.fused else "default, linear, llama3, yarn"
-        raise FolderError(f"{path}: rotary scaling {shown(kind)} is not one of {kinds}")
+    if not isinstance(kind, str) or kind not in family.scalings:
+        raise FolderError(
+            f"{path}: rotary scaling {shown(kind)} is not one of {', '.join(('default', *family.scalings))}"
+        )
     if missing := [key for key in SCALINGS[kind] if rope.get(key) is None]:
         raise FolderError(f"{path}: rotary scaling {kind} is missing {', '.join(missing)}")
     numbers: Raw = {key: rope[key] for key in (*SCALINGS[kind], *OPTIONAL_NUMBERS) if rope.get(key) is not None}
