@@ -107,7 +107,7 @@ def restore(base: TrainConfig) -> Callable[[Path], dict[str, np.ndarray]]:
     return restored
 
 
-@pytest.mark.parametrize("strikes", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strikes", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_every_truncation_and_deletion_of_an_object_is_noticed(
     store: ObjectStore, unbroken: Path, restore, capsys, strikes: int
 ):

@@ -309,7 +309,7 @@ def test_a_tracker_that_cannot_be_opened_ends_a_new_run_and_not_a_resumed_one(
     assert losses_of(config.run_dir) == losses_of(unbroken)
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+@pytest.mark.parametrize("name", ["wandb", pytest.param("mlflow", marks=pytest.mark.slow)])
 def test_a_server_that_cannot_be_reached_ends_a_new_run_and_leaves_nothing(tmp_path: Path, name: str):
     """In a process of its own, since both read their environment once."""
     pytest.importorskip(name, reason=f"{name} is not installed: pip install 'asclepius-jax[{name}]'")
