@@ -97,6 +97,7 @@ class Family:
     names: dict[str, str] = field(default_factory=dict)  # our name -> Hugging Face's, where it is not LLaMA's
     scaled_embedding: bool = False  # by the square root of the width
     fused: bool = False  # see FUSED
+    whole_width: bool = False  # the class wants a hidden_size that the heads divide even where head_dim is given
     scalings: tuple[str, ...] = ("linear", "llama3", "yarn")  # of rotary frequencies
     optional: Raw = field(default_factory=dict)  # keys that the class reads without declaring them
     rope: Raw = field(default_factory=dict)  # rotary settings where config.json has none; with GROWTH, queries grow
@@ -148,6 +149,7 @@ FAMILIES: dict[str, Family] = {
         "LlamaForCausalLM",
         {**SHARED, "head_dim": None, "attention_bias": False, "mlp_bias": False},
         HEADS | {"head_dim"},
+        whole_width=True,
     ),
     "mistral": Family("MistralForCausalLM", MISTRAL, frozenset({"head_dim", "sliding_window"}), layer_types=alike),
     "ministral": Family(
@@ -213,6 +215,7 @@ FAMILIES: dict[str, Family] = {
             "use_bidirectional_attention",
         }),
         GEMMA_FEATURES,
+        whole_width=True,
         layer_types=last_of(2),
         names=GEMMA_NAMES,
         scaled_embedding=True,
@@ -230,6 +233,7 @@ FAMILIES: dict[str, Family] = {
         }),
         {**GEMMA_FEATURES, "qk_norm": "head"},
         theta=1_000_000.0,
+        whole_width=True,
         layer_types=last_of_pattern,
         ropes=True,
         window_theta=10_000.0,

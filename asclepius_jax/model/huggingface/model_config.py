@@ -93,7 +93,7 @@ def read_config(folder: Path) -> DecoderConfig:
     if "head_dim" in raw and "head_dim" not in family.defaults:  # transformers reads it there too
         sizes["head_dim"] = read_size(raw, "head_dim", path, family)
     kv_heads = sizes["num_key_value_heads"] or heads
-    check_division(sizes, kv_heads, raw["model_type"], path)
+    check_division(sizes, kv_heads, family, path)
     theta, scaling, window_theta = read_rope(raw, family, path)
     config = DecoderConfig(
         vocab_size=raw["vocab_size"],
@@ -269,13 +269,12 @@ def read_size(raw: Raw, key: str, path: Path, family: Family) -> int | None:
     return value
 
 
-def check_division(sizes: dict[str, int | None], kv_heads: int, model_type: str, path: Path) -> None:
+def check_division(sizes: dict[str, int | None], kv_heads: int, family: Family, path: Path) -> None:
     """Raise a FolderError if heads do not divide what they share, or cannot be rotated in pairs of channels."""
     heads, width = sizes["num_attention_heads"], sizes["hidden_size"]
     assert heads is not None
     assert width is not None
-    # transformers asks for the second of some families even where head_dim is given.
-    strict = sizes.get("head_dim") is None or model_type in ("llama", "gemma2", "gemma3_text")
+    strict = sizes.get("head_dim") is None or family.whole_width
     for key, size, divisor in (("num_attention_heads", heads, kv_heads), ("hidden_size", width, heads)):
         if size % divisor and (strict or key != "hidden_size"):
             raise FolderError(f"{path}: {key} {size} is not a multiple of {divisor}, the heads that share it")
