@@ -151,6 +151,7 @@ def test_a_folder_of_something_else_is_not_overwritten(small_tokenizer: Path, tm
 def test_the_logits_of_an_import_are_compared_with_transformers(
     small_tokenizer: Path, tmp_path: Path, dtype: type, capsys
 ):
+    pytest.importorskip("torch")
     pytest.importorskip("transformers")
     folder_with(tmp_path / "hf", small_tokenizer, dtype=dtype)
     run_import(ImportConfig(tmp_path / "hf", tmp_path / "run", verify=True))
@@ -159,6 +160,7 @@ def test_the_logits_of_an_import_are_compared_with_transformers(
 
 def test_an_import_that_transformers_does_not_load_is_set_aside(small_tokenizer: Path, tmp_path: Path):
     """Phi-3 as its first folders were written: LongRoPE as "su", which transformers 5 reads without its length."""
+    pytest.importorskip("torch")
     pytest.importorskip("transformers")
     made_family(tmp_path / "hf", "phi4-mini", vocab_size=320)
     raw = json.loads((tmp_path / "hf/config.json").read_text())
@@ -173,6 +175,7 @@ def test_an_import_that_transformers_does_not_load_is_set_aside(small_tokenizer:
 
 def test_an_import_that_computes_something_else_is_set_aside(small_tokenizer: Path, tmp_path: Path, monkeypatch):
     """A window that was not read: the weights are right, and no error shows it."""
+    pytest.importorskip("torch")
     pytest.importorskip("transformers")
     made_family(tmp_path / "hf", "mistral-v0.1", vocab_size=320)
     JsonTokenizer(small_tokenizer).save(tmp_path / "hf")
