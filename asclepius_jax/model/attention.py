@@ -34,7 +34,7 @@ class Kernel:
 
 
 def prepare(kernel: Kernel, segments_BT: jax.Array, window: int | None = None) -> Any:
-    """What tokens see, in the form that the kernel needs, computed once for all layers with the window."""
+    """Prepare the mask in the form that the kernel needs, once for all layers with the window."""
     match kernel.name:
         case "splash":
             return segments_BT
@@ -47,7 +47,7 @@ def prepare(kernel: Kernel, segments_BT: jax.Array, window: int | None = None) -
 
 
 class Scores(NamedTuple):
-    """What a layer does to its attention scores."""
+    """The window and the cap of a layer's attention scores."""
 
     window: int | None = None  # tokens that a query sees, itself included; None: all of its document before it
     cap: float | None = None  # scores become cap * tanh(score / cap)

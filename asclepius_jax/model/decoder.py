@@ -72,7 +72,7 @@ def plus(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
 
 
 def is_matrix(name: str) -> bool:
-    """Whether a parameter is multiplied with activations: no scale of a norm, no bias, no constant of an activation."""
+    """Return whether a parameter is a matrix, and not the scale of a norm, a bias or a constant of an activation."""
     return not re.fullmatch(r"scale|[a-z]+_bias_[A-Z]+|alpha_[pn]|beta|eps", name)
 
 
@@ -216,7 +216,8 @@ class Block(nnx.Module):
 
 
 def scaled(x: jax.Array, factor: float) -> jax.Array:
-    return x if factor == 1.0 else x * jnp.asarray(factor, x.dtype)
+    """x times a number, in x's type and rounded once: bfloat16 would round the number itself."""
+    return x if factor == 1.0 else (x.astype(jnp.float32) * factor).astype(x.dtype)
 
 
 class Decoder(nnx.Module):
@@ -275,10 +276,14 @@ class Decoder(nnx.Module):
         return scan_layers(self.config, run, x_BTD, held, (trained, self.adapters.by_layer()), remat)[0]
 
     def embedded(self, tokens_BT: jax.Array, parallel: Parallel, dtype: str) -> jax.Array:
-        return scaled(output_loss.lookup(self.embed_VD[...], tokens_BT, parallel, dtype), self.config.embedding_scale)
+        x_BTD = output_loss.lookup(self.embed_VD[...], tokens_BT, parallel, dtype)
+        if self.config.embedding_scale == 1.0:
+            return x_BTD
+        # Rounded to the type first, as Gemma was trained: in bfloat16, the square root of 3072 is 55.5, not 55.43.
+        return x_BTD * jnp.asarray(self.config.embedding_scale, x_BTD.dtype)
 
     def rows_by_kind(self, kernel: Kernel, positions_BT: jax.Array, mask_of: Any) -> dict[str, Rows]:
-        """What the layers of each kind read. `mask_of(window)` makes their mask, once for all kinds with the window."""
+        """The rows as layers of each kind read them. `mask_of(window)` makes the mask of all kinds with the window."""
         config = self.config
         windows = {kind: config.window_of(kind) for kind in dict.fromkeys(config.kinds)}
         masks = {window: mask_of(window) for window in dict.fromkeys(windows.values())}
@@ -301,7 +306,7 @@ class Decoder(nnx.Module):
         return output_loss.loss_sum(x_BTD, weight, targets_BT, weights_BT, parallel, logits)
 
     def final(self, x_BTD: jax.Array) -> jax.Array:
-        """What the output matrix multiplies."""
+        """The hidden states as the output matrix takes them."""
         return scaled(self.norm(x_BTD), 1 / self.config.logit_divisor)
 
     def decode(

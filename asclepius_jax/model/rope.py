@@ -73,7 +73,7 @@ def angles_by_kind(positions_BT: jax.Array, config: DecoderConfig) -> dict[str, 
 
 
 def query_factor(positions_BT: jax.Array, config: DecoderConfig) -> jax.Array | float:
-    """What queries are multiplied by at every position, (B, T, 1, 1) in float32; 1 where they do not grow."""
+    """The factor of queries at every position, (B, T, 1, 1) in float32; 1 where they do not grow."""
     if config.query_growth == 0:
         return 1.0
     periods_BT11 = (positions_BT // config.query_period)[:, :, None, None].astype(jnp.float32)

@@ -61,7 +61,7 @@ def alike(raw: Raw) -> list[str]:
 
 
 def last_of(size: int) -> Callable[[Raw], list[str]]:
-    """Of so many layers, the last one sees everything."""
+    """The last of every `size` layers sees everything."""
     return lambda raw: [FULL if (i + 1) % size == 0 else WINDOW for i in range(raw["num_hidden_layers"])]
 
 
@@ -76,7 +76,7 @@ def above(raw: Raw) -> list[str]:
 
 
 def nowhere_rotated(raw: Raw) -> list[bool]:
-    """Of SmolLM3, whether each layer rotates nothing."""
+    """Return for each of SmolLM3's layers whether it rotates nothing."""
     every, layers = raw["no_rope_layer_interval"], range(raw["num_hidden_layers"])
     listed = raw["no_rope_layers"]
     return [(i + 1) % every == 0 if listed is None else not listed[i] for i in layers]
@@ -84,7 +84,7 @@ def nowhere_rotated(raw: Raw) -> list[bool]:
 
 @dataclass(frozen=True)
 class Family:
-    """What config.json and the tensors of one `model_type` mean."""
+    """The meaning of config.json and of the tensors for one `model_type`."""
 
     architecture: str  # the class in transformers
     defaults: Raw  # keys of config.json and their defaults there; a None follows from other keys

@@ -76,7 +76,7 @@ def read_growth(raw: Raw, family: Family, path: Path) -> dict[str, Any]:
 
 
 def read_two_ropes(raw: Raw, family: Family, path: Path) -> tuple[float, RopeScaling | None, float | None]:
-    """Of full and of windowed layers, in a nested rope_parameters or in the keys of transformers 4."""
+    """Read those of full and of windowed layers, from a nested rope_parameters or from the keys of transformers 4."""
     nested, scaling = raw.get("rope_parameters") or {}, raw.get("rope_scaling") or {}
     if nested and not nested.keys() <= LAYER_TYPES.keys():
         raise FolderError(f"{path}: rope_parameters must hold full_attention and sliding_attention, each with its own")

@@ -135,7 +135,7 @@ def open_folder(folder: Path) -> Tensors:
 
 
 def other_format(folder: Path) -> str:
-    """What to do with a folder that holds something else than the weights of a model, or "" if nothing is known."""
+    """Advice for a folder that holds something else than the weights of a model, or "" if nothing is known."""
     if (folder / "adapter_config.json").is_file():
         return ": it holds adapters alone; merge them into their base with peft's merge_and_unload, and import that"
     if any(folder.glob("*.gguf")):

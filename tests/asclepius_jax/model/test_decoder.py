@@ -1,12 +1,14 @@
 """The decoder computes what transformers computes, and documents in a row do not see each other."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asclepius_jax.model.decoder import Inputs, Model, Params, build, empty_cache, init_params
+from asclepius_jax.model.decoder import ALONE, Inputs, Model, Params, build, empty_cache, init_params, scaled
 from asclepius_jax.model.huggingface.names import read_config, write_config
 from asclepius_jax.model.sizes import VARIANTS
 from asclepius_jax.train.batches import unpack
@@ -132,3 +134,14 @@ def test_decoding_with_a_cache_gives_the_logits_of_the_whole_text(tiny):
     for t in range(12, 24):
         logits, cache = decode(params, tokens[:, t : t + 1], positions[:, t : t + 1], cache)
         np.testing.assert_allclose(logits[:, 0], np.stack(whole)[:, t], atol=1e-5)
+
+
+def test_multipliers_are_rounded_with_their_product_and_the_scale_of_an_embedding_before_it():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.bfloat16)
+    np.testing.assert_array_equal(scaled(x, 0.22), (x.astype(jnp.float32) * 0.22).astype(jnp.bfloat16))
+    assert (scaled(x, 0.22) != x * jnp.asarray(0.22, jnp.bfloat16)).any()
+    config = dataclasses.replace(VARIANTS["tiny"], embedding_scale=3072**0.5)
+    decoder = build(config).merge(init_params(config, 0))
+    tokens = jnp.arange(20)[None]
+    table = decoder.embed_VD[...].astype(jnp.bfloat16)
+    np.testing.assert_array_equal(decoder.embedded(tokens, ALONE, "bfloat16"), table[tokens] * jnp.bfloat16(55.5))

@@ -17,6 +17,7 @@ from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names
 from asclepius_jax.model.huggingface.safetensors import open_folder
 from asclepius_jax.model.sizes import DecoderConfig, RopeScaling
+from tests.helpers.huggingface.made_families import LLAMA3
 from tests.helpers.made_inputs import TOKEN_IDS, random_folder, to_hf, transformers_model
 
 transformers = pytest.importorskip("transformers")
@@ -174,15 +175,6 @@ def config_with(folder: Path, **changes: object) -> DecoderConfig:
     raw |= changes
     (folder / "config.json").write_text(json.dumps({key: value for key, value in raw.items() if value is not ...}))
     return names.read_config(folder)
-
-
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from asclepius_jax.model.huggingface.model_config import read_config, write_conf
 from asclepius_jax.model.huggingface.safetensors import FolderError
 from asclepius_jax.model.rope import frequencies
 from asclepius_jax.model.sizes import DecoderConfig
+from tests.helpers.huggingface.made_families import LLAMA3
 
 transformers = pytest.importorskip("transformers")
 
@@ -35,13 +36,6 @@ SMALL: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
     "rms_norm_eps": 1e-5,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
 }
 UNSCALED = {"rope_type": "default", "rope_theta": 5e5}
 
