@@ -315,7 +315,7 @@ def train(name: str, command: Command, arguments: list[str], debug: bool) -> Non
     set_flags_for_training()
     from asclepius_jax.config import TrainConfig
     from asclepius_jax.distributed.job import JobConfig, joined
-    from asclepius_jax.train.supervise import restarts_asked, supervise
+    from asclepius_jax.train.watch.supervise import restarts_asked, supervise
 
     # Apart: the configuration of the run is the same in every process, a process's place in its job is not.
     @dataclass(frozen=True)

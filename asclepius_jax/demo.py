@@ -23,7 +23,7 @@ from asclepius_jax.config import MeshConfig, TrainConfig, load_config
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.generate import Sampling, generate, load_checkpoint
 from asclepius_jax.train.loop import train
-from asclepius_jax.train.metrics import read_metrics
+from asclepius_jax.train.watch.metrics import read_metrics
 from data_prep.contract.folders.output_folders import (
     foreign_files,
     place_of,
@@ -156,13 +156,13 @@ def make_model(out: Path, stages: Stages, tuning: TrainConfig) -> tuple[float, f
     pretraining = dataclasses.replace(
         tuning,
         run_dir=str(out / "pretrain"),
-        data=dataclasses.replace(tuning.data, path=str(out / "packed_notes"), epochs=PRETRAIN_EPOCHS),
+        data=dataclasses.replace(tuning.data, path=(str(out / "packed_notes"),), epochs=PRETRAIN_EPOCHS),
     )
     tuning = dataclasses.replace(
         tuning,
         run_dir=str(out / "instruct"),
         init=dataclasses.replace(tuning.init, checkpoint=str(out / "pretrain")),
-        data=dataclasses.replace(tuning.data, path=str(out / "packed_instructions")),
+        data=dataclasses.replace(tuning.data, path=(str(out / "packed_instructions"),)),
     )
     for name, config in (("pretrain", pretraining), ("instruct", tuning)):
         with stages(name) as cells:

@@ -176,7 +176,11 @@ def test_the_model_stands_alone():
 
 def test_heavy_imports_wait_until_a_stage_runs():
     heavy = ("jax", "flax", "tensorflow", "torch", "transformers", "pyarrow", "datasets", "openai")
-    for path in [ROOT / "asclepius_jax/cli.py", ROOT / "asclepius_jax/config.py", *modules("data_prep").values()]:
+    for path in [
+        ROOT / "asclepius_jax/cli.py",
+        *modules("asclepius_jax/config").values(),
+        *modules("data_prep").values(),
+    ]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = [

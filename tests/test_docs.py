@@ -99,7 +99,7 @@ def test_the_library_of_the_quickstart_runs(base, tmp_path: Path, monkeypatch):
     import asclepius_jax as asc
 
     code = re.search(r"```python\n(import asclepius_jax as asc\n.*?)```", text_of("docs/index.md"), re.DOTALL)[1]
-    code = code.replace('"data/packed/notes"', repr(base.data.path)).replace('model="demo"', f"model={base.model!r}")
+    code = code.replace('"data/packed/notes"', repr(base.data.path[0])).replace('model="demo"', f"model={base.model!r}")
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     assert (tmp_path / "models/notebook/config.json").is_file()

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,12 @@ def data_rows(meta: Meta) -> dict[str, Any]:
         "Tokens": number(data.get("tokens")),
         "of these with a loss": number(data.get("loss_tokens")),
         "Packed rows": number(data.get("rows")),
+        "Mixture, by rows": shares(data.get("mixture", {})),
     }
+
+
+def shares(mixture: dict[str, dict[str, Any]]) -> str:
+    return ", ".join(f"{name} {float(Fraction(source['weight'])):.1%}" for name, source in mixture.items())
 
 
 def licence_line(meta: Meta) -> str:
@@ -122,7 +128,7 @@ def recipe_rows(meta: Meta, step: int, dtype: str) -> dict[str, Any]:
             "Optimizer": f"AdamW, beta {optimizer['beta1']}/{optimizer['beta2']}, epsilon {optimizer['epsilon']:g}, "
             f"weight decay {optimizer['weight_decay']:g}, gradients clipped at norm {optimizer['clip_norm']:g}",
             "Learning rate": f"{optimizer['learning_rate']:g}, warmup over {optimizer['warmup_fraction']:.0%} of the "
-            f"steps, cosine to {optimizer['final_fraction']:.0%}",
+            f"steps, {schedule(optimizer)}",
             "Adapters": adapters_line(config.get("lora", {"rank": 0})),
             "Epochs": f"{config['data']['epochs']:g}",
             "Global batch": f"{config['batch']['global_batch']} rows",
@@ -134,10 +140,26 @@ def recipe_rows(meta: Meta, step: int, dtype: str) -> dict[str, Any]:
     return rows
 
 
+def schedule(optimizer: dict[str, Any]) -> str:
+    """The course of the learning rate after the warmup, in words."""
+    shape, end = optimizer.get("schedule", "cosine"), f"to {optimizer['final_fraction']:.0%}"
+    if shape == "constant":
+        return "then constant"
+    if shape == "wsd":
+        length = f"{optimizer['decay_steps']:,} steps" if optimizer["decay_steps"] else "tenth of the steps"
+        return f"constant, and linear {end} over the last {length}"
+    return f"{shape} {end}"
+
+
 def adapters_line(lora: dict[str, Any]) -> str:
     if not lora["rank"]:
         return ""
-    return f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}, of {' '.join(lora['targets'])}"
+    scaled = ", scaled by alpha / sqrt(rank)" if lora.get("rank_stabilized") else ""
+    kind = ", with magnitudes (DoRA)" if lora.get("magnitudes") else ""
+    return (
+        f"rank {lora['rank']}, alpha {lora['alpha']:g}{scaled}, dropout {lora['dropout']:g}{kind}, of "
+        f"{' '.join(lora['targets'])}"
+    )
 
 
 def evaluation(meta: Meta) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from asclepius_jax.config import TrainConfig
+from asclepius_jax.config.sources import held_out_sources, training_sources
 from asclepius_jax.distributed.job import Disagreement, Job, current
 from data_prep.contract.errors import UserError, first_line
 from data_prep.contract.folders.buckets.addresses import as_url
@@ -196,7 +197,8 @@ def facts_of(config: TrainConfig) -> dict[str, str]:
 
 
 def facts_of_data(config: TrainConfig) -> dict[str, str]:
-    folders = [Path(name) for name in (config.data.path, config.data.eval_path) if name]
+    sources = [*training_sources(config.data), *held_out_sources(config.data)]
+    folders = [Path(source.path) for source in sources]
     return {as_url(str(folder / "manifest.json")): short_hash(folder / "manifest.json") for folder in folders}
 
 

@@ -294,16 +294,19 @@ class Decoder(nnx.Module):
             for kind, cos_sin in angles_by_kind(positions_BT, config).items()
         }
 
-    def loss_sum(
+    def losses(
         self, inputs: Inputs, targets_BT: jax.Array, weights_BT: jax.Array, dtype: str, remat: str, kernel: Kernel,
         parallel: Parallel = ALONE,
-    ) -> jax.Array:  # fmt: skip
-        """Weighted cross entropy in nats, summed over this device's tokens, in float32."""
+    ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+        """Weighted cross entropy in nats, summed over this device's tokens, and that of every token without weight.
+
+        Both are float32; only the sum has a gradient.
+        """
         x_BTD = self.final(self.hidden(inputs, dtype, remat, kernel, parallel))
         weight = (self.embed_VD if self.head_DV is None else self.head_DV)[...]
         config, axis = self.config, 1 if self.head_DV is None else 0
         logits = output_loss.Logits(axis, config.vocab_size if config.vocab_padding else None, config.logit_cap)
-        return output_loss.loss_sum(x_BTD, weight, targets_BT, weights_BT, parallel, logits)
+        return output_loss.weighted_losses(x_BTD, weight, targets_BT, weights_BT, parallel, logits)
 
     def final(self, x_BTD: jax.Array) -> jax.Array:
         """The hidden states as the output matrix takes them."""

@@ -62,19 +62,19 @@ class Logits(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def loss_sum(
+def weighted_losses(
     x_BTD: jax.Array,
     head_DV: jax.Array,
     targets_BT: jax.Array,
     weights_BT: jax.Array,
     parallel: Parallel,
     logits: Logits,
-) -> jax.Array:
-    """Weighted cross entropy in nats, summed over this device's tokens, in float32.
+) -> tuple[jax.Array, jax.Array]:
+    """Weighted cross entropy in nats, summed over this device's tokens, and that of every token (B, T) without weight.
 
-    The logits never exist as a whole. The forward pass computes loss and gradient together, chunk by chunk, so the
-    matrix is gathered once and no product is computed twice. This works because the gradient of a weighted sum is
-    known up to one factor, which the backward pass supplies.
+    Both are float32; only the sum has a gradient. The logits never exist as a whole. The forward pass computes loss and
+    gradient together, chunk by chunk, so the matrix is gathered once and no product is computed twice. This works
+    because the gradient of a weighted sum is known up to one factor, which the backward pass supplies.
 
     Args:
         x_BTD: hidden states after the last norm, for this tensor device's part of the positions.
@@ -114,9 +114,10 @@ def loss_forward(x_BTD, head, targets_BT, weights_BT, parallel, logits, with_gra
         sum_C = parallel.tensor_sum(jnp.sum(exp_CV, axis=1))
         is_target_CV = jnp.arange(V) + first_V == targets_C[:, None]
         target_logit_C = parallel.tensor_sum(jnp.sum(jnp.where(is_target_CV, logits_CV, 0.0), axis=1))
-        total += jnp.sum((jnp.log(sum_C) + max_C - target_logit_C) * weights_C)
+        loss_C = jnp.log(sum_C) + max_C - target_logit_C
+        total += jnp.sum(loss_C * weights_C)
         if not with_grads:
-            return (total, d_weight_DV), None
+            return (total, d_weight_DV), (loss_C, None)
         d_logits_CV = (exp_CV / sum_C[:, None] - is_target_CV) * weights_C[:, None]
         if logits.cap is not None:  # the slope of the cap; where an entry is padding, the gradient is 0 already
             d_logits_CV *= 1 - jnp.minimum((logits_CV / logits.cap) ** 2, 1)
@@ -124,19 +125,20 @@ def loss_forward(x_BTD, head, targets_BT, weights_BT, parallel, logits, with_gra
         d_x_CD = product("CV,DV->CD", d_logits_CV, weight_DV)
         if with_head:
             d_weight_DV += jnp.einsum("CD,CV->DV", x_CD, d_logits_CV, preferred_element_type=jnp.float32)
-        return (total, d_weight_DV), d_x_CD
+        return (total, d_weight_DV), (loss_C, d_x_CD)
 
     start = (jnp.float32(0), jnp.zeros((D, V), jnp.float32) if with_head else None)
-    (total, d_weight_DV), d_x = jax.lax.scan(add_chunk, start, chunks)
+    (total, d_weight_DV), (losses, d_x) = jax.lax.scan(add_chunk, start, chunks)
+    result = total, losses.reshape(-1)[: B * T].reshape(B, T)
     if not with_grads:
-        return total, None
+        return result, None
     d_x_BTD = parallel.sum_positions(d_x.reshape(-1, D)[: B * T].reshape(B, T, D))
     if not with_head:
-        return total, (d_x_BTD, None)
+        return result, (d_x_BTD, None)
     d_weight = d_weight_DV if axis == 0 else d_weight_DV.T
     # The barrier ties the two together. Without it the sum over devices is delayed to the end of the step, and a whole
     # matrix stays in memory until then.
-    return total, jax.lax.optimization_barrier((d_x_BTD, parallel.sum_weight(d_weight, axis)))
+    return result, jax.lax.optimization_barrier((d_x_BTD, parallel.sum_weight(d_weight, axis)))
 
 
 def shaped(logits_CV: jax.Array, first_V: jax.Array | int, logits: Logits) -> jax.Array:
@@ -154,10 +156,19 @@ def cut(x: jax.Array, num_chunks: int) -> jax.Array:
     return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)).reshape(num_chunks, -1, *x.shape[1:])
 
 
-def loss_backward(parallel, logits, grads, factor):
+def loss_backward(parallel, logits, grads, factors):
     d_x_BTD, d_head = grads
+    factor = factors[0]  # that of the losses of single tokens is ignored: they have no gradient
     d_head = None if d_head is None else d_head * factor
     return (d_x_BTD * factor.astype(jnp.float32)).astype(d_x_BTD.dtype), d_head, None, None
 
 
-loss_sum.defvjp(loss_and_residuals, loss_backward, symbolic_zeros=True)
+weighted_losses.defvjp(loss_and_residuals, loss_backward, symbolic_zeros=True)
+
+
+def loss_sum(
+    x_BTD: jax.Array, head_DV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, parallel: Parallel,
+    logits: Logits,
+) -> jax.Array:  # fmt: skip
+    """The sum of `weighted_losses`."""
+    return weighted_losses(x_BTD, head_DV, targets_BT, weights_BT, parallel, logits)[0]

@@ -15,6 +15,8 @@ import jax
 from jax.sharding import Mesh
 
 from asclepius_jax.config import InitConfig, TrainConfig, check
+from asclepius_jax.config.schema import with_learning_rate
+from asclepius_jax.config.sources import training_sources
 from asclepius_jax.cost_model.choose import layout_of, settle
 from asclepius_jax.cost_model.flops import flops_per_token
 from asclepius_jax.cost_model.memory import Memory, estimate
@@ -76,6 +78,7 @@ class Plan:
 def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: PlanOptions) -> Plan:
     """Compile one configuration. Raises UserError if no run is possible with it."""
     check(later(config))
+    config = with_learning_rate(config)
     model = build_model(config.model, config.lora)
     mesh = make_mesh(config.mesh, devices)
     check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
@@ -97,7 +100,7 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
     memory = memory_facts(compiled, refusal, parts, topology)
     prediction = predict(model.config, topology, layout_of(config, mesh, model.config))
     fits = memory["peak_bytes"] <= memory["limit_bytes"]
-    optimizer = make_optimizer(config.optimizer, steps)
+    optimizer = make_optimizer(config.optimizer, steps, config.lora)
     state = abstract_state(model, optimizer, state_shardings(mesh, model, optimizer))
     host = host_facts(state, compiled, topology)
     start = start_facts(host, seconds, options.read_rate)
@@ -129,7 +132,7 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
 
 def later(config: TrainConfig) -> TrainConfig:
     """The configuration with placeholders for what a plan does not need: data, and base weights of adapters."""
-    data = dataclasses.replace(config.data, path=config.data.path or "later")
+    data = dataclasses.replace(config.data, path=config.data.path or ("later",))
     named = config.init.hf or config.init.checkpoint or not config.lora.rank
     return dataclasses.replace(config, data=data, init=config.init if named else InitConfig(hf="later"))
 
@@ -140,21 +143,24 @@ def data_facts(config: TrainConfig, options: PlanOptions) -> tuple[int, int]:
         raise UserError(f"--read-rate {options.read_rate}: it must be above 0, or 0 if the speed is unknown")
     if options.rows < 0:
         raise UserError(f"--rows {options.rows}: it must be 1 or more, or 0 if the number is unknown")
-    path = Path(config.data.path)
-    if config.data.path and (path / "manifest.json").exists():
-        manifest = read_manifest(path, "packed")
+    sources = training_sources(config.data)
+    folders = [Path(source.path) for source in sources]
+    if not folders or not all((folder / "manifest.json").exists() for folder in folders):
+        return options.rows, TYPICAL_SEGMENTS
+    manifests = [read_manifest(folder, "packed") for folder in folders]
+    for folder, manifest in zip(folders, manifests, strict=True):
         if manifest["row_length"] != config.data.row_length:
             raise UserError(
-                f"{path} has rows of {manifest['row_length']} tokens, data.row_length is {config.data.row_length}: set "
-                f"--data.row-length {manifest['row_length']}"
+                f"{folder} has rows of {manifest['row_length']} tokens, data.row_length is {config.data.row_length}: "
+                f"set --data.row-length {manifest['row_length']}"
             )
-        return options.rows or manifest["rows"], 1 << manifest["most_documents"].bit_length()
-    return options.rows, TYPICAL_SEGMENTS
+    rows = int(manifests[0]["rows"] / sources[0].weight)
+    return options.rows or rows, 1 << max(manifest["most_documents"] for manifest in manifests).bit_length()
 
 
 def compile_step(config: TrainConfig, model: Model, mesh: Mesh, kernel: Kernel, steps: int) -> tuple[Any, str]:
     """(compiled step, "") on success, or (None, error message of the compiler) if it does not fit in memory."""
-    optimizer = make_optimizer(config.optimizer, steps)
+    optimizer = make_optimizer(config.optimizer, steps, config.lora)
     shardings = state_shardings(mesh, model, optimizer)
     step = make_train_step(config, model, steps, shardings, mesh, kernel)
     state = abstract_state(model, optimizer, shardings)

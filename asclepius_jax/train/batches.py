@@ -3,10 +3,10 @@
 It does not depend on hosts, devices, workers or restarts. Each process reads only the rows that its own devices need.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import jax
@@ -17,7 +17,30 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest, verified_files
 from data_prep.contract.records import PackedRow, text_hash
 
-Batch = dict[str, Any]  # tokens, targets, positions, segment_ids: int32 (B, T); loss_mask: float32 (B, T)
+# Arrays (B, T): int32 tokens, targets, positions, segment_ids, float32 loss_mask; int32 sources of a mixture.
+Batch = dict[str, Any]
+
+
+class Rows(Protocol):
+    """Rows to train on: those of one packed folder, or a mixture of several."""
+
+    folder: Path
+    row_length: int
+    manifest: Any
+
+    @property
+    def content(self) -> str: ...
+
+    @property
+    def max_segments(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+
+    def order(self, seed: int) -> Callable[[int], int]: ...
+
+    def describe(self, index: int) -> int | str: ...
 
 
 class PackedRows:
@@ -64,6 +87,15 @@ class PackedRows:
             )
         return unpack(row, self.row_length)
 
+    def order(self, seed: int) -> Callable[[int], int]:
+        """The row at each position of the training order; every epoch has another order."""
+        shuffled = grain.MapDataset.range(len(self)).shuffle(seed=seed).repeat()
+        return lambda position: int(shuffled[position])
+
+    def describe(self, index: int) -> int | str:
+        """The name of a row in messages: its number."""
+        return index
+
 
 def unpack(row: PackedRow, row_length: int) -> dict[str, np.ndarray]:
     """One row as padded arrays (row_length,).
@@ -90,15 +122,19 @@ def unpack(row: PackedRow, row_length: int) -> dict[str, np.ndarray]:
 class TrainBatches:
     """The global batch of each step, as arrays sharded over the mesh."""
 
-    def __init__(self, rows: PackedRows, global_batch: int, seed: int, sharding: NamedSharding):
+    def __init__(self, rows: Rows, global_batch: int, seed: int, sharding: NamedSharding):
         self.rows, self.global_batch, self.sharding = rows, global_batch, sharding
-        # Shuffle the whole data set before slicing it by host. Every epoch has a different order.
-        self.order = grain.MapDataset.range(len(rows)).shuffle(seed=seed).repeat()
+        # The whole data set is shuffled before it is sliced by host.
+        self.order = rows.order(seed)
 
     def row_ids(self, step: int) -> list[int]:
         """Indices of the rows in the batch of a step. Steps and rows are counted from 0."""
         start = step * self.global_batch
-        return [int(self.order[i]) for i in range(start, start + self.global_batch)]
+        return [self.order(i) for i in range(start, start + self.global_batch)]
+
+    def row_names(self, step: int) -> list[int | str]:
+        """The rows of a step as messages name them."""
+        return [self.rows.describe(row) for row in self.row_ids(step)]
 
     def __getitem__(self, step: int) -> Batch:
         ids = self.row_ids(step)

@@ -13,13 +13,13 @@ from asclepius_jax.checkpoint.adapters import num_adapter_params
 from asclepius_jax.checkpoint.read import State
 from asclepius_jax.checkpoint.write import Saver
 from asclepius_jax.config import TrainConfig, check
+from asclepius_jax.config.schema import with_learning_rate
 from asclepius_jax.cost_model.choose import check_memory
 from asclepius_jax.distributed.interrupts import start_is_over
 from asclepius_jax.distributed.same_program import check_agreement, facts_of
 from asclepius_jax.distributed.sharding import batch_sharding
 from asclepius_jax.train.adapters import footprint
 from asclepius_jax.train.batches import PackedRows, Prefetch, eval_batches
-from asclepius_jax.train.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.setup import build_model, describe, make_step, open_data
 from asclepius_jax.train.start import (
     announce_start,
@@ -33,6 +33,7 @@ from asclepius_jax.train.start import (
 from asclepius_jax.train.step import make_eval_step
 from asclepius_jax.train.watch.goodput import Goodput, goodput_line, read_accounts, share, summed
 from asclepius_jax.train.watch.health import Health, Pace
+from asclepius_jax.train.watch.metrics import Clock, Metrics, Throughput, Trace
 from asclepius_jax.train.watch.report import write_report
 from asclepius_jax.train.watch.stopping import StopSignal
 from asclepius_jax.train.watch.trackers import Trackers
@@ -66,7 +67,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             if is_bucket_url(config.run_dir):
                 held.enter_context(sending([config.run_dir]))
             held.enter_context(showing_addresses())
-            config = with_local_copies(config)
+            config = with_local_copies(with_learning_rate(config))
             run_dir = Path(config.run_dir)
             watchdog = Watchdog(run_dir, config.health)
             held.enter_context(watchdog.watching())
@@ -78,7 +79,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             model = build_model(config.model, config.lora)
             rows, held_out = open_data(config, model.config)
             announce_start(config, rows)
-            setup = make_step(config, model, rows, held_out, devices, quiet=False)
+            setup = make_step(config, model, rows, [*held_out.values()], devices, quiet=False)
             config, mesh, kernel = setup.config, setup.mesh, setup.kernel
             optimizer, shardings, total_steps = setup.optimizer, setup.shardings, setup.total_steps
             check_memory(config, model.config, mesh, kernel)
@@ -124,7 +125,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
             trace.after(step, numbers)
             leave = step < total_steps and stop.reached()
             # Stopping does not wait for an evaluation.
-            evaluating = held_out is not None and not leave and due(step, config.evaluation.every_steps, total_steps)
+            evaluating = bool(held_out) and not leave and due(step, config.evaluation.every_steps, total_steps)
             saving = leave or due(step, config.checkpoint.every_steps, total_steps)
             problem, eval_loss = "", None
             # The first step is fetched alone, so that its compilation does not count towards other steps. Pending
@@ -134,7 +135,7 @@ def train(config: TrainConfig, devices: list[jax.Device] | None = None) -> Path:
                     problem = health.look(metrics.fetch(throughput))
                 goodput.write(step)
                 pace.compare_if_due(step, watchdog.median_seconds)
-            if held_out is not None and evaluating and not problem:
+            if evaluating and not problem:
                 with clock("evaluation"), metrics.pause(), watchdog.pausing():
                     result = evaluate(state, eval_step, held_out, config, batch_sharding(mesh), watchdog, stop)
                 if result:
@@ -179,7 +180,7 @@ def due(step: int, every: int, total: int) -> bool:
 def evaluate(
     state: State,
     eval_step: Any,
-    rows: PackedRows,
+    held_out: dict[str, PackedRows],
     config: TrainConfig,
     sharding: Any,
     watchdog: Watchdog,
@@ -187,18 +188,25 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss in nats and perplexity over the held-out tokens that carry loss.
 
-    NaN if there are no such tokens, and empty if the run was stopped.
+    NaN if there are no such tokens, and empty if the run was stopped. `eval_loss` is that of the first set; of several,
+    each has one under its name too, such as `eval_loss/general`.
     """
     size = max(1, config.batch.global_batch // config.batch.microbatches)
-    parts = []
-    for batch in eval_batches(rows, size, config.evaluation.max_rows, sharding):
-        parts.append(jax.device_get(eval_step(state, batch)))
-        watchdog.alive()
-        if stop.reached():
-            return {}
-    total, tokens = (math.fsum(map(float, values)) for values in zip(*parts, strict=True))
-    loss = total / tokens if tokens else math.nan
-    return {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 80.0))}
+    found: dict[str, float] = {}
+    for name, rows in held_out.items():
+        parts = []
+        for batch in eval_batches(rows, size, config.evaluation.max_rows, sharding):
+            parts.append(jax.device_get(eval_step(state, batch)))
+            watchdog.alive()
+            if stop.reached():
+                return {}
+        total, tokens = (math.fsum(map(float, values)) for values in zip(*parts, strict=True))
+        loss = total / tokens if tokens else math.nan
+        measured = {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 80.0))}
+        found |= {} if found else measured
+        if len(held_out) > 1:
+            found |= {f"{key}/{name}": value for key, value in measured.items()}
+    return found
 
 
 def unless_not_finite(step: int, loss: float) -> float | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ from asclepius_jax.checkpoint.adapters import adapted, base_checksums, lora_from
 from asclepius_jax.checkpoint.read import Meta, State, find_step
 from asclepius_jax.checkpoint.write import Saver
 from asclepius_jax.config import LoraConfig, TrainConfig, check_values
+from asclepius_jax.config.schema import with_learning_rate
+from asclepius_jax.config.sources import held_out_sources, training_sources
 from asclepius_jax.cost_model.choose import settle
 from asclepius_jax.distributed.sharding import batch_parts, batch_sharding, check_layout, make_mesh
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.decoder import Model, build
 from asclepius_jax.model.sizes import DecoderConfig
-from asclepius_jax.train.batches import Batch, PackedRows, TrainBatches
+from asclepius_jax.train.batches import Batch, PackedRows, Rows, TrainBatches
 from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel, fallback
 from asclepius_jax.train.compiled_step import load_program, program_facts
+from asclepius_jax.train.mixture import MixedRows, open_rows
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.start import (
+    branch_step,
     check_tokenizer,
     initial_state,
     lock_of_run,
@@ -89,7 +94,7 @@ class TrainStep:
     optimizer: optax.GradientTransformation
     shardings: State
     total_steps: int
-    rows: PackedRows | None
+    rows: Rows | None
     batches: TrainBatches | None
     function: Any
 
@@ -156,8 +161,8 @@ class TrainStep:
 def make_step(
     config: TrainConfig | None = None,
     model: Model | None = None,
-    rows: PackedRows | None = None,
-    held_out: PackedRows | None = None,
+    rows: Rows | None = None,
+    held_out: Sequence[PackedRows] = (),
     devices: list[jax.Device] | None = None,
     quiet: bool = True,
 ) -> TrainStep:
@@ -169,7 +174,7 @@ def make_step(
         model: from `build_model`; None builds `config.model` with `config.lora`.
         rows: from `load_rows`; they decide row length, number of steps and attention kernel. None opens
             `config.data.path`, or, where that is empty, makes a step of `config.data.row_length` without data.
-        held_out: rows for evaluation, which the attention kernel must be able to read as well.
+        held_out: sets of rows for evaluation, which the attention kernel must be able to read as well.
         devices: devices of the mesh; None takes all.
         quiet: do not print the number of updates, and which microbatches and remat were chosen.
 
@@ -177,11 +182,13 @@ def make_step(
         UserError: the settings contradict one another, the model, the rows or the devices, or the rows give fewer than
             ten updates and `few_steps` is not set.
     """
-    config = config or TrainConfig()
+    config = with_learning_rate(config or TrainConfig())
     if rows is None and config.data.path:
-        rows = load_rows(config.data.path, config.data.row_length)
-    elif rows is not None and (str(rows.folder), rows.row_length) != (config.data.path, config.data.row_length):
-        data = dataclasses.replace(config.data, path=str(rows.folder), row_length=rows.row_length)
+        rows = open_rows(config.data)
+    elif isinstance(rows, PackedRows):
+        named = [source.path for source in training_sources(config.data)] == [str(rows.folder)]
+        path = config.data.path if named else (str(rows.folder),)
+        data = dataclasses.replace(config.data, path=path, row_length=rows.row_length)
         config = dataclasses.replace(config, data=data)
     check_values(config)
     model = model or build_model(config.model, config.lora)
@@ -193,12 +200,12 @@ def make_step(
     if rows is not None:
         check_steps(config, len(rows), batch_parts(mesh))
         if jax.process_index() == 0 and not quiet:
-            say_steps(config, len(rows))
+            say_steps(config, rows)
     kernel = choose_kernel(config, mesh, model.config, most_segments(rows, held_out))
     config = settle(config, model.config, mesh, kernel, quiet)
     say_fallback(config, mesh, model.config, kernel, quiet)
     steps = total_steps(config, 0 if rows is None else len(rows))
-    optimizer = make_optimizer(config.optimizer, steps)
+    optimizer = make_optimizer(config.optimizer, steps, config.lora)
     shardings = state_shardings(mesh, model, optimizer)
     function = make_train_step(config, model, steps, shardings, mesh, kernel)
     batches = None
@@ -214,7 +221,10 @@ def say_fallback(config: TrainConfig, mesh: Mesh, model: DecoderConfig, kernel: 
 
 
 def total_steps(config: TrainConfig, rows: int) -> int:
-    """Number of updates in `data.epochs` passes over the rows: as many as there are full batches."""
+    """Number of updates: full batches in `data.epochs` passes over the rows, or to the end of a decay from a branch."""
+    branch = branch_step(config.init)
+    if branch and config.optimizer.schedule == "wsd":
+        return branch + (config.optimizer.decay_steps or math.ceil(branch / 9))  # a tenth of all
     return int(passed_rows(config, rows)) // config.batch.global_batch if rows else STEPS_WITHOUT_ROWS
 
 
@@ -244,21 +254,23 @@ def check_steps(config: TrainConfig, rows: int, parts: int) -> None:
     )
 
 
-def say_steps(config: TrainConfig, rows: int) -> None:
-    """Print the number of updates, and how many rows no batch holds."""
-    steps, passed = total_steps(config, rows), int(passed_rows(config, rows))
+def say_steps(config: TrainConfig, rows: Rows) -> None:
+    """Print the number of updates, how many rows no batch holds, and what a mixture takes of each source."""
+    steps, passed = total_steps(config, len(rows)), int(passed_rows(config, len(rows)))
     rest = passed - steps * config.batch.global_batch
     left = f"; the last {rest:,} do not fill another batch and are left out" if rest else ""
     epochs = f" in {config.data.epochs:g} epochs" if config.data.epochs != 1 else ""
     each = f"{config.batch.global_batch:,} rows each"
     print(f"{counted(steps)} of {each}, from {passed:,} rows{epochs}{left}", flush=True)
+    if isinstance(rows, MixedRows):
+        print(rows.shares(steps * config.batch.global_batch), flush=True)
 
 
 def counted(steps: int) -> str:
     return f"{steps:,} update{'' if steps == 1 else 's'}"
 
 
-def check_rows(rows: PackedRows | None, length: int, model: DecoderConfig) -> None:
+def check_rows(rows: Rows | None, length: int, model: DecoderConfig) -> None:
     """Raise UserError for rows that the model cannot read."""
     if length > model.context:
         raise UserError(
@@ -274,29 +286,29 @@ def check_rows(rows: PackedRows | None, length: int, model: DecoderConfig) -> No
         )
 
 
-def open_data(config: TrainConfig, model: DecoderConfig) -> tuple[PackedRows, PackedRows | None]:
-    """Training and held-out rows, checked against the model and against each other."""
+def open_data(config: TrainConfig, model: DecoderConfig) -> tuple[Rows, dict[str, PackedRows]]:
+    """Training rows, and held-out rows by name, checked against the model and against each other."""
     length = config.data.row_length
     check_rows(None, length, model)
-    rows = load_rows(config.data.path, length)
+    rows = open_rows(config.data)
     check_rows(rows, length, model)
-    if not config.data.eval_path:
-        return rows, None
-    held_out = load_rows(config.data.eval_path, length)
-    check_tokenizer(held_out.manifest["tokenizer_hash"], config.data.eval_path, rows)
+    held_out = {}
+    for source in held_out_sources(config.data):
+        held_out[source.name] = load_rows(source.path, length)
+        check_tokenizer(held_out[source.name].manifest["tokenizer_hash"], source.path, rows)
     return rows, held_out
 
 
-def most_segments(rows: PackedRows | None, held_out: PackedRows | None) -> int:
+def most_segments(rows: Rows | None, held_out: Sequence[PackedRows]) -> int:
     """Maximum number of documents in a row, counting padding as one, rounded up to a power of two.
 
     The attention kernel is compiled for this number. Due to the rounding, more data rarely needs another program.
     """
-    opened = [part.max_segments for part in (rows, held_out) if part is not None]
+    opened = [part.max_segments for part in (rows, *held_out) if part is not None]
     return 1 << (max(opened) - 1).bit_length() if opened else TYPICAL_SEGMENTS
 
 
-def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) -> Meta:
+def describe(config: TrainConfig, model: Model, rows: Rows, state: State) -> Meta:
     """Metadata of the run for its checkpoints."""
     saved, init = recorded(config), config.init
     if model.lora.rank and init.checkpoint:  # name the step, because the run may have a newer one at the export
@@ -304,7 +316,7 @@ def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) 
     # Absolute paths, because adapters may be exported from another working directory.
     saved["init"] |= {
         name: str(Path(saved["init"][name]).absolute())
-        for name in ("hf", "checkpoint")
+        for name in ("hf", "checkpoint", "branch")
         if saved["init"][name] and not is_bucket_url(saved["init"][name])
     }
     return Meta(
@@ -314,7 +326,11 @@ def describe(config: TrainConfig, model: Model, rows: PackedRows, state: State) 
         row_length=config.data.row_length,
         phase=rows.manifest["phase"],
         config=saved,
-        data={"content": rows.content, **{name: rows.manifest[name] for name in DATA_FACTS}},
+        data={
+            "content": rows.content,
+            **{name: rows.manifest[name] for name in DATA_FACTS},
+            **({"mixture": rows.manifest["mixture"]} if "mixture" in rows.manifest else {}),
+        },
         # Steps do not save frozen weights, and a run must not resume with other ones.
         checksums=base_checksums(init, lambda: weight_checksums(state["params"], model.shapes))
         if model.lora.rank

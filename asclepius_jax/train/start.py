@@ -13,24 +13,28 @@ import jax
 from asclepius_jax.checkpoint.adapters import differing_base, weight_checksums, whole_params
 from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import (
+    STEPS,
+    DamagedStep,
     Meta,
     State,
     check_model,
     find_step,
     is_complete,
     read_meta,
+    refusal,
     restore_newest,
     restore_state,
     steps_of,
 )
-from asclepius_jax.config import TrainConfig
+from asclepius_jax.config import InitConfig, LoraConfig, OptimizerConfig, PreferenceConfig, TrainConfig
+from asclepius_jax.config.sources import Source, held_out_sources, training_sources
 from asclepius_jax.distributed.run_folder import check_newest, check_shared
 from asclepius_jax.distributed.same_program import check_same_files
 from asclepius_jax.model.decoder import Model, Params
 from asclepius_jax.model.huggingface.names import load_params, read_config
 from asclepius_jax.model.sizes import VARIANTS, DecoderConfig
 from asclepius_jax.train.adapters import random_adapters
-from asclepius_jax.train.batches import PackedRows
+from asclepius_jax.train.batches import Rows
 from asclepius_jax.train.step import abstract_state, init_state, random_params
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.buckets.addresses import as_url
@@ -61,12 +65,21 @@ def with_local_copies(config: TrainConfig) -> TrainConfig:
     """The configuration with local copies in place of rows and runs in buckets. A host fetches each once."""
     if is_bucket_url(config.run_dir):
         config = dataclasses.replace(config, run_dir=str(fetch_output(config.run_dir)))
-    for section, name in (("data", "path"), ("data", "eval_path"), ("init", "checkpoint")):
-        group = getattr(config, section)
-        if is_bucket_url(address := getattr(group, name)):
-            group = dataclasses.replace(group, **{name: str(fetch(address))})
-            config = dataclasses.replace(config, **{section: group})
-    return config
+    data = config.data
+    trained = tuple(map(with_local_path, data.path, training_sources(data)))
+    held_out = tuple(map(with_local_path, data.eval_path, held_out_sources(data)))
+    config = dataclasses.replace(config, data=dataclasses.replace(data, path=trained, eval_path=held_out))
+    init = config.init
+    if is_bucket_url(init.checkpoint):
+        init = dataclasses.replace(init, checkpoint=str(fetch(init.checkpoint)))
+    if is_bucket_url(init.branch):
+        init = dataclasses.replace(init, branch=str(fetch(init.branch)))
+    return dataclasses.replace(config, init=init)
+
+
+def with_local_path(text: str, source: Source) -> str:
+    """An entry of data.path or data.eval_path with a local copy in place of a folder in a bucket."""
+    return text.replace(source.path, str(fetch(source.path))) if is_bucket_url(source.path) else text
 
 
 def with_local_weights(config: TrainConfig) -> TrainConfig:
@@ -116,10 +129,22 @@ def is_config(path: Path) -> bool:
         return False
 
 
-def announce_start(config: TrainConfig, rows: PackedRows) -> None:
+def branch_step(init: InitConfig) -> int:
+    """The step that a run branches off, or 0. Raises UserError unless it is named itself: a run may go on meanwhile."""
+    if not init.branch:
+        return 0
+    path = Path(init.branch)
+    if path.parent.name != STEPS or not path.name.isdecimal():
+        raise UserError(f"init.branch {init.branch} is no step: name RUN/{STEPS}/STEP")
+    return int(path.name)
+
+
+def announce_start(config: TrainConfig, rows: Rows) -> None:
     """Print where the weights come from. Raises UserError if random weights would be tuned by mistake."""
     if steps_of(Path(config.run_dir)):
         origin = f"resuming the run in {config.run_dir}"
+    elif config.init.branch:
+        origin = f"continuing from {config.init.branch}, with its optimizer state"
     elif config.init.checkpoint:
         origin = f"starting from the parameters of {find_step(Path(config.init.checkpoint))[1]}"
     elif config.init.hf:
@@ -131,26 +156,30 @@ def announce_start(config: TrainConfig, rows: PackedRows) -> None:
         print(origin, flush=True)
 
 
-def check_random(config: TrainConfig, rows: PackedRows | None) -> None:
-    if rows is not None and rows.manifest["phase"] == "instruct" and not config.init.random:
+def check_random(config: TrainConfig, rows: Rows | None) -> None:
+    if rows is not None and rows.manifest["phase"] != "pretrain" and not config.init.random:
         raise UserError(
-            f"{config.data.path} contains instructions, but no weights to tune are set: add --init.hf (a Hugging Face "
+            f"{rows.folder} contains instructions, but no weights to tune are set: add --init.hf (a Hugging Face "
             "folder or hub id) or --init.checkpoint (a run folder), or --init.random to tune random weights"
         )
 
 
-def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: Any, shardings: State) -> State:
+def start_state(config: TrainConfig, model: Model, rows: Rows, optimizer: Any, shardings: State) -> State:
     """The state to start from, chosen in this order:
-    1. an interrupted run in this folder   2. init.checkpoint   3. init.hf   4. random
+    1. an interrupted run in this folder   2. init.branch   3. init.checkpoint   4. init.hf   5. random
     """
 
     def restore(folder: Place, meta: Meta) -> State:
         check_resumable(config, model, rows, folder, meta)
+        state = restored(folder, meta)
+        print(f"resuming {config.run_dir} from step {folder.name}")
+        return state
+
+    def restored(folder: Place, meta: Meta) -> State:
         abstract = abstract_state(model, optimizer, shardings)
         if model.lora.rank:  # the step contains only adapters
             del abstract["params"]
         state = restore_state(folder, abstract, meta, config.checkpoint.checksums)
-        print(f"resuming {config.run_dir} from step {folder.name}")
         return state if not model.lora.rank else {**state, "params": same_base(meta)}
 
     def same_base(meta: Meta) -> Params:
@@ -158,17 +187,27 @@ def start_state(config: TrainConfig, model: Model, rows: PackedRows, optimizer: 
         if differing := differing_base(meta, config.init, lambda: weight_checksums(params, model.shapes)):
             before = meta.config["init"]["hf"] or meta.config["init"]["checkpoint"]
             raise UserError(
-                f"{config.init.hf or config.init.checkpoint} is not the base of the adapters in {config.run_dir} "
+                f"{config.init.hf or config.init.checkpoint} is not the base of the adapters in {origin} "
                 f"({differing}): set the weights that they were trained on ({before}), or choose another --run-dir"
             )
         return params
 
+    origin = config.run_dir
     if (state := restore_newest(Path(config.run_dir), restore)) is not None:
         return state
+    if config.init.branch:
+        origin = config.init.branch
+        _, folder = find_step(Path(origin))
+        meta = read_meta(folder)
+        check_branch(config, model, rows, folder, meta)
+        try:
+            return restored(folder, meta)
+        except DamagedStep as error:
+            raise UserError(refusal(folder, error)) from error
     return initial_state(config, model, rows, optimizer, shardings)
 
 
-def check_resumable(config: TrainConfig, model: Model, rows: PackedRows, folder: Place, meta: Meta) -> None:
+def check_resumable(config: TrainConfig, model: Model, rows: Rows, folder: Place, meta: Meta) -> None:
     """Raise UserError if the run with this step cannot be resumed with these settings, model and rows."""
     if meta.phase == "import":
         raise UserError(
@@ -180,16 +219,25 @@ def check_resumable(config: TrainConfig, model: Model, rows: PackedRows, folder:
     check_same_course(meta, config, rows)
 
 
-def initial_state(
-    config: TrainConfig, model: Model, rows: PackedRows | None, optimizer: Any, shardings: State
-) -> State:
+def check_branch(config: TrainConfig, model: Model, rows: Rows, folder: Place, meta: Meta) -> None:
+    """Raise UserError if a run cannot continue from this step of another one. Schedule and data may differ."""
+    if meta.phase == "import":
+        raise UserError(f"{folder} contains imported weights, which no run has trained: use --init.checkpoint {folder}")
+    check_model(meta, model.config, folder)
+    check_tokenizer(meta.tokenizer_hash, str(folder), rows)
+    before, lora = {**plain(LoraConfig()), **meta.config["lora"]}, plain(config.lora)
+    if (before["rank"] or lora["rank"]) and before != lora:
+        raise UserError(f"{folder} was trained with lora {before}, not {lora}: set the same adapters")
+
+
+def initial_state(config: TrainConfig, model: Model, rows: Rows | None, optimizer: Any, shardings: State) -> State:
     """The state before the first update of a run without a checkpoint."""
     params = start_params(config, model, rows, shardings["params"])
     adapters = random_adapters(model, config.lora.seed, shardings["adapters"]) if model.lora.rank else None
     return init_state(params, optimizer, shardings, adapters)
 
 
-def start_params(config: TrainConfig, model: Model, rows: PackedRows | None, shardings: Params) -> Params:
+def start_params(config: TrainConfig, model: Model, rows: Rows | None, shardings: Params) -> Params:
     folder = check_weights(config, model, rows)
     if folder is None:
         return random_params(model, config.init.seed, shardings)
@@ -198,7 +246,7 @@ def start_params(config: TrainConfig, model: Model, rows: PackedRows | None, sha
     return load_params(Path(config.init.hf), model, shardings)
 
 
-def check_weights(config: TrainConfig, model: Model, rows: PackedRows | None) -> Place | None:
+def check_weights(config: TrainConfig, model: Model, rows: Rows | None) -> Place | None:
     """The folder of the initial weights, or None for random ones; `init.hf` is a folder.
 
     Raises UserError if they do not fit the model or the tokenizer of the rows, or are random and must not be.
@@ -218,7 +266,7 @@ def check_weights(config: TrainConfig, model: Model, rows: PackedRows | None) ->
     return None
 
 
-def check_tokenizer(model_hash: str, where: str, rows: PackedRows | None) -> None:
+def check_tokenizer(model_hash: str, where: str, rows: Rows | None) -> None:
     if rows is None:
         return
     data_hash = rows.manifest["tokenizer_hash"]
@@ -229,24 +277,33 @@ def check_tokenizer(model_hash: str, where: str, rows: PackedRows | None) -> Non
         )
 
 
-def check_same_course(meta: Meta, config: TrainConfig, rows: PackedRows) -> None:
+def check_same_course(meta: Meta, config: TrainConfig, rows: Rows) -> None:
     """Raise UserError if a resumed run would see other batches or learning rates than without the interruption."""
     saved, now = meta.config, dataclasses.asdict(config)
     pairs = [("data", "seed"), ("data", "epochs"), ("data", "row_length"), ("batch", "global_batch")]
     changed = [f"{a}.{b} {saved[a][b]} -> {now[a][b]}" for a, b in pairs if saved[a][b] != now[a][b]]
-    if saved["optimizer"] != now["optimizer"]:
-        changed.append(f"optimizer {saved['optimizer']} -> {now['optimizer']}")
-    # A checkpoint stores tuples as lists. Checkpoints from before adapters existed have no such setting.
-    before, lora = saved.get("lora", {"rank": 0}), json.loads(json.dumps(now["lora"]))
-    if (before["rank"] or lora["rank"]) and before != lora:
-        changed.append(f"lora {before} -> {lora}")
+    begun, branch = branch_step(InitConfig(branch=saved["init"].get("branch", ""))), branch_step(config.init)
+    if begun != branch:
+        changed.append(f"init.branch step {begun} -> {branch}")
+    # A step of an earlier version lacks the settings that have come since.
+    for name, default in (("optimizer", OptimizerConfig()), ("preference", PreferenceConfig()), ("lora", LoraConfig())):
+        before, after = {**plain(default), **saved.get(name, {})}, plain(getattr(config, name))
+        if before != after and (name != "lora" or before["rank"] or after["rank"]):
+            changed.append(f"{name} {before} -> {after}")
     if meta.data["content"] != rows.content:
-        changed.append(f"the rows of data.path, packed again or different from those of {saved['data']['path']}")
+        before = saved["data"]["path"]
+        named = before if isinstance(before, str) else " ".join(before)
+        changed.append(f"the rows of data.path, packed again or different from those of {named}")
     if changed:
         raise UserError(
             f"{config.run_dir} contains an interrupted run with other settings ({'; '.join(changed)}): "
             "resume with the old settings, or choose another --run-dir"
         )
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A branch of the configuration in JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
 def recorded(config: TrainConfig) -> dict[str, Any]:
@@ -255,14 +312,16 @@ def recorded(config: TrainConfig) -> dict[str, Any]:
     def record(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: record(each) for name, each in value.items()}
+        if isinstance(value, tuple):
+            return tuple(record(each) for each in value)
         return as_url(value) if isinstance(value, str) else value
 
     return record(dataclasses.asdict(config))
 
 
-def write_run_folder(run_dir: Path, config: TrainConfig, rows: PackedRows) -> None:
+def write_run_folder(run_dir: Path, config: TrainConfig, rows: Rows) -> None:
     """Write the configuration, and copies of the data's tokenizer and manifest, to the run folder."""
     if jax.process_index() == 0:
         (run_dir / "config.json").write_text(json.dumps(recorded(config), indent=2) + "\n")
         shutil.copytree(rows.folder / "tokenizer", run_dir / "tokenizer", dirs_exist_ok=True)
-        shutil.copyfile(rows.folder / "manifest.json", run_dir / "data_manifest.json")
+        (run_dir / "data_manifest.json").write_text(json.dumps(rows.manifest, indent=2, ensure_ascii=False) + "\n")

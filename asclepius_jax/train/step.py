@@ -9,6 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from asclepius_jax.checkpoint.read import State
 from asclepius_jax.config import TrainConfig
+from asclepius_jax.config.sources import training_sources
 from asclepius_jax.distributed.sharding import (
     BATCH_AXES,
     MESH_AXES,
@@ -25,6 +26,7 @@ from asclepius_jax.model.lora import Adapters, Noise
 from asclepius_jax.train.batches import Batch
 from asclepius_jax.train.optimizer import learning_rate, make_optimizer
 
+Scalars = dict[str, jax.Array]
 ROW_AXES = ("data", "fsdp", "context")  # the mesh axes over which tokens are split
 
 
@@ -75,8 +77,9 @@ def abstract_batch(config: TrainConfig, mesh: Mesh) -> Batch:
     """Shapes and shardings of a global batch."""
     shape, sharding = (config.batch.global_batch, config.data.row_length), batch_sharding(mesh)
     integers = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
-    batch = dict.fromkeys(("tokens", "targets", "positions", "segment_ids"), integers)
-    return {**batch, "loss_mask": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)}
+    floats = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+    batch = dict.fromkeys(("tokens", "targets", "positions", "segment_ids"), integers) | {"loss_mask": floats}
+    return batch | ({"sources": integers} if len(config.data.path) > 1 else {})
 
 
 def random_params(model: Model, seed: int, shardings: Params) -> Params:
@@ -94,18 +97,20 @@ def init_state(
 
 
 def make_loss(config: TrainConfig, model: Model, kernel: Kernel, parallel: Parallel) -> Any:
-    """Make the loss function (weights, batch, weight per loss token, dropout key) -> weighted cross entropy.
+    """Make the function (weights, batch, weights of its tokens, dropout key) -> (weighted sum, loss of every token).
 
-    The result is a sum in nats, in float32. Every argument is a device's own part. Without a key there is no dropout.
+    The losses are cross entropies in nats, in float32; only the sum has a gradient. Every argument is a device's own
+    part. Without a key there is no dropout.
     """
 
-    def loss(weights: State, batch: Batch, weight: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def loss(
+        weights: State, batch: Batch, weights_BT: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         inputs = Inputs(batch["tokens"], batch["positions"], batch["segment_ids"])
-        weights_BT = batch["loss_mask"] * weight
         compute = config.compute
         noise = None if key is None else Noise(key, batch["places"])
         adapters = Adapters(model.lora, weights["adapters"] if model.lora.rank else {}, noise)
-        return model.merge(weights["params"], adapters).loss_sum(
+        return model.merge(weights["params"], adapters).losses(
             inputs, batch["targets"], weights_BT, compute.dtype, compute.remat, kernel, parallel
         )
 
@@ -123,42 +128,47 @@ def make_train_step(
     gradients and the parameters remain unchanged.
     """
     trained = trained_of(model)
-    optimizer, rate = make_optimizer(config.optimizer, total_steps), learning_rate(config.optimizer, total_steps)
+    optimizer = make_optimizer(config.optimizer, total_steps, config.lora)
+    rate = learning_rate(config.optimizer, total_steps, config.lora)
     loss = make_loss(config, model, kernel, parallel_of(mesh, config.compute.reduce_dtype))
     specs = jax.tree.map(lambda sharding: sharding.spec, weights_of(shardings))
+    sources = [source.name for source in training_sources(config.data)]
 
-    def loss_and_grads(weights: State, batch: Batch, step: jax.Array) -> tuple[jax.Array, Params, jax.Array]:
+    def loss_and_grads(weights: State, batch: Batch, step: jax.Array) -> tuple[Scalars, Params]:
         loss_tokens = jax.lax.psum(jnp.sum(batch["loss_mask"]), ROW_AXES)
         weight, key = 1 / jnp.maximum(loss_tokens, 1.0), None
         if model.lora.dropout:
             key = jax.random.fold_in(jax.random.key(config.lora.seed), step)
             batch = {**batch, "places": places(*batch["tokens"].shape)}
-        value, grads = accumulate(
-            lambda values, rows: loss({**weights, trained: values}, rows, weight, key),
-            weights[trained],
-            batch,
-            config.batch.microbatches,
-        )
+
+        def of_rows(values: Params, rows: Batch) -> tuple[jax.Array, Any]:
+            value, losses_BT = loss({**weights, trained: values}, rows, rows["loss_mask"] * weight, key)
+            return value, sums_by_source(losses_BT, rows, len(sources)) if "sources" in rows else ()
+
+        (value, sums), grads = accumulate(of_rows, weights[trained], batch, config.batch.microbatches)
         # The gradient of a parameter is summed over every axis that does not split it. Over fsdp it already is.
         grads = jax.tree.map(lambda grad, spec: sum_over(grad, axes_beside(mesh, spec)), grads, specs[trained])
-        return jax.lax.psum(value, ROW_AXES), grads, loss_tokens
+        value, sums = jax.lax.psum((value, sums), ROW_AXES)
+        metrics = {"loss": value, "loss_tokens": loss_tokens}
+        if sums:
+            metrics |= {f"loss/{name}": sums[0][place] / sums[1][place] for place, name in enumerate(sources)}
+        return metrics, grads
 
     whole = PartitionSpec()
-    spread = shard_map(loss_and_grads, mesh, (specs, batch_sharding(mesh).spec, whole), (whole, specs[trained], whole))
+    spread = shard_map(loss_and_grads, mesh, (specs, batch_sharding(mesh).spec, whole), (whole, specs[trained]))
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-        value, grads, loss_tokens = spread(weights_of(state), batch, state["step"])
+        measured, grads = spread(weights_of(state), batch, state["step"])
         grad_norm = optax.tree.norm(grads)
         updates, moments = optimizer.update(grads, state["optimizer"], state[trained])
         # A finite gradient may still give an update that is not, through the moments or the learning rate.
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
+        finite = jnp.isfinite(measured["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
         changed = keep_unless(finite, optax.apply_updates(state[trained], updates), state[trained])
         moments = keep_unless(finite, moments, state["optimizer"])
         metrics = {
-            "loss": value,
+            **measured,
             "grad_norm": grad_norm,
             "learning_rate": rate(state["step"]),
-            "loss_tokens": loss_tokens,
             "skipped": ~finite,
         }
         return {**state, "step": state["step"] + 1, trained: changed, "optimizer": moments}, metrics
@@ -200,9 +210,19 @@ def axes_beside(mesh: Mesh, spec: PartitionSpec) -> tuple[str, ...]:
     return tuple(axis for axis in MESH_AXES if axis not in spec and mesh.shape[axis] > 1)
 
 
-def accumulate(function: Any, params: Params, batch: Batch, parts: int) -> tuple[jax.Array, Params]:
-    """Sum of the values and gradients of `function` over the parts of a device's batch, computed one at a time."""
-    value_and_grad = jax.value_and_grad(function)
+def sums_by_source(losses_BT: jax.Array, batch: Batch, count: int) -> tuple[jax.Array, jax.Array]:
+    """Sum of the losses, and number of the tokens with loss, of each of `count` sources of a mixture."""
+    mask, sources = batch["loss_mask"].ravel(), batch["sources"].ravel()
+    losses = jax.lax.stop_gradient(losses_BT).ravel() * mask
+    return jax.ops.segment_sum(losses, sources, count), jax.ops.segment_sum(mask, sources, count)
+
+
+def accumulate(function: Any, params: Params, batch: Batch, parts: int) -> tuple[Any, Params]:
+    """Sum of the results and gradients of `function`, whose first result has one, over the parts of a device's batch.
+
+    The parts are computed one at a time.
+    """
+    value_and_grad = jax.value_and_grad(function, has_aux=True)
     if parts == 1:
         return value_and_grad(params, batch)
     split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
@@ -210,8 +230,9 @@ def accumulate(function: Any, params: Params, batch: Batch, parts: int) -> tuple
     def add(total: Any, part: Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
 
-    zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-    return jax.lax.scan(add, zeros, split)[0]
+    first = jax.tree.map(lambda x: x[0], split)
+    results = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, params, first))
+    return jax.lax.scan(add, (results, jax.tree.map(jnp.zeros_like, params)), split)[0]
 
 
 def make_eval_step(config: TrainConfig, model: Model, shardings: State, mesh: Mesh, kernel: Kernel) -> Any:
@@ -220,7 +241,8 @@ def make_eval_step(config: TrainConfig, model: Model, shardings: State, mesh: Me
     specs = jax.tree.map(lambda sharding: sharding.spec, weights_of(shardings))
 
     def sums(weights: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.psum((loss(weights, batch, jnp.float32(1)), jnp.sum(batch["loss_mask"])), ROW_AXES)
+        total, _ = loss(weights, batch, batch["loss_mask"])
+        return jax.lax.psum((total, jnp.sum(batch["loss_mask"])), ROW_AXES)
 
     spread = shard_map(sums, mesh, (specs, batch_sharding(mesh).spec), (PartitionSpec(), PartitionSpec()))
     return jax.jit(lambda state, batch: spread(weights_of(state), batch))

@@ -51,7 +51,7 @@ def test_a_step_built_by_hand_gives_the_losses_and_the_checkpoint_of_the_trainer
     base: TrainConfig, unbroken: Path, tmp_path: Path
 ):
     config = dataclasses.replace(base, run_dir=str(tmp_path / "run"))
-    step = asc.make_step(config, asc.build_model(config.model), asc.load_rows(config.data.path))
+    step = asc.make_step(config, asc.build_model(config.model), asc.load_rows(config.data.path[0]))
     state, losses = step.init(), []
     for number in range(step.total_steps):
         state, metrics = step(state, step.batch(number))

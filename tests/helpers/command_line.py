@@ -33,7 +33,7 @@ def assert_accepted(monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -
         for variable in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES"):
             patch.setenv(variable, os.environ.get(variable, ""))
         patch.setattr(import_module(command.module), command.function, lambda *settings: started.append(settings))
-        patch.setattr("asclepius_jax.train.supervise.supervise", lambda *settings: started.append(settings))
+        patch.setattr("asclepius_jax.train.watch.supervise.supervise", lambda *settings: started.append(settings))
         # Addresses of buckets pass the command line too; nothing is there to fetch.
         for name in ("fetch", "fetch_output"):
             patch.setattr(f"data_prep.execution.arguments.{name}", Path)

@@ -40,7 +40,7 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.folders.folder_lock import locked
 from data_prep.contract.folders.output_folders import write_durably
 from data_prep.contract.manifests import read_manifest
-from data_prep.contract.reports import charts as draw
+from data_prep.contract.reports import evaluation_charts as draw
 from data_prep.contract.reports import pages
 from data_prep.execution.progress import say
 

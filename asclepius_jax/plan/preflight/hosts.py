@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from asclepius_jax.config import TrainConfig
+from asclepius_jax.config.sources import training_sources
 from asclepius_jax.distributed.job import current
 from asclepius_jax.distributed.same_program import differences, facts_of, facts_of_data
 from asclepius_jax.plan.preflight.records import Measure, Row, median
@@ -36,8 +37,9 @@ def data_facts(config: TrainConfig) -> dict[str, str]:
     """Hashes of the packed folders' manifests, which list those of their files, and of the prompt template."""
     facts = facts_of_data(config)
     with contextlib.suppress(UserError):  # a folder without a readable manifest is refused when it is opened
-        template = read_manifest(Path(config.data.path), "packed")["prompt_template"]
-        facts["prompt template"] = text_hash(template)[:12]
+        folders = [Path(source.path) for source in training_sources(config.data)]
+        templates = [read_manifest(folder, "packed")["prompt_template"] for folder in folders]
+        facts["prompt template"] = text_hash(*templates)[:12]
     return facts
 
 

@@ -33,7 +33,7 @@ from asclepius_jax.plan.preflight.saved_step import (
 from asclepius_jax.plan.preflight.speeds import judge_speeds, measure_speeds
 from asclepius_jax.plan.preflight.stages import Stages
 from asclepius_jax.plan.preflight.storage import NEEDED_TO_SAVE, RunFolder, judge_storage, measure_storage
-from asclepius_jax.train.batches import PackedRows
+from asclepius_jax.train.batches import PackedRows, Rows
 from asclepius_jax.train.loop import keep_compiled
 from asclepius_jax.train.setup import build_model, make_step, open_data
 from asclepius_jax.train.start import announce_start, check_resumable, check_weights, with_local_copies
@@ -117,8 +117,8 @@ def measure_saved(run: Run, state: Held, folder: RunFolder, size: Size) -> Measu
 
 def set_up(stages: Stages, config: TrainConfig) -> Run | None:
     """The run as training sets it up, without its rows if a host lacks them; None if training would refuse it."""
-    rows: PackedRows | None = None
-    held_out: PackedRows | None = None
+    rows: Rows | None = None
+    held_out: dict[str, PackedRows] = {}
     model = build_model(config.model, config.lora)
 
     def measure_data() -> Measure:
@@ -132,11 +132,11 @@ def set_up(stages: Stages, config: TrainConfig) -> Run | None:
 
     read = stages.run("settings and data", measure_data, judge_data)
     if stages.wrong((DATA,)) or any("error" in each for each in read):
-        rows = held_out = None
-    data = config.data if rows is not None else dataclasses.replace(config.data, path="")
+        rows, held_out = None, {}
+    data = config.data if rows is not None else dataclasses.replace(config.data, path=())
     problem = ""
     try:
-        setup = make_step(dataclasses.replace(config, data=data), model, rows, held_out, quiet=False)
+        setup = make_step(dataclasses.replace(config, data=data), model, rows, [*held_out.values()], quiet=False)
         if rows is not None:
             check_origin(config, model, rows)
     except UserError as error:
@@ -147,7 +147,7 @@ def set_up(stages: Stages, config: TrainConfig) -> Run | None:
     return Run(setup.config, model, setup.mesh, setup.kernel, machine_of(setup.mesh), rows, setup)
 
 
-def check_origin(config: TrainConfig, model: Model, rows: PackedRows) -> None:
+def check_origin(config: TrainConfig, model: Model, rows: Rows) -> None:
     """Raise UserError if the run cannot start from its own newest step, or from the weights of its settings."""
     if steps := steps_of(Path(config.run_dir)):
         check_resumable(config, model, rows, steps[-1], read_meta(steps[-1]))

@@ -10,7 +10,7 @@ from asclepius_jax.config import TrainConfig
 from asclepius_jax.cost_model.choose import Machine
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.decoder import Model
-from asclepius_jax.train.batches import PackedRows
+from asclepius_jax.train.batches import Rows
 from asclepius_jax.train.setup import TrainStep
 
 # One process's measurements of a stage, in JSON types. "place" is the process, such as "process 1 on node7"; "error" is
@@ -41,7 +41,7 @@ class Run:
     mesh: Mesh
     kernel: Kernel
     machine: Machine
-    rows: PackedRows | None
+    rows: Rows | None
     setup: TrainStep
 
     @property

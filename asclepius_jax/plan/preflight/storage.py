@@ -14,6 +14,7 @@ import jax
 
 from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.config import TrainConfig
+from asclepius_jax.config.sources import training_sources
 from asclepius_jax.distributed.job import before_end
 from asclepius_jax.distributed.same_program import from_first, problems_of_all
 from asclepius_jax.plan.preflight.records import Measure, Row, between, slow
@@ -85,7 +86,9 @@ def measure_storage(config: TrainConfig, folder: RunFolder) -> Measure:
         except UserError as error:
             found["shared"] = str(error)
     folder.make_trial()
-    found["read"], found["unread"] = attempt(lambda: read_speed(Path(config.data.path)))
+    found["read"], found["unread"] = attempt(
+        lambda: min(read_speed(Path(source.path)) for source in training_sources(config.data))
+    )
     place = folder.trial if folder.trial.is_dir() else folder.path
     found["write"], found["unwritten"] = attempt(lambda: write_speed(place / f"trial-{jax.process_index()}"))
     if folder.problem:

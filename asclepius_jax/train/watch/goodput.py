@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from asclepius_jax.train.metrics import Clock, read_metrics, unless_full
+from asclepius_jax.train.watch.metrics import Clock, read_metrics, unless_full
 from data_prep.contract.folders.holder import process_started
 
 FOLDER = "goodput"

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from asclepius_jax.config import HealthConfig
 from asclepius_jax.train.batches import TrainBatches
-from asclepius_jax.train.metrics import Clock, unless_full
+from asclepius_jax.train.watch.metrics import Clock, unless_full
 
 EVENTS = "events.jsonl"
 REMEMBERED = 100  # number of recent losses with which a new one is compared
@@ -63,13 +63,13 @@ class Health:
             return
         numbers = {name: row[name] if math.isfinite(row[name]) else str(row[name]) for name in ("loss", "grad_norm")}
         # Batches are counted from 0, steps from 1.
-        record = {"step": row["step"], "event": event, **numbers, "rows": self.batches.row_ids(row["step"] - 1)}
+        record = {"step": row["step"], "event": event, **numbers, "rows": self.batches.row_names(row["step"] - 1)}
         with unless_full(), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         print(f"WARNING: step {row['step']}: {text}; its rows are listed in {self.path}", flush=True)
 
     def why_stop(self, row: dict[str, Any]) -> str:
-        ids = self.batches.row_ids(row["step"] - 1)
+        ids = self.batches.row_names(row["step"] - 1)
         more = f" and {len(ids) - ROWS_SHOWN} more" if len(ids) > ROWS_SHOWN else ""
         remedy = {
             "the update": "use a larger optimizer.epsilon or a lower learning rate",

@@ -26,8 +26,9 @@ from typing import Any
 import jax
 
 from asclepius_jax.config import TrainConfig
+from asclepius_jax.config.checks import value_of
 from asclepius_jax.model.sizes import VARIANTS
-from asclepius_jax.train.metrics import read_metrics, unless_full
+from asclepius_jax.train.watch.metrics import read_metrics, unless_full
 from data_prep.contract.errors import UserError
 
 Row = dict[str, Any]
@@ -325,8 +326,13 @@ def settings_to_send(config: TrainConfig) -> Row:
     for section in dataclasses.fields(config):
         value = getattr(config, section.name)
         if dataclasses.is_dataclass(value):
-            names = [field.name for field in dataclasses.fields(value) if field.type is not str]
-            sent |= {f"{section.name}.{name}": getattr(value, name) for name in names}
+            names = [f"{section.name}.{field.name}" for field in dataclasses.fields(value) if may_send(section, field)]
+            sent |= {name: value_of(config, name) for name in names}
         elif section.type is not str:
             sent[section.name] = value
     return sent
+
+
+def may_send(section: dataclasses.Field[Any], field: dataclasses.Field[Any]) -> bool:
+    """Return True for a setting that holds no free text. `check` allows only words of a list for lora.targets."""
+    return field.type not in (str, tuple[str, ...]) or (section.name, field.name) == ("lora", "targets")

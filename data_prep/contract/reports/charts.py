@@ -1,12 +1,13 @@
-"""Every chart of every report: each function returns one `<svg>` element for a page.
+"""Charts of a training run: each function returns one `<svg>` element for a page.
 
 matplotlib draws on a bare Figure, without pyplot, a display or global state, and is imported when it draws, so that a
 trainer starts without it. Text stays text, in the fonts of the page.
 """
 
 import io
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -40,15 +41,8 @@ STYLE = {
 }
 
 Values = Sequence[float]
-# A row of an evaluation's figures: value, low and high, the first None where it is undefined, the others where there is
-# no interval.
-Row = Mapping[str, Any]
 
-# Scores from unacceptable to excellent; distinguishable without telling red from green.
-SCORES = {"1": "unacceptable", "2": "poor", "3": "satisfactory", "4": "excellent"}
-SCORE_COLOURS = {"1": "#b2552b", "2": "#e3b07c", "3": "#9db7e0", "4": "#2f5fb3"}
 MODEL_COLOURS = ("#2f5fb3", "#b2552b", "#6b7f3a", "#7a5195", "#9a8c5c", "#5aa0a8")
-WIDE_INCHES, ROW_INCHES = 8.0, 0.36
 
 
 def draw(
@@ -83,11 +77,33 @@ def loss_chart(steps: Values, loss: Values, eval_steps: Values, eval_loss: Value
     return draw("loss", "Training and held-out loss over steps", paint)
 
 
-def learning_rate_chart(steps: Values, rates: Values) -> str:
-    power = math.floor(math.log10(max(rates))) if max(rates) > 0 else 0
+def lines_chart(name: str, description: str, lines: Mapping[str, tuple[Values, Values]]) -> str:
+    """Losses over steps, one line per name: of the sources of a mixture, or of several held-out sets."""
+
+    def paint(axes: Any) -> None:
+        for (label, (steps, values)), colour in zip(lines.items(), itertools.cycle(MODEL_COLOURS), strict=False):
+            marker = "o" if len(steps) <= 30 else ""
+            smooth = values if len(steps) < SMOOTH_FROM else moving_mean(values, len(steps) // 25)
+            axes.plot(steps, smooth, color=colour, marker=marker, markersize=3.5, label=label)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss (nats per token)")
+        logarithmic(axes, [value for _, values in lines.values() for value in values])
+        legend(axes)
+
+    return draw(name, description, paint)
+
+
+def learning_rate_chart(steps: Values, rates: Values, coming_steps: Values = (), coming: Values = ()) -> str:
+    """The rates so far, and as a dashed line those of the coming steps."""
+    highest = max([*rates, *coming])
+    power = math.floor(math.log10(highest)) if highest > 0 else 0
 
     def paint(axes: Any) -> None:
         course(axes, steps, [rate / 10.0**power for rate in rates], smooth=False)
+        if len(coming_steps):
+            axes.plot(coming_steps, [rate / 10.0**power for rate in coming], color=SECOND, ls="--", label="to come")
+            axes.set_xlim(left=min(steps[0], coming_steps[0]), right=coming_steps[-1])
+            legend(axes)
         axes.set_ylabel("learning rate" + (f" (× 10{superscript(power)})" if power else ""))
         axes.set_ylim(bottom=0)
 
@@ -221,160 +237,3 @@ def duration(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-# ---------------------------------------------------------------- evaluations
-
-
-def rows_chart(name: str, description: str, labels: Sequence[str], paint: Callable[[Any], None], extra: float) -> str:
-    """A chart with one row per label, the first at the top; `extra` is the height in inches beside the rows."""
-
-    def painted(axes: Any) -> None:
-        axes.grid(axis="y", visible=False)
-        axes.spines["left"].set_visible(False)
-        paint(axes)
-        axes.set_yticks(range(len(labels)), [shortened(label) for label in labels])
-        axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
-
-    return draw(name, description, painted, ROW_INCHES * max(1, len(labels)) + extra, WIDE_INCHES)
-
-
-def distributions(models: Mapping[str, Mapping[str, int]], judge: str) -> str:
-    """One bar per model, divided by the share of its answers with each score by this judge."""
-
-    def paint(axes: Any) -> None:
-        for row, counts in enumerate(models.values()):
-            left, total = 0.0, sum(counts.values())
-            for score, colour in SCORE_COLOURS.items():
-                share = 100 * counts[score] / total if total else 0.0
-                label = f"{score} {SCORES[score]}" if row == 0 else None
-                axes.barh(row, share, left=left, color=colour, height=0.72, label=label)
-                if share > 7:
-                    ink = "white" if score in ("1", "4") else INK
-                    axes.text(left + share / 2, row, f"{share:.0f}%", ha="center", va="center", color=ink)
-                left += share
-            axes.text(101, row, f"n {total:g}", va="center", color=QUIET)
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("% of answers")
-        legend(axes, columns=4, handlelength=1.0, handleheight=1.0)
-
-    title = f"Share of answers with each score by {judge}, for each model"
-    return rows_chart("scores", title, list(models), paint, 1.0)
-
-
-def forest(rows: Mapping[str, Row], margin: float, baseline: str) -> str:
-    """Differences of mean scores with their intervals; the band marks the equivalence margin."""
-    shown = {name: row for name, row in rows.items() if row["value"] is not None}
-    ends = [row[key] for row in shown.values() for key in ("low", "high", "value") if row[key] is not None]
-    reach = 1.08 * max([1.3 * margin, *(abs(end) for end in ends)])
-
-    def paint(axes: Any) -> None:
-        axes.axvspan(-margin, margin, color="#eef1f5")
-        axes.axvline(0, color=QUIET, lw=0.8)
-        with_intervals(axes, shown.values(), reach, "+.2f")
-        axes.set_xlim(-reach, reach)
-        axes.set_xlabel(f"worse than {baseline}  ←  difference of mean score  →  better")
-
-    description = f"Differences of mean score from {baseline} with 95 % intervals"
-    return rows_chart("forest", description, list(shown), paint, 0.7)
-
-
-def intervals(rows: Mapping[str, Row], description: str) -> str:
-    """Values of any scale with their intervals, on an axis that starts at 0."""
-    most = max([row[key] or 0.0 for row in rows.values() for key in ("value", "high")], default=0.0) or 1.0
-
-    def paint(axes: Any) -> None:
-        with_intervals(axes, rows.values(), 1.05 * most, ".2f")
-        axes.set_xlim(0, 1.05 * most)
-
-    return rows_chart(slug(description), description, list(rows), paint, 0.45)
-
-
-def with_intervals(axes: Any, rows: Iterable[Row], right: float, form: str) -> None:
-    """A dot and a line per row, and its figures right of the axes."""
-    for number, row in enumerate(rows):
-        if row["value"] is None:
-            axes.text(right, number, " not defined", va="center", color=QUIET)
-            continue
-        label = f"{row['value']:{form}}"
-        if row["low"] is not None:
-            axes.plot([row["low"], row["high"]], [number, number], color=LINE, lw=2)
-            label += f" [{row['low']:{form}}, {row['high']:{form}}]"
-        axes.plot(row["value"], number, "o", color=LINE, markersize=6)
-        axes.text(right, number, f" {label}", va="center", color=QUIET)
-
-
-def bars(rows: Mapping[str, Row], description: str) -> str:
-    """Shares from 0 to 1 with their intervals."""
-
-    def paint(axes: Any) -> None:
-        for number, row in enumerate(rows.values()):
-            if row["value"] is None:
-                axes.text(1, number, "not defined", va="center", color=QUIET)
-                continue
-            axes.barh(number, 100 * row["value"], color="#9db7e0", height=0.55)
-            label = f"{row['value']:.1%}"
-            if row["low"] is not None:
-                axes.plot([100 * row["low"], 100 * row["high"]], [number, number], color=INK, lw=1)
-                label += f" [{row['low']:.0%}, {row['high']:.0%}]"
-            axes.text(101, number, label, va="center", color=QUIET)
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("%")
-
-    return rows_chart(slug(description), description, list(rows), paint, 0.6)
-
-
-def matrix(names: Sequence[str], values: Mapping[tuple[str, str], float | None]) -> str:
-    """Matrix of correlations, from white at 0 to dark at 1; unknown ones are shown as a dash."""
-
-    def paint(axes: Any) -> None:
-        from matplotlib.patches import Rectangle
-
-        axes.grid(visible=False)
-        for row, name in enumerate(names):
-            for column, other in enumerate(names):
-                value = 1.0 if name == other else values.get((name, other), values.get((other, name)))
-                depth = max(0.0, value or 0.0)
-                corner = (column - 0.48, row - 0.48)
-                axes.add_patch(Rectangle(corner, 0.96, 0.96, color="#2f5fb3", alpha=0.08 + 0.85 * depth))
-                ink = "white" if depth > 0.55 else INK
-                axes.text(column, row, "–" if value is None else f"{value:.2f}", ha="center", va="center", color=ink)
-        axes.set_xticks(range(len(names)), [shortened(name, 10) for name in names])
-        axes.set_xlim(-0.5, len(names) - 0.5)
-
-    return rows_chart("correlations", "Rank correlation (Spearman) of judges with clinicians", names, paint, 0.45)
-
-
-def class_bars(models: Mapping[str, Mapping[str, Any]], kinds: Sequence[str]) -> str:
-    """Share of each model's facts that are unsupported, one bar per class of fact and model."""
-    thickness = 0.8 / max(1, len(models))
-
-    def paint(axes: Any) -> None:
-        most = 1.0
-        for number, (model, figures) in enumerate(models.items()):
-            shares = []
-            for row, kind in enumerate(kinds):
-                counts = figures["kinds"].get(kind)
-                share = 100 * counts["unsupported"] / counts["atoms"] if counts else 0.0
-                shares.append(share)
-                label = f" {counts['unsupported']} of {counts['atoms']}" if counts else " none stated"
-                axes.text(share, row + (number + 0.5) * thickness - 0.4, label, va="center", color=QUIET, size=8)
-            most = max([most, *shares])
-            places = [row + (number + 0.5) * thickness - 0.4 for row in range(len(kinds))]
-            colour = MODEL_COLOURS[number % len(MODEL_COLOURS)]
-            axes.barh(places, shares, height=0.9 * thickness, color=colour, label=shortened(model, 20))
-        axes.set_xlim(0, min(112, 1.2 * most))
-        axes.set_xlabel("% unsupported")
-        legend(axes)
-
-    description = "Share of each model's facts that are unsupported, by class"
-    return rows_chart("classes", description, kinds, paint, 0.8 + 0.16 * len(kinds) * (len(models) - 1))
-
-
-def shortened(name: str, longest: int = 26) -> str:
-    return name if len(name) <= longest else name[: longest - 1] + "…"
-
-
-def slug(description: str) -> str:
-    """An id for a chart from its description."""
-    return "-".join("".join(c if c.isalnum() else " " for c in description.lower()).split())

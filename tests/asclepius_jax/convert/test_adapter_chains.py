@@ -119,7 +119,7 @@ def inputs(base: TrainConfig, small_tokenizer: Path, tmp_path_factory) -> tuple[
     folder = tmp_path_factory.mktemp("inputs") / "hf"
     shutil.copytree(small_tokenizer, folder)
     random_folder(folder, MODEL, np.float32)
-    return folder, load_rows(base.data.path)
+    return folder, load_rows(base.data.path[0])
 
 
 def save_random_adapters(config: TrainConfig, rows: PackedRows, seed: int = 0) -> None:
@@ -133,7 +133,7 @@ def save_random_adapters(config: TrainConfig, rows: PackedRows, seed: int = 0) -
 
 
 def load(chain: Chain) -> PackedRows:
-    return load_rows(chain.configs[0].data.path)
+    return load_rows(chain.configs[0].data.path[0])
 
 
 def resumed(config: TrainConfig, mesh: MeshConfig) -> Any:
@@ -142,7 +142,7 @@ def resumed(config: TrainConfig, mesh: MeshConfig) -> Any:
     model = adapted(build(MODEL), config.lora)
     optimizer = make_optimizer(config.optimizer, 10)
     shardings = state_shardings(placed, model, optimizer)
-    return start_state(config, model, PackedRows(Path(config.data.path), ROW), optimizer, shardings)
+    return start_state(config, model, PackedRows(Path(config.data.path[0]), ROW), optimizer, shardings)
 
 
 def expected_folder(configs: list[TrainConfig]) -> dict[str, np.ndarray]:

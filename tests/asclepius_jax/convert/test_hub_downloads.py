@@ -59,7 +59,7 @@ def test_a_hub_id_is_taken_by_every_reader_of_a_folder(
     config = dataclasses.replace(lasting(base, 1), run_dir=str(tmp_path / "run"), init=InitConfig(hf="lab/model"))
     train(dataclasses.replace(config, data=dataclasses.replace(config.data, eval_path="")))
     assert "snapshots" in parse_spec("mine=hf:lab/model").place
-    source = Path(base.data.path).parent / "notes"
+    source = Path(base.data.path[0]).parent / "notes"
     pack.run(pack.PackConfig(source, tmp_path / "packed", Path("lab/model"), 32, workers=1))
     assert read_manifest(tmp_path / "packed", "packed")["tokenizer_hash"] == JsonTokenizer(small_tokenizer).hash
     assert not any("consolidated" in request for request in hub.requests)

@@ -7,6 +7,7 @@ import pytest
 
 from asclepius_jax.checkpoint.read import Meta
 from asclepius_jax.config import DataConfig, InitConfig, OptimizerConfig, TrainConfig
+from asclepius_jax.config.schema import with_learning_rate
 from asclepius_jax.convert.model_card import model_card
 from asclepius_jax.model.sizes import VARIANTS
 
@@ -43,7 +44,7 @@ def test_weights_that_were_not_evaluated_claim_no_loss(loss: float | None):
 
 @pytest.mark.parametrize("start", ["/home/jane/runs/notes", "/home/jane/runs/notes/checkpoints/930"])
 def test_a_run_is_named_by_its_folder(start: str):
-    config = TrainConfig(init=InitConfig(checkpoint=start))
+    config = with_learning_rate(TrainConfig(init=InitConfig(checkpoint=start)))
     assert "| Started from | notes |" in card({"CC0": 1}, config=dataclasses.asdict(config))
 
 

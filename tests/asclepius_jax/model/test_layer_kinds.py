@@ -169,9 +169,9 @@ def loss_and_grads(model: DecoderConfig, mesh_shape: tuple[int, int, int], remat
         given = Inputs(batch["tokens"], batch["positions"], batch["segments"])
 
         def loss(params: Params) -> jax.Array:
-            return made.merge(params).loss_sum(
+            return made.merge(params).losses(
                 given, batch["targets"], batch["weights"], "float32", remat, Kernel(), parallel_of(mesh, "float32")
-            )
+            )[0]
 
         value, grads = jax.value_and_grad(loss)(params)
         grads = jax.tree.map(lambda grad, spec: sum_over(grad, axes_beside(mesh, spec)), grads, specs)

@@ -63,7 +63,7 @@ def places(rows: Rows, check: str, status: str) -> list[str]:
 def test_every_fault_of_a_host_is_named(base: TrainConfig, tmp_path: Path):
     """Other packed rows, a wrong kernel, a slow device and a full disk, all of the second host."""
     for host in ("host0", "host1"):
-        shutil.copytree(base.data.path, tmp_path / host / "packed")
+        shutil.copytree(base.data.path[0], tmp_path / host / "packed")
     manifest = tmp_path / "host1/packed/manifest.json"
     other = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**other, "prompt_template": other["prompt_template"] + " "}))

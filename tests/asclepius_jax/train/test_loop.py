@@ -61,13 +61,13 @@ def test_a_run_learns_and_leaves_what_its_readers_need(base: TrainConfig, unbrok
     assert (unbroken / "tokenizer/tokenizer.json").is_file()
     meta = read_meta(find_step(unbroken)[1])
     assert (meta.model, meta.phase, meta.row_length) == (MODEL, "pretrain", LENGTH)
-    assert meta.tokenizer_hash == PackedRows(Path(base.data.path), LENGTH).manifest["tokenizer_hash"]
+    assert meta.tokenizer_hash == PackedRows(Path(base.data.path[0]), LENGTH).manifest["tokenizer_hash"]
 
 
 def test_the_held_out_loss_is_that_of_a_direct_computation(base: TrainConfig, unbroken: Path):
     evaluated = {row["step"]: row for row in metrics_of(unbroken) if "eval_loss" in row}
     assert list(evaluated) == [6, TOTAL]
-    rows = PackedRows(Path(base.data.eval_path), LENGTH)
+    rows = PackedRows(Path(base.data.eval_path[0]), LENGTH)
     assert len(rows) % ROWS  # the last batch is not full
     row = {name: np.stack([rows[i][name] for i in range(len(rows))]) for name in rows[0]}
     model, (run_dir, _) = build(MODEL), find_step(unbroken)
@@ -112,7 +112,7 @@ def test_on_another_mesh_it_sees_the_same_batches(killed: TrainConfig, unbroken:
     train(config, jax.devices()[:4])
     assert list(seen) == list(range(4, TOTAL))
     monkeypatch.undo()
-    rows = PackedRows(Path(config.data.path), LENGTH)
+    rows = PackedRows(Path(config.data.path[0]), LENGTH)
     one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     batches = TrainBatches(rows, ROWS, config.data.seed, one_device)
     assert seen == {step: batches.row_ids(step) for step in seen}

@@ -95,7 +95,7 @@ if __name__ == "__main__":
     # A supervisor starts this very command again.
     arguments, sys.argv = sys.argv, ["asclepius", "train", config, *flags]
     if "--restarts" in flags:
-        from asclepius_jax.train import supervise
+        from asclepius_jax.train.watch import supervise
 
         run = supervise.supervise
         supervise.supervise = lambda _, run_dir, restarts: run([sys.executable, *arguments], run_dir, restarts, 0.2)

@@ -54,7 +54,7 @@ def small_run(root: Path, tokenizer: Path) -> TrainConfig:
 
 
 def lasting(config: TrainConfig, steps: int) -> TrainConfig:
-    rows = len(PackedRows(Path(config.data.path), LENGTH))
+    rows = len(PackedRows(Path(config.data.path[0]), LENGTH))
     epochs = (steps + 0.5) * config.batch.global_batch / rows
     return dataclasses.replace(config, data=dataclasses.replace(config.data, epochs=epochs))
 

@@ -12,13 +12,13 @@ import pytest
 
 from asclepius_jax.checkpoint.write import kept
 from asclepius_jax.config import CheckpointConfig, HealthConfig
-from asclepius_jax.train.metrics import Clock
 from asclepius_jax.train.watch.goodput import Goodput, goodput_line, share, summed
 from asclepius_jax.train.watch.health import Health, device_seconds, laggards, lagging
+from asclepius_jax.train.watch.metrics import Clock
 
 
 def health(folder: Path, **values: Any) -> Health:
-    batches = SimpleNamespace(row_ids=lambda step: [10 * step, 10 * step + 1], rows=SimpleNamespace(folder="packed"))
+    batches = SimpleNamespace(row_names=lambda step: [10 * step, 10 * step + 1], rows=SimpleNamespace(folder="packed"))
     return Health(folder, HealthConfig(**values), batches)
 
 

@@ -49,7 +49,7 @@ def with_nan_in(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> None:
 
 
 def row_ids(config: TrainConfig, step: int) -> list[int]:
-    rows = PackedRows(Path(config.data.path), config.data.row_length)
+    rows = PackedRows(Path(config.data.path[0]), config.data.row_length)
     return TrainBatches(rows, config.batch.global_batch, config.data.seed, None).row_ids(step - 1)
 
 

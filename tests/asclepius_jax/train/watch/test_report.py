@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from asclepius_jax.config import DataConfig, TrainConfig
+from asclepius_jax.config.schema import with_learning_rate
 from asclepius_jax.train.watch.report import write_report
 from data_prep.contract.reports.charts import moving_mean
 
@@ -79,7 +80,7 @@ def fill(run: Path) -> Path:
     # An evaluation's row may stand before the rows of earlier steps.
     write_rows(run, [*ROWS[:2], *EVALS, *ROWS[2:]])
     (run / "summary.json").write_text(json.dumps(SUMMARY))
-    config = TrainConfig(run_dir=str(run), model=MARKUP, data=DataConfig(row_length=100))
+    config = with_learning_rate(TrainConfig(run_dir=str(run), model=MARKUP, data=DataConfig(row_length=100)))
     (run / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
     (run / "data_manifest.json").write_text(json.dumps(MANIFEST))
     return run

@@ -121,7 +121,7 @@ def test_wandb_gets_every_row_and_the_settings_and_nothing_else(base: TrainConfi
     named = [
         socket.gethostname(),
         str(tmp_path),
-        base.data.path,
+        base.data.path[0],
         base.model,
         sys.executable,
         "pytest",
@@ -360,11 +360,13 @@ def test_only_settings_that_can_name_nothing_are_sent():
                 changes[field.name] = filled(value)
             elif field.type is str:
                 changes[field.name] = "/data/Mercy Hospital/notes"
+            elif field.type == tuple[str, ...] and field.name != "targets":
+                changes[field.name] = ("/data/Mercy Hospital/notes", "more=/data/Mercy Hospital/more:0.5")
         return dataclasses.replace(section, **changes)
 
     sent = settings_to_send(filled(TrainConfig()))
     assert "Mercy" not in repr(sent)
-    assert sent["optimizer.learning_rate"] == 2e-5
+    assert sent["optimizer.beta1"] == 0.9
     assert sent["compute.remat"] == "auto"
     assert sent["lora.targets"] == schema.LORA_TARGETS
     assert sent["few_steps"] is False

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -103,7 +104,7 @@ class Metrics:
         fetched = jax.device_get([metrics for _, metrics in self.pending])
         seconds = (time.monotonic() - self.last_fetch - self.paused) / len(self.pending)
         rows = [
-            {"step": step, **{name: float(value) for name, value in values.items()}, **throughput.of(seconds), **held()}
+            {"step": step, **numbers(values), **throughput.of(seconds), **held()}
             for (step, _), values in zip(self.pending, fetched, strict=True)
         ]
         self.pending = []
@@ -164,6 +165,12 @@ class Throughput:
             "tokens_per_second_per_device": self.tokens / seconds / jax.device_count(),
             **{name: None if self.peak is None else flops / seconds / self.peak for name, flops in self.flops.items()},
         }
+
+
+def numbers(values: dict[str, Any]) -> dict[str, float]:
+    """A step's metrics as numbers, without the loss of a source that had no row in the batch."""
+    found = {name: float(value) for name, value in values.items()}
+    return {name: value for name, value in found.items() if "/" not in name or not math.isnan(value)}
 
 
 def held() -> dict[str, int]:

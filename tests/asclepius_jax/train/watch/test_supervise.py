@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asclepius_jax.train.supervise import RESTARTS, SUPERVISED, newest, restarts_asked, supervise
+from asclepius_jax.train.watch.supervise import RESTARTS, SUPERVISED, newest, restarts_asked, supervise
 from data_prep.contract.errors import UserError
 from tests.helpers.places import ROOT
 
@@ -64,7 +64,7 @@ def test_a_signal_is_passed_on_and_ends_the_watch(tmp_path: Path):
         "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(3)); print('up', flush=True); time.sleep(60)"
     )
     code = (
-        "import sys; from pathlib import Path; from asclepius_jax.train.supervise import supervise;"
+        "import sys; from pathlib import Path; from asclepius_jax.train.watch.supervise import supervise;"
         f"sys.exit(supervise([sys.executable, '-c', {child!r}], Path({str(tmp_path)!r}), 5, 0.01))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ,
