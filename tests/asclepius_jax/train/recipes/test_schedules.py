@@ -146,7 +146,7 @@ def test_a_decay_from_a_checkpoint_is_the_end_of_a_run_that_planned_it(stable: T
     assert list(losses_of(decay.run_dir)) == [7, 8, 9]
     ours, theirs = params_of(decay.run_dir), params_of(planned.run_dir)
     for name, value in theirs.items():  # the first six steps were those of another program, which rounds otherwise
-        np.testing.assert_allclose(ours[name], value, atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(ours[name], value, atol=1e-5, err_msg=name)
     assert [row["learning_rate"] for row in metrics_of(decay.run_dir) if "loss" in row] == pytest.approx(
         [1e-2, 2e-2 / 3, 1e-2 / 3]
     )
