@@ -14,7 +14,7 @@ from pathlib import Path
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST, REJECTED
 from data_prep.contract.reading.rows import Row, shown
-from data_prep.contract.reading.source_files import content_of, stem_of
+from data_prep.contract.reading.source_files import below, content_of, stem_of
 from data_prep.contract.records import Reject
 from data_prep.contract.tables import cell_text, files_of, is_true, looks_like_hub_id, open_hub, rows_of, storable
 from data_prep.ingest.case_reports import Tally
@@ -58,10 +58,11 @@ class Corpus:
 
 def is_plain_text(source: Path) -> bool:
     """Return True if a source is text of its own rather than the folder of a stage, whether finished or damaged."""
-    if source.exists():
+    if source.is_dir():
         # Records that have lost their manifest may be restricted.
-        return not (source / MANIFEST).exists() and not (source / REJECTED).exists()
-    return looks_like_hub_id(str(source))
+        of_a_stage = (source / MANIFEST).exists() or (source / REJECTED).exists()
+        return not of_a_stage and next(below(source), None) is not None
+    return source.exists() or looks_like_hub_id(str(source))
 
 
 def open_corpus(source: Path, config: TextConfig) -> Corpus:

@@ -93,7 +93,7 @@ def run(config: PackConfig) -> None:
             folder.reject(result.tally.rejects)
             folder.add_file(result.name, result.rows)
         folder.counts["in"] = sum(result.records for result in results)
-        folder.facts = {**facts_of(results, config, source, tokenizer), "prompt_template": template}
+        folder.facts = facts_of(results, config, source, tokenizer, template)
     facts = folder.facts
     print(
         f"packed {folder.counts['in']} records into {facts['rows']} rows of {config.row_length}: {facts['tokens']} "
@@ -153,7 +153,9 @@ def jobs_of(
         ]
 
 
-def facts_of(results: list[ShardResult], config: PackConfig, source: Source, tokenizer: Tokenizer) -> dict[str, Any]:
+def facts_of(
+    results: list[ShardResult], config: PackConfig, source: Source, tokenizer: Tokenizer, template: str
+) -> dict[str, Any]:
     """Entries of the manifest. Raises UserError if there are no rows."""
     rows = sum(result.rows for result in results)
     if not rows:
@@ -173,6 +175,7 @@ def facts_of(results: list[ShardResult], config: PackConfig, source: Source, tok
         "vocab_size": tokenizer.vocab_size,
         "token_dtype": token_dtype(tokenizer.vocab_size),
         "tokenizer_hash": tokenizer.hash,
+        "prompt_template": template,
         "licences": dict(sorted(sum((result.licences for result in results), Counter()).items())),
         "sources": dict(sorted(sum((result.sources for result in results), Counter()).items())),
     }

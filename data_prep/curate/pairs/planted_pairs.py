@@ -17,11 +17,21 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.records import Example, Generation, Pair, Reject, seeded_fraction
 from data_prep.faithfulness.certificate import certify
 from data_prep.faithfulness.places import plain
+from data_prep.synthesize.planted.mutations import Planted, is_true_elsewhere
 from data_prep.synthesize.planted.rules import neighbours
-from data_prep.synthesize.second_reader.calibration import PLANTERS
+from data_prep.synthesize.second_reader.calibration import NAMES, PLANTERS
 
 TRIES = 8  # draws of a place and of new words per answer and class
 FEWEST_TRIES = 3  # without a place, after which there is none: some classes choose between two patterns first
+AROUND = 12  # characters on either side of a change in which a pattern of NO_ERROR is looked for
+# Changes that are no errors, or no language: "had no presented", "no neither", "between 20 % and 15 %".
+NO_ERROR = {
+    "negation added": re.compile(
+        r"\bhad no (?:\w+(?:ed|en|wn)|gone|undergone|become|begun|had|felt|lost|made|come|sought|brought|found)\b|"
+        r"\bno (?:neither|nor|un\w+|score|body mass|index|chief)\b"
+    ),
+    "value exchanged": re.compile(r"\bbetween \S+ ?\S* and\b"),
+}
 
 
 @dataclass(frozen=True)
@@ -93,24 +103,34 @@ def corrupted(example: Example, error: str, seed: int) -> str | None:
     for attempt in range(TRIES):
         # The empty lines make planters, which skip the title of a note, look at the whole answer.
         planted = PLANTERS[error](f"\n\n{example.answer}", Random(f"{seed} {error} {example.id} {attempt}"))
-        places += planted is not None
-        if planted and (text := tidied(example.answer, planted.text[2:])) and is_wrong(text, example):
-            found.append(text)
+        if planted:
+            places += 1
+            text = tidied(example.answer, planted.text[2:])
+            if is_wrong(text, planted, example, error):
+                found.append(text)
         if not places and attempt + 1 == FEWEST_TRIES:
             break
     return min(found, key=lambda text: abs(len(text) - len(example.answer)), default=None)
 
 
-def is_wrong(text: str, example: Example) -> bool:
-    """Report whether neither the note nor the answer says the new words next to the same neighbors anywhere else."""
+def is_wrong(text: str, planted: Planted, example: Example, error: str) -> bool:
+    """Report whether the change makes the answer wrong, as far as its words tell.
+
+    Neither the note nor the answer may have the new words between the same neighbors, nor the note a new name anywhere.
+    """
     change = change_between(example.answer, text)
-    if plain(change.was) == plain(change.new):
+    if plain(change.was) == plain(change.new) or (error in NAMES and is_true_elsewhere(planted, example.note)):
         return False
-    words = plain(neighbours(text, change.start, change.start + len(change.new)))
+    end = change.start + len(change.new)
+    if error in NO_ERROR and NO_ERROR[error].search(text[max(0, change.start - AROUND) : end + AROUND]):
+        return False
+    words = plain(neighbours(text, change.start, end))
     return words not in plain(example.note) and words not in plain(example.answer)
 
 
 ARTICLE = re.compile(r"\b(an?) $", re.IGNORECASE)
+ARTICLE_LOST = re.compile(r"an? [a-z]")
+DETERMINED = re.compile(r"(?:an?|the|no|several|clear)\b", re.IGNORECASE)
 SENTENCE_START = re.compile(r"(?:^|[.!?:\n]\s+|[-•*] )$")
 
 
@@ -120,6 +140,8 @@ def tidied(answer: str, text: str) -> str:
     before, new, after = answer[: change.start], change.new, answer[change.end :]
     if before[-1:] in ("", " ", "\n") and not new and after[:1] == " ":
         after = after[1:]
+    if new and ARTICLE_LOST.match(change.was) and not DETERMINED.match(new):
+        new = f"a{'n' * opens_with_vowel(new)} {new}"
     following = new or after
     if SENTENCE_START.search(before) and change.was[:1].isupper() and following[:1].islower():
         new, after = (new[0].upper() + new[1:], after) if new else ("", after[0].upper() + after[1:])
