@@ -84,8 +84,12 @@ COMMANDS = {
             "--source published.csv --out data/adopted",
         ),
     ),
+    "pairs": Command(
+        "write pairs of a better and a worse answer", "data_prep.curate.pairs.pairs", "PairsConfig", "run", "prep",
+        ("--source data/split/train --out data/pairs", "--from evaluation/answers --out data/pairs"),
+    ),
     "pack": Command(
-        "pack notes or instructions into rows of tokens", "data_prep.pack.run", "PackConfig", "run", "prep",
+        "pack notes, instructions, pairs or plain text into rows", "data_prep.pack.run", "PackConfig", "run", "prep",
         (
             "--source data/notes --out data/packed/notes --tokenizer meta-llama/Llama-2-7b-hf",
             "--source data/instructions --out data/packed/instructions --tokenizer tokenizer.model --row-length 4096",

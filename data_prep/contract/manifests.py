@@ -286,12 +286,13 @@ TYPES: dict[str, type] = {
     "truncated": int, "vocab_size": int, "packing_efficiency": float, "tokenizer_hash": str, "token_dtype": str,
     "phase": str, "prompt_template": str, "licences": dict, "restricted": bool, "judge": str,
     "checker": str, "checksums": dict, "canaries": list, "finish_reasons": dict, "step": int, "dtype": str,
+    "pairs": int, "errors": dict, "blind_spots": dict,
 }  # fmt: skip
 
 
-VALUES = {"phase": ("pretrain", "instruct"), "token_dtype": ("uint16", "uint32")}
+VALUES = {"phase": ("pretrain", "instruct", "preference"), "token_dtype": ("uint16", "uint32")}
 COUNTS_OR_TEXTS = {
-    **dict.fromkeys(("rejected", "licences", "finish_reasons"), int),
+    **dict.fromkeys(("rejected", "licences", "finish_reasons", "errors", "blind_spots"), int),
     **dict.fromkeys(("inputs", "other_files", "checksums"), str),
 }
 

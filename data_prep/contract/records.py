@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,38 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pair:
+    """A better and a worse answer to one question on one note, for training on preferences.
+
+    A pair without `rejected` is a plain sample; one without `chosen` is a sample to be made less likely.
+    """
+
+    id: str
+    note_id: str
+    report_id: str
+    task: str
+    note: str
+    question: str
+    chosen: str
+    rejected: str
+    error: str  # class of the planted error; empty for two answers of models
+    change: (
+        str  # JSON: the characters `start` to `end` of `chosen`, `was`, are `new` in `rejected`; empty without error
+    )
+    flagged: bool  # the certificate of `rejected` shows that it is worse; otherwise the gate cannot see the error
+    source: str
+    licence: str
+    article: str
+    chosen_generation: Generation
+    rejected_generation: Generation
+    chosen_certificate: Certificate = Certificate()  # both are checked against the note
+    rejected_certificate: Certificate = Certificate()
+    weight: float = 1.0
+    restricted: bool = False
+    note_type: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Reject:
     """A rejected record: the reason is a short fixed word, the complete record is kept as JSON."""
 
@@ -149,7 +181,7 @@ class Reject:
         return cls(record.id, reason, detail, json.dumps(dataclasses.asdict(record), ensure_ascii=False))
 
 
-Record = CaseReport | Note | Example | Reject
+Record = CaseReport | Note | Example | Pair | Reject
 T = typing.TypeVar("T")  # a dataclass of records, those above or those of the evaluation
 
 
@@ -230,16 +262,17 @@ class ParquetAppender:
         self.writer.close()
 
 
-def read_parquet(path: Path, record_type: type[T]) -> Iterator[T]:
+def read_parquet(path: Path, record_type: type[T], columns: Sequence[str] | None = None) -> Iterator[T]:
     """The records of one file, read in batches, so that a large file is never completely in memory.
 
-    Raises UserError if the file is damaged or contains records of another type.
+    `columns` names those to read, if the record type has fewer than the file. Raises UserError if the file is damaged
+    or contains records of another type.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        batches = pq.ParquetFile(path).iter_batches(1024)
+        batches = pq.ParquetFile(path).iter_batches(1024, columns=columns)
         while (batch := next(batches, None)) is not None:
             yield from [typed(row, record_type) for row in batch.to_pylist()]
     except (pa.ArrowException, OSError, TypeError, ValueError, AttributeError, KeyError) as error:
@@ -272,32 +305,57 @@ class PackedRow:
     """One row of training data: documents end to end, without padding.
 
     On disk, little-endian: the number of segments (uint32), their lengths (uint32 each), the token ids (uint16 if the
-    vocabulary fits, else uint32), and the loss mask, one bit per token.
+    vocabulary fits, else uint32), and the loss mask, one bit per token. A row of preferences continues with three
+    arrays of one entry per segment: weights (float32), pairs (uint32) and reference (float32).
     """
 
     tokens: np.ndarray  # (used,) ids
     segment_lengths: np.ndarray  # (segments,) sums to `used`
     loss_mask: np.ndarray  # (used,) bool: True if the token is a target of the loss
+    weights: np.ndarray | None = None  # (segments,) positive for a chosen answer, negative for a rejected one
+    pairs: np.ndarray | None = None  # (segments,) number of the pair in this row, from 1; 0 for an unpaired answer
+    reference: np.ndarray | None = None  # (segments,) log-probability under the reference model; NaN if not computed
 
     def to_bytes(self, token_dtype: str) -> bytes:
         lengths = np.asarray(self.segment_lengths, "<u4")
         tokens = np.asarray(self.tokens, np.dtype(token_dtype).newbyteorder("<"))
         mask = np.packbits(np.asarray(self.loss_mask, bool))
-        return np.uint32(len(lengths)).tobytes() + lengths.tobytes() + tokens.tobytes() + mask.tobytes()
+        row = np.uint32(len(lengths)).tobytes() + lengths.tobytes() + tokens.tobytes() + mask.tobytes()
+        extra = [getattr(self, name) for name in SEGMENT_ARRAYS]
+        if all(array is None for array in extra):
+            return row
+        assert all(array is not None and len(array) == len(lengths) for array in extra), "one entry per segment"
+        return row + b"".join(
+            np.asarray(array, kind).tobytes() for array, kind in zip(extra, SEGMENT_ARRAYS.values(), strict=True)
+        )
 
     @classmethod
-    def from_bytes(cls, data: bytes, token_dtype: str) -> "PackedRow":
-        """Parse a row. Raises ValueError if the bytes are not exactly a row with tokens of this type."""
+    def from_bytes(cls, data: bytes, token_dtype: str, weighted: bool = False) -> "PackedRow":
+        """Parse a row; `weighted` for a folder of phase "preference", whose rows have the arrays of one per segment.
+
+        Raises ValueError if the bytes are not exactly such a row with tokens of this type.
+        """
         segments = int(np.frombuffer(data, "<u4", 1)[0])
         lengths = np.frombuffer(data, "<u4", segments, 4)
         used = int(lengths.sum())
         start = 4 + 4 * segments
         dtype = np.dtype(token_dtype).newbyteorder("<")
-        if len(data) != start + used * dtype.itemsize + -(-used // 8):
-            raise ValueError(f"{len(data)} bytes are not a row of {used} tokens as {token_dtype}")
+        end = start + used * dtype.itemsize + -(-used // 8)
+        if len(data) != end + weighted * segments * sum(np.dtype(kind).itemsize for kind in SEGMENT_ARRAYS.values()):
+            with_weights = " with weights" if weighted else ""
+            raise ValueError(f"{len(data)} bytes are not a row of {used} tokens as {token_dtype}{with_weights}")
         tokens = np.frombuffer(data, dtype, used, start)
-        bits = np.frombuffer(data, np.uint8, -1, start + used * dtype.itemsize)
-        return cls(tokens, lengths, np.unpackbits(bits, count=used).astype(bool))
+        bits = np.frombuffer(data, np.uint8, -(-used // 8), start + used * dtype.itemsize)
+        row = cls(tokens, lengths, np.unpackbits(bits, count=used).astype(bool))
+        extra = {}
+        for name, kind in SEGMENT_ARRAYS.items() if weighted else ():
+            extra[name] = np.frombuffer(data, kind, segments, end)
+            end += extra[name].nbytes
+        return dataclasses.replace(row, **extra)
+
+
+# Optional arrays of a row, in their order on disk, and their types.
+SEGMENT_ARRAYS = {"weights": "<f4", "pairs": "<u4", "reference": "<f4"}
 
 
 def token_dtype(vocab_size: int) -> str:

@@ -1,4 +1,4 @@
-"""Documents of tokens: whole notes for pretraining, prompts with answers for tuning, and a store for many of them."""
+"""Documents of tokens: whole texts for pretraining, prompts with answers for tuning, and a store for many of them."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.clinical_text.words import UNSPACED
-from data_prep.contract.records import Example, Note, PackedRow
+from data_prep.contract.records import Example, Note, PackedRow, Pair
 from data_prep.contract.tokenizer import (
     Tokenizer,
     beginning,
@@ -22,6 +22,7 @@ from data_prep.contract.tokenizer import (
 )
 from data_prep.contract.training_prompt import render_follow_up, render_prompt
 from data_prep.pack.best_fit import cut
+from data_prep.pack.plain_text import PlainText
 
 WITHOUT_SPACES = re.compile(f"[{UNSPACED}]")
 
@@ -32,6 +33,7 @@ class Document:
 
     tokens: list[int]
     loss_mask: list[bool]
+    weight: float = 1.0  # negative for an answer that is to become less likely
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +47,18 @@ class Fitted:
 
 
 class DocumentStore:
-    """Documents in two temporary files, so that a shard of any size needs little memory: 12 bytes a document."""
+    """Documents in two temporary files, so that a shard of any size needs little memory: 28 bytes a document.
 
-    def __init__(self, folder: Path, dtype: str):
+    An item is one document, or two that lie next to each other in one row. `weighted`: rows have weights and numbers of
+    pairs.
+    """
+
+    def __init__(self, folder: Path, dtype: str, weighted: bool = False):
         self.tokens, self.masks = (tempfile.TemporaryFile(dir=folder) for _ in range(2))  # noqa: SIM115, closed below
-        self.dtype, self.lengths, self.ends, self.loss_tokens = np.dtype(dtype), array("I"), array("q", [0]), 0
+        self.dtype, self.weighted = np.dtype(dtype), weighted
+        self.lengths, self.ends, self.weights = array("I"), array("q", [0]), array("f")  # of documents
+        self.items, self.item_lengths = array("q", [0]), array("I")  # first document after an item, its tokens
+        self.loss_tokens = 0
 
     def __enter__(self) -> "DocumentStore":
         return self
@@ -58,31 +67,51 @@ class DocumentStore:
         self.tokens.close()
         self.masks.close()
 
-    def add(self, document: Document) -> None:
-        self.tokens.write(np.asarray(document.tokens, self.dtype).tobytes())
-        self.masks.write(bytes(document.loss_mask))
-        self.lengths.append(len(document.tokens))
-        self.ends.append(self.ends[-1] + len(document.tokens))
-        self.loss_tokens += sum(document.loss_mask)
+    def add(self, *item: Document) -> None:
+        for document in item:
+            self.tokens.write(np.asarray(document.tokens, self.dtype).tobytes())
+            self.masks.write(bytes(document.loss_mask))
+            self.lengths.append(len(document.tokens))
+            self.ends.append(self.ends[-1] + len(document.tokens))
+            self.weights.append(document.weight)
+            self.loss_tokens += sum(document.loss_mask)
+        self.items.append(len(self.lengths))
+        self.item_lengths.append(sum(len(document.tokens) for document in item))
 
-    def row(self, documents: Sequence[int]) -> PackedRow:
-        """The documents of these numbers, end to end."""
+    def documents_of(self, items: Sequence[int]) -> list[range]:
+        """The numbers of the documents of each of these items."""
+        return [range(self.items[item], self.items[item + 1]) for item in items]
+
+    def row(self, items: Sequence[int]) -> PackedRow:
+        """The documents of the items of these numbers, end to end."""
         tokens, masks = [], []
+        groups = self.documents_of(items)
+        documents = list(itertools.chain.from_iterable(groups))
         for start, length in ((self.ends[number], self.lengths[number]) for number in documents):
             self.tokens.seek(start * self.dtype.itemsize)
             tokens.append(self.tokens.read(length * self.dtype.itemsize))
             self.masks.seek(start)
             masks.append(self.masks.read(length))
-        return PackedRow(
+        row = PackedRow(
             tokens=np.frombuffer(b"".join(tokens), self.dtype),
             segment_lengths=np.array([self.lengths[number] for number in documents]),
             loss_mask=np.frombuffer(b"".join(masks), bool),
         )
+        if not self.weighted:
+            return row
+        numbers = itertools.accumulate(len(group) == 2 for group in groups)
+        pairs = [number if len(group) == 2 else 0 for group, number in zip(groups, numbers, strict=True) for _ in group]
+        return dataclasses.replace(
+            row,
+            weights=np.array([self.weights[number] for number in documents], np.float32),
+            pairs=np.array(pairs, np.uint32),
+            reference=np.full(len(documents), np.nan, np.float32),
+        )
 
 
-def note_documents(notes: Sequence[Note], tokenizer: Tokenizer, row_length: int) -> Iterator[Document]:
-    """The documents of notes, from BOS (if the tokenizer has one) to EOS; notes longer than a row are cut."""
-    for ids in tokenizer.encode_batch([note.text for note in notes]):
+def text_documents(texts: Sequence[Note | PlainText], tokenizer: Tokenizer, row_length: int) -> Iterator[Document]:
+    """The documents of texts, from BOS (if the tokenizer has one) to EOS; texts longer than a row are cut."""
+    for ids in tokenizer.encode_batch([each.text for each in texts]):
         tokens = beginning(tokenizer) + ids + [tokenizer.eos_id]
         for start, end in cut(len(tokens), row_length):
             # The first token of a piece has no loss, because no token precedes it in its document.
@@ -143,7 +172,7 @@ def turn_documents(examples: Sequence[Example], tokenizer: Tokenizer, template: 
         ]
 
 
-def shorten_note(example: Example, tokenizer: Tokenizer, room: int, template: str) -> list[int] | None:
+def shorten_note(example: Example | Pair, tokenizer: Tokenizer, room: int, template: str) -> list[int] | None:
     """The prompt with as many words from the start of the note as fit into `room` tokens.
 
     A note whose first word is too long is cut within it. None if not even one character fits.

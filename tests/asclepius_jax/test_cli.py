@@ -322,10 +322,10 @@ def full(*_: object, **__: object) -> None:
 
 
 def test_a_full_disk_while_packing_leaves_nothing(refused: Ask, small_tokenizer: Path, tmp_path: Path, monkeypatch):
-    from data_prep.pack import run as pack
+    from data_prep.pack.documents import DocumentStore
 
     source = write_records(tmp_path / "source", [note("n", "fever")])
-    monkeypatch.setattr(pack.DocumentStore, "row", full)
+    monkeypatch.setattr(DocumentStore, "row", full)
     told = refused("pack", "--source", source, "--out", tmp_path / "out", "--tokenizer", small_tokenizer)
     assert "the disk is full" in one_line(told)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

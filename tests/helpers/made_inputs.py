@@ -1,5 +1,6 @@
 """Small inputs for the tests: a tokenizer, notes, examples, packed folders, and a model that they fit."""
 
+import dataclasses
 import json
 import socket
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from einops import rearrange
 
 from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.manifests import writing_folder
-from data_prep.contract.records import Example, Generation, Note, PackedRow, file_hash
+from data_prep.contract.records import Example, Generation, Note, PackedRow, Pair, file_hash
 from data_prep.contract.tokenizer import SentencePieceTokenizer, train_sentencepiece
 from data_prep.pack import run as pack
 
@@ -53,9 +54,18 @@ def example(name: str, text: str, question: str, answer: str) -> Example:
     return Example(name, *origin, text, question, answer, "made", "CC0", "article", GENERATION, GENERATION)
 
 
-def write_records(folder: Path, records: list[Note] | list[Example], per_file: int = 1000) -> Path:
+def pair(name: str, text: str, question: str, chosen: str, rejected: str, **changed: Any) -> Pair:
+    origin = (f"note-{name}", f"report-{name}", "Question Answering")
+    made = ("made", "CC0", "article", GENERATION, GENERATION)
+    return dataclasses.replace(Pair(name, *origin, text, question, chosen, rejected, "", "", True, *made), **changed)
+
+
+KINDS: dict[type, str] = {Note: "notes", Example: "instructions", Pair: "pairs"}
+
+
+def write_records(folder: Path, records: list[Note] | list[Example] | list[Pair], per_file: int = 1000) -> Path:
     """The finished folder of a stage, as the stage would write it."""
-    kind = "notes" if isinstance(records[0], Note) else "instructions"
+    kind = KINDS[type(records[0])]
     with writing_folder(folder, kind, {}) as writer:
         for start in range(0, len(records), per_file):
             writer.add_shard(records[start : start + per_file], type(records[0]))

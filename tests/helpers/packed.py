@@ -19,7 +19,8 @@ def read_rows(folder: Path) -> list[PackedRow]:
     rows = []
     for file in manifest["files"]:
         reader = ArrayRecordReader(str(folder / file["name"]))
-        rows += [PackedRow.from_bytes(record, manifest["token_dtype"]) for record in reader.read_all()]
+        weighted = manifest["phase"] == "preference"
+        rows += [PackedRow.from_bytes(record, manifest["token_dtype"], weighted) for record in reader.read_all()]
         reader.close()
     return rows
 

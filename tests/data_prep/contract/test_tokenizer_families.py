@@ -20,7 +20,7 @@ from data_prep.contract.tokenizer import (
     load_tokenizer,
 )
 from data_prep.contract.training_prompt import TRAINING_TEMPLATE, chat_template
-from data_prep.pack.documents import example_documents, note_documents
+from data_prep.pack.documents import example_documents, text_documents
 from tests.helpers.huggingface.family_tokenizers import FAMILIES, make_family, real_tokenizers, texts
 from tests.helpers.made_inputs import GENERATION, example, note
 
@@ -167,7 +167,7 @@ def test_an_import_keeps_names_ends_and_the_chat_template(folder: Path, tmp_path
 def test_a_document_of_a_tokenizer_without_bos_begins_with_its_text(folders: dict[str, Path], name: str):
     tokenizer = JsonTokenizer(folders[name])
     assert tokenizer.bos_id is None
-    (document,) = note_documents([note("a", "Fever.")], tokenizer, 64)
+    (document,) = text_documents([note("a", "Fever.")], tokenizer, 64)
     assert document.tokens == [*encode(tokenizer, "Fever."), tokenizer.eos_id]
 
 
