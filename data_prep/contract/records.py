@@ -151,9 +151,7 @@ class Pair:
     chosen: str
     rejected: str
     error: str  # class of the planted error; empty for two answers of models
-    change: (
-        str  # JSON: the characters `start` to `end` of `chosen`, `was`, are `new` in `rejected`; empty without error
-    )
+    change: str  # JSON: characters [start, end) of `chosen`, `was`, became `new`; empty for two answers of models
     flagged: bool  # the certificate of `rejected` shows that it is worse; otherwise the gate cannot see the error
     source: str
     licence: str

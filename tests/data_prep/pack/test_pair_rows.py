@@ -89,7 +89,7 @@ def test_the_pairs_of_a_row_are_numbered_from_one(tmp_path: Path, small_tokenize
 
 def test_an_answer_without_a_partner_is_one_document(tmp_path: Path, small_tokenizer: Path):
     records = [
-        dataclasses.replace(pair("good", "fever", QUESTION, "Aspirin.", ""), weight=0.5),
+        dataclasses.replace(pair("good", "fever " * 99, QUESTION, "Aspirin.", ""), weight=0.5),  # first in its row
         dataclasses.replace(pair("bad", "cough", QUESTION, "", "Heparin."), weight=2.0),
         pair("both", "asthma", QUESTION, "Aspirin.", "Heparin."),
     ]
@@ -98,6 +98,8 @@ def test_an_answer_without_a_partner_is_one_document(tmp_path: Path, small_token
     found = {(weight, number): with_loss(tokenizer, ids, mask) for ids, mask, weight, number in segments(folder)}
     assert set(found) == {(0.5, 0), (-2.0, 0), (1.0, 1), (-1.0, 1)}
     assert (found[0.5, 0], found[-2.0, 0]) == ("Aspirin.<eos>", "Heparin.<eos>")
+    (row,) = read_rows(folder)
+    assert row.pairs.tolist() == [0, 0, 1, 1]
     assert read_manifest(folder)["pairs"] == 1
 
 

@@ -153,6 +153,13 @@ def test_a_corpus_is_never_in_memory(tmp_path: Path):
     assert most < 1.5 * plain_text.SPOOLED_AT_ONCE < source.stat().st_size
 
 
+def test_a_part_spools_its_own_shards_alone(tmp_path: Path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS)
+    (tmp_path / "spool").mkdir()
+    spool(open_corpus(source, TextConfig()), TextConfig(), 4, tmp_path / "spool", (1, 3))
+    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == ["spool-00001.jsonl", "spool-00003.jsonl"]
+
+
 def test_a_data_set_on_the_hub_is_streamed(tmp_path: Path, small_tokenizer: Path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
