@@ -13,12 +13,12 @@ from data_prep.contract.folders.buckets.objects import is_bucket_url
 POSITIVE = (
     "batch.global_batch", "data.epochs", "checkpoint.every_steps", "checkpoint.keep", "evaluation.every_steps",
     "evaluation.max_rows", "log.every_steps", "optimizer.learning_rate", "optimizer.clip_norm", "optimizer.epsilon",
-    "lora.alpha", "lora.b_learning_rate_ratio", "preference.beta",
+    "lora.alpha", "lora.b_learning_rate_ratio",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "optimizer.weight_decay", "checkpoint.keep_every", "checkpoint.keep_best", "health.timeout_seconds",
     "health.max_skipped", "health.spike_sigmas", "health.compare_every", "profile", "optimizer.decay_steps",
-    "preference.anchor_weight",
+    "preference.beta", "preference.anchor_weight",
 )  # fmt: skip
 BELOW_ONE = ("optimizer.warmup_fraction", "optimizer.beta1", "optimizer.beta2", "lora.dropout")
 # A step computes with these in float32. A learning rate of 1e-50 would be 0 there, and train nothing.

@@ -156,10 +156,11 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class PreferenceConfig:
-    """Preference tuning (DPO, arXiv 2305.18290), for rows packed from pairs."""
+    """Preference tuning (DPO, arXiv 2305.18290) on rows packed from pairs."""
 
-    beta: float = 0.1
-    """Factor of the log-probability ratios to the reference model; smaller values let the model move further."""
+    beta: float = 0.0
+    """Factor of the log-probability ratios to the reference model, usually 0.1; smaller values let the model move
+    further. 0 trains without pairs."""
     anchor_weight: float = 0.0
     """Weight of the cross entropy of preferred answers, in nats per token, which is added to the loss."""
 

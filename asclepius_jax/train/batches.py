@@ -17,7 +17,8 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest, verified_files
 from data_prep.contract.records import PackedRow, text_hash
 
-# Arrays (B, T): int32 tokens, targets, positions, segment_ids, float32 loss_mask; int32 sources of a mixture.
+# Arrays (B, T): int32 tokens, targets, positions, segment_ids, float32 loss_mask; int32 sources of a mixture. For
+# preferences float32 weights and reference, int32 pairs: see `unpack`.
 Batch = dict[str, Any]
 
 
@@ -33,6 +34,9 @@ class Rows(Protocol):
 
     @property
     def max_segments(self) -> int: ...
+
+    @property
+    def has_pairs(self) -> bool: ...
 
     def __len__(self) -> int: ...
 
@@ -72,12 +76,21 @@ class PackedRows:
         """Maximum number of documents in a row, plus one for padding."""
         return self.manifest["most_documents"] + 1
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether the rows are preferences: pairs of answers, or answers with weights."""
+        return self.manifest["phase"] == "preference"
+
     def __len__(self) -> int:
         return self.manifest["rows"]
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return unpack(self.stored(index), self.row_length)
+
+    def stored(self, index: int) -> PackedRow:
+        """A row as it is stored. Raises UserError if it cannot be read."""
         try:
-            row = PackedRow.from_bytes(self.source[index], self.manifest["token_dtype"])
+            row = PackedRow.from_bytes(self.source[index], self.manifest["token_dtype"], self.has_pairs)
         except (ValueError, IndexError) as error:
             raise UserError(f"{self.folder}: row {index} cannot be read ({error}): pack again") from error
         if len(row.segment_lengths) >= self.max_segments:
@@ -85,7 +98,7 @@ class PackedRows:
                 f"{self.folder}: row {index} has {len(row.segment_lengths)} documents, but the manifest says "
                 f"at most {self.max_segments - 1}: pack again"
             )
-        return unpack(row, self.row_length)
+        return row
 
     def order(self, seed: int) -> Callable[[int], int]:
         """The row at each position of the training order; every epoch has another order."""
@@ -102,6 +115,10 @@ def unpack(row: PackedRow, row_length: int) -> dict[str, np.ndarray]:
 
     The target of a token is the next token of the same document; the last token of a document has none. Padding has
     segment 0, position 0, target 0 and no loss.
+
+    A row of preferences also has the weight of each token's document (`weights`), the number of its pair from 1, or 0
+    without one (`pairs`), and at the first token of a document of a pair its log-probability under the reference
+    model, negative for the rejected one (`reference`).
     """
     used = len(row.tokens)
     out = {name: np.zeros(row_length, np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
@@ -116,7 +133,18 @@ def unpack(row: PackedRow, row_length: int) -> dict[str, np.ndarray]:
     same = segments[1:] == segments[:-1]
     out["targets"][: used - 1] = np.where(same, row.tokens[1:], 0)
     out["loss_mask"][: used - 1] = same & row.loss_mask[1:]
+    if row.weights is not None and row.pairs is not None and row.reference is not None:
+        out |= {"weights": np.zeros(row_length, np.float32), "pairs": np.zeros(row_length, np.int32)}
+        out["weights"][:used], out["pairs"][:used] = np.repeat(row.weights, lengths), np.repeat(row.pairs, lengths)
+        out["reference"] = np.zeros(row_length, np.float32)
+        out["reference"][np.cumsum(lengths) - lengths] = np.where(row.pairs, np.sign(row.weights) * row.reference, 0)
     return out
+
+
+def without_preference(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A row of plain text or examples among rows of preferences: without pairs, each token with weight 1."""
+    zeros = np.zeros_like(arrays["loss_mask"])
+    return {**arrays, "weights": zeros + 1, "pairs": zeros.astype(np.int32), "reference": zeros}
 
 
 class TrainBatches:
@@ -148,7 +176,7 @@ def eval_batches(rows: PackedRows, global_batch: int, max_rows: int, sharding: N
     """
     count = min(len(rows), max_rows)
     chosen = [i * len(rows) // count for i in range(count)]
-    empty = unpack(PackedRow(np.zeros(0), np.zeros(0), np.zeros(0)), rows.row_length)
+    empty = {name: np.zeros_like(array) for name, array in rows[0].items()}
     for start in range(0, count, global_batch):
 
         def row(i: int, start: int = start) -> dict[str, np.ndarray]:

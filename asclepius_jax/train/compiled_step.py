@@ -29,7 +29,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # The code from which the step is traced.
 CODE = (
     "model/*.py", "model/kernels/*.py", "distributed/sharding.py", "checkpoint/adapters.py", "train/step.py",
-    "train/optimizer.py",
+    "train/optimizer.py", "train/preference/token_weights.py",
 )  # fmt: skip
 COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-plugin",)}  # packages; the compiler for CPUs is in jaxlib
 PAYLOAD = "sha256"  # of the executable, in the header beside the facts

@@ -186,7 +186,7 @@ def evaluate(
     watchdog: Watchdog,
     stop: StopSignal,
 ) -> dict[str, float]:
-    """Mean loss in nats and perplexity over the held-out tokens that carry loss.
+    """Mean loss in nats and perplexity over the held-out tokens that carry loss; for pairs, mean loss and accuracy.
 
     NaN if there are no such tokens, and empty if the run was stopped. `eval_loss` is that of the first set; of several,
     each has one under its name too, such as `eval_loss/general`.
@@ -200,9 +200,11 @@ def evaluate(
             watchdog.alive()
             if stop.reached():
                 return {}
-        total, tokens = (math.fsum(map(float, values)) for values in zip(*parts, strict=True))
-        loss = total / tokens if tokens else math.nan
-        measured = {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 80.0))}
+        sums = {key: math.fsum(float(part[key]) for part in parts) for key in parts[0]}
+        weight = sums.pop("weight")
+        measured = {f"eval_{key}": total / weight if weight else math.nan for key, total in sums.items()}
+        if not rows.has_pairs:
+            measured["eval_perplexity"] = math.exp(min(measured["eval_loss"], 80.0))
         found |= {} if found else measured
         if len(held_out) > 1:
             found |= {f"{key}/{name}": value for key, value in measured.items()}

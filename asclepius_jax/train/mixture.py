@@ -16,7 +16,7 @@ import numpy as np
 
 from asclepius_jax.config.schema import DataConfig
 from asclepius_jax.config.sources import Source, training_sources
-from asclepius_jax.train.batches import PackedRows, Rows
+from asclepius_jax.train.batches import PackedRows, Rows, without_preference
 from data_prep.contract.errors import UserError
 from data_prep.contract.records import text_hash
 
@@ -67,6 +67,10 @@ class MixedRows:
     def max_segments(self) -> int:
         return max(part.max_segments for part in self.parts)
 
+    @property
+    def has_pairs(self) -> bool:
+        return any(part.has_pairs for part in self.parts)
+
     def __len__(self) -> int:
         """Rows of the first source, which `data.epochs` counts, as if every row of the mixture came from it."""
         return int(len(self.parts[0]) / self.weights[0])
@@ -74,6 +78,8 @@ class MixedRows:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         source, row = self.place(index)
         arrays = self.parts[source][row]
+        if self.has_pairs and not self.parts[source].has_pairs:
+            arrays = without_preference(arrays)
         return {**arrays, "sources": np.full(self.row_length, source, np.int32)}
 
     def place(self, index: int) -> tuple[int, int]:

@@ -195,6 +195,7 @@ def make_step(
     if model.lora.rank != config.lora.rank or (model.lora.rank and model.lora != lora_from(config.lora)):
         raise UserError(f"the model has {model.lora}, config.lora is {config.lora}: build it with lora=config.lora")
     check_rows(rows, config.data.row_length, model.config)
+    check_preference(config, rows, held_out)
     mesh = make_mesh(config.mesh, devices)
     check_layout(mesh, model.config, config.data.row_length, config.batch.global_batch)
     if rows is not None:
@@ -284,6 +285,23 @@ def check_rows(rows: Rows | None, length: int, model: DecoderConfig) -> None:
             f"{rows.folder} has token ids up to {rows.manifest['vocab_size'] - 1}, but the model's vocabulary size is "
             f"{model.vocab_size}: pack with the model's own tokenizer"
         )
+
+
+def check_preference(config: TrainConfig, rows: Rows | None, held_out: Sequence[PackedRows]) -> None:
+    """Raise UserError if rows have pairs and the settings do not, or the other way round, or without a reference."""
+    if rows is None:
+        return
+    beta = config.preference.beta
+    if beta and not rows.has_pairs:
+        raise UserError(f"preference.beta is {beta:g}, but {rows.folder} has no pairs: name a folder packed from pairs")
+    parts = rows.parts if isinstance(rows, MixedRows) else [rows]
+    for part in (part for part in (*parts, *held_out) if part.has_pairs):
+        if not beta:
+            raise UserError(f"{part.folder} has pairs of answers: set --preference.beta, such as 0.1")
+        if not part.manifest.get("reference"):
+            raise UserError(
+                f"{part.folder} lacks the log-probabilities of a reference model: add them with `asclepius reference`"
+            )
 
 
 def open_data(config: TrainConfig, model: DecoderConfig) -> tuple[Rows, dict[str, PackedRows]]:

@@ -1,4 +1,4 @@
-"""The training step. Pretraining and instruction tuning use the same step and differ only in loss_mask."""
+"""The training step. Pretraining, instruction tuning and preference tuning differ only in the weights of tokens."""
 
 from typing import Any
 
@@ -25,8 +25,8 @@ from asclepius_jax.model.decoder import Inputs, Model, Params, init_params
 from asclepius_jax.model.lora import Adapters, Noise
 from asclepius_jax.train.batches import Batch
 from asclepius_jax.train.optimizer import learning_rate, make_optimizer
+from asclepius_jax.train.preference.token_weights import Scalars, counts_of, token_weights
 
-Scalars = dict[str, jax.Array]
 ROW_AXES = ("data", "fsdp", "context")  # the mesh axes over which tokens are split
 
 
@@ -79,7 +79,8 @@ def abstract_batch(config: TrainConfig, mesh: Mesh) -> Batch:
     integers = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
     floats = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
     batch = dict.fromkeys(("tokens", "targets", "positions", "segment_ids"), integers) | {"loss_mask": floats}
-    return batch | ({"sources": integers} if len(config.data.path) > 1 else {})
+    batch |= {"sources": integers} if len(config.data.path) > 1 else {}
+    return batch | ({"pairs": integers, "weights": floats, "reference": floats} if config.preference.beta else {})
 
 
 def random_params(model: Model, seed: int, shardings: Params) -> Params:
@@ -141,15 +142,22 @@ def make_train_step(
             key = jax.random.fold_in(jax.random.key(config.lora.seed), step)
             batch = {**batch, "places": places(*batch["tokens"].shape)}
 
-        def of_rows(values: Params, rows: Batch) -> tuple[jax.Array, Any]:
-            value, losses_BT = loss({**weights, trained: values}, rows, rows["loss_mask"] * weight, key)
-            return value, sums_by_source(losses_BT, rows, len(sources)) if "sources" in rows else ()
+        counts = counts_of(batch) if "pairs" in batch else None
 
-        (value, sums), grads = accumulate(of_rows, weights[trained], batch, config.batch.microbatches)
+        def of_rows(values: Params, rows: Batch) -> tuple[jax.Array, tuple[Scalars, Any]]:
+            given, weights_BT = {**weights, trained: values}, rows["loss_mask"] * weight
+            measured: Scalars = {}
+            if counts is not None:
+                _, losses_BT = loss(jax.lax.stop_gradient(given), rows, weights_BT, key)
+                weights_BT, measured = token_weights(losses_BT, rows, config.preference, counts)
+            value, losses_BT = loss(given, rows, weights_BT, key)
+            return value, (measured, sums_by_source(losses_BT, rows, len(sources)) if "sources" in rows else ())
+
+        (value, (measured, sums)), grads = accumulate(of_rows, weights[trained], batch, config.batch.microbatches)
         # The gradient of a parameter is summed over every axis that does not split it. Over fsdp it already is.
         grads = jax.tree.map(lambda grad, spec: sum_over(grad, axes_beside(mesh, spec)), grads, specs[trained])
-        value, sums = jax.lax.psum((value, sums), ROW_AXES)
-        metrics = {"loss": value, "loss_tokens": loss_tokens}
+        measured, sums = jax.lax.psum(({"loss": value, **measured}, sums), ROW_AXES)
+        metrics = {**measured, "loss_tokens": loss_tokens}
         if sums:
             metrics |= {f"loss/{name}": sums[0][place] / sums[1][place] for place, name in enumerate(sources)}
         return metrics, grads
@@ -212,7 +220,8 @@ def axes_beside(mesh: Mesh, spec: PartitionSpec) -> tuple[str, ...]:
 
 def sums_by_source(losses_BT: jax.Array, batch: Batch, count: int) -> tuple[jax.Array, jax.Array]:
     """Sum of the losses, and number of the tokens with loss, of each of `count` sources of a mixture."""
-    mask, sources = batch["loss_mask"].ravel(), batch["sources"].ravel()
+    mask = batch["loss_mask"] * (batch["weights"] > 0) if "weights" in batch else batch["loss_mask"]
+    mask, sources = mask.ravel(), batch["sources"].ravel()
     losses = jax.lax.stop_gradient(losses_BT).ravel() * mask
     return jax.ops.segment_sum(losses, sources, count), jax.ops.segment_sum(mask, sources, count)
 
@@ -236,13 +245,23 @@ def accumulate(function: Any, params: Params, batch: Batch, parts: int) -> tuple
 
 
 def make_eval_step(config: TrainConfig, model: Model, shardings: State, mesh: Mesh, kernel: Kernel) -> Any:
-    """Make the jitted step (weights or whole state, batch) -> (sum of the loss, number of loss tokens)."""
+    """Make the jitted step (weights or whole state, batch) -> sums of measures, and `weight`, their common divisor.
+
+    `loss` and `weight` are the sum of the loss and the number of loss tokens; for pairs, the sum of their losses and
+    the number of pairs, and with them the sum of `accuracy`, which is 1 for a pair with a positive margin.
+    """
     loss = make_loss(config, model, kernel, parallel_of(mesh, config.compute.reduce_dtype))
     specs = jax.tree.map(lambda sharding: sharding.spec, weights_of(shardings))
 
-    def sums(weights: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        total, _ = loss(weights, batch, batch["loss_mask"])
-        return jax.lax.psum((total, jnp.sum(batch["loss_mask"])), ROW_AXES)
+    def sums(weights: State, batch: Batch) -> Scalars:
+        total, losses_BT = loss(weights, batch, batch["loss_mask"])
+        found = {"loss": total, "weight": jnp.sum(batch["loss_mask"])}
+        if "pairs" in batch:
+            counts = counts_of(batch)
+            _, measured = token_weights(losses_BT, batch, config.preference, counts)
+            found = {name: counts.pairs * measured[f"preference_{name}"] for name in ("loss", "accuracy")}
+            found["weight"] = counts.pairs / jax.lax.axis_size(ROW_AXES)
+        return jax.lax.psum(found, ROW_AXES)
 
-    spread = shard_map(sums, mesh, (specs, batch_sharding(mesh).spec), (PartitionSpec(), PartitionSpec()))
+    spread = shard_map(sums, mesh, (specs, batch_sharding(mesh).spec), PartitionSpec())
     return jax.jit(lambda state, batch: spread(weights_of(state), batch))

@@ -114,7 +114,10 @@ def tiles(run: Run) -> Iterable[str]:
     if run.evals:
         last = run.evals[-1]
         note = f"loss {last['eval_loss']:.4f} at step {last['step']:,}"
-        yield tile("Held-out perplexity", short(last["eval_perplexity"]), note)
+        name, value = "Held-out perplexity", short(last.get("eval_perplexity", math.nan))
+        if "eval_accuracy" in last:
+            name, value = "Held-out pairs ordered right", f"{last['eval_accuracy']:.1%}"
+        yield tile(name, value, note)
     elif run.steps:
         yield tile("Held-out perplexity", "–", "no evaluation in this run")
     if run.steps:

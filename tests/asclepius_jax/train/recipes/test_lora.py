@@ -153,9 +153,9 @@ def test_without_dropout_or_adapters_that_say_anything_the_model_is_the_base():
     plain = state_shardings(on.mesh, TINY, on.optimizer)
     without = make_eval_step(CONFIG, TINY, plain, on.mesh, Kernel())
     batch = made_batch(0)
-    assert float(with_them(state, batch)[0]) == float(without({"params": state["params"]}, batch)[0])
+    assert float(with_them(state, batch)["loss"]) == float(without({"params": state["params"]}, batch)["loss"])
     state["adapters"] = first_adapters()
-    assert float(with_them(state, batch)[0]) != float(without({"params": state["params"]}, batch)[0])
+    assert float(with_them(state, batch)["loss"]) != float(without({"params": state["params"]}, batch)["loss"])
 
 
 def test_evaluation_drops_nothing():
@@ -163,7 +163,7 @@ def test_evaluation_drops_nothing():
     for rate in (0.0, 0.5):
         on = program(ONE, with_lora(dropout=rate))
         step = make_eval_step(on.config, adapted(TINY, on.config.lora), on.shardings, on.mesh, Kernel())
-        losses.append(float(step(on.start(), made_batch(0))[0]))
+        losses.append(float(step(on.start(), made_batch(0))["loss"]))
     assert losses[0] == losses[1]
     assert run(ONE, with_lora(dropout=0.5))[0][0] != run(ONE, with_lora(dropout=0.0))[0][0]
 
