@@ -114,6 +114,14 @@ COMMANDS = {
             "instruct_7b --init.checkpoint runs/pretrain_7b --data.path data/packed/instructions --json preflight.json",
         ),
     ),
+    "reference": Command(
+        "store the log-probabilities of packed pairs under the model that preference tuning starts from",
+        "asclepius_jax.train.preference.reference", "", "reference", "train",
+        (
+            "instruct_7b --init.checkpoint runs/instruct_7b --data.path data/packed/pairs --out data/packed/referenced",
+            "instruct_smollm2_135m --data.path data/packed/pairs --out data/packed/referenced --batch.global-batch 8",
+        ),
+    ),
     "plan": Command(
         "predict memory, communication, speed and cost of a run, without the machine", "asclepius_jax.plan.command",
         "PlanOptions", "run", "plan",
@@ -267,7 +275,7 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
         # Another question to the same folder: none of the settings of a run that writes.
         command = AUDIT
     arguments = read_arguments(arguments)
-    if name in ("train", "preflight"):
+    if name in ("train", "preflight", "reference"):
         train(name, command, arguments, debug)
     elif name == "plan":
         plan(command, arguments)
@@ -311,7 +319,7 @@ def join(config: JoinConfig) -> Any:
 def train(name: str, command: Command, arguments: list[str], debug: bool) -> None:
     """`asclepius train CONFIG [--section.field value ...]`: the config gives the values, flags edit them.
 
-    `asclepius preflight` is started alike, and takes the same flags.
+    `asclepius preflight` and `asclepius reference` are started alike, and take the same flags.
     """
     leave_at_once(name)  # until the loop saves and ends by itself
     from asclepius_jax.distributed.xla_flags import set_flags_for_training
@@ -335,13 +343,18 @@ def train(name: str, command: Command, arguments: list[str], debug: bool) -> Non
         json: str = ""
         """File for the results as JSON, such as for a support ticket."""
 
-    kind = Flags if name == "train" else CheckFlags
+    @dataclass(frozen=True)
+    class ReferenceFlags(Flags):
+        out: str = ""
+        """Output folder: the rows of data.path, with the log-probabilities."""
+
+    kind = {"train": Flags, "preflight": CheckFlags, "reference": ReferenceFlags}[name]
     flags = parse(name, arguments, kind, lambda config: kind(config, JobConfig()))
     if name == "train" and (restarts := restarts_asked(flags.restarts)):
         sys.exit(supervise([sys.executable, *sys.argv], place(flags.run.run_dir), restarts))
     with joined(flags.job, lambda error: None if debug else explain(error, command.extra), name):
         run: Callable[..., Any] = getattr(importlib.import_module(command.module), command.function)
-        run(flags.run, *([flags.json] if name == "preflight" else []))
+        run(flags.run, *[getattr(flags, extra) for extra in ("json", "out") if hasattr(flags, extra)])
 
 
 def plan(command: Command, arguments: list[str]) -> None:

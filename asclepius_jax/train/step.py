@@ -1,6 +1,6 @@
 """The training step. Pretraining, instruction tuning and preference tuning differ only in the weights of tokens."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from asclepius_jax.checkpoint.read import State
-from asclepius_jax.config import TrainConfig
+from asclepius_jax.config import PreferenceConfig, TrainConfig
 from asclepius_jax.config.sources import training_sources
 from asclepius_jax.distributed.sharding import (
     BATCH_AXES,
@@ -25,7 +25,7 @@ from asclepius_jax.model.decoder import Inputs, Model, Params, init_params
 from asclepius_jax.model.lora import Adapters, Noise
 from asclepius_jax.train.batches import Batch
 from asclepius_jax.train.optimizer import learning_rate, make_optimizer
-from asclepius_jax.train.preference.token_weights import Scalars, counts_of, token_weights
+from asclepius_jax.train.preference.token_weights import Counts, Scalars, counts_of, token_weights
 
 ROW_AXES = ("data", "fsdp", "context")  # the mesh axes over which tokens are split
 
@@ -118,6 +118,33 @@ def make_loss(config: TrainConfig, model: Model, kernel: Kernel, parallel: Paral
     return loss
 
 
+class Shared(NamedTuple):
+    """Values that all microbatches of a step share."""
+
+    weight: jax.Array  # of a token with loss
+    key: jax.Array | None  # of dropout
+    counts: Counts | None  # of a batch with pairs
+
+
+def make_objective(loss: Any, preference: PreferenceConfig, num_sources: int) -> Any:
+    """Make the function (weights, rows, Shared) -> (value to differentiate, (measures, sums by source)).
+
+    With pairs, a first forward pass gives the losses from which the weights of tokens follow. The value then has the
+    gradient of the preference loss, and the measures have that loss itself.
+    """
+
+    def objective(weights: State, rows: Batch, shared: Shared) -> tuple[jax.Array, tuple[Scalars, Any]]:
+        weights_BT = rows["loss_mask"] * shared.weight
+        measured: Scalars = {}
+        if shared.counts is not None:
+            _, losses_BT = loss(jax.lax.stop_gradient(weights), rows, weights_BT, shared.key)
+            weights_BT, measured = token_weights(losses_BT, rows, preference, shared.counts)
+        value, losses_BT = loss(weights, rows, weights_BT, shared.key)
+        return value, (measured, sums_by_source(losses_BT, rows, num_sources) if "sources" in rows else ())
+
+    return objective
+
+
 def make_train_step(
     config: TrainConfig, model: Model, total_steps: int, shardings: State, mesh: Mesh, kernel: Kernel
 ) -> Any:
@@ -131,9 +158,10 @@ def make_train_step(
     trained = trained_of(model)
     optimizer = make_optimizer(config.optimizer, total_steps, config.lora)
     rate = learning_rate(config.optimizer, total_steps, config.lora)
-    loss = make_loss(config, model, kernel, parallel_of(mesh, config.compute.reduce_dtype))
-    specs = jax.tree.map(lambda sharding: sharding.spec, weights_of(shardings))
     sources = [source.name for source in training_sources(config.data)]
+    loss = make_loss(config, model, kernel, parallel_of(mesh, config.compute.reduce_dtype))
+    objective = make_objective(loss, config.preference, len(sources))
+    specs = jax.tree.map(lambda sharding: sharding.spec, weights_of(shardings))
 
     def loss_and_grads(weights: State, batch: Batch, step: jax.Array) -> tuple[Scalars, Params]:
         loss_tokens = jax.lax.psum(jnp.sum(batch["loss_mask"]), ROW_AXES)
@@ -142,18 +170,11 @@ def make_train_step(
             key = jax.random.fold_in(jax.random.key(config.lora.seed), step)
             batch = {**batch, "places": places(*batch["tokens"].shape)}
 
-        counts = counts_of(batch) if "pairs" in batch else None
-
-        def of_rows(values: Params, rows: Batch) -> tuple[jax.Array, tuple[Scalars, Any]]:
-            given, weights_BT = {**weights, trained: values}, rows["loss_mask"] * weight
-            measured: Scalars = {}
-            if counts is not None:
-                _, losses_BT = loss(jax.lax.stop_gradient(given), rows, weights_BT, key)
-                weights_BT, measured = token_weights(losses_BT, rows, config.preference, counts)
-            value, losses_BT = loss(given, rows, weights_BT, key)
-            return value, (measured, sums_by_source(losses_BT, rows, len(sources)) if "sources" in rows else ())
-
-        (value, (measured, sums)), grads = accumulate(of_rows, weights[trained], batch, config.batch.microbatches)
+        shared = Shared(weight, key, counts_of(batch) if "pairs" in batch else None)
+        (value, (measured, sums)), grads = accumulate(
+            lambda values, rows: objective({**weights, trained: values}, rows, shared),
+            weights[trained], batch, config.batch.microbatches,
+        )  # fmt: skip
         # The gradient of a parameter is summed over every axis that does not split it. Over fsdp it already is.
         grads = jax.tree.map(lambda grad, spec: sum_over(grad, axes_beside(mesh, spec)), grads, specs[trained])
         measured, sums = jax.lax.psum(({"loss": value, **measured}, sums), ROW_AXES)
@@ -162,8 +183,8 @@ def make_train_step(
             metrics |= {f"loss/{name}": sums[0][place] / sums[1][place] for place, name in enumerate(sources)}
         return metrics, grads
 
-    whole = PartitionSpec()
-    spread = shard_map(loss_and_grads, mesh, (specs, batch_sharding(mesh).spec, whole), (whole, specs[trained]))
+    inputs = (specs, batch_sharding(mesh).spec, PartitionSpec())
+    spread = shard_map(loss_and_grads, mesh, inputs, (PartitionSpec(), specs[trained]))
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         measured, grads = spread(weights_of(state), batch, state["step"])
