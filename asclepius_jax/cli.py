@@ -134,6 +134,14 @@ COMMANDS = {
             "--checkpoint runs/instruct --out models/mine --push NAME/REPO",
         ),
     ),
+    "merge": Command(
+        "merge models, or the last checkpoints of a run, into one Hugging Face folder",
+        "asclepius_jax.convert.merge.merging", "MergeConfig", "run_merge", "train",
+        (
+            "--models runs/a=0.6 models/b=0.4 --out models/merged",
+            "--models runs/a runs/b --method ties --base meta-llama/Llama-2-7b-hf --out models/merged",
+        ),
+    ),
     "generate": Command(
         "ask a checkpoint a question", "asclepius_jax.generate", "GenerateConfig", "run", "train",
         (
@@ -278,7 +286,7 @@ def run(name: str, command: Command, arguments: list[str]) -> None:
         # The demo's mesh is made of virtual devices, which must be asked for before JAX starts.
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if name in ("import", "export"):
+    if name in ("import", "export", "merge"):
         os.environ["JAX_PLATFORMS"] = "cpu"  # they need no accelerator, and must not take one from a training
     module = importlib.import_module(command.module)
     with ending_in_examples(name, command, arguments):
