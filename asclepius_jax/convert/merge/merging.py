@@ -70,8 +70,8 @@ class MergeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """A merged tensor in the folder's type."""
+class MergedTensor:
+    """Facts about a tensor in the folder's type."""
 
     sums: np.ndarray  # checksum
     non_finite: int  # number of infinite or NaN elements
@@ -94,6 +94,8 @@ def run_merge(config: MergeConfig) -> None:
 def check_settings(config: MergeConfig) -> None:
     """Raise UserError for settings that do not go together, before any model is read."""
     check_shard_size(config.max_shard_size)
+    if not config.models:
+        raise UserError("--models names no model: give each as PATH or PATH=WEIGHT")
     if not 0 < config.density <= 1:
         raise UserError(f"--density {config.density}: it must be above 0 and at most 1")
     if config.method in ("task-arithmetic", "ties") and not config.base:
@@ -201,7 +203,7 @@ class MergedWeights:
         reads = [as_float32(reader) for reader in readers]
         self.reads, self.base = reads[: len(recipe.weights)], (reads[-1] if config.base else None)
 
-    def write(self, folder: Path) -> dict[str, Written]:
+    def write(self, folder: Path) -> dict[str, MergedTensor]:
         starts = lay_out_files(folder, self.shards, self.shapes, self.code)
         with ThreadPoolExecutor(WORKERS) as pool:
             tensors = list(pool.map(lambda name: self.write_tensor(name, *starts[name]), starts))
@@ -209,7 +211,7 @@ class MergedWeights:
             sync(folder / file)
         return dict(zip(starts, tensors, strict=True))
 
-    def write_tensor(self, name: str, path: Path, start: int) -> Written:
+    def write_tensor(self, name: str, path: Path, start: int) -> MergedTensor:
         sums, bad, blocks = [], 0, self.blocks[name]
         # Infinite and NaN values are counted and refused, without warnings before that.
         with np.errstate(all="ignore"):
@@ -219,9 +221,9 @@ class MergedWeights:
                 start += cast.nbytes
                 sums.append(rows.checksum(cast))
                 bad += non_finite(cast)
-        return Written(added(sums), bad)
+        return MergedTensor(added(sums), bad)
 
-    def verify(self, folder: Path, tensors: dict[str, Written]) -> None:
+    def verify(self, folder: Path, tensors: dict[str, MergedTensor]) -> None:
         """Raise UserError if the files do not contain the tensors that were computed."""
         reader = FolderReader(folder, self.model)
 

@@ -231,6 +231,7 @@ def test_a_run_in_a_bucket_is_merged(
     in_bucket: TrainConfig, store: ObjectStore, tmp_path: Path, unbroken: Path, monkeypatch
 ):
     train(in_bucket)
+    monkeypatch.setenv("ASCLEPIUS_CACHE", str(tmp_path / "another machine"))
     for name, run_dir in (("out", f"{store.top}/run"), ("expected", unbroken)):
         models = [f"{run_dir}=0.25", f"{run_dir}/checkpoints/4=0.75"]
         monkeypatch.setattr(sys, "argv", ["asclepius", "merge", "--models", *models, "--out", str(tmp_path / name)])

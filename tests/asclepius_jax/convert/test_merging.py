@@ -13,12 +13,12 @@ import pytest
 
 from asclepius_jax.checkpoint.blocks import blocks, tensor_checksum
 from asclepius_jax.checkpoint.checksums import added
-from asclepius_jax.checkpoint.read import find_step, read_stored
+from asclepius_jax.checkpoint.read import find_step, read_meta, read_stored
 from asclepius_jax.config import InitConfig, LoraConfig, TrainConfig
 from asclepius_jax.convert import merge_adapters
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
-from asclepius_jax.convert.merge import merging, parents
+from asclepius_jax.convert.merge import merging
 from asclepius_jax.convert.merge.merging import MergeConfig, run_merge
 from asclepius_jax.convert.merge.parents import read_weights
 from asclepius_jax.convert.merge.tensor_rows import FolderReader, StepReader, chunk_cache, row_blocks
@@ -97,9 +97,8 @@ def test_weights_are_scaled_to_a_sum_of_one(models, tmp_path: Path):
     once = merge(tmp_path, "a=0.6", "b=0.4")
     assert_same_tensors(merge(tmp_path, "a=3", "b=2"), once)
     equal = merge(tmp_path, "a", "b", "base")
-    a, b, base = (models[name] for name in ("a", "b", "base"))
-    third = np.float32(1 / 3)
-    assert_same_tensors(equal, {name: third * a[name] + third * b[name] + third * base[name] for name in a})
+    a, b, base = ({name: np.float32(1 / 3) * x for name, x in models[of].items()} for of in ("a", "b", "base"))
+    assert_same_tensors(equal, {name: a[name] + b[name] + base[name] for name in a})
 
 
 def test_the_other_methods_equal_their_formulas(models, tmp_path: Path):
@@ -153,17 +152,18 @@ def test_a_folder_a_checkpoint_and_adapters_of_the_same_weights_merge_alike(
 
 def test_the_last_checkpoints_of_a_run_are_averaged(unbroken: Path, tmp_path: Path):
     run_merge(MergeConfig((str(unbroken),), tmp_path / "out", last=2, dtype="float32"))
-    model, found = build(MODEL), open_folder(tmp_path / "out")
-    rows = list(hf.names(model))
-    for row in rows:
-        stored = [read_stored(unbroken / f"checkpoints/{step}", row[0]) for step in (8, 9)]
-        for name, value in to_hf(row, np.float32(0.5) * stored[0] + np.float32(0.5) * stored[1]):
+    found = open_folder(tmp_path / "out")
+    for row in hf.names(build(MODEL)):
+        halves = [np.float32(0.5) * read_stored(unbroken / f"checkpoints/{step}", row[0]) for step in (8, 9)]
+        for name, value in to_hf(row, halves[0] + halves[1]):
             np.testing.assert_array_equal(found[name], value, err_msg=name)
     card = (tmp_path / "out/README.md").read_text()
     assert "| Row length | 32 tokens |" in card
     assert "\nlicense: cc0-1.0\n" in card
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
-    assert manifest["weights"] == {f"{unbroken.name}/checkpoints/{step}": 0.5 for step in (8, 9)}
+    assert manifest["weights"] == dict.fromkeys(
+        (f"{unbroken.name}/checkpoints/8", f"{unbroken.name}/checkpoints/9"), 0.5
+    )
     with pytest.raises(UserError, match=r"--last 4: .* contains 3 checkpoints"):
         run_merge(MergeConfig((str(unbroken),), tmp_path / "other", last=4))
 
@@ -171,15 +171,14 @@ def test_the_last_checkpoints_of_a_run_are_averaged(unbroken: Path, tmp_path: Pa
 @pytest.mark.parametrize("name", ["llama-biased", "phi3", "gemma3", "olmo2", "apertus", "qwen3-tied", "seed-oss-out"])
 def test_the_rows_of_every_layout_are_those_of_folder_and_checkpoint(name: str, small_tokenizer: Path, tmp_path: Path):
     """Fused matrices, biases of heads, scalars, a vocabulary with rows of padding: in blocks of few rows."""
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
+    _ = pytest.importorskip("torch"), pytest.importorskip("transformers")
     from tests.helpers.huggingface.made_families import made_family
 
     made_family(tmp_path / "hf", name, vocab_size=331)
     JsonTokenizer(small_tokenizer).save(tmp_path / "hf")
     run_import(ImportConfig(tmp_path / "hf", tmp_path / "run"))
     step = find_step(tmp_path / "run")[1]
-    meta = parents.step_parent(tmp_path / "run", step).meta
+    meta = read_meta(step)
     model = build(meta.model)
     folder, saved = FolderReader(tmp_path / "hf", model), StepReader(step, model, meta, chunk_cache())
     tensors, ours = hf.open_model(tmp_path / "hf", model), hf.flatten(model.shapes)
@@ -224,8 +223,7 @@ def test_transformers_computes_the_logits_of_the_merged_weights(small_tokenizer:
     found, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", dtype=torch.float32, output_loading_info=True
     )
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
+    assert not {*info["missing_keys"], *info["unexpected_keys"]}
     tokens = torch.tensor(np.random.default_rng(0).integers(3, MODEL.vocab_size, (2, 40)))
     with torch.no_grad():
         before = first(tokens).logits
@@ -284,21 +282,18 @@ def test_the_card_names_method_models_and_licences_but_no_place(models, tmp_path
             assert place.encode() not in path.read_bytes(), (path.name, place)
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert set(manifest["inputs"]) == {"lab/mine", "a (2)", "a (3)", "base"}
-    assert (manifest["method"], manifest["base"], manifest["density"]) == ("ties", "base", 0.25)
+    assert [manifest[name] for name in ("method", "base", "density")] == ["ties", "base", 0.25]
 
 
-@pytest.mark.parametrize(
-    ("licences", "line"),
-    [
-        (("mit", "mit"), "\nlicense: mit\n"),
-        (("mit", "llama2"), "\nlicense: other\nlicense_name: those-of-the-merged-models\n"),
-    ],
-)
-def test_the_licence_is_that_of_all_models(models, tmp_path: Path, licences: tuple[str, str], line: str):
-    for name, licence in zip("ab", licences, strict=True):
-        (tmp_path / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
-    merge(tmp_path, "a", "b")
-    assert line in (tmp_path / "out/README.md").read_text()
+def test_the_licence_is_that_of_all_models(models, tmp_path: Path):
+    (tmp_path / "a/README.md").write_text("---\nlicense: mit\n---\n")
+    for other, line in (
+        ("mit", "license: mit\ntags"),
+        ("llama2", "license: other\nlicense_name: those-of-the-merged-"),
+    ):
+        (tmp_path / "b/README.md").write_text(f"---\nlicense: {other}\n---\n")
+        merge(tmp_path, "a", "b")
+        assert f"\n{line}" in (tmp_path / "out/README.md").read_text()
 
 
 def test_what_was_not_written_rightly_is_found(models, tmp_path: Path, monkeypatch):
@@ -314,6 +309,15 @@ def test_what_was_not_written_rightly_is_found(models, tmp_path: Path, monkeypat
         merge(tmp_path, "a", "b")
     assert not (tmp_path / "out").exists()
     merge(tmp_path, "a", "b", verify=False)
+
+
+def test_a_merge_with_a_restricted_model_is_restricted(models, tmp_path: Path):
+    merge(tmp_path, "a", "b")
+    before = json.loads((tmp_path / "out/manifest.json").read_text())
+    (tmp_path / "b/manifest.json").write_text('{"restricted": true}')
+    merge(tmp_path, "a", "b")
+    after = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert (before["restricted"], after["restricted"]) == (False, True)
 
 
 def test_infinite_values_do_not_leave(models, tmp_path: Path):
@@ -354,23 +358,19 @@ REFUSED = (
     ("a spelt", "spelt has another tokenizer than "),
     ("a absent", "absent contains neither config.json nor checkpoints: name a Hugging Face folder or a run"),
     ("a=0.5 b=much", "the weight 'much' is not a number; write PATH=WEIGHT"),
-    ("a=0.5 b=", "the weight '' is not a number"),
     ("a=0.5 b=nan", "the weight 'nan' is not a number"),
-    ("a=0.5 b=inf", "the weight 'inf' is not a number"),
     ("a=0.5 b", "give every model a weight, as in PATH=0.5, or none"),
     ("a=1 b=-1", "the weights 1 -1 sum to 0, and cannot be scaled to a sum of 1"),
-    ("a=0 b=0", "the weights 0 0 sum to 0"),
+    (" --method ties --base BASE", "--models names no model: give each as PATH or PATH=WEIGHT"),
     ("a", "linear merges at least two models; for the last checkpoints of a run add --last N"),
     ("a b base --method slerp", "slerp merges two models, not 3"),
     ("a=-1 b=2 --method slerp", "the weights -1 2 of slerp must be 0 or more"),
     ("a b --method ties", "--method ties needs --base"),
-    ("a=1 --method task-arithmetic", "--method task-arithmetic needs --base"),
     ("a b --method task-arithmetic --base BASE", "task-arithmetic needs a weight for every model"),
     ("a=1 b=0 --method ties --base BASE", "the weights 1 0 of ties must all be above 0"),
     ("a b --base BASE", "linear uses no base; omit the flag, or choose another --method"),
-    ("a b --method ties --base BASE --density 0", "--density 0.0: it must be above 0 and at most 1"),
+    ("a b --method ties --base BASE --density 0", "--density 0.0: it must be above 0"),
     ("a b --method ties --base BASE --density 1.5", "--density 1.5: it must be above 0 and at most 1"),
-    ("a b --max-shard-size 0", "--max-shard-size 0.0: it must be above 0 GB"),
     ("a --last -1", "--last -1: it must be 1 or more"),
     ("a b --last 2", "--last 2 is for --method linear and one run folder in --models"),
     ("a --last 2", "--last 2: "),
@@ -395,7 +395,7 @@ def test_an_unknown_method_is_refused_with_those_there_are(models, refused: Ask,
 
 
 def test_an_input_is_not_replaced(models, refused: Ask, tmp_path: Path):
+    given = tmp_path / "a", tmp_path / "b"
     before = sorted(tmp_path.rglob("*"))
-    told = one_line(refused("merge", "--models", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "b"))
-    assert "contains the input" in told
+    assert "contains the input" in one_line(refused("merge", "--models", *given, "--out", given[1]))
     assert sorted(tmp_path.rglob("*")) == before
