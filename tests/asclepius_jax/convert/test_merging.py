@@ -177,8 +177,7 @@ def test_the_rows_of_every_layout_are_those_of_folder_and_checkpoint(name: str, 
     made_family(tmp_path / "hf", name, vocab_size=331)
     JsonTokenizer(small_tokenizer).save(tmp_path / "hf")
     run_import(ImportConfig(tmp_path / "hf", tmp_path / "run"))
-    step = find_step(tmp_path / "run")[1]
-    meta = read_meta(step)
+    meta = read_meta(step := find_step(tmp_path / "run")[1])
     model = build(meta.model)
     folder, saved = FolderReader(tmp_path / "hf", model), StepReader(step, model, meta, chunk_cache())
     tensors, ours = hf.open_model(tmp_path / "hf", model), hf.flatten(model.shapes)
