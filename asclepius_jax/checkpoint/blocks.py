@@ -69,15 +69,19 @@ def read_into(target: np.ndarray, array: Any, place: tuple[Any, ...], label: str
         raise DamagedStep(f"{label} cannot be read: {first_line(error)}") from error
 
 
-def tensor_checksum(tensor: np.ndarray, layout: str, shape: tuple[int, ...], layer: int | None) -> np.ndarray:
+def tensor_checksum(
+    tensor: np.ndarray, layout: str, shape: tuple[int, ...], layer: int | None, first: int = 0
+) -> np.ndarray:
     """The share of a Hugging Face tensor in the checksum of our parameter. `layer` is its index if layers are stacked.
 
-    It is computed from the tensor as stored, so that a mistake in transposing shows up as a difference.
+    It is computed from the tensor as stored, so that a mistake in transposing shows up as a difference. Of a range of
+    the tensor's rows, `first` is the index of the first one on our axis, and `shape` that of the same part of ours.
     """
     view, axes = axes_of(tensor, layout, shape)
+    starts = [(axis, 0 if number else first) for number, axis in enumerate(axes)]
     if layer is None:
-        return part_checksum(view if axes else view[None], [(axis, 0) for axis in axes or (0,)])
-    return part_checksum(view[None], [(0, layer), *((1 + axis, 0) for axis in axes)])
+        return part_checksum(view if axes else view[None], starts or [(0, 0)])
+    return part_checksum(view[None], [(0, layer), *((1 + axis, start) for axis, start in starts)])
 
 
 class ItemWriter:

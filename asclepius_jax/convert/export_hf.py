@@ -28,7 +28,7 @@ from asclepius_jax.model.huggingface.safetensors import write_index
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.output_folders import NEW, place_of, working_folder
 from data_prep.contract.hub import Target, push
-from data_prep.contract.manifests import MANIFEST, read_manifest, writing_folder
+from data_prep.contract.manifests import MANIFEST, FolderWriter, read_manifest, writing_folder
 from data_prep.contract.records import file_hash, text_hash
 from data_prep.contract.tokenizer import JsonTokenizer, check_vocabulary, config_text
 from data_prep.contract.training_prompt import chat_template
@@ -154,13 +154,8 @@ def export_step(config: ExportConfig, step_folder: Place, tokenizer: JsonTokeniz
 
 def check(config: ExportConfig, meta: Meta, tokenizer: JsonTokenizer, step_folder: Place) -> None:
     """Raise UserError, before anything is written, if the checkpoint cannot be exported with these settings."""
-    if tokenizer.hash != meta.tokenizer_hash:
-        raise UserError(
-            f"{tokenizer.folder} is not the tokenizer that {step_folder} was trained with: restore the original folder"
-        )
-    check_vocabulary(tokenizer, meta.model.vocab_size, step_folder)
-    if config.max_shard_size <= 0:
-        raise UserError(f"--max-shard-size {config.max_shard_size}: it must be above 0 GB")
+    check_tokenizer(tokenizer, meta, step_folder)
+    check_shard_size(config.max_shard_size)
     lora, share = lora_of(meta), config.share
     if config.adapters and not lora.rank:
         raise UserError(f"--adapters: {step_folder} contains no adapters but a complete model; omit the flag")
@@ -172,6 +167,19 @@ def check(config: ExportConfig, meta: Meta, tokenizer: JsonTokenizer, step_folde
         )
     if not 0 <= share.process_id < share.processes:
         raise UserError(f"--process-id {share.process_id}: it must be from 0 to {share.processes - 1}")
+
+
+def check_tokenizer(tokenizer: JsonTokenizer, meta: Meta, step_folder: Place) -> None:
+    if tokenizer.hash != meta.tokenizer_hash:
+        raise UserError(
+            f"{tokenizer.folder} is not the tokenizer that {step_folder} was trained with: restore the original folder"
+        )
+    check_vocabulary(tokenizer, meta.model.vocab_size, step_folder)
+
+
+def check_shard_size(gigabytes: float) -> None:
+    if gigabytes <= 0:
+        raise UserError(f"--max-shard-size {gigabytes}: it must be above 0 GB")
 
 
 def is_finished(out: Path, facts: dict[str, Any]) -> bool:
@@ -195,21 +203,30 @@ def write_folder(
         contents = export.write(folder.path, config.share)
         identity = text_hash(json.dumps([facts, config.share.processes]))
         contents |= collect(config.out, folder.path, config.share, identity)
-        check_stored(contents, export.model, meta.checksums)
+        check_stored({name: content.stored for name, content in contents.items()}, export.model, meta.checksums)
         check_finite({name: content.non_finite for name, content in contents.items()}, step_folder)
-        for file, tensors in export.shards.items():
-            folder.add_file(file, len(tensors), hashed=False)
-        write_index(folder.path, export.shards, sum(export.sizes.values()))
-        tokenizer.save(folder.path)
+        add_weights(folder, export.shards, sum(export.sizes.values()))
         card = model_card(meta, int(step_folder.name), config.dtype)
-        for name, text in {**texts_of(meta, tokenizer, config.dtype), "README.md": card}.items():
-            (folder.path / name).write_text(text, encoding="utf-8")
-        folder.counts["in"] = folder.counts["out"]
+        add_texts(folder, tokenizer, {**texts_of(meta, tokenizer, config.dtype), "README.md": card})
         folder.facts = {**facts, "checksums": {name: written(contents[name].written) for name in sorted(contents)}}
     print(
         f"exported {step_folder} to {config.out}: {folder.counts['out']} tensors in {len(export.shards)} files",
         flush=True,
     )
+
+
+def add_weights(folder: FolderWriter, shards: dict[str, list[str]], total_bytes: int) -> None:
+    """Add the safetensors files, which are written, to the manifest, and write their index."""
+    for file, tensors in shards.items():
+        folder.add_file(file, len(tensors), hashed=False)
+    write_index(folder.path, shards, total_bytes)
+    folder.counts["in"] = folder.counts["out"]
+
+
+def add_texts(folder: FolderWriter, tokenizer: JsonTokenizer, texts: dict[str, str]) -> None:
+    tokenizer.save(folder.path)
+    for name, text in texts.items():
+        (folder.path / name).write_text(text, encoding="utf-8")
 
 
 def write_adapters(
@@ -222,12 +239,10 @@ def write_adapters(
         count = write_peft(folder.path, build(meta.model), adapters, base, config.dtype)
         folder.add_file("adapter_model.safetensors", count)
         folder.counts["in"] = count
-        tokenizer.save(folder.path)
         texts = texts_of(meta, tokenizer, config.dtype)
         card = model_card(meta, int(step_folder.name), config.dtype)
-        for name in texts.keys() & {TEMPLATE, "tokenizer_config.json"}:
-            (folder.path / name).write_text(texts[name], encoding="utf-8")
-        (folder.path / "README.md").write_text(card, encoding="utf-8")
+        kept = {name: texts[name] for name in texts.keys() & {TEMPLATE, "tokenizer_config.json"}}
+        add_texts(folder, tokenizer, {**kept, "README.md": card})
         folder.facts = facts
     print(f"exported the adapters of {step_folder} to {config.out}: {count} tensors; their base is {base}", flush=True)
 

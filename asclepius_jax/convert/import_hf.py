@@ -32,7 +32,7 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.hub import WEIGHTS, local_folder
 from data_prep.contract.manifests import writing_folder
 from data_prep.contract.records import file_hash
-from data_prep.contract.tokenizer import check_vocabulary, load_tokenizer
+from data_prep.contract.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +51,9 @@ def run_import(config: ImportConfig) -> None:
     if (config.out / STEPS).exists():
         raise UserError(f"{config.out} already contains checkpoints: choose another --out, or remove it")
     config = dataclasses.replace(config, hf=local_folder(config.hf, WEIGHTS))
-    model = build(read_config(config.hf))
-    source = load_tokenizer(config.hf)
-    check_vocabulary(source, model.config.vocab_size, config.hf)
-    if max(source.ends) >= model.config.vocab_size:
-        raise UserError(
-            f"{config.hf}: a text ends at {', '.join(map(str, source.ends))}, but the embedding has "
-            f"{model.config.vocab_size} rows: correct eos_token_id in generation_config.json or config.json"
-        )
+    meta, source = read_folder(config.hf)
+    model = build(meta.model)
     tensors = open_model(config.hf, model)
-    meta = Meta(model.config, source.hash, prompt_template="", row_length=0, phase="import", config={})
     inputs = {str(config.hf): file_hash(config.hf / "config.json")}
     with writing_folder(config.out, "import", inputs, of_records=False) as folder:
         source.save(folder.path / "tokenizer")
@@ -72,6 +65,18 @@ def run_import(config: ImportConfig) -> None:
     print(f"imported {config.hf} to {config.out}: {model.config.num_params:,} parameters")
     if config.verify:
         verify_import(config, meta, model)
+
+
+def read_folder(folder: Path) -> tuple[Meta, Tokenizer]:
+    """The metadata of a Hugging Face folder as those of a checkpoint, and its tokenizer, which must fit the model."""
+    model, tokenizer = read_config(folder), load_tokenizer(folder)
+    check_vocabulary(tokenizer, model.vocab_size, folder)
+    if max(tokenizer.ends) >= model.vocab_size:
+        raise UserError(
+            f"{folder}: a text ends at {', '.join(map(str, tokenizer.ends))}, but the embedding has "
+            f"{model.vocab_size} rows: correct eos_token_id in generation_config.json or config.json"
+        )
+    return Meta(model, tokenizer.hash, prompt_template="", row_length=0, phase="import", config={}), tokenizer
 
 
 def verify_import(config: ImportConfig, meta: Meta, model: Model) -> None:

@@ -1,14 +1,15 @@
-"""Merging of adapters into their base weights, one layer at a time and without a device."""
+"""Merging of adapters into their base weights, one layer or a few chunks at a time and without a device."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from asclepius_jax.checkpoint.adapters import adapted, differing_base, init_of, lora_of
-from asclepius_jax.checkpoint.blocks import ItemWriter
-from asclepius_jax.checkpoint.checksums import added, host_checksum, written
+from asclepius_jax.checkpoint.arrays import layout_of
+from asclepius_jax.checkpoint.blocks import ItemWriter, blocks
+from asclepius_jax.checkpoint.checksums import added, host_checksum, part_checksum, written
 from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import STEPS, Meta, find_step, open_array, read, read_meta
 from asclepius_jax.checkpoint.write import close_step
@@ -19,12 +20,19 @@ from asclepius_jax.model.huggingface.names import flatten, names, open_model
 from asclepius_jax.model.lora import TARGETS
 from data_prep.contract.errors import UserError
 
-# ("blocks.attention.q_DNH", 3) -> that layer; ("embed_VD", None) -> the whole parameter; both in their stored type.
-Reader = Callable[[str, int | None], np.ndarray]
+# A layer of a stacked parameter, or a range on every axis of any other.
+Part = int | tuple[slice, ...]
+# ("blocks.attention.q_DNH", 3) -> that layer; ("embed_VD", (slice(0, 500), slice(0, 4096))) -> these rows; both in the
+# stored type.
+Reader = Callable[[str, Part], np.ndarray]
 
 
-def layers_of(shape: tuple[int, ...], name: str) -> list[int | None]:
-    return list(range(shape[0])) if name.startswith("blocks.") else [None]
+def parts_of(name: str, shape: tuple[int, ...]) -> Iterable[Part]:
+    """All layers of a stacked parameter. Of others, which may be far larger than a layer, parts of whole chunks."""
+    if name.startswith("blocks."):
+        return range(shape[0])
+    stored = np.dtype("float32")
+    return blocks(shape, layout_of(name, shape, stored).chunk, stored.itemsize)
 
 
 def merge(name: str, layer: int, weight: np.ndarray, adapters: HostAdapters) -> np.ndarray:
@@ -45,25 +53,24 @@ def merge(name: str, layer: int, weight: np.ndarray, adapters: HostAdapters) -> 
     axes, _, matrix_axes = TARGETS[target].update.partition("->")
     axes = axes.replace("R", "").replace(",", "")
     update = np.transpose(update, [axes.index(letter) for letter in matrix_axes])
-    return weight.astype(np.float32) + np.float32(adapters.lora.scale) * update
+    # In place: of the largest matrix of a layer, each copy can take a gigabyte.
+    update *= np.float32(adapters.lora.scale)
+    update += weight.astype(np.float32, copy=False)
+    return update
 
 
 def whole_reader(step_folder: Place) -> Reader:
     """Reader of the complete parameters of a step: its own, or its base merged with its adapters in float32."""
     adapters = read_adapters(step_folder)
     if adapters is None:
-        return lambda name, layer: read_stored_layer(step_folder, name, layer)
+        return lambda name, part: read(open_array(step_folder, "params", name), part, f"params/{name}")
     base = base_reader(read_meta(step_folder))
 
-    def whole(name: str, layer: int | None) -> np.ndarray:
-        weight = base(name, layer)
-        return weight if layer is None else merge(name, layer, weight, adapters)
+    def whole(name: str, part: Part) -> np.ndarray:
+        weight = base(name, part)
+        return merge(name, part, weight, adapters) if isinstance(part, int) else weight
 
     return whole
-
-
-def read_stored_layer(step_folder: Place, name: str, layer: int | None) -> np.ndarray:
-    return read(open_array(step_folder, "params", name), ... if layer is None else layer, f"params/{name}")
 
 
 def base_reader(meta: Meta) -> Reader:
@@ -78,11 +85,12 @@ def base_reader(meta: Meta) -> Reader:
     rows = {ours: (theirs, layout) for ours, theirs, layout in names(model)}
     shapes = {name: leaf.shape for name, leaf in flatten(model.shapes).items()}
 
-    def base(name: str, layer: int | None) -> np.ndarray:
+    def base(name: str, part: Part) -> np.ndarray:
         theirs, layout = rows[name]
-        shape = shapes[name] if layer is None else shapes[name][1:]
-        hf_name = theirs.format(layer)
-        weight = read_part(tensors[hf_name], layout, tuple(slice(0, size) for size in shape), shape)
+        shape = shapes[name][1:] if isinstance(part, int) else shapes[name]
+        hf_name = theirs.format(part)
+        place = tuple(slice(0, size) for size in shape) if isinstance(part, int) else part
+        weight = read_part(tensors[hf_name], layout, place, shape)
         tensors.release(hf_name)
         return weight
 
@@ -107,14 +115,19 @@ def stored_checksums(base: Reader, meta: Meta) -> dict[str, str]:
     """Checksums of the weights under adapters, in the types in which they were trained on them."""
     shapes = flatten(adapted(build(meta.model), lora_of(meta)).shapes)
 
-    def layer_sum(name: str, layer: int | None) -> np.ndarray:
-        weight = base(name, layer).astype(shapes[name].dtype)
-        return host_checksum(weight[None if layer is not None else ...], layer or 0)
+    def sums(name: str, part: Part) -> np.ndarray:
+        return checksum_of(base(name, part).astype(shapes[name].dtype), part)
 
     return {
-        name: written(added(layer_sum(name, layer) for layer in layers_of(leaf.shape, name)))
-        for name, leaf in shapes.items()
+        name: written(added(sums(name, part) for part in parts_of(name, leaf.shape))) for name, leaf in shapes.items()
     }
+
+
+def checksum_of(weight: np.ndarray, part: Part) -> np.ndarray:
+    """The share of a part in the checksum of its parameter."""
+    if isinstance(part, int):
+        return host_checksum(weight[None], part)
+    return part_checksum(weight, [(axis, along.start) for axis, along in enumerate(part)])
 
 
 def write_merged(step_folder: Place, run_dir: Path) -> Path:
@@ -129,11 +142,11 @@ def write_merged(step_folder: Place, run_dir: Path) -> Path:
     checksums = {}
     with ItemWriter(partial / "params", arrays) as writer:
         for name, shape in shapes.items():
-            parts = []
-            for layer in layers_of(shape, name):
-                weight = np.ascontiguousarray(whole(name, layer), np.float32)
-                writer.write(name, (...,) if layer is None else (layer,), weight)
-                parts.append(host_checksum(weight if layer is None else weight[None], layer or 0))
-            checksums[f"params/{name}"] = written(added(parts))
+            sums = []
+            for part in parts_of(name, shape):
+                weight = np.ascontiguousarray(whole(name, part), np.float32)
+                writer.write(name, (part,) if isinstance(part, int) else part, weight)
+                sums.append(checksum_of(weight, part))
+            checksums[f"params/{name}"] = written(added(sums))
     close_step(partial, run_dir / STEPS / step_folder.name, dataclasses.replace(meta, checksums=checksums))
     return run_dir / STEPS / step_folder.name

@@ -72,17 +72,25 @@ def hub_licence(meta: Meta) -> str:
 
 def base_model(meta: Meta) -> str:
     """OWNER/NAME of the model that training started from if it was loaded from the hub's cache, otherwise ""."""
-    started = meta.config.get("init", {}).get("hf", "")
-    found = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", started)
+    return hub_repository(meta.config.get("init", {}).get("hf", ""))
+
+
+def hub_repository(path: str) -> str:
+    """OWNER/NAME of a model in the hub's cache, "" for any other path."""
+    found = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", path)
     return f"{found[1]}/{found[2]}" if found else ""
 
 
 def start_name(meta: Meta) -> str:
-    """A public name of what training started from: `base_model`, or the name of a folder or run."""
+    """A public name of what training started from."""
     init = meta.config["init"]
-    path = Path(init["hf"] or init["checkpoint"])
-    # Only one part of a path, to keep the folders of the training machine private.
-    return base_model(meta) or (path.parents[1] if path.parent.name == STEPS else path).name
+    return public_name(Path(init["hf"] or init["checkpoint"]))
+
+
+def public_name(path: Path) -> str:
+    """The hub's name of a model in its cache, otherwise the name of a folder or, for a step, of its run."""
+    # Only one part of a path, to keep the folders of this machine private.
+    return hub_repository(str(path)) or (path.parents[1] if path.parent.name == STEPS else path).name
 
 
 def data_rows(meta: Meta) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def expected_sums(step_folder: Place, meta: Meta, model: Model, tensors: dict[st
     converted = [tensor for tensor in tensors_of(model) if tensor.ours not in same]
     with ThreadPoolExecutor(READERS) as pool:
         contents = dict(zip([t.theirs for t in converted], pool.map(export.convert, converted), strict=True))
-    check_stored(contents, model, meta.checksums)
+    check_stored({name: content.stored for name, content in contents.items()}, model, meta.checksums)
     sums = parameter_sums(model, {name: content.written for name, content in contents.items()})
     return {name: sums[name] if name in sums else str(saved[name]) for name in export.arrays}
 

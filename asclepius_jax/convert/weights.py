@@ -72,12 +72,7 @@ class Export:
     def write(self, folder: Path, share: Share) -> dict[str, Content]:
         """Write the files of this process. Returns the checksums of each tensor in them."""
         files = [file for i, file in enumerate(self.shards) if i % share.processes == share.process_id]
-        starts = {}
-        for file in files:
-            for name, start in lay_out(
-                folder / file, {n: self.shapes[n] for n in self.shards[file]}, self.code
-            ).items():
-                starts[name] = (folder / file, start)
+        starts = lay_out_files(folder, {file: self.shards[file] for file in files}, self.shapes, self.code)
         with ThreadPoolExecutor(READERS) as pool:
             written = list(pool.map(lambda name: self.write_tensor(self.tensors[name], *starts[name]), starts))
         for file in files:
@@ -87,12 +82,7 @@ class Export:
     def write_tensor(self, tensor: Tensor, path: Path, start: int) -> Content:
         whole = self.scratch.array("whole", self.shapes[tensor.theirs], self.dtype)
         content = self.convert(tensor, whole)
-        with path.open("r+b") as file:
-            file.seek(start)
-            file.write(whole.reshape(-1).view(np.uint8).data)
-            file.flush()
-            # Start writing to disk now, so that the sync at the end has little left to do.
-            os.posix_fadvise(file.fileno(), start, whole.nbytes, os.POSIX_FADV_DONTNEED)
+        write_bytes(path, start, whole)
         return content
 
     def convert(self, tensor: Tensor, into: np.ndarray | None = None) -> Content:
@@ -125,6 +115,26 @@ class Export:
         return shape if tensor.layer is None else shape[1:]
 
 
+def lay_out_files(
+    folder: Path, shards: dict[str, list[str]], shapes: dict[str, tuple[int, ...]], code: str
+) -> dict[str, tuple[Path, int]]:
+    """Create safetensors files with room for their tensors. Returns the file and byte offset of each tensor."""
+    starts = {}
+    for file, tensors in shards.items():
+        for name, start in lay_out(folder / file, {name: shapes[name] for name in tensors}, code).items():
+            starts[name] = (folder / file, start)
+    return starts
+
+
+def write_bytes(path: Path, start: int, array: np.ndarray) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(array.reshape(-1).view(np.uint8).data)
+        file.flush()
+        # Start writing to disk now, so that the sync at the end has little left to do.
+        os.posix_fadvise(file.fileno(), start, array.nbytes, os.POSIX_FADV_DONTNEED)
+
+
 def tensors_of(model: Model) -> list[Tensor]:
     """Every tensor of the model's Hugging Face folder, with its place in the checkpoint."""
     tensors = []
@@ -145,9 +155,9 @@ def block_checksum(block: np.ndarray, layer: int | None, index: tuple[slice, ...
     return part_checksum(block[None], list(enumerate([layer, *starts])))
 
 
-def check_stored(contents: dict[str, Content], model: Model, checksums: dict[str, str]) -> None:
-    """Raise DamagedStep if the data read from the checkpoint differs from what was saved."""
-    for name, sums in parameter_sums(model, {name: content.stored for name, content in contents.items()}).items():
+def check_stored(read: dict[str, list[int]], model: Model, checksums: dict[str, str]) -> None:
+    """Raise DamagedStep if the data read from the checkpoint, of these checksums by tensor, is not what was saved."""
+    for name, sums in parameter_sums(model, read).items():
         if checksums.get(f"params/{name}", sums) != sums:
             raise DamagedStep(f"the content of params/{name} is not what was saved")
 

@@ -27,6 +27,7 @@ from asclepius_jax.checkpoint.read import (
     steps_of,
 )
 from asclepius_jax.config import InitConfig, LoraConfig, OptimizerConfig, PreferenceConfig, TrainConfig
+from asclepius_jax.config.schema import with_learning_rate
 from asclepius_jax.config.sources import Source, held_out_sources, training_sources
 from asclepius_jax.distributed.run_folder import check_newest, check_shared
 from asclepius_jax.distributed.same_program import check_same_files
@@ -279,6 +280,7 @@ def check_tokenizer(model_hash: str, where: str, rows: Rows | None) -> None:
 
 def check_same_course(meta: Meta, config: TrainConfig, rows: Rows) -> None:
     """Raise UserError if a resumed run would see other batches or learning rates than without the interruption."""
+    config = with_learning_rate(config)
     saved, now = meta.config, dataclasses.asdict(config)
     pairs = [("data", "seed"), ("data", "epochs"), ("data", "row_length"), ("batch", "global_batch")]
     changed = [f"{a}.{b} {saved[a][b]} -> {now[a][b]}" for a, b in pairs if saved[a][b] != now[a][b]]

@@ -21,6 +21,8 @@ OUTPUTS = ("--out", "--ledger", "--json", "--study")
 
 # The address of a bucket as an argument or in one, as in --out=gs://bucket/data or name=hf:s3://bucket/model.
 PLACE = re.compile(r"(?:^|[=:])([a-z][a-z0-9+.-]*://.*)")
+# The weight of a model behind its address, as in --models s3://bucket/model=0.5.
+WEIGHT = re.compile(r"=[-+.\deE]+$")
 # A home folder at the beginning of an argument or of a value in it, as in --out=~/data or name=hf:~/model.
 HOME = re.compile(r"(?:^|(?<=[=:]))~[\w-]*(?=/|$)")
 
@@ -64,14 +66,16 @@ def with_local_copies(arguments: Sequence[str], writes: bool = False) -> Iterato
         if found is None:
             read.append(argument)
             continue
-        urls = [found[1]]
+        weight = WEIGHT.search(argument) if flag == "--models" else None
+        address, rest = (found[1], "") if weight is None else (found[1].removesuffix(weight[0]), weight[0])
+        urls = [address]
         if flag in OUTPUTS:
-            outputs.append(found[1])
-        elif "*" in found[1]:
-            urls = matching(found[1])
+            outputs.append(address)
+        elif "*" in address:
+            urls = matching(address)
         for url in urls:
             copy = fetch_output(url) if flag in OUTPUTS else fetch(url)
-            read.append(argument[: found.start(1)] + str(copy))
+            read.append(f"{argument[: found.start(1)]}{copy}{rest}")
     if len(read) == len(arguments) and [*read] == [*arguments]:
         yield read
         return

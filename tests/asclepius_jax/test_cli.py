@@ -161,7 +161,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "dispatch", broken)
+    monkeypatch.setattr(cli.command_line, "dispatch", broken)
     monkeypatch.setattr(sys, "argv", ["asclepius", "pack"])
     with pytest.raises(ZeroDivisionError):
         cli.main()

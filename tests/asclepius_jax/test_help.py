@@ -55,7 +55,7 @@ def test_the_lines_of_a_docstring_are_joined():
 
 def settings_of(name: str) -> list[Any]:
     command = COMMANDS[name]
-    if name in ("train", "preflight"):
+    if name in ("train", "preflight", "reference"):
         return [TrainConfig, JobConfig]
     return [getattr(import_module(command.module), command.config)]
 

@@ -118,6 +118,7 @@ LINES = {
     "pack": ("pack --source IN/notes --out OUT --tokenizer IN/hf --row-length 256", ""),
     "compare": ("compare --source IN/notes --real IN/reports.jsonl --out OUT.html", None),
     "import": ("import --hf IN/hf --out OUT", ""),
+    "merge": ("merge --models IN/hf=0.6 IN/hf=0.4 --out OUT", ""),
     "evaluate questions": ("evaluate questions --source IN/instructions --out OUT", ""),
     "evaluate benchmark": ("evaluate benchmark --set abbreviations --source IN/senses.csv --out OUT", ""),
     "evaluate answers": ("evaluate answers --questions IN/questions --out OUT --models r=reference:", "r"),

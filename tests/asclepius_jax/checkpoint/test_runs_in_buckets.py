@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from asclepius_jax import cli
 from asclepius_jax.checkpoint.read import find_step, leaf_names, restore_newest, restore_state, steps_of
 from asclepius_jax.config import CheckpointConfig, MeshConfig, TrainConfig
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
@@ -223,3 +225,18 @@ def test_a_step_in_a_bucket_is_exported(in_bucket: TrainConfig, store: ObjectSto
     run_export(ExportConfig(train(in_bucket), tmp_path / "hf"))
     run_export(ExportConfig(unbroken, tmp_path / "expected"))
     assert (tmp_path / "hf/model.safetensors").read_bytes() == (tmp_path / "expected/model.safetensors").read_bytes()
+
+
+def test_a_run_in_a_bucket_is_merged(
+    in_bucket: TrainConfig, store: ObjectStore, tmp_path: Path, unbroken: Path, monkeypatch
+):
+    train(in_bucket)
+    monkeypatch.setenv("ASCLEPIUS_CACHE", str(tmp_path / "another machine"))
+    for name, run_dir in (("out", f"{store.top}/run"), ("expected", unbroken)):
+        models = [f"{run_dir}=0.25", f"{run_dir}/checkpoints/4=0.75"]
+        monkeypatch.setattr(sys, "argv", ["asclepius", "merge", "--models", *models, "--out", str(tmp_path / name)])
+        cli.main()
+    for path in (tmp_path / "expected").iterdir():
+        same = path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+        assert same or path.name in ("README.md", "manifest.json"), path.name  # which name the runs
+    assert f"{store.top}" not in (tmp_path / "out/README.md").read_text()

@@ -37,11 +37,12 @@ from asclepius_jax.model.huggingface.names import flatten, hf_shapes, names
 from asclepius_jax.model.lora import TARGETS
 from asclepius_jax.train.batches import PackedRows
 from asclepius_jax.train.optimizer import make_optimizer
-from asclepius_jax.train.setup import load_rows, make_step
+from asclepius_jax.train.setup import load_rows
 from asclepius_jax.train.start import start_state
 from asclepius_jax.train.step import state_shardings
 from data_prep.contract.errors import UserError
 from tests.helpers.made_inputs import MODEL, random_folder, to_hf
+from tests.helpers.training.small_run import save_random_adapters
 
 ROW, BATCH = 32, 8
 # Each on the one before; the names are those of their folders.
@@ -120,16 +121,6 @@ def inputs(base: TrainConfig, small_tokenizer: Path, tmp_path_factory) -> tuple[
     shutil.copytree(small_tokenizer, folder)
     random_folder(folder, MODEL, np.float32)
     return folder, load_rows(base.data.path[0])
-
-
-def save_random_adapters(config: TrainConfig, rows: PackedRows, seed: int = 0) -> None:
-    """A run of which nothing but a checkpoint remains. B is not zero, as after training."""
-    step, random = make_step(config, rows=rows), np.random.default_rng(seed)
-    state = step.init()
-    state["adapters"] = jax.tree.map(
-        lambda x: jax.device_put(random.normal(0, 0.1, x.shape).astype(np.float32), x.sharding), state["adapters"]
-    )
-    step.save(state, config.run_dir)
 
 
 def load(chain: Chain) -> PackedRows:

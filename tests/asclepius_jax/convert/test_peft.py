@@ -210,7 +210,8 @@ def test_what_generates_is_what_is_exported(tuned: Path):
     read = whole_reader(find_step(tuned)[1])
     for name, value in hf.flatten(params).items():
         stacked = name.startswith("blocks.")
-        host = np.stack([read(name, layer) for layer in range(2)]) if stacked else read(name, None)
+        whole = (slice(0, None),) * value.ndim
+        host = np.stack([read(name, layer) for layer in range(2)]) if stacked else read(name, whole)
         np.testing.assert_allclose(value, host, atol=1e-6, err_msg=name)
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from asclepius_jax.checkpoint.read import find_step, read_stored
@@ -26,6 +27,7 @@ from asclepius_jax.config import (
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.names import flatten, write_config
 from asclepius_jax.train.batches import PackedRows
+from asclepius_jax.train.setup import make_step
 from tests.helpers.made_inputs import MODEL, TOKEN_IDS, packed_notes
 
 LENGTH, ROWS, TOTAL, EVERY = 32, 8, 9, 4
@@ -80,6 +82,16 @@ def copied(config: TrainConfig, to: Path) -> TrainConfig:
 
 def steps_of(run_dir: Path | str) -> list[int]:
     return sorted(int(path.name) for path in (Path(run_dir) / "checkpoints").glob("*") if path.name.isdigit())
+
+
+def save_random_adapters(config: TrainConfig, rows: PackedRows, seed: int = 0) -> None:
+    """A run of which nothing but a checkpoint remains. B is not zero, as after training."""
+    step, random = make_step(config, rows=rows), np.random.default_rng(seed)
+    state = step.init()
+    state["adapters"] = jax.tree.map(
+        lambda x: jax.device_put(random.normal(0, 0.1, x.shape).astype(np.float32), x.sharding), state["adapters"]
+    )
+    step.save(state, config.run_dir)
 
 
 def params_of(run_dir: Path | str) -> dict[str, np.ndarray]:

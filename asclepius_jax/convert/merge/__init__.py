@@ -1,0 +1,1 @@
+"""Merging of models, block by block, into one Hugging Face folder."""
