@@ -61,7 +61,7 @@ class Meta:
     tokenizer_hash: str
     prompt_template: str
     row_length: int
-    phase: str  # "pretrain", "instruct", or "import" for imported weights
+    phase: str  # "pretrain", "instruct", "preference", or "import" for imported weights
     config: dict[str, Any]  # the resolved TrainConfig; empty for an import
     data: dict[str, Any] = dataclasses.field(
         default_factory=dict

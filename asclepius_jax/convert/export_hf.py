@@ -254,7 +254,7 @@ def texts_of(meta: Meta, tokenizer: JsonTokenizer, dtype: str) -> dict[str, str]
     ends: int | list[int] = tokenizer.ends[0] if len(tokenizer.ends) == 1 else list(tokenizer.ends)
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": ends, "pad_token_id": pad_id}
     template = tokenizer.files.chat_template  # of an import
-    if meta.phase == "instruct":
+    if meta.phase in ("instruct", "preference"):
         bos, eos = tokenizer.token(tokenizer.bos_id), tokenizer.token(tokenizer.eos_id)
         template = chat_template(meta.prompt_template, bos, eos, tokenizer.special_tokens())
     # transformers 5 reads the template from a file of its own, transformers 4 and the servers built on it from the

@@ -14,6 +14,7 @@ from data_prep.contract.hub import hub_name
 TRAINED = ", trained with asclepius-jax on synthetic clinical notes"
 KINDS = {
     "instruct": f" that answers instructions about clinical notes{TRAINED}",
+    "preference": f" that answers instructions about clinical notes{TRAINED} and on pairs of answers",
     "pretrain": f" that continues clinical notes{TRAINED}",
     "import": ", converted by asclepius-jax, which has trained nothing",
 }
@@ -106,6 +107,17 @@ def data_rows(meta: Meta) -> dict[str, Any]:
     }
 
 
+def preference_line(meta: Meta) -> str:
+    if meta.phase != "preference":
+        return ""
+    settings = meta.config["preference"]
+    anchor = f", with {settings['anchor_weight']:g} times the cross entropy of better answers"
+    return (
+        f"DPO on {meta.data['pairs']:,} pairs, beta {settings['beta']:g}, from log-probabilities of "
+        f"{meta.data['reference']['weights']}{anchor if settings['anchor_weight'] else ''}"
+    )
+
+
 def shares(mixture: dict[str, dict[str, Any]]) -> str:
     return ", ".join(f"{name} {float(Fraction(source['weight'])):.1%}" for name, source in mixture.items())
 
@@ -137,6 +149,7 @@ def recipe_rows(meta: Meta, step: int, dtype: str) -> dict[str, Any]:
             f"weight decay {optimizer['weight_decay']:g}, gradients clipped at norm {optimizer['clip_norm']:g}",
             "Learning rate": f"{optimizer['learning_rate']:g}, warmup over {optimizer['warmup_fraction']:.0%} of the "
             f"steps, {schedule(optimizer)}",
+            "Preference tuning": preference_line(meta),
             "Adapters": adapters_line(config.get("lora", {"rank": 0})),
             "Epochs": f"{config['data']['epochs']:g}",
             "Global batch": f"{config['batch']['global_batch']} rows",
@@ -173,6 +186,8 @@ def adapters_line(lora: dict[str, Any]) -> str:
 def evaluation(meta: Meta) -> str:
     if meta.eval_loss is None or not math.isfinite(meta.eval_loss):
         return "No loss on held-out rows is recorded with these weights.\n"
+    if meta.phase == "preference":
+        return table({"Loss on held-out rows": f"{meta.eval_loss:.4f} (of pairs, -log sigmoid of their margin)"})
     return table(
         {
             "Loss on held-out rows": f"{meta.eval_loss:.4f} nats per token",
@@ -182,7 +197,7 @@ def evaluation(meta: Meta) -> str:
 
 
 def prompt(meta: Meta) -> str:
-    if meta.phase != "instruct":
+    if meta.phase not in ("instruct", "preference"):
         return ""
     return (
         "The chat template takes the note as system message and the instruction as user message, and renders the "

@@ -20,6 +20,8 @@ from asclepius_jax.train.batches import PackedRows, Rows, without_preference
 from data_prep.contract.errors import UserError
 from data_prep.contract.records import text_hash
 
+PHASES = ("pretrain", "instruct", "preference")
+
 
 def open_rows(data: DataConfig) -> Rows:
     """The rows of `data.path`. Raises UserError for folders that are unfinished, damaged or do not go together."""
@@ -131,17 +133,17 @@ def check_alike(sources: Sequence[Source], parts: Sequence[PackedRows]) -> None:
 
 
 def merged(sources: Sequence[Source], parts: Sequence[PackedRows]) -> dict[str, Any]:
-    """The facts of all folders as one manifest. Counts add up; the phase is that of the folders with a prompt, if any.
+    """The facts of all folders as one manifest. Counts add up; the phase is the latest of those of the folders.
 
     `mixture` has the weight of each folder, its rows and the hash of its content.
     """
     manifests = [part.manifest for part in parts]
-    tuned = next((manifest for manifest in manifests if manifest["phase"] != "pretrain"), manifests[0])
+    latest = max(manifests, key=lambda manifest: PHASES.index(manifest["phase"]))
     added = ("rows", "tokens", "loss_tokens", "documents", "truncated", "turns_left_out")
     counted = ("licences", "sources", "rejected")
     whole = {name: sum(manifest.get(name, 0) for manifest in manifests) for name in added}
     return {
-        **tuned,
+        **latest,
         **whole,
         **{name: dict(sum((Counter(m.get(name, {})) for m in manifests), Counter())) for name in counted},
         "inputs": {key: value for manifest in manifests for key, value in manifest["inputs"].items()},

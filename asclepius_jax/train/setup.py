@@ -42,6 +42,7 @@ from data_prep.contract.folders.buckets.objects import is_bucket_url
 from data_prep.contract.tokenizer import JsonTokenizer, pieces_of_texts
 
 DATA_FACTS = ("phase", "rows", "tokens", "loss_tokens", "documents", "packing_efficiency", "licences", "sources")
+OPTIONAL_FACTS = ("mixture", "pairs", "reference")
 FEWEST_STEPS = 10  # the first of them is warmup
 STEPS_WITHOUT_ROWS = 1000  # length of the learning-rate schedule if the number of rows is unknown
 
@@ -347,7 +348,7 @@ def describe(config: TrainConfig, model: Model, rows: Rows, state: State) -> Met
         data={
             "content": rows.content,
             **{name: rows.manifest[name] for name in DATA_FACTS},
-            **({"mixture": rows.manifest["mixture"]} if "mixture" in rows.manifest else {}),
+            **{name: rows.manifest[name] for name in OPTIONAL_FACTS if name in rows.manifest},
         },
         # Steps do not save frozen weights, and a run must not resume with other ones.
         checksums=base_checksums(init, lambda: weight_checksums(state["params"], model.shapes))

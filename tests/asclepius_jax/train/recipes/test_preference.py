@@ -24,6 +24,7 @@ from asclepius_jax.config import (
     PreferenceConfig,
     TrainConfig,
 )
+from asclepius_jax.convert.export_hf import export
 from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.decoder import build, init_params
@@ -352,6 +353,16 @@ def test_a_run_starts_at_its_reference_and_leaves_it_in_the_right_direction(whol
     assert evals[-1]["eval_loss"] < math.log(2)
     assert "eval_perplexity" not in evals[-1]
     assert "Held-out pairs ordered right" in (whole / "report.html").read_text()
+
+
+def test_the_export_carries_the_prompt_and_says_how_it_was_tuned(whole: Path, tmp_path: Path):
+    export(whole, tmp_path / "out", "float32")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "on pairs of answers" in card
+    assert "DPO on 80 pairs, beta 0.1, from log-probabilities of" in card
+    assert "{instruction}" in card
+    assert (tmp_path / "out/chat_template.jinja").is_file()
+    assert "Perplexity" not in card
 
 
 def test_a_killed_run_ends_with_the_same_bits(config: TrainConfig, whole: Path, tmp_path: Path):
