@@ -121,6 +121,7 @@ def layout_of(config: TrainConfig, mesh: Mesh, model: DecoderConfig) -> Layout:
         remat=config.compute.remat,
         fsdp_gradient_bytes=2 if config.compute.reduce_dtype == "bfloat16" else 4,
         adapters=num_adapter_params(model, config.lora),
+        first_pass=config.preference.beta > 0,
     )
 
 

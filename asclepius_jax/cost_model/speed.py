@@ -85,6 +85,8 @@ class Layout:
     """Bytes per element while gradients are summed over data-parallel replicas."""
     adapters: int = 0
     """Number of trained adapter parameters; 0 means that all parameters are trained."""
+    first_pass: bool = False
+    """Preference tuning: a forward pass of its own, for the margins of pairs, before forward and backward pass."""
 
     @property
     def devices(self) -> int:
@@ -142,11 +144,12 @@ def token_flops(model: DecoderConfig, layout: Layout) -> dict[str, float]:
     # Two products, each with the positions that a causal kernel visits.
     scores = 4 * L * queries * model.mean_visible(layout.row_length)
     again = remat.heads * (queries + 2 * keys) + remat.projection * queries + remat.feed_forward * inner * F
+    first = flops_per_token(model, 0, True) / 3 + scores if layout.first_pass else 0.0
     return {
         "matrices": flops_per_token(model, 0, True, layout.adapters),
         # The backward kernel recomputes the scores and needs five products, the forward kernel two.
         "attention": 3.5 * scores,
-        "recomputation": L * 2 * D * again + remat.attention * scores,
+        "recomputation": L * 2 * D * again + remat.attention * scores + first,
     }
 
 
@@ -162,14 +165,15 @@ def microbatch_bytes(model: DecoderConfig, layout: Layout) -> float:
     products = 4 * D + (2 * N + 2 * K) * H + (inner + 1) * F
     attention = (2 * N + 2 * K) * H
     # The backward pass needs twice as many, for the gradients of both operands.
-    numbers = 3 * (elementwise + products + attention) + remat.elementwise * elementwise
+    numbers = (3 + layout.first_pass) * (elementwise + products + attention) + remat.elementwise * elementwise
     numbers += remat.attention * attention + remat.feed_forward * (D + inner * F) + remat.heads * (D + (N + 2 * K) * H)
     # Activations are bfloat16. The float32 logits are written, read by the loss, overwritten by their gradient, and the
     # gradient is read twice.
-    activations = layout.tokens * (2 * numbers * model.num_layers + 16 * model.vocab_size)
+    logits = (16 + 8 * layout.first_pass) * model.vocab_size
+    activations = layout.tokens * (2 * numbers * model.num_layers + logits)
     # Gathered weights: written and read once in the forward pass, written once and read twice in the backward pass,
     # plus their gradients.
-    weights = (8 * model.num_params + 4 * layout.trained(model)) / layout.tensor
+    weights = ((8 + 4 * layout.first_pass) * model.num_params + 4 * layout.trained(model)) / layout.tensor
     accumulated = 12 * layout.trained(model) / (layout.fsdp * layout.tensor)
     return activations + weights + accumulated
 
@@ -182,15 +186,16 @@ def communication(
     L, passes, split = model.num_layers, layout.microbatches, layout.fsdp * layout.tensor
     ends = (1 if model.tie_embeddings else 2) * model.vocab_size * D
     # In bfloat16. Blocks are gathered in both passes, embedding and output matrix once.
-    gathered = 2 * (2 * (model.num_params - ends) + ends) / layout.tensor
+    first = layout.first_pass
+    gathered = 2 * ((2 + first) * (model.num_params - ends) + (1 + first) * ends) / layout.tensor
     scattered = layout.fsdp_gradient_bytes * layout.trained(model) / layout.tensor
     # Positions are gathered and summed around attention and feed-forward in both passes. Recomputation repeats three of
     # the four operations of the forward pass, and without recomputation its two gathers are repeated.
     activations = 2 * layout.tokens * layout.tensor * D
-    tensor = passes * L * (8 + (3 if remat.elementwise else 2)) * activations
+    tensor = passes * L * (8 + (3 if remat.elementwise else 2) + 4 * first) * activations
     # q, k, v and attention's output are exchanged, as are their gradients.
     heads = (2 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim
-    context = passes * L * (3 if remat.heads else 2) * 2 * layout.tokens * heads
+    context = passes * L * ((3 if remat.heads else 2) + first) * 2 * layout.tokens * heads
 
     axes = Axes(topology, layout)
     fsdp_fast, fsdp_slow = axes.seconds("fsdp", passes * (gathered + scattered))

@@ -241,6 +241,7 @@ def flop_facts(config: TrainConfig, model: Model, mesh: Mesh) -> dict[str, float
     return {
         "model": tokens * flops_per_token(model.config, length, False, layout.adapters),
         "model_causal": tokens * flops_per_token(model.config, length, True, layout.adapters),
+        # With pairs, also their first forward pass.
         "recomputation": tokens * token_flops(model.config, layout)["recomputation"],
     }
 
