@@ -1,7 +1,8 @@
 """Packed folders as `data.path` and `data.eval_path` name them: PATH, NAME=PATH or NAME=PATH:WEIGHT."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -42,6 +43,17 @@ def held_out_sources(data: DataConfig) -> list[Source]:
     sources = [read_source(text, weighted=False)[0] for text in data.eval_path]
     check_names("data.eval_path", sources)
     return sources
+
+
+def with_paths(data: DataConfig, change: Callable[[str], str]) -> DataConfig:
+    """The same folders, each with the path that `change` gives for its own."""
+
+    def changed(texts: tuple[str, ...], sources: list[Source]) -> tuple[str, ...]:
+        pairs = zip(texts, sources, strict=True)
+        return tuple(text.replace(source.path, change(source.path)) for text, source in pairs)
+
+    trained, held_out = changed(data.path, training_sources(data)), changed(data.eval_path, held_out_sources(data))
+    return replace(data, path=trained, eval_path=held_out)
 
 
 def read_source(text: str, weighted: bool) -> tuple[Source, bool]:

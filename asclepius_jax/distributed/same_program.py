@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from asclepius_jax.config import TrainConfig
-from asclepius_jax.config.sources import held_out_sources, training_sources
+from asclepius_jax.config.sources import held_out_sources, training_sources, with_paths
 from asclepius_jax.distributed.job import Disagreement, Job, current
 from data_prep.contract.errors import UserError, first_line
 from data_prep.contract.folders.buckets.addresses import as_url
@@ -182,7 +182,7 @@ def summary(differences: list[tuple[str, str]], most: int = 4) -> str:
 
 def facts_of(config: TrainConfig) -> dict[str, str]:
     """Everything that determines the program and its data: settings, packed folders, code, versions, compiler flags."""
-    settings = leaves(dataclasses.asdict(config))
+    settings = leaves(dataclasses.asdict(dataclasses.replace(config, data=with_paths(config.data, as_url))))
     facts = {f"--{name}": as_url(str(value)) for name, value in settings if name not in OF_ONE_HOST}
     facts |= facts_of_data(config)
     root = Path(__file__).resolve().parents[2]

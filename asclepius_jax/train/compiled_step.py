@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from asclepius_jax.checkpoint.read import State
 from asclepius_jax.config import TrainConfig
+from asclepius_jax.config.sources import training_sources
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
@@ -53,6 +54,8 @@ def program_facts(config: TrainConfig, model: DecoderConfig, mesh: Mesh, kernel:
         "attention": dataclasses.asdict(kernel),
         "optimizer": dataclasses.asdict(config.optimizer),
         "lora": dataclasses.asdict(config.lora),
+        "preference": dataclasses.asdict(config.preference),
+        "sources": [source.name for source in training_sources(config.data)] if len(config.data.path) > 1 else [],
         "total_steps": total_steps,  # the learning-rate schedule is part of the program
     }
     return json.loads(json.dumps(facts))

@@ -28,7 +28,7 @@ from asclepius_jax.checkpoint.read import (
 )
 from asclepius_jax.config import InitConfig, LoraConfig, OptimizerConfig, PreferenceConfig, TrainConfig
 from asclepius_jax.config.schema import with_learning_rate
-from asclepius_jax.config.sources import Source, held_out_sources, training_sources
+from asclepius_jax.config.sources import with_paths
 from asclepius_jax.distributed.run_folder import check_newest, check_shared
 from asclepius_jax.distributed.same_program import check_same_files
 from asclepius_jax.model.decoder import Model, Params
@@ -66,21 +66,14 @@ def with_local_copies(config: TrainConfig) -> TrainConfig:
     """The configuration with local copies in place of rows and runs in buckets. A host fetches each once."""
     if is_bucket_url(config.run_dir):
         config = dataclasses.replace(config, run_dir=str(fetch_output(config.run_dir)))
-    data = config.data
-    trained = tuple(map(with_local_path, data.path, training_sources(data)))
-    held_out = tuple(map(with_local_path, data.eval_path, held_out_sources(data)))
-    config = dataclasses.replace(config, data=dataclasses.replace(data, path=trained, eval_path=held_out))
+    data = with_paths(config.data, lambda path: str(fetch(path)) if is_bucket_url(path) else path)
+    config = dataclasses.replace(config, data=data)
     init = config.init
     if is_bucket_url(init.checkpoint):
         init = dataclasses.replace(init, checkpoint=str(fetch(init.checkpoint)))
     if is_bucket_url(init.branch):
         init = dataclasses.replace(init, branch=str(fetch(init.branch)))
     return dataclasses.replace(config, init=init)
-
-
-def with_local_path(text: str, source: Source) -> str:
-    """An entry of data.path or data.eval_path with a local copy in place of a folder in a bucket."""
-    return text.replace(source.path, str(fetch(source.path))) if is_bucket_url(source.path) else text
 
 
 def with_local_weights(config: TrainConfig) -> TrainConfig:
@@ -314,11 +307,9 @@ def recorded(config: TrainConfig) -> dict[str, Any]:
     def record(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: record(each) for name, each in value.items()}
-        if isinstance(value, tuple):
-            return tuple(record(each) for each in value)
         return as_url(value) if isinstance(value, str) else value
 
-    return record(dataclasses.asdict(config))
+    return record(dataclasses.asdict(dataclasses.replace(config, data=with_paths(config.data, as_url))))
 
 
 def write_run_folder(run_dir: Path, config: TrainConfig, rows: Rows) -> None:

@@ -17,6 +17,7 @@ import pytest
 from asclepius_jax.config import DataConfig, MeshConfig, TrainConfig, check
 from asclepius_jax.config.sources import training_sources
 from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
+from asclepius_jax.train import start
 from asclepius_jax.train.batches import PackedRows, TrainBatches
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.mixture import MixedRows, open_rows, turn
@@ -228,6 +229,11 @@ def test_a_start_says_how_often_each_source_is_passed(config: TrainConfig, capsy
     told = capsys.readouterr().out
     rows = len(PackedRows(Path(training_sources(config.data)[1].path)))
     assert f"general 0.25 ({0.25 * 9 * ROWS / rows:.2f} epochs of {rows:,} rows)" in told
+
+
+def test_records_name_buckets_and_not_their_copies(folders: dict[str, Path], config: TrainConfig, monkeypatch: Any):
+    monkeypatch.setattr(start, "as_url", lambda text: text.replace(str(folders["notes"]), "gs://b/notes"))
+    assert start.recorded(config)["data"]["path"][0] == "notes=gs://b/notes:0.75"
 
 
 # ---------------------------------------------------------------- refusals
