@@ -280,7 +280,9 @@ def make_eval_step(config: TrainConfig, model: Model, shardings: State, mesh: Me
         if "pairs" in batch:
             counts = counts_of(batch)
             _, measured = token_weights(losses_BT, batch, config.preference, counts)
-            found = {name: counts.pairs * measured[f"preference_{name}"] for name in ("loss", "accuracy")}
+            found = {
+                name: jnp.maximum(counts.pairs, 1) * measured[f"preference_{name}"] for name in ("loss", "accuracy")
+            }
             found["weight"] = counts.pairs / jax.lax.axis_size(ROW_AXES)
         return jax.lax.psum(found, ROW_AXES)
 

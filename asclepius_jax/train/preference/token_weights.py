@@ -38,7 +38,7 @@ def counts_of(batch: Batch) -> Counts:
     pairs = jnp.sum(jax.lax.pmax(jnp.max(batch["pairs"], axis=1), "context")).astype(jnp.float32)
     chosen, unpaired = jnp.sum(mask * (paired & (batch["weights"] > 0))), jnp.sum(mask * ~paired)
     tokens = jax.lax.psum((chosen, unpaired), ("data", "fsdp", "context"))
-    return Counts(*(jnp.maximum(n, 1.0) for n in (jax.lax.psum(pairs, ("data", "fsdp")), *tokens)))
+    return Counts(jax.lax.psum(pairs, ("data", "fsdp")), *tokens)
 
 
 def token_weights(
@@ -56,6 +56,7 @@ def token_weights(
         settings: beta and anchor_weight.
         counts: of the global batch.
     """
+    counts = Counts(*(jnp.maximum(count, 1.0) for count in counts))
     signed_BT, paired_BT = batch["weights"], batch["pairs"] > 0
     margin_BP, weight_BP = margins(losses_BT, batch, settings.beta)
     slope_BP = settings.beta * jax.nn.sigmoid(-margin_BP) * weight_BP / counts.pairs

@@ -14,8 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from asclepius_jax.config import LoraConfig, OptimizerConfig
-from asclepius_jax.train.optimizer import learning_rate
+from asclepius_jax.train.watch.curves import coming_rates, losses_by_name, pairs_figures
 from asclepius_jax.train.watch.metrics import read_metrics
 from data_prep.contract.reports import charts
 from data_prep.contract.reports.pages import facts, figure, page
@@ -159,11 +158,12 @@ def training(run: Run) -> str:
         figure("Gradient norm", charts.gradient_chart(steps, norms, clip), gradient_caption(norms, clip)),
         figure(
             "Learning rate",
-            charts.learning_rate_chart(steps, rates, *coming_rates(run)),
+            charts.learning_rate_chart(steps, rates, *coming_rates(run.config, run.steps[-1]["step"], run.summary)),
             f"Maximum {max(rates):.3g}, last step {rates[-1]:.3g}. Look for: the configured warmup and decay, without "
             "a break where the run was resumed.",
         ),
-        *losses_by_name(run),
+        *losses_by_name(run.steps, run.evals),
+        *pairs_figures(run.steps, run.evals),
     ]
     if len(run.steps) > 1:
         speeds = column(run.steady, "tokens_per_second")
@@ -171,47 +171,6 @@ def training(run: Run) -> str:
         chart = charts.throughput_chart(column(run.steady, "step"), speeds, mfu)
         figures.append(figure("Throughput", chart, throughput_caption(speeds)))
     return f'<h2>Training</h2><div class="grid">{"".join(figures)}</div>'
-
-
-def losses_by_name(run: Run) -> Iterable[str]:
-    """The losses of the sources of a mixture, and those of several held-out sets."""
-    for rows, prefix, title, caption in (
-        (
-            run.steps, "loss/", "Loss by source",
-            "Of the rows of each source. Look for: all of them falling. A source that is repeated often falls lower, "
-            "because the model has seen its rows before.",
-        ),
-        (
-            run.evals, "eval_loss/", "Held-out loss by set",
-            "Look for: a set of general text that stays level while the clinical ones fall. If it rises, the model "
-            "forgets what it knew: mix more general text in, lower the learning rate, or merge the result with the "
-            "model that training started from.",
-        ),
-    ):  # fmt: skip
-        names = sorted({name for row in rows for name in row if name.startswith(prefix)})
-        lines = {}
-        for name in names:
-            known = [row for row in rows if math.isfinite(row.get(name, math.nan))]
-            lines[name.removeprefix(prefix)] = (column(known, "step"), column(known, name))
-        if names and all(len(steps) for steps, _ in lines.values()):
-            yield figure(title, charts.lines_chart(prefix.strip("/").replace("_", "-"), title, lines), caption)
-
-
-POINTS = 200  # of the dashed line of coming rates
-
-
-def coming_rates(run: Run) -> tuple[list[float], list[float]]:
-    """(steps, learning rates) from the last step of an unfinished run to its end, by its settings; empty if unknown."""
-    last, total = run.steps[-1]["step"], run.summary.get("total_steps", 0)
-    if not run.config or last >= total:
-        return [], []
-    # A page of an older run lacks the settings that have come since.
-    known = {field.name for field in dataclasses.fields(OptimizerConfig)}
-    settings = OptimizerConfig(**{name: value for name, value in run.config["optimizer"].items() if name in known})
-    lora = LoraConfig(rank=run.config.get("lora", {}).get("rank", 0))
-    rate = learning_rate(settings, total, lora)
-    steps = sorted({round(last + (total - last) * place / POINTS) for place in range(POINTS + 1)})
-    return list(map(float, steps)), [float(rate(step - 1)) for step in steps]
 
 
 def loss_caption(run: Run) -> str:

@@ -77,8 +77,10 @@ def loss_chart(steps: Values, loss: Values, eval_steps: Values, eval_loss: Value
     return draw("loss", "Training and held-out loss over steps", paint)
 
 
-def lines_chart(name: str, description: str, lines: Mapping[str, tuple[Values, Values]]) -> str:
-    """Losses over steps, one line per name: of the sources of a mixture, or of several held-out sets."""
+def lines_chart(
+    name: str, description: str, lines: Mapping[str, tuple[Values, Values]], unit: str = "loss (nats per token)"
+) -> str:
+    """Values over steps, one line per name, such as the losses of the sources of a mixture."""
 
     def paint(axes: Any) -> None:
         for (label, (steps, values)), colour in zip(lines.items(), itertools.cycle(MODEL_COLOURS), strict=False):
@@ -86,7 +88,7 @@ def lines_chart(name: str, description: str, lines: Mapping[str, tuple[Values, V
             smooth = values if len(steps) < SMOOTH_FROM else moving_mean(values, len(steps) // 25)
             axes.plot(steps, smooth, color=colour, marker=marker, markersize=3.5, label=label)
         axes.set_xlabel("step")
-        axes.set_ylabel("loss (nats per token)")
+        axes.set_ylabel(unit)
         logarithmic(axes, [value for _, values in lines.values() for value in values])
         legend(axes)
 
