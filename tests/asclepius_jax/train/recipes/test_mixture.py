@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
 import signal
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,12 @@ from asclepius_jax.train.loop import train
 from asclepius_jax.train.mixture import MixedRows, open_rows, turn
 from asclepius_jax.train.setup import make_step
 from data_prep.contract.errors import UserError
-from tests.helpers.made_inputs import packed_notes
+from tests.helpers.made_inputs import free_address, job_flags, packed_notes
 from tests.helpers.training.small_run import (
     LENGTH,
     ROWS,
     assert_same_params,
+    command_of,
     copied,
     metrics_of,
     run_and_strike,
@@ -171,6 +174,16 @@ def test_a_killed_run_continues_with_the_same_rows(config: TrainConfig, whole: P
     theirs = [row[key] for row in metrics_of(whole) if key in row]
     ours = [row[key] for row in metrics_of(elsewhere.run_dir) if key in row]
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def test_two_processes_of_four_devices_read_the_same_rows(config: TrainConfig, whole: Path, tmp_path: Path):
+    run = dataclasses.replace(config, run_dir=str(tmp_path / "run"))
+    address, environment = free_address(), {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
+    processes = [subprocess.Popen([*command_of(run), *job_flags(address, rank)], env=environment) for rank in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    for name in ("loss", "loss/notes", "loss/general"):
+        ours, theirs = ([row[name] for row in metrics_of(folder) if name in row] for folder in (run.run_dir, whole))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_other_weights_are_another_course(config: TrainConfig, folders: dict[str, Path], whole: Path, tmp_path: Path):
