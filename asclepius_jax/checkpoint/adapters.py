@@ -67,7 +67,8 @@ def leaves_of(model: Model) -> set[str]:
 
 
 def lora_from(config: LoraConfig) -> Lora:
-    return Lora(config.rank, config.alpha, tuple(config.targets), config.dropout)
+    targets = tuple(config.targets)
+    return Lora(config.rank, config.alpha, targets, config.dropout, config.rank_stabilized, config.magnitudes)
 
 
 def lora_of(meta: Meta) -> LoraConfig:
@@ -139,7 +140,7 @@ def chain_checksums(init: InitConfig) -> dict[str, str]:
     config = lora_of(meta)
     if not config.rank:
         return {}
-    found = {"scale": f"{config.alpha} / {config.rank}"}
+    found = {"scale": f"{config.alpha} / {f'sqrt({config.rank})' if config.rank_stabilized else config.rank}"}
     for array in leaf_names(adapter_shapes(meta.model, lora_from(config))):
         name = f"adapters/{array}"  # without a checksum if the run saved none
         found[name] = meta.checksums.get(name) or written(host_checksum(read_stored(step_folder, array, "adapters")))

@@ -16,7 +16,7 @@ from asclepius_jax.convert.export_peft import HostAdapters, read_adapters
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.layout import read_part
 from asclepius_jax.model.huggingface.names import flatten, names, open_model
-from asclepius_jax.model.lora import TARGETS
+from asclepius_jax.model.lora import LEAST_SQUARE, TARGETS
 from data_prep.contract.errors import UserError
 
 # ("blocks.attention.q_DNH", 3) -> that layer; ("embed_VD", None) -> the whole parameter; both in their stored type.
@@ -28,7 +28,9 @@ def layers_of(shape: tuple[int, ...], name: str) -> list[int | None]:
 
 
 def merge(name: str, layer: int, weight: np.ndarray, adapters: HostAdapters) -> np.ndarray:
-    """One layer's matrix plus its update, W + alpha / rank A B, in float32. Unchanged if it has no adapter.
+    """One layer's matrix plus its update, W + scale A B, in float32. Unchanged if it has no adapter.
+
+    With magnitudes, every output column of the sum has its magnitude as its length.
 
     Args:
         name: a name such as "blocks.attention.q_DNH", with or without "blocks.".
@@ -42,10 +44,14 @@ def merge(name: str, layer: int, weight: np.ndarray, adapters: HostAdapters) -> 
     a, b = (parts[key][layer].astype(np.float32) for key in ("A", "B"))
     # Compute it as one product of two matrices, as the rank is the last axis of A and the first of B.
     update = np.matmul(a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0], -1)).reshape(a.shape[:-1] + b.shape[1:])
-    axes, _, matrix_axes = TARGETS[target].update.partition("->")
-    axes = axes.replace("R", "").replace(",", "")
-    update = np.transpose(update, [axes.index(letter) for letter in matrix_axes])
-    return weight.astype(np.float32) + np.float32(adapters.lora.scale) * update
+    row = TARGETS[target]
+    update = np.transpose(update, [(row.inputs + row.outputs).index(letter) for letter in row.matrix])
+    merged = weight.astype(np.float32) + np.float32(adapters.lora.scale) * update
+    if "magnitude" in parts:
+        square = np.sum(np.square(merged), axis=row.input_axes, dtype=np.float64)
+        factors = (parts["magnitude"][layer] / np.sqrt(np.maximum(square, LEAST_SQUARE))).astype(np.float32)
+        merged = merged * np.expand_dims(factors, row.input_axes)
+    return merged
 
 
 def whole_reader(step_folder: Place) -> Reader:

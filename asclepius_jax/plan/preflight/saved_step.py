@@ -31,7 +31,9 @@ def random_state(setup: TrainStep) -> State:
     model = setup.model
     params = random_params(model, setup.config.init.seed, setup.shardings["params"])
     params = jax.tree.map(lambda value, shape: value.astype(shape.dtype), params, model.shapes)
-    adapters = random_adapters(model, setup.config.lora.seed, setup.shardings["adapters"]) if model.lora.rank else None
+    adapters = None
+    if model.lora.rank:
+        adapters = random_adapters(model, setup.config.lora.seed, setup.shardings["adapters"], params)
     return init_state(params, setup.optimizer, setup.shardings, adapters)
 
 
