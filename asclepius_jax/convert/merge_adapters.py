@@ -1,6 +1,7 @@
 """Merging of adapters into their base weights, one layer at a time and without a device."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from asclepius_jax.checkpoint.adapters import adapted, differing_base, init_of, 
 from asclepius_jax.checkpoint.blocks import ItemWriter
 from asclepius_jax.checkpoint.checksums import added, host_checksum, written
 from asclepius_jax.checkpoint.places import Place
-from asclepius_jax.checkpoint.read import STEPS, Meta, find_step, open_array, read, read_meta
+from asclepius_jax.checkpoint.read import STEPS, Meta, find_step, leaf_names, open_array, read, read_meta
 from asclepius_jax.checkpoint.write import close_step
 from asclepius_jax.convert.export_peft import HostAdapters, read_adapters
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.layout import read_part
 from asclepius_jax.model.huggingface.names import flatten, names, open_model
 from asclepius_jax.model.lora import LEAST_SQUARE, TARGETS
+from asclepius_jax.model.quantized import Quantized, quantized_on_host
 from data_prep.contract.errors import UserError
 
 # ("blocks.attention.q_DNH", 3) -> that layer; ("embed_VD", None) -> the whole parameter; both in their stored type.
@@ -111,16 +113,16 @@ def check_base(meta: Meta) -> None:
 
 def stored_checksums(base: Reader, meta: Meta) -> dict[str, str]:
     """Checksums of the weights under adapters, in the types in which they were trained on them."""
-    shapes = flatten(adapted(build(meta.model), lora_of(meta)).shapes)
-
-    def layer_sum(name: str, layer: int | None) -> np.ndarray:
-        weight = base(name, layer).astype(shapes[name].dtype)
-        return host_checksum(weight[None if layer is not None else ...], layer or 0)
-
-    return {
-        name: written(added(layer_sum(name, layer) for layer in layers_of(leaf.shape, name)))
-        for name, leaf in shapes.items()
-    }
+    config = lora_of(meta)
+    sums: dict[str, np.ndarray] = defaultdict(lambda: added([]))
+    for name, leaf in flatten(adapted(build(meta.model), config).shapes).items():
+        for layer in layers_of(leaf.shape, name):
+            weight = base(name, layer)
+            is_quantized = isinstance(leaf, Quantized)
+            stored = quantized_on_host(weight, config.base_dtype) if is_quantized else weight.astype(leaf.dtype)
+            for part, array in leaf_names({name: stored}).items():
+                sums[part] = added([sums[part], host_checksum(array[None if layer is not None else ...], layer or 0)])
+    return {name: written(total) for name, total in sums.items()}
 
 
 def write_merged(step_folder: Place, run_dir: Path) -> Path:

@@ -85,6 +85,8 @@ class Layout:
     """Bytes per element while gradients are summed over data-parallel replicas."""
     adapters: int = 0
     """Number of trained adapter parameters; 0 means that all parameters are trained."""
+    gathered_bytes: float = 2.0
+    """Bytes per element of a block's matrices while they are gathered over fsdp devices; fewer if quantized."""
 
     @property
     def devices(self) -> int:
@@ -181,8 +183,8 @@ def communication(
     remat, D = REMATS[layout.remat], model.embed_dim
     L, passes, split = model.num_layers, layout.microbatches, layout.fsdp * layout.tensor
     ends = (1 if model.tie_embeddings else 2) * model.vocab_size * D
-    # In bfloat16. Blocks are gathered in both passes, embedding and output matrix once.
-    gathered = 2 * (2 * (model.num_params - ends) + ends) / layout.tensor
+    # Blocks are gathered in both passes, embedding and output matrix once and in bfloat16.
+    gathered = 2 * (layout.gathered_bytes * (model.num_params - ends) + ends) / layout.tensor
     scattered = layout.fsdp_gradient_bytes * layout.trained(model) / layout.tensor
     # Positions are gathered and summed around attention and feed-forward in both passes. Recomputation repeats three of
     # the four operations of the forward pass, and without recomputation its two gathers are repeated.

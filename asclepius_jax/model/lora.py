@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from asclepius_jax.model.collectives import Parallel
-from asclepius_jax.model.matmul import product
+from asclepius_jax.model.kernels.matmul import product
+from asclepius_jax.model.quantized import Quantized, dequantized
 from asclepius_jax.model.sizes import DecoderConfig
 
 Tree = dict[str, Any]
@@ -128,7 +129,11 @@ def init_adapters(config: DecoderConfig, lora: Lora, seed: int | jax.Array, bloc
         if lora.magnitudes:
             assert blocks is not None, "magnitudes start from the base"
             branch, leaf = TARGETS[name].parameter.split(".")
-            of_layer = functools.partial(column_norms, TARGETS[name])
+
+            def of_layer(weight: Any, target: Target = TARGETS[name]) -> jax.Array:
+                whole = dequantized(weight, jnp.float32) if isinstance(weight, Quantized) else weight
+                return column_norms(target, whole)
+
             # One layer at a time: a cast of all layers to float32 would be twice as large as the matrices.
             adapters[name]["magnitude"] = jax.lax.map(of_layer, blocks[branch][leaf])
     return adapters
@@ -158,22 +163,15 @@ def updated_norms(target: Target, weight: jax.Array, a: jax.Array, b: jax.Array,
     return jnp.sqrt(jnp.maximum(square, LEAST_SQUARE))
 
 
-def add_adapters(blocks: Tree, adapters: Tree, lora: Lora) -> Tree:
-    """The stacked blocks with the adapters merged into their matrices, which keep their type."""
-    blocks = {name: dict(branch) for name, branch in blocks.items()}
-    for name, parts in adapters.items():
-        target = TARGETS[name]
-        branch, leaf = target.parameter.split(".")
-        a, b, w = (f"L{letters}" for letters in target.update.replace("->", ",").split(","))
-        update = jnp.einsum(f"{a},{b}->{w}", parts["A"], parts["B"], precision="highest")
-        matrix = blocks[branch][leaf]
-        merged = matrix.astype(jnp.float32) + lora.scale * update
-        if lora.magnitudes:
-            square = jnp.sum(jnp.square(merged), axis=tuple(axis + 1 for axis in target.input_axes))
-            factors = parts["magnitude"] / jnp.sqrt(jnp.maximum(square, LEAST_SQUARE))
-            merged = jnp.einsum(f"{w},L{target.outputs}->{w}", merged, factors)
-        blocks[branch][leaf] = merged.astype(matrix.dtype)
-    return blocks
+def merged_matrix(target: Target, matrix: jax.Array, parts: Tree, lora: Lora) -> jax.Array:
+    """The float32 matrices of all layers with their adapters merged into them."""
+    a, b, w = (f"L{letters}" for letters in target.update.replace("->", ",").split(","))
+    merged = matrix + lora.scale * jnp.einsum(f"{a},{b}->{w}", parts["A"], parts["B"], precision="highest")
+    if lora.magnitudes:
+        square = jnp.sum(jnp.square(merged), axis=tuple(axis + 1 for axis in target.input_axes))
+        factors = parts["magnitude"] / jnp.sqrt(jnp.maximum(square, LEAST_SQUARE))
+        merged = jnp.einsum(f"{w},L{target.outputs}->{w}", merged, factors)
+    return merged
 
 
 class Noise(NamedTuple):
