@@ -7,16 +7,20 @@ are the weights, in `lora.base_dtype`, or, for a base that is itself a checkpoin
 and their base:
 
     base/embed_VD                                         of a Hugging Face folder or of complete parameters
+    base/blocks.mlp.up_DF.codes  base/...up_DF.scales     of such weights in int8 or nf4
     base/scale  base/adapters/q.A  base/base/embed_VD     of adapters on such weights
 
 Merged weights have no checksum: their last bits depend on the mesh, and differ between a device and NumPy.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from asclepius_jax.checkpoint.checksums import checksums, host_checksum, written
 from asclepius_jax.checkpoint.places import Place
@@ -32,8 +36,9 @@ from asclepius_jax.checkpoint.read import (
 from asclepius_jax.config import InitConfig, LoraConfig
 from asclepius_jax.distributed.sharding import adapter_shardings
 from asclepius_jax.model.decoder import Model, Params, build, is_matrix
-from asclepius_jax.model.huggingface.names import load_params
-from asclepius_jax.model.lora import TARGETS, Lora, adapter_shapes, add_adapters
+from asclepius_jax.model.huggingface.names import flatten, load_leaves, unflatten
+from asclepius_jax.model.lora import TARGETS, Lora, adapter_shapes, merged_matrix
+from asclepius_jax.model.quantized import CODES, Quantized, in_type_of, quantized_shape
 from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.buckets.local_copies import fetch
@@ -52,13 +57,27 @@ def adapted(model: Model, config: LoraConfig) -> Model:
             f"lora.targets has {', '.join(missing)}, which a {model.config.family} model has not: set --lora.targets "
             f"{' '.join(present)}"
         )
-    # Norm scales and biases stay float32, the type in which a step uses them. bfloat16 would round them and save almost
-    # nothing.
-    shapes = jax.tree.map_with_path(
-        lambda path, leaf: jax.ShapeDtypeStruct(leaf.shape, config.base_dtype) if is_matrix(path[-1].key) else leaf,
-        model.shapes,
+
+    def stored(path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
+        # Norm scales and biases stay float32, the type in which a step uses them. bfloat16 would round them and save
+        # almost nothing.
+        if not is_matrix(path[-1].key):
+            return leaf
+        if config.base_dtype not in CODES:
+            return jax.ShapeDtypeStruct(leaf.shape, config.base_dtype)
+        if path[0].key != "blocks":
+            return jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16)
+        return quantized_shape(leaf.shape, config.base_dtype)
+
+    shapes = jax.tree.map_with_path(stored, model.shapes)
+    # A block of quantized values has the axes of its matrix.
+    axes = jax.tree.map(
+        lambda shape, names: Quantized(names, names) if isinstance(shape, Quantized) else names,
+        shapes,
+        model.axes,
+        is_leaf=lambda leaf: isinstance(leaf, Quantized),
     )
-    return model._replace(shapes=shapes, lora=lora_from(config))
+    return model._replace(shapes=shapes, axes=axes, lora=lora_from(config))
 
 
 def leaves_of(model: Model) -> set[str]:
@@ -67,7 +86,8 @@ def leaves_of(model: Model) -> set[str]:
 
 
 def lora_from(config: LoraConfig) -> Lora:
-    return Lora(config.rank, config.alpha, tuple(config.targets), config.dropout)
+    targets = tuple(config.targets)
+    return Lora(config.rank, config.alpha, targets, config.dropout, config.rank_stabilized, config.magnitudes)
 
 
 def lora_of(meta: Meta) -> LoraConfig:
@@ -82,44 +102,67 @@ def init_of(meta: Meta) -> InitConfig:
     return InitConfig(**{**init, **fetched})
 
 
-def base_params(init: InitConfig, model: Model, shardings: Params) -> Params:
-    """The frozen base parameters of adapters, in the types of `model.shapes`."""
-    if init.checkpoint:
-        return whole_params(find_step(Path(init.checkpoint))[1], model, shardings)
-    return load_params(Path(init.hf), model, shardings)
-
-
 def whole_params(step_folder: Place, model: Model, shardings: Params) -> Params:
     """The complete parameters of a step, with any adapters merged, in the types of `model.shapes`.
 
-    Raises UserError if the step is damaged, or if the base of its adapters is not the one that they were trained on.
+    Where adapters are merged or trained, at most one parameter is on the devices in float32 at a time. Raises UserError
+    if the step is damaged, or if the base of its adapters is not the one that they were trained on.
+    """
+    if not model.lora.rank and not lora_of(read_meta(step_folder)).rank:
+        return restore_params(step_folder, model.shapes, shardings)
+    shapes, places = flatten(model.shapes), flatten(shardings)
+    unquantized = {name: place.codes if isinstance(place, Quantized) else place for name, place in places.items()}
+    params: Params = {}
+    for name, leaf in step_leaves(step_folder, unquantized):
+        convert = jax.jit(functools.partial(in_type_of, shape=shapes[name]), out_shardings=places[name])
+        params[name] = jax.block_until_ready(convert(leaf))
+        del leaf  # before the next one is read
+    return unflatten({name: params[name] for name in shapes})
+
+
+def step_leaves(step_folder: Place, places: dict[str, NamedSharding]) -> Iterator[tuple[str, jax.Array]]:
+    """Yield (name, array) of the complete parameters of a step in float32, with any adapters merged.
+
+    float32, so that the adapters are added without rounding the base first. The base is compared with its checksums
+    after the last parameter.
     """
     meta = read_meta(step_folder)
-    config = lora_of(meta)
+    config, whole = lora_of(meta), build(meta.model)
+    shapes = flatten(whole.shapes)
     if not config.rank:
-        return restore_params(step_folder, model.shapes, shardings)
-    # float32 shapes, so that the adapters are added without rounding the base first
-    whole, init = build(meta.model), init_of(meta)
-    trained_on = adapted(whole, config)
-    saved = trained_on._replace(shapes=whole.shapes)
-    base = base_params(init, saved, shardings)
-    if differing := differing_base(meta, init, lambda: weight_checksums(base, trained_on.shapes)):
+        for name in sorted(places, key=lambda name: -shapes[name].size):
+            one = {name: jax.ShapeDtypeStruct(shapes[name].shape, jnp.float32)}
+            yield name, restore_params(step_folder, one, {name: places[name]}, quiet=True)[name]
+        return
+    init, trained_on = init_of(meta), adapted(whole, config)
+    lora, trained_shapes = trained_on.lora, flatten(trained_on.shapes)
+    adapter_places = adapter_shardings(next(iter(places.values())).mesh, trained_on)
+    adapters = restore_item(step_folder, "adapters", abstract_of(trained_on.adapter_shapes, adapter_places), meta)
+    targets = {f"blocks.{TARGETS[key].parameter}": key for key in config.targets}
+    sums: dict[str, str] = {}
+    for name, leaf in base_leaves(init, whole, places):
+        sums |= weight_checksums({name: leaf}, {name: trained_shapes[name]})
+        if key := targets.get(name):
+            merge = jax.jit(merged_matrix, static_argnums=(0, 3), out_shardings=places[name])
+            leaf = merge(TARGETS[key], leaf, adapters[key], lora)
+        yield name, leaf
+        del leaf
+    if differing := differing_base(meta, init, lambda: sums):
         raise UserError(
             f"{init.hf or init.checkpoint} is not the base that the adapters in {step_folder} were trained on "
             f"({differing}): restore the original weights"
         )
-    places = adapter_shardings(jax.tree.leaves(shardings)[0].mesh, saved)
-    adapters = restore_item(step_folder, "adapters", abstract_of(saved.adapter_shapes, places), meta)
-
-    def merged(base: Params, adapters: Params) -> Params:
-        params = {**base, "blocks": add_adapters(base["blocks"], adapters, saved.lora)}
-        return cast(params, model.shapes)
-
-    return jax.jit(merged, out_shardings=shardings)(base, adapters)
 
 
-def cast(params: Params, shapes: Params) -> Params:
-    return jax.tree.map(lambda x, shape: x.astype(shape.dtype), params, shapes)
+def base_leaves(init: InitConfig, model: Model, places: dict[str, NamedSharding]) -> Iterator[tuple[str, jax.Array]]:
+    """Yield (name, array) of the base parameters of adapters in float32, the shapes of `model`."""
+    if init.checkpoint:
+        return step_leaves(find_step(Path(init.checkpoint))[1], places)
+    return load_leaves(Path(init.hf), model, unflatten(places))
+
+
+def in_types_of(params: Params, shapes: Params) -> Params:
+    return jax.tree.map(in_type_of, params, shapes, is_leaf=lambda leaf: isinstance(leaf, Quantized))
 
 
 def base_checksums(init: InitConfig, weights: Callable[[], dict[str, str]]) -> dict[str, str]:
@@ -139,7 +182,7 @@ def chain_checksums(init: InitConfig) -> dict[str, str]:
     config = lora_of(meta)
     if not config.rank:
         return {}
-    found = {"scale": f"{config.alpha} / {config.rank}"}
+    found = {"scale": f"{config.alpha} / {f'sqrt({config.rank})' if config.rank_stabilized else config.rank}"}
     for array in leaf_names(adapter_shapes(meta.model, lora_from(config))):
         name = f"adapters/{array}"  # without a checksum if the run saved none
         found[name] = meta.checksums.get(name) or written(host_checksum(read_stored(step_folder, array, "adapters")))
@@ -149,7 +192,7 @@ def chain_checksums(init: InitConfig) -> dict[str, str]:
 
 def weight_checksums(params: Params, shapes: Params) -> dict[str, str]:
     """Checksums of complete weights on their devices, in the types of `shapes`."""
-    sums = jax.device_get(jax.jit(lambda params: checksums(leaf_names(cast(params, shapes))))(params))
+    sums = jax.device_get(jax.jit(lambda params: checksums(leaf_names(in_types_of(params, shapes))))(params))
     return {name: written(value) for name, value in sums.items()}
 
 

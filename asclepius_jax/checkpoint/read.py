@@ -292,8 +292,10 @@ def read_stored(step_folder: Place, name: str, item: str = "params") -> np.ndarr
     return read(open_array(step_folder, item, name), ..., f"{item}/{name}")
 
 
-def restore_item(step_folder: Place, item: str, abstract: Any, meta: Meta, verify: bool = True) -> Any:
-    """Restore the tree of an item with the shardings and types of `abstract`.
+def restore_item(
+    step_folder: Place, item: str, abstract: Any, meta: Meta, verify: bool = True, quiet: bool = False
+) -> Any:
+    """Restore the tree of an item, or some of its arrays, with the shardings and types of `abstract`.
 
     Every process reads only what its devices hold. Raises DamagedStep if an array cannot be read or its checksum
     differs from the saved one.
@@ -308,12 +310,12 @@ def restore_item(step_folder: Place, item: str, abstract: Any, meta: Meta, verif
     except DamagedStep as error:
         problem = str(error)
     # All processes compute the checksums together, so if one has failed, none may start.
-    if problems := same_program.problems_of_all(f"read/{step_folder}/{item}", problem):
+    if problems := same_program.problems_of_all(f"read/{step_folder}/{item}/{next(iter(leaves))}", problem):
         raise DamagedStep(problems[0])
     read_after = time.monotonic() - began
     if verify:
         compare(item, jax.device_get(checksums(arrays)), meta)
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and not quiet:
         took = f"checksums compared in {time.monotonic() - began - read_after:.1f} s" if verify else "not verified"
         print(
             f"{step_folder}/{item}: {len(leaves)} arrays read in {read_after:.1f} s, {took}",
@@ -357,13 +359,15 @@ def restore_state(step_folder: Place, abstract: State, meta: Meta, verify: bool 
     return {"step": jax.device_put(jnp.int32(int(step_folder.name)), abstract["step"].sharding), **state}
 
 
-def restore_params(step_folder: Place, shapes: Params, shardings: Params, verify: bool = True) -> Params:
-    """The parameters of a step, on any mesh. Raises UserError if the step is damaged."""
+def restore_params(
+    step_folder: Place, shapes: Params, shardings: Params, verify: bool = True, quiet: bool = False
+) -> Params:
+    """The parameters of a step, or some of them, on any mesh. Raises UserError if the step is damaged."""
     abstract = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
     )
     try:
-        return restore_item(step_folder, "params", abstract, read_meta(step_folder), verify)
+        return restore_item(step_folder, "params", abstract, read_meta(step_folder), verify, quiet)
     except DamagedStep as error:
         raise UserError(refusal(step_folder, error)) from error
 

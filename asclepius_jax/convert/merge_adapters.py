@@ -1,6 +1,7 @@
 """Merging of adapters into their base weights, one layer or a few chunks at a time and without a device."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from asclepius_jax.checkpoint.arrays import layout_of
 from asclepius_jax.checkpoint.blocks import ItemWriter, blocks
 from asclepius_jax.checkpoint.checksums import added, host_checksum, part_checksum, written
 from asclepius_jax.checkpoint.places import Place
-from asclepius_jax.checkpoint.read import STEPS, Meta, find_step, open_array, read, read_meta
+from asclepius_jax.checkpoint.read import STEPS, Meta, find_step, leaf_names, open_array, read, read_meta
 from asclepius_jax.checkpoint.write import close_step
 from asclepius_jax.convert.export_peft import HostAdapters, read_adapters
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.layout import read_part
 from asclepius_jax.model.huggingface.names import flatten, names, open_model
-from asclepius_jax.model.lora import TARGETS
+from asclepius_jax.model.lora import LEAST_SQUARE, TARGETS
+from asclepius_jax.model.quantized import Quantized, quantized_on_host
 from data_prep.contract.errors import UserError
 
 # A layer of a stacked parameter, or a range on every axis of any other.
@@ -36,7 +38,9 @@ def parts_of(name: str, shape: tuple[int, ...]) -> Iterable[Part]:
 
 
 def merge(name: str, layer: int, weight: np.ndarray, adapters: HostAdapters) -> np.ndarray:
-    """One layer's matrix plus its update, W + alpha / rank A B, in float32. Unchanged if it has no adapter.
+    """One layer's matrix plus its update, W + scale A B, in float32. Unchanged if it has no adapter.
+
+    With magnitudes, every output column of the sum has its magnitude as its length.
 
     Args:
         name: a name such as "blocks.attention.q_DNH", with or without "blocks.".
@@ -50,12 +54,15 @@ def merge(name: str, layer: int, weight: np.ndarray, adapters: HostAdapters) -> 
     a, b = (parts[key][layer].astype(np.float32) for key in ("A", "B"))
     # Compute it as one product of two matrices, as the rank is the last axis of A and the first of B.
     update = np.matmul(a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0], -1)).reshape(a.shape[:-1] + b.shape[1:])
-    axes, _, matrix_axes = TARGETS[target].update.partition("->")
-    axes = axes.replace("R", "").replace(",", "")
-    update = np.transpose(update, [axes.index(letter) for letter in matrix_axes])
+    row = TARGETS[target]
+    update = np.transpose(update, [(row.inputs + row.outputs).index(letter) for letter in row.matrix])
     # In place: of the largest matrix of a layer, each copy can take a gigabyte.
     update *= np.float32(adapters.lora.scale)
     update += weight.astype(np.float32, copy=False)
+    if "magnitude" in parts:
+        square = np.sum(np.square(update), axis=row.input_axes, dtype=np.float64)
+        factors = (parts["magnitude"][layer] / np.sqrt(np.maximum(square, LEAST_SQUARE))).astype(np.float32)
+        update *= np.expand_dims(factors, row.input_axes)
     return update
 
 
@@ -113,14 +120,16 @@ def check_base(meta: Meta) -> None:
 
 def stored_checksums(base: Reader, meta: Meta) -> dict[str, str]:
     """Checksums of the weights under adapters, in the types in which they were trained on them."""
-    shapes = flatten(adapted(build(meta.model), lora_of(meta)).shapes)
-
-    def sums(name: str, part: Part) -> np.ndarray:
-        return checksum_of(base(name, part).astype(shapes[name].dtype), part)
-
-    return {
-        name: written(added(sums(name, part) for part in parts_of(name, leaf.shape))) for name, leaf in shapes.items()
-    }
+    config = lora_of(meta)
+    sums: dict[str, np.ndarray] = defaultdict(lambda: added([]))
+    for name, leaf in flatten(adapted(build(meta.model), config).shapes).items():
+        for part in parts_of(name, leaf.shape):
+            weight = base(name, part)
+            is_quantized = isinstance(leaf, Quantized)
+            stored = quantized_on_host(weight, config.base_dtype) if is_quantized else weight.astype(leaf.dtype)
+            for array_name, array in leaf_names({name: stored}).items():
+                sums[array_name] = added([sums[array_name], checksum_of(array, part)])
+    return {name: written(total) for name, total in sums.items()}
 
 
 def checksum_of(weight: np.ndarray, part: Part) -> np.ndarray:

@@ -8,10 +8,13 @@ F feed-forward width, V vocabulary, T row length.
 import math
 from dataclasses import dataclass
 
-from asclepius_jax.checkpoint.adapters import lora_from
+import jax
+
+from asclepius_jax.checkpoint.adapters import adapted, lora_from
 from asclepius_jax.config import LoraConfig, TrainConfig
 from asclepius_jax.distributed.sharding import RULES
 from asclepius_jax.model.attention import Kernel, narrower
+from asclepius_jax.model.decoder import Params, build
 from asclepius_jax.model.layer_scan import REMAT_SAVES
 from asclepius_jax.model.lora import Lora, adapter_axes, adapter_shapes
 from asclepius_jax.model.sizes import DecoderConfig
@@ -39,7 +42,7 @@ def estimate(config: TrainConfig, model: DecoderConfig, mesh: dict[str, int], ke
     split, tensor = mesh["fsdp"] * mesh["tensor"], mesh["tensor"]
     lora, params = config.lora, model.num_params / split
     trained = adapters_of_device(model, lora_from(lora), mesh) if lora.rank else params
-    frozen = (2 if lora.base_dtype == "bfloat16" else 4) * params if lora.rank else 0.0
+    frozen = tree_bytes(adapted(build(model), lora).shapes) / split if lora.rank else 0.0
     moments = 4 + (2 if config.optimizer.first_moment_dtype == "bfloat16" else 4)
     width = 2 if config.compute.dtype == "bfloat16" else 4
     rows = config.batch.global_batch / config.batch.microbatches / (mesh["data"] * mesh["fsdp"])
@@ -54,6 +57,10 @@ def estimate(config: TrainConfig, model: DecoderConfig, mesh: dict[str, int], ke
         + stretch_bytes(model, params, tensor, width, lora)
         + score_bytes(kernel, model, mesh, rows, T),
     )
+
+
+def tree_bytes(shapes: Params) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def saved_bytes(

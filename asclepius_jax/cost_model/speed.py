@@ -87,6 +87,8 @@ class Layout:
     """Number of trained adapter parameters; 0 means that all parameters are trained."""
     first_pass: bool = False
     """Preference tuning: a forward pass of its own, for the margins of pairs, before forward and backward pass."""
+    gathered_bytes: float = 2.0
+    """Bytes per element of a block's matrices while they are gathered over fsdp devices; fewer if quantized."""
 
     @property
     def devices(self) -> int:
@@ -185,9 +187,10 @@ def communication(
     remat, D = REMATS[layout.remat], model.embed_dim
     L, passes, split = model.num_layers, layout.microbatches, layout.fsdp * layout.tensor
     ends = (1 if model.tie_embeddings else 2) * model.vocab_size * D
-    # In bfloat16. Blocks are gathered in both passes, embedding and output matrix once.
+    # Blocks are gathered in every pass, embedding and output matrix once less and in bfloat16.
     first = layout.first_pass
-    gathered = 2 * ((2 + first) * (model.num_params - ends) + (1 + first) * ends) / layout.tensor
+    blocks, of_ends = layout.gathered_bytes * (model.num_params - ends), 2.0 * ends
+    gathered = ((2 + first) * blocks + (1 + first) * of_ends) / layout.tensor
     scattered = layout.fsdp_gradient_bytes * layout.trained(model) / layout.tensor
     # Positions are gathered and summed around attention and feed-forward in both passes. Recomputation repeats three of
     # the four operations of the forward pass, and without recomputation its two gathers are repeated.

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from asclepius_jax.config import BatchConfig, MeshConfig, divisors
 from asclepius_jax.model.collectives import Parallel
 from asclepius_jax.model.decoder import Model
+from asclepius_jax.model.quantized import Quantized
 from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 
@@ -130,7 +131,24 @@ def specs_of(axes: Any) -> Any:
 
 def param_shardings(mesh: Mesh, model: Model) -> Any:
     check_model_divides(mesh, model.config)
+    check_blocks_whole(mesh, model)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs_of(model.axes))
+
+
+def check_blocks_whole(mesh: Mesh, model: Model) -> None:
+    """Raise UserError if the mesh would split a block of quantized values, which have one scale, over devices."""
+
+    def check(path: Any, leaf: Any, axes: Any) -> None:
+        axis = RULES[axes.codes[-1]] if isinstance(leaf, Quantized) else None
+        if axis is None or leaf.scales.shape[-1] % (devices := mesh.shape[axis]) == 0:
+            return
+        fitting = [n for n in divisors(devices) if leaf.scales.shape[-1] % n == 0]
+        raise UserError(
+            f"mesh.{axis} {devices} cuts the blocks of {leaf.block} values in which {path[-1].key}, {leaf.shape[-1]} "
+            f"wide, is quantized (lora.base_dtype): use one of {fitting}"
+        )
+
+    jax.tree.map_with_path(check, model.shapes, model.axes, is_leaf=lambda leaf: isinstance(leaf, Quantized))
 
 
 def adapter_shardings(mesh: Mesh, model: Model) -> Any:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from asclepius_jax.model.activations import capped
 from asclepius_jax.model.kernels import cudnn, splash
-from asclepius_jax.model.matmul import product
+from asclepius_jax.model.kernels.matmul import product
 
 # Name of the kernel's residuals. Unless they are saved, the backward pass runs the kernel's forward pass again.
 SAVED_NAME = "attention_out"

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from asclepius_jax.model.quantized import Quantized, dequantized
+
 
 @dataclass(frozen=True)
 class Parallel:
@@ -25,8 +27,11 @@ class Parallel:
     context: int = 1
     reduce_dtype: str = "float32"  # type in which gradients are summed over devices
 
-    def weight(self, slice_: jax.Array, axis: int, dtype: jnp.dtype) -> jax.Array:
-        """The whole weight in `dtype`, from this device's float32 slice along `axis`."""
+    def weight(self, slice_: jax.Array | Quantized, axis: int, dtype: jnp.dtype) -> jax.Array:
+        """The whole weight in `dtype`, from this device's float32 or quantized slice along `axis`."""
+        if isinstance(slice_, Quantized):  # frozen, and gathered as it is, which sends fewer bytes
+            gathered = functools.partial(jax.lax.all_gather, axis_name="fsdp", axis=axis, tiled=True)
+            return dequantized(jax.tree.map(gathered, slice_) if self.fsdp > 1 else slice_, dtype)
         return (
             gather_weight(slice_, axis, jnp.dtype(dtype), self.reduce_dtype) if self.fsdp > 1 else slice_.astype(dtype)
         )

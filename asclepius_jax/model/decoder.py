@@ -72,8 +72,8 @@ def plus(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
 
 
 def is_matrix(name: str) -> bool:
-    """Return whether a parameter is a matrix, and not the scale of a norm, a bias or a constant of an activation."""
-    return not re.fullmatch(r"scale|[a-z]+_bias_[A-Z]+|alpha_[pn]|beta|eps", name)
+    """Return whether a parameter is a matrix, and not a scale, a bias, a magnitude or a constant of an activation."""
+    return not re.fullmatch(r"scale|[a-z]+_bias_[A-Z]+|alpha_[pn]|beta|eps|magnitude", name)
 
 
 class RMSNorm(nnx.Module):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from asclepius_jax.model.activations import capped
 from asclepius_jax.model.collectives import Parallel
-from asclepius_jax.model.matmul import product
+from asclepius_jax.model.kernels.matmul import product
 
 CHUNK_TOKENS = 1024
 

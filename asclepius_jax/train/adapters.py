@@ -12,8 +12,14 @@ from asclepius_jax.model.lora import init_adapters
 from asclepius_jax.train.step import abstract_state, state_shardings
 
 
-def random_adapters(model: Model, seed: int, shardings: Params) -> Params:
-    return jax.jit(lambda seed: init_adapters(model.config, model.lora, seed), out_shardings=shardings)(seed)
+def random_adapters(model: Model, seed: int, shardings: Params, params: Params | None = None) -> Params:
+    """The adapters before the first update. Only magnitudes depend on the frozen `params`."""
+
+    def draw(seed: int, blocks: Params | None) -> Params:
+        return init_adapters(model.config, model.lora, seed, blocks)
+
+    blocks = params["blocks"] if params is not None and model.lora.magnitudes else None
+    return jax.jit(draw, out_shardings=shardings)(seed, blocks)
 
 
 def footprint(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> str:

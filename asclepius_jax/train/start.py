@@ -227,7 +227,9 @@ def check_branch(config: TrainConfig, model: Model, rows: Rows, folder: Place, m
 def initial_state(config: TrainConfig, model: Model, rows: Rows | None, optimizer: Any, shardings: State) -> State:
     """The state before the first update of a run without a checkpoint."""
     params = start_params(config, model, rows, shardings["params"])
-    adapters = random_adapters(model, config.lora.seed, shardings["adapters"]) if model.lora.rank else None
+    adapters = None
+    if model.lora.rank:
+        adapters = random_adapters(model, config.lora.seed, shardings["adapters"], params)
     return init_state(params, optimizer, shardings, adapters)
 
 

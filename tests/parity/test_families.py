@@ -28,6 +28,7 @@ from asclepius_jax.model.huggingface.names import read_config
 from asclepius_jax.model.huggingface.safetensors import open_folder
 from asclepius_jax.model.sizes import DecoderConfig
 from asclepius_jax.train.loop import train
+from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer
 from tests.helpers.huggingface.family_tokenizers import make_family
 from tests.helpers.huggingface.made_families import VARIANTS, made_family
@@ -128,13 +129,24 @@ def test_a_folder_leaves_as_it_came(start: Path, tmp_path: Path):
         np.testing.assert_array_equal(tensor, before[name], err_msg=name)
 
 
-@each_family(set())
-def test_adapters_load_in_peft_and_give_our_logits(start: Path, tmp_path: Path):
+def each_kind_of_adapters(quick: dict[str, str]) -> pytest.MarkDecorator:
+    """Every family with every kind, of which a few are no slow tests."""
+    kinds = {"lora": {}, "rslora": {"rank_stabilized": True}, "dora": {"magnitudes": True, "rank_stabilized": True}}
+    marked = [
+        pytest.param(name, values, marks=[] if quick.get(name) == kind else pytest.mark.slow, id=f"{name}-{kind}")
+        for name in VARIANTS
+        for kind, values in kinds.items()
+    ]
+    return pytest.mark.parametrize(("start", "values"), marked, indirect=["start"])
+
+
+@each_kind_of_adapters({"phi4-mini": "dora"})  # its fused matrices make one module of peft of several targets
+def test_adapters_load_in_peft_and_give_our_logits(start: Path, values: dict[str, bool], tmp_path: Path):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     run_import(ImportConfig(start, tmp_path / "imported"))
     data = packed_notes(tmp_path, start, 200, LENGTH)
     gated = read_config(start).gated
-    lora = LoraConfig(4, 12.0, tuple(name for name in LORA_TARGETS if gated or name != "gate"))
+    lora = LoraConfig(4, 12.0, tuple(name for name in LORA_TARGETS if gated or name != "gate"), **values)
     run_dir = trained(start, tmp_path / "imported", data, tmp_path / "run", lora)
     run_export(ExportConfig(run_dir, tmp_path / "adapters", "float32", adapters=True))
     base = transformers.AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).eval()
@@ -147,6 +159,20 @@ def test_adapters_load_in_peft_and_give_our_logits(start: Path, tmp_path: Path):
     call: Any = jax.jit(lambda p, t, i: model.merge(p)(t, i, np.ones_like(tokens), dtype="float32"))
     assert np.abs(np.asarray(call(params, tokens, positions)) - theirs).max() <= 1e-4
     assert np.abs(theirs - plain).max() > 0.01  # the adapters do something
+
+
+@pytest.mark.parametrize("start", ["phi4-mini"], indirect=True)
+def test_magnitudes_of_a_part_of_a_fused_matrix_are_not_exported_alone(start: Path, tmp_path: Path):
+    run_import(ImportConfig(start, tmp_path / "imported"))
+    data = packed_notes(tmp_path, start, 200, LENGTH)
+    lora = LoraConfig(4, 12.0, ("q", "o"), magnitudes=True)
+    run_dir = trained(start, tmp_path / "imported", data, tmp_path / "run", lora)
+    told = r"self_attn.qkv_proj of phi3 models is q, k, v, of which only q have magnitudes.*: export without --adapters"
+    with pytest.raises(UserError, match=told):
+        run_export(ExportConfig(run_dir, tmp_path / "adapters", "float32", adapters=True))
+    assert not (tmp_path / "adapters").exists()
+    run_export(ExportConfig(run_dir, tmp_path / "merged", "float32"))
+    assert largest_difference(run_dir, tmp_path / "merged") <= 1e-4
 
 
 @each_family(set())

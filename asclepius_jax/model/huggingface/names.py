@@ -1,5 +1,7 @@
 """The model in Hugging Face's names and layouts. One table serves reading and writing, and is strict both ways."""
 
+import functools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from asclepius_jax.model.huggingface.layout import read_part
 from asclepius_jax.model.huggingface.model_config import read_config as read_config
 from asclepius_jax.model.huggingface.model_config import write_config as write_config
 from asclepius_jax.model.huggingface.safetensors import FolderError, Tensors, open_folder, shown_name, stored_name
+from asclepius_jax.model.quantized import Quantized, in_type_of
 from asclepius_jax.model.sizes import DecoderConfig
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -185,28 +188,42 @@ def check_tied(tensors: Tensors, where: Path) -> None:
 
 
 def load_params(folder: Path, model: Model, shardings: Params) -> Params:
-    """Load the folder's weights in the types of `model.shapes`, reading only the bytes that each device needs.
+    """Load the folder's weights in the types of `model.shapes`, reading only the bytes that each device needs."""
+    params = dict(load_leaves(folder, model, shardings))
+    return unflatten({name: params[name] for name in flatten(model.shapes)})
+
+
+def load_leaves(folder: Path, model: Model, shardings: Params) -> Iterator[tuple[str, Any]]:
+    """Yield (our name, array) of the folder's weights, as `load_params` returns them.
 
     Parts are loaded one at a time, largest parameters first. Host memory therefore holds at most one part, and only a
-    small one at the end, when the devices are nearly full.
+    small one at the end, when the devices are nearly full. A part to be quantized is read in float32 and quantized on
+    its device. Raises FolderError after the last one if any weights are infinite or NaN.
     """
     tensors = open_model(folder, model)
     flat_shardings, shapes = flatten(shardings), flatten(model.shapes)
-    params: Params = {}
     found: dict[str, int] = {}
-    for row in sorted(names(model), key=lambda row: -shapes[row[0]].size):
-        shape, sharding = shapes[row[0]].shape, flat_shardings[row[0]]
-        parts: dict[Any, jax.Array] = {}
+    for row in sorted(names(model), key=lambda row: -math.prod(shapes[row[0]].shape)):
+        like, sharding = shapes[row[0]], flat_shardings[row[0]]
+        is_quantized = isinstance(like, Quantized)
+        whole = jax.ShapeDtypeStruct(like.shape, np.float32) if is_quantized else like
+        convert = jax.jit(functools.partial(in_type_of, shape=like)) if is_quantized else lambda part: part
+        parts: dict[Any, Any] = {}
         arrays = []
-        for device, index in sharding.addressable_devices_indices_map(shape).items():
-            place = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        where = sharding.codes if is_quantized else sharding
+        for device, index in where.addressable_devices_indices_map(like.shape).items():
+            place = tuple(part.indices(size)[:2] for part, size in zip(index, like.shape, strict=True))
             if place not in parts:  # otherwise a replica
-                parts[place] = jax.device_put(read_our_part(tensors, row, index, shapes[row[0]], found), device)
-                parts[place].block_until_ready()
+                part = jax.device_put(read_our_part(tensors, row, index, whole, found), device)
+                parts[place] = jax.block_until_ready(convert(part))
+                del part
             arrays.append(jax.device_put(parts[place], device))
-        params[row[0]] = jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+        yield row[0], jax.tree.map(assembled, like, sharding, *arrays)
     check_finite(found, folder)
-    return unflatten({name: params[name] for name in shapes})
+
+
+def assembled(like: jax.ShapeDtypeStruct, sharding: Any, *arrays: jax.Array) -> jax.Array:
+    return jax.make_array_from_single_device_arrays(like.shape, sharding, list(arrays))
 
 
 def read_our_part(

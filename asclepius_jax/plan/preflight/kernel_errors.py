@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from asclepius_jax.model import attention, matmul, output_loss
+from asclepius_jax.model import attention, output_loss
 from asclepius_jax.model.decoder import ALONE
+from asclepius_jax.model.kernels import matmul
 from asclepius_jax.plan.preflight.float64_reference import loss_reference, product_reference, reference
 from asclepius_jax.plan.preflight.records import Measure, Row, Run, name_of
 from asclepius_jax.train.step import shard_map

@@ -6,15 +6,17 @@ from typing import NamedTuple
 
 import jax
 
+from asclepius_jax.checkpoint.adapters import in_types_of
 from asclepius_jax.checkpoint.places import steps_place
 from asclepius_jax.checkpoint.read import Meta, State, read_meta, restore_state
 from asclepius_jax.checkpoint.write import Saver, saved_items
+from asclepius_jax.model.decoder import Params, init_params
 from asclepius_jax.plan.host_needs import checkpoint_bytes
 from asclepius_jax.plan.preflight.records import Measure, Row, Run
 from asclepius_jax.plan.preflight.storage import forget
 from asclepius_jax.train.adapters import random_adapters, readable
 from asclepius_jax.train.setup import TrainStep
-from asclepius_jax.train.step import abstract_state, init_state, random_params, trained_of
+from asclepius_jax.train.step import abstract_state, init_state, trained_of
 
 MOST_SECONDS = 60.0  # for saving and restoring; a step that would take longer is tried with fewer layers
 
@@ -29,9 +31,14 @@ class Size(NamedTuple):
 def random_state(setup: TrainStep) -> State:
     """A state of the run's shapes with random weights, so that no weights have to be loaded."""
     model = setup.model
-    params = random_params(model, setup.config.init.seed, setup.shardings["params"])
-    params = jax.tree.map(lambda value, shape: value.astype(shape.dtype), params, model.shapes)
-    adapters = random_adapters(model, setup.config.lora.seed, setup.shardings["adapters"]) if model.lora.rank else None
+
+    def draw(seed: int) -> Params:
+        return in_types_of(init_params(model.config, seed), model.shapes)
+
+    params = jax.jit(draw, out_shardings=setup.shardings["params"])(setup.config.init.seed)
+    adapters = None
+    if model.lora.rank:
+        adapters = random_adapters(model, setup.config.lora.seed, setup.shardings["adapters"], params)
     return init_state(params, setup.optimizer, setup.shardings, adapters)
 
 

@@ -65,7 +65,7 @@ def reference(config: TrainConfig, out: str) -> None:
     weights: State = {"params": start_params(config, model, rows, shardings["params"])}
     checksum = text_hash(*weight_checksums(weights["params"], model.shapes).values())
     if model.lora.rank:
-        weights["adapters"] = random_adapters(model, config.lora.seed, shardings["adapters"])
+        weights["adapters"] = random_adapters(model, config.lora.seed, shardings["adapters"], weights["params"])
     step = make_reference_step(config, model, shardings, mesh, kernel, rows.max_segments)
     computed = log_probabilities(rows, step, weights, config, mesh)
     facts = {"weights": Path(config.init.hf or config.init.checkpoint).name, "checksum": checksum}

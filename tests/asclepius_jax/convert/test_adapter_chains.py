@@ -27,6 +27,7 @@ from asclepius_jax.config import (
     MeshConfig,
     TrainConfig,
 )
+from asclepius_jax.config.schema import with_learning_rate
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.distributed.sharding import make_mesh
@@ -48,7 +49,7 @@ ROW, BATCH = 32, 8
 # Each on the one before; the names are those of their folders.
 LORAS = {
     "first": LoraConfig(rank=6, alpha=16.0),
-    "second": LoraConfig(rank=12, alpha=20.0, targets=("q", "o", "down")),
+    "second": LoraConfig(rank=12, alpha=20.0, targets=("q", "o", "down"), rank_stabilized=True, magnitudes=True),
     "third": LoraConfig(rank=100, alpha=64.0, targets=("v", "o", "gate")),
 }
 MESHES = {
@@ -133,7 +134,9 @@ def resumed(config: TrainConfig, mesh: MeshConfig) -> Any:
     model = adapted(build(MODEL), config.lora)
     optimizer = make_optimizer(config.optimizer, 10)
     shardings = state_shardings(placed, model, optimizer)
-    return start_state(config, model, PackedRows(Path(config.data.path[0]), ROW), optimizer, shardings)
+    return start_state(
+        with_learning_rate(config), model, PackedRows(Path(config.data.path[0]), ROW), optimizer, shardings
+    )
 
 
 def expected_folder(configs: list[TrainConfig]) -> dict[str, np.ndarray]:
@@ -148,8 +151,15 @@ def expected_folder(configs: list[TrainConfig]) -> dict[str, np.ndarray]:
             a, b = (read_stored(step, f"{target}.{part}", "adapters").astype(np.float64) for part in "AB")
             inputs, outputs, matrix = TARGETS[target].update.replace("->", ",").split(",")
             update = np.einsum(f"L{inputs},L{outputs}->L{matrix}", a, b)
-            for name, value in to_hf(row, config.lora.alpha / config.lora.rank * update):
+            scale = config.lora.alpha / (config.lora.rank**0.5 if config.lora.rank_stabilized else config.lora.rank)
+            for name, value in to_hf(row, scale * update):
                 whole[name] += value
+            if config.lora.magnitudes:
+                magnitudes = read_stored(step, f"{target}.magnitude", "adapters").astype(np.float64)
+                for layer, magnitude in enumerate(magnitudes):
+                    name = row[1].format(layer)
+                    lengths = np.linalg.norm(whole[name], axis=1, keepdims=True)
+                    whole[name] = magnitude.reshape(-1, 1) * whole[name] / lengths
     return whole
 
 
@@ -217,6 +227,13 @@ def other_adapters(chain: Chain) -> str:
     return r"second/checkpoints/0 is not the base .*base/adapters/"
 
 
+def other_magnitudes(chain: Chain) -> str:
+    config = chain.configs[1]
+    shutil.rmtree(config.run_dir)
+    save_random_adapters(config, load(chain), longer=0.5)
+    return r"second/checkpoints/0 is not the base .*base/adapters/down.magnitude differs"
+
+
 def other_scale(chain: Chain) -> str:
     edit_meta(chain.configs[1], lambda meta: meta["config"]["lora"].update(alpha=21.0))
     return r"second/checkpoints/0 is not the base .*base/scale differs"
@@ -231,7 +248,7 @@ def no_adapters(chain: Chain) -> str:
 
 
 @pytest.mark.parametrize("chain", ["float32"], indirect=True)
-@pytest.mark.parametrize("change", [other_root, other_adapters, other_scale, no_adapters])
+@pytest.mark.parametrize("change", [other_root, other_adapters, other_magnitudes, other_scale, no_adapters])
 def test_a_chain_on_another_base_is_neither_exported_nor_loaded(chain: Chain, change: Any, tmp_path: Path):
     chain = chain.copy(tmp_path / "chain")
     told, last = change(chain), Path(chain.configs[-1].run_dir)

@@ -16,8 +16,9 @@ import pytest
 from asclepius_jax.config import ComputeConfig, DataConfig, TrainConfig
 from asclepius_jax.cost_model.choose import machine_of
 from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
-from asclepius_jax.model import attention, matmul, output_loss
+from asclepius_jax.model import attention, output_loss
 from asclepius_jax.model.attention import Kernel
+from asclepius_jax.model.kernels import matmul
 from asclepius_jax.model.sizes import VARIANTS, DecoderConfig
 from asclepius_jax.plan.preflight import kernel_errors, saved_step
 from asclepius_jax.plan.preflight.hosts import judge_hosts

@@ -84,13 +84,15 @@ def steps_of(run_dir: Path | str) -> list[int]:
     return sorted(int(path.name) for path in (Path(run_dir) / "checkpoints").glob("*") if path.name.isdigit())
 
 
-def save_random_adapters(config: TrainConfig, rows: PackedRows, seed: int = 0) -> None:
-    """A run of which nothing but a checkpoint remains. B is not zero, as after training."""
+def save_random_adapters(config: TrainConfig, rows: PackedRows, seed: int = 0, longer: float = 0.0) -> None:
+    """A run of which nothing but a checkpoint remains. B is not zero, as after training, and magnitudes grew."""
     step, random = make_step(config, rows=rows), np.random.default_rng(seed)
     state = step.init()
     state["adapters"] = jax.tree.map(
         lambda x: jax.device_put(random.normal(0, 0.1, x.shape).astype(np.float32), x.sharding), state["adapters"]
     )
+    for parts in state["adapters"].values() if longer else ():
+        parts["magnitude"] += longer
     step.save(state, config.run_dir)
 
 

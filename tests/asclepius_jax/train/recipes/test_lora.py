@@ -68,14 +68,14 @@ class Program(NamedTuple):
         put = lambda tree, name: jax.device_put(jax.tree.map(jnp.array, tree), self.shardings[name])  # noqa: E731
         model = adapted(TINY, self.config.lora)
         params = jax.tree.map(lambda x, shape: x.astype(shape.dtype), first_params(), model.shapes)
-        adapters = put(first_adapters(self.config.lora.targets), "adapters")
+        adapters = put(first_adapters(self.config.lora.targets, self.config.lora.magnitudes), "adapters")
         return init_state(put(params, "params"), self.optimizer, self.shardings, adapters)
 
 
-def first_adapters(targets: tuple[str, ...] = LORA_TARGETS) -> Any:
+def first_adapters(targets: tuple[str, ...] = LORA_TARGETS, magnitudes: bool = False) -> Any:
     """B is not zero here, as it is at the start of a run: A would have no gradient in the first step."""
     random = np.random.default_rng(0)
-    model = adapted(TINY, dataclasses.replace(LORA, targets=targets))
+    model = adapted(TINY, dataclasses.replace(LORA, targets=targets, magnitudes=magnitudes))
     return jax.tree.map(lambda leaf: random.normal(0, 0.1, leaf.shape).astype(np.float32), model.adapter_shapes)
 
 
@@ -130,6 +130,20 @@ def test_three_steps_are_the_same_on_every_mesh_dropout_included(mesh_shape: Any
         np.testing.assert_allclose(ours[name], value, atol=PARAM_ATOL, rtol=0, err_msg=name)
         moved = np.abs(value - flatten(first_adapters())[name]).max()
         assert moved > 50 * PARAM_ATOL, name  # far beyond rounding
+    assert programs == 1
+
+
+@pytest.mark.parametrize("mesh_shape", [(1, 2, 1, 1), (1, 1, 2, 1), (2, 2, 2, 1), (1, 1, 1, 2)])
+def test_magnitudes_train_the_same_on_every_mesh(mesh_shape: Any):
+    """The inputs of o and down, over which the columns have their lengths, are split over tensor devices."""
+    config = with_lora(magnitudes=True, rank_stabilized=True)
+    expected, reference, _ = run(ONE, config)
+    losses, state, programs = run(mesh_shape, config)
+    np.testing.assert_allclose(losses, expected, rtol=LOSS_RTOL)
+    ours, first = flatten(state["adapters"]), flatten(first_adapters(magnitudes=True))
+    for name, value in flatten(reference["adapters"]).items():
+        np.testing.assert_allclose(ours[name], value, atol=PARAM_ATOL, rtol=0, err_msg=name)
+        assert np.abs(value - first[name]).max() > 50 * PARAM_ATOL, name
     assert programs == 1
 
 
@@ -256,10 +270,13 @@ def shapes_made(config: TrainConfig, model: Model) -> set[tuple[int, ...]]:
     return products(partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars), instantiate=True)[0])
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_no_gradient_of_the_base_is_made(remat: str):
+@pytest.mark.parametrize(("remat", "magnitudes"), [("none", False), ("full", False), ("full", True)])
+def test_no_gradient_of_the_base_is_made(remat: str, magnitudes: bool):
+    """And no product of A and B, for which the lengths of columns need none."""
     config = dataclasses.replace(
-        with_lora(dropout=0.0), data=DataConfig(row_length=LENGTH), compute=ComputeConfig("float32", remat)
+        with_lora(dropout=0.0, magnitudes=magnitudes),
+        data=DataConfig(row_length=LENGTH),
+        compute=ComputeConfig("float32", remat),
     )
     D, N, K, H, F, V = 32, 4, 2, 8, 64, 256
     whole = {tuple(sorted(shape)) for shape in ((D, N, H), (D, K, H), (D, F), (D, V))}
