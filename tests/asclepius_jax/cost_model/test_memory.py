@@ -127,7 +127,7 @@ def test_each_window_has_a_mask_of_its_own_on_ampere():
     assert masks(dataclasses.replace(kinds, window=2048)) == masks(llama)
 
 
-def test_adapters_leave_of_the_base_two_bytes_a_parameter_and_no_more():
+def test_adapters_leave_of_the_base_two_bytes_a_parameter_of_a_matrix_and_no_more():
     model, lora = VARIANTS["llama2_7b"], LoraConfig(rank=16)
     run = dataclasses.replace(config("llama2_7b", 128, 1, "full"), lora=lora)
     whole = dataclasses.replace(run, lora=dataclasses.replace(lora, base_dtype="float32"))
@@ -137,8 +137,9 @@ def test_adapters_leave_of_the_base_two_bytes_a_parameter_and_no_more():
     each = L * R * (7 * D / 8 + 4 * D + 3 * F)
     assert parts.optimizer == pytest.approx(8 * each)
     assert parts.gradients == pytest.approx(4 * each)
-    assert parts.params == pytest.approx(2 * model.num_params / 8 + 4 * each)
-    assert kept.params - parts.params == pytest.approx(2 * model.num_params / 8)
+    matrices, scales = model.num_params - (2 * L + 1) * D, (2 * L + 1) * D
+    assert parts.params == pytest.approx((2 * matrices + 4 * scales) / 8 + 4 * each)
+    assert kept.params - parts.params == pytest.approx(2 * matrices / 8)
 
 
 def chosen(name: str, model: str, **changes: object) -> TrainConfig:
