@@ -10,7 +10,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from tests.asclepius_jax.convert.merge.test_merge_methods import slerp, ties
 
 from asclepius_jax.checkpoint.blocks import blocks, tensor_checksum
 from asclepius_jax.checkpoint.checksums import added
@@ -30,6 +29,7 @@ from asclepius_jax.model.huggingface.safetensors import open_folder
 from asclepius_jax.train.setup import load_rows
 from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer
+from tests.asclepius_jax.convert.merge.test_merge_methods import slerp, ties
 from tests.helpers.command_line import Ask, one_line
 from tests.helpers.made_inputs import MODEL, make_tokenizer, random_folder, to_hf, transformers_model
 from tests.helpers.training.small_run import save_random_adapters
