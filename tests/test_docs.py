@@ -54,6 +54,8 @@ def test_every_command_is_accepted(page: str, monkeypatch):
                 assert_accepted(monkeypatch, arguments)
             case ["launch/train.sh", *arguments]:
                 assert_accepted(monkeypatch, ["train", *arguments])
+            case ["python", script, *_]:
+                assert (ROOT / script).is_file()
             case _:
                 assert words[0] in ("export", "echo", "pip"), words
 
