@@ -137,8 +137,9 @@ def test_adapters_leave_of_the_base_two_bytes_a_parameter_and_no_more():
     each = L * R * (7 * D / 8 + 4 * D + 3 * F)
     assert parts.optimizer == pytest.approx(8 * each)
     assert parts.gradients == pytest.approx(4 * each)
-    assert parts.params == pytest.approx(2 * model.num_params / 8 + 4 * each)
-    assert kept.params - parts.params == pytest.approx(2 * model.num_params / 8)
+    # Norm scales, a 25,000th of all, are float32 in both.
+    assert parts.params == pytest.approx(2 * model.num_params / 8 + 4 * each, rel=1e-4)
+    assert kept.params - parts.params == pytest.approx(2 * model.num_params / 8, rel=1e-4)
 
 
 def chosen(name: str, model: str, **changes: object) -> TrainConfig:
