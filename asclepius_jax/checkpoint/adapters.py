@@ -25,11 +25,13 @@ from jax.sharding import NamedSharding
 from asclepius_jax.checkpoint.checksums import checksums, host_checksum, written
 from asclepius_jax.checkpoint.places import Place
 from asclepius_jax.checkpoint.read import (
+    DamagedStep,
     Meta,
     find_step,
     leaf_names,
     read_meta,
     read_stored,
+    refusal,
     restore_item,
     restore_params,
 )
@@ -131,8 +133,8 @@ def step_leaves(step_folder: Place, places: dict[str, NamedSharding]) -> Iterato
     shapes = flatten(whole.shapes)
     if not config.rank:
         for name in sorted(places, key=lambda name: -shapes[name].size):
-            one = {name: jax.ShapeDtypeStruct(shapes[name].shape, jnp.float32)}
-            yield name, restore_params(step_folder, one, {name: places[name]}, quiet=True)[name]
+            wanted = jax.ShapeDtypeStruct(shapes[name].shape, jnp.float32, sharding=places[name])
+            yield name, stored_leaf(step_folder, name, wanted, meta)
         return
     init, trained_on = init_of(meta), adapted(whole, config)
     lora, trained_shapes = trained_on.lora, flatten(trained_on.shapes)
@@ -152,6 +154,14 @@ def step_leaves(step_folder: Place, places: dict[str, NamedSharding]) -> Iterato
             f"{init.hf or init.checkpoint} is not the base that the adapters in {step_folder} were trained on "
             f"({differing}): restore the original weights"
         )
+
+
+def stored_leaf(step_folder: Place, name: str, wanted: jax.ShapeDtypeStruct, meta: Meta) -> jax.Array:
+    """One parameter of a step. Raises UserError if it is damaged."""
+    try:
+        return restore_item(step_folder, "params", {name: wanted}, meta, quiet=True)[name]
+    except DamagedStep as error:
+        raise UserError(refusal(step_folder, error)) from error
 
 
 def base_leaves(init: InitConfig, model: Model, places: dict[str, NamedSharding]) -> Iterator[tuple[str, jax.Array]]:

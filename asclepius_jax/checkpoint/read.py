@@ -359,15 +359,13 @@ def restore_state(step_folder: Place, abstract: State, meta: Meta, verify: bool 
     return {"step": jax.device_put(jnp.int32(int(step_folder.name)), abstract["step"].sharding), **state}
 
 
-def restore_params(
-    step_folder: Place, shapes: Params, shardings: Params, verify: bool = True, quiet: bool = False
-) -> Params:
-    """The parameters of a step, or some of them, on any mesh. Raises UserError if the step is damaged."""
+def restore_params(step_folder: Place, shapes: Params, shardings: Params, verify: bool = True) -> Params:
+    """The parameters of a step, on any mesh. Raises UserError if the step is damaged."""
     abstract = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
     )
     try:
-        return restore_item(step_folder, "params", abstract, read_meta(step_folder), verify, quiet)
+        return restore_item(step_folder, "params", abstract, read_meta(step_folder), verify)
     except DamagedStep as error:
         raise UserError(refusal(step_folder, error)) from error
 

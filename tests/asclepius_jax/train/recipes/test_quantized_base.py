@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
 
 from asclepius_jax.checkpoint.adapters import adapted, weight_checksums, whole_params
 from asclepius_jax.checkpoint.read import find_step, read_meta, read_stored
@@ -151,23 +150,26 @@ def test_the_base_is_on_the_devices_one_parameter_at_a_time(config: TrainConfig,
     """Of a chain: its root, the merged adapters, and the quantized result."""
     from asclepius_jax.checkpoint import adapters as loading
 
-    most, blocks = 0, build(MODEL).shapes["blocks"]
-    convert = loading.in_type_of
+    matrices = {leaf.shape for leaf in jax.tree.leaves(build(MODEL).shapes["blocks"]) if len(leaf.shape) > 2}
+    found, checksums = [], loading.weight_checksums
 
-    def spied(x: Any, shape: Any) -> Any:
-        nonlocal most
-        sharded = [a for a in jax.live_arrays() if a.dtype == jnp.float32 and isinstance(a.sharding, NamedSharding)]
-        matrices = {leaf.shape for leaf in jax.tree.leaves(blocks) if len(leaf.shape) > 2}
-        most = max(most, sum(a.shape in matrices for a in sharded))
-        return convert(x, shape)
+    def held() -> int:
+        """Number of float32 matrices on the devices of the mesh."""
+        arrays = [a for a in jax.live_arrays() if a.dtype == jnp.float32 and a.shape in matrices]
+        return sum(len(a.sharding.device_set) == 8 for a in arrays)
 
-    monkeypatch.setattr(loading, "in_type_of", spied)
-    before = sum(a.dtype == jnp.float32 and a.shape == (2, 32, 128) for a in jax.live_arrays())
+    def spied(params: Any, shapes: Any) -> dict[str, str]:
+        found.append(held())
+        return checksums(params, shapes)
+
+    monkeypatch.setattr(loading, "weight_checksums", spied)
+    before = held()
     model = adapted(build(MODEL), config.lora)
     places = param_shardings(make_mesh(MeshConfig(2, 2, 2)), model)
     params = whole_params(find_step(Path(config.run_dir))[1], model, places)
     assert isinstance(params["blocks"]["mlp"]["up_DF"], Quantized)
-    assert 1 <= most - before <= 2  # a matrix, and the same one merged
+    assert max(found) - before == 1
+    assert len(found) == len(flatten(build(MODEL).shapes))
 
 
 # ---------------------------------------------------------------- export

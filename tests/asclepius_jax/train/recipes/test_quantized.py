@@ -64,7 +64,7 @@ def hard_values() -> np.ndarray:
     random = np.random.default_rng(1)
     x = random.normal(0, 0.02, (16, 128)).astype(np.float32)
     x[0] = 0
-    x[1] = 1e-42
+    x[1] = 1e-39
     x[2, :64], x[2, 64:] = 3.4e38, -3.4e38
     x[3, 5] = 1e30
     x[4] *= 1e-18
