@@ -143,7 +143,7 @@ class LoraConfig:
     """Probability of dropping an input of an adapter in training."""
     base_dtype: Literal["float32", "bfloat16", "int8", "nf4"] = "bfloat16"
     """Type in which frozen matrices are stored. bfloat16 gives the results of float32 where the step computes in
-    bfloat16. int8 and nf4 (QLoRA, arXiv 2305.14314) quantize the matrices of the blocks to 8.25 and 4.25 bits per
+    bfloat16. int8 and nf4 (QLoRA, arXiv 2305.14314) quantize the matrices of the blocks to 8.5 and 4.5 bits per
     value; everything else is then bfloat16."""
     rank_stabilized: bool = False
     """Scale adapters by alpha / sqrt(rank) instead of alpha / rank (rsLoRA, arXiv 2312.03732)."""

@@ -1,9 +1,9 @@
 """Frozen matrices in 8 or 4 bits per value, with one scale per block (QLoRA, arXiv 2305.14314).
 
-A block is up to 64 neighbouring values of the last axis, so that a matrix can be split over devices between blocks.
+A block is up to 32 neighbouring values of the last axis, so that a matrix can be split over devices between blocks.
 
-    mlp.up_DF (4096, 11008) in nf4  ->  codes uint8 (4096, 5504), two per byte; scales bfloat16 (4096, 172)
-    mlp.up_DF (4096, 11008) in int8 ->  codes int8 (4096, 11008); scales bfloat16 (4096, 172)
+    mlp.up_DF (4096, 11008) in nf4  ->  codes uint8 (4096, 5504), two per byte; scales bfloat16 (4096, 344)
+    mlp.up_DF (4096, 11008) in int8 ->  codes int8 (4096, 11008); scales bfloat16 (4096, 344)
 
 NumPy and JAX give the same codes on every kind of device, because checksums of the codes are compared: values are only
 compared with products that float32 represents exactly, and quotients, which devices round differently, are corrected.
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-MOST_PER_BLOCK = 64
+MOST_PER_BLOCK = 32
 CODES = {"int8": np.dtype(np.int8), "nf4": np.dtype(np.uint8)}
 MOST_CODE = 127
 BAND_VALUES = 2**16  # quantized at a time in host memory
