@@ -84,7 +84,7 @@ def with_rows(count: int) -> PackedRows:
     """Rows of which nothing but their number is asked."""
     rows = PackedRows.__new__(PackedRows)
     rows.folder, rows.row_length = Path("packed"), LENGTH
-    rows.manifest = {"rows": count, "vocab_size": 256, "most_documents": 3}
+    rows.manifest = {"rows": count, "vocab_size": 256, "most_documents": 3, "phase": "pretrain"}
     rows.source = None
     return rows
 
