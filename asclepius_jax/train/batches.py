@@ -78,7 +78,7 @@ class PackedRows:
 
     @property
     def has_pairs(self) -> bool:
-        """Whether the rows are preferences: pairs of answers, or answers with weights."""
+        """True if the rows are preferences: pairs of answers, or answers with weights."""
         return self.manifest["phase"] == "preference"
 
     def __len__(self) -> int:
