@@ -16,7 +16,7 @@ from asclepius_jax.checkpoint.read import Meta
 from asclepius_jax.checkpoint.write import Saver
 from asclepius_jax.config import CheckpointConfig
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
-from asclepius_jax.generate import GenerateConfig, read_prompt
+from asclepius_jax.generate.ask import GenerateConfig, read_prompt
 from asclepius_jax.model.decoder import build, init_params
 from asclepius_jax.train.batches import PackedRows
 from data_prep.contract.manifests import writing_folder

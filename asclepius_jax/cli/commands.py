@@ -138,7 +138,7 @@ COMMANDS = {
         ),
     ),
     "generate": Command(
-        "ask a checkpoint a question", "asclepius_jax.generate", "GenerateConfig", "run", "train",
+        "ask a checkpoint a question", "asclepius_jax.generate.ask", "GenerateConfig", "run", "train",
         (
             '--checkpoint runs/instruct --note note.txt --instruction "Which drug was stopped, and why?"',
             '--checkpoint runs/pretrain --prompt "DISCHARGE SUMMARY" --sampling.temperature 0.7',

@@ -20,6 +20,7 @@ from asclepius_jax.model import output_loss
 from asclepius_jax.model.activations import ACTIVATIONS, capped, xielu
 from asclepius_jax.model.attention import Kernel, Scores, attend, cached_mask, plain, prepare
 from asclepius_jax.model.collectives import Parallel
+from asclepius_jax.model.kernels.paged_cache import PagedCache
 from asclepius_jax.model.layer_scan import scan_layers
 from asclepius_jax.model.lora import NO_ADAPTERS, Adapters, Lora, adapter_axes, adapter_shapes
 from asclepius_jax.model.rope import CosSin, angles_by_kind, query_factor, rotate
@@ -49,13 +50,6 @@ class Rows(NamedTuple):
 
 
 PLAIN = Kernel()
-
-
-class Cache(NamedTuple):
-    """Keys and values of every layer; slot s holds position s."""
-
-    k_LBSKH: jax.Array
-    v_LBSKH: jax.Array
 
 
 def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], std: float = 0.02) -> nnx.Param:
@@ -119,11 +113,12 @@ class Attention(nnx.Module):
         self.query_scale = H**-0.5 if config.query_scale is None else config.query_scale
 
     def __call__(
-        self, x_BTD: jax.Array, rows: Rows, parallel: Parallel, adapters: Adapters, cache: Any = None
-    ) -> tuple[jax.Array, Any]:
-        """Output (B, T, D) and the updated cache.
+        self, x_BTD: jax.Array, rows: Rows, parallel: Parallel, adapters: Adapters,
+        cache: tuple[PagedCache, jax.Array] | None = None,
+    ) -> tuple[jax.Array, Any]:  # fmt: skip
+        """Output (B, T, D) and the updated cache. `cache` is the cache of all layers and the number of this layer.
 
-        `cache` is this layer's (k_BSKH, v_BSKH), or None to attend within x.
+        Without a cache, x attends within itself, and its keys and values (B, T, K, H) are in place of the cache.
         """
         dtype = x_BTD.dtype
         q_DNH, k_DKH, v_DKH = (parallel.weight(w[...], 0, dtype) for w in (self.q_DNH, self.k_DKH, self.v_DKH))
@@ -132,11 +127,11 @@ class Attention(nnx.Module):
         v_BSKH = plus(adapters.project("v", "BSD,DKH->BSKH", x_BTD, v_DKH, parallel), self.v_bias_KH)
         q_BTNH = rotate(normed(q_BTNH, self.q_norm, parallel), rows.cos_sin, self.query_scale * rows.query_factor)
         k_BSKH = rotate(normed(k_BSKH, self.k_norm, parallel), rows.cos_sin)
+        kept: Any = (k_BSKH, v_BSKH)
         if cache is not None:
-            rows_B1 = jnp.arange(x_BTD.shape[0])[:, None]
-            k_BSKH = cache[0].at[rows_B1, rows.positions_BT].set(k_BSKH)
-            v_BSKH = cache[1].at[rows_B1, rows.positions_BT].set(v_BSKH)
-            cache = (k_BSKH, v_BSKH)
+            pages, layer = cache
+            kept = pages.write(layer, rows.positions_BT, k_BSKH, v_BSKH)
+            k_BSKH, v_BSKH = kept.read(layer)
             out_BTNH = plain(q_BTNH, k_BSKH, v_BSKH, rows.attention_mask, rows.scores.cap)
         else:
             q, k, v = (
@@ -145,7 +140,7 @@ class Attention(nnx.Module):
             )
             out_BTNH = parallel.positions_apart(attend(rows.kernel, q, k, v, rows.attention_mask, rows.scores))
         o_DNH = parallel.weight(self.o_DNH[...], 0, dtype)
-        return adapters.project("o", "BTNH,DNH->BTD", out_BTNH, o_DNH, parallel), cache
+        return adapters.project("o", "BTNH,DNH->BTD", out_BTNH, o_DNH, parallel), kept
 
 
 class Mlp(nnx.Module):
@@ -202,17 +197,18 @@ class Block(nnx.Module):
 
     def __call__(
         self, x_BTD: jax.Array, rows: Rows, parallel: Parallel = ALONE, adapters: Adapters = NO_ADAPTERS,
-        cache: Any = None,
+        cache: tuple[PagedCache, jax.Array] | None = None,
     ) -> tuple[jax.Array, Any]:  # fmt: skip
-        """Output (B, T, D) and the updated cache. x holds this tensor device's part of the positions."""
+        """Output (B, T, D) and the updated cache, or else the keys and values. x holds this tensor device's part of
+        the positions."""
         normed_BTD = checkpoint_name(normed(x_BTD, self.attention_norm), "normed")
-        added_BTD, cache = self.attention(parallel.gather_positions(normed_BTD), rows, parallel, adapters, cache)
+        added_BTD, kept = self.attention(parallel.gather_positions(normed_BTD), rows, parallel, adapters, cache)
         added_BTD = normed(plus(parallel.sum_positions(added_BTD), self.attention.o_bias_D), self.attention_post_norm)
         x_BTD = checkpoint_name(x_BTD + scaled(added_BTD, self.residual_scale), "attended")
         normed_BTD = checkpoint_name(normed(x_BTD, self.mlp_norm), "mlp_normed")
         added_BTD = parallel.sum_positions(self.mlp(parallel.gather_positions(normed_BTD), parallel, adapters))
         added_BTD = normed(plus(added_BTD, self.mlp.down_bias_D), self.mlp_post_norm)
-        return x_BTD + scaled(added_BTD, self.residual_scale), cache
+        return x_BTD + scaled(added_BTD, self.residual_scale), kept
 
 
 def scaled(x: jax.Array, factor: float) -> jax.Array:
@@ -259,21 +255,35 @@ class Decoder(nnx.Module):
         parallel: Parallel = ALONE,
     ) -> jax.Array:
         """Hidden states (B, T, D) before the last norm, for this tensor device's part of the positions."""
+        return self.through_blocks(inputs, dtype, remat, kernel, parallel)[0]
+
+    def prefill(
+        self, inputs: Inputs, dtype: str, kernel: Kernel, parallel: Parallel = ALONE
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """The result of `hidden`, and keys and values (L, B, T, K, H) of every layer for a cache."""
+        return self.through_blocks(inputs, dtype, None, kernel, parallel)
+
+    def through_blocks(
+        self, inputs: Inputs, dtype: str, remat: str | None, kernel: Kernel, parallel: Parallel
+    ) -> tuple[jax.Array, Any]:
+        """Hidden states, and with `remat` None, where nothing is differentiated, the keys and values."""
         graphdef, blocks = nnx.split(self.blocks)
         mask_of = functools.partial(prepare, kernel, parallel.whole_rows(inputs.segments_BT))
         rows = self.rows_by_kind(kernel, inputs.positions_BT, mask_of)
 
         frozen = bool(self.adapters.weights)  # with adapters, which are trained instead
 
-        def run(kind: str, x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+        def run(kind: str, x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
             held, (block, adapter) = layer
             block = held if frozen else block
             x_BTD = checkpoint_name(x_BTD, "block_input")
-            return nnx.merge(graphdef, block)(x_BTD, rows[kind], parallel, self.adapters.of_layer(adapter))
+            adapters = self.adapters.of_layer(adapter)
+            x_BTD, keys_and_values = nnx.merge(graphdef, block)(x_BTD, rows[kind], parallel, adapters)
+            return x_BTD, None if remat else keys_and_values
 
         x_BTD = self.embedded(inputs.tokens_BT, parallel, dtype)
         held, trained = (blocks, {}) if frozen else ({}, blocks)
-        return scan_layers(self.config, run, x_BTD, held, (trained, self.adapters.by_layer()), remat)[0]
+        return scan_layers(self.config, run, x_BTD, held, (trained, self.adapters.by_layer()), remat)
 
     def embedded(self, tokens_BT: jax.Array, parallel: Parallel, dtype: str) -> jax.Array:
         x_BTD = output_loss.lookup(self.embed_VD[...], tokens_BT, parallel, dtype)
@@ -313,21 +323,23 @@ class Decoder(nnx.Module):
         return scaled(self.norm(x_BTD), 1 / self.config.logit_divisor)
 
     def decode(
-        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Cache, dtype: str = "bfloat16"
-    ) -> tuple[jax.Array, Cache]:
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: PagedCache, dtype: str = "bfloat16"
+    ) -> tuple[jax.Array, PagedCache]:
         """Hidden states (B, T, D) of the tokens at `positions_BT`, to be passed to `logits`, and the updated cache."""
         graphdef, blocks = nnx.split(self.blocks)
-        mask_of = functools.partial(cached_mask, positions_BT, cache.k_LBSKH.shape[2])
+        mask_of = functools.partial(cached_mask, positions_BT, cache.num_positions)
         rows = self.rows_by_kind(PLAIN, positions_BT, mask_of)
 
-        def run(kind: str, x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
-            (block, kv, adapter), _ = layer
-            return nnx.merge(graphdef, block)(x_BTD, rows[kind], adapters=self.adapters.of_layer(adapter), cache=kv)
+        # The cache is carried from layer to layer, so that it is updated in place.
+        def run(kind: str, carry: tuple[jax.Array, PagedCache], layer: Any) -> tuple[Any, None]:
+            (block, adapter), number = layer
+            x_BTD, cache = carry
+            adapters = self.adapters.of_layer(adapter)
+            return nnx.merge(graphdef, block)(x_BTD, rows[kind], adapters=adapters, cache=(cache, number)), None
 
-        x_BTD = self.embedded(tokens_BT, ALONE, dtype)
-        layers = (blocks, tuple(cache), self.adapters.by_layer())
-        x_BTD, (k_LBSKH, v_LBSKH) = scan_layers(self.config, run, x_BTD, layers, {})
-        return x_BTD, Cache(k_LBSKH, v_LBSKH)
+        carry = (self.embedded(tokens_BT, ALONE, dtype), cache)
+        layers = (blocks, self.adapters.by_layer())
+        return scan_layers(self.config, run, carry, layers, jnp.arange(self.config.num_layers))[0]
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """Next-token logits (B, T, V) in float32, from the hidden states (B, T, D) of `hidden` or `decode`."""
@@ -386,8 +398,3 @@ def build(config: DecoderConfig) -> Model:
 def init_params(config: DecoderConfig, seed: int | jax.Array) -> Params:
     """Random float32 parameters. Call it under jit with out_shardings, so that no device holds all of them."""
     return nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(jax.random.key(seed))), nnx.Param))
-
-
-def empty_cache(config: DecoderConfig, batch: int, num_slots: int, dtype: str) -> Cache:
-    shape = (config.num_layers, batch, num_slots, config.num_kv_heads, config.head_dim)
-    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))

@@ -38,6 +38,7 @@ def scan_layers(
 ) -> tuple[jax.Array, Any]:
     """Run every layer: `run(kind, x_BTD, (frozen, stacked)) -> (x_BTD, result)`, with one scan per stretch.
 
+    x_BTD may be a tuple with more that passes from layer to layer.
     `frozen` and `stacked` have a leading axis of layers; so have the results. Nothing may be differentiated by
     `frozen`: layers of several kinds index it in place, where a scan over a part of the layers would copy that part.
     `remat` is one of REMAT_POLICIES, or None where nothing is differentiated.

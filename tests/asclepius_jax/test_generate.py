@@ -12,16 +12,10 @@ import pytest
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
-from asclepius_jax.generate import (
-    LEAST_TEMPERATURE,
-    GenerateConfig,
-    Sampling,
-    generate,
-    load_checkpoint,
-    pick,
-    read_prompt,
-    run,
-)
+from asclepius_jax.generate.ask import GenerateConfig, read_prompt, run
+from asclepius_jax.generate.batch import generate
+from asclepius_jax.generate.checkpoint import load_checkpoint
+from asclepius_jax.generate.sampling import LEAST_TEMPERATURE, Sampling, pick
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names
 from data_prep.contract.errors import UserError
@@ -109,19 +103,25 @@ def test_the_sampled_answer_to_a_prompt_depends_on_its_own_seed_alone(loaded):
     assert answers(loaded, temperature=1.0)[:2] == answers(loaded, prompts=PROMPTS[:2], temperature=1.0)
 
 
+def picked(logits_SV: jax.Array, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
+    """The next token of sequences that share a key and settings."""
+    S = len(logits_SV)
+    keys = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), (S, 1)))
+    return pick(logits_SV, keys, jnp.full(S, temperature), jnp.full(S, top_p))
+
+
 @pytest.mark.parametrize("top_p", [0.0, 1e-50, 1e-6])
 def test_the_smallest_nucleus_is_the_likeliest_token(top_p: float):
     logits = jnp.array([[0.1, 3.0, 2.0, 2.9], [5.0, 1.0, 1.0, 1.0]])
-    drawn = [pick(logits, jax.random.key(n), 1.0, top_p).tolist() for n in range(5)]
+    drawn = [picked(logits, jax.random.key(n), 1.0, top_p).tolist() for n in range(5)]
     assert drawn == [[1, 0]] * 5
 
 
 def test_the_smallest_temperature_is_greedy():
     """Logits divided by it would be infinite, all of those above 0 alike."""
-    logits = jnp.array([-1e4, 30.0, 31.0, 1e3, 999.9])
-    assert {int(pick(logits, jax.random.key(n), LEAST_TEMPERATURE, top_p)) for n in range(9) for top_p in (1, 0.9)} == {
-        3
-    }
+    logits = jnp.array([[-1e4, 30.0, 31.0, 1e3, 999.9]])
+    drawn = [picked(logits, jax.random.key(n), LEAST_TEMPERATURE, top_p) for n in range(9) for top_p in (1, 0.9)]
+    assert {token for tokens in drawn for token in tokens.tolist()} == {3}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_sampling_stays_within_the_nucleus():
     keys = jax.random.split(jax.random.key(0), 4000)
 
     def frequencies(temperature: float, top_p: float) -> np.ndarray:
-        drawn = jax.vmap(lambda key: pick(logits[None], key, temperature, top_p)[0])(keys)
+        drawn = pick(jnp.tile(logits, (4000, 1)), keys, jnp.full(4000, temperature), jnp.full(4000, top_p))
         return np.bincount(np.asarray(drawn), minlength=4) / len(keys)
 
     # 0.5 + 0.3 reach 0.7, so the nucleus is these two, in their proportion; three standard deviations are 0.024.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
+from asclepius_jax.model.kernels.paged_cache import PAGE, PagedCache, empty_pages
 from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.manifests import writing_folder
 from data_prep.contract.records import Example, Generation, Note, PackedRow, Pair, file_hash
@@ -58,6 +59,13 @@ def pair(name: str, text: str, question: str, chosen: str, rejected: str, **chan
     origin = (f"note-{name}", f"report-{name}", "Question Answering")
     made = ("made", "CC0", "article", GENERATION, GENERATION)
     return dataclasses.replace(Pair(name, *origin, text, question, chosen, rejected, "", "", True, *made), **changed)
+
+
+def cache_for(config: DecoderConfig, batch: int, length: int) -> PagedCache:
+    """An empty cache in which sequences take pages in turns, so that none has neighbouring ones."""
+    pages = -(-length // PAGE)
+    table = np.arange(1, batch * pages + 1, dtype=np.int32).reshape(pages, batch).T
+    return PagedCache(*empty_pages(config, batch * pages, "float32"), table)
 
 
 KINDS: dict[type, str] = {Note: "notes", Example: "instructions", Pair: "pairs"}

@@ -218,7 +218,7 @@ class Checkpoint:
 
     def __init__(self, spec: ModelSpec, decoding: Decoding):
         from asclepius_jax.checkpoint.read import of_newest, read_meta
-        from asclepius_jax.generate import load_checkpoint
+        from asclepius_jax.generate.checkpoint import load_checkpoint
 
         if decoding.prompt_format not in ("", OURS):
             raise UserError(
@@ -230,7 +230,8 @@ class Checkpoint:
         self.model, self.params, self.tokenizer = load_checkpoint(spec.place)
 
     def answer(self, questions: Sequence[Question]) -> list[tuple[str, str]]:
-        from asclepius_jax.generate import Sampling, generate
+        from asclepius_jax.generate.batch import generate
+        from asclepius_jax.generate.sampling import Sampling
         from data_prep.contract.tokenizer import encode_prompt
         from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
 

@@ -14,7 +14,7 @@ from asclepius_jax.config import MeshConfig
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.evaluate.answers.models import Checkpoint, Decoding, ModelSpec, Transformer
-from asclepius_jax.generate import load_checkpoint
+from asclepius_jax.generate.checkpoint import load_checkpoint
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.names import load_params
 from asclepius_jax.model.huggingface.safetensors import FolderError

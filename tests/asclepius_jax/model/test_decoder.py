@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asclepius_jax.model.decoder import ALONE, Inputs, Model, Params, build, empty_cache, init_params, scaled
+from asclepius_jax.model.decoder import ALONE, Inputs, Model, Params, build, init_params, scaled
 from asclepius_jax.model.huggingface.names import read_config, write_config
 from asclepius_jax.model.sizes import VARIANTS
 from asclepius_jax.train.batches import unpack
 from data_prep.contract.records import PackedRow
+from tests.helpers.made_inputs import cache_for
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_decoding_with_a_cache_gives_the_logits_of_the_whole_text(tiny):
         x_BTD, cache = llama.decode(tokens_BT, positions_BT, cache, "float32")
         return llama.logits(x_BTD), cache
 
-    cache = empty_cache(model.config, 2, 24, "float32")
+    cache = cache_for(model.config, 2, 24)
     positions = np.broadcast_to(np.arange(24), (2, 24))
     # A prompt of 16, of which the last 4 are padding that later tokens overwrite.
     padded = tokens[:, :16].copy()

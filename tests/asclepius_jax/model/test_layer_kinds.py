@@ -17,13 +17,14 @@ from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshCon
 from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
 from asclepius_jax.distributed.sharding import BATCH_AXES, check_model_divides, make_mesh, parallel_of, specs_of
 from asclepius_jax.model.attention import Kernel, Scores, packed_mask
-from asclepius_jax.model.decoder import Inputs, Params, Rows, build, empty_cache, init_params
+from asclepius_jax.model.decoder import Inputs, Params, Rows, build, init_params
 from asclepius_jax.model.layer_scan import REMAT_POLICIES
 from asclepius_jax.model.rope import angles_by_kind, query_factor
 from asclepius_jax.model.sizes import LONGEST_PERIOD, DecoderConfig, stretches_of
 from asclepius_jax.plan.compile import compile_step
 from asclepius_jax.train.choose_kernel import choose_kernel
 from asclepius_jax.train.step import ROW_AXES, axes_beside, shard_map, sum_over
+from tests.helpers.made_inputs import cache_for
 
 KINDS = ("full", "window", "full_nope", "window_nope")
 ROWS, LENGTH, WINDOW = 4, 24, 5
@@ -290,7 +291,7 @@ def test_decoding_token_by_token_gives_the_logits_of_the_whole_text(name: str):
         x_B1D, cache = decoder.decode(tokens_B1, positions_B1, cache, "float32")
         return decoder.logits(x_B1D), cache
 
-    cache = empty_cache(model, 2, LENGTH + 3, "float32")
+    cache = cache_for(model, 2, LENGTH + 3)
     for t in range(LENGTH):
         logits, cache = step(params, tokens[:, t : t + 1], positions[:, t : t + 1], cache)
         np.testing.assert_allclose(logits[:, 0], whole[:, t], atol=1e-5 * np.abs(whole).max())
