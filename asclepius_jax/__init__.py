@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from asclepius_jax.config import TrainConfig as TrainConfig
     from asclepius_jax.config import load_config as load_config
     from asclepius_jax.convert.export_hf import export as export
-    from asclepius_jax.generate.checkpoint import load_checkpoint as load_checkpoint
+    from asclepius_jax.generate.load import load_checkpoint as load_checkpoint
     from asclepius_jax.train.loop import train as train
     from asclepius_jax.train.setup import build_model as build_model
     from asclepius_jax.train.setup import load_rows as load_rows
@@ -43,7 +43,7 @@ MODULES = {
         "load_config",
     ),
     "convert.export_hf": ("export",),
-    "generate.checkpoint": ("load_checkpoint",),
+    "generate.load": ("load_checkpoint",),
     "train.setup": ("build_model", "load_rows", "make_step"),
 }  # fmt: skip
 WHERE = {name: f"{__name__}.{module}" for module, names in MODULES.items() for name in names}

@@ -22,7 +22,7 @@ from rich.table import Table
 from asclepius_jax.config import MeshConfig, TrainConfig, load_config
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.generate.batch import generate
-from asclepius_jax.generate.checkpoint import load_checkpoint
+from asclepius_jax.generate.load import load_checkpoint
 from asclepius_jax.generate.sampling import Sampling
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.watch.metrics import read_metrics

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from asclepius_jax.evaluate.answers import answers
-from asclepius_jax.evaluate.answers.models import Decoding
+from asclepius_jax.evaluate.answers.specs import Decoding
 from asclepius_jax.evaluate.audits import realism
 from asclepius_jax.evaluate.judge import judge, plant
 from asclepius_jax.evaluate.judge.by_rule import RULES

@@ -7,7 +7,7 @@ from typing import Literal
 from asclepius_jax.checkpoint.read import of_newest, read_meta
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.generate.batch import generate
-from asclepius_jax.generate.checkpoint import load_checkpoint
+from asclepius_jax.generate.load import load_checkpoint
 from asclepius_jax.generate.sampling import Sampling, check_sampling
 from data_prep.contract.errors import UserError
 from data_prep.contract.tables import read_text_file

@@ -5,6 +5,7 @@ float32 that holds to the token, unless two tokens are equally likely to the las
 """
 
 import dataclasses
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -88,11 +89,14 @@ class Engine:
         return list(dict.fromkeys(changed))
 
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        """Answer all requests, yielding (place, answer) as they finish."""
-        places = {}
-        for place, request in enumerate(requests):
-            places[self.add(request)] = place
-        while self.busy:
+        """Answer all requests, yielding (place, answer) as they finish. Requests are taken when there is room."""
+        source, places = iter(enumerate(requests)), {}
+        slots = self.capacity.slots * len(self.replicas)
+        while True:
+            for place, request in itertools.islice(source, slots - len(self.waiting)):
+                places[self.add(request)] = place
+            if not self.busy:
+                return
             for answer in self.step():
-                if answer.finish and answer in places:
+                if answer.finish:
                     yield places.pop(answer), answer

@@ -83,16 +83,19 @@ def make_pages(config: DecoderConfig, mesh: Mesh, pages: int, dtype: str) -> Any
     return jax.jit(lambda: empty_pages(config, pages, dtype), out_shardings=page_shardings(mesh))
 
 
-def in_compute_type(params: Params, dtype: str) -> Params:
-    """Parameters with their matrices in the type of the computation, which halves the bytes that a step reads."""
-    return {
-        name: in_compute_type(leaf, dtype)
-        if isinstance(leaf, dict)
-        else leaf.astype(dtype)
-        if is_matrix(name)
-        else leaf
-        for name, leaf in params.items()
-    }
+def in_compute_type(params: Params, dtype: DType) -> Params:
+    """Parameters with their matrices in the type of the computation: bfloat16 halves the bytes that a step reads."""
+    shapes = compute_shapes(params, dtype)
+    return jax.tree.map(lambda leaf, shape: leaf.astype(shape.dtype), params, shapes)
+
+
+def compute_shapes(params: Params, dtype: DType) -> Params:
+    """Shapes and types of `in_compute_type`."""
+
+    def shape(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, dtype if is_matrix(path[-1].key) else leaf.dtype)
+
+    return jax.tree.map_with_path(shape, params)
 
 
 @functools.lru_cache(maxsize=16)

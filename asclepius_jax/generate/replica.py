@@ -56,7 +56,7 @@ class Answer:
 class Capacity:
     """Room of an engine."""
 
-    slots: int = 16
+    slots: int = 32
     """Answers decoded at once, on each replica of the model."""
     max_length: int = 0
     """Most tokens of prompt and answer together; 0 takes the model's maximum length."""
@@ -207,10 +207,12 @@ def draws_of(answers: dict[int, Answer], count: int) -> Draws:
 
 
 def row_length(tokens: int) -> int:
-    """Length of a row for so many tokens: a power of two, or above 2,048 a multiple of 1,024, so that few are compiled.
-
-    All are multiples of LEAST_ROW."""
-    return max(LEAST_ROW, power_of_two(tokens) if tokens <= 2048 else -(-tokens // 1024) * 1024)
+    """Length of a row for so many tokens, of a few that are compiled: 128, 256, 384, 512, 768, 1024, 1536, 2048, and
+    then multiples of 1,024."""
+    if tokens > 2048:
+        return -(-tokens // 1024) * 1024
+    whole = power_of_two(tokens)
+    return max(LEAST_ROW, whole * 3 // 4 if tokens <= whole * 3 // 4 and whole >= 512 else whole)
 
 
 def power_of_two(number: int) -> int:

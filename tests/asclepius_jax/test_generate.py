@@ -14,7 +14,7 @@ from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 from asclepius_jax.generate.ask import GenerateConfig, read_prompt, run
 from asclepius_jax.generate.batch import generate
-from asclepius_jax.generate.checkpoint import load_checkpoint
+from asclepius_jax.generate.load import load_checkpoint
 from asclepius_jax.generate.sampling import LEAST_TEMPERATURE, Sampling, pick
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names

@@ -28,7 +28,7 @@ from asclepius_jax.config import (
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.generate.batch import generate
-from asclepius_jax.generate.checkpoint import load_checkpoint
+from asclepius_jax.generate.load import load_checkpoint
 from asclepius_jax.generate.sampling import Sampling
 from asclepius_jax.model.huggingface.safetensors import open_folder
 from asclepius_jax.train.loop import train

@@ -10,21 +10,15 @@ or the settings have changed, or requests failed.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from asclepius_jax.evaluate.answers.models import (
-    LEAST_TEMPERATURE,
-    Decoding,
-    ModelSpec,
-    content_of,
-    load_model,
-    parse_spec,
-)
+from asclepius_jax.evaluate.answers.models import content_of, load_model
+from asclepius_jax.evaluate.answers.specs import LEAST_TEMPERATURE, Decoding, ModelSpec, parse_spec
 from asclepius_jax.evaluate.questions.prompt_formats import CHAT, as_messages, as_text, check_format
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_records
 from data_prep.contract.errors import UserError
@@ -42,6 +36,7 @@ TAUGHT = ("endpoint", "offline")  # kinds of models that a teacher asks
 SAMPLED = ("hf", "checkpoint", "untrained", "endpoint")  # kinds whose answers depend on the seed
 
 
+REPORTED = 8  # answers of a local model per line of progress
 COMMAND = "evaluate answers"
 
 
@@ -79,8 +74,8 @@ def run(config: AnswersConfig) -> None:
     duplicates = [name for name, count in Counter(spec.name for spec in specs).items() if count > 1]
     if duplicates:
         raise UserError(f"--models contains {duplicates[0]} twice: names must be unique")
-    if config.decoding.batch < 1 or config.decoding.max_new_tokens < 1:
-        raise UserError("--decoding.batch and --decoding.max-new-tokens must be positive")
+    if config.decoding.batch < 0 or config.decoding.max_new_tokens < 1:
+        raise UserError("--decoding.batch must not be negative, and --decoding.max-new-tokens must be positive")
     temperature = config.decoding.temperature
     if temperature != 0 and not temperature >= LEAST_TEMPERATURE:
         raise UserError(
@@ -253,12 +248,12 @@ class Kept:
             except (ValueError, KeyError, TypeError):
                 continue
 
-    def add(self, answers: Sequence[Answer]) -> None:
+    def add(self, answer: Answer) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             # Start on a new line, because the last one may be incomplete.
-            lines = [json.dumps({**asdict(a), "identity": self.identity}, ensure_ascii=False) for a in answers]
-            file.write("\n" + "\n".join(lines) + "\n")
-        self.answers.update({answer.question_id: answer for answer in answers})
+            line = json.dumps({**asdict(answer), "identity": self.identity}, ensure_ascii=False)
+            file.write(f"\n{line}\n")
+        self.answers[answer.question_id] = answer
 
 
 def ask_local(config: AnswersConfig, spec: ModelSpec, questions: Sequence[Question], inputs: Inputs) -> None:
@@ -302,19 +297,11 @@ def answered(
         kept.answers.update({q.id: Answer(q.id, spec.name, q.reference, "stop", "") for q in left})
     elif left:
         model = load_model(spec, config.decoding)
-        done = len(questions) - len(left)
-        for batch in batches(left, config.decoding.batch):
-            answers = [
-                replace(
-                    local_answer(question, spec.name, text, reason, model.prompt_format),
-                    seed=config.decoding.seed,
-                    variant_of=inputs.variant_of,
-                )
-                for question, (text, reason) in zip(batch, model.answer(batch), strict=True)
-            ]
-            kept.add(answers)
-            done += len(batch)
-            say(f"answers of {spec.name}: {done} of {len(questions)}")
+        for place, (text, reason) in model.answers(left):
+            answer = local_answer(left[place], spec.name, text, reason, model.prompt_format)
+            kept.add(replace(answer, seed=config.decoding.seed, variant_of=inputs.variant_of))
+            if (done := len(kept.answers)) % REPORTED == 0 or done == len(questions):
+                say(f"answers of {spec.name}: {done} of {len(questions)}")
     return [kept.answers[question.id] for question in questions]
 
 
@@ -326,15 +313,6 @@ def local_answer(question: Question, model: str, text: str, reason: str, prompt_
     if unwrapped.text is None:
         return Answer(question.id, model, "", "unfinished" if reason == "stop" else reason, prompt_format)
     return Answer(question.id, model, unwrapped.text, reason, prompt_format)
-
-
-def batches(questions: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:
-    """Batches of questions of similar length, which need little padding.
-
-    The longest come first, so that running out of memory shows early."""
-    ordered = sorted(questions, key=lambda question: -len(question.note))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
 
 
 def read_answers(folders: Sequence[Path], questions: Path) -> dict[str, dict[str, Answer]]:

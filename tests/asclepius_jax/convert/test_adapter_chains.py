@@ -31,7 +31,7 @@ from asclepius_jax.config.schema import with_learning_rate
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.distributed.sharding import make_mesh
-from asclepius_jax.generate.checkpoint import load_checkpoint
+from asclepius_jax.generate.load import load_checkpoint
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import safetensors
 from asclepius_jax.model.huggingface.names import flatten, hf_shapes, names

@@ -29,7 +29,7 @@ from asclepius_jax.config import (
 from asclepius_jax.convert import weights
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
-from asclepius_jax.generate.checkpoint import load_checkpoint
+from asclepius_jax.generate.load import load_checkpoint
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names as hf
 from asclepius_jax.model.huggingface.safetensors import open_folder, open_safetensors

@@ -13,15 +13,17 @@ import pytest
 from asclepius_jax.config import MeshConfig
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
-from asclepius_jax.evaluate.answers.models import Checkpoint, Decoding, ModelSpec, Transformer
-from asclepius_jax.generate.checkpoint import load_checkpoint
+from asclepius_jax.evaluate.answers.models import load_model
+from asclepius_jax.evaluate.answers.specs import Decoding, ModelSpec
+from asclepius_jax.evaluate.answers.transformer import Transformer
+from asclepius_jax.generate.load import load_checkpoint
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface.names import load_params
 from asclepius_jax.model.huggingface.safetensors import FolderError
 from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer
-from tests.helpers.evaluation.made_evaluation import question
+from tests.helpers.evaluation.made_evaluation import all_answers, question
 from tests.helpers.made_inputs import MODEL, packed_notes, random_folder, transformers_model
 
 transformers = pytest.importorskip("transformers")
@@ -87,7 +89,7 @@ def test_a_checkpoint_stops_where_transformers_stops(small_tokenizer: Path, tmp_
     rewrite(folder / "generation_config.json", eos_token_id=[2, int(made[0][0, -9]), int(made[0][1, -5])])
     stopped = Transformer(ModelSpec("m", "hf", str(folder)), settings).answer(asked)
     run_import(ImportConfig(folder, tmp_path / "run"))
-    assert Checkpoint(ModelSpec("m", "checkpoint", str(tmp_path / "run")), settings).answer(asked) == stopped
+    assert all_answers(load_model(ModelSpec("m", "checkpoint", str(tmp_path / "run")), settings), asked) == stopped
     assert {reason for _, reason in stopped} == {"stop"}
 
 
@@ -134,7 +136,7 @@ def test_a_prompt_is_asked_without_the_end_that_a_tokenizer_appends(small_tokeni
     assert transformers.AutoTokenizer.from_pretrained(folder)("a")["input_ids"][-1] == 2
     assert Transformer(ModelSpec("m", "hf", str(folder)), settings).answer(asked) == plain
     run_import(ImportConfig(folder, tmp_path / "run"))
-    assert Checkpoint(ModelSpec("m", "checkpoint", str(tmp_path / "run")), settings).answer(asked) == plain
+    assert all_answers(load_model(ModelSpec("m", "checkpoint", str(tmp_path / "run")), settings), asked) == plain
 
 
 def test_the_chat_template_of_an_import_leaves_in_both_places(folder: Path, tmp_path: Path):

@@ -9,7 +9,7 @@ import pytest
 
 from asclepius_jax.config import InitConfig, TrainConfig
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
-from asclepius_jax.evaluate.answers.models import parse_spec
+from asclepius_jax.evaluate.answers.specs import parse_spec
 from asclepius_jax.train.loop import train
 from asclepius_jax.train.start import resolve_model
 from data_prep.contract import hub as hub_module

@@ -29,7 +29,7 @@ from asclepius_jax.convert.export_peft import HostAdapters, peft_tensors, read_a
 from asclepius_jax.convert.merge_adapters import merge, whole_reader
 from asclepius_jax.convert.weights import Share
 from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
-from asclepius_jax.generate.checkpoint import load_checkpoint
+from asclepius_jax.generate.load import load_checkpoint
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names as hf

@@ -28,7 +28,7 @@ from asclepius_jax.config import (
 from asclepius_jax.convert.export_hf import ExportConfig, run_export
 from asclepius_jax.convert.export_peft import HostAdapters, peft_tensors, read_adapters, write_peft
 from asclepius_jax.cost_model.memory import adapters_of_device
-from asclepius_jax.generate.checkpoint import load_checkpoint
+from asclepius_jax.generate.load import load_checkpoint
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.collectives import Parallel
 from asclepius_jax.model.decoder import build

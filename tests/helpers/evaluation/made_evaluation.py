@@ -1,8 +1,9 @@
 """A small evaluation on disk: questions, answers, judgements."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from asclepius_jax.evaluate.answers.models import LocalModel
 from asclepius_jax.evaluate.records import Answer, Judgement, Question, read_records
 from data_prep.contract.manifests import read_manifest, writing_folder
 from data_prep.teachers.base import TeacherConfig
@@ -76,3 +77,9 @@ def content(folder: Path) -> tuple[list, dict]:
 def judge_at(endpoint, **more) -> TeacherConfig:
     settings = {"model": "j", "max_retries": 0, "timeout_seconds": 5, "temperature": 0.0, "max_tokens": 64, **more}
     return TeacherConfig(teacher="openai", base_url=endpoint.url, **settings)
+
+
+def all_answers(model: LocalModel, questions: Sequence[Question]) -> list[tuple[str, str]]:
+    """Text and finish reason of every question's answer, in their order."""
+    found = dict(model.answers(questions))
+    return [found[place] for place in range(len(questions))]

@@ -11,7 +11,9 @@ from asclepius_jax.convert.export_hf import texts_of
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
 from asclepius_jax.evaluate.answers import answers, models
 from asclepius_jax.evaluate.answers.answers import AnswersConfig, found_folders, run
-from asclepius_jax.evaluate.answers.models import Checkpoint, Decoding, ModelSpec, Transformer, parse_spec
+from asclepius_jax.evaluate.answers.models import load_model
+from asclepius_jax.evaluate.answers.specs import Decoding, ModelSpec, parse_spec
+from asclepius_jax.evaluate.answers.transformer import Transformer
 from asclepius_jax.evaluate.judge import judge
 from asclepius_jax.evaluate.judge.judge import JudgeConfig
 from asclepius_jax.evaluate.questions.prompt_formats import by_chat_template
@@ -25,7 +27,15 @@ from data_prep.execution.shards import ShardsConfig
 from data_prep.teachers.base import TeacherConfig
 from tests.data_prep.execution.test_parts import files_of
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
-from tests.helpers.evaluation.made_evaluation import answered, content, judge_at, question, write, write_questions
+from tests.helpers.evaluation.made_evaluation import (
+    all_answers,
+    answered,
+    content,
+    judge_at,
+    question,
+    write,
+    write_questions,
+)
 from tests.helpers.made_inputs import MODEL, make_tokenizer, sentences, transformers_model
 
 transformers = pytest.importorskip("transformers")
@@ -75,8 +85,23 @@ def test_a_question_is_answered_in_a_batch_as_it_is_alone(folder, asked, alone):
     assert len({text for text, _ in alone}) == len(asked), "answers that do not differ show nothing"
 
 
-def test_a_checkpoint_says_what_its_hugging_face_folder_says(checkpoint, asked, alone):
-    assert Checkpoint(ModelSpec("m", "checkpoint", str(checkpoint)), GREEDY).answer(asked) == alone
+def test_our_engine_says_what_transformers_says(checkpoint, folder, asked, alone):
+    for kind, place in (("checkpoint", checkpoint), ("hf", folder)):
+        model = load_model(ModelSpec("m", kind, str(place)), GREEDY)
+        assert not isinstance(model, Transformer)
+        assert all_answers(model, asked) == alone
+
+
+def test_a_family_that_our_decoder_lacks_runs_in_transformers(tmp_path, folder, asked, capsys):
+    shutil.copytree(folder, tmp_path / "hf")
+    config = transformers.GPTNeoXConfig(
+        vocab_size=320, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    transformers.GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "hf")
+    model = load_model(ModelSpec("m", "hf", str(tmp_path / "hf")), GREEDY)
+    assert isinstance(model, Transformer)
+    assert len(all_answers(model, asked)) == len(asked)
+    assert "m runs in transformers: " in capsys.readouterr().err
 
 
 def test_an_answer_ends_where_the_model_ends_it(folder, asked, alone):
@@ -87,7 +112,7 @@ def test_an_answer_ends_where_the_model_ends_it(folder, asked, alone):
     new = made[0][0, -GREEDY.max_new_tokens :].tolist()
     model.model.generation_config.eos_token_id = [2, new[4]]
     end = new.index(new[4])
-    text = model.tokenizer.decode(new[:end], skip_special_tokens=True).strip()
+    text = model.prompts.tokenizer.decode(new[:end], skip_special_tokens=True).strip()
     assert model.answer(asked)[0] == (text, "stop")
     assert alone[0][1] == "length"
 
@@ -106,12 +131,13 @@ def test_sampling_is_from_all_tokens(folder):
     assert (settings.do_sample, settings.temperature, settings.top_k, settings.top_p) == (True, 0.7, 0, 1.0)
 
 
-def test_a_sampled_answer_depends_on_its_question_and_not_on_its_batch(checkpoint, asked):
-    model = Checkpoint(ModelSpec("m", "checkpoint", str(checkpoint)), replace(GREEDY, temperature=1.0))
-    first, second = model.answer(asked[:2])
-    assert model.answer(asked[1::-1]) == [second, first]
+@pytest.mark.parametrize(("kind", "place"), [("checkpoint", "checkpoint"), ("hf", "folder")])
+def test_a_sampled_answer_depends_on_its_question_and_not_on_its_batch(request, kind: str, place: str, asked):
+    model = load_model(ModelSpec("m", kind, str(request.getfixturevalue(place))), replace(GREEDY, temperature=1.0))
+    first, second = all_answers(model, asked[:2])
+    assert all_answers(model, asked[1::-1]) == [second, first]
     # Two questions of one text, each at the first place of its batch.
-    other = model.answer([replace(asked[0], id="other"), asked[1]])
+    other = all_answers(model, [replace(asked[0], id="other"), asked[1]])
     assert (other[0] != first, other[1]) == (True, second)
 
 
@@ -225,11 +251,12 @@ class Fake:
         self.asked: list[str] = []
         self.dies_at = dies_at
 
-    def answer(self, questions):
-        if len(self.asked) + len(questions) > self.dies_at:
-            raise KeyboardInterrupt
-        self.asked += [q.id for q in questions]
-        return [(f"Fièvre\u2028of {q.id}", "stop") for q in questions]
+    def answers(self, questions):
+        for place, asked in enumerate(questions):
+            if len(self.asked) == self.dies_at:
+                raise KeyboardInterrupt
+            self.asked.append(asked.id)
+            yield place, (f"Fièvre\u2028of {asked.id}", "stop")
 
 
 @pytest.fixture
@@ -256,12 +283,12 @@ def asking(tmp_path, folder, monkeypatch):
 @pytest.mark.parametrize(("cut", "lost"), [(0, 0), (1, 0), (20, 1), (250, 2)])
 def test_a_run_that_was_killed_goes_on_and_writes_the_same_folder(asking, tmp_path, cut, lost):
     before = asking(dies_at=5).asked
-    assert len(before) == 4
+    assert len(before) == 5
     assert not (tmp_path / "answers/m").exists()
     partial = tmp_path / "answers/m.partial.jsonl"
     partial.write_bytes(partial.read_bytes()[: -cut or None])
     after = asking().asked
-    assert len(after) == 4 + lost
+    assert len(after) == 3 + lost
     assert set(before) | set(after) == {f"q{n}" for n in range(8)}
     assert not partial.exists()
     asking("undisturbed")
@@ -275,12 +302,12 @@ def test_a_line_that_was_cut_within_a_character_is_asked_again(asking, tmp_path)
     partial = tmp_path / "answers/m.partial.jsonl"
     data = partial.read_bytes()
     partial.write_bytes(data[: data.rindex("è".encode()) + 1])
-    assert len(asking().asked) == 5
+    assert len(asking().asked) == 4
 
 
 def test_what_was_kept_is_of_no_use_to_other_settings_questions_or_weights(asking, folder, tmp_path, monkeypatch):
     asking(dies_at=5)
-    assert len(asking(dies_at=5, max_new_tokens=7).asked) == 4
+    assert len(asking(dies_at=5, max_new_tokens=7).asked) == 5
     assert len(asking(max_new_tokens=9).asked) == 8
     assert len(asking(count=10, max_new_tokens=9).asked) == 10
     assert not asking(count=10, max_new_tokens=9).asked
@@ -352,7 +379,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(tmp_pat
     with pytest.raises(UserError, match="prompt format 'alpacca': must be one of chat, asclepius, alpaca"):
         run(AnswersConfig(questions, ("a=offline:",), out, Decoding(prompt_format="alpacca")))
     with pytest.raises(UserError, match=r"--decoding\.batch"):
-        run(AnswersConfig(questions, ("a=offline:",), out, Decoding(batch=0)))
+        run(AnswersConfig(questions, ("a=offline:",), out, Decoding(batch=-1)))
     with pytest.raises(UserError, match=r"choose another --decoding\.prompt-format"):
         run(AnswersConfig(questions, (f"a=hf:{folder}",), out, Decoding(prompt_format="chat")))
     with pytest.raises(UserError, match="no such folder"):

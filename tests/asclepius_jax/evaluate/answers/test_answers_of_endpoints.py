@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asclepius_jax.evaluate.answers.answers import AnswersConfig, run
-from asclepius_jax.evaluate.answers.models import Decoding
+from asclepius_jax.evaluate.answers.specs import Decoding
 from asclepius_jax.evaluate.judge import judge
 from asclepius_jax.evaluate.records import Judgement, Question, read_records
 from data_prep.contract.errors import UserError

@@ -32,7 +32,7 @@ from asclepius_jax.cost_model.choose import layout_of
 from asclepius_jax.cost_model.memory import estimate
 from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
-from asclepius_jax.generate.checkpoint import load_checkpoint
+from asclepius_jax.generate.load import load_checkpoint
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import safetensors
