@@ -151,7 +151,8 @@ def make_decode(config: DecoderConfig, dtype: DType, top: int) -> Any:
         def step(carry: Any) -> Any:
             n, now, drawn, pages = carry
             active_S = now.left > 0
-            cache = PagedCache(pages[0], pages[1], jnp.where(active_S[:, None], table_SM, 0))
+            # An empty slot writes to page 0, a finished one again to its last place.
+            cache = PagedCache(pages[0], pages[1], table_SM)
             x_S1D, cache = decoder.decode(now.token[:, None], now.position[:, None], cache, dtype)
             new = draw(decoder.logits(x_S1D)[:, 0], now.drawn, draws, top)
             left_S = jnp.where(active_S & ~jnp.isin(new.tokens, ends_E), now.left - 1, 0)
