@@ -16,7 +16,7 @@ ORDER = {
         "contract", "clinical_text", "faithfulness", "execution", "ingest", "teachers", "synthesize", "curate", "pack",
     ),
     "asclepius_jax": (
-        "config", "model", "distributed", "checkpoint", "cost_model", "train", "plan", "convert", "generate",
+        "config", "model", "distributed", "checkpoint", "cost_model", "train", "generate", "plan", "convert",
         "evaluate", "demo", "cli",
     ),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from asclepius_jax.generate.programs import MOST_STEPS, DType, in_compute_type
+from asclepius_jax.generate.programs import MOST_STEPS, DType, in_compute_type, param_formats
 from asclepius_jax.generate.replica import Answer, Capacity, Replica, Request, pages_of, replicas_of
 from asclepius_jax.model.decoder import Model, Params
 from asclepius_jax.model.kernels.paged_cache import PAGE
@@ -35,7 +35,7 @@ class Engine:
         self.waiting: deque[Answer] = deque()
         ends_E = np.array(sorted(set(ends)) or [-1], np.int32)
         self.replicas = [
-            Replica(model, in_compute_type(part, dtype), mesh, self.capacity, ends_E, dtype)
+            Replica(model, in_compute_type(part, dtype, param_formats(mesh, model)), mesh, self.capacity, ends_E, dtype)
             for mesh, part in replicas_of(model, params)
         ]
 
@@ -52,7 +52,7 @@ class Engine:
         if pages_of(request) > (room := self.replicas[0].num_pages):
             raise UserError(
                 f"{prompt} prompt tokens and {new} new tokens exceed the cache of {room * PAGE} tokens: use a larger "
-                "cache, or ask for fewer new tokens"
+                "cache or more devices of mesh.tensor, or ask for fewer new tokens"
             )
 
     def add(self, request: Request) -> Answer:

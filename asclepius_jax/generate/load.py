@@ -21,8 +21,8 @@ from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 from data_prep.contract.tokenizer import JsonTokenizer
 
-# Part of a device's memory that weights may take; the rest is for the cache and for prompts.
-PART_FOR_WEIGHTS = 0.5
+# Part of a device's memory that weights may take. More would leave so few slots that reading the weights dominates.
+PART_FOR_WEIGHTS = 0.25
 
 
 class Checkpoint(NamedTuple):
@@ -74,16 +74,20 @@ def load_folder(folder: Path, dtype: DType) -> tuple[Model, Params]:
     return model, load_params(folder, model._replace(shapes=shapes), shardings)
 
 
-def decoding_mesh(model: DecoderConfig, devices: list[jax.Device] | None = None) -> Mesh:
+def decoding_mesh(
+    model: DecoderConfig, devices: list[jax.Device] | None = None, limit_bytes: float | None = None
+) -> Mesh:
     """The mesh for decoding many answers: as many replicas of the model as its weights in bfloat16 leave room for.
 
     A replica is split over the fewest devices of `tensor` whose memory holds it, and over `fsdp` where the heads allow
-    no more. On CPUs it is one device: they share their memory and cores.
+    no more. On CPUs it is one device: they share their memory and cores. `limit_bytes` is the memory of a device, by
+    default as it reports it.
     """
     devices = jax.local_devices() if devices is None else devices
     if devices[0].platform == "cpu":
         return make_mesh(MeshConfig(1, 1), devices[:1])
-    room = PART_FOR_WEIGHTS * (devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    limit = limit_bytes or (devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    room = PART_FOR_WEIGHTS * limit
     counts = [n for n in divisors(len(devices)) if all(size % n == 0 for size in split_by_tensor(model))]
     tensor = next((n for n in counts if 2 * model.num_params / n <= room), max(counts))
     parts = [n for n in divisors(len(devices) // tensor) if model.embed_dim % n == 0]

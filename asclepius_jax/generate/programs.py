@@ -9,12 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from asclepius_jax.config import ComputeConfig, DataConfig, TrainConfig
 from asclepius_jax.distributed.sharding import parallel_of, param_shardings, replicated
 from asclepius_jax.generate.sampling import pick
-from asclepius_jax.model.decoder import Inputs, Params, build, is_matrix
+from asclepius_jax.model.decoder import Inputs, Model, Params, build, is_matrix
 from asclepius_jax.model.kernels.paged_cache import PAGE, PagedCache, empty_pages
 from asclepius_jax.model.sizes import DecoderConfig
 from asclepius_jax.train.choose_kernel import choose_kernel
@@ -73,6 +74,23 @@ class PromptRows(NamedTuple):
     page_BT: Any  # 0 for padding
 
 
+# Order of a stacked matrix's axes in the memory of a TPU, heads before the width that they share. From the usual order,
+# XLA copies all weights to this one at each call, and then holds them twice.
+TPU_ORDER = {4: (0, 2, 1, 3), 3: (0, 1, 2)}
+
+
+def param_formats(mesh: Mesh, model: Model) -> Params:
+    """Shardings of the parameters and, on TPUs, their layouts."""
+
+    def format_of(path: Any, sharding: NamedSharding) -> NamedSharding | Format:
+        on_tpu = mesh.devices.flat[0].platform == "tpu"
+        if not on_tpu or path[0].key != "blocks" or not is_matrix(path[-1].key):
+            return sharding
+        return Format(Layout(TPU_ORDER[len(sharding.spec)]), sharding)
+
+    return jax.tree.map_with_path(format_of, param_shardings(mesh, model))
+
+
 def page_shardings(mesh: Mesh) -> Pages:
     sharding = NamedSharding(mesh, PartitionSpec(None, None, None, "tensor", None))
     return sharding, sharding
@@ -83,10 +101,15 @@ def make_pages(config: DecoderConfig, mesh: Mesh, pages: int, dtype: str) -> Any
     return jax.jit(lambda: empty_pages(config, pages, dtype), out_shardings=page_shardings(mesh))
 
 
-def in_compute_type(params: Params, dtype: DType) -> Params:
+def in_compute_type(params: Params, dtype: DType, formats: Params) -> Params:
     """Parameters with their matrices in the type of the computation: bfloat16 halves the bytes that a step reads."""
-    shapes = compute_shapes(params, dtype)
-    return jax.tree.map(lambda leaf, shape: leaf.astype(shape.dtype), params, shapes)
+
+    def converted(leaf: jax.Array, shape: jax.ShapeDtypeStruct, format_: Any) -> jax.Array:
+        if leaf.dtype == shape.dtype and not isinstance(format_, Format):
+            return leaf
+        return jax.jit(lambda leaf: leaf.astype(shape.dtype), out_shardings=format_)(leaf)
+
+    return jax.tree.map(converted, params, compute_shapes(params, dtype), formats)
 
 
 def compute_shapes(params: Params, dtype: DType) -> Params:
@@ -101,12 +124,15 @@ def compute_shapes(params: Params, dtype: DType) -> Params:
 @functools.lru_cache(maxsize=16)
 def programs(config: DecoderConfig, mesh: Mesh, dtype: DType, top: int) -> Programs:
     """The programs of a model on a mesh without data parallelism. `top`: number of most likely tokens to return."""
+    everywhere, pages, params = replicated(mesh), page_shardings(mesh), param_formats(mesh, build(config))
+
+    def compiled(function: Any, inputs: int, results: int) -> Any:
+        """Of a function (params, pages, more inputs) -> (more results, pages)."""
+        ins, outs = (params, pages, *[everywhere] * inputs), (*[everywhere] * results, pages)
+        return jax.jit(function, donate_argnums=1, in_shardings=ins, out_shardings=outs)
+
     prefill, decode = make_prefill(config, mesh, dtype, top), make_decode(config, dtype, top)
-    drawn, pages = replicated(mesh), page_shardings(mesh)
-    return Programs(
-        jax.jit(prefill, donate_argnums=1, out_shardings=(drawn, pages)),
-        jax.jit(decode, donate_argnums=1, out_shardings=(replicated(mesh), drawn, pages)),
-    )
+    return Programs(compiled(prefill, 3, 1), compiled(decode, 5, 2))
 
 
 def make_prefill(config: DecoderConfig, mesh: Mesh, dtype: DType, top: int) -> Any:

@@ -1,10 +1,12 @@
 """One copy of a model with its slots and its cache: what is in each slot, and the calls of the compiled programs."""
 
 import dataclasses
+import sys
 from collections import deque
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -23,9 +25,11 @@ from asclepius_jax.generate.programs import (
 )
 from asclepius_jax.model.decoder import Inputs, Model, Params
 from asclepius_jax.model.kernels.paged_cache import PAGE
+from asclepius_jax.model.sizes import DecoderConfig
 
 LEAST_ROW = 128  # positions of the shortest row of prompts; splash attention needs a multiple of it
 MOST_PROMPTS = 16  # prompts in one prefill
+PART_FOR_CACHE = 0.8  # of the memory that weights leave; the rest is for reading prompts
 MOST_TOP = 20  # most likely tokens per position that a request may ask for
 
 
@@ -61,7 +65,7 @@ class Capacity:
     max_length: int = 0
     """Most tokens of prompt and answer together; 0 takes the model's maximum length."""
     cache_tokens: int = 0
-    """Tokens in the cache of a replica; 0 has room for every slot at its maximum length."""
+    """Tokens in the cache of a replica; 0 has room for every slot at its maximum length, as far as memory allows."""
     prefill_tokens: int = 2048
     """Tokens of prompts that one forward pass reads; a longer prompt has a pass of its own."""
 
@@ -80,7 +84,8 @@ class Replica:
         self.model, self.params, self.mesh, self.dtype, self.ends_E = model, params, mesh, dtype, ends_E
         self.prefill_tokens = capacity.prefill_tokens
         longest = -(-capacity.max_length // PAGE)
-        self.num_pages = -(-capacity.cache_tokens // PAGE) if capacity.cache_tokens else capacity.slots * longest
+        wanted = -(-capacity.cache_tokens // PAGE) or capacity.slots * longest
+        self.num_pages = min(wanted, pages_that_fit(model.config, mesh, dtype))
         self.pages = make_pages(model.config, mesh, self.num_pages, dtype)()
         self.free_pages = deque(range(1, self.num_pages + 1))
         self.table_SM = np.zeros((capacity.slots, longest), np.int32)
@@ -213,6 +218,16 @@ def row_length(tokens: int) -> int:
         return -(-tokens // 1024) * 1024
     whole = power_of_two(tokens)
     return max(LEAST_ROW, whole * 3 // 4 if tokens <= whole * 3 // 4 and whole >= 512 else whole)
+
+
+def pages_that_fit(model: DecoderConfig, mesh: Mesh, dtype: DType) -> int:
+    """Pages that the free memory of a device holds; more than anyone needs where devices do not report their memory."""
+    stats = mesh.devices.flat[0].memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return sys.maxsize
+    values = 2 * model.num_layers * PAGE * model.num_kv_heads * model.head_dim // mesh.shape["tensor"]
+    free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return int(PART_FOR_CACHE * free / (values * jnp.dtype(dtype).itemsize))
 
 
 def power_of_two(number: int) -> int:

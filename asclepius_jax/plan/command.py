@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from asclepius_jax.config import TrainConfig
-from asclepius_jax.cost_model.topologies import compile_devices, parse_topology
+from asclepius_jax.cost_model.topologies import Topology, compile_devices, parse_topology
 from asclepius_jax.plan.compile import PlanOptions, plan
 from asclepius_jax.plan.start_command import start_command, train_arguments
 from asclepius_jax.train.compiled_step import save_program
@@ -15,6 +16,9 @@ def run(options: PlanOptions, config: TrainConfig, arguments: list[str]) -> None
     """Plan, save and print. arguments: the command line that gave `options` and `config`."""
     topology = parse_topology(options.topology)
     devices = compile_devices(topology)
+    if options.decode:
+        decode(config, topology, devices, options)
+        return
     if options.search:
         from asclepius_jax.plan.search import search
 
@@ -39,3 +43,15 @@ def run(options: PlanOptions, config: TrainConfig, arguments: list[str]) -> None
     from asclepius_jax.plan.tables import show
 
     show(result.report)
+
+
+def decode(config: TrainConfig, topology: Topology, devices: list[Any], options: PlanOptions) -> None:
+    """Plan answering, and print the plan."""
+    from asclepius_jax.plan.decode import plan_decode
+    from asclepius_jax.plan.tables import show_decoding
+
+    for name in ("search", "save", "out"):
+        if getattr(options, name):
+            raise UserError(f"--decode plans answering, which has no training step: omit --{name}")
+    report = plan_decode(config, topology, devices, options.decode)
+    print(json.dumps(report)) if options.json else show_decoding(report)

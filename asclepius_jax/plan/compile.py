@@ -48,6 +48,9 @@ class PlanOptions:
     chips; for v4, v5p and tpu7x it counts cores, two per chip."""
     json: bool = False
     """Print one JSON object instead of tables."""
+    decode: int = 0
+    """Plan answering instead of training, with this many tokens of prompt and answer together; the mesh is chosen. 0
+    plans training."""
     search: bool = False
     """Try meshes, microbatches and remat policies, and compile the best of them."""
     out: str = ""
@@ -164,10 +167,15 @@ def compile_step(config: TrainConfig, model: Model, mesh: Mesh, kernel: Kernel, 
     shardings = state_shardings(mesh, model, optimizer)
     step = make_train_step(config, model, steps, shardings, mesh, kernel)
     state = abstract_state(model, optimizer, shardings)
+    return compile_for(mesh, step, state, abstract_batch(config, mesh))
+
+
+def compile_for(mesh: Mesh, function: Any, *arguments: Any) -> tuple[Any, str]:
+    """(compiled function, "") on success, or (None, error message of the compiler) if it does not fit in memory."""
     # JAX can write a program for another machine to its cache, but not read it back.
     jax.config.update("jax_enable_compilation_cache", mesh.devices.flat[0].platform == "cpu")
     try:
-        return step.lower(state, abstract_batch(config, mesh)).compile(), ""
+        return function.lower(*arguments).compile(), ""
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

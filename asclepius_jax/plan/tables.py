@@ -30,6 +30,33 @@ def show(report: dict[str, Any]) -> None:
         console.print(report["start"], soft_wrap=True, markup=False, highlight=False)
 
 
+def show_decoding(report: dict[str, Any]) -> None:
+    """Print the plan of answering on a machine."""
+    console, memory = Console(), report["memory"]
+    mesh = " x ".join(f"{axis} {size}" for axis, size in report["mesh"].items() if size > 1) or "one device"
+    console.print(
+        f"[bold]{report['topology']}[/bold]: {report['devices']} x {report['device']}, {mesh} (data: replicas of the "
+        f"model); {report['length']:,} tokens per prompt and answer"
+    )
+    if not report["slots"]:
+        console.print(
+            f"[red]does not fit[/red]: weights of {memory['weights_bytes'] / GIB:.1f} GiB per device, one slot of "
+            f"{memory['slot_bytes'] / GIB:.2f} and the reading of prompts exceed the {memory['limit_bytes'] / GIB:.1f} "
+            "available"
+        )
+        return
+    table = Table("memory per device", "GiB")
+    for name in ("weights", "prefill", "slot", "peak", "limit"):
+        notes = {"prefill": " (2,048 tokens of prompts)", "slot": f" (each; {report['slots']} fit)"}
+        notes |= {"peak": f" with {report['slots']} slots, compiled"}
+        table.add_row(name + notes.get(name, ""), f"{memory[f'{name}_bytes'] / GIB:.2f}")
+    console.print(table)
+    speed = Table("slots per replica", "ms per step", "tokens/s, all devices", title="at most, by memory bandwidth")
+    for row in report["speed"]:
+        speed.add_row(f"{row['slots']}", f"{1e3 * row['step_seconds']:.1f}", f"{row['tokens_per_second']:,.0f}")
+    console.print(speed)
+
+
 def verdict(report: dict[str, Any]) -> str:
     memory = report["memory"]
     needs, limit = memory["peak_bytes"] / GIB, memory["limit_bytes"] / GIB

@@ -1,6 +1,7 @@
 """An answer depends on its request alone: not on slots, order, mesh, cache or on who else is answered."""
 
 import dataclasses
+import types
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from asclepius_jax.config import MeshConfig
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 from asclepius_jax.generate.engine import Engine
 from asclepius_jax.generate.load import decoding_mesh
-from asclepius_jax.generate.replica import Answer, Capacity, Request, row_length
+from asclepius_jax.generate.replica import Answer, Capacity, Request, pages_that_fit, row_length
 from asclepius_jax.model.decoder import Model, Params, build, init_params
 from asclepius_jax.model.kernels.paged_cache import PAGE
 from asclepius_jax.model.sizes import VARIANTS
@@ -134,6 +135,7 @@ def test_a_cancelled_request_frees_its_slot_and_the_others_go_on(alone):
     engine.step(1)
     engine.cancel(handles[1])  # in a slot
     engine.cancel(handles[-1])  # waiting
+    assert handles[-1] not in engine.waiting
     while engine.busy:
         engine.step(5)
     assert [handle.finish for handle in handles].count("cancelled") == 2
@@ -191,10 +193,19 @@ class Chip:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    # 0.3, 13.5, 26 and 141 GB of weights in bfloat16, on eight devices of which 7.9 GiB each are for weights.
-    [("smollm2_135m", (8, 1, 1)), ("llama2_7b", (4, 1, 2)), ("llama2_13b", (2, 1, 4)), ("llama3_8b", (4, 1, 2))],
+    # 0.3, 13.5, 26 and 16.1 GB of weights in bfloat16, on eight devices of which 4.2 GB each are for weights.
+    [("smollm2_135m", (8, 1, 1)), ("llama2_7b", (2, 1, 4)), ("llama2_13b", (1, 1, 8)), ("llama3_8b", (2, 1, 4))],
 )
 def test_weights_are_split_over_the_fewest_devices_that_hold_them(monkeypatch, name: str, expected):
     monkeypatch.setattr("jax.experimental.mesh_utils.create_device_mesh", lambda s, d, **_: np.array(d).reshape(s))
     shape = decoding_mesh(VARIANTS[name], [Chip(number) for number in range(8)]).shape
     assert (shape["data"], shape["fsdp"], shape["tensor"]) == expected
+
+
+def test_a_cache_is_no_larger_than_the_memory_that_weights_leave(monkeypatch):
+    mesh = make_mesh(MeshConfig(1, 1), jax.devices()[:1])
+    assert pages_that_fit(VARIANTS["llama2_7b"], mesh, "bfloat16") > 10**9  # a CPU does not say
+    chip = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": 16 * 2**30, "bytes_in_use": 4 * 2**30})
+    mesh = types.SimpleNamespace(devices=np.array([[chip]]), shape={"tensor": 4})
+    # A token of 7B has 2 x 32 layers x 8 heads x 128 values of two bytes on each of four devices: 8 MiB per page.
+    assert pages_that_fit(VARIANTS["llama2_7b"], mesh, "bfloat16") == int(0.8 * 12 * 2**30 / 2**23)
