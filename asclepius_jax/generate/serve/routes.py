@@ -56,7 +56,11 @@ def application(served: Served) -> ASGIApp:
         Route(MODELS + "/{name:path}", endpoints.model),
         Route(HEALTH, endpoints.health),
     ]
-    handlers: dict[Any, Any] = {HTTPException: refused_address, ApiError: lambda _, error: error.response()}
+    handlers: dict[Any, Any] = {
+        HTTPException: refused_address,
+        ApiError: lambda _, error: error.response(),
+        Exception: lambda *_: ApiError(OURS, status=500).response(),
+    }
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Outermost(app)
@@ -71,7 +75,7 @@ def refused_address(request: Request, error: Exception) -> Response:
 
 
 class Outermost:
-    """Middleware that logs one line per request, and answers errors of this program without their texts."""
+    """Middleware that logs one line per request, and of errors of this program their place without their text."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -80,11 +84,12 @@ class Outermost:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = time.monotonic(), 0
+        start, status, complete = time.monotonic(), 0, False
 
         async def send_counted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             status = message.get("status", status)
+            complete = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 
         try:
@@ -94,9 +99,8 @@ class Outermost:
         except Exception as error:  # noqa: BLE001 - its text may quote a prompt
             last = traceback.extract_tb(error.__traceback__)[-1]
             log(f"error {type(error).__name__} in {last.filename}:{last.lineno}")
-            if status:
+            if not complete:
                 raise ClosedEarly from None
-            await ApiError(OURS, status=500).response()(scope, receive, send_counted)
         finally:
             known = scope["path"] in (COMPLETIONS, MODELS, HEALTH)
             shown = scope["path"] if known else "another address"

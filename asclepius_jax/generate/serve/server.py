@@ -85,6 +85,8 @@ def run(config: ServeConfig) -> None:
 def check(config: ServeConfig) -> None:
     if (config.checkpoint is None) == (config.hf is None):
         raise UserError("name one model: either --checkpoint RUN or --hf FOLDER")
+    if not 0 <= config.port <= 65535:  # getaddrinfo would take it modulo 65536
+        raise UserError(f"--port {config.port}: must be between 0 and 65535")
     capacity = config.capacity
     at_least = {"max-waiting": (config.max_waiting, 0), "capacity.slots": (capacity.slots, 1),
                 "capacity.max-length": (capacity.max_length, 0), "capacity.cache-tokens": (capacity.cache_tokens, 0),
@@ -123,8 +125,6 @@ def bound(host: str, port: int, key: str) -> socket.socket:
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OverflowError as error:
-        raise UserError(f"--port {port}: must be between 0 and 65535") from error
     except OSError as error:
         raise UserError(f"cannot listen on {host} port {port} ({error.strerror}): choose another --port") from error
     return listener
