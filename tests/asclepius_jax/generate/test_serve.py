@@ -1,6 +1,7 @@
 """`asclepius serve` as a process: its clients, many at once, ones that leave or never read, and its end."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -19,8 +20,16 @@ import pytest
 
 from asclepius_jax.convert.export_hf import export
 from asclepius_jax.convert.import_hf import ImportConfig, run_import
+from asclepius_jax.evaluate.answers import answers
+from asclepius_jax.evaluate.answers.answers import AnswersConfig
+from asclepius_jax.evaluate.answers.models import Decoding
+from asclepius_jax.evaluate.judge import judge
+from asclepius_jax.evaluate.judge.judge import JudgeConfig
+from data_prep.contract.errors import UserError
+from data_prep.teachers.base import TeacherConfig
 from data_prep.teachers.endpoint.ledger_tables import unpacked
 from tests.helpers.endpoints.served import Server, chat_folder
+from tests.helpers.evaluation.made_evaluation import answered, question, write_answers, write_questions
 from tests.helpers.text_stages import write_reports
 
 httpx = pytest.importorskip("httpx")
@@ -28,6 +37,7 @@ openai = pytest.importorskip("openai")
 pytest.importorskip("uvicorn")
 
 LENGTH = 4096
+ANSWERED = "POST /v1/chat/completions 200"
 
 
 @pytest.fixture(scope="module")
@@ -225,8 +235,8 @@ async def one_of_many(client: Any, number: int) -> Said | None:
         await stream.close()
         return None
     if number % 8 == 1:  # leaves while it waits
+        seconds = random.Random(number).uniform(0.05, 1)
         with pytest.raises(openai.APITimeoutError):
-            seconds = random.Random(number).uniform(0.05, 1)
             await completions.create(**{**request, "max_tokens": 3000}, timeout=seconds)
         return None
     if number % 8 == 2 or number % 2:
@@ -256,9 +266,7 @@ def test_each_of_many_clients_gets_the_answer_that_it_gets_alone(client, server:
 
 
 def test_a_client_that_never_reads_holds_no_slot_and_gets_everything_later(client, server: Server):
-    body = json.dumps(
-        asked(7, stream=True, max_tokens=600, logprobs=True, top_logprobs=20, stop="never in it")
-    ).encode()
+    body = json.dumps(asked(7, stream=True, n=4, max_tokens=600, logprobs=True, top_logprobs=20)).encode()
     reader = socket.socket()
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     host, port = server.url.removeprefix("http://").split(":")
@@ -273,9 +281,9 @@ def test_a_client_that_never_reads_holds_no_slot_and_gets_everything_later(clien
     received = b""
     while part := reader.recv(65536):
         received += part
-    assert received.count(b'"finish_reason":"') == 1
+    assert received.count(b'"finish_reason":"') == 4
     assert b"data: [DONE]\n\n" in received
-    assert len(received) > 500_000
+    assert len(received) > 400_000
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -312,61 +320,52 @@ def notes(server: Server, source: str, out: Path) -> subprocess.Popen[str]:
         "--model",
         "run",
     ]
-    flags += ["--max-tokens", 100, "--concurrency", 4, "--on-unsupported", "keep"]
+    flags += ["--max-tokens", 40, "--concurrency", 2, "--on-unsupported", "keep"]
     command = [sys.executable, "-c", "from asclepius_jax.cli import main; main()", "notes", *map(str, flags)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def texts_in(ledger: Path) -> dict[str, str]:
     """The answers of a ledger by the key of their requests."""
-    if not ledger.exists():
-        return {}
-    with sqlite3.connect(ledger) as db:
-        try:
-            rows = db.execute("SELECT key, response FROM calls WHERE state = 'done'").fetchall()
-        except sqlite3.OperationalError:  # before its tables are written
-            return {}
+    with contextlib.closing(sqlite3.connect(ledger)) as db:
+        rows = db.execute("SELECT key, response FROM calls WHERE state = 'done'").fetchall()
     return {key: json.loads(unpacked(raw))["choices"][0]["message"]["content"] for key, raw in rows}
 
 
+@pytest.mark.slow
 def test_notes_that_are_killed_and_started_again_lose_nothing(server: Server, tmp_path):
-    source = write_reports(tmp_path / "reports.jsonl", 12)
-    process = notes(server, source, tmp_path / "unbroken")
-    process.communicate()
+    """A random model writes no note that is accepted: the answers are compared as they are in the ledger."""
+    source = write_reports(tmp_path / "reports.jsonl", 6)
+    told = notes(server, source, tmp_path / "unbroken").communicate(timeout=60)[1]
+    assert "6 in, 0 out" in told
     unbroken = texts_in(tmp_path / "unbroken.ledger.sqlite")
+    served = server.log.count(ANSWERED)
 
     process = notes(server, source, tmp_path / "out")
-    ledger = tmp_path / "out.ledger.sqlite"
-    while len(texts_in(ledger)) < 5:
+    while server.log.count(ANSWERED) < served + 4:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    before = texts_in(ledger)
-    served = server.log.count("POST /v1/chat/completions 200")
-    again = notes(server, source, tmp_path / "out")
-    told = again.communicate()[1]
-    after = texts_in(ledger)
-    assert 5 <= len(before) < len(after)
-    assert after == unbroken
-    assert len(after) == 24  # a random model never ends: each request is repeated with twice the tokens
-    assert before.items() <= after.items()
-    assert server.log.count("POST /v1/chat/completions 200") - served == len(after) - len(before), told
     assert not any(server.idle()[name] for name in ("slots_in_use", "pages_in_use", "waiting"))
+    before, served = texts_in(tmp_path / "out.ledger.sqlite"), server.log.count(ANSWERED)
+    told = notes(server, source, tmp_path / "out").communicate(timeout=60)[1]
+    after = texts_in(tmp_path / "out.ledger.sqlite")
+    assert 2 <= len(before) < len(after)
+    assert after == unbroken
+    assert len(after) > 6, "answers that are cut are asked for again"
+    assert before.items() <= after.items()
+    assert server.log.count(ANSWERED) - served == len(after) - len(before), told
 
 
-def test_answers_and_judges_of_an_evaluation_ask_it(client, server: Server, tmp_path, monkeypatch):
-    from asclepius_jax.evaluate.answers import answers
-    from asclepius_jax.evaluate.answers.models import Decoding
-    from asclepius_jax.evaluate.judge import judge
-    from data_prep.teachers.base import TeacherConfig
-    from tests.helpers.evaluation.made_evaluation import answered, question, write_questions
+def asks(server: Server) -> TeacherConfig:
+    return TeacherConfig(teacher="openai", base_url=f"{server.url}/v1", model="run", max_tokens=20, temperature=0.0)
 
+
+def test_answers_of_an_evaluation_are_asked_of_it(client, server: Server, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    questions = write_questions(tmp_path / "questions", 4)
-    asks = TeacherConfig(teacher="openai", base_url=f"{server.url}/v1", model="run", max_tokens=40, temperature=0.0)
-    decoding = Decoding(max_new_tokens=20)
-    answers.run(answers.AnswersConfig(questions, ("m=endpoint:run",), tmp_path / "answers", decoding, asks))
+    questions, decoding = write_questions(tmp_path / "questions", 4), Decoding(max_new_tokens=20)
+    answers.run(AnswersConfig(questions, ("m=endpoint:run",), tmp_path / "answers", decoding, asks(server)))
     found = answered(tmp_path / "answers/m")
     for number in range(4):
         made = question(number)
@@ -374,9 +373,17 @@ def test_answers_and_judges_of_an_evaluation_ask_it(client, server: Server, tmp_
         reply = client.chat.completions.create(model="run", messages=given, temperature=0, max_tokens=20).choices[0]
         assert found[made.id].text == reply.message.content.strip()
         assert found[made.id].finish_reason == reply.finish_reason
-    judge.run(judge.JudgeConfig(questions, (tmp_path / "answers/m",), tmp_path / "judged", teacher=asks))
-    assert len(texts_in(tmp_path / "judged.ledger.sqlite")) >= 4
-    assert (tmp_path / "judged/manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_judge_asks_it(server: Server, tmp_path, monkeypatch):
+    """A random model gives no verdict that can be read, which is said."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    questions = write_questions(tmp_path / "questions", 1)
+    given = write_answers(tmp_path / "answers", "m", {"q0": "Aspirin 100 mg."})
+    with pytest.raises(UserError, match="1 of 1 verdicts are missing; the first reason was: no JSON object"):
+        judge.run(JudgeConfig(questions, (given,), tmp_path / "judged", teacher=asks(server)))
+    assert texts_in(tmp_path / "judged.ledger.sqlite")
 
 
 # ---------------------------------------------------------------- the end of the server
@@ -387,7 +394,7 @@ def test_a_server_that_is_told_to_end_finishes_its_answers(checkpoint: Path, tmp
     found = []
 
     def ask() -> None:
-        request = asked(1, max_tokens=600)
+        request = asked(1, max_tokens=200, n=4)
         found.append(httpx.post(f"{server.url}/v1/chat/completions", json=request, timeout=60))
 
     asking = threading.Thread(target=ask)
@@ -397,5 +404,5 @@ def test_a_server_that_is_told_to_end_finishes_its_answers(checkpoint: Path, tmp
     assert server.end() == 0
     asking.join()
     assert found[0].status_code == 200
-    assert found[0].json()["usage"]["completion_tokens"] == 600
+    assert found[0].json()["usage"]["completion_tokens"] > 300
     assert "Traceback" not in server.log
