@@ -20,7 +20,7 @@ transformers = pytest.importorskip("transformers")
 
 NOTE = Message("system", " Fever for 3 days,\n temperature 39.5 °C. {instruction} \n")
 QUESTION = Message("user", "Which fever? ")
-ANSWER, LATER = Message("assistant", "39.5 °C."), Message("user", "\nFor how long?")
+ANSWER, LATER = Message("assistant", " 39.5 °C.\n"), Message("user", "\nFor how long?")
 
 
 @pytest.fixture(scope="module")
