@@ -57,7 +57,7 @@ def test_every_command_is_accepted(page: str, monkeypatch):
             case ["python", script, *_]:
                 assert (ROOT / script).is_file()
             case _:
-                assert words[0] in ("export", "echo", "pip"), words
+                assert words[0] in ("curl", "echo", "export", "pip"), words
 
 
 def test_the_messages_that_troubleshooting_quotes_are_those_of_the_code():

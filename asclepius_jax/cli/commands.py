@@ -144,6 +144,14 @@ COMMANDS = {
             '--checkpoint runs/pretrain --prompt "DISCHARGE SUMMARY" --sampling.temperature 0.7',
         ),
     ),
+    "serve": Command(
+        "serve a checkpoint or a Hugging Face folder to clients of chat completions",
+        "asclepius_jax.generate.serve.server", "ServeConfig", "run", "evaluate",
+        (
+            "--checkpoint runs/instruct --name mine",
+            "--hf models/mine --host 0.0.0.0 --key-file api_key.txt --capacity.slots 64",
+        ),
+    ),
     "evaluate": Command(
         "measure how good and how faithful answers are: see `asclepius evaluate`", "", "", "", "evaluate",
         ("demo", "judge --help"),

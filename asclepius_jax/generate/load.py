@@ -46,9 +46,9 @@ def load_checkpoint(path: str | Path, mesh: MeshConfig | None = None) -> Checkpo
     return of_newest(Path(path), functools.partial(load_step, mesh_of=lambda _: make_mesh(mesh or MeshConfig())))
 
 
-def load_checkpoint_to_decode(path: Path) -> Checkpoint:
-    """Load a checkpoint on the mesh that `decoding_mesh` chooses."""
-    return of_newest(path, functools.partial(load_step, mesh_of=decoding_mesh))
+def load_checkpoint_to_decode(path: Path, mesh: MeshConfig | None = None) -> Checkpoint:
+    """Load a checkpoint on a mesh, by default the one that `decoding_mesh` chooses."""
+    return of_newest(path, functools.partial(load_step, mesh_of=chosen(mesh)))
 
 
 def load_step(step_folder: Path, mesh_of: Callable[[DecoderConfig], Mesh]) -> Checkpoint:
@@ -63,14 +63,18 @@ def load_step(step_folder: Path, mesh_of: Callable[[DecoderConfig], Mesh]) -> Ch
     return Checkpoint(model, params, tokenizer)
 
 
-def load_folder(folder: Path, dtype: DType) -> tuple[Model, Params]:
-    """A Hugging Face folder's model, with its matrices in the type of the computation.
+def chosen(mesh: MeshConfig | None) -> Callable[[DecoderConfig], Mesh]:
+    return decoding_mesh if mesh in (None, MeshConfig()) else lambda _: make_mesh(mesh)
+
+
+def load_folder(folder: Path, dtype: DType, mesh: MeshConfig | None = None) -> tuple[Model, Params]:
+    """A Hugging Face folder's model, with its matrices in the type of the computation, on a mesh as above.
 
     Raises FolderError for a family or a file that cannot be read.
     """
     model = build(read_config(folder))
     shapes = compute_shapes(model.shapes, dtype)
-    shardings = param_shardings(decoding_mesh(model.config), model)
+    shardings = param_shardings(chosen(mesh)(model.config), model)
     return model, load_params(folder, model._replace(shapes=shapes), shardings)
 
 

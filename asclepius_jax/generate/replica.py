@@ -1,7 +1,6 @@
 """One copy of a model with its slots and its cache: what is in each slot, and the calls of the compiled programs."""
 
 import dataclasses
-import sys
 from collections import deque
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from asclepius_jax.config import MeshConfig
+from asclepius_jax.cost_model.hardware import available_memory
 from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 from asclepius_jax.generate.programs import (
     Drawn,
@@ -30,6 +30,7 @@ from asclepius_jax.model.sizes import DecoderConfig
 LEAST_ROW = 128  # positions of the shortest row of prompts; splash attention needs a multiple of it
 MOST_PROMPTS = 16  # prompts in one prefill
 PART_FOR_CACHE = 0.8  # of the memory that weights leave; the rest is for reading prompts
+PART_OF_MACHINE = 0.5
 MOST_TOP = 20  # most likely tokens per position that a request may ask for
 
 
@@ -221,13 +222,14 @@ def row_length(tokens: int) -> int:
 
 
 def pages_that_fit(model: DecoderConfig, mesh: Mesh, dtype: DType) -> int:
-    """Pages that the free memory of a device holds; more than anyone needs where devices do not report their memory."""
+    """Pages that the free memory of a device, or of this machine, holds."""
     stats = mesh.devices.flat[0].memory_stats() or {}
-    if "bytes_limit" not in stats:
-        return sys.maxsize
     values = 2 * model.num_layers * PAGE * model.num_kv_heads * model.head_dim // mesh.shape["tensor"]
-    free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return int(PART_FOR_CACHE * free / (values * jnp.dtype(dtype).itemsize))
+    if "bytes_limit" in stats:
+        free = PART_FOR_CACHE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    else:  # devices of a CPU share its memory, with all else that runs there
+        free = PART_OF_MACHINE * available_memory() / jax.local_device_count()
+    return max(1, int(free / (values * jnp.dtype(dtype).itemsize)))
 
 
 def power_of_two(number: int) -> int:
