@@ -19,9 +19,9 @@ from asclepius_jax.distributed.sharding import make_mesh, param_shardings
 from asclepius_jax.model.decoder import Model, Params, build, empty_cache
 from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, load_template, render_prompt
 from data_prep.contract.tables import read_text_file
 from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, load_template, render_prompt
 
 MOST_SEED = 2**32 - 1
 LEAST_TEMPERATURE = 1e-6  # lower ones take the most likely token as well, until float32 makes them 0

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.clinical_text.words import UNSPACED
+from data_prep.contract.prompt.training_prompt import render_follow_up, render_prompt
 from data_prep.contract.records import Example, Note, PackedRow, Pair
 from data_prep.contract.tokenizer import (
     Tokenizer,
@@ -20,7 +21,6 @@ from data_prep.contract.tokenizer import (
     encode_continuations,
     encode_prompt,
 )
-from data_prep.contract.training_prompt import render_follow_up, render_prompt
 from data_prep.pack.best_fit import cut
 from data_prep.pack.plain_text import PlainText
 

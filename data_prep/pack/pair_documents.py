@@ -8,9 +8,9 @@ tokens. A planted error is one change in one place, so that exactly its tokens a
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from data_prep.contract.prompt.training_prompt import render_prompt
 from data_prep.contract.records import Pair
 from data_prep.contract.tokenizer import Tokenizer, beginning, encode_continuations, encode_prompt
-from data_prep.contract.training_prompt import render_prompt
 from data_prep.pack.documents import Document, shorten_note
 
 

@@ -20,9 +20,9 @@ import tyro
 from data_prep.contract.errors import UserError
 from data_prep.contract.hub import SMALL_FILES, local_folder
 from data_prep.contract.manifests import read_manifest, verified_files, writing_folder
+from data_prep.contract.prompt.training_prompt import load_template
 from data_prep.contract.records import text_hash, token_dtype
 from data_prep.contract.tokenizer import Tokenizer, load_tokenizer
-from data_prep.contract.training_prompt import load_template
 from data_prep.execution.parts import Part, as_json, from_json, read_part, read_parts, writing_part
 from data_prep.pack.plain_text import Corpus, TextConfig, is_plain_text, open_corpus, spool, spool_file
 from data_prep.pack.shard import RECORD_TYPES, TEXT, FileRanges, Job, ShardResult, run_jobs

@@ -44,9 +44,9 @@ from data_prep.synthesize.prompts import (
     follow_up_messages,
     question_messages,
 )
-from data_prep.synthesize.seed_instructions import SEED_INSTRUCTIONS
+from data_prep.synthesize.questions.seed_instructions import SEED_INSTRUCTIONS
+from data_prep.synthesize.questions.task_weights import TaskWeights, tasks_of_note
 from data_prep.synthesize.stage import Stage, run_stage
-from data_prep.synthesize.task_weights import TaskWeights, tasks_of_note
 from data_prep.teachers.base import (
     Reply,
     Request,

@@ -1,7 +1,7 @@
 """The generation prompts, which instruct a chat model to write notes, questions and answers.
 
 The hash of each `Prompt` is stored with every text that it generated. The training prompt is in
-`contract/training_prompt.py`.
+`contract/prompt/training_prompt.py`.
 """
 
 import re

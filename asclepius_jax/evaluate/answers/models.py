@@ -231,8 +231,8 @@ class Checkpoint:
 
     def answer(self, questions: Sequence[Question]) -> list[tuple[str, str]]:
         from asclepius_jax.generate import Sampling, generate
+        from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, render_prompt
         from data_prep.contract.tokenizer import encode_prompt
-        from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
 
         decoding, template = self.decoding, self.template or TRAINING_TEMPLATE
         prompts = [encode_prompt(self.tokenizer, render_prompt(template, q.note, q.instruction)) for q in questions]
