@@ -7,21 +7,23 @@ A numbered note is the note itself with numbers put in, nothing else changed. Th
 regular expressions, because the chat template of an exported folder numbers the plain note that a caller sends, in
 Jinja: `NUMBERING_MACRO` and `number_note` are the same rule twice, and a test compares them.
 
-- A line is one or more sentences, even a short one without a full stop: a sentence never goes beyond its line.
-- Not numbered: an empty line, a heading alone on its line ("PLAN:"), and a title of letters alone ("DISCHARGE SUMMARY").
-  A line that begins with a bracket always gets a number, so that no line of the note's own begins like a number of ours.
+- A line is one or more sentences, even a short one without a full stop. A sentence goes on in the next line only where
+  that begins with a small letter and the line does not end in . ? ! : or ; as in text with hard line breaks.
+- Not numbered: an empty line, a heading alone on its line ("PLAN:"), and a first line of capital letters alone
+  ("DISCHARGE SUMMARY"). A line that begins with a bracket always gets a number, so that none begins like one of ours.
 - Within a line, a sentence ends at a word that ends in . ? or ! if the next word begins with a capital or a digit, but
   not after an abbreviation, an initial, the number of a list item, or a unit before a digit.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 CLOSERS = "\"'”’)]}*_»"
 OPENERS = "\"'“‘([{*_«<>≤≥~"
 STOPS = (".", "?", "!")
+ENDS_OF_LINES = (*STOPS, ":", ";")
 LONGEST_HEADING = 6  # words of a heading alone on its line
 # Abbreviations whose full stop never ends a sentence.
 NEVER_END = (
@@ -51,7 +53,7 @@ class NumberedSentence:
 
 
 def is_heading(line: str, is_title: bool) -> bool:
-    """Return True if a line, without spaces at its ends, gets no number. `is_title`: it is the first line of several."""
+    """Return True if a line, without space at its ends, gets no number. `is_title`: it is the first line of several."""
     if line[:1] in ("[", "("):
         return False
     few = len(line.split()) <= LONGEST_HEADING
@@ -61,20 +63,16 @@ def is_heading(line: str, is_title: bool) -> bool:
 
 
 def begins_sentence(word: str, last: str, before: str, last_is_first: bool) -> bool:
-    """Return True if a sentence begins at `word`.
+    """Return True if a sentence begins at a word inside a line.
 
-    `last` is the word before it in its line, `before` the one before that, and `last_is_first` says that `last` is the
-    first word of its sentence. Empty words are those that the line does not have.
+    `last` is the word before it, `before` the one before that, and `last_is_first` says that `last` is the first word
+    of its sentence.
     """
-    if not last:
-        return True
     stop, opening = last.rstrip(CLOSERS), word.lstrip(OPENERS)[:1]
     if stop[-1:] not in STOPS or not (opening.isupper() or opening.isdigit()):
         return False
     name = stop.rstrip(".").lstrip(OPENERS)
-    if stop[-1:] != ".":
-        return True
-    return not (
+    return stop[-1:] != "." or not (
         name.lower() in NEVER_END
         or (name.isdigit() and len(name) < 3 and (last_is_first or before.endswith(":")))
         or (len(name) == 1 and name.isupper() and word.rstrip(",") not in STARTERS)
@@ -82,31 +80,40 @@ def begins_sentence(word: str, last: str, before: str, last_is_first: bool) -> b
     )
 
 
-# The rule of `is_heading` and `begins_sentence` in Jinja.
+def continues(word: str, above: str) -> bool:
+    """Return True if a line that begins with `word` goes on with the line above, whose last word is `above`."""
+    stop = above.rstrip(CLOSERS)
+    return bool(stop) and word.lstrip(OPENERS)[:1].islower() and stop[-1:] not in ENDS_OF_LINES
+
+
+# The rule of `is_heading`, `begins_sentence` and `continues` in Jinja.
 NUMBERING_MACRO = (
     "{%- macro numbered(note) -%}"
-    "{%- set now = namespace(number=0, last='', before='', first=true) -%}"
+    "{%- set now = namespace(number=0, last='', before='', first=true, fresh=true) -%}"
     "{%- for line in note.split('\\n') -%}"
     "{%- if not loop.first -%}{{ '\\n' }}{%- endif -%}"
     "{%- set bare = line.strip() -%}"
     "{%- set title = loop.first and not loop.last and bare.isupper() and bare.replace(' ', '').isalpha() -%}"
     f"{{%- if not bare or (bare[:1] not in ('[', '(') and bare.split() | length <= {LONGEST_HEADING} "
-    "and (bare.rstrip('*_ ').endswith(':') or title)) -%}{{ line }}"
-    "{%- else -%}{%- set now.last = '' -%}{%- set now.before = '' -%}"
+    "and (bare.rstrip('*_ ').endswith(':') or title)) -%}{{ line }}{%- set now.last = '' -%}"
+    "{%- else -%}{%- set now.fresh = true -%}"
     "{%- for word in line.split(' ') -%}"
     "{%- if not loop.first -%}{{ ' ' }}{%- endif -%}"
     "{%- if word.strip() -%}"
     f"{{%- set stop = now.last.rstrip({CLOSERS!r}) -%}}{{%- set opening = word.lstrip({OPENERS!r})[:1] -%}}"
-    f"{{%- set begins = not now.last or (stop[-1:] in {STOPS!r} and (opening.isupper() or opening.isdigit())) -%}}"
-    "{%- if begins and now.last and stop[-1:] == '.' -%}"
+    "{%- if now.fresh -%}"
+    f"{{%- set begins = not (stop and opening.islower() and stop[-1:] not in {ENDS_OF_LINES!r}) -%}}"
+    "{%- else -%}"
+    f"{{%- set begins = stop[-1:] in {STOPS!r} and (opening.isupper() or opening.isdigit()) -%}}"
+    "{%- if begins and stop[-1:] == '.' -%}"
     f"{{%- set name = stop.rstrip('.').lstrip({OPENERS!r}) -%}}"
     f"{{%- set begins = not (name.lower() in {NEVER_END!r}"
     " or (name.isdigit() and name | length < 3 and (now.first or now.before.endswith(':')))"
     f" or (name | length == 1 and name.isupper() and word.rstrip(',') not in {STARTERS!r})"
     f" or (opening.isdigit() and name.lower() in {UNITS!r})) -%}}"
-    "{%- endif -%}"
+    "{%- endif -%}{%- endif -%}"
     "{%- if begins -%}{%- set now.number = now.number + 1 -%}{{ '[' ~ now.number ~ '] ' }}{%- endif -%}"
-    "{%- set now.first = begins -%}"
+    "{%- set now.first = begins -%}{%- set now.fresh = false -%}"
     "{%- set now.before = now.last -%}{%- set now.last = word -%}"
     "{%- endif -%}{{ word }}"
     "{%- endfor -%}{%- endif -%}{%- endfor -%}{%- endmacro -%}"
@@ -118,55 +125,57 @@ def numbered_sentences(note: str) -> list[NumberedSentence]:
 
     numbered_sentences("PLAN:\\nRest. No surgery.")[1]  ->  NumberedSentence(2, "No surgery.", 12, 23, "PLAN:")
     """
-    found: list[NumberedSentence] = []
-    heading = ""
-    for line, place, is_text in lines_of(note):
-        if not is_text:
-            heading = line.strip() or heading
-            continue
-        starts = starts_in(line)
-        for start, after in pairwise([*starts, len(line)]):
-            text = line[start:after].strip()
-            begin = place + line.index(text, start)
-            found.append(NumberedSentence(len(found) + 1, text, begin, begin + len(text), heading))
+    starts = starts_of(note)
+    found = []
+    for number, ((start, limit, heading), after) in enumerate(zip_longest(starts, starts[1:]), 1):
+        text = note[start : min(limit, after[0]) if after else limit]
+        start += len(text) - len(text.lstrip())
+        text = text.strip()
+        found.append(NumberedSentence(number, text, start, start + len(text), heading))
     return found
 
 
 def number_note(note: str) -> str:
     """The note as the prompt shows it: without space around it, and with "[1] ", "[2] ", ... before its sentences."""
-    lines, number = [], 0
-    for line, _, is_text in lines_of(note):
-        starts = starts_in(line) if is_text else []
-        pieces = [line[: starts[0]] if starts else line]
-        for start, after in pairwise([*starts, len(line)]):
-            number += 1
-            pieces.append(f"[{number}] {line[start:after]}")
-        lines.append("".join(pieces))
-    return "\n".join(lines)
+    starts = [start for start, _, _ in starts_of(note)]
+    done = len(note) - len(note.lstrip())
+    pieces = [note[done : starts[0] if starts else None]]
+    for number, (start, after) in enumerate(pairwise([*starts, len(note)]), 1):
+        pieces.append(f"[{number}] {note[start:after]}")
+    return "".join(pieces).rstrip()
 
 
-def lines_of(note: str) -> Iterator[tuple[str, int, bool]]:
-    """The lines of a note without the space around it, each with its place and with False if it gets no number."""
+def starts_of(note: str) -> list[tuple[int, int, str]]:
+    """The place of each sentence, the place that it cannot go beyond, and the heading above it."""
+    found: list[tuple[int, int, str]] = []
     place = len(note) - len(note.lstrip())
+    heading, above = "", ""
     lines = note.strip().split("\n")
     for index, line in enumerate(lines):
-        bare = line.strip()
-        yield line, place, bool(bare) and not is_heading(bare, index == 0 and len(lines) > 1)
-        place += len(line) + 1
+        bare, end = line.strip(), place + len(line)
+        if not bare or is_heading(bare, index == 0 and len(lines) > 1):
+            heading, above = bare or heading, ""
+        else:
+            goes_on, (starts, above) = above, starts_in(line, above)
+            if goes_on and found:
+                found[-1] = (found[-1][0], end, found[-1][2])  # perhaps: the next start ends it otherwise
+            found += [(place + start, end, heading) for start in starts]
+        place = end + 1
+    return found
 
 
-def starts_in(line: str) -> list[int]:
-    """The places in a line at which its sentences begin."""
+def starts_in(line: str, above: str) -> tuple[list[int], str]:
+    """The places in a line at which sentences begin, and its last word; `above` is that of the line above, or empty."""
     starts: list[int] = []
-    last, before, last_is_first, place = "", "", True, 0
+    last, before, last_is_first, place, fresh = above, "", True, 0, True
     for word in line.split(" "):
         if word.strip():
-            begins = begins_sentence(word, last, before, last_is_first)
+            begins = not continues(word, last) if fresh else begins_sentence(word, last, before, last_is_first)
             if begins:
                 starts.append(place)
-            last, before, last_is_first = word, last, begins
+            last, before, last_is_first, fresh = word, last, begins, False
         place += len(word) + 1
-    return starts
+    return starts, last
 
 
 # ---------------------------------------------------------------- markers in answers

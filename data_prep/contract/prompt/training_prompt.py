@@ -27,8 +27,8 @@ A clinician asks for help with a clinical note. The answer uses the note alone a
 """
 
 CITED_TEMPLATE = """\
-A clinician asks for help with a clinical note, whose sentences are numbered. The answer uses the note alone and says so \
-where the note is silent. Each sentence of the answer ends in the numbers of the sentences that support it, as in [4, 7].
+A clinician asks for help with a clinical note, whose sentences are numbered. The answer uses the note alone and says \
+so where the note is silent. Each sentence of it ends in the numbers of the sentences that support it, as in [4, 7].
 
 ### Note
 {numbered_note}

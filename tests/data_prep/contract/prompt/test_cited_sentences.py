@@ -1,4 +1,4 @@
-"""Numbers of sentences: the same in Python and in the chat template, and a note with them is the note put in between."""
+"""Numbers of sentences: the same in Python and in the chat template, and nothing else of a note is changed."""
 
 import json
 import random
@@ -62,6 +62,17 @@ MEDICATIONS:
     )
 
 
+def test_a_wrapped_line_goes_on_with_its_sentence():
+    note = "She had a\nfever and\n  was treated. Then\nshe went home.\nfine:\n- fine\nand well\n\nand\n- Good"
+    assert number_note(note) == (
+        "[1] She had a\nfever and\n  was treated. [2] Then\nshe went home.\nfine:\n"
+        "[3] - fine\nand well\n\n[4] and\n[5] - Good"
+    )
+    assert [s.text for s in numbered_sentences(note)][:3] == [
+        "She had a\nfever and\n  was treated.", "Then\nshe went home.", "- fine\nand well",
+    ]  # fmt: skip
+
+
 def test_a_sentence_knows_its_place_and_its_heading():
     for note in (NOTE, f"\n\n  {NOTE}\n "):
         for sentence in numbered_sentences(note):
@@ -70,9 +81,10 @@ def test_a_sentence_knows_its_place_and_its_heading():
 
 
 PIECES = (
-    "Fever", "no", "10", "3.5", "mg.", "Dr.", "B.", "The", "[3]", "[1]", "(see", "1.", "2.", "PLAN:", "Why?", "Stop!", "“Yes.”",
-    "a.", "**A.**", "é.", "Ä", "²", "١.", "ǅ.", "ß.", "</s>", "<s>", "{{", "{%", "\\n", "'", '"', "-", "", " ", "  ", "\t",
-    "\r\n", "\n", "\n\n", "\r", "\u00a0", "\u2028", "\x0b", "\x1c", "\u200b", "\ufeff", "𝐀.", "漢字。", "e.g.",
+    "Fever", "no", "10", "3.5", "mg.", "Dr.", "B.", "The", "[3]", "[1]", "(see", "1.", "2.", "PLAN:", "Why?", "Stop!",
+    "“Yes.”", "a.", "**A.**", "é.", "Ä", "²", "١.", "ǅ.", "ß.", "</s>", "<s>", "{{", "{%", "\\n", "'", '"', "-", "",
+    " ", "  ", "\t", "\r\n", "\n", "\n\n", "\r", "\u00a0", "\u2028", "\x0b", "\x1c", "\u200b", "\ufeff", "𝐀.", "漢字。",
+    "e.g.", "and", "then;",
 )  # fmt: skip
 
 
