@@ -26,8 +26,8 @@ from data_prep.contract.tokenizer import JsonTokenizer, encode
 from data_prep.pack import run as pack
 from data_prep.synthesize.filters import reason_to_reject
 from data_prep.synthesize.gate import GateConfig
-from data_prep.synthesize.instructions import WriteExamples
 from data_prep.synthesize.questions.task_weights import TaskWeights, tasks_of_note
+from data_prep.synthesize.questions.write_examples import WriteExamples
 from data_prep.teachers.base import Reply, Request
 from tests.helpers.made_inputs import MODEL, example, note, sentences, write_records
 
