@@ -34,9 +34,9 @@ from data_prep.contract.folders.output_folders import (
     working_folder,
 )
 from data_prep.contract.manifests import read_manifest
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, render_prompt
 from data_prep.contract.records import Example, Note, read_parquet
 from data_prep.contract.tokenizer import encode_prompt, train_sentencepiece
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
 from data_prep.ingest.case_reports import DEMO_REPORTS
 from data_prep.pack import run as pack
 from data_prep.synthesize import instructions, notes

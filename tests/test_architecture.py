@@ -16,7 +16,7 @@ ORDER = {
         "contract", "clinical_text", "faithfulness", "execution", "ingest", "teachers", "synthesize", "curate", "pack",
     ),
     "asclepius_jax": (
-        "config", "model", "distributed", "checkpoint", "cost_model", "train", "generate", "plan", "convert",
+        "config", "model", "distributed", "checkpoint", "cost_model", "train", "convert", "generate", "plan",
         "evaluate", "demo", "cli",
     ),
 }  # fmt: skip

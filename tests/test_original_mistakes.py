@@ -20,14 +20,14 @@ from asclepius_jax.generate.ask import GenerateConfig, read_prompt
 from asclepius_jax.model.decoder import build, init_params
 from asclepius_jax.train.batches import PackedRows
 from data_prep.contract.manifests import writing_folder
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE
 from data_prep.contract.records import TASKS, Example, Note, Reject, read_parquet
 from data_prep.contract.tokenizer import JsonTokenizer, encode
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE
 from data_prep.pack import run as pack
 from data_prep.synthesize.filters import reason_to_reject
 from data_prep.synthesize.gate import GateConfig
-from data_prep.synthesize.instructions import WriteExamples
-from data_prep.synthesize.task_weights import TaskWeights, tasks_of_note
+from data_prep.synthesize.questions.task_weights import TaskWeights, tasks_of_note
+from data_prep.synthesize.questions.write_examples import WriteExamples
 from data_prep.teachers.base import Reply, Request
 from tests.helpers.made_inputs import MODEL, example, note, sentences, write_records
 

@@ -29,9 +29,9 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.folders.output_folders import NEW, place_of, working_folder
 from data_prep.contract.hub import Target, push
 from data_prep.contract.manifests import MANIFEST, FolderWriter, read_manifest, writing_folder
+from data_prep.contract.prompt.training_prompt import chat_template
 from data_prep.contract.records import file_hash, text_hash
 from data_prep.contract.tokenizer import JsonTokenizer, check_vocabulary, config_text
-from data_prep.contract.training_prompt import chat_template
 
 TEMPLATE = "chat_template.jinja"
 CODES = {"bfloat16": "BF16", "float32": "F32"}

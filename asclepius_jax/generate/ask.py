@@ -10,9 +10,9 @@ from asclepius_jax.generate.batch import generate
 from asclepius_jax.generate.load import load_checkpoint
 from asclepius_jax.generate.sampling import Sampling, check_sampling
 from data_prep.contract.errors import UserError
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, load_template, render_prompt
 from data_prep.contract.tables import read_text_file
 from data_prep.contract.tokenizer import encode_prompt
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, load_template, render_prompt
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,7 @@ class FolderWriter:
         self.facts: dict[str, Any] = {}
         self.restricted = False  # contains real notes, or text made from them
         self.sources: set[str] = set()
+        self.cites = False  # contains answers that cite the sentences of their notes
 
     def reject(self, rejects: Iterable[Reject]) -> None:
         for reject in rejects:
@@ -91,6 +92,7 @@ class FolderWriter:
         name = f"{self.kind}-{len(self.shards):05d}.parquet"
         write_parquet(self.path / name, records, record_type)
         self.restricted = self.restricted or any(getattr(record, "restricted", False) for record in records)
+        self.cites = self.cites or any(getattr(record, "cites", False) for record in records)
         self.sources.update(source for record in records if (source := getattr(record, "source", "")))
         self.add_file(name, len(records))
         self.shards.append(self.files[-1])
@@ -148,6 +150,7 @@ def writing_folder(out: Path, kind: str, inputs: dict[str, str], of_records: boo
                 "inputs": {as_url(name): value for name, value in inputs.items()},
                 "files": sorted(writer.files, key=lambda file: file["name"]),
                 "other_files": other_files(writer),
+                **({"cites": True} if writer.cites else {}),
                 **writer.facts,
             }
             write_durably(writer.path / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -284,7 +287,7 @@ TYPES: dict[str, type] = {
     "kind": str, "in": int, "out": int, "rejected": dict, "inputs": dict, "files": list, "other_files": dict,
     "rows": int, "row_length": int, "tokens": int, "loss_tokens": int, "documents": int, "most_documents": int,
     "truncated": int, "vocab_size": int, "packing_efficiency": float, "tokenizer_hash": str, "token_dtype": str,
-    "phase": str, "prompt_template": str, "licences": dict, "restricted": bool, "judge": str,
+    "phase": str, "prompt_template": str, "licences": dict, "restricted": bool, "cites": bool, "judge": str,
     "checker": str, "checksums": dict, "canaries": list, "finish_reasons": dict, "step": int, "dtype": str,
     "pairs": int, "errors": dict, "blind_spots": dict,
 }  # fmt: skip

@@ -133,6 +133,7 @@ class Example:
     follow_ups: tuple[Turn, ...] = ()
     restricted: bool = False
     note_type: str = ""
+    cites: bool = False  # the sentences of all answers end in markers with the numbers of the note's sentences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +164,7 @@ class Pair:
     weight: float = 1.0
     restricted: bool = False
     note_type: str = ""
+    cites: bool = False  # as for an example
 
 
 @dataclasses.dataclass(frozen=True)

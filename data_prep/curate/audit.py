@@ -19,11 +19,13 @@ import tyro
 from data_prep.clinical_text.near_duplicates import RUN_WORDS, copied_share, longest_run
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest, verified_files
+from data_prep.contract.prompt.cited_sentences import without_citations
 from data_prep.contract.records import CaseReport, Certificate, Example, Note, SecondReading, read_parquet
 from data_prep.execution.processes import process_pool
 from data_prep.execution.shards import available_cores
 from data_prep.faithfulness.atoms.kinds import KINDS
 from data_prep.faithfulness.certificate import certificate, check, rules_version
+from data_prep.faithfulness.citations import PROBLEMS, NoteSentences, ambiguous_citations, check_citations
 from data_prep.ingest.case_reports import ReportsConfig, open_reports
 from data_prep.synthesize import style
 
@@ -57,6 +59,7 @@ class Checked:
     text: str
     source: str
     certificate: Certificate
+    cites: bool = False  # the text's sentences cite those of the source
 
 
 @dataclass
@@ -71,6 +74,10 @@ class Tally:
     statuses: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind, status)
     rules: Counter[tuple[str, str]] = field(default_factory=Counter)  # (status, rule)
     examples: list[tuple[str, str, str, str, str]] = field(default_factory=list)  # kind, text, why, id, sentence
+    citing: Counter[int] = field(default_factory=Counter)  # sentences by the number of sentences that they cite
+    citations: Counter[str] = field(default_factory=Counter)  # sentences by what is wrong with their citations
+    resting: int = 0  # sentences that the rules alone find unsupported in the note without the cited sentences
+    wrong: list[tuple[str, str, str]] = field(default_factory=list)  # id, problem, sentence
 
     def add(self, other: "Tally") -> None:
         self.texts += other.texts
@@ -81,6 +88,10 @@ class Tally:
         self.statuses += other.statuses
         self.rules += other.rules
         self.examples += other.examples
+        self.citing += other.citing
+        self.citations += other.citations
+        self.resting += other.resting
+        self.wrong += other.wrong
 
 
 def check_chunk(chunk: list[Checked]) -> Tally:
@@ -95,6 +106,8 @@ def check_chunk(chunk: list[Checked]) -> Tally:
         tally.differing += bool(item.certificate.rules) and computed != replace(
             item.certificate, reader=SecondReading()
         )
+        if item.cites:
+            check_cited(item, tally)
         for f in found:
             tally.statuses[f.atom.kind, f.verdict.status] += 1
             if f.verdict.rule:
@@ -102,6 +115,20 @@ def check_chunk(chunk: list[Checked]) -> Tally:
             if not f.supported:
                 tally.examples.append((f.atom.kind, f.atom.text, f.verdict.rule, item.id, f.sentence))
     return tally
+
+
+def check_cited(item: Checked, tally: Tally) -> None:
+    note = NoteSentences.of(item.source)
+    ambiguous = {found.within: found for found in ambiguous_citations(item.source, item.text)}
+    for found in check_citations(item.source, item.text):
+        tally.citing[len(found.cited)] += 1
+        found = ambiguous.get(found.within, found)
+        if found.problem:
+            tally.citations[found.problem] += 1
+            tally.wrong.append((item.id, found.problem, found.sentence))
+        elif found.cited:
+            plain, rest = without_citations(found.sentence), note.rest(found.cited)
+            tally.resting += any(not finding.supported for finding in check(plain, rest))
 
 
 def run(config: AuditConfig) -> dict[str, Any]:
@@ -122,6 +149,7 @@ def run(config: AuditConfig) -> dict[str, Any]:
         "omitted": tally.omitted,
         **counts,
         **overlap(tally),
+        **cited_figures(tally),
     }
 
 
@@ -148,9 +176,10 @@ def of_notes(config: AuditConfig, manifest: dict[str, Any], paths: list[Path]) -
 def of_examples(paths: list[Path]) -> Iterator[Checked]:
     for path in paths:
         for example in read_parquet(path, Example):
-            yield Checked(example.id, example.answer, example.note, example.certificate)
+            yield Checked(example.id, example.answer, example.note, example.certificate, example.cites)
             for number, turn in enumerate(example.follow_ups):
-                yield Checked(f"{example.id}, turn {number + 2}", turn.answer, example.note, turn.certificate)
+                name = f"{example.id}, turn {number + 2}"
+                yield Checked(name, turn.answer, example.note, turn.certificate, example.cites)
 
 
 def map_chunks(items: Iterable[Checked], workers: int) -> Iterator[Tally]:
@@ -188,6 +217,18 @@ def overlap(tally: Tally) -> dict[str, Any]:
     }
 
 
+def cited_figures(tally: Tally) -> dict[str, Any]:
+    """Figures of citations; none for texts that cite nothing."""
+    if not tally.citing:
+        return {}
+    return {
+        "sentences_citing": sum(count for number, count in tally.citing.items() if number),
+        "sentences_not_citing": tally.citing[0],
+        "citations_wrong": dict(sorted(tally.citations.items())),
+        "unsupported_without_cited": tally.resting,
+    }
+
+
 STATUSES = ("stated", "derived", "unsupported")
 
 
@@ -222,8 +263,24 @@ def show(config: AuditConfig, kind: str, tally: Tally) -> None:
         console.print(
             f"{tally.differing} {texts} have a certificate that differs: written under other rules, or changed since"
         )
+    show_citations(console, config, tally)
     shown: Counter[str] = Counter()
     for name, text, why, record_id, sentence in tally.examples:
         shown[name] += 1
         if shown[name] <= config.examples:
             console.print(f"- {name} {json.dumps(text, ensure_ascii=False)} ({why}) in {record_id}: {sentence}")
+
+
+def show_citations(console: Any, config: AuditConfig, tally: Tally) -> None:
+    figures = cited_figures(tally)
+    if not figures:
+        return
+    total, wrong = figures["sentences_citing"], figures["citations_wrong"]
+    console.print(
+        f"{total:,} sentences cite the note, {figures['sentences_not_citing']:,} do not; "
+        f"{sum(wrong.values()):,} have wrong citations"
+        + (f" ({', '.join(f'{count} {problem}' for problem, count in wrong.items())})" if wrong else "")
+        + f"; without the cited sentences the rules alone find {tally.resting:,} unsupported"
+    )
+    for record_id, problem, sentence in tally.wrong[: config.examples]:
+        console.print(f"- {PROBLEMS[problem]}, in {record_id}: {sentence}")

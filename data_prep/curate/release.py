@@ -7,8 +7,9 @@
       README.md                      the card: sources, licences, teacher, prompts, rejected records, faithfulness
       manifest.json
 
-The columns are those of the published corpus, `patient_id, note, question, answer, task`, and `follow_ups` if the data
-contains conversations. `asclepius adopt` reads such files back.
+The columns are those of the published corpus, `patient_id, note, question, answer, task`, with `follow_ups` if the
+data contains conversations, and `cites` if answers cite the sentences of their notes. `asclepius adopt` reads such
+files back.
 """
 
 from collections import Counter
@@ -69,6 +70,7 @@ class Tally:
     read: Counter[str]  # sentences by what the second reader says of them
     shown: list[Example]
     turns: int = 0
+    citing: int = 0  # records whose answers cite
 
     @classmethod
     def empty(cls) -> "Tally":
@@ -79,6 +81,7 @@ class Tally:
         self.licences[example.licence] += 1
         self.tasks[example.task] += 1
         self.turns += len(example.follow_ups)
+        self.citing += example.cites
         for role, made in (("question", example.question_generation), ("answer", example.answer_generation)):
             self.teachers[f"{made.teacher}, {made.model}"] += 1
             self.prompts[f"{role} {made.prompt_hash}"] += 1
@@ -112,6 +115,8 @@ def as_row(example: Example, conversations: bool) -> dict[str, Any]:
         "note_type": example.note_type,
         "article": example.article,
     }
+    if example.cites:
+        row["cites"] = True
     if conversations:
         row["follow_ups"] = [
             {"task": turn.task, "question": turn.question, "answer": turn.answer} for turn in example.follow_ups
@@ -125,6 +130,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
     text = pa.string()
     fields = [(name, text) for name in COLUMNS]
+    if any("cites" in row for row in rows):
+        fields.append(("cites", pa.bool_()))
     if rows and "follow_ups" in rows[0]:
         turn = pa.struct([("task", text), ("question", text), ("answer", text)])
         fields.append(("follow_ups", pa.list_(turn)))
@@ -295,7 +302,7 @@ Records inherit the licence of their source; share-alike sources make the whole 
 
 ## Faithfulness
 
-{faithfulness(tally.atoms)}{second_reading(tally.read)}
+{faithfulness(tally.atoms)}{second_reading(tally.read)}{citations(tally.citing)}
 
 ## Examples
 
@@ -315,6 +322,22 @@ def faithfulness(atoms: Counter[str]) -> str:
         f"named rule, and {atoms['unsupported']:,} ({share:.2%}) are unsupported (rules {', '.join(sorted(rules))}). "
         "Facts that rules cannot check are not counted."
     )
+
+
+def citations(records: int) -> str:
+    if not records:
+        return ""
+    return f"""
+
+## Citations
+
+The answers of {records:,} records cite the note: "Metformin was stopped for renal failure [4, 7]." rests on its fourth
+and seventh sentences. Each line begins a sentence, unless it goes on from the line above with a small letter. Headings
+alone on their lines and empty lines are not counted. Within a line, a sentence ends at . ? or ! before a capital or a
+digit, but not after abbreviations, initials and list numbers. `number_note` of the package asclepius-jax, in
+`data_prep/contract/prompt/cited_sentences.py`, puts these numbers into a note. Every cited sentence is needed: with it,
+the rules above support the answer's sentence, and without it they do not. A sentence that says that
+the note is silent cites nothing."""
 
 
 # Counts of `SecondReading`, for sentences that were asked about.

@@ -5,13 +5,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 
 from data_prep.clinical_text.abbreviations import find_pairs
 from data_prep.clinical_text.sentences import SOLID, rejoined, split_sentences
 from data_prep.clinical_text.words import stems
+from data_prep.contract.prompt.cited_sentences import Places, has_citation, without_citations
 from data_prep.contract.records import Certificate
 from data_prep.faithfulness.atoms.kinds import Atom
 from data_prep.faithfulness.atoms.lines import LINE_IN_CAPITALS, in_small_letters, is_heading, is_said_absent
@@ -47,7 +48,26 @@ def source_of(text: str) -> Source:
 
 
 def check(text: str, source: str) -> list[Finding]:
-    """Every statement of a text, sentence by sentence, with its verdict against the source."""
+    """Every statement of a text, sentence by sentence, with its verdict against the source.
+
+    The markers of citations are not read: the 4 of "fever [4]" is no number that a source must have.
+    """
+    if not has_citation(text):
+        return check_plain(text, source)
+    place = Places(text)
+    return [
+        replace(
+            found,
+            start=place(found.start),
+            end=place(found.end - 1) + 1,
+            within=(place(found.within[0]), place(found.within[1])),
+        )
+        for found in check_plain(without_citations(text), source)
+    ]
+
+
+def check_plain(text: str, source: str) -> list[Finding]:
+    """The findings in a text without citations."""
     facts = source_of(source)
     pairs = {short: tuple(stems(long)) for short, long in find_pairs(text).items()}
     found: list[Finding] = []

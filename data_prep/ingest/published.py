@@ -104,6 +104,7 @@ def to_example(values: dict[str, Any], config: AdoptConfig, name: str) -> Exampl
         follow_ups=turns,
         note_type=str(values.get("note_type") or "").strip(),
         restricted=is_true(values.get("restricted")),
+        cites=is_true(values.get("cites")),
     )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.clinical_text.words import UNSPACED
+from data_prep.contract.prompt.cited_sentences import cited, numbered_sentences
+from data_prep.contract.prompt.training_prompt import render_follow_up, render_prompt
 from data_prep.contract.records import Example, Note, PackedRow, Pair
 from data_prep.contract.tokenizer import (
     Tokenizer,
@@ -20,7 +22,6 @@ from data_prep.contract.tokenizer import (
     encode_continuations,
     encode_prompt,
 )
-from data_prep.contract.training_prompt import render_follow_up, render_prompt
 from data_prep.pack.best_fit import cut
 from data_prep.pack.plain_text import PlainText
 
@@ -38,11 +39,12 @@ class Document:
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """An example as a document, or None with the reason that it fits no row."""
+    """An example as a document, or None with the reason that it is in no row."""
 
     document: Document | None
     note_shortened: bool = False
     turns_left_out: int = 0
+    reason: str = "longer_than_row"
     detail: str = ""
 
 
@@ -124,7 +126,8 @@ def example_documents(
     """The document of each example.
 
     One that is longer than a row loses the end of its note. One that is longer even with no more than the first
-    character of its note loses its last turns, those from the one on that does not fit.
+    character of its note loses its last turns, those from the one on that does not fit. One whose answers cite
+    sentences that its note has lost is not trained on.
     """
     prompts = tokenizer.encode_batch([render_prompt(template, e.note, e.question) for e in examples])
     conversations = turn_documents(examples, tokenizer, template)
@@ -144,7 +147,11 @@ def example_documents(
         room = row_length - ends[kept - 1]
         shortened = len(prompt) > room
         if shortened:
-            prompt = shorten_note(example, tokenizer, room, template) or shortest
+            prompt, end = shorten_note(example, tokenizer, room, template) or (shortest, 1)
+            answers = (example.answer, *(turn.answer for turn in example.follow_ups[: kept - 1]))
+            if example.cites and (lost := lost_citations(example.note, end, answers)):
+                yield Fitted(None, reason="citation_cut", detail=f"the row has no room for the cited sentence {lost}")
+                continue
         yield Fitted(joined(prompt, turns[:kept]), shortened, len(turns) - kept)
 
 
@@ -172,8 +179,17 @@ def turn_documents(examples: Sequence[Example], tokenizer: Tokenizer, template: 
         ]
 
 
-def shorten_note(example: Example | Pair, tokenizer: Tokenizer, room: int, template: str) -> list[int] | None:
-    """The prompt with as many words from the start of the note as fit into `room` tokens.
+def lost_citations(note: str, end: int, answers: Sequence[str]) -> int:
+    """The first number that the answers cite and that is not complete in note[:end]; 0 if there is none."""
+    whole_sentences = {sentence.number for sentence in numbered_sentences(note) if sentence.end <= end}
+    numbers = {number for text in answers for sentence in numbered_sentences(text) for number in cited(sentence.text)}
+    return min(numbers - whole_sentences, default=0)
+
+
+def shorten_note(
+    example: Example | Pair, tokenizer: Tokenizer, room: int, template: str
+) -> tuple[list[int], int] | None:
+    """The prompt with as many words from the start of the note as fit into `room` tokens, and where the note ends.
 
     A note whose first word is too long is cut within it. None if not even one character fits.
     """
@@ -185,10 +201,10 @@ def shorten_note(example: Example | Pair, tokenizer: Tokenizer, room: int, templ
         best, low, high = None, 0, len(ends) - 1
         while low <= high:
             middle = (low + high) // 2
-            text = render_prompt(template, note[: whole(note, ends[middle])], example.question)
-            prompt = encode_prompt(tokenizer, text)
+            end = whole(note, ends[middle])
+            prompt = encode_prompt(tokenizer, render_prompt(template, note[:end], example.question))
             if len(prompt) <= room:
-                best, low = prompt, middle + 1
+                best, low = (prompt, end), middle + 1
             else:
                 high = middle - 1
         if best is not None:

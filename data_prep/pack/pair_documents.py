@@ -8,10 +8,10 @@ tokens. A planted error is one change in one place, so that exactly its tokens a
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from data_prep.contract.prompt.training_prompt import render_prompt
 from data_prep.contract.records import Pair
 from data_prep.contract.tokenizer import Tokenizer, beginning, encode_continuations, encode_prompt
-from data_prep.contract.training_prompt import render_prompt
-from data_prep.pack.documents import Document, shorten_note
+from data_prep.pack.documents import Document, lost_citations, shorten_note
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,11 @@ def pair_documents(
                 detail = f"the instruction and the answers, {total} tokens, exceed a row of {row_length}"
                 yield FittedPair((), reason="longer_than_row", detail=detail)
                 continue
-            prompt = shorten_note(pair, tokenizer, room, template) or shortest
+            prompt, end = shorten_note(pair, tokenizer, room, template) or (shortest, 1)
+            if pair.cites and (lost := lost_citations(pair.note, end, (pair.chosen, pair.rejected))):
+                detail = f"the row has no room for the cited sentence {lost}"
+                yield FittedPair((), reason="citation_cut", detail=detail)
+                continue
         masks = [[True] * len(ids) for ids in tokens]
         if len(sides) == 2 and not shared_loss:
             masks = differing(*tokens)

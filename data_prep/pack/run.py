@@ -20,9 +20,9 @@ import tyro
 from data_prep.contract.errors import UserError
 from data_prep.contract.hub import SMALL_FILES, local_folder
 from data_prep.contract.manifests import read_manifest, verified_files, writing_folder
+from data_prep.contract.prompt.training_prompt import load_template, shows_numbers
 from data_prep.contract.records import text_hash, token_dtype
 from data_prep.contract.tokenizer import Tokenizer, load_tokenizer
-from data_prep.contract.training_prompt import load_template
 from data_prep.execution.parts import Part, as_json, from_json, read_part, read_parts, writing_part
 from data_prep.pack.plain_text import Corpus, TextConfig, is_plain_text, open_corpus, spool, spool_file
 from data_prep.pack.shard import RECORD_TYPES, TEXT, FileRanges, Job, ShardResult, run_jobs
@@ -49,8 +49,8 @@ class PackConfig:
     shards: int = 1
     """Number of files to write. Files are packed independently, so each should get a few hundred rows or more."""
     prompt_template: str | None = None
-    """File with the prompt for training and inference, in place of the default; contains {note} and {instruction} once
-    each."""
+    """File with the prompt for training and inference, in place of the default; contains {instruction} once, and {note}
+    once, or {numbered_note} if the answers cite the numbers of the note's sentences."""
     shared_tokens: Literal["no-loss", "loss"] = "no-loss"
     """Tokens that both answers of a pair share. no-loss: the common beginning and the common end of the answers carry
     no loss. loss: all tokens of both answers do."""
@@ -76,7 +76,7 @@ def run(config: PackConfig) -> None:
     if not 16 <= config.row_length <= LONGEST_ROW:
         raise UserError(f"--row-length {config.row_length}: must be from 16 to {LONGEST_ROW:,}")
     source = open_source(config)
-    template = load_template(config.prompt_template)
+    template = template_of(config, source)
     config = dataclasses.replace(config, tokenizer=local_folder(config.tokenizer, SMALL_FILES))
     tokenizer = load_tokenizer(config.tokenizer)
     if part := read_part(config.part):
@@ -123,6 +123,20 @@ def open_source(config: PackConfig) -> Source:
     # Hash of the data files only: the manifest also contains run times, which vary.
     content = text_hash(*(file["sha256"] for file in manifest["files"]))
     return Source(manifest["kind"], {str(config.source): content}, manifest)
+
+
+def template_of(config: PackConfig, source: Source) -> str:
+    """The template for the source, with numbers if its answers cite. Raises UserError if one does not go with it."""
+    cites = source.manifest.get("cites", False)
+    template = load_template(config.prompt_template, cites)
+    has_answers = source.kind in ("instructions", "pairs")
+    if has_answers and shows_numbers(template) != cites:
+        answers, field = ("cite", "{numbered_note}") if cites else ("do not cite", "{note}")
+        raise UserError(
+            f"--prompt-template {config.prompt_template}: the answers of {config.source} {answers} the numbers of the "
+            f"note's sentences, so the template must contain {field}"
+        )
+    return template
 
 
 @contextmanager

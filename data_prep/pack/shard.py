@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.contract.errors import UserError
+from data_prep.contract.prompt.training_prompt import shows_numbers
 from data_prep.contract.records import Example, Note, Pair, Reject, read_parquet, token_dtype
 from data_prep.contract.tokenizer import Tokenizer, load_tokenizer
 from data_prep.execution.processes import process_pool
@@ -125,6 +126,11 @@ def items_of(records: list[Any], tokenizer: Tokenizer, job: Job, tally: Tally) -
     if job.kind != "instructions":
         yield from ((document,) for document in text_documents(records, tokenizer, job.row_length))
         return
+    if mixed := next((record for record in records if record.cites != shows_numbers(job.template)), None):
+        cites, others = ("cites", "do not") if mixed.cites else ("does not cite", "do")
+        raise UserError(
+            f"example {mixed.id} {cites} the sentences of its note, and others {others}: pack them in two folders"
+        )
     fitted = example_documents(records, tokenizer, job.row_length, job.template)
     for record, result in zip(records, fitted, strict=True):
         tally.truncated += result.note_shortened
@@ -132,7 +138,7 @@ def items_of(records: list[Any], tokenizer: Tokenizer, job: Job, tally: Tally) -
         if result.document:
             yield (result.document,)
         else:
-            tally.rejects.append(Reject.of(record, "longer_than_row", result.detail))
+            tally.rejects.append(Reject.of(record, result.reason, result.detail))
 
 
 def items_of_pairs(records: list[Any], tokenizer: Tokenizer, job: Job, tally: Tally) -> Iterator[tuple[Document, ...]]:

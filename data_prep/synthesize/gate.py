@@ -14,9 +14,10 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.records import Certificate, Generation
 from data_prep.execution.processes import call_in_pool
 from data_prep.faithfulness.certificate import Finding, certificate, check, rules_version
+from data_prep.faithfulness.citations import PROBLEMS, CitationCheck, ambiguous_citations, check_citations
 from data_prep.faithfulness.places import place_of_quote
 from data_prep.synthesize.filters import reason_to_reject
-from data_prep.synthesize.prompts import REPAIR_PROMPT, repair_messages
+from data_prep.synthesize.prompts import CITED_REPAIR_PROMPT, REPAIR_PROMPT, cited_repair_messages, repair_messages
 from data_prep.synthesize.second_reader.calibration import Measurement, ReadCase, draw_cases
 from data_prep.synthesize.second_reader.reader import (
     PROMPT,
@@ -117,6 +118,7 @@ class Draft:
     prompt_hash: str
     seed: int
     question: str = ""  # of an answer
+    cites: bool = False  # the sentences of an answer cite those of the note
 
 
 @dataclass(frozen=True)
@@ -127,11 +129,17 @@ class Checked:
     found: list[Finding]
     certificate: Certificate
     opinions: list[Opinion] = field(default_factory=list)
+    citations: list[CitationCheck] = field(default_factory=list)  # those with a problem
 
     @property
-    def problems(self) -> list[Finding | Opinion]:
+    def statements(self) -> list[Finding | Opinion]:
         """The unsupported atoms and the refused sentences."""
         return [*unsupported(self.found), *(opinion for opinion in self.opinions if opinion.refused)]
+
+    @property
+    def problems(self) -> list[Finding | Opinion | CitationCheck]:
+        """All that a repair is asked for."""
+        return [*self.statements, *self.citations]
 
 
 @dataclass(frozen=True)
@@ -162,18 +170,27 @@ async def pass_gate(draft: Draft, reply: Reply, config: GateConfig, teacher: Tea
         if not reason_to_reject(draft.kind, repair):
             repaired = await reading.check(repair.text.strip())
             if len(repaired.problems) < len(now.problems):
-                now, reply, prompt_hash = repaired, repair, REPAIR_PROMPT.hash
+                now, reply = repaired, repair
+                prompt_hash = CITED_REPAIR_PROMPT.hash if draft.cites else REPAIR_PROMPT.hash
     broken = None
     # An answer by rule that loses a sentence is no longer the answer to its question.
     by_rule = draft.kind == "answer" and teacher.name == "offline"
-    if config.on_unsupported in ("repair", "remove") and now.problems and not by_rule:
-        shorter = without(now.text, now.problems)
+    if config.on_unsupported in ("repair", "remove") and now.statements and not by_rule:
+        shorter = without(now.text, now.statements)
         removed = 1 - len(shorter.split()) / len(now.text.split())
         if removed <= config.most_removed and not reason_to_reject(draft.kind, replace(reply, text=shorter)):
             now = await reading.check(shorter)
-    if config.on_unsupported != "keep" and now.problems:
-        broken = "unsupported", f"{draft.kind}: " + "; ".join(map(described, now.problems))
+    if config.on_unsupported != "keep" and now.statements:
+        broken = "unsupported", f"{draft.kind}: " + "; ".join(map(described, now.statements))
+    elif draft.cites:
+        broken = await wrong_citation(now, draft.source)
     return Passed(now.text, now.certificate, reply, prompt_hash, draft.seed, broken)
+
+
+async def wrong_citation(now: Checked, note: str) -> tuple[str, str] | None:
+    """The reason and the detail by which an answer is rejected for its citations; None if all are right."""
+    wrong = now.citations or await call_in_pool(ambiguous_citations, note, now.text)
+    return (wrong[0].problem, "answer: " + "; ".join(map(described, wrong))) if wrong else None
 
 
 @dataclass(frozen=True)
@@ -188,8 +205,9 @@ class Reading:
     async def check(self, text: str) -> Checked:
         draft = self.draft
         found, certified = await checked(text, draft.source)
+        citations = await call_in_pool(citation_problems, draft.source, text) if draft.cites else []
         if not self.model:
-            return Checked(text, found, certified)
+            return Checked(text, found, certified, citations=citations)
         sentences, settled = await call_in_pool(open_sentences, text, draft.kind, draft.source, found)
         new = [sentence for sentence in sentences if sentence.text not in self.known]
         subject = Subject(draft.record_id, draft.kind, draft.source, draft.question, draft.seed)
@@ -197,7 +215,7 @@ class Reading:
             self.known[opinion.sentence.text] = opinion
         opinions = [replace(self.known[sentence.text], sentence=sentence) for sentence in sentences]
         certified = replace(certified, reader=as_record(self.model, opinions, settled))
-        return Checked(text, found, certified, opinions)
+        return Checked(text, found, certified, opinions, citations)
 
 
 async def checked(text: str, source: str) -> tuple[list[Finding], Certificate]:
@@ -210,6 +228,10 @@ def check_and_certify(text: str, source: str) -> tuple[list[Finding], Certificat
     return found, certificate(found, source)
 
 
+def citation_problems(note: str, answer: str) -> list[CitationCheck]:
+    return [found for found in check_citations(note, answer) if found.problem]
+
+
 # ---------------------------------------------------------------- repair and removal
 
 
@@ -218,13 +240,19 @@ def unsupported(found: list[Finding]) -> list[Finding]:
 
 
 async def ask_to_repair(draft: Draft, now: Checked, teacher: Teacher) -> Reply:
-    messages = repair_messages(draft.kind, now.text, draft.source, [described(each) for each in now.problems])
+    wrong = [described(each) for each in now.problems]
+    messages = repair_messages(draft.kind, now.text, draft.source, wrong)
+    if draft.cites:
+        messages = cited_repair_messages(now.text, draft.source, wrong)
     inputs = {"text": now.text, "source": draft.source}
     return await teacher.ask(Request("repair", draft.record_id, messages, inputs, draft.seed))
 
 
-def described(problem: Finding | Opinion) -> str:
+def described(problem: Finding | Opinion | CitationCheck) -> str:
     """One line of the repair request: an atom, the reason, and its sentence; or the verdict on a refused sentence."""
+    if isinstance(problem, CitationCheck):
+        detail = f" ({problem.detail[:200]})" if problem.detail else ""
+        return f"{PROBLEMS[problem.problem]}{detail}: {problem.sentence[:300]}"
     if isinstance(problem, Finding):
         return f"{problem.atom.kind} “{problem.atom.text}” ({problem.verdict.rule}), in: {problem.sentence[:300]}"
     evidence = problem.evidence

@@ -9,7 +9,6 @@ therefore depend neither on the order in which replies arrive nor on whether the
 """
 
 import itertools
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,47 +21,31 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import check_replaceable, read_manifest, verified_files
 from data_prep.contract.records import (
     Example,
-    Generation,
     Note,
     Reject,
-    Turn,
     read_parquet,
-    seeded_fraction,
     text_hash,
 )
 from data_prep.execution.parts import KIND, Part, read_part
 from data_prep.execution.shards import ShardsConfig, check_shards
-from data_prep.synthesize.filters import Duplicates, reason_to_reject
-from data_prep.synthesize.gate import Draft, GateConfig, Tally, check_gate, misquoted, pass_gate, reader_of
+from data_prep.synthesize.filters import Duplicates
+from data_prep.synthesize.gate import GateConfig, Tally, check_gate, reader_of
 from data_prep.synthesize.prompts import (
-    ANSWER_PROMPT,
-    FOLLOW_UP_ANSWER_PROMPT,
-    FOLLOW_UP_PROMPT,
     QUESTION_PROMPT,
-    answer_messages,
-    follow_up_answer_messages,
-    follow_up_messages,
-    question_messages,
 )
-from data_prep.synthesize.seed_instructions import SEED_INSTRUCTIONS
+from data_prep.synthesize.questions.seed_instructions import SEED_INSTRUCTIONS
+from data_prep.synthesize.questions.task_weights import TaskWeights
+from data_prep.synthesize.questions.write_examples import WriteExamples
 from data_prep.synthesize.stage import Stage, run_stage
-from data_prep.synthesize.task_weights import TaskWeights, tasks_of_note
 from data_prep.teachers.base import (
-    Reply,
-    Request,
-    Teacher,
     TeacherConfig,
     check_teacher,
     ledger_path,
-    request_seed,
     sampling,
 )
 from data_prep.teachers.endpoint.allowed_hosts import why_not_send
 from data_prep.teachers.endpoint.ledger import Ledger
 from data_prep.teachers.endpoint.meter import Meter
-
-# Number of examples in a question prompt, and how many of them may come from the pool.
-SHOWN, SHOWN_FROM_POOL = 4, 2
 
 
 @dataclass(frozen=True)
@@ -91,155 +74,16 @@ class InstructionsConfig:
     """Host name of an endpoint inside your institution to which real (restricted) notes may be sent; empty sends
     them nowhere."""
 
+    cite: bool = False
+    """End each sentence of an answer in the numbers of the note's sentences that support it, as in [4, 7]; answers
+    whose citations fail the check are repaired once, then rejected."""
+
     pool_notes: int = 100
     """Number of notes whose questions become few-shot examples for the rest of an API run; 0 for seed instructions
     only."""
 
     seed: int = 0
     """Random seed for the choice of tasks and few-shot examples, and for sampling."""
-
-
-def shown_examples(example_id: str, task: str, pool: Sequence[str], seed: int) -> list[str]:
-    """The few-shot examples of one question: up to SHOWN_FROM_POOL from the pool, the rest seed instructions."""
-
-    def draw(texts: Sequence[str], count: int) -> list[str]:
-        return sorted(texts, key=lambda text: seeded_fraction(seed, "shown", example_id, text))[:count]
-
-    from_pool = draw(pool, SHOWN_FROM_POOL)
-    return draw(SEED_INSTRUCTIONS[task], SHOWN - len(from_pool)) + from_pool
-
-
-@dataclass(frozen=True)
-class WriteExamples:
-    """The work on one note: `per_note` questions, each with its answer and follow-up turns."""
-
-    per_note: int
-    follow_ups: int
-    weights: dict[str, float]
-    seed: int
-    pool: dict[str, list[str]]  # task → questions of the pool; empty for seed instructions only
-    pool_notes: frozenset[str]  # ids of the notes whose questions form the pool; they see seed instructions only
-    gate: GateConfig
-    questions_only: bool = False
-    pool_name: str = ""
-    why_not_send: str = ""  # why restricted notes must not be sent to this endpoint; empty if they may
-
-    async def __call__(self, note: Note, teacher: Teacher) -> list[Example | Reject]:
-        self.check_may_send(note)
-        tasks = tasks_of_note(note.id, self.per_note, self.weights, self.seed)
-        results: list[Example | Reject] = []
-        for k, task in enumerate(tasks):
-            result = await self.example(note, task, f"{note.id}-{k}", teacher)
-            results += await self.conversation(result, teacher) if isinstance(result, Example) else [result]
-        return results
-
-    def check_may_send(self, note: Note) -> None:
-        if note.restricted and self.why_not_send:
-            raise UserError(f"note {note.id} is a real note and must not leave the institution: {self.why_not_send}")
-
-    async def example(self, note: Note, task: str, example_id: str, teacher: Teacher) -> Example | Reject:
-        pool = [] if note.id in self.pool_notes else self.pool.get(task, [])
-        messages = question_messages(note.text, task, shown_examples(example_id, task, pool, self.seed))
-        seed = request_seed(self.seed, "question", example_id)
-        inputs = {"note": note.text, "task": task}
-        reply = await teacher.ask(Request("question", example_id, messages, inputs, seed))
-        question = reply.text.strip()
-        example = Example(
-            id=example_id,
-            note_id=note.id,
-            report_id=note.report_id,
-            task=task,
-            note=note.text,
-            question=question,
-            answer="",
-            source=note.source,
-            licence=note.licence,
-            article=note.article,
-            restricted=note.restricted,
-            note_type=note.note_type,
-            question_generation=generation(teacher, reply, QUESTION_PROMPT.hash, seed),
-            answer_generation=Generation("", "", "", 0, ""),
-        )
-        broken = reason_to_reject("question", reply)
-        if not broken and (quote := misquoted(question, note.text)):
-            broken = "quote_not_in_note", f"question: {quote!r}"
-        if broken:
-            return Reject.of(example, *broken)
-        return example if self.questions_only else await self.answered(example, teacher)
-
-    async def answered(self, example: Example, teacher: Teacher) -> Example | Reject:
-        seed = request_seed(self.seed, "answer", example.id)
-        inputs = {"note": example.note, "task": example.task, "question": example.question}
-        messages = answer_messages(example.note, example.question)
-        reply = await teacher.ask(Request("answer", example.id, messages, inputs, seed))
-        example = replace(
-            example,
-            answer=reply.text.strip(),
-            answer_generation=generation(teacher, reply, ANSWER_PROMPT.hash, seed),
-        )
-        if broken := reason_to_reject("answer", reply):
-            return Reject.of(example, *broken)
-        passed = await pass_gate(
-            Draft("answer", example.id, example.note, ANSWER_PROMPT.hash, seed, example.question),
-            reply,
-            self.gate,
-            teacher,
-        )
-        example = replace(
-            example,
-            answer=passed.text,
-            answer_generation=passed.generation(teacher.name),
-            certificate=passed.certificate,
-        )
-        return Reject.of(example, *passed.broken) if passed.broken else example
-
-    async def conversation(self, example: Example, teacher: Teacher) -> list[Example | Reject]:
-        """The example with its follow-up turns. A rejected turn ends the conversation and is returned as a reject."""
-        if self.questions_only or not self.follow_ups:
-            return [example]
-        tasks = tasks_of_note(example.id, self.follow_ups, self.weights, self.seed)
-        for k, task in enumerate(tasks):
-            turn, broken = await self.turn(example, task, f"{example.id}.{k}", teacher)
-            if broken:
-                rejected = replace(example, id=f"{example.id}.{k}", follow_ups=(*example.follow_ups, turn))
-                return [example, Reject.of(rejected, *broken)]
-            example = replace(example, follow_ups=(*example.follow_ups, turn))
-        return [example]
-
-    async def turn(
-        self, example: Example, task: str, turn_id: str, teacher: Teacher
-    ) -> tuple[Turn, tuple[str, str] | None]:
-        """The next turn of a conversation, and the (reason, detail) of its rejection or None."""
-        history = [(example.question, example.answer), *((t.question, t.answer) for t in example.follow_ups)]
-        inputs = {"note": example.note, "task": task, "history": json.dumps(history, ensure_ascii=False)}
-        seed = request_seed(self.seed, "follow_up", turn_id)
-        messages = follow_up_messages(example.note, task, history)
-        reply = await teacher.ask(Request("follow_up", turn_id, messages, inputs, seed))
-        asked = generation(teacher, reply, FOLLOW_UP_PROMPT.hash, seed)
-        turn = Turn(task, reply.text.strip(), "", asked, Generation("", "", "", 0, ""))
-        if broken := reason_to_reject("question", reply):
-            return turn, broken
-        if quote := misquoted(turn.question, example.note):
-            return turn, ("quote_not_in_note", f"question: {quote!r}")
-        if turn.question in [question for question, _ in history]:
-            return turn, ("duplicate", "asked before in this conversation")
-        seed = request_seed(self.seed, "follow_up_answer", turn_id)
-        messages = follow_up_answer_messages(example.note, history, turn.question)
-        inputs |= {"question": turn.question}
-        reply = await teacher.ask(Request("follow_up_answer", turn_id, messages, inputs, seed))
-        answered = generation(teacher, reply, FOLLOW_UP_ANSWER_PROMPT.hash, seed)
-        turn = replace(turn, answer=reply.text.strip(), answer_generation=answered)
-        if broken := reason_to_reject("answer", reply):
-            return turn, broken
-        draft = Draft("answer", turn_id, example.note, FOLLOW_UP_ANSWER_PROMPT.hash, seed, turn.question)
-        passed = await pass_gate(draft, reply, self.gate, teacher)
-        answered = passed.generation(teacher.name)
-        turn = replace(turn, answer=passed.text, answer_generation=answered, certificate=passed.certificate)
-        return turn, passed.broken
-
-
-def generation(teacher: Teacher, reply: Reply, prompt_hash: str, seed: int) -> Generation:
-    return Generation(teacher.name, reply.model, prompt_hash, seed, reply.finish_reason)
 
 
 def read_notes(paths: Sequence[Path]) -> Iterator[Note]:
@@ -325,6 +169,7 @@ def work_of_run(config: InstructionsConfig, content: str, paths: Sequence[Path],
     seeds_only = WriteExamples(
         config.per_note, config.follow_ups, weights, config.seed, {}, frozenset(), config.gate,
         why_not_send=next(filter(None, (why_not_send(host, config.allow_remote) for host in hosts)), ""),
+        cites=config.cite,
     )  # fmt: skip
     # The offline teacher uses no few-shot examples.
     if offline or not config.pool_notes:
@@ -375,6 +220,7 @@ def run(config: InstructionsConfig) -> dict[str, Any]:
         "seed": config.seed,
         "per_note": config.per_note,
         "follow_ups": config.follow_ups,
+        "cites": config.cite,
         "task_weights": work.weights,
         "faithfulness": tally.facts,
     }

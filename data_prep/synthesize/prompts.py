@@ -1,13 +1,14 @@
 """The generation prompts, which instruct a chat model to write notes, questions and answers.
 
 The hash of each `Prompt` is stored with every text that it generated. The training prompt is in
-`contract/training_prompt.py`.
+`contract/prompt/training_prompt.py`.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from data_prep.contract.prompt.cited_sentences import number_note
 from data_prep.contract.records import TASKS, text_hash
 from data_prep.synthesize.note_types import NoteType
 
@@ -104,6 +105,20 @@ ANSWER_PROMPT = Prompt(
     user="Carry out the instruction, using only the note.\n\n" + ANSWER_RULES + "\nInstruction:\n{question}\n\nAnswer:",
 )
 
+# For answers whose sentences cite the numbered sentences of the note.
+CITING_RULES = """\
+5. The sentences of the note are numbered. End each sentence of the answer, and each item of a list, in the numbers of \
+the sentences that support it, before the final full stop: "Metformin was stopped for renal failure [4, 7]."
+6. Cite as few sentences as support all of it, and none that it does not need. Answer in complete sentences: "Yes, the \
+patient had a fever [3]." and not "Yes."
+7. A sentence that says that something is not stated in the note cites nothing.
+"""
+CITED_RULES = ANSWER_RULES.replace("\nNote:\n", CITING_RULES + "\nNote:\n")
+CITED_ANSWER_PROMPT = Prompt(
+    system=ANSWER_PROMPT.system,
+    user="Carry out the instruction, using only the note.\n\n" + CITED_RULES + "\nInstruction:\n{question}\n\nAnswer:",
+)
+
 REPAIR_PROMPT = Prompt(
     system="You correct clinical texts against the record that they were written from.",
     user="""\
@@ -130,6 +145,33 @@ Source:
 Corrected {kind}:""",
 )
 
+CITED_REPAIR_PROMPT = Prompt(
+    system=REPAIR_PROMPT.system,
+    user="""\
+The answer below should be based only on the note below it, and each of its sentences should cite the numbers of the \
+note's sentences that support it. Some of its statements or citations are wrong.
+
+How to correct it:
+1. Output the complete corrected answer and nothing else.
+2. Change only the listed sentences. Keep all others word for word, with their citations.
+3. If the note gives another number, unit, dose, date, side, negation or drug, use that of the note. If the note does \
+not mention it at all, delete the statement.
+4. Each sentence and each item of a list ends in the numbers of the sentences that support it, as few as support all \
+of it, before the final full stop: "Metformin was stopped for renal failure [4, 7]." A sentence that says that \
+something is not stated in the note cites nothing.
+5. Add nothing.
+
+What is wrong:
+{unsupported}
+
+The answer:
+{text}
+
+Note:
+{source}
+
+Corrected answer:""",
+)
 
 # The next instruction of the same colleague, after reading the answers so far.
 FOLLOW_UP_PROMPT = Prompt(
@@ -161,6 +203,11 @@ FOLLOW_UP_ANSWER_PROMPT = Prompt(
     + "\nConversation:\n{history}\n\nLast instruction:\n{question}\n\nAnswer:",
 )
 
+CITED_FOLLOW_UP_ANSWER_PROMPT = Prompt(
+    system=ANSWER_PROMPT.system,
+    user=FOLLOW_UP_ANSWER_PROMPT.user.replace(ANSWER_RULES, CITED_RULES),
+)
+
 
 def note_messages(report: str, note_type: NoteType) -> tuple[dict[str, str], ...]:
     return NOTE_PROMPT.messages(
@@ -184,9 +231,10 @@ def question_messages(note: str, task: str, examples: Sequence[str]) -> tuple[di
     return QUESTION_PROMPT.messages(task=task, rule=TASK_RULES[task], examples=shown, note=note.strip())
 
 
-def answer_messages(note: str, question: str) -> tuple[dict[str, str], ...]:
+def answer_messages(note: str, question: str, cites: bool = False) -> tuple[dict[str, str], ...]:
     """The request for the answer, with only note and instruction, so that nothing else can leak into it."""
-    return ANSWER_PROMPT.messages(note=note.strip(), question=question.strip())
+    prompt, shown = (CITED_ANSWER_PROMPT, number_note(note)) if cites else (ANSWER_PROMPT, note.strip())
+    return prompt.messages(note=shown, question=question.strip())
 
 
 def follow_up_messages(note: str, task: str, history: Sequence[tuple[str, str]]) -> tuple[dict[str, str], ...]:
@@ -198,11 +246,12 @@ def follow_up_messages(note: str, task: str, history: Sequence[tuple[str, str]])
 
 
 def follow_up_answer_messages(
-    note: str, history: Sequence[tuple[str, str]], question: str
+    note: str, history: Sequence[tuple[str, str]], question: str, cites: bool = False
 ) -> tuple[dict[str, str], ...]:
-    return FOLLOW_UP_ANSWER_PROMPT.messages(
-        note=note.strip(), history=render_history(history), question=question.strip()
-    )
+    prompt, shown = FOLLOW_UP_ANSWER_PROMPT, note.strip()
+    if cites:
+        prompt, shown = CITED_FOLLOW_UP_ANSWER_PROMPT, number_note(note)
+    return prompt.messages(note=shown, history=render_history(history), question=question.strip())
 
 
 def render_history(history: Sequence[tuple[str, str]]) -> str:
@@ -213,3 +262,9 @@ def repair_messages(kind: str, text: str, source: str, unsupported: Sequence[str
     """The request to repair a note or an answer; `unsupported` has one line per unsupported atom."""
     listed = "\n".join(f"- {line}" for line in unsupported)
     return REPAIR_PROMPT.messages(kind=kind, text=text.strip(), source=source.strip(), unsupported=listed)
+
+
+def cited_repair_messages(text: str, note: str, wrong: Sequence[str]) -> tuple[dict[str, str], ...]:
+    """The request to repair an answer that cites; `wrong` has one line per statement or citation."""
+    listed = "\n".join(f"- {line}" for line in wrong)
+    return CITED_REPAIR_PROMPT.messages(text=text.strip(), source=number_note(note), unsupported=listed)

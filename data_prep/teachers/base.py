@@ -34,7 +34,8 @@ class Request:
     record_id: str
     messages: tuple[Mapping[str, str], ...]  # {"role": ..., "content": ...}
     # For a note: "report", "note_type". For a question or an answer: "note", "task", and "question" for an answer, and
-    # "history" for a follow-up (JSON list of question and answer). For a repair: "text", "source".
+    # "history" for a follow-up (JSON list of question and answer), and "cite" if answers cite the note's sentences. For
+    # a repair: "text", "source".
     inputs: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     schema: Mapping[str, Any] | None = None  # JSON schema that the reply must satisfy

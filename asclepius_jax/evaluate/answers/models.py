@@ -11,9 +11,9 @@ from asclepius_jax.evaluate.questions.prompt_formats import OURS
 from asclepius_jax.evaluate.records import Question
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, render_prompt
 from data_prep.contract.records import text_hash
 from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt, load_tokenizer
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
 from data_prep.execution.progress import say
 from data_prep.teachers.base import request_seed
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from asclepius_jax.evaluate.judge.rubric import Verdict, score
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Judgement, Question
 from data_prep.clinical_text.words import EMPTY, stems
+from data_prep.contract.prompt.cited_sentences import without_citations
 from data_prep.faithfulness.certificate import check
 from data_prep.synthesize.second_reader.verdicts import SAYS_ABSENT
 
@@ -30,10 +31,12 @@ def by_rules(question: Question, answer: Answer, judge: str) -> Judgement:
 
 
 def judge_answer(question: Question, answer: str) -> tuple[Verdict, str]:
+    # The numbers of cited sentences are no facts, and no words of the answer.
+    answer, reference = without_citations(answer), without_citations(question.reference)
     source = f"{question.note}\n{question.instruction}"
     wrong = [finding for finding in check(answer, question.note) if not finding.supported]
     silent = declines(answer)
-    strange = 0.0 if silent else 1 - familiar(answer, f"{source}\n{question.reference}")
+    strange = 0.0 if silent else 1 - familiar(answer, f"{source}\n{reference}")
     evidence = "; ".join(f"{f.atom.kind} “{f.atom.text}” ({f.verdict.rule}): {f.sentence[:200]}" for f in wrong)
     if strange > 1 - LEAST_FAMILIAR:
         evidence = "; ".join(
@@ -42,7 +45,7 @@ def judge_answer(question: Question, answer: str) -> tuple[Verdict, str]:
     answerable = not (question.reference and SAYS_ABSENT.search(question.reference))
     verdict = Verdict(
         incorrect=bool(evidence),
-        omitted=omitted(question.reference, answer),
+        omitted=omitted(reference, answer),
         answerable=answerable,
         recognised=silent != answerable,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question
 from asclepius_jax.evaluate.statistics.estimates import SHARE, mean, rate
+from data_prep.contract.prompt.cited_sentences import without_citations
 from data_prep.execution.processes import process_pool
 from data_prep.execution.shards import available_cores
 from data_prep.faithfulness.atoms.kinds import KINDS
@@ -46,7 +47,7 @@ def look(question: Question, answer: Answer) -> Found:
     wanted = {(a.kind, a.value[:2]) for reading in source_of(known).readings for a in reading.atoms} if known else set()
     return Found(
         question.id,
-        len(answer.text.split()),
+        len(without_citations(answer.text).split()),
         Counter(f.atom.kind for f in found),
         Counter(f.atom.kind for f in found if f.verdict.status != "stated"),
         Counter(f.atom.kind for f in wrong),

@@ -25,6 +25,7 @@ from asclepius_jax.evaluate.records import Answer, Label, Question
 from data_prep.clinical_text.sentences import split_sentences
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest, verified_files, writing_folder, writing_together
+from data_prep.contract.prompt.cited_sentences import without_citations
 from data_prep.contract.records import Example, file_hash, read_parquet, seeded_fraction, text_hash
 from data_prep.contract.tables import files_of, rows_of
 from data_prep.synthesize.planted.mutations import CLASSES, is_true_elsewhere
@@ -192,7 +193,12 @@ def run(config: PlantConfig) -> dict[str, int]:
     if config.per_question > 1 and config.medec:
         raise UserError("--medec has one answer per question: leave it out with --per-question")
     manifest = read_manifest(config.source, "instructions")
-    examples = [e for path in verified_files(config.source, manifest) for e in read_parquet(path, Example)]
+    # A citation is no word to change, and judges are not asked about it.
+    examples = [
+        replace(example, answer=without_citations(example.answer))
+        for path in verified_files(config.source, manifest)
+        for example in read_parquet(path, Example)
+    ]
     examples.sort(key=lambda example: seeded_fraction(config.seed, "plant", example.id))
     chosen = list(lists(examples, config)) if config.per_question > 1 else singles(examples, config)
     inputs = {str(config.source): text_hash(*(file["sha256"] for file in manifest["files"]))}

@@ -23,6 +23,7 @@ from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Question, read_rec
 from asclepius_jax.evaluate.statistics.estimates import SHARE, Estimate, Rate, rate, ratio_of_sums
 from data_prep.contract.errors import UserError
 from data_prep.contract.folders.output_folders import write_durably
+from data_prep.contract.prompt.cited_sentences import without_citations
 
 TITLE = "Scores against reference answers"
 ABOUT = (
@@ -78,6 +79,7 @@ class Slice:
 
 
 def score_answer(question: Question, text: str) -> Scored:
+    text = without_citations(text)
     reference = load(question.reference)
     scorer = SCORERS[reference["kind"]]
     # An answer that repeats the reference is right, whatever form the reference has: it is the upper bound.

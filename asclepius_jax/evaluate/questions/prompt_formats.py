@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_prep.contract.errors import UserError
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, render_prompt
 
 CHAT = "chat"
 OURS = "asclepius"

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from asclepius_jax.generate.serve.api_errors import ApiError
 from asclepius_jax.generate.serve.chat_request import Message
 from data_prep.contract.errors import UserError, first_line
+from data_prep.contract.prompt.training_prompt import follow_up_parts, render_follow_up, render_prompt
 from data_prep.contract.tokenizer import JsonTokenizer, encode_after_end, encode_continuations, encode_prompt
-from data_prep.contract.training_prompt import follow_up_parts, render_follow_up, render_prompt
 
 PROBE = "probe of the note"
 

@@ -27,8 +27,8 @@ from asclepius_jax.generate.serve.token_text import Vocabulary
 from asclepius_jax.model.decoder import Model, Params
 from data_prep.contract.errors import UserError
 from data_prep.contract.hub import WEIGHTS, local_folder
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE
 from data_prep.contract.tokenizer import JsonTokenizer, Tokenizer
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE
 
 KEY_VARIABLE = "ASCLEPIUS_API_KEY"
 SECONDS_TO_FINISH = 20  # for answers in progress when the server is told to end

@@ -12,6 +12,7 @@ from typing import Any
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST, Manifest, read_manifest, verified_files
+from data_prep.contract.prompt.cited_sentences import has_citation
 from data_prep.contract.records import Certificate, Generation, Pair, Reject, read_parquet, text_hash
 from data_prep.execution.parts import is_part
 from data_prep.faithfulness.certificate import certify
@@ -170,6 +171,7 @@ def pair_of_answers(name: str, question: GivenQuestion, better: Checked, worse: 
         rejected_certificate=worse[1],
         restricted=question.restricted,
         note_type=question.note_type,
+        cites=has_citation(better[0].text) or has_citation(worse[0].text),
     )
 
 

@@ -9,11 +9,18 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 from data_prep.contract.errors import UserError
+from data_prep.contract.prompt.cited_sentences import (
+    Places,
+    cited,
+    has_citation,
+    numbered_sentences,
+    without_citations,
+)
 from data_prep.contract.records import Example, Generation, Pair, Reject, seeded_fraction
 from data_prep.faithfulness.certificate import certify
 from data_prep.faithfulness.places import plain
@@ -97,7 +104,32 @@ def classes_without(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def corrupted(example: Example, error: str, seed: int) -> str | None:
-    """The answer with an error of this class; None if it has no place for one."""
+    """The answer with an error of this class; None if it has no place for one.
+
+    The markers of citations are not words to change: both answers have the same, at the end of the same sentences.
+    """
+    if not has_citation(example.answer):
+        return corrupted_words(example, error, seed)
+    words = replace(example, answer=without_citations(example.answer))
+    text = corrupted_words(words, error, seed)
+    return None if text is None else with_markers_of(example.answer, words.answer, text)
+
+
+def with_markers_of(answer: str, plain: str, text: str) -> str | None:
+    """The markers of an answer in a corrupted text; None if a sentence was added or left out, or if one is in between.
+
+    `plain` is the answer without its markers, of which `text` was made.
+    """
+    change, place = change_between(plain, text), Places(answer)
+    # Right after the character before it: new words go before a marker, not after it.
+    start = place(change.start - 1) + 1 if change.start else 0
+    end = place(change.end - 1) + 1 if change.was else start
+    made = answer[:start] + change.new + answer[end:]
+    kept = [cited(s.text) for s in numbered_sentences(made)] == [cited(s.text) for s in numbered_sentences(answer)]
+    return made if kept and without_citations(made) == text else None
+
+
+def corrupted_words(example: Example, error: str, seed: int) -> str | None:
     found: list[str] = []
     places = 0
     for attempt in range(TRIES):
@@ -227,6 +259,7 @@ def pair_of(example: Example, error: str, seed: int) -> Pair:
         rejected_certificate=wrong,
         restricted=example.restricted,
         note_type=example.note_type,
+        cites=example.cites,
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from data_prep.clinical_text.sentences import split_sentences, tidy
 from data_prep.clinical_text.words import EMPTY, TOKEN, stem, stems, word_set
+from data_prep.contract.prompt.cited_sentences import LIKE_MARKER, without_citations
 from data_prep.contract.records import SecondReading
 from data_prep.faithfulness.certificate import Finding, source_of
 from data_prep.faithfulness.places import places_of_sentences, plain
@@ -115,8 +116,11 @@ def open_sentences(text: str, kind: str, source: str, found: Sequence[Finding]) 
     """
     copied = {plain(form) for sentence in split_sentences(source) for form in (sentence, tidy(sentence))}
     left_open, settled = [], 0
-    for start, end in places_of_sentences(text):
-        sentence = text[start:end]
+    # Without citations, but with every character in its place.
+    shown = LIKE_MARKER.sub(lambda marker: " " * len(marker[0]), text)
+    for start, end in places_of_sentences(shown):
+        marker = LIKE_MARKER.match(text, end)
+        sentence, end = without_citations(text[start:end]), marker.end() if marker else end
         inside = [finding for finding in found if finding.start < end and start < finding.end]
         if not inside and is_heading(sentence, kind):
             continue

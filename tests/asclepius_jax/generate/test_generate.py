@@ -19,8 +19,8 @@ from asclepius_jax.generate.sampling import LEAST_TEMPERATURE, Sampling, pick
 from asclepius_jax.model.decoder import build
 from asclepius_jax.model.huggingface import names
 from data_prep.contract.errors import UserError
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, render_prompt
 from data_prep.contract.tokenizer import JsonTokenizer
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
 from tests.helpers.made_inputs import MODEL, transformers_model
 
 transformers = pytest.importorskip("transformers")

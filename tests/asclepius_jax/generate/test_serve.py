@@ -83,8 +83,8 @@ def test_greedy_answers_are_those_of_transformers_on_the_exported_folder(client,
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     export(checkpoint, tmp_path / "hf", "float32")
     # A checkpoint that was imported has no template of its own, and is asked with the default one.
+    from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, chat_template
     from data_prep.contract.tokenizer import JsonTokenizer
-    from data_prep.contract.training_prompt import TRAINING_TEMPLATE, chat_template
 
     tokens = JsonTokenizer(tmp_path / "hf")
     template = chat_template(TRAINING_TEMPLATE, "<s>", "</s>", tokens.special_tokens())
@@ -273,8 +273,7 @@ def test_a_client_that_never_reads_holds_no_slot_and_gets_everything_later(clien
     reader.connect((host, int(port)))
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     reader.sendall(head.encode() + body)
-    while not server.health()["slots_in_use"]:
-        time.sleep(0.01)
+    server.busy(slots=1)
     health = server.idle()
     assert (health["slots_in_use"], health["pages_in_use"], health["waiting"]) == (0, 0, 0)
     assert client.chat.completions.create(**asked(1)).choices[0].message.content
@@ -294,8 +293,7 @@ def test_a_client_that_leaves_frees_its_slot_at_once(client, server: Server, str
     readers = [socket.create_connection((host, int(port))) for _ in range(12)]  # eight are answered, four wait
     for reader in readers:
         reader.sendall(head + wanted)
-    while server.health()["slots_in_use"] < 8 or server.health()["waiting"] < 4:
-        time.sleep(0.01)
+    server.busy(slots=8, waiting=4)
     left = time.monotonic()
     for reader in readers:
         reader.close()
@@ -399,8 +397,7 @@ def test_a_server_that_is_told_to_end_finishes_its_answers(checkpoint: Path, tmp
 
     asking = threading.Thread(target=ask)
     asking.start()
-    while not server.health()["slots_in_use"]:
-        time.sleep(0.01)
+    server.busy(slots=1)
     assert server.end() == 0
     asking.join()
     assert found[0].status_code == 200

@@ -10,8 +10,8 @@ from asclepius_jax.generate.serve.api_errors import ApiError
 from asclepius_jax.generate.serve.chat_prompts import ChatTemplatePrompts, TrainingPrompts
 from asclepius_jax.generate.serve.chat_request import Message
 from data_prep.contract.errors import UserError
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, chat_template
 from data_prep.contract.tokenizer import JsonTokenizer
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, chat_template
 from data_prep.pack.documents import turn_documents
 from tests.helpers.endpoints.served import CHAT
 from tests.helpers.made_inputs import example

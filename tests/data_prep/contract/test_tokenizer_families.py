@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, chat_template
 from data_prep.contract.records import Turn
 from data_prep.contract.tokenizer import (
     JsonTokenizer,
@@ -19,7 +20,6 @@ from data_prep.contract.tokenizer import (
     encode_prompt,
     load_tokenizer,
 )
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, chat_template
 from data_prep.pack.documents import example_documents, text_documents
 from tests.helpers.huggingface.family_tokenizers import FAMILIES, make_family, real_tokenizers, texts
 from tests.helpers.made_inputs import GENERATION, example, note

@@ -11,9 +11,9 @@ import pytest
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import writing_folder
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, render_prompt
 from data_prep.contract.records import Example, PackedRow, Reject, Turn, file_hash, read_parquet, text_hash
 from data_prep.contract.tokenizer import JsonTokenizer, encode, encode_continuations
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
 from data_prep.pack.documents import Document, DocumentStore
 from data_prep.pack.run import PackConfig, run
 from tests.helpers.made_inputs import GENERATION, example, note, sentences, write_records

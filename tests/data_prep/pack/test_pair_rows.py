@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, render_prompt
 from data_prep.contract.records import PackedRow, Pair, Reject, read_parquet
 from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
 from data_prep.pack.pair_documents import differing
 from data_prep.pack.run import PackConfig, run
 from tests.helpers.made_inputs import pair, sentences, write_records

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, chat_template, render_follow_up, render_prompt
 from data_prep.contract.records import Example, Turn
 from data_prep.contract.tokenizer import JsonTokenizer, SentencePieceTokenizer
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, chat_template, render_follow_up, render_prompt
 from data_prep.synthesize import instructions, notes
 from data_prep.synthesize.gate import GateConfig
 from data_prep.synthesize.instructions import InstructionsConfig

@@ -13,11 +13,12 @@ from data_prep.contract.records import TASKS
 from data_prep.execution.shards import ShardsConfig
 from data_prep.synthesize import instructions, notes
 from data_prep.synthesize.gate import GateConfig
-from data_prep.synthesize.instructions import SHOWN, InstructionsConfig, shown_examples
+from data_prep.synthesize.instructions import InstructionsConfig
 from data_prep.synthesize.notes import NotesConfig
 from data_prep.synthesize.prompts import ANSWER_PROMPT, QUESTION_PROMPT
-from data_prep.synthesize.seed_instructions import SEED_INSTRUCTIONS
-from data_prep.synthesize.task_weights import TaskWeights, tasks_of_note
+from data_prep.synthesize.questions.seed_instructions import SEED_INSTRUCTIONS
+from data_prep.synthesize.questions.task_weights import TaskWeights, tasks_of_note
+from data_prep.synthesize.questions.write_examples import SHOWN, shown_examples
 from data_prep.teachers.base import TeacherConfig
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion, failure
 from tests.helpers.text_stages import api, read_examples, write_reports

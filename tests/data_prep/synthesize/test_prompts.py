@@ -4,8 +4,8 @@ import jinja2
 import pytest
 
 from data_prep.contract.errors import UserError
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, chat_template, load_template, render_prompt
 from data_prep.contract.records import TASKS
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, chat_template, load_template, render_prompt
 from data_prep.synthesize.note_types import NOTE_TYPES
 from data_prep.synthesize.prompts import (
     ANSWER_PROMPT,
@@ -16,7 +16,7 @@ from data_prep.synthesize.prompts import (
     note_messages,
     question_messages,
 )
-from data_prep.synthesize.seed_instructions import SEED_INSTRUCTIONS
+from data_prep.synthesize.questions.seed_instructions import SEED_INSTRUCTIONS
 
 TRICKY = "BP {120/80} {note} {{ x }} {% if %} 5' 6\" \\n \\ 100 µg – “q”\n\n  indented {instruction}"
 TEMPLATES = [TRAINING_TEMPLATE, "Q: {instruction}\n'\"\\ {{x}} {% y %}\n{note}\n\nA:\n", "{note}{instruction}"]

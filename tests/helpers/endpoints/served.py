@@ -1,6 +1,8 @@
 """`asclepius serve` as a process of its own, with a random model small enough to answer at once on a CPU."""
 
 import dataclasses
+import http.client
+import json
 import os
 import re
 import signal
@@ -56,9 +58,19 @@ class Server:
         return self.log_file.read_text()
 
     def health(self) -> dict[str, Any]:
-        import httpx
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"))  # httpx takes 0.1 s to make a client
+        try:
+            connection.request("GET", "/health")
+            return json.load(connection.getresponse())
+        finally:
+            connection.close()
 
-        return httpx.get(f"{self.url}/health").json()
+    def busy(self, slots: int, waiting: int = 0, seconds: float = 30) -> None:
+        """Wait until so many slots are in use, and so many requests wait for one."""
+        deadline = time.monotonic() + seconds
+        while (health := self.health())["slots_in_use"] < slots or health["waiting"] < waiting:
+            assert time.monotonic() < deadline, f"{slots} slots and {waiting} waiting were not seen: {health}"
+            time.sleep(0.005)
 
     def idle(self, seconds: float = 30) -> dict[str, Any]:
         """The health once no slot, page or place in the queue is in use; the last one if that takes too long."""

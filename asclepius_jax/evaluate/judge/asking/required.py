@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from asclepius_jax.evaluate.judge.by_rule import declines
 from asclepius_jax.evaluate.records import Question
+from data_prep.contract.prompt.cited_sentences import without_citations
 from data_prep.faithfulness.certificate import check
 from data_prep.faithfulness.places import places_of_sentences
 
@@ -28,6 +29,7 @@ def required_content(question: Question) -> list[str] | None:
 
 @lru_cache(maxsize=256)  # the answers of all models to one question are judged one after another
 def supported_sentences(reference: str, note: str) -> tuple[str, ...]:
+    reference = without_citations(reference)
     wrong = [finding for finding in check(reference, note) if not finding.supported]
     return tuple(
         " ".join(reference[start:end].split())

@@ -1,6 +1,7 @@
 """Coreference Resolution: the referents of pronouns and definite phrases, as far as simple rules are safe."""
 
 import re
+from collections.abc import Callable
 
 from data_prep.teachers.offline.note import WHO
 from data_prep.teachers.offline.note_view import NOT_STATED, NoteView, Sentence, per_note, quote, unique
@@ -139,11 +140,35 @@ def who_is_patient(view: NoteView) -> str:
     return f"“The patient” refers to the {phrase}." if phrase else NOT_STATED
 
 
+@per_note
+def introduction_quoted(view: NoteView) -> str:
+    """The sentence that introduces the patient; "" if only the header does."""
+    words = set(patient_phrase(view).lower().replace("-", " ").split())
+    said = (s for s in view.prose[:2] if not OTHERS.search(s.text) and WHO.search(s.text))
+    found = next((s for s in said if words <= set(s.text.lower().replace("-", " ").rstrip(".").split())), None)
+    return f"The note introduces the patient in: {quote(found.text)}" if found and words else ""
+
+
+def citing_introduction(answer: Callable[[NoteView, str], str]) -> Callable[[NoteView, str], str]:
+    """The answer with the sentence that introduces the patient, in place of the words that the header repeats."""
+
+    def cited(view: NoteView, slot: str) -> str:
+        usual, introduced = answer(view, slot), introduction_quoted(view)
+        head, refers, _ = usual.partition(" to the patient, introduced")
+        if usual == NOT_STATED or not introduced:
+            return usual
+        return f"{head} to the patient. {introduced}" if refers else introduced
+
+    return cited
+
+
 COREFERENCE_FORMS = (
-    Form(("Who is meant by {}", "To whom does the pronoun refer: {}"), pronouns, resolve_pronoun),
+    Form(("Who is meant by {}", "To whom does the pronoun refer: {}"), pronouns, resolve_pronoun,
+        citable=citing_introduction(resolve_pronoun)),
     Form(("What does the note mean by {}", "Which earlier mention does this phrase take up: {}"),
         *looked_up(definites)),
     Form(("To whom do the personal pronouns under {} refer?", "Resolve the personal pronouns in the section {}."),
-        *looked_up(section_pronouns)),
-    Form(("Who is the patient in this note?", "Whom does the note call the patient?"), *once(who_is_patient)),
+        *looked_up(section_pronouns), citable=citing_introduction(looked_up(section_pronouns)[1])),
+    Form(("Who is the patient in this note?", "Whom does the note call the patient?"), *once(who_is_patient),
+        citable=citing_introduction(lambda view, _: who_is_patient(view))),
 )  # fmt: skip

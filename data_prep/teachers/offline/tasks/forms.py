@@ -26,6 +26,11 @@ class Form:
     absent: Callable[[NoteView], list[str]] | None = None
     absent_share: float = 0.0
     rare: bool = False  # drawn as seldom as a form without a slot
+    # The answer if its sentences are to cite the note's, where the usual one would repeat what the note says twice.
+    citable: Callable[[NoteView, str], str] | None = None
+
+    def answered(self, view: NoteView, slot: str, cite: bool) -> str:
+        return (self.citable if cite and self.citable else self.answer)(view, slot)
 
     @property
     def weight(self) -> int:

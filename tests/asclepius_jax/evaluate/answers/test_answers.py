@@ -20,8 +20,8 @@ from asclepius_jax.evaluate.questions.prompt_formats import by_chat_template
 from asclepius_jax.evaluate.records import Judgement, Question, read_records
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest
+from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, render_prompt
 from data_prep.contract.tokenizer import JsonTokenizer, encode_prompt
-from data_prep.contract.training_prompt import TRAINING_TEMPLATE, render_prompt
 from data_prep.execution.parts import JoinConfig, command_of, settings_of_stage
 from data_prep.execution.shards import ShardsConfig
 from data_prep.teachers.base import TeacherConfig

@@ -1,11 +1,16 @@
-"""The prompt that training, inference and the exported chat template share."""
+"""The prompt that training, inference and the exported chat template share.
+
+A template with the field {numbered_note} in place of {note} shows the note with the numbers of its sentences, for
+models whose answers cite them.
+"""
 
 import re
 from pathlib import Path
 
 from data_prep.contract.errors import UserError
+from data_prep.contract.prompt.cited_sentences import NUMBERING_MACRO, number_note
 
-NUMBERED = re.compile(r"([^0-9]+)(0|[1-9][0-9]*)([^0-9]*)")
+NUMBERED_TOKEN = re.compile(r"([^0-9]+)(0|[1-9][0-9]*)([^0-9]*)")
 
 # Turns a note and an instruction into model input. It ends in a newline, so that prompt and answer give the same tokens
 # whether they are encoded separately or together.
@@ -21,22 +26,40 @@ A clinician asks for help with a clinical note. The answer uses the note alone a
 ### Answer
 """
 
+CITED_TEMPLATE = """\
+A clinician asks for help with a clinical note, whose sentences are numbered. The answer uses the note alone and says \
+so where the note is silent. Each sentence of it ends in the numbers of the sentences that support it, as in [4, 7].
 
-def load_template(path: str | None) -> str:
-    """The training template from a file, or the default if `path` is None or empty.
+### Note
+{numbered_note}
 
-    Raises UserError unless the file contains {note} and {instruction} once each and ends in a newline.
+### Instruction
+{instruction}
+
+### Answer
+"""
+NOTE_FIELDS = ("{note}", "{numbered_note}")
+
+
+def load_template(path: str | None, cites: bool = False) -> str:
+    """The training template from a file, or the default if `path` is None or empty: with numbers if answers cite.
+
+    Raises UserError unless the file contains {note} or {numbered_note}, and {instruction}, once each and ends in a
+    newline.
     """
     if not path:
-        return TRAINING_TEMPLATE
+        return CITED_TEMPLATE if cites else TRAINING_TEMPLATE
     file = Path(path)
     if not file.is_file():
         raise UserError(f"--prompt-template {path}: no such file")
     template = file.read_text(encoding="utf-8")
-    for field in ("{note}", "{instruction}"):
-        if template.count(field) != 1:
+    field = note_field(template)
+    if all(name in template for name in NOTE_FIELDS):
+        raise UserError(f"--prompt-template {path} contains {{note}} and {{numbered_note}}: only one of them may occur")
+    for name in (field, "{instruction}"):
+        if template.count(name) != 1:
             raise UserError(
-                f"--prompt-template {path} contains {field} {template.count(field)} times: it must occur once"
+                f"--prompt-template {path} contains {name} {template.count(name)} times: it must occur once"
             )
     if not template.endswith("\n"):
         raise UserError(
@@ -46,19 +69,30 @@ def load_template(path: str | None) -> str:
     return template
 
 
+def note_field(template: str) -> str:
+    """The field of the note in a template: {numbered_note} if it has that, otherwise {note}."""
+    return "{numbered_note}" if "{numbered_note}" in template else "{note}"
+
+
+def shows_numbers(template: str) -> bool:
+    """Return True if prompts of this template show the numbers of the note's sentences."""
+    return note_field(template) == "{numbered_note}"
+
+
 def split_template(template: str) -> tuple[tuple[str, str], ...]:
     """The template as (literal, field) pairs, where the last field is empty.
 
     Splitting before substitution ensures that "{instruction}" in a note is never read as a field.
     """
-    first, second = sorted(("{note}", "{instruction}"), key=template.index)
+    first, second = sorted((note_field(template), "{instruction}"), key=template.index)
     head, rest = template.split(first)
     middle, tail = rest.split(second)
     return (head, first.strip("{}")), (middle, second.strip("{}")), (tail, "")
 
 
 def render_prompt(template: str, note: str, instruction: str) -> str:
-    values = {"note": note.strip(), "instruction": instruction.strip(), "": ""}
+    shown = number_note(note) if shows_numbers(template) else note.strip()
+    values = {"note": shown, "numbered_note": shown, "instruction": instruction.strip(), "": ""}
     return "".join(literal + values[field] for literal, field in split_template(template))
 
 
@@ -68,7 +102,7 @@ def follow_up_parts(template: str) -> tuple[str, str] | None:
     None if the instruction precedes the note, so that no turn can follow.
     """
     (_, first), (middle, _), (tail, _) = split_template(template)
-    return (middle, tail) if first == "note" else None
+    return (middle, tail) if first != "instruction" else None
 
 
 def render_follow_up(template: str, instruction: str) -> str:
@@ -89,7 +123,9 @@ def chat_template(template: str, bos_token: str, eos_token: str, special_tokens:
     The literal text of a special token inside a message is broken up by a space, because the output of a chat template
     is tokenized with control tokens enabled. `bos_token` is empty if the tokenizer adds none.
     """
-    messages = {"note": "messages[0]", "instruction": "messages[1]"}
+    # Numbered before special tokens are broken up, so that sentences have the numbers of training.
+    numbered = "{'content': numbered(messages[0]['content'] | trim)}"
+    messages = {"note": "messages[0]", "numbered_note": numbered, "instruction": "messages[1]"}
     body = "".join(
         jinja_literal(literal) + (f"{{{{ text_of({messages[field]}) }}}}" if field else "")
         for literal, field in split_template(template)
@@ -117,7 +153,12 @@ def chat_template(template: str, bos_token: str, eos_token: str, special_tokens:
     return (
         f"{{%- if {wrong_length} or messages[0]['role'] != 'system' or messages[1]['role'] != 'user' -%}}"
         f"{{{{ raise_exception('{usage}.') }}}}"
-        "{%- endif -%}" + text_macro(special_tokens) + jinja_literal(bos_token) + body + later
+        "{%- endif -%}"
+        + (NUMBERING_MACRO if shows_numbers(template) else "")
+        + text_macro(special_tokens)
+        + jinja_literal(bos_token)
+        + body
+        + later
     )
 
 
@@ -149,7 +190,7 @@ def numbered_runs(tokens: list[str]) -> tuple[list[str], list[tuple[str, str, in
     """
     numbers: dict[tuple[str, str], set[int]] = {}
     for token in tokens:
-        if found := NUMBERED.fullmatch(token):
+        if found := NUMBERED_TOKEN.fullmatch(token):
             numbers.setdefault((found[1], found[3]), set()).add(int(found[2]))
     runs = {ends: found for ends, found in numbers.items() if found == set(range(len(found))) and len(found) > 9}
     in_runs = {f"{before}{number}{after}" for (before, after), found in runs.items() for number in found}

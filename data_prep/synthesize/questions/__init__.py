@@ -1,0 +1,1 @@
+"""Which questions are asked: tasks by weight, and the examples that a question prompt shows."""
