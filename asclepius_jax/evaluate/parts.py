@@ -68,6 +68,13 @@ PARTS = (
         ),
     ),
     (
+        "citations", "check which sentences of the note answers cite", "audits.citations", "CitationsConfig",
+        (
+            "--questions evaluation/questions --answers evaluation/answers --out citations.json",
+            "--questions evaluation/questions --answers evaluation/answers/mine evaluation/answers/base",
+        ),
+    ),
+    (
         "study", "set up a blinded study for clinicians", "clinicians.study", "StudyConfig",
         (
             "--questions evaluation/questions --answers evaluation/answers --out study --raters Ito Okafor",
