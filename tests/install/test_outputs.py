@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from asclepius_jax import cli, demo
-from asclepius_jax.evaluate.audits import forgetting, privacy, realism
+from asclepius_jax.evaluate.audits import citations, forgetting, privacy, realism
 from asclepius_jax.evaluate.clinicians import paper, study
 from asclepius_jax.evaluate.questions import registry
 from asclepius_jax.evaluate.records import Question, read_records
@@ -154,7 +154,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_the_table_names_every_command():
     named = " ".join(ROWS)
-    known = [name for name in cli.COMMANDS if name not in ("generate", "evaluate")]
+    known = [name for name in cli.COMMANDS if name not in ("generate", "serve", "evaluate")]
     assert not [name for name in known if not re.search(rf"(?<![\w-]){name}(?![\w-])", named)]
     assert not [name for name in cli.PARTS if name != "serve" and name not in named]
     assert not [name for name in LINES if name not in ROWS]
@@ -229,7 +229,7 @@ def test_single_files_are_replaced_whole(command: Command, tmp_path: Path, monke
         with pytest.raises(OSError, match="full"):
             keep(table, tmp_path / "old.json")
     assert (tmp_path / "old.json").read_text() == "older table"
-    for part in (realism, privacy, forgetting):
+    for part in (realism, privacy, forgetting, citations):
         assert part.keep is keep
     study = f"evaluate study --questions IN/questions --answers IN/answers --out {tmp_path / 'study'} --raters A"
     assert command(study, tmp_path)[0] == 0

@@ -57,7 +57,8 @@ class ServeConfig:
     """Most requests that wait for a slot; further ones are refused with status 429."""
     capacity: Capacity = dataclasses.field(default_factory=Capacity)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    """By default, as many replicas of the model as memory allows (`asclepius plan --decode`)."""
+    """Devices along each axis. The default chooses as many replicas of the model as memory allows, as `asclepius plan
+    --decode` does."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the computation and of the cache."""
 
