@@ -127,7 +127,7 @@ def programs(config: DecoderConfig, mesh: Mesh, dtype: DType, top: int) -> Progr
     everywhere, pages, params = replicated(mesh), page_shardings(mesh), param_formats(mesh, build(config))
 
     def compiled(function: Any, inputs: int, results: int) -> Any:
-        """Of a function (params, pages, more inputs) -> (more results, pages)."""
+        """A jitted function (params, pages, more inputs) -> (more results, pages)."""
         ins, outs = (params, pages, *[everywhere] * inputs), (*[everywhere] * results, pages)
         return jax.jit(function, donate_argnums=1, in_shardings=ins, out_shardings=outs)
 

@@ -185,11 +185,11 @@ class NoteSentences:
         return "".join([*kept, self.text[done:]])
 
     def problems(self, plain: str, numbers: Sequence[int]) -> list[str]:
-        """What these sentences do not support in a sentence without markers, in words; [] if they support it."""
+        """Statements, quotations and words of a sentence without markers that these sentences lack; [] if none."""
         return self.lacking(plain, self.passage(numbers))
 
     def lacking(self, plain: str, source: str) -> list[str]:
-        """What a source does not support in a sentence without markers, in words."""
+        """Statements, quotations and words of a sentence without markers that a source lacks."""
         found = statements_lacking(plain, source)
         known = self.known_words(plain)
         missing = known - set(stems(source))

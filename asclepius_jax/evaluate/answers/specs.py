@@ -64,5 +64,5 @@ class Decoding:
 
 
 def too_long(length: int, new: int, longest: int) -> tuple[str, str]:
-    """What takes the place of an answer, and its finish reason, if a prompt leaves no room for one."""
+    """The text and finish reason in place of an answer, if its prompt leaves no room for one."""
     return f"{length} prompt tokens and {new} new tokens exceed the model's {longest}", "too_long"

@@ -72,7 +72,7 @@ class Job:
         return answer.finish
 
     def part(self, answer: Answer, finish: str) -> Part | None:
-        """What is new since the last part, if anything."""
+        """The text and tokens since the last part, if there are any."""
         text = self.text.take(bool(finish))
         if not text and not finish:
             return None

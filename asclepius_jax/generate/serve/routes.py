@@ -40,7 +40,7 @@ CLIENT_GONE = 499  # as nginx logs it
 
 @dataclass(frozen=True)
 class Served:
-    """What the application answers with."""
+    """The model that the application serves, with its name, key and prompts."""
 
     name: str
     key: str  # empty for none
