@@ -1,12 +1,16 @@
-"""Pairs of two answers that models gave to one question, of which the certificate shows one to be less faithful.
+"""Pairs of two answers that models gave to one question, of which one is more faithful to the note.
 
 The answers are those of `asclepius evaluate answers`, of several models or several samples of one. Their files are read
 by the names of their columns.
+
+Certificate and citations say which answer is better: it has fewer unsupported statements or fewer sentences with wrong
+citations, more of neither, and no fewer supported statements. Without the last condition, the shorter of two answers
+would win, and tuning on such pairs teaches a model to say less.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import combinations
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,8 @@ from data_prep.contract.manifests import MANIFEST, Manifest, read_manifest, veri
 from data_prep.contract.prompt.cited_sentences import has_citation
 from data_prep.contract.records import Certificate, Generation, Pair, Reject, read_parquet, text_hash
 from data_prep.execution.parts import is_part
-from data_prep.faithfulness.certificate import certify
+from data_prep.faithfulness.certificate import certificate, check
+from data_prep.faithfulness.citations import check_citations
 
 FINISHED = "stop"  # with any other finish reason the text is cut off, or is no answer
 
@@ -40,6 +45,7 @@ class GivenQuestion:
     task: str
     note: str
     instruction: str
+    reference: str
     note_type: str
     source: str
     restricted: bool
@@ -97,6 +103,11 @@ def questions_of(folders: Sequence[Path], given: Path | None) -> Path:
     return folder
 
 
+def cites(questions: Path) -> bool:
+    """Return True if the reference answers to these questions cite the sentences of their notes."""
+    return any(has_citation(question.reference) for question in records_of(questions, "questions", GivenQuestion))
+
+
 def asked_in(folders: Sequence[Path], questions: Path) -> Iterator[Asked]:
     """Each question with its answers. Raises UserError for an answer to an unknown question."""
     by_question: dict[str, dict[str, GivenAnswer]] = {}
@@ -116,40 +127,66 @@ class RankAnswers:
     """The pairs of one question, nearest in length first; each answer is in one of them at most."""
 
     per_example: int
+    cites: bool  # the answers are to cite the sentences of the note
 
     async def __call__(self, asked: Asked, _: Any) -> list[Pair | Reject]:
         if len(asked.answers) < 2:
             return [Reject.of(asked, "too_few_answers", f"{len(asked.answers)} finished and different")]
-        checked = [(answer, certify(answer.text.strip(), asked.question.note)) for answer in asked.answers]
-        apart = [sorted(two, key=unsupported_in) for two in combinations(checked, 2)]
-        apart = [two for two in apart if unsupported_in(two[0]) < unsupported_in(two[1])]
+        checked = [checked_answer(answer, asked.question.note, self.cites) for answer in asked.answers]
+        fewer = [two for two in permutations(checked, 2) if has_fewer_mistakes(*two)]
+        apart = [two for two in fewer if two[0].supported >= two[1].supported]
         if not apart:
-            detail = f"{unsupported_in(checked[0])} unsupported in each of {len(checked)} answers"
-            return [Reject.of(asked, "equal", detail)]
+            if fewer:
+                return [Reject.of(asked, "says_less", "the answers with fewer mistakes state less of the note")]
+            counts = ", ".join(f"{each.unsupported} + {each.miscited}" for each in checked)
+            return [Reject.of(asked, "equal", f"unsupported + wrongly cited in the answers: {counts}")]
         taken: set[str] = set()
         pairs: list[Pair | Reject] = []
-        for (better, right), (worse, wrong) in sorted(apart, key=distance):
+        for better, worse in sorted(apart, key=distance):
             if len(pairs) < self.per_example and not taken & {better.text, worse.text}:
                 taken |= {better.text, worse.text}
                 name = f"{asked.id} {len(pairs)}"
-                pairs.append(pair_of_answers(name, asked.question, (better, right), (worse, wrong)))
+                pairs.append(pair_of_answers(name, asked.question, better, worse, self.cites))
         return pairs
 
 
-Checked = tuple[GivenAnswer, Certificate]
+@dataclass(frozen=True)
+class CheckedAnswer:
+    answer: GivenAnswer
+    text: str
+    certificate: Certificate
+    supported: int  # statements that the note supports; repeated ones count once
+    miscited: int  # sentences whose citations are wrong or missing
+
+    @property
+    def unsupported(self) -> int:
+        return self.certificate.unsupported
 
 
-def unsupported_in(checked: Checked) -> int:
-    return checked[1].unsupported
+def checked_answer(answer: GivenAnswer, note: str, cites: bool) -> CheckedAnswer:
+    text = answer.text.strip()
+    found = check(text, note)
+    supported = {(finding.atom.kind, finding.atom.text.lower()) for finding in found if finding.supported}
+    miscited = sum(bool(sentence.problem) for sentence in check_citations(note, text)) if cites else 0
+    return CheckedAnswer(answer, text, certificate(found, note), len(supported), miscited)
 
 
-def distance(two: Sequence[Checked]) -> tuple[int, int]:
-    """How far apart two answers are in length, then how near in their unsupported statements."""
-    lengths = [len(answer.text.strip()) for answer, _ in two]
-    return abs(lengths[0] - lengths[1]), unsupported_in(two[0]) - unsupported_in(two[1])
+def has_fewer_mistakes(one: CheckedAnswer, other: CheckedAnswer) -> bool:
+    """Return True if one answer has fewer mistakes of a kind than the other, and no more of the other kind."""
+    mistakes, others = (one.unsupported, one.miscited), (other.unsupported, other.miscited)
+    return mistakes != others and all(a <= b for a, b in zip(mistakes, others, strict=True))
 
 
-def pair_of_answers(name: str, question: GivenQuestion, better: Checked, worse: Checked) -> Pair:
+def distance(two: Sequence[CheckedAnswer]) -> tuple[int, int]:
+    """How far apart two answers are in length, then how near in their mistakes."""
+    better, worse = two
+    mistakes = better.unsupported + better.miscited - worse.unsupported - worse.miscited
+    return abs(len(better.text) - len(worse.text)), mistakes
+
+
+def pair_of_answers(
+    name: str, question: GivenQuestion, better: CheckedAnswer, worse: CheckedAnswer, cites: bool
+) -> Pair:
     return Pair(
         id=name,
         note_id=question.note_id,
@@ -157,21 +194,21 @@ def pair_of_answers(name: str, question: GivenQuestion, better: Checked, worse: 
         task=question.task,
         note=question.note,
         question=question.instruction,
-        chosen=better[0].text.strip(),
-        rejected=worse[0].text.strip(),
+        chosen=better.text,
+        rejected=worse.text,
         error="",
         change="",
-        flagged=True,
+        flagged=worse.unsupported > 0,
         source=question.source,
         licence="unknown",
         article=question.article,
-        chosen_generation=generation_of(better[0]),
-        rejected_generation=generation_of(worse[0]),
-        chosen_certificate=better[1],
-        rejected_certificate=worse[1],
+        chosen_generation=generation_of(better.answer),
+        rejected_generation=generation_of(worse.answer),
+        chosen_certificate=better.certificate,
+        rejected_certificate=worse.certificate,
         restricted=question.restricted,
         note_type=question.note_type,
-        cites=has_citation(better[0].text) or has_citation(worse[0].text),
+        cites=cites,
     )
 
 

@@ -7,7 +7,7 @@
       pairs-00000-of-00002.parquet   ...   rejected.parquet   manifest.json
 
 With `--source`, the better answer is that of an example, and the worse one is the same with a planted error. With
-`--from`, both are answers of models, and their certificates say which is better.
+`--from`, both are answers of models, and their certificates and citations say which is better.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from data_prep.contract.records import Example, Pair, Reject, read_parquet
 from data_prep.curate.pairs.answer_pairs import (
     RankAnswers,
     asked_in,
+    cites,
     content_of,
     folders_of_answers,
     questions_of,
@@ -54,7 +55,8 @@ class PairsConfig:
 
     answers: Annotated[tuple[Path, ...], tyro.conf.arg(name="from")] = ()
     """Folders of answers of models, or folders with such folders, in place of --source. The answers to a question are
-    compared by their number of unsupported statements."""
+    compared by their unsupported statements and, where reference answers cite, by their citations. The better one
+    must not state less of the note."""
 
     questions: Path | None = None
     """Folder of the questions of --from, if it is no longer where the answers' manifests say."""
@@ -99,7 +101,7 @@ class Tally:
         return {
             "errors": {error: len(each) for error, each in sorted(self.errors.items()) if error},
             "flagged": len(differences) - sum(self.blind_spots.values()),
-            "blind_spots": {error: count for error, count in sorted(self.blind_spots.items()) if count},
+            "blind_spots": {error: count for error, count in sorted(self.blind_spots.items()) if error and count},
             "median_length_difference": median_size(differences),
             "mean_length_difference": round(statistics.fmean(differences), 2) if differences else 0.0,
             "median_length_difference_by_class": by_class,
@@ -136,7 +138,7 @@ def run(config: PairsConfig) -> dict[str, Any]:
             shards = planted_shards(config, classes, writer)
         else:
             asked = counted(asked_in(folders, questions), writer)
-            shards = mapped(config, RankAnswers(config.per_example), asked)
+            shards = mapped(config, RankAnswers(config.per_example, cites(questions)), asked)
         tally = Tally()
         with contextlib.closing(shards):
             for results in shards:

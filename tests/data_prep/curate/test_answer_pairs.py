@@ -17,10 +17,12 @@ NOTE = "She was given aspirin 100 mg daily for 7 days. The left lung was clear. 
 RIGHT, WRONG, WORSE = "Aspirin 100 mg daily.", "Aspirin 500 mg daily.", "Aspirin 500 mg daily for 3 weeks, with fever."
 
 
-def write_questions(folder: Path, names: tuple[str, ...] = ("a", "b", "c"), restricted: bool = False) -> Path:
+def write_questions(
+    folder: Path, names: tuple[str, ...] = ("a", "b", "c"), restricted: bool = False, reference: str = ""
+) -> Path:
     questions = [
-        Question(name, f"note {name}", "Question Answering", f"{NOTE} Visit {name}.", "Which dose?", source="made",
-                 restricted=restricted, report_id=name)
+        Question(name, f"note {name}", "Question Answering", f"{NOTE} Visit {name}.", "Which dose?", reference,
+                 source="made", restricted=restricted, report_id=name)
         for name in names
     ]  # fmt: skip
     with writing_folder(folder, "questions", {}) as writer:
@@ -63,6 +65,47 @@ def test_equal_counts_make_no_pair(tmp_path: Path):
     write_answers(tmp_path / "answers", questions, "two", {"a": "She was given aspirin 100 mg."})
     run(PairsConfig(tmp_path / "pairs", answers=(tmp_path / "answers",), workers=1))
     found, rejects, _ = pairs_in(tmp_path / "pairs")
+    assert not found
+    assert [reject.reason for reject in rejects] == ["equal"]
+
+
+def paired(tmp_path: Path, one: str, two: str, reference: str = "") -> tuple[list[Pair], list[Reject], dict]:
+    questions = write_questions(tmp_path / "questions", ("a",), reference=reference)
+    write_answers(tmp_path / "answers", questions, "one", {"a": one})
+    write_answers(tmp_path / "answers", questions, "two", {"a": two})
+    run(PairsConfig(tmp_path / "pairs", answers=(tmp_path / "answers",), workers=1))
+    return pairs_in(tmp_path / "pairs")
+
+
+@pytest.mark.parametrize("shorter", ["The note was read.", RIGHT, f"{RIGHT} {RIGHT} {RIGHT}"])
+def test_an_answer_that_states_less_of_the_note_is_not_better(tmp_path: Path, shorter: str):
+    found, rejects, _ = paired(tmp_path, shorter, f"{RIGHT} The left lung was clear. She was given ibuprofen.")
+    assert not found
+    assert [reject.reason for reject in rejects] == ["says_less"]
+
+
+CITED = "She was given aspirin 100 mg daily for 7 days [1]."
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        "She was given aspirin 100 mg daily for 7 days [2].",  # a sentence that does not support it
+        "She was given aspirin 100 mg daily for 7 days [1, 3].",  # one that it does not need
+        "She was given aspirin 100 mg daily for 7 days.",
+        "She was given aspirin 100 mg daily for 7 days [9].",
+    ],
+)
+def test_of_equal_answers_the_one_with_right_citations_is_better(tmp_path: Path, worse: str):
+    found, _, manifest = paired(tmp_path / "cited", worse, CITED, reference=CITED)
+    assert [(pair.chosen, pair.rejected, pair.cites, pair.flagged) for pair in found] == [(CITED, worse, True, False)]
+    assert (manifest["cites"], manifest["flagged"], manifest["blind_spots"]) == (True, 0, {})
+    assert not paired(tmp_path / "plain", worse, CITED)[0], "without citations to learn from, markers are not compared"
+
+
+def test_better_citations_do_not_outweigh_an_unsupported_statement(tmp_path: Path):
+    uncited = "She was given aspirin 100 mg daily for 7 days. The left lung was clear. She had no fever."
+    found, rejects, _ = paired(tmp_path, f"{CITED} She was given ibuprofen [2].", uncited, reference=CITED)
     assert not found
     assert [reject.reason for reject in rejects] == ["equal"]
 
