@@ -17,7 +17,7 @@ ORDER = {
     ),
     "asclepius_jax": (
         "config", "model", "distributed", "checkpoint", "cost_model", "train", "convert", "generate", "plan",
-        "evaluate", "demo", "cli",
+        "evaluate", "pipelines", "cli",
     ),
 }  # fmt: skip
 # What the evaluation takes of the text side beside the contract: it asks teachers and judges in the same way.
@@ -130,7 +130,7 @@ def test_the_accelerator_side_reads_only_the_contract_of_the_text_side():
     for module, targets in EDGES.items():
         package, here = room(module)
         allowed = ("contract", *OF_TEXT_SIDE) if here == "evaluate" else ("contract",)
-        if package == "asclepius_jax" and here not in ("demo", "cli"):
+        if package == "asclepius_jax" and here not in ("pipelines", "cli"):
             wrong += [
                 f"{module} imports {t}" for t in targets if room(t)[0] == "data_prep" and room(t)[1] not in allowed
             ]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from asclepius_jax import cli
-from asclepius_jax.demo import DemoConfig
-from asclepius_jax.demo import run as run_demo
+from asclepius_jax.pipelines.demo import DemoConfig
+from asclepius_jax.pipelines.demo import run as run_demo
 from data_prep.contract.records import PackedRow
 from data_prep.contract.tokenizer import train_sentencepiece
 from tests.helpers.places import ROOT

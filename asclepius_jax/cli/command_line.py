@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any
 
 import tyro
@@ -123,6 +123,8 @@ def dispatch(name: str, arguments: list[str], debug: bool) -> None:
         train(name, command, arguments, debug)
     elif name == "plan":
         plan(command, arguments)
+    elif name == "improve":
+        improve(command, arguments)
     else:
         with with_local_copies(arguments, writes=name == "init") as arguments:
             run(name, command, arguments)
@@ -210,18 +212,30 @@ def plan(command: Command, arguments: list[str]) -> None:
     from asclepius_jax.distributed.xla_flags import set_flags_for_planning
 
     set_flags_for_planning()
-    from asclepius_jax.config import TrainConfig
-
     module = importlib.import_module(command.module)
-    options = module.PlanOptions
+    run_with_options("plan", module, module.PlanOptions, arguments)
+
+
+def improve(command: Command, arguments: list[str]) -> None:
+    """`asclepius improve CONFIG --tuned RUN ... [--section.field value ...]`."""
+    module = importlib.import_module(command.module)
+    run_with_options("improve", module, module.ImproveOptions, arguments, module.with_defaults)
+
+
+def run_with_options(
+    name: str, module: Any, options: Any, arguments: list[str], prepared: Callable[[Any], Any] = lambda config: config
+) -> None:
+    """Run a command whose own options stand beside the config of a training and its flags."""
+    from asclepius_jax.config import TrainConfig
 
     @dataclass(frozen=True)
     class Flags:
-        plan: Annotated[options, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+        own: Annotated[options, tyro.conf.arg(name="")]
         run: Annotated[TrainConfig, tyro.conf.arg(name="")]
 
-    flags = parse("plan", arguments, Flags, lambda config: Flags(options(tyro.MISSING), config))
-    module.run(flags.plan, flags.run, arguments)
+    needed = {field.name: tyro.MISSING for field in fields(options) if field.default is MISSING}
+    flags = parse(name, arguments, Flags, lambda config: Flags(options(**needed), prepared(config)))
+    module.run(flags.own, flags.run, arguments)
 
 
 def parse(name: str, arguments: list[str], flags: Any, default: Callable[[Any], Any]) -> Any:

@@ -105,6 +105,15 @@ COMMANDS = {
             "instruct_smollm2_135m --data.path data/packed/pairs --out data/packed/referenced --batch.global-batch 8",
         ),
     ),
+    "improve": Command(
+        "tune a model on its own answers and on planted errors, and evaluate it", "asclepius_jax.pipelines.improve",
+        "ImproveOptions", "run", "evaluate",
+        (
+            "instruct_7b --tuned runs/instruct_7b --source data/split/train --held-out data/split/held_out "
+            "--out runs/improved",
+            "instruct_smollm2_135m_lora --tuned runs/tuned --source train --held-out held_out --out better --rounds 2",
+        ),
+    ),
     "plan": Command(
         "predict memory, communication, speed and cost of a run, without the machine", "asclepius_jax.plan.command",
         "PlanOptions", "run", "plan",
@@ -162,7 +171,8 @@ COMMANDS = {
         ("mine", "."),
     ),
     "demo": Command(
-        "run the whole pipeline on 24 fictional case reports", "asclepius_jax.demo", "DemoConfig", "run", "demo",
+        "run the whole pipeline on 24 fictional case reports", "asclepius_jax.pipelines.demo",
+        "DemoConfig", "run", "demo",
         ("", "--out /tmp/demo"),
     ),
 }  # fmt: skip

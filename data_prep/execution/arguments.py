@@ -104,7 +104,7 @@ def check_finite(settings: Any, path: str = "") -> None:
 
 
 # Groups of settings whose names are not part of their flags.
-OMITTED = ("run", "on", "size", "plan", "teacher", "reports", "shards", "gate", "budget", "batches", "share", "text")
+OMITTED = ("run", "on", "size", "own", "teacher", "reports", "shards", "gate", "budget", "batches", "share", "text")
 
 
 def check_result(result: Any) -> None:

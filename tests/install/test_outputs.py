@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from asclepius_jax import cli, demo
+from asclepius_jax import cli
 from asclepius_jax.evaluate.audits import citations, forgetting, privacy, realism
 from asclepius_jax.evaluate.clinicians import paper, study
 from asclepius_jax.evaluate.questions import registry
 from asclepius_jax.evaluate.records import Question, read_records
 from asclepius_jax.evaluate.report.tables import keep
+from asclepius_jax.pipelines import demo
 from data_prep.contract.folders import output_folders
 from tests.helpers.endpoints.fake_endpoint import FakeEndpoint, completion
 from tests.helpers.evaluation.made_evaluation import question, write, write_answers, write_judgements

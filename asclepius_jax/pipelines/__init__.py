@@ -1,0 +1,1 @@
+"""Commands that string the stages together."""
