@@ -1,6 +1,6 @@
 """Measure on this machine, in one run and as ratios; writes RESULTS.md beside this file.
 
-python benchmarks/run.py [step] [start] [loop] [data] [teacher]
+python benchmarks/run.py [step] [decoding] [start] [loop] [data] [teacher]
 """
 
 import datetime
@@ -23,6 +23,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # before a part imports JAX
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import data  # noqa: E402
+import decoding  # noqa: E402
 import loop  # noqa: E402
 import step  # noqa: E402
 import teacher  # noqa: E402
@@ -34,6 +35,7 @@ PACKAGES = ("jax", "jaxlib", "torch", "transformers")
 def main() -> None:
     parts = {
         "step": measure_step,
+        "decoding": measure_decoding,
         "start": measure_start,
         "loop": measure_loop,
         "data": measure_data,
@@ -113,6 +115,14 @@ def measure_step() -> str:
         f"transformers on the same weights and rows; first losses {apart:.0e} apart.\n\n"
         f"{table(['', 'type', 'tokens/s'], rows)}\n\n{table(['ratio of tokens/s', ''], ratios)}"
     )
+
+
+def measure_decoding() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        step.save_model(Path(folder))
+        rows = list(decoding.measure(Path(folder)))
+    told = "The same model answers prompts of 16 to 127 tokens with 4 to 256 new ones, half of them fewer than 32."
+    return f"## Decoding\n\n{told}\n\n{table(['', ''], rows)}"
 
 
 def measure_start() -> str:

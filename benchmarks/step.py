@@ -84,10 +84,10 @@ def theirs(dtype: str, folder: Path) -> Callable[[], float]:
 def save_model(folder: Path) -> None:
     """Random weights as transformers saves them."""
     import torch
-    from transformers import DecoderConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = DecoderConfig(
+    config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=512,
         intermediate_size=1408,

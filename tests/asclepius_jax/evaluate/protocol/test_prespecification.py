@@ -247,7 +247,7 @@ def test_a_plan_that_cannot_be_carried_out_is_refused(tmp_path, change, message)
 
 
 def test_the_power_table_has_the_differences_that_studies_were_drawn_to_find(tmp_path):
-    """The rows of docs/statistics.md, which 1,000 drawn studies each confirm (benchmarks/coverage.py)."""
+    """The rows of docs/statistics.md, which 1,000 drawn studies each confirm (benchmarks/intervals/coverage.py)."""
     table = power_table.run(PowerConfig((20, 60), (1, 3, 4), out=tmp_path / "power.json"))
     found = {(int(row[0]), int(row[1])): row[2:] for row in table["table"]}
     assert [found[place][0] for place in ((20, 1), (20, 3), (60, 1), (60, 3))] == ["0.62", "0.45", "0.35", "0.25"]

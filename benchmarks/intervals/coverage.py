@@ -1,6 +1,6 @@
 """Coverage of every interval of the evaluation and error rates of its tests, as markdown tables.
 
-    python benchmarks/coverage.py [--draws N] [SECTION ...]
+    python benchmarks/intervals/coverage.py [--draws N] [SECTION ...]
 
 means        mean scores, 95 % intervals
 differences  two equal models: interval, sign-flip test, false equivalence at the margin
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from asclepius_jax.evaluate.statistics import estimates  # noqa: E402

@@ -1,6 +1,6 @@
 """How well interactions, the rater-by-item model and within-model correlations hold, as markdown tables.
 
-    python benchmarks/journal.py [interactions] [raters] [within] [--draws N]
+    python benchmarks/intervals/journal.py [interactions] [raters] [within] [--draws N]
 
 About four minutes for 1,000 draws (the rater-by-item model takes a fifth of the draws). Scores are rounded to 1 to 4.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from asclepius_jax.evaluate.statistics.agreement import within_groups
 from asclepius_jax.evaluate.statistics.comparisons import interaction

@@ -1,6 +1,6 @@
 """Coverage of the intervals in `evaluate.judge.correction`, as a markdown table; about half a minute for 1,000 draws.
 
-    python benchmarks/judge_correction.py [--draws N]
+    python benchmarks/intervals/judge_correction.py [--draws N]
 
 Answers come in clusters of one to five, or one cluster has a third or more of them, and answers of a cluster resemble
 each other. Clinicians rate the clusters of each row's number, and the judge scores four times as many more. The true
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from asclepius_jax.evaluate.judge.correction import (
     prediction_powered,
