@@ -173,11 +173,11 @@ class Page:
             guesses.check_open(db, rater["id"])
             store.save(db, rater["name"], item, answer, changed(answer.draft, answer.text, form))
             items = store.items_of(db, rater["id"])
-            reference = views.reference_of(db, item)
+            question, reference = store.question_of(db, item), views.reference_of(db, item)
         # The transaction is committed, so the reply may say "saved".
         item = items[item.position - 1]
         if wants_json(request):
-            return JSONResponse(views.after_change(items, item, label, reference))
+            return JSONResponse(views.after_change(items, item, label, question, reference))
         return RedirectResponse(f"/r/{token}/item/{item.position}#{label}", 303)
 
     def guess(self, request: Request) -> Response:
