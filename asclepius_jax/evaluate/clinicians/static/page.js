@@ -129,6 +129,7 @@ function filledIn(card) {
 }
 
 function activate(card) {
+  if (active) tick(); // until here, the time is that of the answer before
   active = card;
   for (const other of cards) other.toggleAttribute("data-active", other === card);
   showState();
