@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asclepius_jax.evaluate.clinicians import store
+from asclepius_jax.evaluate.clinicians import paper, store
 from asclepius_jax.evaluate.clinicians.verdicts import Draft
 from asclepius_jax.evaluate.records import Answer, Question
 from data_prep.contract.prompt.cited_sentences import numbered_sentences
@@ -46,25 +46,33 @@ def test_the_note_is_numbered_as_in_the_prompt():
     assert SENTENCES[LAST - 2].text.startswith("<script>")
 
 
+def studied(folder: Path, capsys, note: str, citing: str) -> tuple[str, Path]:
+    """Link of the rater, and a study of one item with an answer that cites and one that does not."""
+    question = Question("q0", "n0", "Question Answering", note, "Which drugs does he take?")
+    answers = [Answer("q0", model, text, "stop") for model, text in zip(MODELS, (citing, PLAIN), strict=True)]
+    settings = replace(
+        made_study.config(folder, 1, ("Dr Ito",)),
+        questions=made_study.write(folder / "asked", "questions", [question]),
+        answers=(made_study.write(folder / "given", "answers", answers),),
+    )
+    return links(capsys, settings)["Dr Ito"], settings.out
+
+
+@contextmanager
+def serving(path: str, study: Path) -> Iterator[str]:
+    server = Server(study)
+    try:
+        yield f"{server.base}{path}/item/1"
+    finally:
+        server.kill()
+
+
 @pytest.fixture
 def served(tmp_path, capsys) -> Iterator[tuple[str, Path]]:
-    """The address of an item with an answer that cites and one that does not, and the study."""
-    question = Question("q0", "n0", "Question Answering", NOTE, "Which drugs does he take?")
-    settings = replace(
-        made_study.config(tmp_path, 1, ("Dr Ito",)),
-        questions=made_study.write(tmp_path / "asked", "questions", [question]),
-        answers=(
-            made_study.write(
-                tmp_path / "given",
-                "answers",
-                [Answer("q0", model, text, "stop") for model, text in zip(MODELS, (CITING, PLAIN), strict=True)],
-            ),
-        ),
-    )
-    path = links(capsys, settings)["Dr Ito"]
-    server = Server(settings.out)
-    yield f"{server.base}{path}/item/1", settings.out
-    server.kill()
+    """The address of the item, and the study."""
+    path, study = studied(tmp_path, capsys, NOTE, CITING)
+    with serving(path, study) as address:
+        yield address, study
 
 
 @contextmanager
@@ -202,3 +210,28 @@ def test_without_script_the_numbers_can_still_be_read(served):
         page.goto(address)
         assert CITING in page.locator(".answer-text").all_text_contents()
         assert cites(page, 1).evaluate("(one) => getComputedStyle(one).borderStyle") == "none"
+
+
+@WIDTHS
+def test_a_sentence_longer_than_its_pane_is_shown_from_its_beginning(tmp_path, capsys, width):
+    note = "\n".join(["He was well."] * 40 + ["Then " + "he was ill, and " * 200 + "died."])
+    path, study = studied(tmp_path, capsys, note, "He died [41].")
+    with serving(path, study) as address, opened(address, width) as page:
+        cites(page, 41).click()
+        sentence = page.locator("[aria-current]")
+        assert sentence.bounding_box()["height"] > page.locator("#note").bounding_box()["height"]
+        assert sentence.evaluate(
+            "(one) => { const line = one.getClientRects()[0]; return line.y > 0 && line.bottom < innerHeight / 2 && "
+            "document.elementFromPoint(line.x + line.width / 2, line.y + line.height / 2) === one; }"
+        )
+        page.keyboard.press("Escape")
+        check_in_sight(cites(page, 41))
+
+
+def test_forms_on_paper_have_the_numbers_that_answers_cite(tmp_path, capsys):
+    _, study = studied(tmp_path, capsys, NOTE, CITING)
+    paper.run(paper.PaperConfig(study, out=tmp_path / "forms.html"))
+    text = (tmp_path / "forms.html").read_text(encoding="utf-8")
+    assert f"<sup>{LAST}</sup>Metoprolol 25 mg twice daily." in text
+    assert f"[{LAST}]. The 💊" in text
+    assert "<sup>" not in text[text.index("DISCHARGE") : text.index("Admitted")].removesuffix("<sup>1</sup>")
