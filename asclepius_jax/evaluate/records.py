@@ -108,6 +108,8 @@ class Rating:
     seconds: float = 0.0  # time for which the item was visible
     spans: str = ""  # JSON list of spans marked as hallucinated: [{"start", "end", "type", "severity"}]
     comment: str = ""
+    answer_seconds: float = 0.0  # of `seconds`, those with this answer as the current one; 0 if not known
+    cites: bool = False  # the answer cites sentences of the note
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ means        mean scores, 95 % intervals
 differences  two equal models: interval, sign-flip test, false equivalence at the margin
 shares       shares of answers from 2 to 98 %
 ratios       an F1 of summed counts
+times        median times to verify with and without citations, and their ratio within raters
 agreement    Pearson's r, quadratic kappa and alpha, and how often they have an interval
 family       something significant among 3, 6 and 10 equal models, after Holm's correction
 votes        two equal models of which one loses 30 % of its votes
@@ -20,7 +21,9 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,8 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from asclepius_jax.evaluate.records import Question, Rating  # noqa: E402
+from asclepius_jax.evaluate.report.journal.verifying_times import verifying_times  # noqa: E402
 from asclepius_jax.evaluate.statistics import estimates  # noqa: E402
 from asclepius_jax.evaluate.statistics.agreement import (  # noqa: E402
     Part,
@@ -47,6 +52,7 @@ CORRELATIONS = (0.0, 0.3, 0.8)
 SHARES = (0.02, 0.1, 0.5, 0.9, 0.98)
 AGREEMENTS = (0.2, 0.5, 0.85)  # share of the scores' variance that is the answer's
 MARGIN = 0.3
+TIME_RATIO = 0.8
 COMPONENTS = Components(patient=0.5, rater=0.3, residual=0.8)
 DESIGNS = (
     *(Design(patients, raters) for patients in (8, 20, 60, 200) for raters in (1, 3)),
@@ -150,6 +156,29 @@ def ratios(draws: int) -> None:
         yield inside(estimates.ratio_of_sums(above, below, cluster_N, estimates.SHARE), true[correlation])
 
     grid("F1 of summed counts: coverage of the 95 % interval, %", draw, ["F1"], draws)
+
+
+def times(draws: int) -> None:
+    """Three raters of unequal speed, two answers to each question, of which one cites; three in ten are not rated."""
+
+    def draw(random: np.random.Generator, cluster_N: np.ndarray, correlation: float) -> Iterable[float]:
+        questions = {
+            f"q{n}": Question(f"q{n}", f"n{cluster}", "", "", "", source="made") for n, cluster in enumerate(cluster_N)
+        }
+        latent_R = latent(random, np.repeat(cluster_N, 6), correlation)
+        ratings = [
+            Rating(f"r{rater}", name, f"m{cites}", 4, cites=bool(cites), answer_seconds=seconds)
+            for (name, rater, cites), value in zip(product(questions, range(3), range(2)), latent_R, strict=True)
+            if random.random() < 0.7
+            for seconds in [30 * TIME_RATIO**cites * math.exp(0.5 * (rater - 1) + 0.7 * value)]
+        ]
+        found = verifying_times(ratings, questions)
+        # The speeds are symmetric around the second rater's, so the median of all three is that rater's.
+        yield inside(SimpleNamespace(**found["kinds"]["with"]["seconds"]), 30 * TIME_RATIO)
+        yield inside(SimpleNamespace(**found["kinds"]["without"]["seconds"]), 30)
+        yield inside(SimpleNamespace(**found["ratio"]), TIME_RATIO)
+
+    grid("Times to verify: coverage of the 95 % interval, %", draw, ["with", "without", "ratio"], draws)
 
 
 def agreement(draws: int) -> None:
@@ -302,8 +331,8 @@ def two_way_p(table_PR: np.ndarray) -> float:
 
 
 SECTIONS: dict[str, Callable[[int], None]] = {
-    "means": means, "differences": differences, "shares": shares, "ratios": ratios, "agreement": agreement,
-    "family": family, "votes": votes, "power": power_table,
+    "means": means, "differences": differences, "shares": shares, "ratios": ratios, "times": times,
+    "agreement": agreement, "family": family, "votes": votes, "power": power_table,
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
     /r/TOKEN                         a rater's first page
     /r/TOKEN/item/POSITION           an item; POST .../LABEL changes the verdict on one of its answers
-    /r/TOKEN/time/POSITION           POST: seconds for which the item was visible
+    /r/TOKEN/time/POSITION           POST: seconds for which the item was visible, by the answer that was current
     /r/TOKEN/guess                   after the last item: which model wrote what; POST closes the scores, and saves
     /admin/TOKEN                     progress; ratings.csv and log.csv below it
 
@@ -173,11 +173,11 @@ class Page:
             guesses.check_open(db, rater["id"])
             store.save(db, rater["name"], item, answer, changed(answer.draft, answer.text, form))
             items = store.items_of(db, rater["id"])
-            reference = views.reference_of(db, item)
+            question, reference = store.question_of(db, item), views.reference_of(db, item)
         # The transaction is committed, so the reply may say "saved".
         item = items[item.position - 1]
         if wants_json(request):
-            return JSONResponse(views.after_change(items, item, label, reference))
+            return JSONResponse(views.after_change(items, item, label, question, reference))
         return RedirectResponse(f"/r/{token}/item/{item.position}#{label}", 303)
 
     def guess(self, request: Request) -> Response:
@@ -202,15 +202,10 @@ class Page:
         return RedirectResponse(f"/r/{request.path_params['token']}/guess", 303)
 
     def count_time(self, request: Request, form: dict[str, str]) -> Response:
-        try:
-            seconds = float(form.get("seconds", ""))
-        except ValueError:
-            seconds = math.nan
-        if not math.isfinite(seconds):
-            raise UserError(f"seconds {form.get('seconds', '')[:40]!r}: must be a number")
         with store.transaction(self.database, write=True) as db:
             rater = rater_of(db, request)
             item = item_at(store.items_of(db, rater["id"]), request)
+            seconds = {answer.label: seconds_of(form[answer.label]) for answer in item.answers if answer.label in form}
             store.add_seconds(db, item, seconds, time.time())
         return Response(status_code=204)
 
@@ -229,6 +224,16 @@ class Page:
             text = tables[name](db)
         disposition = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
         return Response(text, media_type="text/csv; charset=utf-8", headers=disposition)
+
+
+def seconds_of(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise UserError(f"seconds {text[:40]!r}: must be a number")
+    return seconds
 
 
 def rater_of(db: Any, request: Request) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from asclepius_jax.evaluate.clinicians import guesses, store
+from asclepius_jax.evaluate.clinicians.sentences import citations
 from asclepius_jax.evaluate.clinicians.store import Item, Shown
 from asclepius_jax.evaluate.clinicians.verdicts import TREATMENTS, Draft, is_complete, settled_score
 from asclepius_jax.evaluate.records import Rating
@@ -40,12 +41,15 @@ def run(config: RatingsConfig) -> None:
     with store.transaction(config.study / store.DATABASE) as db:
         key, restricted = key_of(config.key, store.setting(db, "id"))
         rows = list(counted(db))
+        notes = {row["id"]: row["note"] for row in db.execute("SELECT id, note FROM questions")}
         guessed = guesses.unblinded(db, key)
     for _, _, answer in rows:
         if answer.answer_id not in key:
             raise UserError(f"{config.key} is incomplete: answer {answer.answer_id} is missing")
     done = [row for row in rows if is_complete(row[2].draft)]
-    ratings = [rating_of(rater, item, answer, key[answer.answer_id]) for rater, item, answer in done]
+    ratings = [
+        rating_of(rater, item, answer, key[answer.answer_id], notes[item.question_id]) for rater, item, answer in done
+    ]
     if not ratings:
         raise UserError(f"{config.study}: nobody has scored an answer yet")
     with writing_folder(config.out, "ratings", {"key": file_hash(config.key)}) as writer:
@@ -83,7 +87,7 @@ def counted(db: sqlite3.Connection) -> Iterator[tuple[str, Item, Shown]]:
                 yield from ((rater["name"], item, answer) for answer in item.answers)
 
 
-def rating_of(rater: str, item: Item, answer: Shown, key: dict[str, str]) -> Rating:
+def rating_of(rater: str, item: Item, answer: Shown, key: dict[str, str], note: str) -> Rating:
     if key["question_id"] != item.question_id:
         raise UserError(f"the key is damaged: it assigns answer {answer.answer_id} to another question")
     return Rating(
@@ -92,6 +96,8 @@ def rating_of(rater: str, item: Item, answer: Shown, key: dict[str, str]) -> Rat
         model=key["model"],
         repeat=int(item.kind == "repeat"),
         seconds=round(item.seconds, 1),
+        answer_seconds=round(answer.seconds, 1),
+        cites=bool(citations(answer.text, note)),
         **verdict_fields(answer.draft),
     )
 
@@ -113,7 +119,7 @@ def verdict_fields(draft: Draft) -> dict[str, Any]:
 GUESSED = ("rater", "question_id", "model", "guess", "choices")
 BLINDED = (
     *("rater", "item", "kind", "question_id", "label", "answer_id", "score", "incorrect", "omitted", "treatment"),
-    *("seconds", "spans", "comment"),
+    *("seconds", "answer_seconds", "spans", "comment"),
 )
 
 
@@ -126,7 +132,8 @@ def blinded_csv(db: sqlite3.Connection) -> str:
         incorrect = "" if draft.incorrect is None else "yes" if draft.incorrect else "no"
         verdict = (score, incorrect, draft.omitted or "", draft.treatment or "")
         place = (rater, item.position, item.kind, item.question_id, answer.label, answer.answer_id)
-        rows.append((*place, *verdict, round(item.seconds, 1), store.spans_json(draft.spans), draft.comment))
+        seconds = (round(item.seconds, 1), round(answer.seconds, 1))
+        rows.append((*place, *verdict, *seconds, store.spans_json(draft.spans), draft.comment))
     return csv_text(BLINDED, rows)
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,16 +19,20 @@ from asclepius_jax.evaluate.clinicians.verdicts import Draft, Span, is_complete
 from data_prep.contract.errors import UserError
 
 DATABASE = "study.sqlite"
-VERSION = 2
+VERSION = 3
 BUSY_SECONDS = 5.0
 # A row of `shown` is one answer shown to one rater, with its label and draft. `kind` is training, scored or repeat.
 # Version 2 added the guesses of models, and `closed`: scores cannot change once a rater has seen the models' names.
-GUESSES = (
-    "CREATE TABLE guesses (rater_id INTEGER NOT NULL REFERENCES raters, position INTEGER NOT NULL, "
-    "item_id INTEGER NOT NULL REFERENCES items, label TEXT NOT NULL, guess TEXT NOT NULL DEFAULT '', "
-    "PRIMARY KEY (rater_id, position))",
-    "ALTER TABLE raters ADD COLUMN closed INTEGER NOT NULL DEFAULT 0",
-)
+# Version 3 added the time for which each answer was the current one of its item.
+ADDED = {
+    2: (
+        "CREATE TABLE guesses (rater_id INTEGER NOT NULL REFERENCES raters, position INTEGER NOT NULL, "
+        "item_id INTEGER NOT NULL REFERENCES items, label TEXT NOT NULL, guess TEXT NOT NULL DEFAULT '', "
+        "PRIMARY KEY (rater_id, position))",
+        "ALTER TABLE raters ADD COLUMN closed INTEGER NOT NULL DEFAULT 0",
+    ),
+    3: ("ALTER TABLE shown ADD COLUMN seconds REAL NOT NULL DEFAULT 0",),
+}
 SCHEMA = """
 CREATE TABLE study (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE raters (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, token_hash TEXT NOT NULL UNIQUE);
@@ -61,6 +65,7 @@ class Shown:
     answer_id: str
     text: str
     draft: Draft
+    seconds: float  # for which the item was visible and this was its current answer
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,8 @@ def transaction(path: Path, write: bool = False) -> Iterator[sqlite3.Connection]
         connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
         connection.row_factory = sqlite3.Row
         connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-        if (version := connection.execute("PRAGMA user_version").fetchone()[0]) == 1:
-            upgrade(connection)
+        if 1 <= (version := connection.execute("PRAGMA user_version").fetchone()[0]) < VERSION:
+            upgrade(connection, version)
         elif version != VERSION:
             raise UserError(f"{path} has version {version}, but this program reads {VERSION}: set up the study again")
         yield connection
@@ -108,10 +113,11 @@ def transaction(path: Path, write: bool = False) -> Iterator[sqlite3.Connection]
             connection.close()  # rolls back uncommitted changes
 
 
-def upgrade(connection: sqlite3.Connection) -> None:
-    """Give an older study what this version adds, within the open transaction: it has no guesses."""
-    for statement in GUESSES:
-        connection.execute(statement)
+def upgrade(connection: sqlite3.Connection, version: int) -> None:
+    """Give an older study what later versions added, within the open transaction: no guesses, no time of answers."""
+    for added in range(version + 1, VERSION + 1):
+        for statement in ADDED[added]:
+            connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
@@ -123,7 +129,7 @@ def create(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(SCHEMA)
-    upgrade(connection)
+    upgrade(connection, 1)
     connection.commit()
     connection.close()
 
@@ -159,11 +165,12 @@ def items_of(db: sqlite3.Connection, rater_id: int) -> list[Item]:
     """A rater's items in order."""
     answers: dict[int, list[Shown]] = defaultdict(list)
     for row in db.execute(
-        "SELECT item_id, label, answer_id, text, draft FROM shown JOIN answers ON answers.id = answer_id "
+        "SELECT item_id, label, answer_id, text, draft, seconds FROM shown JOIN answers ON answers.id = answer_id "
         "WHERE item_id IN (SELECT id FROM items WHERE rater_id = ?) ORDER BY item_id, label",
         (rater_id,),
     ):
-        answers[row["item_id"]].append(Shown(row["label"], row["answer_id"], row["text"], draft_of(row["draft"])))
+        draft = draft_of(row["draft"])
+        answers[row["item_id"]].append(Shown(row["label"], row["answer_id"], row["text"], draft, row["seconds"]))
     rows = db.execute(
         "SELECT id, position, question_id, kind, seconds FROM items WHERE rater_id = ? ORDER BY position", (rater_id,)
     )
@@ -201,8 +208,15 @@ def opened(db: sqlite3.Connection, item: Item, now: float) -> None:
     db.execute("UPDATE items SET seen = ? WHERE id = ?", (now, item.id))
 
 
-def add_seconds(db: sqlite3.Connection, item: Item, seconds: float, now: float) -> None:
-    """Add time to an item, at most the time since the last addition, so that two open tabs are not counted twice."""
+def add_seconds(db: sqlite3.Connection, item: Item, seconds: Mapping[str, float], now: float) -> None:
+    """Add time to an item and to its answers, by label.
+
+    It is at most the time since the last addition, so that two open tabs are not counted twice."""
+    given = {label: max(0.0, each) for label, each in seconds.items()}
+    total = sum(given.values())
     seen = db.execute("SELECT seen FROM items WHERE id = ?", (item.id,)).fetchone()[0]
-    counted = max(0.0, min(seconds, now - seen))
+    counted = max(0.0, min(total, now - seen))
     db.execute("UPDATE items SET seconds = seconds + ?, seen = ? WHERE id = ?", (counted, now, item.id))
+    for label, each in given.items():
+        values = (counted * each / total if total else 0.0, item.id, label)
+        db.execute("UPDATE shown SET seconds = seconds + ? WHERE item_id = ? AND label = ?", values)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from asclepius_jax.evaluate.judge.rubric import OMISSIONS, SCORES, Verdict, score
 from data_prep.contract.errors import UserError
@@ -130,10 +130,22 @@ def place_of(text: str, answer: str) -> tuple[int, int]:
     return start, end
 
 
-def pieces(answer: str, spans: tuple[Span, ...]) -> list[tuple[str, tuple[Span, ...]]]:
-    """The answer, split where a span begins or ends. Each piece comes with the spans that cover it."""
-    cuts = sorted({0, len(answer), *(place for span in spans for place in (span.start, span.end))})
+def pieces(
+    answer: str, spans: tuple[Span, ...], citations: Sequence[tuple[int, int, int]] = ()
+) -> list[tuple[list[tuple[str, int]], tuple[Span, ...]]]:
+    """The answer, split where a span begins or ends. Each piece comes with the spans that cover it.
+
+    citations: (number, start, end) of each. A piece is a list of texts, each with the number that it cites or 0."""
+    places = [*((span.start, span.end) for span in spans), *((start, end) for _, start, end in citations)]
+    cuts = itertools.pairwise(sorted({0, len(answer), *itertools.chain(*places)}))
+
+    def covering(cut: tuple[int, int]) -> tuple[Span, ...]:
+        return tuple(span for span in spans if span.start <= cut[0] and cut[1] <= span.end)
+
+    def cited(cut: tuple[int, int]) -> int:
+        return next((number for number, start, end in citations if start <= cut[0] and cut[1] <= end), 0)
+
     return [
-        (answer[start:end], tuple(span for span in spans if span.start <= start and end <= span.end))
-        for start, end in itertools.pairwise(cuts)
+        ([(answer[slice(*cut)], cited(cut)) for cut in group], covered)
+        for covered, group in itertools.groupby(cuts, covering)
     ]

@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, Response
 
 from asclepius_jax.evaluate.clinicians import store
 from asclepius_jax.evaluate.clinicians.guesses import Guess
-from asclepius_jax.evaluate.clinicians.sentences import numbered
+from asclepius_jax.evaluate.clinicians.sentences import citations, numbered
 from asclepius_jax.evaluate.clinicians.store import Item, Shown
 from asclepius_jax.evaluate.clinicians.verdicts import (
     SEVERITIES,
@@ -63,6 +63,7 @@ SHORTCUTS = (
     ("m", "mark a hallucination: arrows move by words, Shift extends; Enter, then type and severity; Esc cancels"),
     ("c", "comment"),
     ("/", "search in the note: Enter next, Shift Enter previous, Esc closes"),
+    ("Enter, Space", "on a number in brackets: show the sentence of the note that it cites; Esc goes back"),
     ("?", "show these keys"),
 )
 
@@ -92,6 +93,7 @@ environment.globals.update(
     span_types=SPAN_TYPES,
     severities=SEVERITIES,
     pieces=pieces,
+    citations=citations,
     settled_score=settled_score,
     is_complete=is_complete,
 )
@@ -146,7 +148,9 @@ def item_page(
     return shown("item.html", {"token": token, **here})
 
 
-def after_change(items: list[Item], item: Item, label: str, reference: dict[str, Draft]) -> dict[str, Any]:
+def after_change(
+    items: list[Item], item: Item, label: str, question: sqlite3.Row, reference: dict[str, Draft]
+) -> dict[str, Any]:
     """Values with which the page's script updates the page after a change."""
     answer = next(answer for answer in item.answers if answer.label == label)
     score = settled_score(answer.draft)
@@ -157,7 +161,7 @@ def after_change(items: list[Item], item: Item, label: str, reference: dict[str,
         "complete": is_complete(answer.draft),
         "item_complete": item.complete,
         "done": sum(other.complete for other in items),
-        "text": parts.marked(answer),
+        "text": parts.marked(answer, question["note"]),
         "marks": parts.marks(answer),
         "feedback": parts.feedback(answer, reference.get(answer.answer_id)) if item.kind == "training" else "",
     }

@@ -53,7 +53,15 @@ def look(question: Question, answer: Answer) -> Found:
         Counter(f.atom.kind for f in wrong),
         len(wanted - stated),
         len(wanted),
-        [{"kind": f.atom.kind, "text": f.atom.text, "why": f.verdict.rule, "sentence": f.sentence} for f in wrong],
+        [
+            {
+                "kind": f.atom.kind,
+                "text": f.atom.text,
+                "why": f.verdict.rule,
+                "sentence": answer.text[slice(*f.within)].strip(),  # with its citations
+            }
+            for f in wrong
+        ],
     )
 
 

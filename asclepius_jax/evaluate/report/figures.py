@@ -18,6 +18,7 @@ from asclepius_jax.evaluate.report.journal.blinding import blinding_of
 from asclepius_jax.evaluate.report.journal.rater_figures import rater_model_of
 from asclepius_jax.evaluate.report.journal.seeds import seeds_of
 from asclepius_jax.evaluate.report.journal.subgroups import confirm_subgroups, subgroups_of
+from asclepius_jax.evaluate.report.journal.verifying_times import verifying_times
 from asclepius_jax.evaluate.report.judges.judge_agreement import agreement_of
 from asclepius_jax.evaluate.report.judges.judge_errors import harm_of
 from asclepius_jax.evaluate.report.judges.judge_readings import positions_of, readings_of
@@ -186,6 +187,7 @@ def figures_of(
         "seeds": seeds_of(results),
         "subgroups": subgroups_of(of_main, asked, pairs),
         "rater_model": rater_model_of(results, baseline),
+        "verifying_times": verifying_times(results.first_ratings, results.questions),
         "blinding": blinding_of(results.guesses, results.questions),
         "as_in_paper": as_in_paper(first, first_table, pairs),
     }

@@ -7,7 +7,7 @@ from asclepius_jax.evaluate.judge.correction import POWERED, POWERED_SHARE, ROGA
 from asclepius_jax.evaluate.judge.fairness import LENGTH
 from asclepius_jax.evaluate.statistics.agreement import JACKKNIFE
 from asclepius_jax.evaluate.statistics.comparisons import TWO_GROUPS
-from asclepius_jax.evaluate.statistics.estimates import INDEPENDENT
+from asclepius_jax.evaluate.statistics.estimates import INDEPENDENT, WOODRUFF
 from asclepius_jax.evaluate.statistics.intervals import WILSON, T
 from asclepius_jax.evaluate.statistics.mixed_model import MIXED
 from asclepius_jax.evaluate.statistics.power import METHOD
@@ -17,6 +17,8 @@ EXPLAINED = {
     "of t. Means of scores, shares and F1.",
     T: "Value ± t × clustered standard error (CR2), with Satterthwaite's degrees of freedom. Differences and figures "
     "without a scale.",
+    WOODRUFF: "The quantiles at both ends of the first method's interval of the share below the median (Woodruff). "
+    "Medians.",
     JACKKNIFE: "One cluster is left out at a time; all coefficients that a t test does not reject (Fieller). Alpha, "
     "kappa and correlations.",
     INDEPENDENT: "Wilson's interval of independent events: too narrow where answers share a note.",

@@ -12,10 +12,13 @@ The report uses stored results only, so running it again sends no requests.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from asclepius_jax.evaluate.answers.answers import answers_hash, content_of_questions, read_answers
+from asclepius_jax.evaluate.clinicians.sentences import citations, numbered
+from asclepius_jax.evaluate.clinicians.verdicts import pieces
 from asclepius_jax.evaluate.judge import claims
 from asclepius_jax.evaluate.judge.hallucination import analyse
 from asclepius_jax.evaluate.judge.rubric import MEANINGS, SCORES
@@ -146,7 +149,7 @@ def run(config: ReportConfig) -> dict[str, Any]:
     with locked(config.out):
         write_durably(config.out / "report.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
         for name in ("report.html", "report.md"):
-            write_durably(config.out / name, rendered(name, figures))
+            write_durably(config.out / name, rendered(name, figures, questions))
     if config.tripod:
         write_durably(config.tripod, checklist(figures))
     say(f"report: {len(questions)} questions, {len(results.judged)} judges -> {config.out / 'report.html'}")
@@ -189,7 +192,8 @@ def other_answers(judged: Sequence[Judged], answers: Mapping[str, Mapping[str, A
 # ---------------------------------------------------------------- the page
 
 
-def rendered(name: str, figures: Mapping[str, Any]) -> str:
+def rendered(name: str, figures: Mapping[str, Any], questions: Mapping[str, Question] | None = None) -> str:
+    """Text of one of the files. questions: those whose notes examples may show; restricted ones are not shown."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -210,8 +214,20 @@ def rendered(name: str, figures: Mapping[str, Any]) -> str:
         limits=figures["limits"] if "limits" in figures else limits(figures),
         methods=methods_of(figures),
         reasons=reasons_of(figures),
+        linked=partial(linked, questions=questions or {}),
     )
     return pages.page("Evaluation", text) if name.endswith(".html") else text
+
+
+def linked(example: Mapping[str, str], questions: Mapping[str, Question]) -> dict[str, Any]:
+    """Example sentence in pieces, each with the number that it cites or 0, and the numbered note if it cites any.
+
+    A restricted note is never shown, because a report is passed on."""
+    question = questions.get(example["question_id"])
+    note = "" if question is None or question.restricted else question.note
+    places = citations(example["sentence"], note)
+    words = [piece for group, _ in pieces(example["sentence"], (), places) for piece in group]
+    return {"words": words, "note": numbered(note) if places else []}
 
 
 def cell(text: str) -> str:

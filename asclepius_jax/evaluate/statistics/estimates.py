@@ -29,6 +29,7 @@ Column = Sequence[Any] | np.ndarray
 SCALE = (1.0, 4.0)  # of rubric scores
 SHARE = (0.0, 1.0)
 INDEPENDENT = "Wilson, independent events"
+WOODRUFF = "quantiles at the ends of CR2, Wilson with t"
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,25 @@ def mean(
     Raises UserError for columns of unequal length.
     """
     return ratio_of_sums(values, np.ones(len(values)), clusters, scale, confidence)
+
+
+def median(values: Column, clusters: Sequence[Hashable], confidence: float = CONFIDENCE) -> Estimate:
+    """Median of the values that are not missing, with its clustered interval.
+
+    The interval holds the quantiles at both ends of the interval of the share of values below the median (Woodruff,
+    "Confidence intervals for medians and other position measures", 1952). A value equal to the median is half below.
+    """
+    column = numbers(values)
+    known = column[~np.isnan(column)]
+    if not len(known):
+        return Estimate(None, None, None, 0, 0, len(column), "no data")
+    value = float(np.median(known))
+    below = np.where(np.isnan(column), math.nan, (column < value) + 0.5 * (column == value))
+    share = mean(below, clusters, SHARE, confidence)
+    if share.low is None or share.high is None:
+        return replace(share, value=value)
+    low, high = (float(np.quantile(known, end)) for end in (share.low, share.high))
+    return replace(share, value=value, low=low, high=high, method=WOODRUFF)
 
 
 def transformed(estimate: Estimate, change: Callable[[float], float]) -> Estimate:

@@ -16,7 +16,7 @@ Jinja: `NUMBERING_MACRO` and `number_note` are the same rule twice, and a test c
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 
@@ -181,7 +181,8 @@ def starts_in(line: str, above: str) -> tuple[list[int], str]:
 # ---------------------------------------------------------------- markers in answers
 
 # The form in which answers cite: " [4, 7]" before the final stop, or at the end of a line that has none.
-MARKER = re.compile(r" \[([1-9]\d{0,3}(?:, [1-9]\d{0,3})*)\](?=[.?!]?$)")
+SEPARATOR = ", "
+MARKER = re.compile(rf" \[([1-9]\d{{0,3}}(?:{SEPARATOR}[1-9]\d{{0,3}})*)\](?=[.?!]?$)")
 # Anything that looks like a citation, in whatever form.
 LIKE_MARKER = re.compile(r"[ \t]*\[\s*\d{1,4}(?:\s*(?:[,;&–-]|and)\s*\d{1,4})*\s*\]")
 FINAL = re.compile(r"([.?!])?([\"'”’]*)$")
@@ -190,7 +191,21 @@ FINAL = re.compile(r"([.?!])?([\"'”’]*)$")
 def cited(answer_sentence: str) -> tuple[int, ...]:
     """The numbers that a sentence of an answer cites at its end; () if it cites none, or not in this form."""
     found = MARKER.search(answer_sentence.rstrip())
-    return tuple(map(int, found[1].split(", "))) if found else ()
+    return tuple(map(int, found[1].split(SEPARATOR))) if found else ()
+
+
+def places_of_citations(answer: str) -> Iterator[tuple[int, int, int]]:
+    """Each number that a sentence of an answer cites, as `cited` reads it, with its characters [start, end).
+
+    places_of_citations("Metformin was stopped [4, 7].")  ->  (4, 23, 24), (7, 26, 27)
+    """
+    for sentence in answer_sentences(answer):
+        if found := MARKER.search(sentence.text):
+            end = sentence.start + found.start(1) - len(SEPARATOR)
+            for number in found[1].split(SEPARATOR):
+                start = end + len(SEPARATOR)
+                end = start + len(number)
+                yield int(number), start, end
 
 
 def has_citation(text: str) -> bool:
@@ -206,7 +221,7 @@ def without_citations(answer: str) -> str:
 def with_citation(answer_sentence: str, numbers: Iterable[int]) -> str:
     """The sentence with a marker in its place; a stop inside a final quotation moves out of it: “Fever” [4]."""
     text = answer_sentence.rstrip()
-    shown = ", ".join(map(str, sorted(numbers)))
+    shown = SEPARATOR.join(map(str, sorted(numbers)))
     if not shown:
         return text
     final = FINAL.search(text)

@@ -46,6 +46,11 @@ pre { background: #f5f7f9; border: 1px solid var(--line); border-radius: 8px; pa
 .bar { display: inline-block; height: .7em; border-radius: 2px; background: var(--accent); }
 details { margin: 1rem 0; } summary { cursor: pointer; color: var(--accent); padding: .35rem 0; }
 blockquote { margin: .5rem 0; padding-left: .9rem; border-left: 3px solid var(--line); max-width: 76ch; }
+.note { max-height: 16rem; max-width: 76ch; overflow: auto; border: 1px solid var(--line); border-radius: 8px;
+  padding: .6rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+.note sup { color: var(--quiet); line-height: 0; } .note span { scroll-margin: 3rem; }
+.note :target { background: #ffe98a; text-decoration: underline 2px; text-underline-offset: 3px; }
+.note :target::before { content: "➤\\a0"; }
 @media (max-width: 640px) { h1 { font-size: 1.6rem; } }
 """
 

@@ -1,6 +1,7 @@
 """What the gate takes for a fact, what it takes for support, and what it does not."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep.clinical_text.sentences import split_sentences
 from data_prep.faithfulness.atoms.kinds import KINDS
 from data_prep.faithfulness.atoms.quantities import find_quantities
 from data_prep.faithfulness.atoms.read import read
@@ -16,6 +18,7 @@ from data_prep.faithfulness.atoms.units import parse_unit
 from data_prep.faithfulness.certificate import certify, check, rules_version
 from data_prep.faithfulness.checks.table import CHECKS
 from data_prep.faithfulness.dimensions.tables import DIMENSIONS, kind_of
+from data_prep.faithfulness.places import places_of_sentences
 
 
 def unsupported(text: str, source: str) -> list[str]:
@@ -164,6 +167,23 @@ def test_places_lead_back_to_the_text():
     found = check(text, "Nothing.")
     assert [text[f.start : f.end] for f in found] == ["fever", "Hb", "7.2\u00a0g/dL", "K", "5.5 mmol/L"]
     assert text[slice(*found[0].within)].strip() == "- No  fever."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DISCHARGE SUMMARY\n\nSeen on 3 May. Dr. Adams found no ST elevation.\n  - metoprolol   25 mg\n",
+        "One.\r\n\r\n  Two\u200b\tthree.\u00a0Four!\u200b Five?",
+        "Wrapped\nline here. The 1. January\n\n1. item\n2. item",
+        "He was well.The patient left.",
+        "\n\n",
+        "",
+    ],
+)
+def test_places_of_sentences_hold_their_text(text):
+    found = [text[start:end] for start, end in places_of_sentences(text)]
+    assert all(part.strip() == part != "" for part in found)
+    assert [re.findall(r"\w", part) for part in found] == [re.findall(r"\w", part) for part in split_sentences(text)]
 
 
 def test_a_certificate_counts_and_names_what_is_not_stated():

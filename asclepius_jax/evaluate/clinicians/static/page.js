@@ -129,6 +129,7 @@ function filledIn(card) {
 }
 
 function activate(card) {
+  if (active) tick(); // until here, the time is that of the answer before
   active = card;
   for (const other of cards) other.toggleAttribute("data-active", other === card);
   showState();
@@ -335,6 +336,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || keys.open || main.inert) return;
   const card = target.closest(".answer");
   const marking = target.closest(".mark");
+  if (event.key === "Escape" && !typing && !marking && !card?.marking && goBack()) return;
   if (event.key === "Escape" && card && !card.marking) {
     if (target.matches("textarea")) sendComment(card);
     if (marking) endMarking(card);

@@ -131,6 +131,7 @@ def test_a_study_of_the_version_before_is_read_and_has_no_guesses(study, tmp_pat
     with sqlite3.connect(study.database) as db:
         db.execute("DROP TABLE guesses")
         db.execute("ALTER TABLE raters DROP COLUMN closed")
+        db.execute("ALTER TABLE shown DROP COLUMN seconds")
         db.execute("DELETE FROM study WHERE name = 'models'")
         db.execute("PRAGMA user_version = 1")
     study.score_all("Dr Ito")

@@ -173,8 +173,9 @@ def test_markup_in_notes_instructions_answers_comments_and_names_is_text(tmp_pat
 def test_the_note_keeps_its_layout_and_its_sentences_are_numbered(study):
     path = f"{study.paths['Dr Ito']}/item/{positions_of(study, 'Dr Ito', 'q1')[0]}"
     text = study.browser.get(path).text
-    assert '<span class="sentence" data-number="1">DISCHARGE SUMMARY</span>\n\n<span' in text
-    assert '<span class="sentence" data-number="3">Dr. Adams found no ST elevation.</span>\n' in text
+    # As in prompts, a title has no number.
+    assert 'DISCHARGE SUMMARY\n\n<span class="sentence" data-number="1">' in text
+    assert '<span class="sentence" data-number="2">Dr. Adams found no ST elevation.</span>\n' in text
     assert "  <span" in text
     assert "- metoprolol   25 mg" in text
 
@@ -249,20 +250,6 @@ def test_the_log_cannot_be_changed(study, item):
         with sqlite3.connect(study.database) as db, pytest.raises(sqlite3.IntegrityError, match="only added to"):
             db.execute(statement)
     assert len(study.log()) == 1
-
-
-def test_time_counts_no_more_than_has_passed(study, item, monkeypatch):
-    clock = [1000.0]
-    monkeypatch.setattr("asclepius_jax.evaluate.clinicians.app.time.time", lambda: clock[0])
-    study.browser.get(item)
-    address = item.replace("/item/", "/time/")
-    for passed, claimed in ((10, "8"), (5, "5"), (5, "500"), (5, "-5")):
-        clock[0] += passed
-        assert study.browser.post(address, data={"seconds": claimed}).status_code == 204
-    with store.transaction(study.database) as db:
-        assert db.execute("SELECT sum(seconds) FROM items").fetchone()[0] == pytest.approx(8 + 5 + 5)
-    for seconds in ("nan", "inf", "soon", ""):
-        assert study.browser.post(address, data={"seconds": seconds}).status_code == 400
 
 
 # ---------------------------------------------------------------- the training round

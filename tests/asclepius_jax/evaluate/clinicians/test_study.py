@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import re
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,8 @@ from asclepius_jax.evaluate.clinicians import paper, ratings, store, study
 from asclepius_jax.evaluate.clinicians.sentences import numbered
 from asclepius_jax.evaluate.clinicians.verdicts import Draft, Span, changed, pieces
 from asclepius_jax.evaluate.records import Answer, Rating, read_records
-from data_prep.clinical_text.sentences import split_sentences
 from data_prep.contract.errors import UserError
-from data_prep.faithfulness.places import places_of_sentences
+from data_prep.contract.prompt.cited_sentences import numbered_sentences
 from tests.helpers.evaluation import made_study
 from tests.helpers.evaluation.made_study import MODELS, answer_text, links
 
@@ -180,14 +178,8 @@ def test_a_reference_with_two_verdicts_on_one_answer_is_refused(tmp_path, settin
 )
 def test_numbered_sentences_hold_the_text_exactly(text):
     assert "".join(part for _, part in numbered(text)) == text
-    places = places_of_sentences(text)
-    assert [number for number, _ in numbered(text) if number] == list(range(1, len(places) + 1))
-    assert all(text[start:end].strip() == text[start:end] != "" for start, end in places)
-
-    def letters(part: str) -> str:
-        return "".join(re.findall(r"\w", part))
-
-    assert [letters(text[start:end]) for start, end in places] == [letters(part) for part in split_sentences(text)]
+    found = [(number, part) for number, part in numbered(text) if number]
+    assert found == [(sentence.number, sentence.text) for sentence in numbered_sentences(text)]
 
 
 def test_real_notes_keep_their_layout(request):
@@ -204,12 +196,17 @@ def test_overlapping_spans_cut_the_answer_into_pieces_that_join_to_it():
     answer = "0123456789"
     spans = (Span(1, 6, "cause", "minor"), Span(4, 8, "context", "major"))
     found = pieces(answer, spans)
-    assert [(text, len(covering)) for text, covering in found] == [
-        ("0", 0),
-        ("123", 1),
-        ("45", 2),
-        ("67", 1),
-        ("89", 0),
+    assert [(piece, len(covering)) for piece, covering in found] == [
+        ([("0", 0)], 0),
+        ([("123", 0)], 1),
+        ([("45", 0)], 2),
+        ([("67", 0)], 1),
+        ([("89", 0)], 0),
+    ]
+    assert pieces(answer, spans, [(7, 2, 3), (12, 5, 7)])[1:4] == [
+        ([("1", 0), ("2", 7), ("3", 0)], spans[:1]),
+        ([("4", 0), ("5", 12)], spans),
+        ([("6", 12), ("7", 0)], spans[1:]),
     ]
 
 

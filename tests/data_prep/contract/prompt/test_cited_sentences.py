@@ -10,9 +10,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from data_prep.contract.prompt.cited_sentences import (
     NUMBERING_MACRO,
     Places,
+    answer_sentences,
     cited,
     number_note,
     numbered_sentences,
+    places_of_citations,
     with_citation,
     without_citations,
 )
@@ -193,6 +195,15 @@ def test_a_marker_stands_before_the_final_stop(sentence, shown):
     assert with_citation(sentence, [5, 2]) == shown
     assert cited(shown) == (2, 5)
     assert with_citation(sentence, []) == sentence.rstrip()
+
+
+def test_each_cited_number_has_its_place():
+    answer = "Stopped [4, 17]. Then [3] on.\n- A list item [2]\nNo [1,2]. “Fever” [0]."
+    found = [(number, answer[start:end]) for number, start, end in places_of_citations(answer)]
+    assert found == [(4, "4"), (17, "17"), (2, "2")]
+    assert [number for number, _, _ in places_of_citations(answer)] == [
+        number for sentence in answer_sentences(answer) for number in cited(sentence.text)
+    ]
 
 
 def test_places_in_the_plain_answer_are_found_in_the_cited_one():
