@@ -211,6 +211,6 @@ def model_figures(by_question: Mapping[str, Sequence[Claim]], questions: Mapping
         "examples": [
             {"question_id": claim.question_id, "claim": claim.claim, "verdict": claim.verdict, "quote": claim.quote}
             for claim in every
-            if claim.verdict in ("contradicted", "absent")
+            if claim.verdict in ("contradicted", "absent") and not questions[claim.question_id].restricted
         ][:3],
     }

@@ -106,7 +106,9 @@ def model_figures(checked: list[tuple[Question, Found]], missing: int) -> dict[s
     unsupported = sum((f.unsupported for f in found), Counter[str]())
     atoms = sum((f.atoms for f in found), Counter[str]())
     not_stated = sum((f.not_stated for f in found), Counter[str]())
-    examples = [{"question_id": f.question_id, **example} for f in found for example in f.examples]
+    # A report is passed on, so that it quotes nothing about real patients.
+    quotable = [f for question, f in checked if not question.restricted]
+    examples = [{"question_id": f.question_id, **example} for f in quotable for example in f.examples]
     return {
         "answers": len(found),
         "missing": missing,

@@ -193,7 +193,7 @@ def other_answers(judged: Sequence[Judged], answers: Mapping[str, Mapping[str, A
 
 
 def rendered(name: str, figures: Mapping[str, Any], questions: Mapping[str, Question] | None = None) -> str:
-    """Text of one of the files. questions: those whose notes examples may show; restricted ones are not shown."""
+    """Text of one of the files. questions: those whose notes examples may show."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -222,9 +222,9 @@ def rendered(name: str, figures: Mapping[str, Any], questions: Mapping[str, Ques
 def linked(example: Mapping[str, str], questions: Mapping[str, Question]) -> dict[str, Any]:
     """Example sentence in pieces, each with the number that it cites or 0, and the numbered note if it cites any.
 
-    A restricted note is never shown, because a report is passed on."""
+    No example is about a restricted note, see `hallucination.analyse`."""
     question = questions.get(example["question_id"])
-    note = "" if question is None or question.restricted else question.note
+    note = question.note if question else ""
     places = citations(example["sentence"], note)
     words = [piece for group, _ in pieces(example["sentence"], (), places) for piece in group]
     return {"words": words, "note": numbered(note) if places else []}

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from asclepius_jax.evaluate.judge.claims import Claim
 from asclepius_jax.evaluate.records import Question
 from asclepius_jax.evaluate.report.report import ReportConfig, run
+from data_prep.contract.manifests import writing_folder
 from data_prep.contract.prompt.cited_sentences import numbered_sentences
 from tests.asclepius_jax.evaluate.clinicians.test_page_in_browser import CHROMIUM, chromium
 from tests.helpers.evaluation.made_evaluation import question, write, write_answers
@@ -30,17 +32,27 @@ def report(folder: Path, restricted: bool) -> Path:
     asked = [replace(question(0), note=NOTE, restricted=restricted)]
     questions = write(folder / "questions", "questions", Question, asked)
     answers = [write_answers(folder / "answers" / model, model, {"q0": text}) for model, text in ANSWERS.items()]
-    run(ReportConfig(questions, folder / "report", answers=tuple(answers)))
+    claims = (write_claims(folder / "claims"),)
+    run(ReportConfig(questions, folder / "report", answers=tuple(answers), claims=claims))
     return folder / "report/report.html"
 
 
-def test_a_restricted_note_is_not_shown(tmp_path):
+def write_claims(folder: Path) -> Path:
+    claim = Claim("q0", "plain", "He took 800 mg of heparin.", "contradicted", "He took aspirin.")
+    with writing_folder(folder, "claims", {}) as writer:
+        writer.facts = {"checker": "checker"}
+        writer.add_shard([claim], Claim)
+    return folder
+
+
+def test_nothing_of_a_restricted_note_is_quoted(tmp_path):
     page = report(tmp_path / "real", restricted=True)
     for file in page.parent.iterdir():
-        assert "he walked" not in file.read_text(), file
-    assert f"heparin [2, {LAST}, {LAST + 1}].</blockquote>" in page.read_text()
+        for text in ("he walked", "heparin", "aspirin"):
+            assert text not in file.read_text(), file
     page = report(tmp_path / "made", restricted=False)
-    assert "he walked" in page.read_text()
+    for text in ("he walked", "heparin [<a", "the note: “He took aspirin.”"):
+        assert text in page.read_text()
     assert "he walked" not in (page.parent / "report.json").read_text()
 
 

@@ -124,7 +124,7 @@ def test_a_tie_counts_half():
     assert (found.count, found.n, found.missing, found.value) == (1.5, 3, 1, 0.5)
 
 
-# ---------------------------------------------------------------- coverage; benchmarks/intervals/coverage.py has the whole grid
+# ---------------------------------------------------------------- coverage; benchmarks/intervals has the whole grid
 
 
 def covered(kind: str, clusters: int, dominated: bool, correlation: float, draws: int) -> float:
