@@ -49,7 +49,7 @@ from data_prep.synthesize import instructions, notes
 LEFT_OUT = ("side", "negation", "duration")
 START = "examples that cite"  # the arm that the following ones start from
 ARMS = ("plain examples", START, "more examples", "planted errors", "own answers", "both")
-ROW_LENGTH, BATCH = 768, 4  # tokens per row, rows per update
+ROW_LENGTH, BATCH = 1024, 2  # tokens per row, which holds a pair; rows per update
 HELD_OUT = 0.2  # of the patients, and of the general documents
 NEVER = 10**9
 
@@ -144,7 +144,10 @@ def prepare(config: TruthfulnessConfig) -> None:
     split.run(split.SplitConfig(out / "notes", out / "split/notes", HELD_OUT, seed=config.seed))
     packed(config, "notes", out / "split/notes/train")
     planted = out / "split/cited"
-    pairs.run(pairs.PairsConfig(out / "pairs/planted", planted / "train", without=LEFT_OUT, seed=config.seed))
+    enough = 6 * BATCH * config.sizes.preference  # examples; not every one has a place for an error, or fits
+    pairs.run(
+        pairs.PairsConfig(out / "pairs/planted", planted / "train", without=LEFT_OUT, seed=config.seed, limit=enough)
+    )
     packed(config, "pairs_planted", out / "pairs/planted")
     seen = classes_without(LEFT_OUT)
     for name, without in (("seen", LEFT_OUT), ("left_out", seen)):
@@ -204,7 +207,7 @@ def settings(config: TruthfulnessConfig, arm: str, cited: bool = True) -> asc.Tr
         compute=ComputeConfig("float32", "none"),
         lora=asc.LoraConfig(rank=16, base_dtype="float32") if config.smollm2 else asc.LoraConfig(),
         checkpoint=CheckpointConfig(every_steps=NEVER, keep=1),
-        evaluation=EvalConfig(every_steps=NEVER, max_rows=24),
+        evaluation=EvalConfig(every_steps=NEVER, max_rows=12),
         log=LogConfig(every_steps=20, tensorboard=False, progress=False),
         few_steps=True,
     )

@@ -16,7 +16,7 @@ them in another way, such as the training on a pod.
 """
 
 import dataclasses
-import hashlib
+import itertools
 import json
 import shlex
 import subprocess
@@ -32,7 +32,7 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.folders.buckets.objects import is_bucket_url
 from data_prep.contract.manifests import read_manifest, verified_files
 from data_prep.contract.prompt.training_prompt import TRAINING_TEMPLATE, shows_numbers
-from data_prep.contract.records import read_parquet
+from data_prep.contract.records import read_parquet, text_hash
 from data_prep.execution.progress import say
 
 # Preference tuning moves a model that is tuned already: with the rates of tuning it forgets how to answer.
@@ -101,18 +101,18 @@ def run(options: ImproveOptions, config: TrainConfig, arguments: list[str]) -> N
         if is_bucket_url(word.partition("=")[2] or word):
             raise UserError(f"{word}: improve takes local folders; run the commands that --print-only prints instead")
     check(options, config)
-    template = template_of(options.tuned)
+    template, weights = prompt_and_weights(options.tuned)
     todo = commands(options, config, train_arguments(arguments, options), shows_numbers(template))
     if options.print_only:
         print(*(shlex.join(["asclepius", *command]) for command in todo), sep="\n")
         return
+    content = [content_of(folder) for folder in (options.source, options.held_out)]
+    finished = Finished(options.out / COMMANDS, text_hash(repr(options), repr(config), weights, *content))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "prompt.txt").write_text(template, encoding="utf-8")
-    finished = Finished(options.out / COMMANDS, hashlib.sha256(repr((options, config)).encode()).hexdigest())
-    for command in todo:
-        if not finished.has(command):
-            run_command(command)
-            finished.add(command)
+    for command in itertools.islice(todo, len(finished.commands), None):
+        run_command(command)
+        finished.add(command)
     say(f"improve: {options.out / 'evaluation' / 'report' / 'report.html'}")
 
 
@@ -147,11 +147,16 @@ def reports_in(folder: Path) -> set[str]:
     return {origin.report_id for path in paths for origin in read_parquet(path, Origin, ["report_id"])}
 
 
-def template_of(model: Path) -> str:
-    """The prompt that a run was trained with."""
+def content_of(folder: Path) -> str:
+    return text_hash(*(file["sha256"] for file in read_manifest(folder, "instructions")["files"]))
+
+
+def prompt_and_weights(model: Path) -> tuple[str, str]:
+    """The prompt that a run was trained with, and a hash of its newest step."""
     from asclepius_jax.checkpoint.read import of_newest, read_meta
 
-    return of_newest(model, read_meta).prompt_template or TRAINING_TEMPLATE
+    step, meta = of_newest(model, lambda step: (step.name, read_meta(step)))
+    return meta.prompt_template or TRAINING_TEMPLATE, text_hash(step, json.dumps(meta.checksums, sort_keys=True))
 
 
 # ---------------------------------------------------------------- the commands
@@ -246,29 +251,20 @@ def flags(settings: dict[str, Any]) -> list[str]:
 
 
 class Finished:
-    """The finished commands of a folder, in their order. With other settings, all of them run again."""
+    """The finished commands of a folder, in their order."""
 
     def __init__(self, path: Path, settings: str):
+        """Raises UserError if the folder has the results of other settings or inputs."""
         self.path, self.settings = path, settings
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self.commands: list[list[str]] = kept["commands"] if kept.get("settings") == settings else []
-        self.passed = 0
-        self.save()
-
-    def has(self, command: list[str]) -> bool:
-        """Report whether the next command is finished. If another one is, that and those after it are forgotten."""
-        if self.commands[self.passed : self.passed + 1] == [command]:
-            self.passed += 1
-            return True
-        del self.commands[self.passed :]
-        return False
+        kept = (
+            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": settings, "commands": []}
+        )
+        if kept["settings"] != settings:
+            raise UserError(f"--out {path.parent} has the results of other settings or inputs: choose another folder")
+        self.commands: list[list[str]] = kept["commands"]
 
     def add(self, command: list[str]) -> None:
         self.commands.append(command)
-        self.passed += 1
-        self.save()
-
-    def save(self) -> None:
         temporary = self.path.with_name(f".{self.path.name}")
         temporary.write_text(json.dumps({"settings": self.settings, "commands": self.commands}, indent=1) + "\n")
         temporary.replace(self.path)
