@@ -22,6 +22,8 @@ from data_prep.contract.records import read_parquet
 NO_ANSWER = ("error", "too_long")
 # With these, the model gave no whole answer. The second reading of scores counts them as unacceptable.
 FAILED = (*NO_ANSWER, "length", "unfinished", "content_filter", "refusal", "invalid", "declined")
+# How a sentence of a note bears on a question, in the judgement of people.
+EVIDENCE = ("essential", "supplementary", "not-relevant")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Question:
     report_id: str = ""  # the patient: the case report that the note was made from, or the person of a real note
     article: str = ""  # the publication that the case report comes from
     teacher: str = ""  # the model that wrote the reference; empty if unknown
+    evidence: str = (
+        ""  # JSON: [start, end, one of EVIDENCE] of the note's sentences that people labelled; empty if none
+    )
 
     @property
     def cluster(self) -> tuple[str, str]:

@@ -2,10 +2,12 @@
 
     asclepius evaluate citations --questions evaluation/questions --answers evaluation/answers --out citations.json
 
-Recall and precision are those of ALCE (arXiv 2305.14627), with the rules of `faithfulness` in place of a model.
+Recall and precision are those of ALCE (arXiv 2305.14627), with the rules of `faithfulness` in place of a model. Where
+people labelled the sentences of a note, as in ArchEHR-QA, the cited sentences are compared with theirs as well.
 `asclepius evaluate report --measured citations.json` shows the table.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +45,10 @@ class Counts:
     citations: int = 0
     needed: int = 0  # citations without which their supported sentence is not supported
     unique: int = 0  # supported sentences that the rest of the note does not support
+    labelled: int = 0  # cited sentences that people labelled
+    relevant: int = 0  # of these, essential or supplementary
+    essential: int = 0  # sentences that people labelled as essential
+    found: int = 0  # of these, cited
 
 
 # Figure, numerator and denominator, as fields of Counts, and its meaning.
@@ -52,6 +58,15 @@ FIGURES = (
     ("uncited", "uncited", "sentences", "sentences that cite nothing"),
     ("unsupported", "unsupported", "sentences", "sentences that the whole note does not support"),
     ("unique evidence", "unique", "supported", "supported sentences that the note without the cited ones does not"),
+)
+EVIDENCE_FIGURES = (
+    (
+        "evidence precision",
+        "relevant",
+        "labelled",
+        "cited sentences that people labelled as essential or supplementary",
+    ),
+    ("evidence recall", "found", "essential", "sentences labelled as essential that the answer cites"),
 )
 
 
@@ -70,16 +85,17 @@ def run(config: CitationsConfig) -> dict[str, Any]:
 
 
 def as_table(questions: Mapping[str, Question], answers: Mapping[str, Mapping[str, Answer]]) -> dict[str, Any]:
+    shown = FIGURES + (EVIDENCE_FIGURES if any(question.evidence for question in questions.values()) else ())
     figures = {model: figures_of(questions, list(by_question.values())) for model, by_question in answers.items()}
-    meanings = "; ".join(f"{name}: {meaning}" for name, _, _, meaning in FIGURES)
+    meanings = "; ".join(f"{name}: {meaning}" for name, _, _, meaning in shown)
     return {
         "title": "Citations",
         "about": f"Shares with 95 % intervals clustered by {unit_of(questions.values())}, by the rules of the gate. "
         f"Sentences that state nothing about the patient are left out. {meanings[0].upper()}{meanings[1:]}.",
-        "columns": ["model", "answers", "sentences", "citations", *(name for name, *_ in FIGURES)],
+        "columns": ["model", "answers", "sentences", "citations", *(name for name, *_ in shown)],
         "table": [
             [model, *(f"{each[name]:,}" for name in ("answers", "sentences", "citations")),
-             *(share(each[name]) for name, *_ in FIGURES)]
+             *(share(each[name]) for name, *_ in shown)]
             for model, each in figures.items()
         ],
         "figures": figures,
@@ -88,17 +104,40 @@ def as_table(questions: Mapping[str, Question], answers: Mapping[str, Mapping[st
 
 def figures_of(questions: Mapping[str, Question], answers: Sequence[Answer]) -> dict[str, Any]:
     usable = [answer for answer in answers if answer.finish_reason not in NO_ANSWER]
-    counted = [count(questions[answer.question_id].note, answer.text) for answer in usable]
+    counted = [counts_of(questions[answer.question_id], answer.text) for answer in usable]
     clusters = [questions[answer.question_id].cluster for answer in usable]
     found: dict[str, Any] = {
         "answers": len(usable),
         "sentences": sum(each.sentences for each in counted),
         "citations": sum(each.citations for each in counted),
     }
-    for name, part, whole, _ in FIGURES:
+    for name, part, whole, _ in FIGURES + EVIDENCE_FIGURES:
         parts, wholes = ([getattr(each, field) for each in counted] for field in (part, whole))
         found[name] = asdict(ratio_of_sums(parts, wholes, clusters, SHARE))
     return found
+
+
+def counts_of(question: Question, answer: str) -> Counts:
+    counts = count(question.note, answer)
+    return added(counts, evidence_counts(question, answer)) if question.evidence else counts
+
+
+def evidence_counts(question: Question, answer: str) -> Counts:
+    """The sentences that an answer cites against those that people labelled.
+
+    A cited sentence and a labelled one are the same if they share a character: others may divide the note differently.
+    """
+    sentences = NoteSentences.of(question.note).sentences
+    numbers = {number for check in check_citations(question.note, answer) for number in check.cited}
+    cited_places = [(s.start, s.end) for s in sentences if s.number in numbers]
+    labels = json.loads(question.evidence)
+    hit = [label for start, end, label in labels if any(a < end and start < b for a, b in cited_places)]
+    return Counts(
+        labelled=len(hit),
+        relevant=len(hit) - hit.count("not-relevant"),
+        essential=sum(label == "essential" for *_, label in labels),
+        found=hit.count("essential"),
+    )
 
 
 def count(note: str, answer: str) -> Counts:

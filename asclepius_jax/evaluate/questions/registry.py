@@ -47,7 +47,8 @@ SETS = {
     "i2b2-2012": Reader(f"{DATASETS}.i2b2", "temporal", "the folder of .xml files"),
     "casi": Reader(f"{DATASETS}.casi", "abbreviations", "the data set's .txt file, separated by |"),
     "casi-coreference": Reader(f"{DATASETS}.casi", "coreference", "a CSV of text, pronoun, antecedent"),
-    "discq": Reader(f"{DATASETS}.discq", "questions", "the folder with the CSV and relations_txt/"),
+    "discq": Reader(f"{DATASETS}.discq_and_archehr_qa", "discq", "the folder with the CSV and relations_txt/"),
+    "archehr-qa": Reader(f"{DATASETS}.discq_and_archehr_qa", "archehr_qa", "the folder with the .xml and the key"),
 }
 
 

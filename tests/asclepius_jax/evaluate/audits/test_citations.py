@@ -1,6 +1,7 @@
 """The citations of answers are counted as a reader of the note would count them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,29 @@ def test_answers_without_any_citation_are_refused_with_the_way_to_have_some(tmp_
     with pytest.raises(UserError, match=r"no answer in .* cites a sentence"):
         run(CitationsConfig(questions, (tmp_path / "answers",), tmp_path / "out.json"))
     assert not (tmp_path / "out.json").exists()
+
+
+LABELS = ("essential", "not-relevant", "supplementary", "essential")  # of the first four sentences
+
+
+def test_citations_are_compared_with_the_sentences_that_people_labelled(tmp_path: Path):
+    places = [[s.start, s.end, label] for s, label in zip(numbered_sentences(NOTE), LABELS, strict=False)]
+    # A labelled sentence may be a part of ours, or reach into the next one.
+    places[0][1] -= 10
+    places[1][1] += 5
+    asked = [replace(question(0, note=NOTE), evidence=json.dumps(places))]
+    questions = write(tmp_path / "questions", "questions", Question, asked)
+    text = "She was admitted with fever for 3 days [1]. She denied chest pain [2]. She was discharged on day 5 [5]."
+    write(tmp_path / "answers", "answers", Answer, [Answer("q0", "model", text, "stop", "")])
+    table = run(CitationsConfig(questions, (tmp_path / "answers",)))
+    figures = table["figures"]["model"]
+    assert figures["evidence precision"]["value"] == 1 / 2  # of sentences 1 and 2; nobody labelled 5
+    assert figures["evidence recall"]["value"] == 1 / 2  # of sentences 1 and 4
+    assert table["columns"][-2:] == ["evidence precision", "evidence recall"]
+
+
+def test_without_labels_nothing_is_compared(evaluation: tuple[Path, Path]):
+    questions, answers = evaluation
+    table = run(CitationsConfig(questions, (answers,)))
+    assert table["columns"][-1] == "unique evidence"
+    assert all(len(row) == len(table["columns"]) for row in table["table"])

@@ -319,3 +319,56 @@ def test_discq(tmp_path: Path):
     table(folder / "discq_questions_final.csv", header, ["record-9", "1", "2", "Why?", ""])
     refused("discq", folder, tmp_path / "x", "record 1 refers to record-9, but .* contains no record-9.txt")
     refused("discq", tmp_path / "discq/relations_txt", tmp_path / "x", "no such file; expected a folder with")
+
+
+XML = """<annotations><case id="7"><patient_narrative>My mother ...</patient_narrative>
+<clinician_question>
+Why was heparin
+stopped? </clinician_question><note_excerpt> ... </note_excerpt><note_excerpt_sentences>
+<sentence id="0" paragraph_id="0" start_char_index="0">Brief Hospital Course:</sentence>
+<sentence id="1" paragraph_id="1" start_char_index="0">She bled &amp; was
+transfused.</sentence>
+<sentence id="2" paragraph_id="1" start_char_index="28">Heparin was stopped.</sentence>
+</note_excerpt_sentences></case></annotations>"""
+
+
+def write_archehr(folder: Path, relevance: str = "essential", **more: object) -> Path:
+    written(folder / "archehr-qa.xml", XML)
+    labels = [("0", "not-relevant"), ("1", "supplementary"), ("2", relevance)]
+    answers = [{"sentence_id": name, "relevance": label} for name, label in labels]
+    written(folder / "archehr-qa_key.json", json.dumps([{"case_id": "7", "answers": answers, **more}]))
+    return folder
+
+
+def test_archehr_qa(tmp_path: Path):
+    folder = write_archehr(tmp_path / "a", clinician_answer_without_citations="She bled.")
+    (question,) = asked("archehr-qa", folder, tmp_path / "q")
+    assert question.note == "Brief Hospital Course:\nShe bled & was transfused. Heparin was stopped."
+    assert (question.instruction, question.reference) == ("Why was heparin stopped?", "She bled.")
+    assert question.restricted
+    assert [(question.note[start:end], label) for start, end, label in json.loads(question.evidence)] == [
+        ("Brief Hospital Course:", "not-relevant"),
+        ("She bled & was transfused.", "supplementary"),
+        ("Heparin was stopped.", "essential"),
+    ]
+
+
+def test_mistakes_in_archehr_qa(tmp_path: Path):
+    refused("archehr-qa", tmp_path, tmp_path / "x", "archehr-qa.xml: no such file; expected a folder with")
+    refused(
+        "archehr-qa",
+        write_archehr(tmp_path / "b", "vital"),
+        tmp_path / "x",
+        "^archehr-qa_key.json, case 7: relevance 'vital'",
+    )
+    folder = write_archehr(tmp_path / "c")
+    for key, message in (
+        ('[{"case_id": "8", "answers": []}]', "has labels of case 8, which archehr-qa.xml does not contain"),
+        ('[{"case_id": "7", "answers": [{"sentence_id": "9", "relevance": "essential"}]}]', "has no sentence 9"),
+        ('[{"case_id": "7"}]', "not a list of cases with case_id and answers"),
+        ("{", "not a list of cases"),
+    ):
+        written(folder / "archehr-qa_key.json", key)
+        refused("archehr-qa", folder, tmp_path / "x", message)
+    written(folder / "archehr-qa.xml", "<annotations>")
+    refused("archehr-qa", folder, tmp_path / "x", "archehr-qa.xml is not XML")
