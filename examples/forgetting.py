@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import matplotlib
 import tyro
+from study_inputs import say, small_model, split_general
 
 import asclepius_jax as asc
 from asclepius_jax.config import CheckpointConfig, ComputeConfig, EvalConfig, InitConfig, LogConfig
@@ -31,11 +32,10 @@ from asclepius_jax.train.step import make_eval_step
 from asclepius_jax.train.watch.metrics import read_metrics
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import MANIFEST, read_manifest
-from data_prep.contract.records import Note, Reject, read_parquet, seeded_fraction
+from data_prep.contract.records import Note, read_parquet
 from data_prep.contract.tokenizer import train_sentencepiece
 from data_prep.curate import split
 from data_prep.ingest.case_reports import DEMO_REPORTS
-from data_prep.pack import plain_text
 from data_prep.pack import run as pack
 from data_prep.synthesize import notes
 
@@ -113,10 +113,6 @@ def run(config: ForgettingConfig) -> list[dict[str, Any]]:
     return table
 
 
-def say(text: str) -> None:
-    print(f"== {text}", flush=True)
-
-
 # ---------------------------------------------------------------- texts and rows
 
 
@@ -129,7 +125,7 @@ def prepare(config: ForgettingConfig) -> None:
         source = out / "notes"
     say("holding out texts and packing rows")
     split.run(split.SplitConfig(source, out / "split", HELD_OUT, seed=config.seed))
-    texts = split_general(config)
+    texts = split_general(config.general, out / "general", HELD_OUT, config.seed)
     if not config.smollm2:
         paths = sorted((out / "split/train").glob("notes-*.parquet"))
         texts += [note.text for path in paths for note in read_parquet(path, Note)]
@@ -144,32 +140,15 @@ def prepare(config: ForgettingConfig) -> None:
         pack.run(pack.PackConfig(folder, out / "packed" / name, tokenizer, config.row_length))
 
 
-def split_general(config: ForgettingConfig) -> list[str]:
-    """Write the documents of general text to two files, drawn at random. Returns those to train on."""
-    reading = plain_text.TextConfig()
-    found = plain_text.documents_in(plain_text.open_corpus(config.general, reading), reading)
-    documents = [document for document in found if not isinstance(document, Reject)]
-    drawn = sorted(documents, key=lambda document: seeded_fraction(config.seed, document.id, document.text))
-    apart = {document.id for document in drawn[: max(1, round(HELD_OUT * len(drawn)))]}
-    sides: dict[str, list[str]] = {"train": [], "held_out": []}
-    for document in documents:
-        sides["held_out" if document.id in apart else "train"].append(document.text)
-    (config.out / "general").mkdir(parents=True)
-    for name, texts in sides.items():
-        lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
-        (config.out / f"general/{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    return sides["train"]
-
-
 # ---------------------------------------------------------------- runs
 
 
 def settings(config: ForgettingConfig) -> asc.TrainConfig:
     """Settings that all runs share, which are those of pretraining, or of a step of the pretrained model."""
-    packed = config.out / "packed"
+    packed, sizes = config.out / "packed", (config.pieces, config.width, config.layers, config.row_length)
     return asc.TrainConfig(
         run_dir=str(config.out / "runs/general"),
-        model=config.smollm2 or str(small_model(config)),
+        model=config.smollm2 or str(small_model(config.out / "model", *sizes)),
         init=InitConfig(hf=config.smollm2, seed=config.seed),
         data=asc.DataConfig(
             path=(str(packed / "general"),),
@@ -185,27 +164,6 @@ def settings(config: ForgettingConfig) -> asc.TrainConfig:
         log=LogConfig(every_steps=20, tensorboard=False, progress=False),
         few_steps=True,
     )
-
-
-def small_model(config: ForgettingConfig) -> Path:
-    """A folder with the config.json of the small LLaMA."""
-    folder = config.out / "model"
-    folder.mkdir(exist_ok=True)
-    shape = {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "vocab_size": config.pieces,
-        "hidden_size": config.width,
-        "intermediate_size": 3 * config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.width // 64,
-        "num_key_value_heads": config.width // 64,
-        "max_position_embeddings": config.row_length,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": True,
-    }
-    (folder / "config.json").write_text(json.dumps(shape, indent=2))
-    return folder
 
 
 def arm(config: ForgettingConfig, start: asc.TrainConfig, name: str, share: float) -> asc.TrainConfig:

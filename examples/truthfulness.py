@@ -9,7 +9,8 @@ of errors that the tuning left out:
     python examples/truthfulness.py --reports case_reports.jsonl --general general_text.jsonl --out runs/truthfulness
     python examples/truthfulness.py --reports case_reports.jsonl --general text/ --out runs/smollm2 --smollm2 MODEL
 
-The default sizes take some three hours on two CPU cores, and --hours scales them. Outputs: table.md and table.json.
+The default sizes take some three hours on two CPU cores, and --hours scales them. A stopped run goes on where it was.
+Outputs: table.md and table.json.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from study_inputs import once, say, small_model, split_general
 
 import asclepius_jax as asc
 from asclepius_jax.config import CheckpointConfig, ComputeConfig, EvalConfig, InitConfig, LogConfig, PreferenceConfig
@@ -35,13 +37,12 @@ from asclepius_jax.train.watch.metrics import read_metrics
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifests import read_manifest
 from data_prep.contract.prompt.cited_sentences import without_citations
-from data_prep.contract.records import Note, Reject, read_parquet, seeded_fraction
+from data_prep.contract.records import Note, read_parquet
 from data_prep.contract.tokenizer import train_sentencepiece
 from data_prep.curate import split
 from data_prep.curate.pairs import pairs
 from data_prep.curate.pairs.planted_pairs import classes_without
 from data_prep.faithfulness.certificate import certify
-from data_prep.pack import plain_text
 from data_prep.pack import run as pack
 from data_prep.synthesize import instructions, notes
 
@@ -49,7 +50,7 @@ from data_prep.synthesize import instructions, notes
 LEFT_OUT = ("side", "negation", "duration")
 START = "examples that cite"  # the arm that the following ones start from
 ARMS = ("plain examples", START, "more examples", "planted errors", "own answers", "both")
-ROW_LENGTH, BATCH = 1024, 2  # tokens per row, which holds a pair; rows per update
+BATCH = 2  # rows per update
 HELD_OUT = 0.2  # of the patients, and of the general documents
 NEVER = 10**9
 
@@ -79,11 +80,15 @@ class TruthfulnessConfig:
     general: Path
     """General text: a .txt, .jsonl, .json, .csv or .parquet file, or a folder of one of these kinds."""
     out: Path
-    """Folder for the results; it must be empty or new."""
+    """Folder for the results: empty, new, or that of a stopped run with the same settings."""
     hours: float = 3.0
     """Time for everything, by which the numbers of updates, questions and pairs are scaled."""
     smollm2: str = ""
     """Hugging Face folder or hub id of a pretrained model to tune with LoRA; empty pretrains a small model."""
+    row_length: int = 1024
+    """Tokens per row, which must hold both answers of a pair, each with its note."""
+    pieces: int = 4096
+    """Vocabulary size of the small model."""
     width: int = 384
     """Hidden size of the small model, a multiple of 64."""
     layers: int = 10
@@ -106,8 +111,7 @@ class TruthfulnessConfig:
 def run(config: TruthfulnessConfig) -> list[dict[str, Any]]:
     """Tune and evaluate every arm and write the table. Returns its rows."""
     started = time.monotonic()
-    if config.out.exists() and any(config.out.iterdir()):
-        raise UserError(f"--out {config.out} is not empty: remove it, or name another folder")
+    check_out(config)
     prepare(config)
     models = tuned_on_examples(config)
     make_own_pairs(config, models[START])
@@ -117,8 +121,15 @@ def run(config: TruthfulnessConfig) -> list[dict[str, Any]]:
     return table
 
 
-def say(text: str) -> None:
-    print(f"== {text}", flush=True)
+def check_out(config: TruthfulnessConfig) -> None:
+    """Write the settings into the output folder. Raises UserError if it has others, or something else."""
+    settings = config.out / "settings.json"
+    text = json.dumps(dataclasses.asdict(config), default=str, indent=2) + "\n"
+    before = settings.read_text(encoding="utf-8") if settings.is_file() else ""
+    if before != text and config.out.exists() and any(config.out.iterdir()):
+        raise UserError(f"--out {config.out} is not empty, and not a run with these settings: name another folder")
+    config.out.mkdir(parents=True, exist_ok=True)
+    settings.write_text(text, encoding="utf-8")
 
 
 # ---------------------------------------------------------------- texts and rows
@@ -128,61 +139,49 @@ def prepare(config: TruthfulnessConfig) -> None:
     """Write packed rows of notes, examples, pairs and general text, and of those that are held out."""
     out = config.out
     say(f"notes and instructions of the offline teacher from {config.reports}")
-    notes.run(notes.NotesConfig(str(config.reports), out / "notes"))
+    once(out / "notes", lambda: notes.run(notes.NotesConfig(str(config.reports), out / "notes")))
     for name in ("plain", "cited"):
         made = out / f"instructions/{name}"
-        instructions.run(instructions.InstructionsConfig(out / "notes", made, per_note=3, cite=name == "cited"))
-        split.run(split.SplitConfig(made, out / f"split/{name}", HELD_OUT, seed=config.seed))
-    texts = split_general(config)
-    if not config.smollm2:
+        asked = instructions.InstructionsConfig(out / "notes", made, per_note=3, cite=name == "cited")
+        once(made, lambda: instructions.run(asked))  # noqa: B023
+    for name in ("plain", "cited", "notes"):
+        source = out / (name if name == "notes" else f"instructions/{name}")
+        sides = split.SplitConfig(source, out / f"split/{name}", HELD_OUT, seed=config.seed)
+        once(out / f"split/{name}/train", lambda: split.run(sides))  # noqa: B023
+    texts = split_general(config.general, out / "general", HELD_OUT, config.seed)
+    if not config.smollm2 and not (out / "tokenizer.model").exists():
         found = [note.text for p in sorted((out / "notes").glob("notes-*.parquet")) for note in read_parquet(p, Note)]
-        train_sentencepiece(found + texts[::10], out / "tokenizer.model", 4096)
+        train_sentencepiece(found + texts[::10], out / "tokenizer.model", config.pieces)
     for side in ("train", "held_out"):
         for name in ("plain", "cited"):
             packed(config, f"{name}_{side}", out / f"split/{name}/{side}")
         packed(config, f"general_{side}", out / f"general/{side}.jsonl")
-    split.run(split.SplitConfig(out / "notes", out / "split/notes", HELD_OUT, seed=config.seed))
     packed(config, "notes", out / "split/notes/train")
-    planted = out / "split/cited"
     enough = 6 * BATCH * config.sizes.preference  # examples; not every one has a place for an error, or fits
-    pairs.run(
-        pairs.PairsConfig(out / "pairs/planted", planted / "train", without=LEFT_OUT, seed=config.seed, limit=enough)
-    )
-    packed(config, "pairs_planted", out / "pairs/planted")
-    seen = classes_without(LEFT_OUT)
-    for name, without in (("seen", LEFT_OUT), ("left_out", seen)):
-        made, most = out / f"pairs/{name}", config.sizes.pairs
-        pairs.run(pairs.PairsConfig(made, planted / "held_out", without=without, per_class=most, seed=config.seed))
+    most, seen = config.sizes.pairs, classes_without(LEFT_OUT)
+    for name, side, without, limits in (
+        ("planted", "train", LEFT_OUT, {"limit": enough}),
+        ("seen", "held_out", LEFT_OUT, {"per_class": most}),
+        ("left_out", "held_out", seen, {"per_class": most}),
+    ):
+        source, made = out / f"split/cited/{side}", out / f"pairs/{name}"
+        planted = pairs.PairsConfig(made, source, without=without, seed=config.seed, **limits)
+        once(made, lambda: pairs.run(planted))  # noqa: B023
         packed(config, f"pairs_{name}", made)
 
 
 def packed(config: TruthfulnessConfig, name: str, source: Path) -> None:
     tokenizer = Path(config.smollm2) if config.smollm2 else config.out / "tokenizer.model"
-    pack.run(pack.PackConfig(source, config.out / "packed" / name, tokenizer, ROW_LENGTH))
-
-
-def split_general(config: TruthfulnessConfig) -> list[str]:
-    """Write the documents of general text to two files, drawn at random. Returns those to train on."""
-    reading = plain_text.TextConfig()
-    found = plain_text.documents_in(plain_text.open_corpus(config.general, reading), reading)
-    sides: dict[str, list[str]] = {"train": [], "held_out": []}
-    for document in found:
-        if not isinstance(document, Reject):
-            part = seeded_fraction(config.seed, document.id, document.text)
-            sides["held_out" if part < HELD_OUT else "train"].append(document.text)
-    (config.out / "general").mkdir(parents=True)
-    for side, texts in sides.items():
-        lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
-        (config.out / f"general/{side}.jsonl").write_text("".join(lines), encoding="utf-8")
-    return sides["train"]
+    folder = config.out / "packed" / name
+    once(folder, lambda: pack.run(pack.PackConfig(source, folder, tokenizer, config.row_length)))
 
 
 def make_own_pairs(config: TruthfulnessConfig, model: Path) -> None:
     """Pairs of several answers of a model to each of some training questions, sorted by certificate and citations."""
     out, sizes = config.out / "own", config.sizes
-    questions.run(
-        questions.QuestionsConfig(config.out / "split/cited/train", out / "questions", sizes.asked, seed=config.seed)
-    )
+    source = config.out / "split/cited/train"
+    drawn = questions.QuestionsConfig(source, out / "questions", sizes.asked, seed=config.seed)
+    once(drawn.out, lambda: questions.run(drawn))
     decoding = Decoding(config.max_new_tokens, 0.8, seed=config.seed)
     spec = (f"own=checkpoint:{model}",)
     answers.run(answers.AnswersConfig(out / "questions", spec, out / "answers", decoding, seeds=sizes.samples))
@@ -197,12 +196,12 @@ def make_own_pairs(config: TruthfulnessConfig, model: Path) -> None:
 
 def settings(config: TruthfulnessConfig, arm: str, cited: bool = True) -> asc.TrainConfig:
     """Settings that all runs share."""
-    rows = config.out / "packed"
+    rows, sizes = config.out / "packed", (config.pieces, config.width, config.layers, 2 * config.row_length)
     held_out = (f"answers={rows}/{'cited' if cited else 'plain'}_held_out", f"general={rows}/general_held_out")
     return asc.TrainConfig(
         run_dir=str(run_of(config, arm)),
-        model=config.smollm2 or str(small_model(config)),
-        data=asc.DataConfig(eval_path=held_out, row_length=ROW_LENGTH, seed=config.seed),
+        model=config.smollm2 or str(small_model(config.out / "model", *sizes)),
+        data=asc.DataConfig(eval_path=held_out, row_length=config.row_length, seed=config.seed),
         batch=asc.BatchConfig(BATCH, 1),
         compute=ComputeConfig("float32", "none"),
         lora=asc.LoraConfig(rank=16, base_dtype="float32") if config.smollm2 else asc.LoraConfig(),
@@ -215,20 +214,6 @@ def settings(config: TruthfulnessConfig, arm: str, cited: bool = True) -> asc.Tr
 
 def run_of(config: TruthfulnessConfig, arm: str) -> Path:
     return config.out / "runs" / arm.replace(" ", "_")
-
-
-def small_model(config: TruthfulnessConfig) -> Path:
-    """A folder with the config.json of the small LLaMA."""
-    folder, heads = config.out / "model", config.width // 64
-    folder.mkdir(exist_ok=True)
-    shape = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 4096,
-        "hidden_size": config.width, "intermediate_size": 3 * config.width, "num_hidden_layers": config.layers,
-        "num_attention_heads": heads, "num_key_value_heads": heads, "max_position_embeddings": 2 * ROW_LENGTH,
-        "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(shape, indent=2))
-    return folder
 
 
 def train(
@@ -271,7 +256,8 @@ def tuned_further(config: TruthfulnessConfig, model: Path) -> dict[str, Path]:
     for name in ("own", "planted"):
         shared = settings(config, START)
         data = dataclasses.replace(shared.data, path=(str(rows / f"pairs_{name}"),))
-        reference(dataclasses.replace(shared, init=start, data=data), str(rows / f"referenced_{name}"))
+        settled, folder = dataclasses.replace(shared, init=start, data=data), rows / f"referenced_{name}"
+        once(folder, lambda: reference(settled, str(folder)))  # noqa: B023
     own, planted = (str(rows / f"referenced_{name}") for name in ("own", "planted"))
     paths = {
         "more examples": (str(rows / "cited_train"),),
@@ -298,7 +284,7 @@ def measured(config: TruthfulnessConfig, models: dict[str, Path]) -> list[dict[s
     drawn = questions.QuestionsConfig(
         config.out / "split/cited/held_out", out / "questions", sizes.evaluated, seed=config.seed
     )
-    questions.run(drawn)
+    once(drawn.out, lambda: questions.run(drawn))
     specs = tuple(f"{run_of(config, arm).name}=checkpoint:{models[arm]}" for arm in ARMS)
     decoding = Decoding(config.max_new_tokens)
     answers.run(answers.AnswersConfig(out / "questions", specs, out / "answers", decoding))
@@ -323,7 +309,7 @@ def measured(config: TruthfulnessConfig, models: dict[str, Path]) -> list[dict[s
 
 
 def counts_of(question: Question, answer: Answer) -> dict[str, Any]:
-    """What one answer states, leaves out and cites. An answer that was cut off counts as it is."""
+    """Counts of one answer's statements and citations. An answer that was cut off counts as it is."""
     text = "" if answer.finish_reason in NO_ANSWER else answer.text
     cited = count_citations(question.note, text)
     return {
@@ -358,7 +344,8 @@ def preferred(config: TruthfulnessConfig, model: Path, name: str) -> dict[str, A
     """Share of held-out pairs whose true answer is likelier than the one with the planted error."""
     shared, out = settings(config, START), config.out / "evaluation/likelihoods" / model.name / name
     data = dataclasses.replace(shared.data, path=(str(config.out / f"packed/pairs_{name}"),), eval_path=())
-    reference(dataclasses.replace(shared, init=InitConfig(checkpoint=str(model)), data=data), str(out))
+    settled = dataclasses.replace(shared, init=InitConfig(checkpoint=str(model)), data=data)
+    once(out, lambda: reference(settled, str(out)))
     rows, right = asc.load_rows(str(out)), []
     for index in range(len(rows)):
         row = rows.stored(index)
@@ -374,9 +361,9 @@ def facts(config: TruthfulnessConfig, seconds: float) -> str:
     model = "a pretrained model with LoRA" if config.smollm2 else f"{config.sizes.pretraining} updates of pretraining"
     return (
         f"{model}; {config.sizes.tuning} updates on examples, {config.sizes.preference} after that, {BATCH} rows of "
-        f"{ROW_LENGTH} tokens each; pairs of own answers: {own['out']} of {own['in']} questions, of planted errors: "
-        f"{planted['out']}; left out: {', '.join(LEFT_OUT)}; 95 % intervals by patient (of pairs: by pair); seed "
-        f"{config.seed}; {seconds / 60:.0f} minutes."
+        f"{config.row_length} tokens each; pairs of own answers: {own['out']} of {own['in']} questions, of planted "
+        f"errors: {planted['out']}; left out: {', '.join(LEFT_OUT)}; 95 % intervals by patient (of pairs: by pair); "
+        f"seed {config.seed}; {seconds / 60:.0f} minutes."
     )
 
 
