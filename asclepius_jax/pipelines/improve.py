@@ -256,12 +256,10 @@ class Finished:
     def __init__(self, path: Path, settings: str):
         """Raises UserError if the folder has the results of other settings or inputs."""
         self.path, self.settings = path, settings
-        kept = (
-            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": settings, "commands": []}
-        )
-        if kept["settings"] != settings:
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if kept.get("settings", settings) != settings:
             raise UserError(f"--out {path.parent} has the results of other settings or inputs: choose another folder")
-        self.commands: list[list[str]] = kept["commands"]
+        self.commands: list[list[str]] = kept.get("commands", [])
 
     def add(self, command: list[str]) -> None:
         self.commands.append(command)
