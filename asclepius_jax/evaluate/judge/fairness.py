@@ -12,6 +12,7 @@ from asclepius_jax.evaluate.judge.by_rule import declines
 from asclepius_jax.evaluate.records import FAILED, NO_ANSWER, Answer, Question
 from asclepius_jax.evaluate.statistics.estimates import SCALE, Estimate, mean, rate
 from asclepius_jax.evaluate.statistics.intervals import FEWEST_CLUSTERS, mark_of
+from data_prep.contract.prompt.cited_sentences import without_citations
 
 WORST, BEST = SCALE
 LENGTH = "least squares, clustered, t"  # statsmodels' sandwich, t with clusters - 1 degrees of freedom
@@ -124,7 +125,7 @@ def length_adjusted(
         for name in questions:
             answer, score = answers.get(model, {}).get(name), scores[model].get(name, math.nan)
             if answer and answer.finish_reason not in NO_ANSWER and score and not math.isnan(score):
-                rows.append((model, name, float(score), math.log2(1 + len(answer.text.split()))))
+                rows.append((model, name, float(score), math.log2(1 + len(without_citations(answer.text).split()))))
     counts = Counter(name for _, name, _, _ in rows)
     rows = [row for row in rows if counts[row[1]] > 1]
     clusters = [questions[row[1]].cluster for row in rows]

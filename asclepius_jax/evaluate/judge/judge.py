@@ -32,6 +32,7 @@ from asclepius_jax.evaluate.judge.position_bias import position_bias
 from asclepius_jax.evaluate.judge.rubric import score
 from asclepius_jax.evaluate.records import NO_ANSWER, Answer, Judgement, Question, read_records
 from data_prep.contract.errors import UserError
+from data_prep.contract.prompt.cited_sentences import without_citations
 from data_prep.contract.records import text_hash
 from data_prep.execution.progress import say
 from data_prep.execution.shards import ShardsConfig, check_shards
@@ -270,7 +271,13 @@ def check_verdicts(name: str, judged: Iterable[Judgement]) -> None:
 def items_of(
     questions: list[Question], answers: dict[str, dict[str, Answer]], together: bool, seed: int = 0
 ) -> Iterator[Item]:
-    lists = {question.id: tuple(answers[model][question.id] for model in sorted(answers)) for question in questions}
+    """The questions with their answers, without citations.
+
+    A judge sees the note without numbers. It would take them for facts, or prefer the answers that have some.
+    """
+    lists = {
+        question.id: tuple(plain(answers[model][question.id]) for model in sorted(answers)) for question in questions
+    }
     # Lists of different models have orders of their own, which are balanced among these lists.
     groups = {name: tuple(answer.model for answer in given_answers(lists[name])) if together else () for name in lists}
     turns = turns_of(groups.items(), seed)
@@ -281,6 +288,10 @@ def items_of(
         else:
             for answer in lists[question.id]:
                 yield Item(f"{question.id} {answer.model}", question, (answer,), turn)
+
+
+def plain(answer: Answer) -> Answer:
+    return answer if answer.finish_reason in NO_ANSWER else replace(answer, text=without_citations(answer.text))
 
 
 # Names with another meaning in tables.

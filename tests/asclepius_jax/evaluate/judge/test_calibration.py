@@ -75,7 +75,7 @@ def test_an_answer_without_a_label_is_named():
 
 @pytest.mark.parametrize(
     ("record_type", "new"),
-    [(Judgement, {"harm", "order", "seed", "variant_of"}), (Label, {"model"}), (Question, {"teacher"})],
+    [(Judgement, {"harm", "order", "seed", "variant_of"}), (Label, {"model"}), (Question, {"teacher", "evidence"})],
 )
 def test_folders_from_before_a_field_are_read_with_its_default(tmp_path, record_type, new):
     fields = [field for field in dataclasses.fields(record_type) if field.name not in new]

@@ -1,6 +1,7 @@
 """What a mean score hides: missing verdicts, failed answers, models that decline, and length."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,9 @@ def test_a_model_that_only_writes_more_is_not_better_at_equal_length():
     assert figures["short"]["value"] == pytest.approx(0, abs=0.2)
     assert figures["good"]["value"] == pytest.approx(0.5, abs=0.15)
     assert figures["per_doubling"]["value"] == pytest.approx(0.5, abs=0.08)
+    for name, answer in given["good"].items():
+        given["good"][name] = replace(answer, text=f"{answer.text.strip()} [1, 2, 3, 4].")
+    assert length_adjusted(scores, given, ASKED, "base") == figures, "citations are no words"
 
 
 def test_the_interval_at_equal_length_covers_for_answers_on_shared_notes():

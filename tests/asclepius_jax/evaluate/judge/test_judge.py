@@ -12,7 +12,7 @@ from asclepius_jax.evaluate.judge.asking.orders import option_orders
 from asclepius_jax.evaluate.judge.asking.prompts import listwise_messages, pointwise_messages
 from asclepius_jax.evaluate.judge.asking.verdict_replies import Quotable, read_scores, read_verdict
 from asclepius_jax.evaluate.judge.by_rule import by_rules
-from asclepius_jax.evaluate.judge.judge import JudgeConfig, run
+from asclepius_jax.evaluate.judge.judge import JudgeConfig, items_of, run
 from asclepius_jax.evaluate.judge.rubric import Verdict
 from asclepius_jax.evaluate.records import Answer, Judgement, read_records
 from data_prep.contract.errors import UserError
@@ -59,6 +59,14 @@ def test_every_answer_gets_every_vote_and_no_model_is_named(tmp_path):
     # The answers end in the name of their model here; nothing else of what is sent may hold it.
     sent = [message["content"].replace("daily. secret", "") for body in requests for message in body["messages"]]
     assert not [text for text in sent if "secret" in text]
+
+
+def test_a_judge_sees_no_citations():
+    """The note that it is shown has no numbers."""
+    cited = Answer("q0", "a", "Aspirin was given [3]. It was stopped [4, 7].", "stop")
+    failed = Answer("q0", "b", "timed out [5].", "error")
+    (item,) = items_of([question(0)], {"a": {"q0": cited}, "b": {"q0": failed}}, together=True)
+    assert [answer.text for answer in item.answers] == ["Aspirin was given. It was stopped.", "timed out [5]."]
 
 
 def test_braces_and_placeholders_in_a_note_stay_text():
