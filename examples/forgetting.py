@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import matplotlib
 import tyro
-from study_inputs import say, small_model, split_general
+from study_inputs import say, small_model, split_general, trained
 
 import asclepius_jax as asc
 from asclepius_jax.config import CheckpointConfig, ComputeConfig, EvalConfig, InitConfig, LogConfig
@@ -95,13 +95,13 @@ def run(config: ForgettingConfig) -> list[dict[str, Any]]:
     general = Path(config.smollm2)
     if not config.smollm2:
         say(f"pretraining: {PRETRAINING * updates} updates on general text")
-        general = asc.train(with_updates(base, PRETRAINING * updates))
+        general = trained(with_updates(base, PRETRAINING * updates), PRETRAINING * updates)
         start = dataclasses.replace(base, init=InitConfig(checkpoint=str(general)))
         before = results(general)[0]
     table = [row("start", 0, 0, before, before)]
     for name, share in ARMS.items():
         say(f"{name}: {updates} updates")
-        run_dir = asc.train(with_updates(arm(config, start, name, share), updates))
+        run_dir = trained(with_updates(arm(config, start, name, share), updates), updates)
         losses, tokens = results(run_dir)
         table.append(row(name, updates, tokens, losses, before))
     for weight in MERGED:

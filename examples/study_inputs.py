@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import asclepius_jax as asc
+from asclepius_jax.checkpoint.read import find_step
 from data_prep.contract.manifests import MANIFEST
 from data_prep.contract.records import Reject, seeded_fraction
 from data_prep.pack import plain_text
@@ -18,6 +20,14 @@ def once(folder: Path, make: Callable[[], Any]) -> None:
     """Make a finished folder, unless an earlier run did."""
     if not (folder / MANIFEST).is_file():
         make()
+
+
+def trained(config: asc.TrainConfig, updates: int) -> Path:
+    """The folder of a run, after all its updates. Raises KeyboardInterrupt if Ctrl-C or SIGTERM ended it before."""
+    run_dir = asc.train(config)
+    if int(find_step(run_dir)[1].name) < updates:
+        raise KeyboardInterrupt
+    return run_dir
 
 
 def split_general(source: Path, out: Path, held_out: float, seed: int) -> list[str]:

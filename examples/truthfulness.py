@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from study_inputs import once, say, small_model, split_general
+from study_inputs import once, say, small_model, split_general, trained
 
 import asclepius_jax as asc
 from asclepius_jax.config import CheckpointConfig, ComputeConfig, EvalConfig, InitConfig, LogConfig, PreferenceConfig
@@ -225,7 +225,8 @@ def train(
     share = float(paths[0].rpartition(":")[2]) if len(paths) > 1 else 1.0
     epochs = updates * BATCH * share / read_manifest(Path(first), "packed")["rows"]
     data, optimizer = dataclasses.replace(config.data, path=paths, epochs=epochs), asc.OptimizerConfig(rate)
-    return asc.train(dataclasses.replace(config, init=init, data=data, preference=preference, optimizer=optimizer))
+    config = dataclasses.replace(config, init=init, data=data, preference=preference, optimizer=optimizer)
+    return trained(config, updates)
 
 
 def tuned_on_examples(config: TruthfulnessConfig) -> dict[str, Path]:

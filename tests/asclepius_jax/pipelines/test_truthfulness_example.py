@@ -1,7 +1,7 @@
 """The example that compares ways to tune towards the truth: its arms differ in what they are tuned on alone."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,11 +47,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     general.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "examples"))
-        spec = importlib.util.spec_from_file_location("truthfulness", ROOT / "examples/truthfulness.py")
-        assert spec
-        assert spec.loader
-        example = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(example)
+        example = importlib.import_module("truthfulness")
         patch.setattr(jax, "devices", lambda: jax.local_devices()[:1])  # as on a CPU outside of tests
         answer = example.answers.run
         patch.setattr(example.answers, "run", lambda c: answer_own_questions(c) if "own" in c.out.parts else answer(c))

@@ -1,7 +1,7 @@
 """The example that measures forgetting: every arm has one start, the same updates and the same measure."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 from collections.abc import Iterator
 from types import ModuleType
@@ -35,14 +35,11 @@ def done(tmp_path_factory) -> Iterator[Done]:
     general = folder / "general.jsonl"
     texts = (f"Ship number {i} left harbour {i % 7} with {i % 11} sails and a crew of {i % 13}." for i in range(400))
     general.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    spec = importlib.util.spec_from_file_location("forgetting", ROOT / "examples/forgetting.py")
-    assert spec
-    assert spec.loader
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
     sizes = {"row_length": 64, "eval_rows": 8, "pieces": 512, "width": 64, "layers": 1}
-    config = example.ForgettingConfig(general, folder / "out", updates=UPDATES, **sizes)
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "examples"))
+        example = importlib.import_module("forgetting")
+        config = example.ForgettingConfig(general, folder / "out", updates=UPDATES, **sizes)
         patch.setattr(jax, "devices", lambda: jax.local_devices()[:1])  # as on a CPU outside of tests
         yield Done(example, config, example.run(config))
 
@@ -82,6 +79,15 @@ def test_merges_with_the_weights_0_and_1_are_the_ends_and_runs_are_measured_like
         assert losses == pytest.approx({name: done.table[weight][name] for name in losses}, rel=1e-5)
         merged = InitConfig(hf=str(example.merge(done.config, out / "runs/general", weight)))
         assert example.held_out_losses(dataclasses.replace(base, init=merged)) == pytest.approx(losses, rel=1e-5)
+
+
+def test_a_run_that_was_stopped_ends_the_study(done: Done):
+    """A run that Ctrl-C ends saves its step and returns like one that is finished."""
+    base = done.example.with_updates(done.example.settings(done.config), UPDATES)
+    base = dataclasses.replace(base, run_dir=str(done.config.out / "runs/stopped"))
+    assert done.example.trained(base, UPDATES) == done.config.out / "runs/stopped"
+    with pytest.raises(KeyboardInterrupt):
+        done.example.trained(base, UPDATES + 1)
 
 
 def test_the_minutes_give_the_updates_and_too_few_are_refused(done: Done):
