@@ -27,7 +27,6 @@ from asclepius_jax.config.sources import held_out_sources
 from asclepius_jax.convert.merge.merging import MergeConfig, run_merge
 from asclepius_jax.distributed.sharding import batch_sharding
 from asclepius_jax.train.batches import eval_batches
-from asclepius_jax.train.mixture import open_rows
 from asclepius_jax.train.step import make_eval_step
 from asclepius_jax.train.watch.metrics import read_metrics
 from data_prep.contract.errors import UserError
@@ -95,13 +94,13 @@ def run(config: ForgettingConfig) -> list[dict[str, Any]]:
     general = Path(config.smollm2)
     if not config.smollm2:
         say(f"pretraining: {PRETRAINING * updates} updates on general text")
-        general = trained(with_updates(base, PRETRAINING * updates), PRETRAINING * updates)
+        general = trained(base, PRETRAINING * updates)
         start = dataclasses.replace(base, init=InitConfig(checkpoint=str(general)))
         before = results(general)[0]
     table = [row("start", 0, 0, before, before)]
     for name, share in ARMS.items():
         say(f"{name}: {updates} updates")
-        run_dir = trained(with_updates(arm(config, start, name, share), updates), updates)
+        run_dir = trained(arm(config, start, name, share), updates)
         losses, tokens = results(run_dir)
         table.append(row(name, updates, tokens, losses, before))
     for weight in MERGED:
@@ -179,12 +178,6 @@ def arm(config: ForgettingConfig, start: asc.TrainConfig, name: str, share: floa
         optimizer=asc.OptimizerConfig(learning_rate=5 * rate if lora.rank else rate),  # adapters need more
         lora=lora,
     )
-
-
-def with_updates(config: asc.TrainConfig, updates: int) -> asc.TrainConfig:
-    """The run with as many passes over its rows as give this number of updates."""
-    epochs = updates * config.batch.global_batch / len(open_rows(config.data))
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, epochs=epochs))
 
 
 def affordable(config: ForgettingConfig, base: asc.TrainConfig, evaluation: float, left: float) -> int:

@@ -1,5 +1,6 @@
 """General text in two parts, a small model and small helpers, as the studies of this folder use them."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import asclepius_jax as asc
 from asclepius_jax.checkpoint.read import find_step
+from asclepius_jax.train.mixture import open_rows
 from data_prep.contract.manifests import MANIFEST
 from data_prep.contract.records import Reject, seeded_fraction
 from data_prep.pack import plain_text
@@ -23,8 +25,12 @@ def once(folder: Path, make: Callable[[], Any]) -> None:
 
 
 def trained(config: asc.TrainConfig, updates: int) -> Path:
-    """The folder of a run, after all its updates. Raises KeyboardInterrupt if Ctrl-C or SIGTERM ended it before."""
-    run_dir = asc.train(config)
+    """The folder of a run with as many passes over its rows as give this number of updates.
+
+    Raises KeyboardInterrupt if Ctrl-C or SIGTERM ended it before.
+    """
+    epochs = updates * config.batch.global_batch / len(open_rows(config.data))
+    run_dir = asc.train(dataclasses.replace(config, data=dataclasses.replace(config.data, epochs=epochs)))
     if int(find_step(run_dir)[1].name) < updates:
         raise KeyboardInterrupt
     return run_dir

@@ -220,11 +220,8 @@ def train(
     config: asc.TrainConfig, init: InitConfig, paths: tuple[str, ...], updates: int, rate: float,
     preference: PreferenceConfig,
 ) -> Path:  # fmt: skip
-    """A run of this many updates; of several folders, the first one's passes give their number."""
-    first = paths[0].partition("=")[2].rpartition(":")[0] if len(paths) > 1 else paths[0]
-    share = float(paths[0].rpartition(":")[2]) if len(paths) > 1 else 1.0
-    epochs = updates * BATCH * share / read_manifest(Path(first), "packed")["rows"]
-    data, optimizer = dataclasses.replace(config.data, path=paths, epochs=epochs), asc.OptimizerConfig(rate)
+    """A run of this many updates."""
+    data, optimizer = dataclasses.replace(config.data, path=paths), asc.OptimizerConfig(learning_rate=rate)
     config = dataclasses.replace(config, init=init, data=data, preference=preference, optimizer=optimizer)
     return trained(config, updates)
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import pytest
 
+import asclepius_jax as asc
 from asclepius_jax.config import InitConfig
 from asclepius_jax.train.watch.metrics import read_metrics
 from data_prep.contract.errors import UserError
@@ -81,11 +82,12 @@ def test_merges_with_the_weights_0_and_1_are_the_ends_and_runs_are_measured_like
         assert example.held_out_losses(dataclasses.replace(base, init=merged)) == pytest.approx(losses, rel=1e-5)
 
 
-def test_a_run_that_was_stopped_ends_the_study(done: Done):
+def test_a_run_that_was_stopped_ends_the_study(done: Done, monkeypatch):
     """A run that Ctrl-C ends saves its step and returns like one that is finished."""
-    base = done.example.with_updates(done.example.settings(done.config), UPDATES)
-    base = dataclasses.replace(base, run_dir=str(done.config.out / "runs/stopped"))
-    assert done.example.trained(base, UPDATES) == done.config.out / "runs/stopped"
+    stopped = done.config.out / "runs/stopped"
+    base = dataclasses.replace(done.example.settings(done.config), run_dir=str(stopped))
+    assert done.example.trained(base, UPDATES) == stopped
+    monkeypatch.setattr(asc, "train", lambda config: stopped)
     with pytest.raises(KeyboardInterrupt):
         done.example.trained(base, UPDATES + 1)
 
