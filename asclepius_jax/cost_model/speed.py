@@ -115,8 +115,15 @@ class Prediction:
     `fast_links`, `slow_links` and `host_link` are the times of communication, whether it overlaps or not."""
 
 
-def predict(model: DecoderConfig, topology: Topology, layout: Layout, constants: Constants = FITTED) -> Prediction:
-    """Predict the duration of a step of this layout on a machine."""
+def predict(
+    model: DecoderConfig, topology: Topology, layout: Layout, constants: Constants = FITTED,
+    exposed: float | None = None,
+) -> Prediction:  # fmt: skip
+    """Predict the duration of a step of this layout on a machine.
+
+    `exposed` is the seconds for which a device waits for others, as read from the schedule of the compiled step.
+    Without it, gathers and scatters of all layers but one are taken to overlap with computation, and nothing else.
+    """
     assert layout.devices == topology.count, f"{layout} does not have the {topology.count} devices of {topology.name}"
     device, passes = topology.device, layout.microbatches
     fraction = constants.tpu_matrices if device.platform == "tpu" else constants.gpu_matrices
@@ -125,7 +132,8 @@ def predict(model: DecoderConfig, topology: Topology, layout: Layout, constants:
     bandwidth = device.memory_bandwidth / constants.traffic
     parts["memory"] = passes * microbatch_bytes(model, layout) / bandwidth
     parts["optimizer"] = OPTIMIZER_BYTES * layout.trained(model) / (layout.fsdp * layout.tensor) / bandwidth
-    parts |= communication(model, topology, layout, constants.links, sum(parts.values()) - parts["optimizer"])
+    compute_seconds = sum(parts.values()) - parts["optimizer"]
+    parts |= communication(model, topology, layout, constants.links, compute_seconds, exposed)
     overlapping = ("fast_links", "slow_links", "host_link")
     seconds = sum(each for name, each in parts.items() if name not in overlapping)
     tokens = passes * layout.tokens
@@ -181,8 +189,9 @@ def microbatch_bytes(model: DecoderConfig, layout: Layout) -> float:
 
 
 def communication(
-    model: DecoderConfig, topology: Topology, layout: Layout, links: float, compute_seconds: float
-) -> dict[str, float]:
+    model: DecoderConfig, topology: Topology, layout: Layout, links: float, compute_seconds: float,
+    exposed: float | None,
+) -> dict[str, float]:  # fmt: skip
     """Seconds on fast links, slow links and the link to the host, and seconds that do not overlap with computation."""
     remat, D = REMATS[layout.remat], model.embed_dim
     L, passes, split = model.num_layers, layout.microbatches, layout.fsdp * layout.tensor
@@ -211,10 +220,11 @@ def communication(
     fast = (fsdp_fast + data_fast + context_fast + tensor_fast) / links
     slow = (fsdp_slow + data_slow + context_slow + tensor_slow) / links
     weights = (fsdp_fast + fsdp_slow) / links
-    # The gather of the first block and the scatter of the last one overlap with nothing.
-    exposed = max(weights / L, weights - compute_seconds)
-    # Products wait for the exchange of tokens and heads. The sum over replicas comes after the last backward pass.
-    exposed += fast + slow - weights
+    if exposed is None:
+        # The gather of the first block and the scatter of the last one overlap with nothing.
+        exposed = max(weights / L, weights - compute_seconds)
+        # Products wait for the exchange of tokens and heads. The sum over replicas comes after the last backward pass.
+        exposed += fast + slow - weights
     host = remat.offload * 2 * passes * L * 2 * layout.tokens * D / HOST_BANDWIDTH
     exposed += max(0.0, host - compute_seconds)
     return {"fast_links": fast, "slow_links": slow, "host_link": host, "exposed": exposed}
@@ -233,12 +243,7 @@ class Axes:
     def seconds(self, axis: str, total_bytes: float) -> tuple[float, float]:
         """Seconds on fast and on slow links for a ring gather or scatter of `total_bytes` at the stated bandwidths."""
         size = getattr(self.layout, axis)
-        moved = total_bytes * (size - 1) / size
-        near = self.near(axis)
-        fast = moved / self.link_bandwidth(near) if near > 1 else 0.0
-        # Every node must receive the part that it lacks, over the network ports of all its devices.
-        slow = moved / near / self.topology.device.network_bandwidth if near < size else 0.0
-        return fast, slow
+        return group_seconds(self.topology, total_bytes * (size - 1) / size, self.near(axis), size)
 
     def near(self, axis: str) -> int:
         """Number of devices of the axis that are connected by fast links."""
@@ -247,11 +252,23 @@ class Axes:
         inner["data"] = inner["fsdp"] * self.layout.fsdp
         return min(getattr(self.layout, axis), max(1, self.topology.fast_domain // inner[axis]))
 
-    def link_bandwidth(self, near: int) -> float:
-        device = self.topology.device
-        if device.platform != "tpu":
-            return device.link_bandwidth  # a switch gives the full bandwidth between any devices
-        # A mesh axis uses the links of its torus dimensions. Their fraction is a ratio of logarithms: 16 of 256 devices
-        # are one of two dimensions. If a line is not closed to a ring, half of the links are idle.
-        fraction = math.log(near) / math.log(self.topology.fast_domain)
-        return device.link_bandwidth * fraction * (1.0 if self.topology.wraps else 0.5)
+
+def group_seconds(topology: Topology, moved: float, near: int, size: int) -> tuple[float, float]:
+    """Seconds on fast and on slow links until each of `size` devices has received `moved` bytes.
+
+    `near` of them are connected by fast links. The bandwidths are the stated ones.
+    """
+    fast = moved / link_bandwidth(topology, near) if near > 1 else 0.0
+    # Every node must receive the part that it lacks, over the network ports of all its devices.
+    slow = moved / near / topology.device.network_bandwidth if near < size else 0.0
+    return fast, slow
+
+
+def link_bandwidth(topology: Topology, near: int) -> float:
+    device = topology.device
+    if device.platform != "tpu":
+        return device.link_bandwidth  # a switch gives the full bandwidth between any devices
+    # A mesh axis uses the links of its torus dimensions. Their fraction is a ratio of logarithms: 16 of 256 devices are
+    # one of two dimensions. If a line is not closed to a ring, half of the links are idle.
+    fraction = math.log(near) / math.log(topology.fast_domain)
+    return device.link_bandwidth * fraction * (1.0 if topology.wraps else 0.5)

@@ -25,8 +25,8 @@ from asclepius_jax.cost_model.topologies import Topology
 from asclepius_jax.distributed.sharding import batch_parts, check_layout, make_mesh
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.decoder import Model
-from asclepius_jax.plan import hlo
 from asclepius_jax.plan.host_needs import checkpoint_bytes, host_facts, start_facts
+from asclepius_jax.plan.traffic import rates_of, traffic
 from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel, fallback
 from asclepius_jax.train.compiled_step import program_facts
 from asclepius_jax.train.optimizer import make_optimizer
@@ -101,7 +101,11 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
     seconds = time.monotonic() - started
     parts = estimate(config, model.config, dict(mesh.shape), kernel)
     memory = memory_facts(compiled, refusal, parts, topology)
-    prediction = predict(model.config, topology, layout_of(config, mesh, model.config))
+    layout = layout_of(config, mesh, model.config)
+    rates = rates_of(model.config, layout, mesh, topology)
+    collectives = [] if compiled is None else traffic(compiled.as_text(), mesh, topology, rates)
+    waits = sum(each["exposed_seconds"] for each in collectives) if rates and compiled else None
+    prediction = predict(model.config, topology, layout, exposed=waits)
     fits = memory["peak_bytes"] <= memory["limit_bytes"]
     optimizer = make_optimizer(config.optimizer, steps, config.lora)
     state = abstract_state(model, optimizer, state_shardings(mesh, model, optimizer))
@@ -119,12 +123,12 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
             "remat": config.compute.remat,
             "attention": kernel.name,
             "attention_note": fallback(config, mesh, model.config, kernel),
-            "rows_per_device": layout_of(config, mesh, model.config).rows_per_device,
+            "rows_per_device": layout.rows_per_device,
         },
         "checkpoint_bytes": checkpoint_bytes(state),
         "host": host,
         "start_up": start,
-        "collectives": [] if compiled is None else traffic(compiled.as_text(), mesh, topology),
+        "collectives": collectives,
         "flops": flop_facts(config, model, mesh),
         "predicted": prediction_facts(prediction),
         "training": training_facts(config, topology, prediction, rows, start["seconds"], options.price),
@@ -211,35 +215,6 @@ def allocations(compiled: Any) -> tuple[int, int, int]:
     stats = compiled.memory_analysis()
     arguments, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes
     return arguments, temporaries, arguments + temporaries + stats.output_size_in_bytes - stats.alias_size_in_bytes
-
-
-def traffic(text: str, mesh: Mesh, topology: Topology) -> list[dict[str, Any]]:
-    """Collectives of a step by kind, mesh axes and links, largest first. Bytes count whole tensors."""
-    shape = dict(mesh.shape)
-    totals: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for collective in hlo.collectives(text):
-        axes = hlo.mesh_axes(collective.groups, shape)
-        key = (collective.kind, " ".join(axes), links(collective.groups, mesh, topology))
-        total = totals.setdefault(
-            key, {"kind": key[0], "axes": list(axes), "links": key[2], "count": 0, "bytes": 0, "shapes": []}
-        )
-        total["count"] += collective.count
-        total["bytes"] += collective.count * collective.bytes
-        total["shapes"].append(f"{collective.count} x {collective.shape}")
-    return sorted(totals.values(), key=lambda total: -total["bytes"])
-
-
-def links(groups: Any, mesh: Mesh, topology: Topology) -> str:
-    """Name of the links that connect the devices of a group."""
-    names = {"tpu": ("ICI", "data center network"), "cuda": ("NVLink", "network"), "cpu": ("memory", "memory")}
-    fast, slow = names[topology.device.platform]
-    if topology.device.name == "a6000-48g":
-        fast = "PCIe"
-    devices = list(mesh.devices.flat)
-    place = "slice_index" if topology.device.platform == "tpu" else "process_index"
-    homes = [getattr(device, place, 0) for device in devices]
-    group = groups[0] if groups.size else range(len(devices))
-    return fast if len({homes[i] for i in group}) == 1 else slow
 
 
 def flop_facts(config: TrainConfig, model: Model, mesh: Mesh) -> dict[str, float]:

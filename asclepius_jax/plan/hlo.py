@@ -7,10 +7,10 @@ XLA's own `cost_analysis` counts the body of a loop only once. An example instru
 Unknown forms of text raise ValueError, because a guess would silently give a wrong plan.
 """
 
+import dataclasses
 import itertools
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,6 +49,7 @@ class Instruction:
     operation: str
     operands: str
     line: str
+    computation: str
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,19 @@ def parse(text: str) -> tuple[Program, str]:
         elif line == "}":  # exactly: attributes of a kernel can span several lines
             current = ""
         elif current and (body := INSTRUCTION.match(line)):
-            program[current].append(instruction(body[1], body[2], line))
+            program[current].append(instruction(body[1], body[2], line, current))
     assert entry, "not the text of a compiled program"
     return program, entry
 
 
-def instruction(name: str, rest: str, line: str) -> Instruction:
+def instruction(name: str, rest: str, line: str, computation: str) -> Instruction:
     if rest.startswith("("):
         end = matching(rest, 0)
         result, rest = rest[: end + 1], rest[end + 2 :]
     else:
         result, _, rest = rest.partition(" ")
     operation, _, rest = rest.partition("(")
-    return Instruction(name, result, operation, rest[: matching("(" + rest, 0) - 1], line)
+    return Instruction(name, result, operation, rest[: matching("(" + rest, 0) - 1], line, computation)
 
 
 def matching(text: str, start: int) -> int:
@@ -104,24 +105,27 @@ def matching(text: str, start: int) -> int:
 def collectives(text: str) -> list[Collective]:
     """Every collective of a step, with the number of executions."""
     program, entry = parse(text)
-    # By kind, shape and groups. Arrays cannot be keys, so groups are stored as bytes and shape.
-    totals: dict[tuple[str, str, bytes, tuple[int, ...]], int] = defaultdict(int)
-    sizes: dict[tuple[str, str, bytes, tuple[int, ...]], int] = {}
+    found: dict[tuple[str, str, bytes, tuple[int, ...]], Collective] = {}
     for current, trips in visits(program, entry):
-        kind = current.operation.removesuffix("-start")
-        if kind not in KINDS or CHAINED.search(current.line):
+        if current.operation.removesuffix("-start") not in KINDS or CHAINED.search(current.line):
             continue
-        tensors = whole_tensors(kind, current, program)
-        groups = replica_groups(current.line)
-        key = (kind, " ".join(f"{dtype}[{shape}]" for dtype, shape in tensors), groups.tobytes(), groups.shape)
-        totals[key] += trips
-        sizes[key] = sum(array_bytes(dtype, shape) for dtype, shape in tensors)
-    found = []
-    for key, count in totals.items():
-        kind, shape, group_bytes, groups_shape = key
-        groups = np.frombuffer(group_bytes, np.int64).reshape(groups_shape)
-        found.append(Collective(kind, shape, sizes[key], count, groups))
-    return found
+        one = collective_of(current, program)
+        # Arrays cannot be keys, so groups are stored as bytes and shape.
+        key = (one.kind, one.shape, one.groups.tobytes(), one.groups.shape)
+        before = found[key].count if key in found else 0
+        found[key] = dataclasses.replace(one, count=before + trips)
+    return list(found.values())
+
+
+def collective_of(current: Instruction, program: Program) -> Collective:
+    """One execution of a collective."""
+    kind = current.operation.removesuffix("-start")
+    tensors = whole_tensors(kind, current, program)
+    if current.computation.startswith("all-reduce-scatter"):  # a TPU's reduce-scatter, which slices the sum at once
+        kind = "reduce-scatter"
+    shape = " ".join(f"{dtype}[{sizes}]" for dtype, sizes in tensors)
+    size = sum(array_bytes(dtype, sizes) for dtype, sizes in tensors)
+    return Collective(kind, shape, size, 1, replica_groups(current.line))
 
 
 def visits(program: Program, computation: str, trips: int = 1) -> Iterator[tuple[Instruction, int]]:

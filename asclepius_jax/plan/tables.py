@@ -108,11 +108,13 @@ def start_up(report: dict[str, Any]) -> str:
 
 
 def traffic_table(collectives: list[dict[str, Any]]) -> Table:
-    table = Table("communication per step", "mesh axes", "links", "count", "GB of whole tensors")
+    heads = ["communication per step", "mesh axes", "links", "count", "GB of whole tensors"]
+    timed = "seconds" in collectives[0]
+    table = Table(*heads, *(("seconds", "of these waiting") if timed else ()))
     for each in collectives:
-        table.add_row(
-            each["kind"], " ".join(each["axes"]), each["links"], str(each["count"]), f"{each['bytes'] / 1e9:.3f}"
-        )
+        cells = [each["kind"], " ".join(each["axes"]), each["links"], str(each["count"]), f"{each['bytes'] / 1e9:.3f}"]
+        times = [f"{each[name]:.3f}" for name in ("seconds", "exposed_seconds") if timed]
+        table.add_row(*cells, *times)
     return table
 
 
