@@ -250,19 +250,23 @@ def sums_by_source(losses_BT: jax.Array, batch: Batch, count: int) -> tuple[jax.
 def accumulate(function: Any, params: Params, batch: Batch, parts: int) -> tuple[Any, Params]:
     """Sum of the results and gradients of `function`, whose first result has one, over the parts of a device's batch.
 
-    The parts are computed one at a time.
+    The parts are computed one at a time. Their gradients are added up in place, layer by layer, so that there is never
+    a second array of all of them.
     """
-    value_and_grad = jax.value_and_grad(function, has_aux=True)
     if parts == 1:
-        return value_and_grad(params, batch)
+        return jax.value_and_grad(function, has_aux=True)(params, batch)
     split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
+    grads = jax.tree.map(lambda x: jax.new_ref(jnp.zeros_like(x)), params)
 
     def add(total: Any, part: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
+        value, pull, others = jax.vjp(lambda params: function(params, part), params, has_aux=True)
+        pull.with_refs(grads)(jnp.ones_like(value))
+        return jax.tree.map(jnp.add, total, (value, others)), None
 
     first = jax.tree.map(lambda x: x[0], split)
     results = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, params, first))
-    return jax.lax.scan(add, (results, jax.tree.map(jnp.zeros_like, params)), split)[0]
+    results, _ = jax.lax.scan(add, results, split)
+    return results, jax.tree.map(jax.freeze, grads)
 
 
 def make_eval_step(config: TrainConfig, model: Model, shardings: State, mesh: Mesh, kernel: Kernel) -> Any:
