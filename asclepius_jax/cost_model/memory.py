@@ -51,8 +51,8 @@ def estimate(config: TrainConfig, model: DecoderConfig, mesh: dict[str, int], ke
     return Memory(
         params=frozen + 4 * trained,
         optimizer=moments * trained,
-        gradients=(4 if config.batch.microbatches == 1 else 8) * trained,
-        saved=model.num_layers * saved_bytes(config.compute.remat, model, tokens, tensor, width, kernel, rows),
+        gradients=4 * trained,
+        saved=model.num_layers * saved_bytes(config.compute.remat, model, tokens, tensor, width, kernel),
         working=working_bytes(model, tokens, tensor, width, lora)
         + stretch_bytes(model, params, tensor, width, lora)
         + score_bytes(kernel, model, mesh, rows, T),
@@ -63,9 +63,7 @@ def tree_bytes(shapes: Params) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def saved_bytes(
-    remat: str, model: DecoderConfig, tokens: float, tensor: int, width: int, kernel: Kernel, rows: float
-) -> float:
+def saved_bytes(remat: str, model: DecoderConfig, tokens: float, tensor: int, width: int, kernel: Kernel) -> float:
     """Bytes kept for the backward pass per layer, including the block's input; see `layer_scan.REMAT_SAVES`."""
     D, N, K, H = model.embed_dim, model.num_heads, model.num_kv_heads, model.head_dim
     # Elements per token. Activations between blocks are split by position, the others by head or column.
@@ -75,8 +73,7 @@ def saved_bytes(
     numbers = sum(each[name] for name in saves) + (0 if remat == "offload" else D)
     log_sums = 0.0
     if "attention_out" in saves and kernel.name != "xla":
-        # cuDNN's packed layout has one row of log-sum-exps per possible document.
-        log_sums = 4 * tokens * N / tensor * max(1, kernel.max_segments)
+        log_sums = 4 * tokens * N / tensor
     return width * numbers * tokens / tensor + log_sums
 
 

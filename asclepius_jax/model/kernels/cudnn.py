@@ -60,17 +60,19 @@ def attend_packed(
 
 
 def packed_forward(q_BTNH, k_BTKH, v_BTKH, starts, lengths, max_segments, window, saved_name):
+    B, T = q_BTNH.shape[:2]
     where = packed_operands(q_BTNH, k_BTKH, starts, lengths)
     out, stats = forward_call(q_BTNH, k_BTKH, v_BTKH, where, max_segments, "Softmax", window)
-    out, stats = checkpoint_name(out, saved_name), checkpoint_name(stats, saved_name)
-    return out, (q_BTNH, k_BTKH, v_BTKH, where, out, stats)
+    out, stats = checkpoint_name(out, saved_name), checkpoint_name(by_token(stats, starts, B * T), saved_name)
+    return out, (q_BTNH, k_BTKH, v_BTKH, starts, lengths, out, stats)
 
 
 def packed_backward(max_segments, window, saved_name, residuals, d_out):
     del saved_name
-    q, k, v, where, out, stats = residuals
+    q, k, v, starts, lengths, out, stats = residuals
+    stats, where = by_document(stats, starts, lengths, q.shape[1]), packed_operands(q, k, starts, lengths)
     grads = backward_call((q, k, v, stats, d_out, out, *where), max_segments, "SoftmaxBackward", window)
-    return (*grads, no_gradient(where[2]), no_gradient(where[0]))
+    return (*grads, no_gradient(starts), no_gradient(lengths))
 
 
 attend_packed.defvjp(packed_forward, packed_backward)
@@ -98,6 +100,27 @@ def masked_backward(saved_name, residuals, d_out):
 
 
 attend_masked.defvjp(masked_forward, masked_backward)
+
+
+def by_token(stats: jax.Array, starts: jax.Array, num_tokens: int) -> jax.Array:
+    """The log-sum-exps of the batch's B*T tokens, (B*T, N). cuDNN has T of them for every document that there might be.
+
+    Args:
+        stats: (B*M, N, T), where the positions of a document count from its first token.
+        starts: (B*M + 1,), from `runs`.
+        num_tokens: B*T.
+    """
+    tokens = jnp.arange(num_tokens)
+    document = jnp.searchsorted(starts[1:], tokens, side="right")
+    return stats[document, :, tokens - starts[document]]
+
+
+def by_document(stats_IN: jax.Array, starts: jax.Array, lengths: jax.Array, T: int) -> jax.Array:
+    """The inverse of `by_token`. What no document has is infinite, which gives a probability of 0."""
+    positions_T = jnp.arange(T)
+    places = jnp.minimum(starts[:-1, None] + positions_T, len(stats_IN) - 1)
+    inside = positions_T < lengths[:, None]
+    return jnp.where(inside[..., None], stats_IN[places], jnp.inf).swapaxes(1, 2)
 
 
 def packed_operands(q_BTNH: jax.Array, k_BTKH: jax.Array, starts: jax.Array, lengths: jax.Array) -> tuple[Any, ...]:

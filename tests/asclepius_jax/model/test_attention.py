@@ -162,8 +162,7 @@ class Emulated:
         rest = list(map(np.asarray, operands[3:]))
         # (q, k, v, stats, d_out, bias?, out, lengths..., places...) or (q, k, v, bias?, lengths..., places...)
         d_out = rest.pop(1).astype(np.float64) if backward else np.zeros_like(q)
-        if backward:
-            rest.pop(0)  # stats
+        stats = rest.pop(0) if backward else None
         biased = "Bias" in self.target
         bias = np.asarray(rest.pop(0), np.float64) if biased else None
         if backward:
@@ -173,14 +172,16 @@ class Emulated:
             assert bias is not None
             self.masked(q, k, v, d_out, bias, results)
         else:
-            self.packed(q, k, v, d_out, rest, results)
+            stats = self.packed(q, k, v, d_out, rest, results, stats)
         dq, dk, dv, out = results
         heads_out = [x.reshape(like.shape).swapaxes(1, 2) for x, like in ((dq, q), (dk, k), (dv, v), (out, q))]
-        made = heads_out[:3] if backward else [heads_out[3], np.zeros(self.results[1].shape)]
+        made = heads_out[:3] if backward else [heads_out[3], np.zeros(self.results[1].shape) if biased else stats]
         made.append(np.zeros(0))
         return [x.astype(each.dtype) for x, each in zip(made, self.results, strict=True)]
 
-    def packed(self, q, k, v, d_out, rest, results) -> None:
+    def packed(self, q, k, v, d_out, rest, results, stats) -> Any:
+        """Log-sum-exps of every document that there might be. The backward pass gets those of the forward pass, and
+        elsewhere what makes a probability 0; what the forward pass leaves unwritten must not come back."""
         q_lengths, k_lengths, q_places, k_places = rest
         B, _, N, H = q.shape
         K = k.shape[2]
@@ -188,6 +189,7 @@ class Emulated:
         assert q_places.shape == k_places.shape == (B * self.max_segments + 1,)
         flat = [x.ravel() for x in (q, k, v, d_out)]
         dq, dk, dv, out = results
+        log_sums = np.full((B * self.max_segments, N, q.shape[1]), np.nan if stats is None else np.inf)
         for i, length in enumerate(q_lengths):
             assert length == k_lengths[i]
             if length == 0:
@@ -198,6 +200,10 @@ class Emulated:
             scores = Scores(self.window or None)
             one, grads = reference(*views[:3], np.ones((1, length), np.int64), views[3], scores)
             out[at_q], dq[at_q], dk[at_k], dv[at_k] = (x.ravel() for x in (one, *grads))
+            log_sums[i, :, :length] = log_sums_of(*views[:2], scores)[0]
+        if stats is not None:
+            np.testing.assert_allclose(stats, log_sums, rtol=1e-4, atol=1e-4)
+        return log_sums
 
     def masked(self, q, k, v, d_out, bias, results) -> None:
         B, T, N, _ = q.shape
@@ -218,6 +224,14 @@ class Emulated:
         dq, out = (np.einsum("BNTS,BSNH->BTNH", p, x) for p, x in ((d_scores, k), (probs, v)))
         for into, x in zip(results, (dq, dk, dv, out), strict=True):
             into[:] = x.ravel()
+
+
+def log_sums_of(q: np.ndarray, k: np.ndarray, scores: Scores) -> np.ndarray:
+    """Log-sum-exps (B, N, T) of the scores that a causal window leaves."""
+    T = q.shape[1]
+    products = np.einsum("BTNH,BSNH->BNTS", q, np.repeat(k, q.shape[2] // k.shape[2], axis=2))
+    seen = np.tri(T, dtype=bool) & ~np.tri(T, k=-(scores.window or T), dtype=bool)
+    return np.log(np.sum(np.exp(products, where=seen, out=np.zeros_like(products)), axis=-1))
 
 
 @pytest.fixture
