@@ -190,7 +190,7 @@ def microbatch_bytes(model: DecoderConfig, layout: Layout) -> float:
 
 def communication(
     model: DecoderConfig, topology: Topology, layout: Layout, links: float, compute_seconds: float,
-    exposed: float | None,
+    exposed: float | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Seconds on fast links, slow links and the link to the host, and seconds that do not overlap with computation."""
     remat, D = REMATS[layout.remat], model.embed_dim
