@@ -284,18 +284,18 @@ def measured(config: TruthfulnessConfig, models: dict[str, Path]) -> list[dict[s
     answers.run(answers.AnswersConfig(out / "questions", specs, out / "answers", decoding))
     asked = {question.id: question for question in read_records(out / "questions", "questions", Question)}
     given = answers.read_answers((out / "answers",), out / "questions")
-    table, first = [], None
-    for arm in ARMS:
-        found = [counts_of(asked[name], answer) for name, answer in sorted(given[run_of(config, arm).name].items())]
-        first = first or {"unsupported": [0.0] * len(found)}
-        if arm == START:
-            first = {"unsupported": [each["unsupported"] for each in found]}
+    counts = {
+        arm: [counts_of(asked[name], answer) for name, answer in sorted(given[run_of(config, arm).name].items())]
+        for arm in ARMS
+    }
+    before, table = [each["unsupported"] for each in counts[START]], []
+    for arm, found in counts.items():
         losses = read_metrics(models[arm] / "metrics.jsonl")[-1]
         table.append({
             "arm": arm,
             "answers": len(found),
             "patients": len({each["patient"] for each in found}),
-            **{name: dataclasses.asdict(value) for name, value in figures_of(found, first["unsupported"]).items()},
+            **{name: dataclasses.asdict(value) for name, value in figures_of(found, before).items()},
             **{f"loss_{name}": losses[f"eval_loss/{name}"] for name in ("answers", "general")},
             **{name: preferred(config, models[arm], name) for name in ("seen", "left_out")},
         })  # fmt: skip
