@@ -56,10 +56,15 @@ def scan_layers(
     for stretch in config.stretches:
         part = layers
         if stretch.num_layers < config.num_layers:
-            part = jax.tree.map(lambda a: a[stretch.start : stretch.start + stretch.num_layers], layers)  # noqa: B023
+            part = some_layers(layers, stretch.start, stretch.num_layers)
         x_BTD, result = scan_stretch(stretch, one, x_BTD, part, remat)
         results.append(result)
     return x_BTD, results[0] if len(results) == 1 else jax.tree.map(lambda *each: jnp.concatenate(each), *results)
+
+
+def some_layers(layers: Any, start: int, size: int) -> Any:
+    # Not a[start : start + size], whose gradient JAX 0.10 fails to add to a reference in place.
+    return jax.tree.map(lambda a: jax.lax.slice_in_dim(a, start, start + size), layers)
 
 
 def scan_stretch(stretch: Stretch, run: Any, x_BTD: jax.Array, layers: Any, remat: str | None) -> tuple[jax.Array, Any]:
@@ -74,7 +79,7 @@ def scan_stretch(stretch: Stretch, run: Any, x_BTD: jax.Array, layers: Any, rema
     def period(x_BTD: jax.Array, layers: Any) -> tuple[jax.Array, Any]:
         made, start = [], 0
         for kind, size in runs:
-            part = jax.tree.map(lambda a: a[start : start + size], layers)  # noqa: B023
+            part = some_layers(layers, start, size)
             x_BTD, result = scan_alike(kind, run, x_BTD, part, remat, size)
             made.append(result)
             start += size

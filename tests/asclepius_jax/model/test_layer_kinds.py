@@ -23,7 +23,7 @@ from asclepius_jax.model.rope import angles_by_kind, query_factor
 from asclepius_jax.model.sizes import LONGEST_PERIOD, DecoderConfig, stretches_of
 from asclepius_jax.plan.compile import compile_step
 from asclepius_jax.train.choose_kernel import choose_kernel
-from asclepius_jax.train.step import ROW_AXES, axes_beside, shard_map, sum_over
+from asclepius_jax.train.step import ROW_AXES, accumulate, axes_beside, shard_map, sum_over
 from tests.helpers.made_inputs import cache_for
 
 KINDS = ("full", "window", "full_nope", "window_nope")
@@ -198,6 +198,23 @@ def test_meshes_change_neither_loss_nor_gradients(name: str, mesh_shape: tuple[i
     expected_loss, expected = loss_and_grads(ALL[name], ONE, "full")
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert_near(grads, expected, 2e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_of_microbatches_add_up_to_those_of_all_rows(name: str):
+    model = ALL[name]
+
+    def loss(params: Params, rows: dict[str, jax.Array]) -> tuple[jax.Array, tuple[()]]:
+        given = Inputs(rows["tokens"], rows["positions"], rows["segments"])
+        weights_BT = jnp.ones(given.tokens_BT.shape)
+        return build(model).merge(params).losses(given, rows["targets"], weights_BT, "float32", "full", Kernel())[0], ()
+
+    sums = jax.jit(accumulate, static_argnums=(0, 3))
+    rows = {name: jnp.asarray(batch()[name]) for name in ("tokens", "positions", "segments", "targets")}
+    (whole, _), expected = sums(loss, params_of(model), rows, 1)
+    (parts, _), found = sums(loss, params_of(model), rows, 2)
+    assert float(parts) == pytest.approx(float(whole), rel=1e-6)
+    assert_near(found, expected)
 
 
 @pytest.mark.parametrize("name", ["pairs", "triples"])
