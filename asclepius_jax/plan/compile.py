@@ -104,7 +104,9 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
     layout = layout_of(config, mesh, model.config)
     rates = rates_of(model.config, layout, mesh, topology)
     collectives = [] if compiled is None else traffic(compiled.as_text(), mesh, topology, rates)
-    waits = sum(each["exposed_seconds"] for each in collectives) if rates and compiled else None
+    # Between slices of a TPU, gradients are sent and received, which is no collective in the program.
+    known = rates and compiled and topology.slices == 1
+    waits = sum(each["exposed_seconds"] for each in collectives) if known else None
     prediction = predict(model.config, topology, layout, exposed=waits)
     fits = memory["peak_bytes"] <= memory["limit_bytes"]
     optimizer = make_optimizer(config.optimizer, steps, config.lora)

@@ -181,6 +181,8 @@ def test_only_what_moves_counts_as_memory():
     updated = "%u = f32[32,8,8]{2,1,0} fusion(%w, %s, %i), kind=kLoop, calls=%update"
     both = seconds(stacked, index, sliced, updated, rates=BY_BYTES, before=inside)
     assert both == (2 * one + 4) + (2 * one + 4)
+    ordered = "%a = (f32[8,8]{1,0}, token[]) negate(%x)"  # a token orders instructions and is no data
+    assert seconds(ordered, rates=BY_BYTES) == 2 * one
     near = "%n = f32[8,8]{1,0:T(8,128)S(1)} negate(%x)"
     assert seconds(near, rates=BY_BYTES) == one
     assert seconds(near.replace("S(1)", ""), rates=BY_BYTES) == 2 * one
