@@ -169,6 +169,14 @@ def ready_engine(config: ServeConfig, loaded: Loaded) -> Engine:
     return engine
 
 
+def announce(listener: socket.socket, name: str, capacity: str) -> None:
+    """Listen, then say so: whoever reads the line may connect at once, before the server accepts."""
+    listener.listen()
+    host, port = listener.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
+    print(f"Serving {name} on http://{host}:{port}/v1, {capacity}; press Ctrl-C to stop", flush=True)
+
+
 def serve(config: ServeConfig, key: str, loaded: Loaded, engine: Engine, listener: socket.socket) -> None:
     def end() -> None:
         server.should_exit = True
@@ -182,12 +190,7 @@ def serve(config: ServeConfig, key: str, loaded: Loaded, engine: Engine, listene
         timeout_graceful_shutdown=SECONDS_TO_FINISH,
     )  # fmt: skip
     server = uvicorn.Server(settings)
-    host, port = listener.getsockname()[:2]
-    print(
-        f"Serving {name} on http://{f'[{host}]' if ':' in host else host}:{port}/v1, {thread.slots} slots of "
-        f"{engine.max_length} tokens; press Ctrl-C to stop",
-        flush=True,
-    )
+    announce(listener, name, f"{thread.slots} slots of {engine.max_length} tokens")
     thread.start()
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after shutting down
         server.run(sockets=[listener])

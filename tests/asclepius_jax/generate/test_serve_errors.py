@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from asclepius_jax.generate.replica import Capacity
 from asclepius_jax.generate.serve import routes
 from asclepius_jax.generate.serve.engine_thread import EngineThread
 from asclepius_jax.generate.serve.routes import Served, application
-from asclepius_jax.generate.serve.server import ServeConfig, load, ready_engine
+from asclepius_jax.generate.serve.server import ServeConfig, announce, bound, load, ready_engine
 from asclepius_jax.generate.serve.token_text import Vocabulary
 from tests.helpers.endpoints.served import chat_folder
 
@@ -220,6 +221,21 @@ def test_a_large_body_is_refused_before_it_is_read(client, monkeypatch):
         reply = client.post(PATH, content=content)
         assert reply.status_code == 413
         assert "at most 1000 bytes" in reply.json()["error"]["message"]
+
+
+def test_an_address_is_printed_once_clients_can_connect_to_it(monkeypatch):
+    printed = []
+    with bound("127.0.0.1", 0, key="") as listener:
+
+        def connect(line: str, **_) -> None:
+            socket.create_connection(listener.getsockname()).close()
+            printed.append(line)
+
+        monkeypatch.setattr("builtins.print", connect)
+        announce(listener, "mine", "2 slots")
+        assert printed == [
+            f"Serving mine on http://127.0.0.1:{listener.getsockname()[1]}/v1, 2 slots; press Ctrl-C to stop"
+        ]
 
 
 def test_a_full_queue_is_refused_until_there_is_room(engine, loaded):
