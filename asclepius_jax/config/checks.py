@@ -65,6 +65,7 @@ def value_of(config: TrainConfig, name: str) -> Any:
 def check_values(config: TrainConfig) -> None:
     """Raise UserError for invalid numbers. Values that depend on devices or data are checked where these are known."""
     check_lora(config)
+    check_matmul(config)
     check_numbers(config)
     if config.optimizer.decay_steps and config.optimizer.schedule != "wsd":
         raise UserError(
@@ -122,6 +123,25 @@ def check_lora(config: TrainConfig) -> None:
         raise UserError(
             f"lora.targets is {' '.join(lora.targets) or 'empty'}: use some of {' '.join(LORA_TARGETS)}, no repeats"
         )
+
+
+def check_matmul(config: TrainConfig) -> None:
+    """Raise UserError for products in eight bits beside what needs more precise ones."""
+    matmul, lora = config.compute.matmul, config.lora
+    if matmul == "bfloat16":
+        return
+    if config.preference.beta:
+        raise UserError(
+            f"compute.matmul {matmul} does not work with preference.beta, because its rounding is larger than margins "
+            "of pairs: leave out one of them"
+        )
+    if lora.rank and lora.base_dtype in ("int8", "nf4"):
+        raise UserError(
+            f"compute.matmul {matmul} rounds a base that lora.base_dtype {lora.base_dtype} has already rounded: leave "
+            "out one of them"
+        )
+    if lora.rank and lora.magnitudes:
+        raise UserError(f"compute.matmul {matmul} does not work with lora.magnitudes, which needs exact matrices")
 
 
 def divisors(number: int) -> list[int]:

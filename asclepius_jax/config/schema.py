@@ -91,6 +91,9 @@ class ComputeConfig:
     compiled step can run any code."""
     reduce_dtype: Literal["bfloat16", "float32"] = "float32"
     """Type of gradients while they are summed over fsdp devices; bfloat16 halves the bytes sent."""
+    matmul: Literal["bfloat16", "float8", "int8"] = "bfloat16"
+    """Type of the products with the blocks' matrices while training. bfloat16: that of compute.dtype. float8: for Ada,
+    Hopper and newer GPUs and tpu7x. int8: for TPU v5e, v5p and v6e. Other devices compute the same, and no faster."""
 
 
 @dataclass(frozen=True)

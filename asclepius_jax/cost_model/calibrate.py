@@ -1,62 +1,53 @@
 """Fit the constants of `speed` to published speeds, and report the remaining errors.
 
-    python -m asclepius_jax.cost_model.calibrate published_throughput.csv
+    python -m asclepius_jax.cost_model.calibrate benchmarks/published_speeds.csv
 
-Each row is one configuration, with the columns
-system,model,params,hardware,chips,sequence_length,sequences_per_chip,parallelism,remat,tokens_per_second_per_chip,source
+Each row of the file is one configuration. `remat` is a policy of this trainer, or what another trainer recomputes. Rows
+whose column `fitted` is not yes are only compared, for the reason given there.
 """
 
 import csv
 import dataclasses
-import itertools
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from asclepius_jax.cost_model.hardware import DEVICES
-from asclepius_jax.cost_model.speed import FITTED, Constants, Layout, Prediction, predict
-from asclepius_jax.cost_model.topologies import TPUS, Topology
+from asclepius_jax.cost_model.speed import FITTED, INTERVAL, Constants, Layout, Prediction, predict
+from asclepius_jax.cost_model.topologies import Topology, parse_topology
 from asclepius_jax.model.sizes import VARIANTS, DecoderConfig
-from data_prep.contract.errors import UserError
 
-# Trainers based on JAX, which use the same compiler. Only these are fitted, the others are only compared.
-JAX_TRAINERS = ("MaxText", "AXLearn")
 MODELS = {
     "llama2-7b": VARIANTS["llama2_7b"],
     "granite-7b": VARIANTS["llama2_7b"],
+    "fuji-7b": dataclasses.replace(VARIANTS["llama2_7b"], vocab_size=32_768, tie_embeddings=True),
     "llama3.1-8b": VARIANTS["llama31_8b"],
     "mistral-7b": dataclasses.replace(VARIANTS["mistral_7b"], vocab_size=32_000),
     "llama2-70b": DecoderConfig(32_000, 8192, 28_672, 80, 64, 8),
+    "llama3.1-70b": DecoderConfig(128_256, 8192, 28_672, 80, 64, 8),
+    "16b": DecoderConfig(32_000, 4096, 14_336, 64, 32, 32),
+    "32b": DecoderConfig(32_000, 8192, 28_672, 32, 64, 64),
     # It has two feed-forward matrices of width 16,384, which is as much work as three of two thirds of that width.
     "mpt-7b": DecoderConfig(50_368, 4096, 10_923, 32, 32, 32, tie_embeddings=True),
 }
-HARDWARE = {"H100": "h100", "A100-SXM-80G": "a100-80g", "TPU v4": "v4", "TPU v5p": "v5p", "TPU v6e": "v6e"}
-
-# Values of `sequences_per_chip` for rows where it is empty but follows from the source: from step seconds x tokens per
-# second (v6e), and from the configuration linked in the table of v5p.
-STATED_ROWS = {("llama3.1-8b", 8): 3, ("mistral-7b", 8): 6, ("llama2-70b", 512): 4}
-# The a3/ configurations are for Google's a3-highgpu-8g, which has four ports of 200 Gb/s for eight GPUs.
+# MaxText's speeds of GPUs are of Google's a3-highgpu-8g, which has four ports of 200 Gb/s for eight GPUs.
 A3_NETWORK_BANDWIDTH = 4 * 200e9 / 8 / 8
-# Assumptions for rows without remat. All recipes of v6e and v5p 70B that state it recompute gate, up and attention, as
-# does AXLearn by default. Without recomputation, 8 x 4096 tokens do not fit an A100.
-ASSUMED_REMAT = {"tpu": "published", "cuda": "full"}
 
 # Prior of each constant, and the factor of one standard deviation: large products alone reach 0.9 of a TPU's peak and
-# 0.7 of an H100's (711 of 989 TFLOP/s, measured by others), a float32 counts as two bfloat16, and rings reach 0.75 of
-# the stated bandwidth.
-EXPECTED = Constants(tpu_matrices=0.9, gpu_matrices=0.7, traffic=2.0, links=0.75)
-SPREAD = Constants(tpu_matrices=1.2, gpu_matrices=1.2, traffic=2.0, links=1.3)
+# 0.7 of an H100's (711 of 989 TFLOP/s, measured by others), a float32 counts as two bfloat16, rings reach 0.75 of the
+# stated bandwidth, and the compilers hide most of a gather.
+EXPECTED = Constants(tpu_matrices=0.9, gpu_matrices=0.7, traffic=2.0, links=0.75, overlap=0.8)
+SPREAD = Constants(tpu_matrices=1.2, gpu_matrices=1.2, traffic=2.0, links=1.3, overlap=1.2)
 RESIDUAL = 0.1  # expected standard deviation of log(predicted / measured)
 TOLERANCE = 0.01  # relative difference between fitted and stored constants that is accepted
 
 
 @dataclass(frozen=True)
 class Row:
+    system: str
     name: str
-    is_jax: bool
+    why_not: str  # the reason why it is not fitted, or nothing
     model: DecoderConfig
     topology: Topology
     layout: Layout
@@ -65,72 +56,40 @@ class Row:
     def predict(self, constants: Constants) -> Prediction:
         return predict(self.model, self.topology, self.layout, constants)
 
+    @property
+    def family(self) -> tuple[str, str]:
+        """Rows of one trainer on one generation of devices share more than the constants."""
+        return self.system, self.topology.device.name
+
 
 def read_rows(path: Path) -> list[Row]:
-    with path.open(newline="") as file:
-        records = list(csv.DictReader(file))
-    for before, record in itertools.pairwise(records):
-        if record["source"].startswith("same"):
-            record["source"] = before["source"]
-    return [read_row(record) for record in records]
+    with path.open(newline="", encoding="utf-8") as file:
+        return [read_row(record) for record in csv.DictReader(file)]
 
 
 def read_row(record: dict[str, str]) -> Row:
-    model_name = find(MODELS, record["model"])
-    model, device = MODELS[model_name], DEVICES[HARDWARE[find(HARDWARE, record["hardware"])]]
-    if abs(model.num_params / float(record["params"]) - 1) > 1e-3:
-        raise UserError(
-            f"{record['model']} has {model.num_params:,} parameters, but the file says {record['params']}: correct one"
-        )
-    if "a3/" in record["source"]:
-        device = dataclasses.replace(device, network_bandwidth=A3_NETWORK_BANDWIDTH)
-    chips, name = (
-        int(record["chips"]),
-        f"{record['system']} {record['model']}, {record['chips']} x {record['hardware']}",
-    )
-    rows = record["sequences_per_chip"] or STATED_ROWS.get((model_name, chips))
-    if not rows:
-        raise UserError(f"{name}: sequences_per_chip is empty: fill it in, or add the row to STATED_ROWS")
-    data = re.search(r"data=(\d+)", record["parallelism"])
-    replicas = int(data[1]) if data else 1
+    topology, data, system = parse_topology(record["topology"]), int(record["data"]), record["system"]
+    if system == "MaxText" and topology.device.platform == "cuda":
+        a3 = dataclasses.replace(topology.device, network_bandwidth=A3_NETWORK_BANDWIDTH)
+        topology = dataclasses.replace(topology, device=a3)
+    in_float8 = record["matmul"] == "float8"
     # Gradients count as bfloat16: the compiler sums the gradient of a cast weight before casting it back.
     layout = Layout(
-        replicas, chips // replicas, 1, 1, int(rows), int(record["sequence_length"]), 1,
-        remat_of(record["remat"], device.platform), fsdp_gradient_bytes=2, data_gradient_bytes=2,
+        data, topology.count // data, 1, 1, int(record["rows_per_device"]), int(record["row_length"]),
+        int(record["microbatches"]), record["remat"], fsdp_gradient_bytes=2, data_gradient_bytes=2,
+        gathered_bytes=1 if in_float8 else 2, matmul=record["matmul"], native=in_float8,
     )  # fmt: skip
-    topology = Topology(f"{device.name}-{chips * cores_per_chip(device.name)}", device, chips)
-    measured = float(record["tokens_per_second_per_chip"])
-    return Row(name, record["system"] in JAX_TRAINERS, model, topology, layout, measured)
-
-
-def remat_of(text: str, platform: str) -> str:
-    if not text:
-        return ASSUMED_REMAT[platform]
-    known = {
-        "saves attention context": "projections",
-        "offloads": "published",
-        "selective": "projections",
-        "none": "none",
-    }
-    return known[find(known, text)]
-
-
-def cores_per_chip(device: str) -> int:
-    return TPUS[device].cores_per_chip if device in TPUS else 1
-
-
-def find(names: dict, text: str) -> str:
-    """The one name that the text contains. Raises UserError if there is none, or more than one."""
-    found = [name for name in names if name in text]
-    if len(found) != 1:
-        raise UserError(f"{text!r} must contain exactly one of {', '.join(names)}")
-    return found[0]
+    name = f"{system} {record['model']}, {record['topology']}, rows of {record['row_length']}"
+    return Row(
+        system, name + ", float8" * in_float8, "" if record["fitted"] == "yes" else record["fitted"],
+        MODELS[record["model"]], topology, layout, float(record["tokens_per_second_per_device"]),
+    )  # fmt: skip
 
 
 def fit(rows: list[Row]) -> Constants:
     """Least-squares fit of the logarithms of predicted over measured speeds, and of constants over their priors.
 
-    Uses Gauss-Newton starting from the priors, which converges in a few steps for four unknowns.
+    Uses Gauss-Newton starting from the priors, which converges in a few steps for five unknowns.
     """
     expected, spread = (np.log(dataclasses.astuple(constants)) for constants in (EXPECTED, SPREAD))
 
@@ -150,33 +109,34 @@ def fit(rows: list[Row]) -> Constants:
     return Constants(*np.exp(point).tolist())
 
 
-def leave_one_out(rows: list[Row]) -> list[float]:
-    """Tokens per second per device for each row, predicted with constants fitted to the other rows."""
-    return [
-        row.predict(fit([other for other in rows if other is not row])).tokens_per_second_per_device for row in rows
-    ]
+def families_left_out(rows: list[Row]) -> list[float]:
+    """Tokens per second per device for each row, predicted with constants fitted to the rows of other families.
 
-
-def errors_of(rows: list[Row], predicted: list[float]) -> list[float]:
-    return [abs(each / row.measured - 1) for row, each in zip(rows, predicted, strict=True)]
+    A row beside others of its family is predicted better than a machine that is not in the table.
+    """
+    constants = {family: fit([row for row in rows if row.family != family]) for family in {row.family for row in rows}}
+    return [row.predict(constants[row.family]).tokens_per_second_per_device for row in rows]
 
 
 def report(rows: list[Row], constants: Constants) -> str:
-    jax_rows, others = [row for row in rows if row.is_jax], [row for row in rows if not row.is_jax]
-    left_out = leave_one_out(jax_rows)
-    lines = ["| published, JAX | tokens/s/chip | fitted | left out | error |", "|---|---:|---:|---:|---:|"]
-    errors = errors_of(jax_rows, left_out)
-    for row, held_out in zip(jax_rows, left_out, strict=True):
-        fitted = row.predict(constants).tokens_per_second_per_device
-        lines.append(
-            f"| {row.name} | {row.measured:,.0f} | {fitted:,.0f} | {held_out:,.0f} | "
-            f"{held_out / row.measured - 1:+.0%} |"
-        )
-    lines += ["", f"Left out: median error {np.median(errors):.0%}, worst {max(errors):.0%}.", ""]
-    lines += ["| published, others | tokens/s/chip | predicted for us | measured / predicted |", "|---|---:|---:|---:|"]
+    fitted, others = [row for row in rows if not row.why_not], [row for row in rows if row.why_not]
+    left_out = families_left_out(fitted)
+    lines = ["| published, fitted | tokens/s per device | family left out | error |", "|---|---:|---:|---:|"]
+    for row, alone in zip(fitted, left_out, strict=True):
+        lines.append(f"| {row.name} | {row.measured:,.0f} | {alone:,.0f} | {alone / row.measured - 1:+.0%} |")
+    ratios = np.array([row.measured / alone for row, alone in zip(fitted, left_out, strict=True)])
+    errors = np.abs(1 / ratios - 1)
+    inside = np.mean((INTERVAL[0] <= ratios) & (ratios <= INTERVAL[1]))
+    lines += ["", f"Left out: median error {np.median(errors):.0%}, worst {max(errors):.0%}."]
+    lines += [f"From {INTERVAL[0]} to {INTERVAL[1]} times the prediction: {inside:.0%} of {len(fitted)} rows.", ""]
+    lines += [
+        "| published, compared | tokens/s per device | predicted | ratio | not fitted |",
+        "|---|---:|---:|---:|---|",
+    ]
     for row in others:
         predicted = row.predict(constants).tokens_per_second_per_device
-        lines.append(f"| {row.name} | {row.measured:,.0f} | {predicted:,.0f} | {row.measured / predicted:.0%} |")
+        ratio = f"{row.measured / predicted:.2f}"
+        lines.append(f"| {row.name} | {row.measured:,.0f} | {predicted:,.0f} | {ratio} | {row.why_not} |")
     values = ", ".join(f"{name}={value:.4g}" for name, value in dataclasses.asdict(constants).items())
     return "\n".join([*lines, "", f"Constants({values})"])
 
@@ -186,7 +146,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m asclepius_jax.cost_model.calibrate CSV", file=sys.stderr)
         return 2
     rows = read_rows(Path(arguments[0]))
-    constants = fit([row for row in rows if row.is_jax])
+    constants = fit([row for row in rows if not row.why_not])
     print(report(rows, constants))
     for name, value in dataclasses.asdict(constants).items():
         stored = getattr(FITTED, name)

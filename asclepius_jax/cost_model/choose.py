@@ -21,6 +21,7 @@ from asclepius_jax.cost_model.topologies import Topology
 from asclepius_jax.distributed import same_program
 from asclepius_jax.distributed.sharding import batch_parts, check_batch_divides
 from asclepius_jax.model.attention import Kernel
+from asclepius_jax.model.kernels.eight_bits import multiplies
 from asclepius_jax.model.quantized import bytes_per_value
 from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
@@ -112,8 +113,15 @@ def check_memory(config: TrainConfig, model: DecoderConfig, mesh: Mesh, kernel: 
     )
 
 
+def gathered_bytes(config: TrainConfig) -> float:
+    """Bytes per value of the blocks' matrices while they are gathered over fsdp devices."""
+    if config.compute.matmul != "bfloat16":
+        return 1.0
+    return bytes_per_value(config.lora.base_dtype) if config.lora.rank else 2.0
+
+
 def layout_of(config: TrainConfig, mesh: Mesh, model: DecoderConfig) -> Layout:
-    shape = dict(mesh.shape)
+    shape, matmul = dict(mesh.shape), config.compute.matmul
     return Layout(
         **shape,
         rows_per_device=config.batch.global_batch // config.batch.microbatches // batch_parts(mesh),
@@ -123,7 +131,9 @@ def layout_of(config: TrainConfig, mesh: Mesh, model: DecoderConfig) -> Layout:
         fsdp_gradient_bytes=2 if config.compute.reduce_dtype == "bfloat16" else 4,
         adapters=num_adapter_params(model, config.lora),
         first_pass=config.preference.beta > 0,
-        gathered_bytes=bytes_per_value(config.lora.base_dtype) if config.lora.rank else 2.0,
+        gathered_bytes=gathered_bytes(config),
+        matmul=matmul,
+        native=multiplies(matmul, mesh.devices.flat[0]),
     )
 
 

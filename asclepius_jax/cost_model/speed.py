@@ -1,4 +1,4 @@
-"""Prediction of the duration of a training step on any machine: a roofline model with four fitted constants.
+"""Prediction of the duration of a training step on any machine: a roofline model with five fitted constants.
 
 The duration is the sum of the time of the matrix units, the time of memory traffic while they wait, and the time of
 communication that overlaps with neither. `asclepius_jax.cost_model.calibrate` fits the constants to published speeds
@@ -33,12 +33,16 @@ class Constants:
     that were not fused."""
     links: float
     """Fraction of the stated bandwidth that a collective reaches over NVLink, ICI or a network."""
+    overlap: float
+    """Fraction of the gathers and sums of weights that runs beside computation, where there is enough of it."""
 
 
-# Produced by `python -m asclepius_jax.cost_model.calibrate CSV`, which fails if its result differs from these values.
-FITTED = Constants(tpu_matrices=0.82, gpu_matrices=0.6671, traffic=2.114, links=0.7039)
-# Relative errors on the fitted speeds, each predicted with constants that were fitted to the others.
-MEDIAN_ERROR, WORST_ERROR = 0.08, 0.26
+# Produced by `python -m asclepius_jax.cost_model.calibrate benchmarks/published_speeds.csv`, which fails if its result
+# differs from these values.
+FITTED = Constants(tpu_matrices=0.9553, gpu_matrices=0.7153, traffic=2.278, links=0.6747, overlap=0.7176)
+# Multiples of the predicted speed between which a speed is expected: nine of ten published ones lie there, predicted
+# with constants that were fitted to other trainers and generations.
+INTERVAL = (0.8, 1.25)
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,12 @@ REMATS = {
     "attention": Remat(heads=True, projection=True, feed_forward=True),
     "full": Remat(heads=True, attention=True, projection=True, feed_forward=True),
     "offload": Remat(heads=True, attention=True, projection=True, feed_forward=True, offload=True),
-    # Not available in this trainer: the published TPU runs saved all projections except those of the feed-forward.
-    "published": Remat(attention=True, feed_forward=True),
 }
+
+
+def remat_of(name: str) -> Remat:
+    """The policy of this trainer, or one of another trainer by the parts that it recomputes, joined with +."""
+    return REMATS[name] if name in REMATS else Remat(**dict.fromkeys(name.split("+"), True))
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,10 @@ class Layout:
     """Preference tuning: a forward pass of its own, for the margins of pairs, before forward and backward pass."""
     gathered_bytes: float = 2.0
     """Bytes per element of a block's matrices while they are gathered over fsdp devices; fewer if quantized."""
+    matmul: str = "bfloat16"
+    """Type of the products with the blocks' matrices, float8 or int8, as in compute.matmul."""
+    native: bool = False
+    """Whether the device multiplies that type twice as fast as bfloat16."""
 
     @property
     def devices(self) -> int:
@@ -122,7 +133,7 @@ def predict(
     """Predict the duration of a step of this layout on a machine.
 
     `exposed` is the seconds for which a device waits for others, as read from the schedule of the compiled step.
-    Without it, gathers and scatters of all layers but one are taken to overlap with computation, and nothing else.
+    Without it, the fitted share of gathers and scatters is taken to overlap with computation, and nothing else.
     """
     assert layout.devices == topology.count, f"{layout} does not have the {topology.count} devices of {topology.name}"
     device, passes = topology.device, layout.microbatches
@@ -133,7 +144,7 @@ def predict(
     parts["memory"] = passes * microbatch_bytes(model, layout) / bandwidth
     parts["optimizer"] = OPTIMIZER_BYTES * layout.trained(model) / (layout.fsdp * layout.tensor) / bandwidth
     compute_seconds = sum(parts.values()) - parts["optimizer"]
-    parts |= communication(model, topology, layout, constants.links, compute_seconds, exposed)
+    parts |= communication(model, topology, layout, constants, compute_seconds, exposed)
     overlapping = ("fast_links", "slow_links", "host_link")
     seconds = sum(each for name, each in parts.items() if name not in overlapping)
     tokens = passes * layout.tokens
@@ -147,25 +158,31 @@ def predict(
 
 
 def token_flops(model: DecoderConfig, layout: Layout) -> dict[str, float]:
-    """FLOPs per token of the forward and backward pass, by part."""
-    remat, L, D, F = REMATS[layout.remat], model.num_layers, model.embed_dim, model.mlp_dim
+    """FLOPs per token of the forward and backward pass, by part. Products that take half of the time count half."""
+    remat, L, D, F = remat_of(layout.remat), model.num_layers, model.embed_dim, model.mlp_dim
     queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
     inner = 2 if model.gated else 1  # matrices that the feed-forward part multiplies its input with
     # Two products, each with the positions that a causal kernel visits.
     scores = 4 * L * queries * model.mean_visible(layout.row_length)
     again = remat.heads * (queries + 2 * keys) + remat.projection * queries + remat.feed_forward * inner * F
     first = flops_per_token(model, 0, True) / 3 + scores if layout.first_pass else 0.0
+    matrices: float = flops_per_token(model, 0, True, layout.adapters)
+    recomputed = L * 2.0 * D * again
+    if layout.native:
+        # Forward, for the gradient of activations, and in float8 for that of the matrices, if they are trained.
+        matrices -= (3 if layout.matmul == "float8" and not layout.adapters else 2) * L * model.block_matrices
+        recomputed /= 2
     return {
-        "matrices": flops_per_token(model, 0, True, layout.adapters),
+        "matrices": matrices,
         # The backward kernel recomputes the scores and needs five products, the forward kernel two.
         "attention": 3.5 * scores,
-        "recomputation": L * 2 * D * again + remat.attention * scores + first,
+        "recomputation": recomputed + remat.attention * scores + first,
     }
 
 
 def microbatch_bytes(model: DecoderConfig, layout: Layout) -> float:
     """Bytes that a device reads and writes per microbatch if all elementwise operations are fused."""
-    remat, D, F, H = REMATS[layout.remat], model.embed_dim, model.mlp_dim, model.head_dim
+    remat, D, F, H = remat_of(layout.remat), model.embed_dim, model.mlp_dim, model.head_dim
     N, K, inner = model.num_heads, model.num_kv_heads, 2 if model.gated else 1
     # Elements read and written by a block's forward pass. Elementwise: 10 D for two norms and two residual sums,
     # rotating q and k, 3 F for the gate; further norms read and write once more. Operands and results of products: 4 D,
@@ -177,6 +194,10 @@ def microbatch_bytes(model: DecoderConfig, layout: Layout) -> float:
     # The backward pass needs twice as many, for the gradients of both operands.
     numbers = (3 + layout.first_pass) * (elementwise + products + attention) + remat.elementwise * elementwise
     numbers += remat.attention * attention + remat.feed_forward * (D + inner * F) + remat.heads * (D + (N + 2 * K) * H)
+    if layout.matmul != "bfloat16":
+        # Operands are read for their largest value, read again, and written in one byte: five bytes, or two and a half
+        # numbers. Those of the forward pass are rounded in the backward pass once more, beside the gradients.
+        numbers += 2.5 * (2 * (2 * D + N * H + F) + (N + 2 * K) * H + 2 * D + inner * F)
     # Activations are bfloat16. The float32 logits are written, read by the loss, overwritten by their gradient, and the
     # gradient is read twice.
     logits = (16 + 8 * layout.first_pass) * model.vocab_size
@@ -189,11 +210,11 @@ def microbatch_bytes(model: DecoderConfig, layout: Layout) -> float:
 
 
 def communication(
-    model: DecoderConfig, topology: Topology, layout: Layout, links: float, compute_seconds: float,
+    model: DecoderConfig, topology: Topology, layout: Layout, constants: Constants, compute_seconds: float,
     exposed: float | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Seconds on fast links, slow links and the link to the host, and seconds that do not overlap with computation."""
-    remat, D = REMATS[layout.remat], model.embed_dim
+    remat, D = remat_of(layout.remat), model.embed_dim
     L, passes, split = model.num_layers, layout.microbatches, layout.fsdp * layout.tensor
     ends = (1 if model.tie_embeddings else 2) * model.vocab_size * D
     # Blocks are gathered in every pass, embedding and output matrix once less and in bfloat16.
@@ -217,12 +238,11 @@ def communication(
         "context", context + 2 * layout.data_gradient_bytes * layout.trained(model) / split
     )
     tensor_fast, tensor_slow = axes.seconds("tensor", tensor)
-    fast = (fsdp_fast + data_fast + context_fast + tensor_fast) / links
-    slow = (fsdp_slow + data_slow + context_slow + tensor_slow) / links
-    weights = (fsdp_fast + fsdp_slow) / links
+    fast = (fsdp_fast + data_fast + context_fast + tensor_fast) / constants.links
+    slow = (fsdp_slow + data_slow + context_slow + tensor_slow) / constants.links
+    weights = (fsdp_fast + fsdp_slow) / constants.links
     if exposed is None:
-        # The gather of the first block and the scatter of the last one overlap with nothing.
-        exposed = max(weights / L, weights - compute_seconds)
+        exposed = max((1 - constants.overlap) * weights, weights - compute_seconds)
         # Products wait for the exchange of tokens and heads. The sum over replicas comes after the last backward pass.
         exposed += fast + slow - weights
     host = remat.offload * 2 * passes * L * 2 * layout.tokens * D / HOST_BANDWIDTH

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from asclepius_jax.config import BatchConfig, MeshConfig, divisors
 from asclepius_jax.model.collectives import Parallel
 from asclepius_jax.model.decoder import Model
+from asclepius_jax.model.kernels.eight_bits import multiplies
 from asclepius_jax.model.quantized import Quantized
 from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
@@ -116,8 +117,10 @@ def batch_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def parallel_of(mesh: Mesh, reduce_dtype: str) -> Parallel:
-    return Parallel(mesh.shape["fsdp"], mesh.shape["tensor"], mesh.shape["context"], reduce_dtype)
+def parallel_of(mesh: Mesh, reduce_dtype: str = "float32", matmul: str = "bfloat16") -> Parallel:
+    shape = mesh.shape
+    native = multiplies(matmul, mesh.devices.flat[0])
+    return Parallel(shape["fsdp"], shape["tensor"], shape["context"], reduce_dtype, matmul, native)
 
 
 def specs_of(axes: Any) -> Any:

@@ -146,7 +146,7 @@ def make_prefill(config: DecoderConfig, mesh: Mesh, dtype: DType, top: int) -> A
         kernel = choose_kernel(settings, mesh, config, len(last_A) + 1)
 
         def forward(params: Params, inputs: Inputs) -> Any:
-            return model.merge(params).prefill(inputs, dtype, kernel, parallel_of(mesh, "float32"))
+            return model.merge(params).prefill(inputs, dtype, kernel, parallel_of(mesh))
 
         x_BTD, (k, v) = shard_map(forward, mesh, (specs, inputs), (hidden, (kv, kv)))(params, rows.inputs)
         offset_BT = rows.inputs.positions_BT % PAGE

@@ -11,10 +11,13 @@ gradients are those of the loss summed over all devices.
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from asclepius_jax.model.kernels.eight_bits import ToRound, eight_bit_product
+from asclepius_jax.model.kernels.matmul import product
 from asclepius_jax.model.quantized import Quantized, dequantized
 
 
@@ -26,15 +29,26 @@ class Parallel:
     tensor: int = 1
     context: int = 1
     reduce_dtype: str = "float32"  # type in which gradients are summed over devices
+    matmul: str = "bfloat16"  # type of the blocks' products: float8, int8, or else that of the activations
+    native: bool = False  # whether the device multiplies eight bits faster
 
-    def weight(self, slice_: jax.Array | Quantized, axis: int, dtype: jnp.dtype) -> jax.Array:
-        """The whole weight in `dtype`, from this device's float32 or quantized slice along `axis`."""
+    def weight(self, slice_: Any, axis: int, dtype: jnp.dtype) -> Any:
+        """The whole weight in `dtype`, from this device's float32 or quantized slice along `axis`.
+
+        A slice that is to be rounded to eight bits is returned as it is: `product` gathers it.
+        """
+        if isinstance(slice_, ToRound):
+            return slice_
         if isinstance(slice_, Quantized):  # frozen, and gathered as it is, which sends fewer bytes
             gathered = functools.partial(jax.lax.all_gather, axis_name="fsdp", axis=axis, tiled=True)
             return dequantized(jax.tree.map(gathered, slice_) if self.fsdp > 1 else slice_, dtype)
         return (
             gather_weight(slice_, axis, jnp.dtype(dtype), self.reduce_dtype) if self.fsdp > 1 else slice_.astype(dtype)
         )
+
+    def product(self, spec: str, x: jax.Array, weight: jax.Array | ToRound) -> jax.Array:
+        """einsum of activations and a result of `weight`."""
+        return (eight_bit_product if isinstance(weight, ToRound) else product)(spec, x, weight)
 
     def gather_positions(self, x_BTD: jax.Array) -> jax.Array:
         """All positions of x, gathered from the parts on the tensor devices."""

@@ -20,9 +20,10 @@ from asclepius_jax.model import output_loss
 from asclepius_jax.model.activations import ACTIVATIONS, capped, xielu
 from asclepius_jax.model.attention import Kernel, Scores, attend, cached_mask, plain, prepare
 from asclepius_jax.model.collectives import Parallel
+from asclepius_jax.model.kernels.eight_bits import blocks_to_round
 from asclepius_jax.model.kernels.paged_cache import PagedCache
 from asclepius_jax.model.layer_scan import scan_layers
-from asclepius_jax.model.lora import NO_ADAPTERS, Adapters, Lora, adapter_axes, adapter_shapes
+from asclepius_jax.model.lora import NO_ADAPTERS, TARGETS, Adapters, Lora, adapter_axes, adapter_shapes
 from asclepius_jax.model.rope import CosSin, angles_by_kind, query_factor, rotate
 from asclepius_jax.model.sizes import DecoderConfig
 
@@ -237,11 +238,7 @@ class Decoder(nnx.Module):
             self.head_DV[...] = padded_with_zeros(self.head_DV[...], config.vocab_size, 1)
 
     def __call__(
-        self,
-        tokens_BT: jax.Array,
-        positions_BT: jax.Array,
-        segments_BT: jax.Array,
-        dtype: str = "bfloat16",
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, dtype: str = "bfloat16"
     ) -> jax.Array:
         """Logits (B, T, V) of packed rows, in float32. `dtype` is the type of the activations."""
         return self.logits(self.hidden(Inputs(tokens_BT, positions_BT, segments_BT), dtype))
@@ -268,10 +265,11 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         """Hidden states, and with `remat` None, where nothing is differentiated, the keys and values."""
         graphdef, blocks = nnx.split(self.blocks)
+        frozen = bool(self.adapters.weights)  # with adapters, which are trained instead
+        if parallel.matmul != "bfloat16":
+            blocks = blocks_to_round(nnx.to_pure_dict(blocks), TARGETS.values(), parallel, not frozen)
         mask_of = functools.partial(prepare, kernel, parallel.whole_rows(inputs.segments_BT))
         rows = self.rows_by_kind(kernel, inputs.positions_BT, mask_of)
-
-        frozen = bool(self.adapters.weights)  # with adapters, which are trained instead
 
         def run(kind: str, x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
             held, (block, adapter) = layer

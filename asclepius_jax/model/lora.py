@@ -209,7 +209,7 @@ class Adapters:
         update does too. Magnitudes rescale the sum; with dropout, only the part of y that the dropped-out inputs give,
         as in peft.
         """
-        y = product(spec, x, weight)
+        y = parallel.product(spec, x, weight)
         if name not in self.weights:
             return y
         target = TARGETS[name]

@@ -20,14 +20,14 @@ from asclepius_jax.config.sources import training_sources
 from asclepius_jax.cost_model.choose import layout_of, settle
 from asclepius_jax.cost_model.flops import flops_per_token
 from asclepius_jax.cost_model.memory import Memory, estimate
-from asclepius_jax.cost_model.speed import MEDIAN_ERROR, WORST_ERROR, Prediction, predict, token_flops
+from asclepius_jax.cost_model.speed import INTERVAL, Prediction, predict, token_flops
 from asclepius_jax.cost_model.topologies import Topology
 from asclepius_jax.distributed.sharding import batch_parts, check_layout, make_mesh
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.decoder import Model
 from asclepius_jax.plan.host_needs import checkpoint_bytes, host_facts, start_facts
 from asclepius_jax.plan.traffic import rates_of, traffic
-from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel, fallback
+from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel, fallbacks
 from asclepius_jax.train.compiled_step import program_facts
 from asclepius_jax.train.optimizer import make_optimizer
 from asclepius_jax.train.setup import build_model, check_steps, total_steps
@@ -124,7 +124,7 @@ def plan(config: TrainConfig, topology: Topology, devices: list[Any], options: P
             "microbatches": config.batch.microbatches,
             "remat": config.compute.remat,
             "attention": kernel.name,
-            "attention_note": fallback(config, mesh, model.config, kernel),
+            "notes": fallbacks(config, mesh, model.config, kernel),
             "rows_per_device": layout.rows_per_device,
         },
         "checkpoint_bytes": checkpoint_bytes(state),
@@ -222,7 +222,7 @@ def allocations(compiled: Any) -> tuple[int, int, int]:
 def flop_facts(config: TrainConfig, model: Model, mesh: Mesh) -> dict[str, float]:
     """FLOPs per step on all devices: of the model with all or only causal scores, and of recomputation."""
     tokens, length = config.batch.global_batch * config.data.row_length, config.data.row_length
-    layout = layout_of(config, mesh, model.config)
+    layout = dataclasses.replace(layout_of(config, mesh, model.config), native=False)  # FLOPs, however fast they are
     return {
         "model": tokens * flops_per_token(model.config, length, False, layout.adapters),
         "model_causal": tokens * flops_per_token(model.config, length, True, layout.adapters),
@@ -232,7 +232,8 @@ def flop_facts(config: TrainConfig, model: Model, mesh: Mesh) -> dict[str, float
 
 
 def prediction_facts(prediction: Prediction) -> dict[str, Any]:
-    return {**dataclasses.asdict(prediction), "median_error": MEDIAN_ERROR, "worst_error": WORST_ERROR}
+    least, most = (multiple * prediction.tokens_per_second_per_device for multiple in INTERVAL)
+    return {**dataclasses.asdict(prediction), "least_tokens_per_second": least, "most_tokens_per_second": most}
 
 
 def training_facts(

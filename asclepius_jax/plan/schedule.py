@@ -120,7 +120,7 @@ class Device:
         """The collective that an instruction is or holds."""
         if instruction.operation.removesuffix("-start") in hlo.KINDS:
             return instruction
-        if instruction.operation not in ("fusion", "async-start", "call"):
+        if instruction.operation not in ("fusion", "async-start", "call", "call-start"):
             return None
         inside = (each for each, _ in hlo.visits(self.program, called(instruction)))
         return next((each for each in inside if each.operation in hlo.KINDS), None)
@@ -144,12 +144,13 @@ class Device:
         return max(flops / self.rates.products, self.bytes(instruction) / self.rates.memory)
 
     def flops(self, instruction: Instruction) -> float:
-        """FLOPs of the matrix products of an instruction."""
+        """FLOPs of the matrix products of an instruction. Those in eight bits count half, as they take half as long."""
         if instruction.operation in PRODUCTS or "__cublas" in instruction.line:
             # The sizes of operands and result are B M K, B K N and B M N, with B the dimensions that all of them have.
             sizes = [elements(self.results[name]) for name in NAME.findall(instruction.operands)[:2]]
             batch = math.prod(batch_sizes(instruction, self.results))
-            return 2 * math.sqrt(math.prod(sizes) * elements(instruction.result) / batch)
+            flops = 2 * math.sqrt(math.prod(sizes) * elements(instruction.result) / batch)
+            return flops / 2 if bytes_per_element(instruction, self.results) == 1 else flops
         if instruction.operation not in ("fusion", "call"):
             return 0.0
         return sum(self.flops(each) for each in self.program[called(instruction)])
@@ -217,6 +218,12 @@ def in_memory(types: str) -> float:
 def elements(types: str) -> float:
     _, shape, _ = PLACED.findall(types)[0]
     return math.prod(hlo.integers(shape))
+
+
+def bytes_per_element(instruction: Instruction, results: dict[str, str]) -> int:
+    """Bytes of an element of the widest of a product's two operands."""
+    types = [results[name] for name in NAME.findall(instruction.operands)[:2]]
+    return max(hlo.BYTES[PLACED.findall(each)[0][0]] for each in types)
 
 
 def batch_sizes(instruction: Instruction, results: dict[str, str]) -> list[int]:

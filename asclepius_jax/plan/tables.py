@@ -17,8 +17,8 @@ def show(report: dict[str, Any]) -> None:
         f"{chosen['microbatches']} x {chosen['rows_per_device']} rows per device, remat {chosen['remat']}, "
         f"attention {chosen['attention']}"
     )
-    if chosen["attention_note"]:
-        console.print(chosen["attention_note"], markup=False, highlight=False)
+    for note in chosen["notes"]:
+        console.print(note, markup=False, highlight=False)
     console.print(verdict(report))
     console.print(memory_table(report["memory"]))
     console.print(host_table(report["host"]))
@@ -120,10 +120,11 @@ def traffic_table(collectives: list[dict[str, Any]]) -> Table:
 
 def speed_table(report: dict[str, Any]) -> Table:
     predicted, flops = report["predicted"], report["flops"]
-    errors = f"median error {predicted['median_error']:.0%}, worst {predicted['worst_error']:.0%}"
-    table = Table(f"predicted ({errors})", "")
+    table = Table("predicted", "")
     table.add_row("step", f"{predicted['step_seconds']:.2f} s")
-    table.add_row("tokens/s per device", f"{predicted['tokens_per_second_per_device']:,.0f}")
+    least, most = predicted["least_tokens_per_second"], predicted["most_tokens_per_second"]
+    speed = f"{predicted['tokens_per_second_per_device']:,.0f}, nine times of ten {least:,.0f} to {most:,.0f}"
+    table.add_row("tokens/s per device", speed)
     table.add_row("MFU, all scores counted / causal half", f"{predicted['mfu']:.1%} / {predicted['mfu_causal']:.1%}")
     parts = [(name, seconds) for name, seconds in predicted["parts"].items() if seconds >= 0.0005]
     table.add_row("seconds by part", ", ".join(f"{name.replace('_', ' ')} {seconds:.3f}" for name, seconds in parts))

@@ -7,6 +7,7 @@ from asclepius_jax.config import ComputeConfig, TrainConfig
 from asclepius_jax.cost_model.memory import score_bytes
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.kernels import splash
+from asclepius_jax.model.kernels.eight_bits import multiplies
 from asclepius_jax.model.sizes import DecoderConfig
 from data_prep.contract.errors import UserError
 
@@ -44,6 +45,22 @@ def beyond_cudnn(compute: ComputeConfig, model: DecoderConfig) -> str:
     if model.score_cap is not None:
         return f"it cannot cap attention scores, which the model caps at {model.score_cap:g}"
     return ""
+
+
+def fallbacks(config: TrainConfig, mesh: Mesh, model: DecoderConfig, kernel: Kernel) -> list[str]:
+    """A line on everything that these devices compute in a slower way than others could."""
+    return [said for said in (fallback(config, mesh, model, kernel), emulated(config, mesh)) if said]
+
+
+def emulated(config: TrainConfig, mesh: Mesh) -> str:
+    """One line on products in eight bits that are no faster on these devices, empty where they are faster."""
+    matmul, device = config.compute.matmul, mesh.devices.flat[0]
+    if matmul == "bfloat16" or multiplies(matmul, device):
+        return ""
+    return (
+        f"compute.matmul {matmul}: {device.device_kind} does not multiply it faster; the rounded values are multiplied "
+        f"in {config.compute.dtype}, which is slower than without rounding"
+    )
 
 
 def fallback(config: TrainConfig, mesh: Mesh, model: DecoderConfig, kernel: Kernel) -> str:

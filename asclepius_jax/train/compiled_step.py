@@ -50,7 +50,7 @@ def program_facts(config: TrainConfig, model: DecoderConfig, mesh: Mesh, kernel:
         "model": dataclasses.asdict(model),
         "row_length": config.data.row_length,
         "batch": dataclasses.asdict(config.batch),
-        "compute": {name: compute[name] for name in ("dtype", "remat", "reduce_dtype")},
+        "compute": {name: compute[name] for name in ("dtype", "matmul", "remat", "reduce_dtype")},
         "attention": dataclasses.asdict(kernel),
         "optimizer": dataclasses.asdict(config.optimizer),
         "lora": dataclasses.asdict(config.lora),

@@ -22,7 +22,7 @@ from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.decoder import Model, build
 from asclepius_jax.model.sizes import DecoderConfig
 from asclepius_jax.train.batches import Batch, PackedRows, Rows, TrainBatches
-from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel, fallback
+from asclepius_jax.train.choose_kernel import TYPICAL_SEGMENTS, choose_kernel, fallbacks
 from asclepius_jax.train.compiled_step import load_program, program_facts
 from asclepius_jax.train.mixture import MixedRows, open_rows
 from asclepius_jax.train.optimizer import make_optimizer
@@ -205,7 +205,9 @@ def make_step(
             say_steps(config, rows)
     kernel = choose_kernel(config, mesh, model.config, most_segments(rows, held_out))
     config = settle(config, model.config, mesh, kernel, quiet)
-    say_fallback(config, mesh, model.config, kernel, quiet)
+    if jax.process_index() == 0 and not quiet:
+        for line in fallbacks(config, mesh, model.config, kernel):
+            print(line, flush=True)
     steps = total_steps(config, 0 if rows is None else len(rows))
     optimizer = make_optimizer(config.optimizer, steps, config.lora)
     shardings = state_shardings(mesh, model, optimizer)
@@ -214,12 +216,6 @@ def make_step(
     if rows is not None:
         batches = TrainBatches(rows, config.batch.global_batch, config.data.seed, batch_sharding(mesh))
     return TrainStep(config, model, mesh, kernel, optimizer, shardings, steps, rows, batches, function)
-
-
-def say_fallback(config: TrainConfig, mesh: Mesh, model: DecoderConfig, kernel: Kernel, quiet: bool) -> None:
-    said = fallback(config, mesh, model, kernel)
-    if said and jax.process_index() == 0 and not quiet:
-        print(said, flush=True)
 
 
 def total_steps(config: TrainConfig, rows: int) -> int:

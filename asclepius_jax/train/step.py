@@ -159,7 +159,7 @@ def make_train_step(
     optimizer = make_optimizer(config.optimizer, total_steps, config.lora)
     rate = learning_rate(config.optimizer, total_steps, config.lora)
     sources = [source.name for source in training_sources(config.data)]
-    loss = make_loss(config, model, kernel, parallel_of(mesh, config.compute.reduce_dtype))
+    loss = make_loss(config, model, kernel, parallel_of(mesh, config.compute.reduce_dtype, config.compute.matmul))
     objective = make_objective(loss, config.preference, len(sources))
     specs = jax.tree.map(lambda sharding: sharding.spec, weights_of(shardings))
 
@@ -273,9 +273,10 @@ def make_eval_step(config: TrainConfig, model: Model, shardings: State, mesh: Me
     """Make the jitted step (weights or whole state, batch) -> sums of measures, and `weight`, their common divisor.
 
     `loss` and `weight` are the sum of the loss and the number of loss tokens; for pairs, the sum of their losses and
-    the number of pairs, and with them the sum of `accuracy`, which is 1 for a pair with a positive margin.
+    the number of pairs, and with them the sum of `accuracy`, which is 1 for a pair with a positive margin. Products are
+    in compute.dtype also where training has eight bits, because the exported model will be used so.
     """
-    loss = make_loss(config, model, kernel, parallel_of(mesh, config.compute.reduce_dtype))
+    loss = make_loss(config, model, kernel, parallel_of(mesh))
     specs = jax.tree.map(lambda sharding: sharding.spec, weights_of(shardings))
 
     def sums(weights: State, batch: Batch) -> Scalars:

@@ -9,7 +9,7 @@ import jax
 from asclepius_jax.checkpoint.read import State, steps_of
 from asclepius_jax.cost_model.choose import layout_of
 from asclepius_jax.cost_model.memory import estimate
-from asclepius_jax.cost_model.speed import WORST_ERROR, predict
+from asclepius_jax.cost_model.speed import INTERVAL, predict
 from asclepius_jax.plan.compile import allocations
 from asclepius_jax.plan.preflight.devices import peak_bytes
 from asclepius_jax.plan.preflight.records import Measure, Row, Run
@@ -81,7 +81,7 @@ def judge_steps(run: Run, measures: list[Measure]) -> list[Row]:
     if topology is not None:
         planned = predict(run.model.config, topology, layout_of(config, run.mesh, run.model.config)).step_seconds
         expected = f"plan: {planned:.4g} s per step" + (", a guess for CPUs" if run.platform == "cpu" else "")
-        factor, slower = f"{step / planned:.2f} x the plan's", step > (1 + WORST_ERROR) * planned
+        factor, slower = f"{step / planned:.2f} x the plan's", step > planned / INTERVAL[0]
     slower = slower and run.platform != "cpu"
     rows.append(
         Row(

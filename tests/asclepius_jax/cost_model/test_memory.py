@@ -153,7 +153,7 @@ def chosen(name: str, model: str, **changes: object) -> TrainConfig:
 
 def test_a_card_with_less_memory_saves_less_or_computes_in_more_parts():
     roomy, small = chosen("h200-8", "llama2_13b"), chosen("a6000-48g-8", "llama2_13b")
-    assert roomy.compute.remat == "none"
+    assert roomy.compute.remat == "projections"  # and none in more parts, which gather all weights again
     assert small.compute.remat == "full"
     for name, run in (("h200-8", roomy), ("a6000-48g-8", small)):
         need = estimate(run, VARIANTS["llama2_13b"], MESH, Kernel("cudnn_packed", 16)).total

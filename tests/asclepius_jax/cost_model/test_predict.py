@@ -1,6 +1,7 @@
 """Predicted speeds: what must hold of any machine, and how far published speeds are from them."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +9,8 @@ import pytest
 from asclepius_jax.cost_model import calibrate
 from asclepius_jax.cost_model.speed import (
     FITTED,
-    MEDIAN_ERROR,
+    INTERVAL,
     REMATS,
-    WORST_ERROR,
     Constants,
     Layout,
     communication,
@@ -18,12 +18,15 @@ from asclepius_jax.cost_model.speed import (
 )
 from asclepius_jax.cost_model.topologies import parse_topology
 from asclepius_jax.model.sizes import VARIANTS
-from tests.helpers.places import shared
 
 LLAMA = VARIANTS["llama2_7b"]
+PUBLISHED = Path(__file__).parents[3] / "benchmarks/published_speeds.csv"
 PLAIN = Layout(
     data=1, fsdp=8, tensor=1, context=1, rows_per_device=4, row_length=2048, microbatches=1, remat="attention"
 )
+
+
+ALL = dataclasses.replace(FITTED, links=1.0)
 
 
 def speed(name: str, constants: Constants = FITTED, **changes) -> float:
@@ -59,6 +62,23 @@ def test_adapters_leave_out_a_third_of_the_products_and_all_gradients_of_the_bas
     assert beside.parts["fast_links"] < 0.7 * whole.parts["fast_links"]
 
 
+@pytest.mark.parametrize(("matmul", "share"), [("float8", 1 / 2), ("int8", 2 / 3)])
+def test_eight_bits_halve_the_products_of_blocks_where_the_device_is_faster(matmul: str, share: float):
+    """int8 leaves the gradients of the matrices, a third of the products, in bfloat16."""
+    topology = parse_topology("h100-8")
+    eight = dataclasses.replace(PLAIN, matmul=matmul, native=True, gathered_bytes=1.0)
+    whole, faster = (predict(LLAMA, topology, layout) for layout in (PLAIN, eight))
+    head, blocks = LLAMA.vocab_size * LLAMA.embed_dim, LLAMA.num_layers * LLAMA.block_matrices
+    ratio = (head + share * blocks) / (head + blocks)
+    assert faster.parts["matrices"] / whole.parts["matrices"] == pytest.approx(ratio, rel=1e-3)
+    assert faster.parts["attention"] == whole.parts["attention"]
+    assert faster.parts["fast_links"] < 0.8 * whole.parts["fast_links"]
+    assert faster.parts["memory"] > whole.parts["memory"]  # activations are rounded
+    assert faster.step_seconds < whole.step_seconds
+    emulated = predict(LLAMA, topology, dataclasses.replace(eight, native=False))
+    assert emulated.parts["matrices"] == whole.parts["matrices"]
+
+
 def test_pairs_cost_one_more_forward_pass():
     """A third of the products, whatever is recomputed, and as many gathered weights as the compiled program moves:
     78.76 instead of 52.86 GB of LLaMA 7B on v5e-64 in two microbatches."""
@@ -68,7 +88,7 @@ def test_pairs_cost_one_more_forward_pass():
     more = (whole.parts["matrices"] / 3) * (1 + 3 * scores / (6 * 6_607_077_376))
     assert pairs.parts["recomputation"] - whole.parts["recomputation"] == pytest.approx(more, rel=1e-3)
     layouts = [dataclasses.replace(PLAIN, first_pass=first, data=1, fsdp=8) for first in (False, True)]
-    one, two = (communication(LLAMA, topology, layout, 1.0, 1.0)["fast_links"] for layout in layouts)
+    one, two = (communication(LLAMA, topology, layout, ALL, 1.0)["fast_links"] for layout in layouts)
     ends = 2 * 32000 * 4096
     gathered = 2 * PLAIN.microbatches * (2 * (LLAMA.num_params - ends) + ends)
     scattered = PLAIN.microbatches * PLAIN.fsdp_gradient_bytes * LLAMA.num_params
@@ -114,7 +134,7 @@ def test_more_microbatches_cost_their_gathers_alone():
 def test_weights_are_not_gathered_over_a_network_if_gradients_alone_can_cross_it():
     # One row is too little work to hide a gather behind.
     small = {"rows_per_device": 1, "microbatches": 8}
-    assert speed("h100-64", data=8, fsdp=8, **small) > 1.1 * speed("h100-64", data=1, fsdp=64, **small)
+    assert speed("h100-64", data=8, fsdp=8, **small) > 1.05 * speed("h100-64", data=1, fsdp=64, **small)
 
 
 def test_a_slower_network_slows_only_what_crosses_it():
@@ -148,31 +168,38 @@ def test_no_run_is_more_efficient_than_the_products_it_is_made_of(name: str):
 
 @pytest.fixture(scope="module")
 def published() -> list[calibrate.Row]:
-    return calibrate.read_rows(shared("data/published_throughput.csv"))
+    return calibrate.read_rows(PUBLISHED)
 
 
-def test_published_speeds_are_predicted_from_the_others(published):
-    """The promise of a plan: a median error of 15 % at most, and none above 35 %."""
-    ours = [row for row in published if row.is_jax]
-    assert len(ours) == 8
-    left_out = calibrate.leave_one_out(ours)
-    errors = [abs(alone / row.measured - 1) for alone, row in zip(left_out, ours, strict=True)]
-    assert np.median(errors) <= 0.15, errors
-    assert max(errors) <= 0.35, errors
+def test_published_speeds_are_predicted_from_other_trainers_and_generations(published):
+    fitted = [row for row in published if not row.why_not]
+    assert len(fitted) == 31
+    assert len({row.family for row in fitted}) == 8
+    alone = calibrate.families_left_out(fitted)
+    ratios = np.array([row.measured / speed for row, speed in zip(fitted, alone, strict=True)])
+    errors = np.abs(1 / ratios - 1)
+    assert np.median(errors) <= 0.08, errors
+    assert max(errors) <= 0.25, errors
     # What every plan says of itself.
-    assert (round(float(np.median(errors)), 2), round(max(errors), 2)) == (MEDIAN_ERROR, WORST_ERROR)
+    assert np.mean((INTERVAL[0] <= ratios) & (ratios <= INTERVAL[1])) >= 0.9
 
 
-def test_the_stored_constants_are_those_of_a_fresh_fit(published, monkeypatch, capsys):
-    path = str(shared("data/published_throughput.csv"))
-    assert calibrate.main([path]) == 0
+def test_every_row_that_is_not_fitted_says_why(published):
+    reasons = {row.why_not for row in published if row.why_not}
+    assert all(reason.startswith("no: ") for reason in reasons)
+    assert any("MaxText" in reason for reason in reasons)  # the two that contradict each other are named
+
+
+def test_the_stored_constants_are_those_of_a_fresh_fit(monkeypatch, capsys):
+    assert calibrate.main([str(PUBLISHED)]) == 0
     assert "Left out: median error" in capsys.readouterr().out
     monkeypatch.setattr(calibrate, "FITTED", dataclasses.replace(FITTED, links=FITTED.links * 1.02))
-    assert calibrate.main([path]) == 1
+    assert calibrate.main([str(PUBLISHED)]) == 1
     assert "speed.FITTED.links" in capsys.readouterr().err
 
 
 def test_every_constant_is_a_share_or_a_multiple():
     assert 0 < FITTED.gpu_matrices < FITTED.tpu_matrices < 1
     assert 0 < FITTED.links < 1
+    assert 0 < FITTED.overlap < 1
     assert FITTED.traffic > 1

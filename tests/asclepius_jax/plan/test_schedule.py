@@ -188,8 +188,12 @@ def test_only_what_moves_counts_as_memory():
     assert seconds(near.replace("S(1)", ""), rates=BY_BYTES) == 2 * one
 
 
-def test_the_products_of_a_compiled_step_are_those_of_the_cost_model(tmp_path):
-    """Forward pass, recomputation and backward pass of four layers and the loss, read from the text of the program."""
+@pytest.mark.parametrize("matmul", ["bfloat16", "float8"])
+def test_the_products_of_a_compiled_step_are_those_of_the_cost_model(matmul, tmp_path):
+    """Forward pass, recomputation and backward pass of four layers and the loss, read from the text of the program.
+
+    Products in eight bits count half, so that none of the blocks' may be in bfloat16.
+    """
     pytest.importorskip("jax_cuda13_plugin", reason="the extra `plan` is not installed")
     model = dataclasses.replace(VARIANTS["llama2_7b"], num_layers=4, embed_dim=512, mlp_dim=1536, num_heads=4,
                                 num_kv_heads=2, head_dim=128, vocab_size=4096)  # fmt: skip
@@ -200,7 +204,7 @@ def test_the_products_of_a_compiled_step_are_those_of_the_cost_model(tmp_path):
         model=str(tmp_path),
         data=DataConfig(row_length=1024),
         batch=BatchConfig(32, 2),
-        compute=ComputeConfig(remat="full"),
+        compute=ComputeConfig(remat="full", matmul=matmul),
     )
     made = plan(config, topology, devices, PlanOptions("h100-8"))
     layout = layout_of(made.config, make_mesh(config.mesh, devices), model)
@@ -210,6 +214,11 @@ def test_the_products_of_a_compiled_step_are_those_of_the_cost_model(tmp_path):
     counted = Device(program_of, Rates(1.0, math.inf, (0.0, 0.0), lambda _: 0.0)).run(entry, 1)
     expected = layout.microbatches * layout.tokens * (flops["matrices"] + flops["recomputation"] - scores)
     assert counted == pytest.approx(expected, rel=1e-6)
+    gathered = sum(each["bytes"] for each in made.report["collectives"] if each["kind"] == "all-gather")
+    ends = 2 * model.vocab_size * model.embed_dim
+    blocks = model.num_params - ends
+    assert gathered == pytest.approx(2 * (layout.gathered_bytes * 2 * blocks + 2 * ends), rel=0.01)
+    assert layout.gathered_bytes == (1 if matmul == "float8" else 2)
     for each in made.report["collectives"]:
         assert 0 <= each["exposed_seconds"] <= each["seconds"] * (1 + 1e-9)
     assert made.prediction.parts["exposed"] == sum(each["exposed_seconds"] for each in made.report["collectives"])

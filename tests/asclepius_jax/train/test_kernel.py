@@ -10,7 +10,7 @@ import pytest
 from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, TrainConfig
 from asclepius_jax.model.attention import Kernel
 from asclepius_jax.model.sizes import VARIANTS, DecoderConfig
-from asclepius_jax.train.choose_kernel import choose_kernel, fallback
+from asclepius_jax.train.choose_kernel import choose_kernel, fallback, fallbacks
 from data_prep.contract.errors import UserError
 
 CAPPED = DecoderConfig(320, 512, 64, 2, 2, 2, head_dim=64, window=512, layer_kinds=("window", "full"), score_cap=50.0)
@@ -72,6 +72,19 @@ def test_a_gpu_without_a_fused_kernel_says_why_and_what_it_costs():
     assert not said("tpu", CAPPED, "splash")
     assert not said("cpu", CAPPED, "xla")
     assert not said("gpu", dataclasses.replace(CAPPED, score_cap=None), "cudnn_mask")
+
+
+def test_a_device_that_does_not_multiply_eight_bits_faster_says_so():
+    def said(platform: str, capability: str, matmul: Any) -> list[str]:
+        config = TrainConfig(compute=ComputeConfig(matmul=matmul))
+        return fallbacks(config, mesh_of(platform, capability), VARIANTS["llama2_7b"], Kernel("cudnn_mask"))
+
+    assert not said("gpu", "9.0", "float8")
+    assert not said("gpu", "8.0", "bfloat16")
+    (line,) = said("gpu", "8.0", "float8")
+    assert "does not multiply it faster" in line
+    assert said("gpu", "9.0", "int8")
+    assert said("cpu", "", "float8")
 
 
 @pytest.mark.parametrize(("documents", "bound"), [(8, 8), (2, 2), (1, 2)])
