@@ -44,7 +44,7 @@ class ToRound:
 
 
 def multiplies(kind: str, device: Any) -> bool:
-    """Whether matrix units of a device multiply this type faster than bfloat16; float8 on Ada GPUs and newer."""
+    """Return whether a device multiplies this type faster than bfloat16; float8 on Ada GPUs and newer."""
     if device.platform == "tpu":
         names = {"int8": ("TPU v5", "TPU v6"), "float8": ("TPU7",)}.get(kind, ())
         return device.device_kind.startswith(names)

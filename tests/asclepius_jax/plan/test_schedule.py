@@ -124,6 +124,23 @@ def test_a_tpu_gathers_inside_of_the_products_that_repeat_the_collective():
     assert waits(program(BEGIN, PRODUCT.format("p"), END, before=CHAINED)) == {"all-gather": (3.0, 3.0)}
 
 
+def test_a_sparse_core_gathers_beside_the_products_until_its_call_is_done():
+    before = f"""%gathers.1 (x: f32[8,8]) -> f32[16,8] {{
+  %x.1 = f32[8,8]{{1,0}} parameter(0)
+  ROOT %g.1 = f32[16,8]{{1,0}} all-gather(%x.1), {GROUPS}, dimensions={{0}}
+}}
+
+"""
+    begin = '%s = ((f32[8,8]{1,0}), f32[16,8]{1,0}, u32[]) call-start(%x), async_execution_thread="sparsecore", '
+    begin += "to_apply=%gathers.1"
+    end = "%d = f32[16,8]{1,0} call-done(%s)"
+    assert waits(program(begin, PRODUCT.format("p"), end, before=before)) == {"all-gather": (3.0, 1.0)}
+    assert waits(program(begin, PRODUCT.format("p"), PRODUCT.format("q"), end, before=before)) == {
+        "all-gather": (3.0, 0.0)
+    }
+    assert waits(program(begin, end, before=before)) == {"all-gather": (3.0, 3.0)}
+
+
 def test_a_tpu_that_slices_a_sum_at_once_scatters_it():
     before = f"""%all-reduce-scatter.1 (x: f32[8,8]) -> f32[4,8] {{
   %x.1 = f32[8,8]{{1,0}} parameter(0)
