@@ -99,7 +99,7 @@ class Layout:
     matmul: str = "bfloat16"
     """Type of the products with the blocks' matrices, float8 or int8, as in compute.matmul."""
     native: bool = False
-    """Whether the device multiplies that type twice as fast as bfloat16."""
+    """True if the device multiplies that type twice as fast as bfloat16."""
 
     @property
     def devices(self) -> int:
