@@ -119,8 +119,11 @@ def batch_parts(mesh: Mesh) -> int:
 
 def parallel_of(mesh: Mesh, reduce_dtype: str = "float32", matmul: str = "bfloat16") -> Parallel:
     shape = mesh.shape
-    native = multiplies(matmul, mesh.devices.flat[0])
-    return Parallel(shape["fsdp"], shape["tensor"], shape["context"], reduce_dtype, matmul, native)
+    device = mesh.devices.flat[0]
+    # XLA for TPU gathers inside products, and for weights that no product of the layer uses it finds none.
+    ahead = shape["fsdp"] > 1 and device.platform != "tpu"
+    native = multiplies(matmul, device)
+    return Parallel(shape["fsdp"], shape["tensor"], shape["context"], reduce_dtype, matmul, native, ahead)
 
 
 def specs_of(axes: Any) -> Any:

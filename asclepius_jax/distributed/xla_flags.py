@@ -15,8 +15,8 @@ GPU = (
     # Start collectives early and finish them late, so that the next weights are gathered during the current product.
     "--xla_gpu_enable_latency_hiding_scheduler=true",
     # Two at once: the gradients of one product and the weights of the next. The gradients of a block are summed one by
-    # one, beside the products that follow; combined, they would wait for the last of them. 7B on h100-64 then waits for
-    # the network during 6 % of a step instead of 25 %.
+    # one, beside the products that follow; combined, they would wait for the last of them. 7B on h100-64 would
+    # otherwise wait for the network during a quarter of a step.
     "--xla_gpu_experimental_parallel_collective_overlap_limit=2",
     "--xla_gpu_reduce_scatter_combine_threshold_bytes=1048576",
     # --xla_gpu_enable_pipelined_all_gather is left out on purpose. It moves gathers ahead by one iteration of the loop

@@ -24,6 +24,11 @@ def xielu(x: jax.Array, alpha_p: jax.Array, alpha_n: jax.Array, beta: jax.Array,
     return (curve + beta * x32).astype(x.dtype)
 
 
+def scaled(x: jax.Array, factor: float) -> jax.Array:
+    """x times a number, in x's type and rounded once: bfloat16 would round the number itself."""
+    return x if factor == 1.0 else (x.astype(jnp.float32) * factor).astype(x.dtype)
+
+
 def capped(x: jax.Array, cap: float | None) -> jax.Array:
     """x kept within -cap and cap."""
     return x if cap is None else cap * jnp.tanh(x / cap)

@@ -9,6 +9,7 @@ gradients are those of the loss summed over all devices.
   context  positions are split; around attention the heads are split instead, so that every kernel sees whole rows
 """
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from asclepius_jax.model.kernels.eight_bits import ToRound, eight_bit_product
+from asclepius_jax.model.kernels.eight_bits import ToRound, eight_bit_product, whole_codes
 from asclepius_jax.model.kernels.matmul import product
 from asclepius_jax.model.quantized import Quantized, dequantized
 
@@ -31,6 +32,7 @@ class Parallel:
     reduce_dtype: str = "float32"  # type in which gradients are summed over devices
     matmul: str = "bfloat16"  # type of the blocks' products: float8, int8, or else that of the activations
     native: bool = False  # whether the device multiplies eight bits faster
+    ahead: bool = False  # whether the first weights of a layer are gathered during the layer before it
 
     def weight(self, slice_: Any, axis: int, dtype: jnp.dtype) -> Any:
         """The whole weight in `dtype`, from this device's float32 or quantized slice along `axis`.
@@ -39,12 +41,20 @@ class Parallel:
         """
         if isinstance(slice_, ToRound):
             return slice_
+        if isinstance(slice_, Gathered):
+            return use_gathered(slice_.slice_, slice_.whole, axis, self.reduce_dtype)
         if isinstance(slice_, Quantized):  # frozen, and gathered as it is, which sends fewer bytes
             gathered = functools.partial(jax.lax.all_gather, axis_name="fsdp", axis=axis, tiled=True)
             return dequantized(jax.tree.map(gathered, slice_) if self.fsdp > 1 else slice_, dtype)
         return (
             gather_weight(slice_, axis, jnp.dtype(dtype), self.reduce_dtype) if self.fsdp > 1 else slice_.astype(dtype)
         )
+
+    def gathered(self, slice_: Any, dtype: str) -> jax.Array:
+        """The whole weight that `with_gathered` puts beside its slice, whose first axis fsdp splits."""
+        if isinstance(slice_, ToRound):
+            return whole_codes(slice_)
+        return gather_weight(slice_, 0, jnp.dtype(dtype), self.reduce_dtype)
 
     def product(self, spec: str, x: jax.Array, weight: jax.Array | ToRound) -> jax.Array:
         """einsum of activations and a result of `weight`."""
@@ -101,6 +111,37 @@ class Parallel:
         if self.fsdp == 1:
             return grad.astype(jnp.float32)
         return scatter_weight(grad, axis, self.reduce_dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Gathered:
+    """A device's slice of a weight, and the whole weight that was gathered before its use, in the slice's place."""
+
+    slice_: jax.Array
+    whole: jax.Array
+
+    def __getitem__(self, index: Any) -> "Gathered":
+        assert index is ..., "a part would need its own slice"
+        return self
+
+
+def with_gathered(slice_: Any, whole: jax.Array) -> Any:
+    if isinstance(slice_, ToRound):
+        return dataclasses.replace(slice_, codes=whole)
+    return Gathered(slice_, whole)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def use_gathered(slice_: jax.Array, whole: jax.Array, axis: int, reduce_dtype: str) -> jax.Array:
+    """The whole weight. Its gradient is summed over the fsdp devices and given to the slice."""
+    return whole
+
+
+use_gathered.defvjp(
+    lambda slice_, whole, axis, reduce_dtype: (whole, None),
+    lambda axis, reduce_dtype, _, grad: (scatter_weight(grad, axis, reduce_dtype), None),
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

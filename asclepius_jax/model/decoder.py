@@ -17,12 +17,12 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from asclepius_jax.model import output_loss
-from asclepius_jax.model.activations import ACTIVATIONS, capped, xielu
+from asclepius_jax.model.activations import ACTIVATIONS, capped, scaled, xielu
 from asclepius_jax.model.attention import Kernel, Scores, attend, cached_mask, plain, prepare
-from asclepius_jax.model.collectives import Parallel
+from asclepius_jax.model.collectives import Parallel, with_gathered
 from asclepius_jax.model.kernels.eight_bits import blocks_to_round
 from asclepius_jax.model.kernels.paged_cache import PagedCache
-from asclepius_jax.model.layer_scan import scan_layers
+from asclepius_jax.model.layer_scan import scan_ahead, scan_layers
 from asclepius_jax.model.lora import NO_ADAPTERS, TARGETS, Adapters, Lora, adapter_axes, adapter_shapes
 from asclepius_jax.model.rope import CosSin, angles_by_kind, query_factor, rotate
 from asclepius_jax.model.sizes import DecoderConfig
@@ -51,6 +51,7 @@ class Rows(NamedTuple):
 
 
 PLAIN = Kernel()
+FIRST = ("q_DNH", "k_DKH", "v_DKH")  # the matrices that a block needs first
 
 
 def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], std: float = 0.02) -> nnx.Param:
@@ -198,23 +199,20 @@ class Block(nnx.Module):
 
     def __call__(
         self, x_BTD: jax.Array, rows: Rows, parallel: Parallel = ALONE, adapters: Adapters = NO_ADAPTERS,
-        cache: tuple[PagedCache, jax.Array] | None = None,
+        cache: tuple[PagedCache, jax.Array] | None = None, during: Any = None,
     ) -> tuple[jax.Array, Any]:  # fmt: skip
-        """Output (B, T, D) and the updated cache, or else the keys and values. x holds this tensor device's part of
-        the positions."""
+        """Output (B, T, D) and the updated cache, or else the keys and values, or the result of `during`, which is
+        called between attention and MLP. x holds this tensor device's part of the positions."""
+        x_BTD = checkpoint_name(x_BTD, "block_input")
         normed_BTD = checkpoint_name(normed(x_BTD, self.attention_norm), "normed")
         added_BTD, kept = self.attention(parallel.gather_positions(normed_BTD), rows, parallel, adapters, cache)
         added_BTD = normed(plus(parallel.sum_positions(added_BTD), self.attention.o_bias_D), self.attention_post_norm)
         x_BTD = checkpoint_name(x_BTD + scaled(added_BTD, self.residual_scale), "attended")
+        kept = during(x_BTD) if during else kept
         normed_BTD = checkpoint_name(normed(x_BTD, self.mlp_norm), "mlp_normed")
         added_BTD = parallel.sum_positions(self.mlp(parallel.gather_positions(normed_BTD), parallel, adapters))
         added_BTD = normed(plus(added_BTD, self.mlp.down_bias_D), self.mlp_post_norm)
         return x_BTD + scaled(added_BTD, self.residual_scale), kept
-
-
-def scaled(x: jax.Array, factor: float) -> jax.Array:
-    """x times a number, in x's type and rounded once: bfloat16 would round the number itself."""
-    return x if factor == 1.0 else (x.astype(jnp.float32) * factor).astype(x.dtype)
 
 
 class Decoder(nnx.Module):
@@ -230,12 +228,12 @@ class Decoder(nnx.Module):
             return Block(config, rngs)
 
         self.embed_VD = weight(rngs, (V, D), ("vocab", "embed"))
-        self.embed_VD[...] = padded_with_zeros(self.embed_VD[...], config.vocab_size, 0)
+        self.embed_VD[...] = output_loss.padded_with_zeros(self.embed_VD[...], config.vocab_size, 0)
         self.blocks = stack(rngs)  # every parameter has a leading layer axis
         self.norm = RMSNorm(config, (D,))
         self.head_DV = None if config.tie_embeddings else weight(rngs, (D, V), ("embed", "vocab"))
         if self.head_DV is not None:
-            self.head_DV[...] = padded_with_zeros(self.head_DV[...], config.vocab_size, 1)
+            self.head_DV[...] = output_loss.padded_with_zeros(self.head_DV[...], config.vocab_size, 1)
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, dtype: str = "bfloat16"
@@ -266,20 +264,30 @@ class Decoder(nnx.Module):
         """Hidden states, and with `remat` None, where nothing is differentiated, the keys and values."""
         graphdef, blocks = nnx.split(self.blocks)
         frozen = bool(self.adapters.weights)  # with adapters, which are trained instead
+        blocks = nnx.to_pure_dict(blocks)
         if parallel.matmul != "bfloat16":
-            blocks = blocks_to_round(nnx.to_pure_dict(blocks), TARGETS.values(), parallel, not frozen)
+            blocks = blocks_to_round(blocks, TARGETS.values(), parallel, not frozen)
         mask_of = functools.partial(prepare, kernel, parallel.whole_rows(inputs.segments_BT))
         rows = self.rows_by_kind(kernel, inputs.positions_BT, mask_of)
 
         def run(kind: str, x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
             held, (block, adapter) = layer
             block = held if frozen else block
-            x_BTD = checkpoint_name(x_BTD, "block_input")
             adapters = self.adapters.of_layer(adapter)
             x_BTD, keys_and_values = nnx.merge(graphdef, block)(x_BTD, rows[kind], parallel, adapters)
             return x_BTD, None if remat else keys_and_values
 
+        def gather(layer: Any) -> dict[str, jax.Array]:
+            return {name: parallel.gathered(layer["attention"][name], dtype) for name in FIRST}
+
+        def run_ahead(x_BTD: jax.Array, block: Any, gathered: Any, during: Any) -> tuple[jax.Array, Any]:
+            first = {name: with_gathered(block["attention"][name], whole) for name, whole in gathered.items()}
+            block = block | {"attention": block["attention"] | first}
+            return nnx.merge(graphdef, block)(x_BTD, rows[self.config.kinds[0]], parallel, during=during)
+
         x_BTD = self.embedded(inputs.tokens_BT, parallel, dtype)
+        if parallel.ahead and remat and not frozen and len(rows) == 1:
+            return scan_ahead(run_ahead, gather, x_BTD, blocks, remat, self.config.num_layers), None
         held, trained = (blocks, {}) if frozen else ({}, blocks)
         return scan_layers(self.config, run, x_BTD, held, (trained, self.adapters.by_layer()), remat)
 
@@ -345,12 +353,6 @@ class Decoder(nnx.Module):
         head_DV = self.embed_VD[...].T if self.head_DV is None else self.head_DV[...]
         logits_BTV = jnp.einsum("BTD,DV->BTV", x_BTD, head_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
         return capped(logits_BTV[..., : self.config.vocab_size], self.config.logit_cap)
-
-
-def padded_with_zeros(table: jax.Array, used: int, axis: int) -> jax.Array:
-    """The table with zeros after its first `used` entries along an axis. Training keeps them: they get no gradient."""
-    entries = jnp.arange(table.shape[axis]) < used
-    return jnp.where(jnp.expand_dims(entries, 1 - axis), table, 0.0) if used < table.shape[axis] else table
 
 
 class Model(NamedTuple):

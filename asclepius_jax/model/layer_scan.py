@@ -99,3 +99,47 @@ def scan_alike(
         # one repeat, and in a body of several layers it may recompute all of them first and keep them.
         run = jax.checkpoint(run, policy=remat_policy(remat), prevent_cse=size == 1, static_argnums=0)
     return jax.lax.scan(functools.partial(run, kind), x_BTD, layers)
+
+
+def scan_ahead(run: Any, gather: Any, x_BTD: jax.Array, layers: Any, remat: str, size: int) -> jax.Array:
+    """Run every layer, whose first weights are gathered during the one before, so that its products need not wait.
+
+    `gather(layer)` returns these weights, and `run(x_BTD, layer, gathered, during) -> (x_BTD, during(between_BTD))`
+    runs a layer with them, where between_BTD is any value that a gather should come after. The backward pass gathers
+    them again, as nothing that was gathered is kept.
+    """
+    fixed = jax.lax.stop_gradient(layers)
+
+    def layer_of(number: jax.Array | int) -> Any:
+        return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, number, keepdims=False), fixed)
+
+    def with_following(x_BTD: jax.Array, layer: Any, gathered: Any, following: jax.Array) -> tuple[jax.Array, Any]:
+        # XLA schedules what this layer does not use before everything else, where it would be waited for. Barriers are
+        # gone by then, but it does not see that the term added to the index is always 0.
+        return run(x_BTD, layer, gathered, lambda between: gather(layer_of(following + always_zero(between))))
+
+    with_following = jax.checkpoint(with_following, policy=remat_policy(remat), prevent_cse=size == 1)
+    step = jax.custom_vjp(with_following)
+
+    def forward(x_BTD: jax.Array, layer: Any, gathered: Any, following: jax.Array) -> tuple[Any, Any]:
+        made, pull = jax.vjp(with_following, x_BTD, layer, gathered, following)
+        pull.args_res[2] = None
+        return made, (pull, layer)
+
+    def backward(saved: Any, grads: Any) -> tuple[Any, Any, None, None]:
+        pull, layer = saved
+        pull.args_res[2] = gather(layer)
+        return *pull(grads)[:2], None, None
+
+    step.defvjp(forward, backward)
+
+    def body(carry: tuple[jax.Array, Any], numbered: tuple[jax.Array, Any]) -> tuple[Any, None]:
+        number, layer = numbered
+        return step(carry[0], layer, carry[1], jnp.minimum(number + 1, size - 1)), None
+
+    return jax.lax.scan(body, (x_BTD, gather(layer_of(0))), (jnp.arange(size), layers))[0][0]
+
+
+def always_zero(x: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x.ravel()[0]).astype(jnp.float32), jnp.uint32)
+    return jnp.minimum(bits, 0).astype(jnp.int32)

@@ -16,6 +16,12 @@ from asclepius_jax.model.kernels.matmul import product
 CHUNK_TOKENS = 1024
 
 
+def padded_with_zeros(table: jax.Array, used: int, axis: int) -> jax.Array:
+    """The table with zeros after its first `used` entries along an axis. Training keeps them: they get no gradient."""
+    entries = jnp.arange(table.shape[axis]) < used
+    return jnp.where(jnp.expand_dims(entries, 1 - axis), table, 0.0) if used < table.shape[axis] else table
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def lookup(embed_VD: jax.Array, tokens_BT: jax.Array, parallel: Parallel, dtype: str) -> jax.Array:
     """Embeddings (B, T, D) in `dtype` of this tensor device's positions; `embed_VD` is its float32 slice.

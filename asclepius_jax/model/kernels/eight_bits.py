@@ -37,6 +37,7 @@ class ToRound:
     scale: Any  # with axes of size 1 where values share it
     parallel: Any = field(metadata={"static": True})  # Parallel: the type, and the devices that share the matrix
     trained: bool = field(metadata={"static": True})
+    codes: Any = None  # of the whole matrix, if they were gathered before
 
     def __getitem__(self, index: Any) -> "ToRound":
         assert index is ..., "codes of a part would need their own scale"
@@ -106,6 +107,8 @@ def scaled_codes(x: jax.Array, letters: str, summed: str, dtype: Any) -> tuple[j
 
 def whole_codes(weight: ToRound) -> jax.Array:
     """The codes of a whole matrix, gathered from the slices of all fsdp devices."""
+    if weight.codes is not None:
+        return weight.codes
     fsdp, scale = weight.parallel.fsdp, weight.scale
     if fsdp > 1 and scale.shape[0] > 1:
         size = weight.values.shape[0]

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asclepius_jax.model.decoder import ALONE, Inputs, Model, Params, build, init_params, scaled
+from asclepius_jax.model.activations import scaled
+from asclepius_jax.model.decoder import ALONE, Inputs, Model, Params, build, init_params
 from asclepius_jax.model.huggingface.names import read_config, write_config
 from asclepius_jax.model.sizes import VARIANTS
 from asclepius_jax.train.batches import unpack
