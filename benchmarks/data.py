@@ -4,7 +4,9 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 BUILT = ROOT / "build" / "bench"
 ROW_LENGTH = 2048
+TIMED_REPORTS = 250
 PRODUCTS = """
 import sys, time
 sizes = [(2048, 512, 1408), (2048, 1408, 512), (1024, 512, 32000)]
@@ -62,6 +65,7 @@ def measure() -> list[list[Any]]:
         ["packed to padded to the longest of 8", f"{full / padded(lengths, 8, None):.2f}"],
         ["packed to padded to the longest of 16", f"{full / padded(lengths, 16, None):.2f}"],
         ["packed to padded to the longest of 32", f"{full / padded(lengths, 32, None):.2f}"],
+        *([f"{name}, ms of one core", f"{each:.1f}"] for name, each in stage_times(reports, tokenizer)),
     ]
 
 
@@ -77,6 +81,33 @@ def instructions(reports: Path, tokenizer: Path) -> Path:
         instructions.run(instructions.InstructionsConfig(BUILT / "notes", BUILT / "instructions"))
         pack.run(pack.PackConfig(BUILT / "instructions", packed, tokenizer, ROW_LENGTH))
     return packed
+
+
+def stage_times(reports: Path, tokenizer: Path) -> Iterator[tuple[str, float]]:
+    """Stages of the text side with the offline teacher, and milliseconds for each of their inputs."""
+    from data_prep.curate import split
+    from data_prep.execution.shards import ShardsConfig
+    from data_prep.pack import run as pack
+    from data_prep.synthesize import instructions, notes
+
+    with tempfile.TemporaryDirectory() as made:
+        folder, here = Path(made), ShardsConfig(workers=1)
+        few = folder / "reports.jsonl"
+        few.write_text("".join(reports.open().readlines()[:TIMED_REPORTS]))
+        stages: dict[str, Callable[[], Any]] = {
+            "a note and its check": lambda: notes.run(notes.NotesConfig(str(few), folder / "notes", shards=here)),
+            "splitting a note": lambda: split.run(split.SplitConfig(folder / "notes", folder / "split")),
+            "a note's instructions and their check": lambda: instructions.run(
+                instructions.InstructionsConfig(folder / "notes", folder / "instructions", shards=here)
+            ),
+            "packing a note": lambda: pack.run(
+                pack.PackConfig(folder / "notes", folder / "packed", tokenizer, ROW_LENGTH, workers=1)
+            ),
+        }
+        for name, run in stages.items():
+            started = time.process_time()
+            run()
+            yield name, (time.process_time() - started) / TIMED_REPORTS * 1e3
 
 
 def document_lengths(rows: Any) -> list[int]:

@@ -29,12 +29,14 @@ def ours(dtype: str, folder: Path) -> Callable[[], float]:
 
     from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
     from asclepius_jax.distributed.sharding import batch_sharding, make_mesh
+    from asclepius_jax.distributed.xla_flags import set_flags_for_training
     from asclepius_jax.model.attention import Kernel
     from asclepius_jax.model.decoder import build
     from asclepius_jax.model.huggingface.names import load_params, read_config
     from asclepius_jax.train.optimizer import make_optimizer
     from asclepius_jax.train.step import init_state, make_train_step, state_shardings
 
+    set_flags_for_training()
     compute: Any = ComputeConfig(dtype=dtype, remat="none")  # type: ignore[arg-type]
     optimization = OptimizerConfig(LEARNING_RATE, warmup_fraction=0.0)
     config = TrainConfig(

@@ -116,9 +116,11 @@ def plain(
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
     q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
-    scores_BKGTS = capped(scores_BKGTS, cap)
-    scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
-    probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    out_BTNH = product("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(B, T, N, H)
+    # Scores and output are in the order in which products yield them. XLA for CPUs would transpose any other.
+    scores_BKTGS = jnp.einsum("BTKGH,BSKH->BKTGS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    scores_BKTGS = capped(scores_BKTGS, cap)
+    scores_BKTGS = jnp.where(mask_BTS[:, None, :, None], scores_BKTGS, jnp.finfo(jnp.float32).min)
+    probs_BKTGS = jax.nn.softmax(scores_BKTGS, axis=-1).astype(v_BSKH.dtype)
+    out_BKTGH = product("BKTGS,BSKH->BKTGH", probs_BKTGS, v_BSKH)
+    out_BTNH = out_BKTGH.swapaxes(1, 2).reshape(B, T, N, H)
     return jax.ad_checkpoint.checkpoint_name(out_BTNH, SAVED_NAME)

@@ -2,6 +2,10 @@
 
 import math
 import os
+import platform
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -89,6 +93,31 @@ def test_the_allocator_takes_what_the_table_counts_with(monkeypatch):
     assert float(os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == ALLOCATED
     assert os.environ["XLA_FLAGS"] == " ".join(xla_flags.GPU)
     assert "LIBTPU_INIT_ARGS" not in os.environ
+
+
+ANEW = """
+import resource
+from asclepius_jax.distributed.xla_flags import keep_freed_memory
+def touched():
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"1" * 2**26
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+{}
+first, second = touched(), touched()
+print(first, second)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of glibc")
+@pytest.mark.parametrize("kept", [False, True])
+def test_freed_memory_is_mapped_anew_unless_it_is_kept(kept: bool):
+    code = ANEW.format("keep_freed_memory()" if kept else "")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = map(int, done.stdout.split())
+    pages = 2**26 / resource.getpagesize()
+    if first < 0.9 * pages:
+        pytest.skip("the kernel maps huge pages unasked")
+    assert second < 0.1 * pages if kept else second > 0.9 * pages
 
 
 def test_the_memory_of_a_cpu_is_what_is_free_on_this_machine():
