@@ -83,10 +83,10 @@ def overhead(folder: Path) -> tuple[float, float]:
     import jax
 
     from asclepius_jax.config import BatchConfig, ComputeConfig, DataConfig, LogConfig, MeshConfig, TrainConfig
-    from asclepius_jax.train import loop
+    from asclepius_jax.train import loop, setup
 
     taken: list[float] = []
-    make = loop.make_train_step
+    make = setup.make_train_step
 
     def timed(*arguments: Any) -> Any:
         step_of = make(*arguments)
@@ -111,9 +111,9 @@ def overhead(folder: Path) -> tuple[float, float]:
     seconds = []
     devices = jax.devices()[:1]
     for name, replacement in (("plain", make), ("timed", timed)):
-        loop.make_train_step = replacement
+        setup.make_train_step = replacement
         run_dir = loop.train(dataclasses.replace(config, run_dir=str(folder / name)), devices)
         rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
         seconds.append(statistics.median(row["seconds"] for row in rows[20:]))
-    loop.make_train_step = make
+    setup.make_train_step = make
     return seconds[0], statistics.median(taken[20:])
