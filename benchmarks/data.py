@@ -100,7 +100,7 @@ def stage_times(reports: Path, tokenizer: Path) -> Iterator[tuple[str, float]]:
             "a note's instructions and their check": lambda: instructions.run(
                 instructions.InstructionsConfig(folder / "notes", folder / "instructions", shards=here)
             ),
-            "packing a note": lambda: pack.run(
+            "packing a note, with its start": lambda: pack.run(
                 pack.PackConfig(folder / "notes", folder / "packed", tokenizer, ROW_LENGTH, workers=1)
             ),
         }
